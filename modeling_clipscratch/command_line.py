@@ -1,0 +1,38 @@
+"""What the three scripts share: one clear sentence and exit status 2 instead of a traceback, quiet libraries."""
+
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+
+
+def run_command(main: Callable[[list[str]], None]) -> None:
+    """Runs `main(arguments)` as a program.
+
+    A `ValueError` or `OSError` is the user's to mend: its message goes to stderr as one sentence, the exit status
+    is 2; with `--debug` anywhere on the command line the traceback comes too. Anything else is a bug and is raised.
+    """
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    quiet_libraries()
+    try:
+        main([argument for argument in arguments if argument != "--debug"])
+    except (ValueError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        sentence = " ".join(str(error).split()) or type(error).__name__
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def quiet_libraries() -> None:
+    """Our own messages at info; those of the libraries only where something is wrong."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    logging.getLogger("modeling_clipscratch").setLevel(logging.INFO)
+    for noisy in ("transformers", "datasets", "huggingface_hub", "accelerate", "httpx", "PIL", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
