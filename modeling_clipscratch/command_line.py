@@ -6,6 +6,9 @@ import traceback
 import warnings
 from collections.abc import Callable
 
+import datasets
+from transformers.utils import logging as transformers_logging
+
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Runs `main(arguments)` as a program.
@@ -35,4 +38,6 @@ def quiet_libraries() -> None:
     logging.getLogger("modeling_clipscratch").setLevel(logging.INFO)
     for noisy in ("transformers", "datasets", "huggingface_hub", "accelerate", "httpx", "PIL", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # weights are written and read in a blink
+    datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,96 @@
+"""uint8 pictures and their sample ids go in; augmented, normalised float batches come out, on the pictures' device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .pixels import normalize
+from .randomness import uniform
+
+# One draw number a decision, so that switching one augmentation on leaves the others' draws as they are.
+_FLIP, _SHIFT_Y, _SHIFT_X, _SCALE, _RATIO, _CROP_Y, _CROP_X, _ERASE, _ERASE_Y, _ERASE_X, _ERASE_AREA, _ERASE_RATIO = (
+    range(12)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random views of a batch; every number is drawn from the sample's id.
+
+    Args:
+        mean, std: (3,) of the image processor, in 0 to 1.
+        random_shift: the picture moves by up to this many pixels each way, its edge mirrored.
+        random_crop_min_area: share of the picture that a random crop keeps at least; 1 is no crop. The crop's aspect
+            ratio is drawn from 3/4 to 4/3 and the crop resized back (bilinear).
+        horizontal_flip: probability of a mirror image, where the caption allows it.
+        random_erasing: probability that a rectangle of 2 to 25 % of the picture becomes the mean colour.
+    Source: crop Szegedy et al. 2014, arXiv 1409.4842; erasing Zhong et al. 2017, arXiv 1708.04896.
+    """
+
+    mean: list
+    std: list
+    random_shift: int = 0
+    random_crop_min_area: float = 1.0
+    horizontal_flip: float = 0.0
+    random_erasing: float = 0.0
+
+    def __call__(self, images: torch.Tensor, samples: torch.Tensor, may_flip: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            images: uint8 (B, H, W, 3).
+            samples: (B,) int64 from `sample_ids`.
+            may_flip: (B,) bool, False where the caption speaks of left or right.
+        Returns: float32 (B, 3, H, W).
+        """
+        flip = (uniform(samples, _FLIP) < self.horizontal_flip) & may_flip
+        if self.random_shift or self.horizontal_flip:
+            images = self._shift_and_flip(images, samples, flip)
+        pixels = normalize(images, self.mean, self.std)
+        if self.random_crop_min_area < 1:
+            pixels = self._crop(pixels, samples)
+        return self._erase(pixels, samples) if self.random_erasing else pixels
+
+    def _shift_and_flip(self, images, samples, flip):
+        height, width = images.shape[1:3]
+        span = 2 * self.random_shift + 1
+        down = (uniform(samples, _SHIFT_Y) * span).long() - self.random_shift
+        right = (uniform(samples, _SHIFT_X) * span).long() - self.random_shift
+        y = _mirrored(torch.arange(height, device=images.device) + down[:, None], height)
+        x = _mirrored(torch.arange(width, device=images.device) + right[:, None], width)
+        x = torch.where(flip[:, None], width - 1 - x, x)
+        row = torch.arange(len(images), device=images.device)[:, None, None]
+        return images[row, y[:, :, None], x[:, None, :]]
+
+    def _crop(self, pixels, samples):
+        area = self.random_crop_min_area + (1 - self.random_crop_min_area) * uniform(samples, _SCALE)
+        ratio = (4 / 3) ** (2 * uniform(samples, _RATIO) - 1)
+        height = (area / ratio).sqrt().clamp(max=1)
+        width = (area * ratio).sqrt().clamp(max=1)
+        # The crop's centre in grid_sample's coordinates, -1 to 1.
+        y = (1 - height) * (2 * uniform(samples, _CROP_Y) - 1)
+        x = (1 - width) * (2 * uniform(samples, _CROP_X) - 1)
+        zero = torch.zeros_like(x)
+        theta = torch.stack([torch.stack([width, zero, x], -1), torch.stack([zero, height, y], -1)], 1)
+        grid = nn.functional.affine_grid(theta, list(pixels.shape), align_corners=False)
+        return nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+
+    def _erase(self, pixels, samples):
+        height, width = pixels.shape[2:]
+        erased = uniform(samples, _ERASE) < self.random_erasing
+        area = 0.02 + 0.23 * uniform(samples, _ERASE_AREA)
+        ratio = 3 ** (2 * uniform(samples, _ERASE_RATIO) - 1)
+        tall, wide = (area * ratio).sqrt().clamp(max=1) * height, (area / ratio).sqrt().clamp(max=1) * width
+        top = uniform(samples, _ERASE_Y) * (height - tall)
+        left = uniform(samples, _ERASE_X) * (width - wide)
+        y, x = torch.arange(height, device=pixels.device) + 0.5, torch.arange(width, device=pixels.device) + 0.5
+        inside_y = (y >= top[:, None]) & (y < (top + tall)[:, None])
+        inside_x = (x >= left[:, None]) & (x < (left + wide)[:, None])
+        hole = inside_y[:, :, None] & inside_x[:, None, :] & erased[:, None, None]
+        return pixels.masked_fill(hole[:, None], 0.0)  # 0 is the mean colour once normalised
+
+
+def _mirrored(index, size):
+    """Indices beyond an edge come back from it: -1 -> 1, size -> size - 2."""
+    index = index.abs()
+    return (size - 1 - (size - 1 - index).abs()).clamp(0, size - 1)

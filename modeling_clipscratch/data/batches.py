@@ -1,0 +1,124 @@
+"""Rows and a tokenizer (or cached states) go in; whole batches come out, the same for any worker, process or resume."""
+
+import logging
+
+import numpy as np
+import torch
+
+from .captions import CaptionTable, TokenTable
+from .pixels import Preprocess
+from .randomness import epoch_order, key_ids, sample_ids, uniform
+from .rows import BadImageError, Rows
+
+logger = logging.getLogger(__name__)
+
+_CAPTION, _VIEW = 100, 101  # draw numbers, apart from those of the augmentation
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """Pairs of a picture and one of its captions, made a batch at a time (`__getitems__`).
+
+    Args:
+        rows: N rows.
+        captions: their `CaptionTable`.
+        seed: all choices follow from (seed, epoch, key).
+        pixels: uint8 (N, H, W, 3) of decoded pictures; or
+        preprocess: reads and resizes a picture when its batch is made; or
+        image_states: (N, V, D) cached states of a frozen vision tower, V views a picture.
+        tokens: `TokenTable` of the unique captions; or
+        text_states: (U, D) cached states of a frozen text tower.
+        on_bad_image: `raise` or `skip` (the next row that can be read takes its place), for `preprocess`.
+
+    A batch holds `images` uint8 (B, H, W, 3) or `image_states` (B, D); `input_ids`, `attention_mask` (B, T) or
+    `text_states` (B, D); `group` int64 (B,); `sample` int64 (B,) and `may_flip` bool (B,) for the augmentation.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        captions: CaptionTable,
+        *,
+        seed: int,
+        pixels: np.ndarray | None = None,
+        preprocess: Preprocess | None = None,
+        image_states: torch.Tensor | None = None,
+        tokens: TokenTable | None = None,
+        text_states: torch.Tensor | None = None,
+        on_bad_image: str = "raise",
+    ):
+        assert sum(part is not None for part in (pixels, preprocess, image_states)) == 1
+        assert sum(part is not None for part in (tokens, text_states)) == 1
+        self.rows, self.captions, self.seed = rows, captions, seed
+        self.pixels = None if pixels is None else torch.from_numpy(pixels)
+        self.preprocess, self.image_states = preprocess, image_states
+        self.tokens, self.text_states = tokens, text_states
+        self.on_bad_image = on_bad_image
+        self._ids = key_ids(rows.keys)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitems__(self, places: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """[(epoch, row index), ...] -> batch."""
+        indices = torch.tensor([index for _, index in places])
+        batch = {}
+        if self.preprocess is not None:
+            indices, batch["images"] = self._read(indices)
+        elif self.pixels is not None:
+            batch["images"] = self.pixels[indices]
+        samples = sample_ids(self._ids[indices], seed=self.seed, epoch=places[0][0])
+        if self.image_states is not None:
+            views = self.image_states.shape[1]
+            batch["image_states"] = self.image_states[indices, (uniform(samples, _VIEW) * views).long()]
+        chosen = self.captions.choose(indices, uniform(samples, _CAPTION))
+        if self.text_states is None:
+            batch.update(self.tokens.batch(chosen))
+        else:
+            batch["text_states"] = self.text_states[chosen]
+        batch["group"] = self.captions.group[indices]
+        batch["sample"] = samples
+        batch["may_flip"] = self.captions.survives_flip[chosen]
+        return batch
+
+    def plain_pictures(self, indices: torch.Tensor) -> torch.Tensor:
+        """(n,) row indices -> uint8 (n, H, W, 3), as evaluation sees them; a broken one raises."""
+        if self.pixels is not None:
+            return self.pixels[indices]
+        return torch.from_numpy(np.stack([self.preprocess(self.rows.read_image(i)) for i in indices.tolist()]))
+
+    def _read(self, indices):
+        kept, images = [], []
+        for index in indices.tolist():
+            for offset in range(len(self.rows)):
+                try:
+                    images.append(self.preprocess(self.rows.read_image((index + offset) % len(self.rows))))
+                    kept.append((index + offset) % len(self.rows))
+                    break
+                except BadImageError as error:
+                    if self.on_bad_image == "raise":
+                        raise
+                    logger.warning("skipped: %s", error)
+            else:
+                raise ValueError(f"{self.rows.name}, split {self.rows.split}: none of its pictures can be read.")
+        return torch.tensor(kept), torch.from_numpy(np.stack(images))
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """Yields (epoch, row index) in the order that (seed, epoch) gives; the epoch is set before each pass."""
+
+    def __init__(self, count: int, *, seed: int):
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        return ((self.epoch, index) for index in epoch_order(self.count, seed=self.seed, epoch=self.epoch))
+
+
+def as_they_are(batch):
+    """Collator: `PairDataset` makes whole batches already."""
+    return batch

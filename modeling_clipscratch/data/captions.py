@@ -1,0 +1,106 @@
+"""Rows go in; their unique captions, who says which, what means the same, and padded tokens come out."""
+
+import copy
+import hashlib
+import logging
+import re
+
+import numpy as np
+import torch
+
+from .rows import Rows, class_prompts
+
+logger = logging.getLogger(__name__)
+
+_SIDES = re.compile(r"\b(left|right|leftmost|rightmost)\b", re.IGNORECASE)
+
+
+class CaptionTable:
+    """Every caption of a split once, and which rows say it.
+
+    Attributes:
+        texts: (U,) unique captions.
+        survives_flip: (U,) bool tensor, False where a mirrored picture would make the caption wrong.
+        group: (N,) int64 tensor, rows of equal group mean the same: one class, or the same set of captions.
+    """
+
+    def __init__(self, rows: Rows):
+        if rows.kind == "class":
+            prompts = [class_prompts(name, rows.templates) for name in rows.class_names]
+            self.texts, ids = _unique(prompts)
+            per_class = len(rows.templates)
+            self._flat = np.array(ids).reshape(-1, per_class)[rows.labels].reshape(-1)
+            self._offsets = np.arange(len(rows) + 1) * per_class
+            self.group = torch.from_numpy(np.asarray(rows.labels, dtype=np.int64))
+        else:
+            self.texts, ids = _unique(rows.captions)
+            self._flat = np.array(ids)
+            self._offsets = np.cumsum([0] + [len(captions) for captions in rows.captions])
+            sets = [tuple(sorted(set(captions))) for captions in rows.captions]
+            self.group = torch.from_numpy(np.array(_unique([sets])[1], dtype=np.int64))
+        self.survives_flip = torch.tensor([_SIDES.search(text) is None for text in self.texts])
+
+    def choose(self, indices: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """One caption a row: (B,) row indices and (B,) draws in [0, 1) -> (B,) ids into `texts`."""
+        indices = indices.numpy()
+        first, count = self._offsets[indices], self._offsets[indices + 1] - self._offsets[indices]
+        return torch.from_numpy(self._flat[first + (draws.numpy() * count).astype(np.int64)])
+
+    def select(self, indices: np.ndarray) -> "CaptionTable":
+        """The table of the rows at `indices`; the texts and their ids stay."""
+        table = copy.copy(self)
+        counts = np.diff(self._offsets)[indices]
+        table._offsets = np.cumsum([0, *counts])
+        table._flat = np.concatenate([self._flat[self._offsets[i] : self._offsets[i + 1]] for i in indices])
+        table.group = self.group[torch.from_numpy(indices)]
+        return table
+
+
+class TokenTable:
+    """Captions tokenised once, kept ragged, padded to the longest of a batch.
+
+    Args:
+        texts: (U,) captions.
+        tokenizer: the text tower's.
+        max_length: tokens that the tower reads; longer captions are cut, counted and said once.
+    """
+
+    def __init__(self, texts: list[str], tokenizer, max_length: int):
+        encoded = tokenizer(list(texts), truncation=False)["input_ids"]
+        cut = sum(len(ids) > max_length for ids in encoded)
+        if cut:
+            logger.warning(
+                "%d of %d captions are longer than the %d tokens that the text tower reads; they are cut.",
+                cut, len(texts), max_length,
+            )  # fmt: skip
+            encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
+        self.truncated = cut
+        self._pad = tokenizer.pad_token_id
+        self._lengths = np.array([len(ids) for ids in encoded])
+        self._offsets = np.cumsum([0, *self._lengths])
+        self._flat = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in encoded])
+
+    def fingerprint(self) -> str:
+        """Hash of all token ids and where each caption ends."""
+        return hashlib.blake2b(self._flat.tobytes() + self._offsets.tobytes(), digest_size=16).hexdigest()
+
+    def by_length(self) -> torch.Tensor:
+        """(U,) caption ids, shortest first."""
+        return torch.from_numpy(np.argsort(self._lengths, kind="stable"))
+
+    def batch(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """(B,) caption ids -> `input_ids`, `attention_mask` (B, T), T the longest of these."""
+        lengths, first = self._lengths[ids.numpy()], self._offsets[ids.numpy()]
+        position = np.arange(lengths.max())[None, :]
+        mask = position < lengths[:, None]
+        tokens = self._flat[np.minimum(first[:, None] + position, len(self._flat) - 1)]
+        tokens = np.where(mask, tokens, self._pad)
+        return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+def _unique(lists):
+    """Lists of hashable things -> (each once, in order of first appearance; id of every entry, flattened)."""
+    ids, flat = {}, []
+    for entries in lists:
+        flat.extend(ids.setdefault(entry, len(ids)) for entry in entries)
+    return list(ids), flat

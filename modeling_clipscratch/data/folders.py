@@ -1,0 +1,106 @@
+"""Folders of pictures go in, one sub-folder a class or with a metadata table; rows come out."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .columns import Columns, class_order, readable_class
+from .pictures import decode_image, is_picture_name
+from .rows import DEFAULT_TEMPLATES, Rows
+from .splits import Readers, canonical_split, is_split_name
+from .tables import files_fingerprint, table_readers
+
+_METADATA = ("metadata.csv", "metadata.jsonl")
+
+
+def metadata_readers(folder: Path, *, name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
+    """One reader for each split folder with a metadata table, or one for the folder's own; none where there is none."""
+    found = {}
+    for split, split_folder in _split_folders(folder).items():
+        table = next((split_folder / file for file in _METADATA if (split_folder / file).exists()), None)
+        if table is not None:
+            found[split] = [table]
+    stray = next((file for file in _METADATA if not found and (folder / file).exists()), None)
+    if stray:
+        raise ValueError(f"{folder / stray}: lies beside split folders; put one into each of them, with its own rows.")
+    return table_readers(found, name, columns, cache_dir)
+
+
+def class_folder_readers(
+    folder: Path, *, name: str, class_names: Sequence[str] | None = None, templates: Sequence[str] | None = None
+) -> Readers:
+    """One reader for each split folder that has sub-folders with pictures; none where there is none.
+
+    Classes are numbered by train's sub-folders, in order of their names; `class_names` renames them in that order.
+    """
+    classes = {split: _class_folders(split_folder) for split, split_folder in _split_folders(folder).items()}
+    every = class_order(classes.get("train", []), [found for folders in classes.values() for found in folders])
+    if class_names and len(class_names) != len(every):
+        raise ValueError(
+            f"{name}: {len(class_names)} class names for {len(every)} sub-folders ({', '.join(every[:5])}, ...); "
+            "give one name for each."
+        )
+    return {
+        split: partial(
+            _read_class_folders,
+            split_folder,
+            name=name,
+            split=split,
+            classes=every,
+            class_names=list(class_names or map(readable_class, every)),
+            templates=list(templates or DEFAULT_TEMPLATES),
+        )
+        for split, split_folder in _split_folders(folder).items()
+        if any(_has_pictures(split_folder / found) for found in classes[split])
+    }
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """Sub-folders that are named after splits; where there is none, the folder itself is train."""
+    found = {canonical_split(path.name): path for path in sorted(folder.iterdir()) if _is_split_folder(path)}
+    return found or {"train": folder}
+
+
+def _is_split_folder(path: Path) -> bool:
+    return path.is_dir() and is_split_name(path.name)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(is_picture_name(file) for _, _, files in os.walk(folder) for file in files)
+
+
+def _read_class_folders(
+    folder: Path, *, name: str, split: str, classes: list[str], class_names: list[str], templates: list[str]
+) -> Rows:
+    keys, labels = [], []
+    for label, class_folder in enumerate(classes):
+        for parent, subfolders, files in os.walk(folder / class_folder):
+            subfolders.sort()
+            inside = Path(parent).relative_to(folder).as_posix()
+            pictures = [f"{inside}/{file}" for file in sorted(files) if is_picture_name(file)]
+            keys += pictures
+            labels += [label] * len(pictures)
+    paths = [str(folder / key) for key in keys]
+    return Rows(
+        name=name,
+        split=split,
+        kind="class",
+        keys=keys,
+        read_image=partial(_read_path, paths),
+        labels=np.array(labels, dtype=np.int64),
+        class_names=class_names,
+        templates=templates,
+        origin=str(folder),
+        fingerprint=files_fingerprint(paths),
+    )
+
+
+def _read_path(paths: Sequence[str], index: int):
+    return decode_image(paths[index], name=paths[index])

@@ -1,0 +1,242 @@
+"""What the user calls a data set goes in (a built-in name, a path, a Hub id); the rows of one split come out."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import datasets
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from .columns import Columns
+from .digits import digits_readers
+from .folders import class_folder_readers, metadata_readers
+from .rows import Rows
+from .scenes import scenes_readers
+from .splits import Readers, canonical_split, read_split
+from .tables import file_readers, is_table, rows_from_table, table_files, table_readers
+from .webdataset import METADATA_FILES, tar_split_folders, webdataset_readers
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load_rows(
+    dataset: str,
+    split: str,
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    label_column: str | None = None,
+    class_names: list[str] | None = None,
+    templates: list[str] | None = None,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+) -> Rows:
+    """Opens one split of a data set, whatever its form: labels and captions now, pictures as they are asked for.
+
+    1. `digits` and `scenes` are built in; a local set of such a name is `./digits`.
+    2. A path is a folder of tar shards in CLIP_benchmark's layout (`<split>/0.tar`), a folder of pictures with a
+       `metadata.csv` or `metadata.jsonl`, a folder with tables or one table (parquet, CSV, JSON lines), or a folder of
+       pictures with one sub-folder a class; the last two may be parted into split folders.
+    3. Anything else is a data set of the Hub, as tar shards in that layout or as `datasets.load_dataset` reads it.
+
+    Args:
+        split: `train`, `validation`, `test` or one of their other names (`val`, `dev`, ...), or a split of the set's
+            own. Where a set has no validation split, one is taken from train, and train is the rest.
+        image_column, caption_column, label_column: columns of a table, where they cannot be told.
+        class_names: in label order, where the set has none, or instead of them.
+        templates: prompts for class data, `{}` stands for the class.
+        validation_fraction: share of train, in [0, 1), for sets without a validation split; 0 takes none.
+        seed: of that choice, which depends on (seed, key) alone.
+        revision: branch, tag or commit of a Hub data set.
+        cache_dir: where the Hub's files and the tables' Arrow copies are kept, if not where `datasets` keeps them.
+
+    Raises:
+        ValueError: one sentence, where the set cannot be found, lacks the split or columns, or is damaged.
+
+    >>> rows = load_rows("digits", "test")
+    >>> len(rows), rows.kind, rows[0]["key"]
+    (360, 'class', 'digits-0005')
+    """
+    wrong = next((template for template in templates or () if "{}" not in template), None)
+    if wrong is not None:
+        raise ValueError(f"template {wrong!r} has no place for the class; write {{}} where its name belongs.")
+    columns = Columns(
+        image=image_column,
+        caption=caption_column,
+        label=label_column,
+        class_names=class_names,
+        templates=templates,
+    )
+    readers = _readers(dataset, columns, revision, cache_dir)
+    rows = read_split(readers, split, dataset=dataset, validation_fraction=validation_fraction, seed=seed)
+    if rows.kind == "caption" and (class_names or templates):
+        given = "class_names" if class_names else "templates"
+        raise ValueError(f"{dataset} has captions of its own, so {given} has no use; leave it out.")
+    return rows
+
+
+def _readers(dataset: str, columns: Columns, revision: str | None, cache_dir: str | None) -> Readers:
+    words = {"class_names": columns.class_names, "templates": columns.templates}
+    if dataset == "digits":
+        return _without_columns(digits_readers(**words), dataset, columns)
+    if dataset == "scenes":
+        return _without_columns(scenes_readers(), dataset, columns)
+    path = Path(dataset or "?").expanduser()  # Path("") would be the current folder
+    if path.is_dir():
+        return _folder_readers(path, dataset, columns, cache_dir)
+    if path.exists():
+        if not is_table(path):
+            raise ValueError(f"{dataset}: is a file of no known kind; give a folder, or a .parquet, .csv or .jsonl.")
+        return file_readers(path, name=dataset, columns=columns, cache_dir=cache_dir)
+    if dataset.startswith((".", "~")) or path.is_absolute() or dataset.count(os.sep) > 1 or is_table(path):
+        raise ValueError(f"{dataset}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
+    if not _HUB_ID.fullmatch(dataset):
+        raise ValueError(f"{dataset!r} is neither a path nor a Hub id (owner/name); also built in: digits, scenes.")
+    return _hub_readers(dataset, columns, revision, cache_dir)
+
+
+def _without_columns(readers: Readers, dataset: str, columns: Columns) -> Readers:
+    named = {"image_column": columns.image, "caption_column": columns.caption, "label_column": columns.label}
+    wrong = next((option for option, column in named.items() if column), None)
+    if wrong:
+        raise ValueError(f"{wrong}={named[wrong]!r}: {dataset} is no table and has no columns; leave the option out.")
+    return readers
+
+
+def _folder_readers(folder: Path, dataset: str, columns: Columns, cache_dir: str | None) -> Readers:
+    words = {"class_names": columns.class_names, "templates": columns.templates}
+    if tar_split_folders(folder):
+        return _without_columns(webdataset_readers(folder, name=dataset, **words), dataset, columns)
+    if readers := metadata_readers(folder, name=dataset, columns=columns, cache_dir=cache_dir):
+        return readers
+    if files := table_files(folder):
+        return table_readers(files, dataset, columns, cache_dir)
+    if readers := class_folder_readers(folder, name=dataset, **words):
+        return _without_columns(readers, dataset, columns)
+    raise ValueError(
+        f"{dataset}: holds none of the known forms: tar shards (<split>/0.tar), pictures with a metadata.csv or "
+        "metadata.jsonl, tables (.parquet, .csv, .jsonl), or pictures in one sub-folder a class."
+    )
+
+
+def _hub_readers(dataset: str, columns: Columns, revision: str | None, cache_dir: str | None) -> Readers:
+    try:
+        info = HfApi().dataset_info(dataset, revision=revision)
+    except Exception as error:
+        if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | HFValidationError):
+            raise _hub_error(dataset, revision, error) from error
+        return _cached_readers(dataset, columns, revision, cache_dir, cause=error)
+    files = [file.rfilename for file in info.siblings or []]
+    folders = {file.split("/")[0] for file in files if re.fullmatch(r"[^/]+/[^/]+\.tar", file)}
+    if folders:
+        return _hub_tar_readers(dataset, folders, columns, revision, cache_dir)
+    return _hub_table_readers(dataset, columns, revision, cache_dir)
+
+
+def _cached_readers(
+    dataset: str, columns: Columns, revision: str | None, cache_dir: str | None, *, cause: Exception
+) -> Readers:
+    """Without the Hub: what an earlier run left in the caches of `huggingface_hub` or `datasets`."""
+    where = {"repo_type": "dataset", "revision": revision, "cache_dir": cache_dir}
+    try:  # the small files came with every split, so asking for them finds the folder however many splits it holds
+        snapshot = snapshot_download(dataset, allow_patterns=METADATA_FILES, local_files_only=True, **where)
+        folders = {path.name for path in tar_split_folders(Path(snapshot)).values()}
+    except Exception:  # not in this cache; the other one has the last word
+        folders = set()
+    if folders:
+        return _hub_tar_readers(dataset, folders, columns, revision, cache_dir)
+    try:
+        return _hub_table_readers(dataset, columns, revision, cache_dir, offline=True)
+    except ValueError:
+        raise _hub_error(dataset, revision, cause) from cause
+
+
+def _hub_tar_readers(
+    dataset: str, folders: set[str], columns: Columns, revision: str | None, cache_dir: str | None
+) -> Readers:
+    where = {"columns": columns, "revision": revision, "cache_dir": cache_dir}
+    readers = {canonical_split(folder): partial(_read_hub_tars, dataset, folder, **where) for folder in sorted(folders)}
+    return _without_columns(readers, dataset, columns)
+
+
+def _read_hub_tars(dataset: str, folder: str, *, columns: Columns, revision: str | None, cache_dir: str | None) -> Rows:
+    """Fetches one split, or takes it from the cache if the Hub is out of reach and the cache has all of it."""
+    patterns = [f"{folder}/*.tar", f"{folder}/nshards.txt", *METADATA_FILES]
+    where = {"repo_type": "dataset", "revision": revision, "cache_dir": cache_dir}
+    try:
+        snapshot = Path(snapshot_download(dataset, allow_patterns=patterns, **where))
+    except Exception as error:
+        raise _hub_error(dataset, revision, error) from error
+    readers = webdataset_readers(
+        snapshot,
+        name=dataset,
+        origin=f"{dataset} at revision {snapshot.name}",  # the folder is named by its commit
+        fingerprint=f"{dataset}@{snapshot.name}",
+        class_names=columns.class_names,
+        templates=columns.templates,
+    )
+    return readers[canonical_split(folder)]()
+
+
+def _hub_table_readers(
+    dataset: str, columns: Columns, revision: str | None, cache_dir: str | None, *, offline: bool = False
+) -> Readers:
+    where = {"revision": revision, "cache_dir": cache_dir}
+    with _hub_switch(dataset, revision, offline):
+        splits = datasets.get_dataset_split_names(dataset, **where)
+    tables = {canonical_split(own): partial(_open_hub_table, dataset, own, offline, **where) for own in splits}
+    origin = f"{dataset} on the Hub" + (f" at revision {revision}" if revision else "")
+    return {
+        split: partial(rows_from_table, tables, split=split, name=dataset, columns=columns, origin=origin)
+        for split in tables
+    }
+
+
+def _open_hub_table(dataset: str, own_split: str, offline: bool, **where) -> datasets.Dataset:
+    with _hub_switch(dataset, where["revision"], offline):
+        return datasets.load_dataset(dataset, split=own_split, **where)
+
+
+@contextmanager
+def _hub_switch(dataset: str, revision: str | None, offline: bool) -> Iterator[None]:
+    before = datasets.config.HF_HUB_OFFLINE
+    # Known to be out of reach: without this, `datasets` tries for half a minute before it looks into its cache.
+    datasets.config.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    except Exception as error:  # from the network, the Hub, the file format or the builder
+        raise _hub_error(dataset, revision, error) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _hub_error(dataset: str, revision: str | None, error: Exception) -> ValueError:
+    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    if isinstance(error, GatedRepoError):
+        return ValueError(f"{dataset}: the Hub asks for an agreement first; accept it there, then `hf auth login`.")
+    if isinstance(error, RevisionNotFoundError):
+        return ValueError(f"{dataset}: has no revision {revision!r} on the Hub; give a branch, tag or commit of it.")
+    if isinstance(error, RepositoryNotFoundError | HFValidationError | datasets.exceptions.DatasetNotFoundError):
+        return ValueError(
+            f"{dataset}: there is no such local folder, and the Hub ({constants.ENDPOINT}) has no such data set; check "
+            "the spelling, `hf auth login` for a private one, or give a local folder."
+        )
+    if isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError) or "httpx" in type(error).__module__:
+        return ValueError(
+            f"{dataset}: there is no such local folder, the Hub ({constants.ENDPOINT}) cannot be reached ({reason}) "
+            f"and its cache ({constants.HF_HUB_CACHE}) does not hold it; connect, give a local folder, or set HF_HOME "
+            "to where it is kept."
+        )
+    return ValueError(f"{dataset}: `datasets` cannot read it ({reason}); give a local copy in one of the known forms.")

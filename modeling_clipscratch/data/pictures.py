@@ -1,0 +1,101 @@
+"""Picture files of any mode go in, as bytes or a path; upright 8-bit RGB pictures come out, or a `BadImageError`."""
+
+import io
+import os
+from os import PathLike
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from .rows import BadImageError
+
+IMAGE_EXTENSIONS = frozenset(
+    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
+)
+
+# EXIF 2.32, tag 0x0112: what undoes each way of holding the camera.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def is_picture_name(name: str | PathLike) -> bool:
+    """Whether the ending is that of a picture file; files that begin with a dot are the system's, not pictures.
+
+    >>> is_picture_name("cat.JPG"), is_picture_name("notes.txt"), is_picture_name("._cat.jpg")
+    (True, False, False)
+    """
+    base = os.path.basename(name)
+    return base.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not base.startswith(".")
+
+
+def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | None = None) -> Image.Image:
+    """One picture as people see it: rotated as its EXIF says, transparency on white, first frame, 8-bit RGB.
+
+    Args:
+        data: the encoded file, or the path to it.
+        name: what an error calls the picture: its path, or its shard and member.
+        draft_size: pixels; a JPEG may be decoded at a half, a quarter or an eighth of its scale as long as neither
+            side falls below this, which is several times faster for large photographs.
+
+    Raises:
+        BadImageError: if the picture is missing, cut short, corrupt, of no known format, or so large that decoding
+            it would exhaust memory (Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`, twice over).
+    """
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            if draft_size is not None:
+                image.draft("RGB", (draft_size, draft_size))
+            image.load()
+            orientation = _orientation(image)
+            image = _to_rgb(image)
+    except BadImageError:
+        raise
+    except FileNotFoundError as error:
+        raise BadImageError(f"{name}: there is no such picture; restore it or remove its row.") from error
+    except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
+        reason = _reason(error, name)
+        raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the picture or remove its row.") from error
+    image = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image.copy()
+    image.info.clear()  # an EXIF block that stayed would have the next reader rotate it again
+    return image
+
+
+def _reason(error: Exception, name: str) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not a picture of any known format, or cut short in its header"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _orientation(image: Image.Image) -> int:
+    # Asked after load(): Pillow turns a TIFF upright while loading, and then drops the tag.
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a broken EXIF block is common and says nothing against the pixels
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):
+        return _from_integers(np.asarray(image)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, which have no fixed range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_integers(pixels: np.ndarray) -> Image.Image:
+    # Mode I holds 16-bit grey from PNG and 32-bit grey from TIFF; Pillow's own convert() would clip both at 255.
+    pixels = pixels.astype(np.int64) & 0xFFFFFFFF
+    full = 0xFFFF if pixels.max() <= 0xFFFF else 0xFFFFFFFF
+    return Image.fromarray(((pixels * 255 + full // 2) // full).astype(np.uint8))

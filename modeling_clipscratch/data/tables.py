@@ -1,0 +1,195 @@
+"""Tables with a picture column go in (parquet, CSV, JSON lines, a `datasets.Dataset`); rows come out."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from .columns import Columns, find_columns, is_text, read_labels
+from .pictures import decode_image
+from .rows import DEFAULT_TEMPLATES, BadImageError, Rows
+from .splits import Readers, canonical_split, is_split_name
+
+_FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "json", ".json": "json"}  # best first
+
+
+def table_files(folder: Path) -> dict[str, list[Path]]:
+    """The tables of a folder by split: named by their beginning (`train-0.parquet`, `data/test.csv`) or by their
+    sub-folder (`val/rows.csv`); where none is, all tables in the folder itself are train.
+    """
+    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in _FORMATS]
+    for suffix in _FORMATS:
+        splits: dict[str, list[Path]] = {}
+        for path in sorted(path for path in found if path.suffix == suffix):
+            split = _split_of(path.name) or (_split_of(path.parent.name) if path.parent != folder else None)
+            if split:
+                splits.setdefault(split, []).append(path)
+        if splits:
+            return splits
+    for suffix in (".parquet", ".csv", ".jsonl"):  # a .json of another name is as likely to be settings
+        if files := sorted(path for path in folder.glob(f"*{suffix}")):
+            return {"train": files}
+    return {}
+
+
+def _split_of(file_or_folder: str) -> str | None:
+    word = re.match(r"[A-Za-z]*", file_or_folder).group()
+    return canonical_split(word) if is_split_name(word) else None
+
+
+def is_table(path: Path) -> bool:
+    return path.suffix in _FORMATS
+
+
+def file_readers(path: Path, *, name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
+    """One table file: the split that its name begins with, else train."""
+    return table_readers({_split_of(path.name) or "train": [path]}, name, columns, cache_dir)
+
+
+def table_readers(files: dict[str, list[Path]], name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
+    """One reader a split. Paths of pictures in a table are relative to the table."""
+    opened = {split: partial(_open_files, paths, cache_dir) for split, paths in files.items()}
+    return {
+        split: partial(
+            rows_from_table,
+            opened,
+            split=split,
+            name=name,
+            columns=columns,
+            origin=", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else ""),
+            fingerprint=files_fingerprint(paths),
+            root=paths[0].parent,
+        )
+        for split, paths in files.items()
+    }
+
+
+def files_fingerprint(paths: Sequence[str | Path]) -> str:
+    """Changes when a file is added, removed, renamed, resized or written again."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        status = os.stat(path)
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _open_files(paths: list[Path], cache_dir: str | None) -> datasets.Dataset:
+    kind = _FORMATS[paths[0].suffix]
+    # Without this, pandas reads a caption such as "None" or "NA" as an empty cell.
+    options = {"keep_default_na": False} if kind == "csv" else {}
+    files = [str(path) for path in paths]
+    try:
+        with _no_progress():
+            # Not load_dataset("csv", ...), which tells the Hub of the load and waits where there is no network.
+            read = {"parquet": datasets.Dataset.from_parquet, "csv": datasets.Dataset.from_csv}
+            return read.get(kind, datasets.Dataset.from_json)(files, cache_dir=cache_dir, **options)
+    except Exception as error:  # every format's reader has errors of its own
+        cause = error.__cause__ or error
+        raise ValueError(f"{', '.join(files)}: cannot be read as {kind} ({cause}); mend or remove it.") from error
+
+
+@contextmanager
+def _no_progress() -> Iterator[None]:
+    disabled = datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            datasets.enable_progress_bars()
+
+
+def rows_from_table(
+    tables: dict[str, Callable[[], datasets.Dataset]],
+    *,
+    split: str,
+    name: str,
+    columns: Columns,
+    origin: str,
+    fingerprint: str | None = None,
+    root: Path | None = None,
+) -> Rows:
+    """The rows of one split of a table.
+
+    Args:
+        tables: what opens each split's table; others than `split` are opened only to number classes given as words.
+        fingerprint: of the table's content; that of the `Dataset` where `None`.
+        root: folder that the pictures' paths are relative to.
+
+    Raises:
+        ValueError: if a column is missing or ambiguous, naming the candidates and the option that chooses.
+    """
+    table = tables[split]()
+    image, captions, label = find_columns(table.features, columns, origin=origin)
+    fingerprint = "-".join([fingerprint or table._fingerprint, image, *captions, label or ""])
+    if isinstance(table.features[image], datasets.Image):
+        table = table.cast_column(image, datasets.Image(decode=False))
+    pictures = table.select_columns([image])
+    shared = {"name": name, "split": split, "origin": origin}
+    if not is_text(table.features[image]):
+        keys: Sequence[str] = [f"row-{index:08d}" for index in range(len(table))]
+        shared["read_image"] = partial(_read_cell, pictures, image, keys, f"{name}, {split}", root)
+        first_rows, row_sets = np.arange(len(table)), None
+    else:
+        keys, row_sets = _by_picture(pictures[image][:])
+        paths = [str((root or Path()) / key) for key in keys]
+        fingerprint += "-" + _pictures_fingerprint(paths, origin)
+        shared["read_image"] = partial(_read_path, paths)
+        first_rows = np.array([rows[0] for rows in row_sets], dtype=np.int64)
+    shared.update(keys=keys, fingerprint=fingerprint)
+    if captions:
+        cells = [_texts(values) for values in zip(*(table[column][:] for column in captions), strict=True)]
+        grouped = cells if row_sets is None else [sum((cells[r] for r in rows), []) for rows in row_sets]
+        return Rows(kind="caption", captions=grouped, **shared)
+    if row_sets is not None and len(row_sets) < len(table):
+        twice = next(key for key, rows in zip(keys, row_sets, strict=True) if len(rows) > 1)
+        raise ValueError(f"{origin}: {twice} is in several rows; class data has one row and one label a picture.")
+    train = tables.get("train") if split != "train" else None
+    labels, class_names = read_labels(table, label, names=columns.class_names, train=train, origin=origin)
+    templates = list(columns.templates or DEFAULT_TEMPLATES)
+    return Rows(kind="class", labels=labels[first_rows], class_names=class_names, templates=templates, **shared)
+
+
+def _read_cell(pictures, column: str, keys: Sequence[str], where: str, root: Path | None, index: int) -> Image.Image:
+    cell = pictures[int(index)][column]
+    where = f"{where}: {keys[index]}"
+    cell = {"bytes": cell} if isinstance(cell, bytes) else (cell or {})
+    if cell.get("bytes"):
+        return decode_image(cell["bytes"], name=where)
+    if cell.get("path"):
+        path = (root or Path()) / cell["path"]
+        return decode_image(path, name=str(path))
+    raise BadImageError(f"{where}: has no picture in column {column!r}; remove the row.")
+
+
+def _read_path(paths: Sequence[str], index: int) -> Image.Image:
+    return decode_image(paths[index], name=paths[index])
+
+
+def _by_picture(paths: Sequence[str]) -> tuple[list[str], list[list[int]]]:
+    """Paths in the order of their first row, and the rows of each: sets with five captions a picture have five."""
+    rows: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        rows.setdefault(str(path), []).append(index)
+    return list(rows), list(rows.values())
+
+
+def _pictures_fingerprint(paths: Sequence[str], origin: str) -> str:
+    try:
+        return files_fingerprint(paths)
+    except OSError as error:
+        raise ValueError(
+            f"{origin}: names the picture {error.filename}, which is not there; paths are relative to the table."
+        ) from error
+
+
+def _texts(values: tuple) -> list[str]:
+    flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    return [str(text).strip() for text in flat if text is not None and str(text).strip()]

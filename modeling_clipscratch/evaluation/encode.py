@@ -1,0 +1,181 @@
+"""A model with pictures or texts goes in; unit embeddings (N, P), float32 on the CPU, come out in the order given."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize as unit_length
+from tqdm.auto import tqdm
+
+from ..data.pixels import normalize
+from ..data.rows import BadImageError, Rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEmbeddings:
+    """
+    Args:
+        embeds: (N, P) float32 on the CPU, unit length.
+        kept: (N,) int64, the index in the rows of each; all of them unless broken pictures were skipped.
+    """
+
+    embeds: torch.Tensor
+    kept: np.ndarray
+
+
+@contextmanager
+def reading(model: torch.nn.Module) -> Iterator[None]:
+    """`eval()` and no gradients inside; afterwards each module is in the mode that it was in, frozen ones too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def encode_pixels(model, pixels, mean: Sequence[float], std: Sequence[float], batch_size: int = 256) -> torch.Tensor:
+    """Prepared pictures -> unit embeddings.
+
+    Args:
+        model: with `get_image_features` as in transformers 5, e.g. `ClipScratchModel` or `CLIPModel`.
+        pixels: (N, H, W, 3) uint8, array or tensor, of the size that the model reads.
+        mean: (3,) subtracted after scaling to [0, 1].
+        std: (3,) divided by.
+        batch_size: pictures at once.
+    Returns: (N, P) float32 on the CPU.
+    """
+    pixels = torch.as_tensor(pixels)
+    # The towers may be of two dtypes (a frozen one in bfloat16), so `model.dtype` would not do.
+    dtype = next(model.vision_model.parameters()).dtype
+    embeds = []
+    with reading(model):
+        for images in pixels.split(batch_size):
+            pixel_values = normalize(images.to(model.device), mean, std).to(dtype)
+            features = model.get_image_features(pixel_values=pixel_values).pooler_output
+            embeds.append(unit_length(features.float(), dim=-1).cpu())
+    return torch.cat(embeds)
+
+
+def encode_images(
+    model,
+    preprocess,
+    rows: Rows,
+    *,
+    batch_size: int = 256,
+    on_bad_image: Literal["raise", "skip"] = "raise",
+    progress: bool = False,
+) -> ImageEmbeddings:
+    """Reads, prepares and encodes the picture of every row; no more than two batches are in memory.
+
+    Args:
+        model: as for `encode_pixels`.
+        preprocess: a `data.pixels.Preprocess`.
+        rows: the rows; texts and labels are not looked at.
+        batch_size: pictures at once.
+        on_bad_image: `raise`, or `skip`: leave broken pictures out and say which in one warning.
+        progress: show a bar.
+    Raises:
+        BadImageError: if a picture cannot be read and `on_bad_image` is `raise`.
+        ValueError: if no picture at all can be read.
+    """
+    embeds, kept, errors = [], [], []
+    with tqdm(total=len(rows), disable=not progress, unit="picture", leave=False) as bar:
+        for start, batch in _read_ahead(preprocess, rows, batch_size):
+            bad = [picture for picture in batch if isinstance(picture, BadImageError)]
+            if bad and on_bad_image == "raise":
+                raise bad[0]
+            errors += bad
+            good = [place for place, picture in enumerate(batch) if not isinstance(picture, BadImageError)]
+            if good:
+                pixels = np.stack([batch[place] for place in good])
+                embeds.append(encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size))
+                kept += [start + place for place in good]
+            bar.update(len(batch))
+    if not kept:
+        raise ValueError(f"{rows.name}, split {rows.split}: none of {len(rows)} pictures can be read; {errors[0]}")
+    if errors:
+        shown = "; ".join(str(error) for error in errors[:3]) + ("; ..." if len(errors) > 3 else "")
+        logger.warning("%s: left out %d of %d pictures: %s", rows.name, len(errors), len(rows), shown)
+    return ImageEmbeddings(embeds=torch.cat(embeds), kept=np.array(kept, dtype=np.int64))
+
+
+def _read_ahead(preprocess, rows, batch_size):
+    """(first index, [uint8 (H, W, 3) or BadImageError]) a batch; the next is decoded while this one is encoded."""
+
+    def read(index):
+        try:
+            return preprocess(rows.read_image(index))
+        except BadImageError as error:
+            return error
+
+    starts = range(0, len(rows), batch_size)
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
+        batches = (pool.map(read, range(start, min(start + batch_size, len(rows)))) for start in starts)
+        coming = next(batches)
+        for start in starts:
+            batch, coming = coming, next(batches, None)
+            yield start, list(batch)
+
+
+def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 256) -> torch.Tensor:
+    """Texts -> unit embeddings. Each different text is encoded once; texts of like length share a batch.
+
+    Args:
+        model: with `get_text_features` as in transformers 5.
+        tokenizer: the model's own.
+        texts: M texts; those longer than the tower reads are cut, and one warning says how many.
+        batch_size: texts at once.
+    Returns: (M, P) float32 on the CPU.
+    """
+    unique = list(dict.fromkeys(texts))
+    place = {text: number for number, text in enumerate(unique)}
+    longest = longest_text(model, tokenizer)
+    # verbose=False: the tokenizer's own warning about long texts would come before ours.
+    lengths = [len(ids) for ids in tokenizer(unique, verbose=False)["input_ids"]]
+    cut = sum(length > longest for length in lengths)
+    if cut:
+        logger.warning(
+            "%d of %d texts are longer than the %d tokens that the text tower reads; their ends are cut off.",
+            cut,
+            len(unique),
+            longest,
+        )
+    # Longest first: if memory is short, it is short at once.
+    order = sorted(range(len(unique)), key=lambda number: -lengths[number])
+    embeds = None
+    with reading(model):
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            tokens = tokenizer(
+                [unique[number] for number in chosen],
+                padding=True,
+                truncation=cut > 0,
+                max_length=longest if cut else None,
+                return_tensors="pt",
+            ).to(model.device)
+            features = model.get_text_features(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            ).pooler_output
+            features = unit_length(features.float(), dim=-1).cpu()
+            if embeds is None:
+                embeds = torch.empty(len(unique), features.shape[1])
+            embeds[chosen] = features
+    # Indexed outside `reading`: tensors born inside can never be written to or used with gradients.
+    return embeds[[place[text] for text in texts]]
+
+
+def longest_text(model, tokenizer) -> int:
+    """Tokens that the text tower reads at most: the tokenizer's limit or the tower's positions, whichever is less."""
+    # Towers with relative positions (T5) name no maximum.
+    positions = model.config.text_config.to_dict().get("max_position_embeddings", tokenizer.model_max_length)
+    return min(tokenizer.model_max_length, positions)

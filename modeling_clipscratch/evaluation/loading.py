@@ -1,0 +1,63 @@
+"""A folder or a Hub id goes in; a model on its device, ready to read, and its processor come out."""
+
+from pathlib import Path
+
+import torch
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoProcessor
+
+import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
+
+
+def load_model(folder_or_id: str | Path, device: str = "auto"):
+    """Loads a CLIP and its processor. Never runs code from the folder.
+
+    Args:
+        folder_or_id: a folder that was saved with its processor, or a Hub id.
+        device: `auto`, or a name that torch knows (`cpu`, `cuda:1`).
+    Returns: (model in `eval()`, processor with `.tokenizer` and `.image_processor`).
+    Raises: ValueError if there is no such model, it has no picture or no text features, or the device is missing.
+    """
+    where = str(folder_or_id)
+    folder = Path(where)
+    if folder.exists() and not (folder / "config.json").is_file():
+        runs = sorted(found.parent.name for found in folder.glob("*/config.json")) if folder.is_dir() else []
+        hint = f"did you mean {folder / runs[-1]}?" if runs else "give the folder that training wrote."
+        raise ValueError(f"{where} has no config.json, so it holds no model; {hint}")
+    chosen = find_device(device)
+    try:
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{where} is neither a folder with a model nor the id of one that can be reached: {_first_line(error)}"
+        ) from error
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if not (hasattr(model_class, "get_image_features") and hasattr(model_class, "get_text_features")):
+        raise ValueError(
+            f"{where} holds a model of type {config.model_type!r}, which gives no picture and text features; "
+            "give a ClipScratch model or a CLIP."
+        )
+    try:
+        model = AutoModel.from_pretrained(where, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {_first_line(error)}"
+        ) from error
+    return model.to(chosen).eval(), processor
+
+
+def find_device(device: str = "auto") -> torch.device:
+    """`auto` -> the first there is of CUDA, Apple's MPS and the CPU; another name -> that device, checked."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device} cannot be used here: {_first_line(error)} Choose auto or cpu.") from error
+    return torch.device(device)
+
+
+def _first_line(error):
+    return str(error).strip().splitlines()[0]

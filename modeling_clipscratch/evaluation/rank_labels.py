@@ -1,0 +1,70 @@
+"""A model, pictures and labels go in; for each picture the labels with their probabilities, best first, come out."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..data.pixels import Preprocess
+from .encode import encode_pixels
+from .evaluate_rows import encode_classes, log_scale
+from .zero_shot import cosines
+
+BAR = 20  # characters of a bar that stands for 100 %
+
+
+def check_labels(labels: Sequence[str], template: str) -> None:
+    """Raises: ValueError if there are not two labels, two are the same, or the template has no place for them."""
+    if len(labels) < 2:
+        raise ValueError(f"{len(labels)} label given; a picture is compared with two labels or more.")
+    twice = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
+    if twice is not None:
+        raise ValueError(f"label {twice!r} is given twice; name each label once.")
+    if "{}" not in template:
+        raise ValueError(
+            f"template {template!r} has no {{}}, where the label would go; for example 'a photo of a {{}}.'"
+        )
+
+
+def rank_labels(
+    model, processor, images: Sequence[Image.Image], labels: Sequence[str], *, template: str, batch_size: int = 64
+) -> list[list[dict]]:
+    """Zero-shot classification of pictures by labels of the user's own.
+
+    Args:
+        model: as `load_model` gives it.
+        processor: its processor.
+        images: RGB pictures of any sizes.
+        labels: two or more different ones.
+        template: a text with `{}`, where the label goes; like the captions that the model learned from.
+        batch_size: pictures at once.
+    Returns: for each picture `[{"label": str, "score": float}, ...]`, best first; scores are probabilities over the
+        labels given and sum to 1: the softmax of exp(logit_scale) times the cosines.
+    Raises: ValueError, see `check_labels`.
+    """
+    check_labels(labels, template)
+    preprocess = Preprocess(processor.image_processor)
+    pixels = np.stack([preprocess(image) for image in images])
+    image_embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size)
+    label_embeds = encode_classes(model, processor.tokenizer, labels, [template])
+    probabilities = (math.exp(log_scale(model)) * cosines(image_embeds, label_embeds)).softmax(-1)
+    ranked = []
+    for scores in probabilities:
+        order = scores.argsort(descending=True, stable=True).tolist()
+        ranked.append([{"label": labels[number], "score": float(scores[number])} for number in order])
+    return ranked
+
+
+def bars(ranked: Sequence[dict]) -> str:
+    """
+    >>> print(bars([{"label": "cat", "score": 0.75}, {"label": "a dog", "score": 0.25}]))
+      cat     75.0 %  ###############
+      a dog   25.0 %  #####
+    """
+    width = max(len(entry["label"]) for entry in ranked)
+    lines = (
+        f"  {entry['label']:<{width}}  {100 * entry['score']:5.1f} %  {'#' * round(BAR * entry['score'])}"
+        for entry in ranked
+    )
+    return "\n".join(line.rstrip() for line in lines)

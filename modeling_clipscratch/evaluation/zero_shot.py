@@ -1,0 +1,172 @@
+"""Picture and class embeddings with labels go in; accuracies, recalls, a confusion matrix and calibration come out.
+
+Shapes: N pictures, C classes, T templates, P projection. A tie always counts against the model: where a wrong class
+scores as high as the right one, the right one stands below it. A collapsed model thus scores 0, not chance or 1.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+CALIBRATION_BINS = 15
+
+
+def class_embeddings(text_embeds: torch.Tensor) -> torch.Tensor:
+    """One embedding a class: the mean over its templates, made unit length again.
+
+    Args:
+        text_embeds: (C, T, P), unit length.
+    Returns: (C, P), unit length.
+    Source: Radford et al. 2021, arXiv 2103.00020, section 3.1.4; CLIP_benchmark's `zero_shot_classifier`.
+
+    >>> class_embeddings(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
+    tensor([[0.7071, 0.7071]])
+    """
+    return normalize(text_embeds.float().mean(1), dim=-1)
+
+
+def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(N, P) and (M, P) of unit length -> (N, M) float32.
+
+    Summed in float64 and rounded once, so that equal embeddings score equal wherever they stand in the matrix; a
+    float32 product differs in the last bit from one column to another, and ties would be settled by chance.
+    """
+    for name, embeds in (("left", left), ("right", right)):
+        broken = int((~torch.isfinite(embeds).all(-1)).sum())
+        if broken:
+            raise ValueError(
+                f"{broken} of {len(embeds)} {name} embeddings are not finite; the model gives NaN or infinity for "
+                "them. Check its weights, or train it with a lower learning rate."
+            )
+    return (left.double() @ right.double().t()).float()
+
+
+def ranks(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Rank of the right candidate in each row, 1 for the best; ties count against it.
+
+    Args:
+        scores: (N, C).
+        right: (N,) int64, the right column of each row.
+    Returns: (N,) int64 in [1, C]: 1 + the number of wrong candidates that score better or equal.
+
+    >>> ranks(torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 0.0]]), torch.tensor([2, 0]))
+    tensor([2, 2])
+    """
+    # The right candidate is at least its own equal, so it supplies the 1.
+    return (scores >= scores.gather(1, right[:, None])).sum(1)
+
+
+def predictions(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(N,) int64, the best class of each row; of equals, a wrong one, so that `top1` and this agree."""
+    if scores.shape[1] == 1:
+        return torch.zeros_like(labels)
+    best_wrong = scores.scatter(1, labels[:, None], -math.inf).argmax(1)
+    return torch.where(ranks(scores, labels) == 1, labels, best_wrong)
+
+
+def accuracy_metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """`top1`, `top5` and `mean_per_class_recall` of scores on any scale.
+
+    Args:
+        scores: (N, C), higher is better.
+        labels: (N,) integers in [0, C).
+    Returns: fractions. `top5` only with more than 5 classes: with 5 it is 1 for any model. (CLIP_benchmark gives
+        it from 5 classes on; all else here is its definition.)
+    Raises: ValueError if the shapes do not fit, a label is out of range or a score is NaN.
+
+    >>> accuracy_metrics(torch.eye(3), torch.tensor([0, 1, 1]))
+    {'top1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
+    """
+    scores, labels = _checked(scores, labels)
+    rank = ranks(scores, labels)
+    metrics = {"top1": _fraction(rank <= 1)}
+    if scores.shape[1] > 5:
+        metrics["top5"] = _fraction(rank <= 5)
+    counts = confusion_matrix(predictions(scores, labels), labels, scores.shape[1])
+    return {**metrics, "mean_per_class_recall": mean_per_class_recall(counts)}
+
+
+def zero_shot_metrics(
+    image_embeds: torch.Tensor, class_embeds: torch.Tensor, labels: torch.Tensor, logit_scale: float
+) -> dict[str, float]:
+    """Zero-shot classification: each picture goes to the class of highest cosine similarity.
+
+    Args:
+        image_embeds: (N, P), unit length.
+        class_embeds: (C, P), unit length, from `class_embeddings`.
+        labels: (N,) integers in [0, C).
+        logit_scale: natural log of the inverse temperature; only `expected_calibration_error` depends on it.
+    Returns: those of `accuracy_metrics` and `expected_calibration_error`, all fractions.
+    """
+    scores, labels = _checked(cosines(image_embeds, class_embeds), labels)
+    probabilities = (math.exp(logit_scale) * scores).softmax(-1)
+    calibration = expected_calibration_error(probabilities, labels)
+    return {**accuracy_metrics(scores, labels), "expected_calibration_error": calibration}
+
+
+def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> np.ndarray:
+    """(C, C) int64 counts: row = true class, column = predicted class.
+
+    >>> confusion_matrix(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]), 2).tolist()
+    [[1, 0], [1, 1]]
+    """
+    cells = torch.as_tensor(labels).long() * classes + torch.as_tensor(predicted).long()
+    return torch.bincount(cells.cpu(), minlength=classes * classes).view(classes, classes).numpy()
+
+
+def mean_per_class_recall(confusion: np.ndarray) -> float:
+    """Mean of the recalls of the classes that have pictures; a class without any has no recall and is left out."""
+    shown = confusion.sum(1) > 0
+    return float((confusion.diagonal()[shown] / confusion.sum(1)[shown]).mean())
+
+
+def per_class_recall(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float | None]:
+    """Class name -> recall, `None` where the class has no picture.
+
+    >>> per_class_recall(np.array([[3, 1], [0, 0]]), ["cat", "dog"])
+    {'cat': 0.75, 'dog': None}
+    """
+    counts = zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True)
+    return {name: float(right / total) if total else None for name, right, total in counts}
+
+
+def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean distance between confidence and accuracy over bins of equal width, weighted by their counts.
+
+    Args:
+        probabilities: (N, C), rows sum to 1.
+        labels: (N,) integers in [0, C).
+    Returns: fraction in [0, 1]; 0 when, of the pictures predicted with 70 %, 70 % are right, and so on.
+    Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
+    """
+    probabilities, labels = _checked(probabilities, labels)
+    confidence = probabilities.max(1).values.double()
+    right = (ranks(probabilities, labels) == 1).double()
+    # Bins are open below and closed above, as in the paper.
+    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
+    gap = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=bins.device)
+    gap.index_add_(0, bins, right - confidence)
+    return float(gap.abs().sum() / len(labels))
+
+
+def _checked(scores, labels):
+    scores, labels = torch.as_tensor(scores), torch.as_tensor(labels).long()
+    if scores.ndim != 2 or labels.ndim != 1 or len(scores) != len(labels) or len(labels) == 0:
+        raise ValueError(
+            f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} do not fit; give (N, C) and (N,), N >= 1."
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= scores.shape[1]:
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, the scores know classes 0 to "
+            f"{scores.shape[1] - 1}; give one column of scores a class."
+        )
+    if bool(scores.isnan().any()):
+        raise ValueError("some scores are NaN; the model's output is broken, so no accuracy can be given.")
+    return scores, labels.to(scores.device)
+
+
+def _fraction(hits):
+    return int(hits.sum()) / len(hits)

@@ -1,0 +1,119 @@
+"""Two tower configs and the choices around them go in; one validated `ClipScratchConfig` comes out."""
+
+import math
+
+from transformers import AutoConfig, PretrainedConfig
+
+POOLINGS = ("cls", "mean", "cls+mean", "tower")
+STATE_NORMS = ("none", "l2")
+PROJECTIONS = ("linear", "mlp")
+LOSSES = ("softmax", "sigmoid", "diagonal")
+
+
+class ClipScratchConfig(PretrainedConfig):
+    """Configuration of a `ClipScratchModel`.
+
+    Args:
+        text_config: config of the text tower, or its dict with `model_type`; default DistilBERT-base.
+        vision_config: config of the vision tower, or its dict with `model_type`; default ViT-B/16 at 224 pixels.
+        projection_dim: P, width of the shared space.
+        projection: `linear` (one matrix, no bias) or `mlp` (two matrices with a GELU between).
+        text_pooling: tokens to one text state: `cls` (first token), `mean` (over the attention mask), `cls+mean`
+            (both, side by side), `tower` (the tower's own `pooler_output`).
+        vision_pooling: the same for pictures; `mean` runs over all tokens.
+        text_state_norm: `none` or `l2` (unit length), applied to the pooled state before the projection.
+        vision_state_norm: the same for pictures.
+        freeze_text: the text tower gets no gradient and stays in `eval()`.
+        freeze_vision: the same for the vision tower.
+        loss: `softmax` (soft targets over all positives), `sigmoid` (pairwise, with a learnable bias) or
+            `diagonal` (each row's own partner is its only positive).
+        logit_scale_init_value: natural log of the first inverse temperature.
+        logit_scale_max: natural log that the learned scale is clamped to.
+        logit_bias_init_value: first bias of the sigmoid loss.
+        initializer_range: standard deviation of new projection weights; `None` takes input width ** -0.5.
+
+    Raises:
+        ValueError: if a choice is not among those above or a number is out of its range.
+
+    Source: Radford et al. 2021, arXiv 2103.00020; bias and sigmoid: Zhai et al. 2023, arXiv 2303.15343.
+
+    >>> config = ClipScratchConfig(text_pooling="cls+mean", projection_dim=64)
+    >>> config.text_state_dim, config.vision_state_dim, config.projection_dim
+    (1536, 768, 64)
+    """
+
+    model_type = "clipscratch"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
+    has_no_defaults_at_init = False
+    _auto_class = "AutoConfig"
+
+    def __init__(
+        self,
+        text_config=None,
+        vision_config=None,
+        *,
+        projection_dim=512,
+        projection="linear",
+        text_pooling="cls",
+        vision_pooling="cls",
+        text_state_norm="none",
+        vision_state_norm="none",
+        freeze_text=True,
+        freeze_vision=False,
+        loss="softmax",
+        logit_scale_init_value=2.6592,
+        logit_scale_max=math.log(100),
+        logit_bias_init_value=-10.0,
+        initializer_range=None,
+        **kwargs,
+    ):
+        self.text_config = _tower_config(text_config, "text_config", "distilbert")
+        self.vision_config = _tower_config(vision_config, "vision_config", "vit")
+        self.projection_dim = projection_dim
+        self.projection = _one_of("projection", projection, PROJECTIONS)
+        self.text_pooling = _one_of("text_pooling", text_pooling, POOLINGS)
+        self.vision_pooling = _one_of("vision_pooling", vision_pooling, POOLINGS)
+        self.text_state_norm = _one_of("text_state_norm", text_state_norm, STATE_NORMS)
+        self.vision_state_norm = _one_of("vision_state_norm", vision_state_norm, STATE_NORMS)
+        self.freeze_text = freeze_text
+        self.freeze_vision = freeze_vision
+        self.loss = _one_of("loss", loss, LOSSES)
+        self.logit_scale_init_value = logit_scale_init_value
+        self.logit_scale_max = logit_scale_max
+        self.logit_bias_init_value = logit_bias_init_value
+        self.initializer_range = initializer_range
+        if projection_dim < 1:
+            raise ValueError(f"projection_dim={projection_dim} is not a positive number of dimensions; choose 512.")
+        if logit_scale_init_value > logit_scale_max:
+            raise ValueError(
+                f"logit_scale_init_value={logit_scale_init_value} is above logit_scale_max={logit_scale_max:.4f}; "
+                "choose a smaller one (both are natural logarithms)."
+            )
+        super().__init__(**kwargs)
+
+    @property
+    def text_state_dim(self):
+        """D of the pooled text state."""
+        return self.text_config.hidden_size * (2 if self.text_pooling == "cls+mean" else 1)
+
+    @property
+    def vision_state_dim(self):
+        """D of the pooled picture state."""
+        return self.vision_config.hidden_size * (2 if self.vision_pooling == "cls+mean" else 1)
+
+
+def _tower_config(given, name, default_type):
+    if given is None:
+        return AutoConfig.for_model(default_type)
+    if isinstance(given, dict):
+        if "model_type" not in given:
+            raise ValueError(f"{name} has no model_type; name one, for example {default_type!r}.")
+        settings = dict(given)
+        return AutoConfig.for_model(settings.pop("model_type"), **settings)
+    return given
+
+
+def _one_of(name, value, allowed):
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}.")
+    return value

@@ -1,0 +1,270 @@
+"""Pixels and tokens (or cached states of a frozen tower) go in; unit embeddings, logits and the loss come out.
+
+Shapes: B pairs, T tokens, D pooled state of a tower, P projection.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_clipscratch import ClipScratchConfig
+from .losses_clipscratch import contrastive_logits, contrastive_loss, full_precision
+from .towers_clipscratch import build_tower, load_tower, pool
+
+
+@dataclass
+class ClipScratchOutput(ModelOutput):
+    """
+    Args:
+        loss: scalar, nats; with `return_loss=True` only.
+        logits_per_image: (images, texts), scaled cosine similarities.
+        logits_per_text: its transpose.
+        text_embeds: (texts, P), unit length.
+        image_embeds: (images, P), unit length.
+        text_model_output: what the text tower gave, `pooler_output` projected, not of unit length.
+        vision_model_output: the same for the vision tower.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self):
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+class ClipScratchModel(PreTrainedModel):
+    """Two towers, each pooled, projected and made unit length, and a learned temperature.
+
+    A frozen tower is frozen in four ways: no gradient, so nothing for an optimizer to hold; `eval()` for good, so no
+    dropout; and its weights keep their bits.
+    """
+
+    config_class = ClipScratchConfig
+    base_model_prefix = "clipscratch"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _auto_class = "AutoModel"
+    accepts_loss_kwargs = False  # read by the Trainer: the loss is a batch mean, not scaled by an item count
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.text_model = build_tower(config.text_config, config.text_pooling)
+        self.vision_model = build_tower(config.vision_config, config.vision_pooling)
+        self.text_projection = _projection(config.text_state_dim, config)
+        self.visual_projection = _projection(config.vision_state_dim, config)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        bias = torch.tensor(float(config.logit_bias_init_value)) if config.loss == "sigmoid" else None
+        self.logit_bias = None if bias is None else nn.Parameter(bias)
+        self.post_init()
+        self.freeze_towers()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if module is self:
+            init.constant_(module.logit_scale, module.config.logit_scale_init_value)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, module.config.logit_bias_init_value)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=self.config.initializer_range or module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Loading makes new parameters that all want gradients.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_towers()
+        return loaded
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        # One class can name one auto class only; the zero-shot pipeline looks for a second one.
+        name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        self.config.auto_map = {
+            **(getattr(self.config, "auto_map", None) or {}),
+            "AutoModelForZeroShotImageClassification": name,
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def from_towers(cls, *, text, vision, **config):
+        """A model around two towers. See `towers_clipscratch.load_tower` for what a tower may be.
+
+        Args:
+            text: Hub id, local folder, config (from scratch) or module of the text tower.
+            vision: the same for the vision tower.
+            config: further arguments of `ClipScratchConfig`.
+        Returns: (model, report): report says for each tower how many of its weights were loaded, which are new
+            and which of the source were left aside.
+        Raises: ValueError if a tower cannot be found or is not known to `AutoModel`.
+        """
+        text_pooling, vision_pooling = config.get("text_pooling", "cls"), config.get("vision_pooling", "cls")
+        text_tower, text_report = load_tower(text, "text", text_pooling)
+        vision_tower, vision_report = load_tower(vision, "vision", vision_pooling)
+        settings = ClipScratchConfig(text_config=text_tower.config, vision_config=vision_tower.config, **config)
+        model = cls(settings)
+        model.text_model, model.vision_model = text_tower, vision_tower
+        model.freeze_towers()
+        return model, {"text": text_report, "vision": vision_report}
+
+    def freeze_towers(self):
+        """Applies `freeze_text` and `freeze_vision` of the config to the parameters."""
+        for tower in self._frozen_towers():
+            tower.requires_grad_(False).eval()
+
+    def _frozen_towers(self):
+        towers = []
+        if self.config.freeze_text:
+            towers.append(self.text_model)
+        if self.config.freeze_vision:
+            towers.append(self.vision_model)
+        return towers
+
+    def train(self, mode=True):
+        super().train(mode)
+        for tower in self._frozen_towers():
+            tower.eval()
+        return self
+
+    def text_states(self, input_ids, attention_mask=None, **kwargs):
+        """Runs the text tower. Returns (its output, pooled states (B, D))."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text):
+            output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+            return output, pool(output, attention_mask, self.config.text_pooling, self.config.text_state_norm)
+
+    def image_states(self, pixel_values, **kwargs):
+        """Runs the vision tower on (B, 3, H, W). Returns (its output, pooled states (B, D))."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
+            output = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+            return output, pool(output, None, self.config.vision_pooling, self.config.vision_state_norm)
+
+    @can_return_tuple
+    def get_text_features(self, input_ids=None, attention_mask=None, text_states=None, **kwargs):
+        """Projected text features, not of unit length, as transformers' `CLIPModel` gives them.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T), 1 for a token to read.
+            text_states: (B, D) pooled states from a cache, in place of the two above.
+        Returns: `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
+        """
+        if text_states is None:
+            output, text_states = self.text_states(input_ids, attention_mask, **kwargs)
+        else:
+            output = None
+        return _with_features(output, self.text_projection(text_states.to(self.logit_scale.dtype)))
+
+    @can_return_tuple
+    def get_image_features(self, pixel_values=None, image_states=None, **kwargs):
+        """Projected picture features, not of unit length.
+
+        Args:
+            pixel_values: (B, 3, H, W) float.
+            image_states: (B, D) pooled states from a cache, in place of the pixels.
+        Returns: `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
+        """
+        if image_states is None:
+            output, image_states = self.image_states(pixel_values, **kwargs)
+        else:
+            output = None
+        return _with_features(output, self.visual_projection(image_states.to(self.logit_scale.dtype)))
+
+    def clamped_logit_scale(self):
+        """Scalar, natural log of the inverse temperature that the loss uses."""
+        return self.logit_scale.clamp(max=self.config.logit_scale_max)
+
+    @torch.no_grad()
+    def clamp_logit_scale_(self):
+        """Brings the parameter itself back below its limit (after an optimizer step), so that it can come down again."""
+        self.logit_scale.clamp_(max=self.config.logit_scale_max)
+
+    def logits(self, image_embeds, text_embeds):
+        """(images, texts) from unit embeddings: scaled cosines, plus the bias where the loss has one."""
+        return contrastive_logits(image_embeds, text_embeds, self.clamped_logit_scale(), self.logit_bias)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids=None,
+        pixel_values=None,
+        attention_mask=None,
+        position_ids=None,
+        token_type_ids=None,
+        text_states=None,
+        image_states=None,
+        group=None,
+        targets=None,
+        return_loss=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        **kwargs,
+    ):
+        """
+        Args:
+            input_ids, attention_mask, position_ids, token_type_ids: (B, T); or `text_states`: (B, D) from a cache.
+            pixel_values: (B, 3, H, W); or `image_states`: (B, D) from a cache.
+            group: (B,) int64, rows of equal group are positives of each other.
+            targets: (B, B) weights, in place of `group`.
+            return_loss: compute the loss that the config names.
+        Returns: `ClipScratchOutput`.
+        """
+        recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        recorded = {name: value for name, value in recorded.items() if value is not None}
+        # Not every text tower knows these two (DistilBERT has no token types).
+        known = {"position_ids": position_ids, "token_type_ids": token_type_ids}
+        known = {name: value for name, value in known.items() if value is not None}
+        vision = self.get_image_features(
+            pixel_values, image_states=image_states, return_dict=True, **recorded, **kwargs
+        )
+        text = self.get_text_features(
+            input_ids, attention_mask, text_states=text_states, return_dict=True, **known, **recorded
+        )
+        image_embeds = unit_length(vision.pooler_output)
+        text_embeds = unit_length(text.pooler_output)
+        logits = self.logits(image_embeds, text_embeds)
+        loss = None
+        if return_loss:
+            loss = contrastive_loss(logits, loss=self.config.loss, group=group, targets=targets)
+        return ClipScratchOutput(
+            loss=loss,
+            logits_per_image=logits,
+            logits_per_text=logits.t(),
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text,
+            vision_model_output=vision,
+        )
+
+
+def unit_length(features):
+    """(B, P) -> (B, P) of unit length, in float32 under any autocast."""
+    return nn.functional.normalize(full_precision(features), dim=-1)
+
+
+def _projection(width, config):
+    if config.projection == "linear":
+        return nn.Linear(width, config.projection_dim, bias=False)
+    hidden = nn.Linear(width, config.projection_dim)
+    return nn.Sequential(hidden, nn.GELU(), nn.Linear(config.projection_dim, config.projection_dim))
+
+
+def _with_features(output, features):
+    if output is None:  # the states came from a cache, the tower did not run
+        return BaseModelOutputWithPooling(pooler_output=features)
+    output["pooler_output"] = features
+    return output

@@ -1,0 +1,112 @@
+"""A Hub id, a folder, a config or a module goes in; a tower, what was loaded into it, and its pooled states come out."""
+
+import inspect
+import logging
+
+import torch
+from torch import nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig
+
+logger = logging.getLogger(__name__)
+
+
+def load_tower(source, side, pooling):
+    """A tower and an account of its weights.
+
+    Args:
+        source: Hub id or local folder (pretrained weights, as float32), a config (new weights), or a module, which
+            is taken as it is.
+        side: `text` or `vision`; of a folder with both (CLIP, SigLIP) that side is taken.
+        pooling: as in `ClipScratchConfig`; the pooling layer is made for `tower` only.
+    Returns: (tower, report): report has `source`, `parameters` (their number), `loaded`, `new` and `unused` (lists
+        of weight names).
+    Raises: ValueError if `AutoModel` does not know the type, or there is no such id or folder.
+    """
+    if isinstance(source, nn.Module):
+        return source, _account(
+            source, type(source).__name__ + " (as given)", loaded=[n for n, _ in source.named_parameters()]
+        )
+    if isinstance(source, PretrainedConfig):
+        tower = build_tower(source, pooling)
+        return tower, _account(
+            tower, f"{source.model_type} (from scratch)", new=[n for n, _ in tower.named_parameters()]
+        )
+    try:
+        config = AutoConfig.from_pretrained(source)
+        config = config.sub_configs and getattr(config, f"{side}_config", None) or config
+        model_class = tower_class(config)
+        extra = {"add_pooling_layer": pooling == "tower"} if _takes_pooler(model_class) else {}
+        tower, info = AutoModel.from_pretrained(
+            source, config=config, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **extra
+        )
+    except OSError as error:
+        raise ValueError(
+            f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and safetensors here "
+            f"nor an id that the Hub or its cache could give ({_first_sentence(error)}); give a folder, mend the id, or connect."
+        ) from error
+    missing = set(info["missing_keys"])
+    loaded = [name for name, _ in tower.named_parameters() if name not in missing]
+    return tower, _account(
+        tower, str(source), loaded=loaded, new=sorted(missing), unused=sorted(info["unexpected_keys"])
+    )
+
+
+def _account(tower, source, *, loaded=(), new=(), unused=()):
+    return {
+        "source": source,
+        "model_type": tower.config.model_type,
+        "parameters": sum(parameter.numel() for parameter in tower.parameters()),
+        "loaded": list(loaded),
+        "new": list(new),
+        "unused": list(unused),
+    }
+
+
+def _first_sentence(error):
+    return " ".join(str(error).split()).split(". ")[0]
+
+
+def tower_class(config):
+    """The class that `AutoModel` knows for a config."""
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(
+            f"model_type {config.model_type!r} is not an encoder that AutoModel knows; choose another tower."
+        )
+    return MODEL_MAPPING[type(config)]
+
+
+def _takes_pooler(model_class):
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def build_tower(config, pooling):
+    """A tower from its config, without the pooling layer that it would never use (DDP wants every weight used)."""
+    takes_pooler = _takes_pooler(tower_class(config))
+    return AutoModel.from_config(config, **({"add_pooling_layer": pooling == "tower"} if takes_pooler else {}))
+
+
+def pool(output, attention_mask, pooling, state_norm):
+    """One state a row from a tower's output.
+
+    Args:
+        output: tower output with `last_hidden_state` (B, T, W).
+        attention_mask: (B, T), 1 for a token that counts in the mean; `None` counts all.
+        pooling, state_norm: as in `ClipScratchConfig`.
+    Returns: (B, D), D = W, or 2 W for `cls+mean`.
+    Raises: ValueError if the tower has no pooled output of its own and `tower` asks for it.
+    """
+    if pooling == "tower":
+        if output.get("pooler_output") is None:
+            raise ValueError("pooling 'tower': this tower has no pooled output; choose cls, mean or cls+mean.")
+        states = output.pooler_output
+    else:
+        tokens = output.last_hidden_state
+        if attention_mask is None:
+            mean = tokens.mean(1)
+        else:
+            weight = attention_mask.to(tokens.dtype)[..., None]
+            mean = (tokens * weight).sum(1) / weight.sum(1)
+        # DistilBERT has no pooler; the first token stands for the sentence.
+        states = {"cls": [tokens[:, 0]], "mean": [mean], "cls+mean": [tokens[:, 0], mean]}[pooling]
+        states = torch.cat(states, dim=-1)
+    return nn.functional.normalize(states, dim=-1) if state_norm == "l2" else states

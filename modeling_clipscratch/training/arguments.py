@@ -1,0 +1,135 @@
+"""The fields of a recipe: what the model is, what it learns from, and how; with their defaults and checks."""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from ..hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
+from .device import ATTENTIONS, PRECISIONS, choose_precision, no_accelerator
+
+
+def _option(default, text, **more):
+    return field(default=default, metadata={"help": text, **more})
+
+
+@dataclass
+class ModelArguments:
+    """Towers, pooling, projection and loss."""
+
+    text_tower: str = _option(
+        "distilbert/distilbert-base-uncased", "Hub id or folder, or a model type to train from scratch (distilbert)."
+    )
+    vision_tower: str = _option(
+        "google/vit-base-patch16-224-in21k", "Hub id or folder, or a model type to train from scratch (vit)."
+    )
+    tokenizer: str | None = _option(
+        None, "Hub id or folder. Default: the text tower's; for one from scratch, the words of the training captions."
+    )
+    text_hidden_size: int = _option(128, "Width of a text tower from scratch.")
+    text_num_layers: int = _option(4, "Layers of a text tower from scratch.")
+    text_num_heads: int = _option(4, "Attention heads of a text tower from scratch.")
+    vision_hidden_size: int = _option(192, "Width of a vision tower from scratch.")
+    vision_num_layers: int = _option(6, "Layers of a vision tower from scratch.")
+    vision_num_heads: int = _option(3, "Attention heads of a vision tower from scratch.")
+    patch_size: int = _option(4, "Patch of a vision tower from scratch, pixels.")
+    image_size: int | None = _option(
+        None, "Edge of the square that the tower sees, pixels; needed from scratch, else the pretrained tower's."
+    )
+    max_length: int | None = _option(None, "Tokens of a caption that are read. Default: as many as the tower can.")
+    projection_dim: int = _option(512, "Width of the shared space.")
+    projection: str = _option("linear", "Head of each tower.", choices=PROJECTIONS)
+    text_pooling: str = _option("cls", "Text tokens to one state.", choices=POOLINGS)
+    vision_pooling: str = _option("cls", "Picture tokens to one state.", choices=POOLINGS)
+    text_state_norm: str = _option("none", "Normalisation of text states.", choices=STATE_NORMS)
+    vision_state_norm: str = _option("none", "Normalisation of picture states.", choices=STATE_NORMS)
+    freeze_text: bool = _option(True, "No training of the text tower.")
+    freeze_vision: bool = _option(False, "No training of the vision tower.")
+    loss: str = _option("softmax", "Contrastive loss.", choices=LOSSES)
+    logit_scale_init_value: float = _option(2.6592, "Natural log of the first inverse temperature.")
+
+
+@dataclass
+class DataArguments:
+    """Where the pairs come from and what is done to the pictures."""
+
+    dataset: str = _option("digits", "digits, scenes, a Hub id, or the path of a folder or file.")
+    dataset_revision: str | None = _option(None, "Branch, tag or commit of a Hub data set.")
+    test_split: str | None = _option("test", "Split that the finished run is measured on; 'none' leaves it out.")
+    image_column: str | None = _option(None, "Column of the pictures, where it is not plain.")
+    caption_column: str | None = _option(None, "Column of the captions, where it is not plain.")
+    label_column: str | None = _option(None, "Column of the classes, where it is not plain.")
+    class_names: list[str] | None = field(default=None, metadata={"help": "Names of the classes, in label order."})
+    templates: list[str] | None = field(
+        default=None, metadata={"help": "Prompts of class data, {} stands for the class. Default: the data set's."}
+    )
+    validation_fraction: float = _option(0.1, "Share of the training rows for validation, where there is no split.")
+    on_bad_image: str = _option("raise", "At a broken picture: stop, or go on without it.", choices=("raise", "skip"))
+    keep_in_memory: bool | None = _option(
+        None, "Decode all pictures once and keep them as bytes. Default: where that takes less than 4 GB."
+    )
+    random_shift: int = _option(0, "Training pictures move by up to this many pixels each way.")
+    random_crop_min_area: float = _option(1.0, "Share of the picture that a random crop keeps at least; 1 is no crop.")
+    horizontal_flip: float = _option(0.0, "Probability of a mirror image, where the caption survives it.")
+    random_erasing: float = _option(0.0, "Probability that a rectangle is erased.")
+    cache_states: bool = _option(True, "Run a frozen tower once over all it will see and keep its states on disk.")
+    image_views: int = _option(1, "Augmented views of a picture that a frozen vision tower's cache holds.")
+    cache_dir: str | None = _option(None, "Folder of the state cache. Default: clipscratch in the Hugging Face cache.")
+
+
+@dataclass
+class ClipScratchTrainingArguments(TrainingArguments):
+    """transformers' `TrainingArguments`, every one of them, with defaults for contrastive training.
+
+    Other defaults than transformers': batch 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a cosine schedule,
+    an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0. New:
+    `precision`, `attention`, `tower_learning_rate`, `overwrite_output_dir`.
+    """
+
+    per_device_train_batch_size: int = _option(256, "Pairs in a batch, a process.")
+    per_device_eval_batch_size: int = _option(256, "Pictures or texts encoded at once, a process.")
+    learning_rate: float = _option(1e-3, "Highest learning rate.")
+    weight_decay: float = _option(0.1, "Decay of matrices; norms, biases and the temperature have none.")
+    adam_beta2: float = _option(0.98, "Second moment of AdamW.")
+    lr_scheduler_type: str = _option("cosine", "Learning rate over the run.")
+    warmup_steps: float = _option(0.05, "Steps of rising learning rate; below 1 a share of all steps.")
+    logging_steps: float = _option(10, "Steps between log lines.")
+    eval_strategy: str = _option("epoch", "When to evaluate: no, steps, epoch.")
+    save_strategy: str = _option("epoch", "When to write a checkpoint: no, steps, epoch, best.")
+    save_total_limit: int | None = _option(2, "Checkpoints kept, the best one among them.")
+    load_best_model_at_end: bool = _option(True, "End with the best checkpoint.")
+    dataloader_drop_last: bool = _option(True, "Leave a last, smaller batch out: its loss would be another one.")
+    remove_unused_columns: bool = _option(False, "Not used: batches are made whole.")
+    report_to: str | None = _option("none", "tensorboard, trackio, wandb, ...")
+    disable_tqdm: bool | None = _option(False, "No progress bars.")
+    seed: int = _option(0, "Seed of weights, order, captions and augmentation.")
+    output_dir: str | None = _option("runs/clipscratch", "Folder of the run.")
+    precision: str = _option("auto", "Arithmetic of the towers; auto asks the device.", choices=PRECISIONS)
+    attention: str = _option("auto", "Attention kernel; auto: eager for bf16 on CPUs, else sdpa.", choices=ATTENTIONS)
+    tower_learning_rate: float | None = _option(
+        None, "Highest learning rate of the towers' weights, where it is not that of the heads."
+    )
+    overwrite_output_dir: bool = _option(False, "Begin anew in a folder that holds another run.")
+
+    def __post_init__(self):
+        if no_accelerator():
+            # accelerate makes two processes of a CPU launch only where the state is told so before it is made.
+            self.use_cpu = True
+        if self.use_cpu:
+            self.dataloader_pin_memory = False
+        if not (self.bf16 or self.fp16):
+            self.precision = choose_precision(self.precision, use_cpu=self.use_cpu)
+            self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
+        else:
+            self.precision = "bf16" if self.bf16 else "fp16"
+        if self.eval_strategy == "no" or self.save_strategy == "no":
+            self.load_best_model_at_end = False
+        super().__post_init__()
+
+
+RECIPE_GROUPS = (ModelArguments, DataArguments, ClipScratchTrainingArguments)
+
+
+def recipe_fields() -> dict[str, dataclasses.Field]:
+    """Every field of a recipe by its name."""
+    return {item.name: item for group in RECIPE_GROUPS for item in dataclasses.fields(group) if item.init}

@@ -1,0 +1,189 @@
+"""Model arguments and the training captions go in; a model with its processor, and who has which weights, come out."""
+
+import logging
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    VisionTextDualEncoderProcessor,
+    ViTImageProcessorPil,
+)
+
+from ..hub.modeling_clipscratch import ClipScratchModel
+from .arguments import ModelArguments
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(options: ModelArguments, captions: list[str]):
+    """
+    Args:
+        options: the recipe's model part.
+        captions: training captions; only a text tower from scratch without a tokenizer looks at them.
+    Returns: (model, processor).
+    Raises: ValueError if a tower, tokenizer or image processor cannot be had, or the sizes do not fit.
+    """
+    vision = _vision_source(options)
+    image_processor = _image_processor(options)
+    tokenizer = _tokenizer(options, captions)
+    text = _text_source(options, len(tokenizer), tokenizer.pad_token_id)
+    model, report = ClipScratchModel.from_towers(
+        text=text,
+        vision=vision,
+        projection_dim=options.projection_dim,
+        projection=options.projection,
+        text_pooling=options.text_pooling,
+        vision_pooling=options.vision_pooling,
+        text_state_norm=options.text_state_norm,
+        vision_state_norm=options.vision_state_norm,
+        freeze_text=options.freeze_text,
+        freeze_vision=options.freeze_vision,
+        loss=options.loss,
+        logit_scale_init_value=options.logit_scale_init_value,
+    )
+    tokenizer.model_max_length = _max_length(options, tokenizer, model)
+    for line in describe_towers(model, report):
+        logger.info(line)
+    return model, VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer)
+
+
+def describe_towers(model, report) -> list[str]:
+    """Where every weight of the model came from, one line a part."""
+    lines = []
+    for side, part in report.items():
+        frozen = ", frozen" if getattr(model.config, f"freeze_{side}") else ""
+        loaded, new, unused = (len(part[key]) for key in ("loaded", "new", "unused"))
+        line = f"{side} tower: {part['source']}, {part['parameters']:,} parameters{frozen}; "
+        line += f"{loaded} weights loaded, {new} new"
+        if part["new"] and loaded:
+            line += f" ({', '.join(part['new'][:4])}{', ...' if new > 4 else ''})"
+        if unused:
+            line += (
+                f", {unused} of the source left aside ({', '.join(part['unused'][:4])}{', ...' if unused > 4 else ''})"
+            )
+        lines.append(line)
+    heads = sum(p.numel() for part in (model.text_projection, model.visual_projection) for p in part.parameters())
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines.append(f"heads: {heads:,} new parameters; in all {learned:,} parameters are trained")
+    return lines
+
+
+def _from_scratch(name):
+    return name in CONFIG_MAPPING
+
+
+def _vision_source(options) -> str | PretrainedConfig:
+    if not _from_scratch(options.vision_tower):
+        return options.vision_tower
+    if options.image_size is None:
+        raise ValueError(f"vision_tower={options.vision_tower} is from scratch and needs image_size (pixels), e.g. 32.")
+    size, patch = options.image_size, options.patch_size
+    if size % patch or size < patch:
+        raise ValueError(
+            f"image_size={size} is not a multiple of patch_size={patch}; choose {max(patch, patch * (size // patch))}."
+        )
+    _check_heads("vision", options.vision_hidden_size, options.vision_num_heads)
+    return AutoConfig.for_model(
+        options.vision_tower,
+        hidden_size=options.vision_hidden_size,
+        num_hidden_layers=options.vision_num_layers,
+        num_attention_heads=options.vision_num_heads,
+        intermediate_size=4 * options.vision_hidden_size,
+        image_size=size,
+        patch_size=patch,
+    )
+
+
+def _text_source(options, vocabulary, pad_token_id) -> str | PretrainedConfig:
+    if not _from_scratch(options.text_tower):
+        return options.text_tower
+    _check_heads("text", options.text_hidden_size, options.text_num_heads)
+    sizes = {
+        "hidden_size": options.text_hidden_size,
+        "num_hidden_layers": options.text_num_layers,
+        "num_attention_heads": options.text_num_heads,
+        "intermediate_size": 4 * options.text_hidden_size,
+        "hidden_dim": 4 * options.text_hidden_size,  # DistilBERT's name of the same
+        "vocab_size": vocabulary,
+        "pad_token_id": pad_token_id,
+        "max_position_embeddings": options.max_length or 64,
+    }
+    known = AutoConfig.for_model(options.text_tower)
+    return AutoConfig.for_model(
+        options.text_tower, **{name: size for name, size in sizes.items() if hasattr(known, name)}
+    )
+
+
+def _check_heads(side, width, heads):
+    if width % heads:
+        raise ValueError(
+            f"{side}_hidden_size={width} is not a multiple of {side}_num_heads={heads}; "
+            f"choose {heads * (width // heads)}."
+        )
+
+
+def _image_processor(options):
+    if _from_scratch(options.vision_tower):
+        size = {"height": options.image_size, "width": options.image_size}
+        return ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    try:
+        processor = AutoImageProcessor.from_pretrained(options.vision_tower, backend="pil")
+    except OSError as error:
+        raise ValueError(
+            f"vision_tower={options.vision_tower}: no image processor could be loaded; give a folder that has "
+            "preprocessor_config.json, mend the id, or connect."
+        ) from error
+    size = processor.crop_size if processor.do_center_crop else processor.size
+    native = size.height or size.shortest_edge
+    if options.image_size not in (None, native):
+        raise ValueError(
+            f"image_size={options.image_size}: the tower {options.vision_tower} takes {native} pixels; "
+            f"leave image_size out or choose {native}."
+        )
+    return processor
+
+
+def _tokenizer(options, captions):
+    source = options.tokenizer or options.text_tower
+    if options.tokenizer is None and _from_scratch(options.text_tower):
+        return word_tokenizer(captions)
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"tokenizer {source!r} could not be loaded; give a folder that has one, mend the id, or connect."
+        ) from error
+
+
+def _max_length(options, tokenizer, model):
+    reads = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+    if options.max_length is not None and options.max_length > reads:
+        raise ValueError(f"max_length={options.max_length} is more than the text tower reads; choose at most {reads}.")
+    return options.max_length or reads
+
+
+def word_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
+    """Every word and punctuation mark of the captions is a token, lower case; a [CLS] stands first.
+
+    >>> word_tokenizer(["A red circle."])("a blue circle")["input_ids"]  # 1 stands for words never seen
+    [2, 4, 1, 6]
+    """
+    split = pre_tokenizers.BertPreTokenizer()
+    words = dict.fromkeys(word for text in captions for word, _ in split.pre_tokenize_str(text.lower()))
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = split
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        model_input_names=["input_ids", "attention_mask"],
+    )

@@ -1,0 +1,40 @@
+"""A model and a pair data set go in; unit embeddings of its pictures and texts, cached where possible, come out."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import normalize as unit_length
+
+from ..data.augment import Augment
+from ..data.batches import PairDataset
+from ..evaluation.encode import encode_pixels, encode_texts, reading
+
+
+def embed_pictures(model, pairs: PairDataset, indices: torch.Tensor, look: Augment, batch_size: int) -> torch.Tensor:
+    """(n,) row indices -> (n, P) float32 unit embeddings of the plain pictures, on the CPU."""
+    parts = []
+    for chosen in indices.split(batch_size):
+        if pairs.image_states is None:
+            parts.append(encode_pixels(model, pairs.plain_pictures(chosen), look.mean, look.std, batch_size))
+        else:
+            states = pairs.image_states[chosen, 0]
+            parts.append(_from_states(lambda states: model.get_image_features(image_states=states), model, states))
+    return torch.cat(parts)
+
+
+def text_encoder(model, tokenizer, pairs: PairDataset, batch_size: int) -> Callable[[list[str]], torch.Tensor]:
+    """A function from M texts to (M, P) float32 unit embeddings; it takes cached states where `pairs` has them."""
+    if pairs.text_states is None:
+        return lambda texts: encode_texts(model, tokenizer, texts, batch_size=batch_size)
+    place = {text: number for number, text in enumerate(pairs.captions.texts)}
+
+    def encode(texts):
+        states = pairs.text_states[[place[text] for text in texts]]
+        return _from_states(lambda states: model.get_text_features(text_states=states), model, states)
+
+    return encode
+
+
+def _from_states(features, model, states):
+    with reading(model):
+        return unit_length(features(states.to(model.device)).pooler_output.float(), dim=-1).cpu()

@@ -1,0 +1,121 @@
+"""A YAML file and a command line go in; checked arguments, and the recipe as it will be run, come out."""
+
+import contextlib
+import difflib
+import types
+import typing
+from enum import Enum
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+from .arguments import RECIPE_GROUPS, ClipScratchTrainingArguments, DataArguments, ModelArguments, recipe_fields
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message):  # argparse would print 200 options before its sentence
+        raise ValueError(message)
+
+
+def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, ClipScratchTrainingArguments, dict]:
+    """`[recipe.yaml] [--field value ...]` -> arguments and the recipe.
+
+    Args:
+        arguments: the command line; a first word that is no option is the recipe's path. Fields given on the command
+            line go before the recipe's, those before the defaults.
+    Returns: model, data and training arguments, and a flat dict of every field that was named.
+    Raises: ValueError if a key is unknown (the nearest is named) or a value has the wrong type.
+    """
+    settings = {}
+    if arguments and not arguments[0].startswith("-"):
+        settings = read_recipe(arguments[0])
+        arguments = arguments[1:]
+    parser = _Parser(RECIPE_GROUPS, usage="%(prog)s [recipe.yaml] [--field value ...]", allow_abbrev=False)
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise ValueError(_unknown_field(unknown[0].lstrip("-").split("=")[0].replace("-", "_"), "option --"))
+    named = _named_on_command_line(arguments)
+    settings.update({name: getattr(given, name) for name in named})
+    parser.set_defaults(**settings)
+    return *parser.parse_args_into_dataclasses([], look_for_args_file=False), settings
+
+
+def read_recipe(path: str | Path) -> dict:
+    """A recipe file -> {field: value}, checked."""
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
+        raise ValueError(
+            f"recipe {path} does not exist" + (f"; did you mean {path.parent / near[0]}?" if near else ".")
+        )
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"recipe {path} must be a flat list of 'field: value' lines.")
+    fields = recipe_fields()
+    for name, value in settings.items():
+        if name not in fields:
+            raise ValueError(f"recipe {path}: " + _unknown_field(name, ""))
+        _check_type(path, name, value, fields[name])
+    return settings
+
+
+def _unknown_field(name, prefix):
+    near = difflib.get_close_matches(name, recipe_fields(), 1, cutoff=0.5)
+    hint = f"did you mean {prefix.split()[-1] if prefix else ''}{near[0]}?" if near else "--help lists all of them."
+    return f"{prefix or 'key '}{name} is not known; {hint}"
+
+
+def _named_on_command_line(arguments):
+    fields = recipe_fields()
+    options = [word.lstrip("-").split("=")[0].replace("-", "_") for word in arguments if word.startswith("--")]
+    return [name if name in fields else name.removeprefix("no_") for name in options]
+
+
+def _check_type(path, name, value, field):
+    kinds = _plain_types(typing.get_type_hints(_owner(name))[name])
+    choices = field.metadata.get("choices")
+    if choices and value not in choices:
+        raise ValueError(f"recipe {path}: {name}: {value!r} is not one of {', '.join(choices)}.")
+    if value is None or any(_fits(value, kind) for kind in kinds):
+        return
+    wanted = " or ".join(sorted(kind.__name__ for kind in kinds))
+    remedy = f"give {wanted}."
+    if isinstance(value, str) and kinds & {float, int}:
+        with contextlib.suppress(ValueError):
+            remedy = f"YAML reads {value} as text; write {_yaml_float(float(value))}."
+    raise ValueError(f"recipe {path}: {name}: {value!r} is of type {type(value).__name__}; {remedy}")
+
+
+def _yaml_float(number):
+    mantissa, _, exponent = f"{number:g}".partition("e")
+    if not exponent:
+        return f"{number:g}"
+    return (mantissa if "." in mantissa else mantissa + ".0") + "e" + exponent[0] + exponent[1:].lstrip("0")
+
+
+def _owner(name):
+    return next(group for group in RECIPE_GROUPS if name in {f for f in group.__dataclass_fields__})
+
+
+def _plain_types(hint):
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*(_plain_types(part) for part in typing.get_args(hint)))
+    if origin is typing.Literal:
+        return {type(value) for value in typing.get_args(hint)}
+    kind = origin or hint
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {str}
+    return set() if kind is type(None) else {kind}
+
+
+def _fits(value, kind):
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)

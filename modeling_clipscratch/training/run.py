@@ -1,0 +1,156 @@
+"""A parsed recipe goes in; a trained run folder and its metrics come out. The data's way, from top to bottom."""
+
+import logging
+
+import numpy as np
+from transformers import set_seed
+
+from ..data import load_rows
+from ..data.augment import Augment
+from ..data.batches import PairDataset
+from ..data.captions import CaptionTable, TokenTable
+from ..data.pixels import Preprocess
+from ..evaluation.evaluate_rows import evaluate_rows
+from ..evaluation.plots import plot_curves
+from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
+from .build import build_model
+from .device import check_processes, choose_attention, describe_device
+from .run_folder import find_checkpoint, finish_run_folder, open_run_folder
+from .state_cache import image_states, text_states
+from .trainer import ClipScratchTrainer
+
+logger = logging.getLogger(__name__)
+
+_IN_MEMORY = 4e9  # bytes of decoded pictures
+
+
+def train(
+    model_options: ModelArguments, data: DataArguments, args: ClipScratchTrainingArguments, settings: dict
+) -> dict[str, dict[str, float]]:
+    """Runs a recipe from data to run folder.
+
+    Args:
+        model_options, data, args, settings: from `parse_recipe`.
+    Returns: {data set: {metric: value}} on the test split (validation where the recipe wants no test).
+    Raises: ValueError for what the user can mend.
+    """
+    check_processes(args)
+    checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+    if args.should_save:
+        resume = args.resume_from_checkpoint is not None
+        open_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
+    if not args.should_log:
+        logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)
+    logger.info("running on %s", describe_device(args))
+
+    set_seed(args.seed)
+    rows = {split: _rows(data, split, args.seed) for split in ("train", "validation")}
+    captions = {split: CaptionTable(part) for split, part in rows.items()}
+    model, processor = build_model(model_options, captions["train"].texts)
+    attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
+    for tower in (model.text_model, model.vision_model):
+        tower.set_attn_implementation(attention)
+    model.to(args.device)
+
+    preprocess = Preprocess(processor.image_processor)
+    augment = Augment(
+        mean=preprocess.mean,
+        std=preprocess.std,
+        random_shift=data.random_shift,
+        random_crop_min_area=data.random_crop_min_area,
+        horizontal_flip=data.horizontal_flip,
+        random_erasing=data.random_erasing,
+    )
+    # One process fills the caches, the others find them.
+    with args.main_process_first(desc="preparing data"):
+        pairs = {
+            split: _pairs(rows[split], captions[split], model, processor, preprocess, augment, data, args)
+            for split in rows
+        }
+
+    if args.metric_for_best_model is None:
+        kind = rows["validation"].kind
+        args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
+        args.greater_is_better = True
+    trainer = ClipScratchTrainer(
+        model,
+        args,
+        train_dataset=pairs["train"],
+        eval_dataset=pairs["validation"],
+        processing_class=processor,
+        augment=augment,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    metrics = {data.dataset: _final_metrics(trainer, processor, data, args)}
+    if args.should_save:
+        finish_run_folder(
+            args.output_dir,
+            model=trainer.accelerator.unwrap_model(trainer.model),
+            processor=processor,
+            state=trainer.state,
+            metrics=metrics,
+            pictures=lambda folder: plot_curves(trainer.state.log_history, folder / "curves.png"),
+        )
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def _rows(data, split, seed):
+    rows = load_rows(
+        data.dataset,
+        split,
+        image_column=data.image_column,
+        caption_column=data.caption_column,
+        label_column=data.label_column,
+        class_names=data.class_names,
+        templates=data.templates,
+        validation_fraction=data.validation_fraction,
+        seed=seed,
+        revision=data.dataset_revision,
+    )
+    logger.info("%s: %s rows of %s data from %s", split, f"{len(rows):,}", rows.kind, rows.origin)
+    return rows
+
+
+def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
+    """A `PairDataset`, with whatever a frozen tower would compute again and again taken from the cache."""
+    tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
+    cache = {"folder": data.cache_dir, "batch_size": args.per_device_eval_batch_size, "progress": not args.disable_tqdm}
+    cache_text = data.cache_states and model.config.freeze_text
+    cache_pictures = data.cache_states and model.config.freeze_vision
+    texts = {"text_states": text_states(model, tokens, **cache)} if cache_text else {"tokens": tokens}
+
+    height, width = preprocess.image_size
+    in_memory = data.keep_in_memory
+    if in_memory is None:
+        in_memory = len(rows) * height * width * 3 < _IN_MEMORY
+    if not (in_memory or cache_pictures):
+        return PairDataset(
+            rows, captions, seed=args.seed, preprocess=preprocess, on_bad_image=data.on_bad_image, **texts
+        )
+    pixels, kept = preprocess.read_all(rows, on_bad_image=data.on_bad_image, progress=not args.disable_tqdm)
+    if len(kept) < len(rows):
+        logger.warning(
+            "%s: %d of %d pictures cannot be read and are left out.", rows.split, len(rows) - len(kept), len(rows)
+        )
+        rows = rows.select(kept)
+        captions = captions.select(kept)
+    pictures = {"pixels": pixels}
+    if cache_pictures:
+        views = data.image_views if rows.split == "train" else 1
+        states = image_states(model, pixels, rows.keys, augment, views=views, seed=args.seed, **cache)
+        pictures = {"image_states": states}
+    return PairDataset(rows, captions, seed=args.seed, **pictures, **texts)
+
+
+def _final_metrics(trainer, processor, data, args):
+    if data.test_split in (None, "none"):
+        return trainer.measure(trainer.eval_dataset).metrics
+    test = _rows(data, data.test_split, args.seed)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with trainer.accelerator.autocast():
+        result = evaluate_rows(
+            model, processor, test, batch_size=args.per_device_eval_batch_size, on_bad_image=data.on_bad_image
+        )
+    return {name: float(np.asarray(value)) for name, value in result.metrics.items()}

@@ -1,0 +1,165 @@
+"""A run's parts go in; its folder comes out, each file whole or not there at all."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+from transformers.trainer_utils import get_last_checkpoint
+
+RECIPE = "recipe.yaml"
+# What may differ between a run and its continuation.
+_FREE_TO_CHANGE = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "cache_dir", "disable_tqdm", "debug"}
+_FREE_TO_CHANGE |= {"logging_steps", "report_to", "save_total_limit", "dataloader_num_workers", "push_to_hub"}
+
+
+def open_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, resume: bool) -> None:
+    """Makes the folder of a run and leaves its recipe there.
+
+    Args:
+        settings: every field that the recipe or the command line named.
+        overwrite: delete what another run left (its checkpoints and results, nothing else).
+        resume: the folder's run is to go on, so its recipe must be this one.
+    Raises: ValueError if the folder holds another run, or files that no run wrote.
+    """
+    folder = Path(folder)
+    settings = {name: value for name, value in settings.items() if name not in _FREE_TO_CHANGE}
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if RECIPE in there and resume:
+        before = yaml.safe_load((folder / RECIPE).read_text())
+        changed = sorted(n for n in {*before, *settings} - _FREE_TO_CHANGE if before.get(n) != settings.get(n))
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"{folder} was begun with {name}={before.get(name)!r}, not {settings.get(name)!r}; "
+                "resume with its own recipe, or choose another output_dir."
+            )
+        return
+    if RECIPE in there and overwrite:
+        _delete_run(folder)
+    elif there:
+        what = "another run" if RECIPE in there else f"other files ({there[0]}{', ...' if len(there) > 1 else ''})"
+        ways = (
+            "--overwrite_output_dir to begin anew, --resume_from_checkpoint auto to go on, or "
+            if RECIPE in there
+            else ""
+        )
+        raise ValueError(f"output_dir={folder} holds {what}; use {ways}another output_dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / RECIPE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+
+
+def _delete_run(folder):
+    for path in folder.iterdir():
+        if path.is_dir() and (path.name.startswith("checkpoint-") or path.name == ".incomplete"):
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+
+
+def find_checkpoint(folder: str | Path, wanted: str | None) -> str | None:
+    """`resume_from_checkpoint` -> the checkpoint to go on from, or `None` to begin.
+
+    Args:
+        wanted: a checkpoint's path; `auto` (or `true`) for the last whole one in `folder`, if there is any.
+    Raises: ValueError if the path is no checkpoint of a ClipScratch model.
+    """
+    if wanted is None or str(wanted).lower() in ("false", "no"):
+        return None
+    if str(wanted).lower() in ("auto", "true"):
+        return get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None
+    path = Path(wanted)
+    if not (path / "trainer_state.json").is_file():
+        raise ValueError(f"resume_from_checkpoint={wanted} is no checkpoint folder (no trainer_state.json); try auto.")
+    kind = json.loads((path / "config.json").read_text())["model_type"] if (path / "config.json").is_file() else None
+    if kind != "clipscratch":
+        raise ValueError(
+            f"resume_from_checkpoint={wanted} holds a model of type {kind!r}, not 'clipscratch'; "
+            "choose a checkpoint that run_train.py wrote."
+        )
+    return str(path)
+
+
+def finish_run_folder(folder: str | Path, *, model, processor, state, metrics: dict, pictures) -> None:
+    """Writes the model, its processor and the run's results: all beside their places first, then renamed into them.
+
+    Args:
+        state: the Trainer's.
+        metrics: {data set: {metric: value}}.
+        pictures: function (folder) that draws the run's pictures there.
+    """
+    folder = Path(folder)
+    staging = folder / ".incomplete"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        with saying_what_failed(folder):
+            model.save_pretrained(staging)
+            processor.save_pretrained(staging)
+            state.save_to_json(str(staging / "trainer_state.json"))
+            (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+            (staging / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+            pictures(staging)
+            sync_folder(staging)
+        # The config last: with it the folder can be loaded.
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+            os.replace(path, folder / path.name)
+        sync_folder(folder, recursive=False)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def versions() -> dict[str, str]:
+    """What a figure of this run depends on besides the recipe."""
+    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "safetensors", "numpy", "pillow")
+    found = {name: importlib.metadata.version(name) for name in packages}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {"python": platform.python_version(), "platform": platform.platform(), "device": device, **found}
+
+
+class saying_what_failed:
+    """Turns a failed write, whichever library made it, into one `OSError` that names the folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is None or isinstance(error, (KeyboardInterrupt, ValueError)):
+            return
+        message = f"{type(error).__name__}: {error}"
+        # safetensors and torch have error types of their own for a full disk.
+        if isinstance(error, OSError) or any(
+            word in message for word in ("No space", "I/O error", "PytorchStreamWriter")
+        ):
+            free = shutil.disk_usage(self.folder).free
+            raise OSError(
+                f"writing to {self.folder} failed ({message.splitlines()[0]}; {free / 1e6:.0f} MB are free); "
+                "the last whole checkpoint is kept: make room, then go on with --resume_from_checkpoint auto."
+            ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def sync_folder(folder: Path, *, recursive: bool = True) -> None:
+    """Asks the system to bring a folder's files to disk, so that a rename that follows cannot outrun them."""
+    for path in [*(folder.rglob("*") if recursive else []), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,134 @@
+"""A frozen tower and all it will ever see go in; its pooled states, memory-mapped from disk, come out.
+
+A cache is found by a key over everything that its content depends on: tower weights and config, pooling,
+normalisation, tokens or pictures, preprocessing. What differs has another key, so a cache is never stale.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import constants
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from ..data.augment import Augment
+from ..data.captions import TokenTable
+from ..data.pixels import normalize
+from ..data.randomness import key_ids, sample_ids
+
+logger = logging.getLogger(__name__)
+
+
+def text_states(model, tokens: TokenTable, *, folder=None, batch_size=256, progress=True) -> torch.Tensor:
+    """(U, D) float32 pooled states of the unique captions, from the cache or the tower.
+
+    Args:
+        model: its text tower is frozen.
+        tokens: the captions, tokenised; their token ids are part of the key.
+        folder: of all caches; default `clipscratch` in the Hugging Face cache.
+        batch_size: captions at once.
+        progress: show a bar.
+    """
+    key = _key(model, "text", tokens.fingerprint())
+    # Captions of like length together: padding would be most of the work.
+    order = tokens.by_length()
+
+    def blocks():
+        for chosen in order.split(batch_size):
+            inputs = {name: tensor.to(model.device) for name, tensor in tokens.batch(chosen).items()}
+            yield chosen, model.text_states(**inputs)[1]
+
+    return _find_or_make(key, "captions", len(order), blocks, folder, progress)
+
+
+def image_states(
+    model, pixels: np.ndarray, keys, augment: Augment, *, views=1, seed=0, folder=None, batch_size=256, progress=True
+) -> torch.Tensor:
+    """(N, V, D) float32 pooled states of N pictures in V views, from the cache or the tower.
+
+    Args:
+        model: its vision tower is frozen.
+        pixels: uint8 (N, H, W, 3), decoded and resized; their bytes are part of the key.
+        keys: (N,) row keys, for the views' randomness.
+        augment: how views after the first differ from it; the first is the plain picture.
+        views: V.
+        seed: of the views.
+        folder, batch_size, progress: as for `text_states`.
+    """
+    content = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).hexdigest()
+    look = [augment.mean, augment.std, *([views, seed, repr(augment), *keys] if views > 1 else [])]
+    key = _key(model, "vision", [content, list(pixels.shape), look])
+    ids, may_flip = key_ids(keys), torch.ones(len(keys), dtype=torch.bool)
+
+    def blocks():
+        for view in range(views):
+            for chosen in torch.arange(len(pixels)).split(batch_size):
+                images = torch.from_numpy(pixels[chosen.numpy()]).to(model.device)
+                if view == 0:
+                    pixel_values = normalize(images, augment.mean, augment.std)
+                else:
+                    samples = sample_ids(ids[chosen], seed=seed, epoch=view).to(model.device)
+                    pixel_values = augment(images, samples, may_flip[chosen].to(model.device))
+                yield chosen * views + view, model.image_states(pixel_values)[1]
+
+    return _find_or_make(key, "pictures", len(pixels) * views, blocks, folder, progress).view(len(pixels), views, -1)
+
+
+def _key(model, side, content):
+    tower = model.text_model if side == "text" else model.vision_model
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tower.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    settings = [
+        tower.config.to_diff_dict(),
+        getattr(model.config, f"{side}_pooling"),
+        getattr(model.config, f"{side}_state_norm"),
+        content,
+    ]
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return f"{side}-{digest.hexdigest()}"
+
+
+def _find_or_make(key, things, count, blocks, folder, progress):
+    folder = Path(folder or Path(constants.HF_HOME) / "clipscratch").expanduser()
+    path = folder / f"{key}.safetensors"
+    if path.is_file():
+        logger.info("states of %s %s: found in %s", f"{count:,}", things, path)
+    else:
+        _write(path, _encode(things, count, blocks, progress))
+        logger.info("states of %s %s: written to %s", f"{count:,}", things, path)
+    with safe_open(path, framework="pt") as file:  # memory-mapped: pages come in as they are read
+        return file.get_tensor("states")
+
+
+@torch.inference_mode()
+def _encode(things, count, blocks, progress):
+    states = None
+    with tqdm(total=count, unit=things.removesuffix("s"), desc=f"encoding {things} once", disable=not progress) as bar:
+        for places, made in blocks():
+            if states is None:
+                states = torch.empty(count, made.shape[1])
+            states[places] = made.float().cpu()
+            bar.update(len(places))
+    return states
+
+
+def _write(path, states):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:12] + ".", suffix=".part")
+    os.close(descriptor)
+    try:
+        save_file({"states": states}, part)
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)

@@ -1,0 +1,18 @@
+"""Recipe -> trained folder: python run_train.py configuration/digits.yaml --output_dir DIR [--field value ...]"""
+
+from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.evaluation.tables import text_table
+from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.run import train
+
+
+def main(arguments: list[str]) -> None:
+    model, data, args, settings = parse_recipe(arguments)
+    metrics = train(model, data, args, settings)
+    if args.should_save:
+        print(text_table(metrics))
+        print(f"model, metrics and curves: {args.output_dir}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,80 @@
+"""Folders of pictures go in; classes, their order and metadata tables are checked."""
+
+import pytest
+
+from modeling_clipscratch.data import load_rows
+
+
+@pytest.fixture
+def write_pictures(tmp_path, encode):
+    def write(*names):
+        for name in names:
+            path = tmp_path / "set" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode("blue" if "blue" in name else "red", "PNG"))
+        return tmp_path / "set"
+
+    return write
+
+
+def load(folder, split="train", **options):
+    return load_rows(str(folder), split, **({"validation_fraction": 0} | options))
+
+
+def test_one_sub_folder_a_class(write_pictures):
+    rows = load(write_pictures("dark_blue/b.png", "red/a.png", "red/deeper/c.png", "red/.hidden.png"))
+    assert rows.class_names == ["dark blue", "red"]
+    assert rows.keys == ["dark_blue/b.png", "red/a.png", "red/deeper/c.png"]
+    assert rows.labels.tolist() == [0, 1, 1]
+    assert rows.read_image(0).getpixel((0, 0)) == (0, 0, 255)
+    assert rows[1]["captions"] == ["a photo of a red."]
+
+
+def test_splits_number_classes_as_train_does(write_pictures):
+    folder = write_pictures("train/dog/1.png", "train/cat/2.png", "val/dog/3.png", "test/ant/4.png", "test/dog/5.png")
+    assert load(folder).class_names == load(folder, "test").class_names == ["cat", "dog", "ant"]
+    assert load(folder, "validation").labels.tolist() == [1]
+    test = load(folder, "test")
+    assert dict(zip(test.keys, test.labels, strict=True)) == {"ant/4.png": 2, "dog/5.png": 1}
+
+
+def test_folders_named_by_numbers_are_in_label_order(write_pictures):
+    rows = load(write_pictures("10/a.png", "9/b.png"), class_names=["nine", "ten"])
+    assert rows.keys == ["9/b.png", "10/a.png"]
+    assert rows.class_names == ["nine", "ten"]
+
+
+def test_class_names_must_be_one_for_each_folder(write_pictures):
+    with pytest.raises(ValueError, match="1 class names for 2 sub-folders"):
+        load(write_pictures("a/a.png", "b/b.png"), class_names=["one"])
+
+
+def test_metadata_table_gives_captions(write_pictures, tmp_path):
+    folder = write_pictures("a.png", "deep/blue.png")
+    (folder / "metadata.csv").write_text("file_name,text\ndeep/blue.png,a blue thing\n")
+    rows = load(folder, cache_dir=str(tmp_path / "cache"))
+    assert (rows.keys, rows.captions) == (["deep/blue.png"], [["a blue thing"]])
+
+
+def test_metadata_table_in_each_split_folder(write_pictures, tmp_path):
+    folder = write_pictures("train/a.png", "test/blue.png")
+    (folder / "train" / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": "red"}')
+    (folder / "test" / "metadata.jsonl").write_text('{"file_name": "blue.png", "caption": "blue"}')
+    rows = load(folder, "test", cache_dir=str(tmp_path / "cache"))
+    assert rows.captions == [["blue"]]
+    assert rows.read_image(0).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_metadata_beside_split_folders_is_refused(write_pictures):
+    folder = write_pictures("train/x/a.png", "test/x/b.png")
+    (folder / "metadata.csv").write_text("file_name,text\ntrain/x/a.png,red\n")
+    with pytest.raises(ValueError, match="metadata.csv: lies beside split folders"):
+        load(folder)
+
+
+def test_fingerprint_follows_the_pictures(write_pictures, encode):
+    folder = write_pictures("x/a.png", "y/b.png")
+    first = load(folder).fingerprint
+    assert load(folder).fingerprint == first
+    write_pictures("y/c.png")
+    assert load(folder).fingerprint != first

@@ -1,0 +1,162 @@
+"""A tiny Hub on loopback goes in; tar sets and tables that are fetched, cached and refused are checked.
+
+`huggingface_hub` reads its endpoint when it is imported, so the questions are asked in processes of their own.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import datasets
+import pytest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Serves the folders under `server.root` as data sets: information, file trees and files."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.partition("?")[0].strip("/")
+        api, _, rest = path.partition("datasets/")
+        owner, name, *words = rest.split("/")
+        folder = self.server.root / owner / name
+        files = sorted(file for file in folder.rglob("*") if file.is_file())
+        self.server.seen.append(path)
+        if not files:
+            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if api and words[:1] == ["tree"]:
+            under = folder.joinpath(*words[2:])
+            below = sorted(found for found in folder.rglob("*") if under in found.parents)
+            return self.answer(200, json.dumps([self.entry(found, folder) for found in below]).encode())
+        if api:
+            siblings = [{"rfilename": str(file.relative_to(folder))} for file in files]
+            return self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}).encode())
+        file = folder.joinpath(*words[2:])
+        if file not in files:
+            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+        data = file.read_bytes()
+        return self.answer(200, data, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
+
+    @staticmethod
+    def entry(found: Path, folder: Path) -> dict:
+        path, data = str(found.relative_to(folder)), b"" if found.is_dir() else found.read_bytes()
+        kind = "directory" if found.is_dir() else "file"
+        return {"type": kind, "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+
+    def answer(self, status: int, body: bytes, headers: dict | None = None):
+        self.send_response(status)
+        headers = {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT} | (headers or {})
+        for header, value in headers.items():
+            self.send_header(header, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+ASK = """
+import json, sys
+from modeling_clipscratch.data import load_rows
+def ask(dataset):
+    try:
+        rows = load_rows(dataset, "test")
+    except ValueError as error:
+        return {"error": str(error)}
+    said = {"count": len(rows), "colour": rows.read_image(0).getpixel((0, 0)), "captions": rows[0]["captions"]}
+    return said | {"origin": rows.origin, "fingerprint": rows.fingerprint, "class_names": rows.class_names}
+print("SAID", json.dumps({dataset: ask(dataset) for dataset in sys.argv[1:]}))
+"""
+
+
+def ask(home: Path, port: int) -> dict:
+    """What a fresh process says of three sets, whose Hub is at this port and whose cache is in `home`."""
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_OFFLINE": "0",
+        "TRANSFORMERS_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+    }
+    command = [sys.executable, "-c", ASK, "owner/tars", "owner/table", "owner/nothing"]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    line = next((line for line in process.stdout.splitlines() if line.startswith("SAID ")), None)
+    assert line, process.stderr
+    return json.loads(line.removeprefix("SAID "))
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory, write_class_set, encode):
+    """What is said while the Hub is there, which files were fetched, and what is said when it is gone."""
+    root = tmp_path_factory.mktemp("hub")
+    write_class_set(root / "owner" / "tars")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["red", "blue"])})
+    columns = {"img": [{"bytes": encode("blue"), "path": None}], "label": [1]}
+    (root / "owner" / "table" / "data").mkdir(parents=True)
+    table = datasets.Dataset.from_dict(columns, features=features)
+    table.to_parquet(str(root / "owner" / "table" / "data" / "test-00000-of-00001.parquet"))
+    home = tmp_path_factory.mktemp("home")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.root, server.seen = root, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        online = ask(home, server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+    return {"online": online, "seen": server.seen, "offline": ask(home, server.server_address[1])}
+
+
+def test_tar_set_is_read(answers):
+    said = answers["online"]["owner/tars"]
+    assert (said.get("count"), said["colour"]) == (4, [255, 0, 0]), said
+    assert said["captions"] == ["a red thing.", "all red."]
+    assert said["origin"] == f"owner/tars at revision {COMMIT}"
+
+
+def test_only_the_split_that_is_asked_for_is_fetched(answers):
+    fetched = [path for path in answers["seen"] if "resolve" in path and "owner/tars" in path]
+    assert any("/test/0.tar" in path for path in fetched)
+    assert not any("/train/" in path for path in fetched)
+
+
+def test_table_is_read(answers):
+    said = answers["online"]["owner/table"]
+    assert (said.get("count"), said["colour"], said["class_names"]) == (1, [0, 0, 255], ["red", "blue"]), said
+
+
+@pytest.mark.parametrize("dataset", ["owner/tars", "owner/table"])
+def test_what_was_fetched_is_read_again_without_the_hub(answers, dataset):
+    before, after = answers["online"][dataset], answers["offline"][dataset]
+    assert after.get("count") == before["count"], after
+    assert (after["colour"], after["captions"]) == (before["colour"], before["captions"])
+
+
+def test_fingerprint_of_a_tar_set_does_not_depend_on_the_hub_being_there(answers):
+    assert answers["online"]["owner/tars"]["fingerprint"] == answers["offline"]["owner/tars"]["fingerprint"]
+
+
+def test_unknown_set_is_said_to_be_unknown(answers):
+    sentence = answers["online"]["owner/nothing"]["error"]
+    assert sentence.startswith("owner/nothing: there is no such local folder, and the Hub (http://127.0.0.1")
+    assert "check the spelling" in sentence
+
+
+def test_hub_out_of_reach_is_said_with_the_remedy(answers):
+    sentence = answers["offline"]["owner/nothing"]["error"]
+    assert "owner/nothing: there is no such local folder, the Hub (http://127.0.0.1" in sentence
+    assert "cannot be reached" in sentence and "set HF_HOME to where it is kept" in sentence

@@ -1,0 +1,181 @@
+"""Pictures of every mode go in; the pixels that come out are known by hand."""
+
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_clipscratch.data.pictures import decode_image
+from modeling_clipscratch.data.rows import BadImageError
+
+ORIENTATION = 0x0112
+
+
+def file_of(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=format, **options)
+    return file.getvalue()
+
+
+def pixel(data: bytes, at=(0, 0)) -> tuple:
+    image = decode_image(data, name="picture")
+    assert image.mode == "RGB"
+    return image.getpixel(at)
+
+
+def palette_picture() -> Image.Image:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    return image
+
+
+def test_rgb_is_unchanged():
+    assert pixel(file_of(Image.new("RGB", (2, 2), (1, 2, 3)))) == (1, 2, 3)
+
+
+def test_grey_becomes_three_equal_channels():
+    assert pixel(file_of(Image.new("L", (2, 2), 77))) == (77, 77, 77)
+
+
+def test_one_bit_becomes_black_and_white():
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    assert pixel(file_of(image)) == (0, 0, 0)
+    assert pixel(file_of(image), (1, 0)) == (255, 255, 255)
+
+
+def test_palette_is_looked_up():
+    assert pixel(file_of(palette_picture())) == (10, 20, 30)
+    assert pixel(file_of(palette_picture()), (1, 0)) == (200, 100, 50)
+
+
+def test_transparent_palette_entry_becomes_white():
+    data = file_of(palette_picture(), transparency=0)
+    assert pixel(data) == (255, 255, 255)
+    assert pixel(data, (1, 0)) == (200, 100, 50)
+
+
+def test_transparent_colour_of_an_rgb_picture_becomes_white():
+    image = Image.new("RGB", (2, 1), (9, 9, 9))
+    image.putpixel((1, 0), (8, 9, 9))
+    data = file_of(image, transparency=(9, 9, 9))
+    assert pixel(data) == (255, 255, 255)
+    assert pixel(data, (1, 0)) == (8, 9, 9)
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(0, 255), (255, 0), (51, 204)])
+def test_alpha_is_laid_on_white(alpha, expected):
+    # 51 is a fifth of 255: a fifth of black on white is 204.
+    assert pixel(file_of(Image.new("RGBA", (2, 2), (0, 0, 0, alpha)))) == (expected,) * 3
+    assert pixel(file_of(Image.new("LA", (2, 2), (0, alpha)))) == (expected,) * 3
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    # 65535 / 257 = 255, 32896 / 257 = 128, 257 / 257 = 1, 100 / 257 rounds to 0
+    levels = np.array([[65535, 32896, 257, 100]], dtype=np.uint16)
+    image = decode_image(file_of(Image.fromarray(levels)), name="picture")
+    assert np.asarray(image)[0].tolist() == [[255] * 3, [128] * 3, [1] * 3, [0] * 3]
+    tiff = decode_image(file_of(Image.fromarray(levels), "TIFF"), name="picture")
+    assert np.array_equal(np.asarray(tiff), np.asarray(image))
+
+
+def test_mode_i_is_sixteen_bit_unless_its_values_are_larger():
+    levels = np.array([[65535, 32896, 0]], dtype=np.int32)
+    assert pixel(file_of(Image.fromarray(levels), "TIFF"), (1, 0)) == (128,) * 3
+    larger = np.array([[0x80808080, 0xFFFFFFFF]], dtype=np.uint32).view(np.int32)
+    assert pixel(file_of(Image.fromarray(larger), "TIFF")) == (128,) * 3
+    assert pixel(file_of(Image.fromarray(larger), "TIFF"), (1, 0)) == (255,) * 3
+
+
+def test_cmyk_becomes_rgb():
+    # Cyan is the lack of red; (0, 255, 255, 0) is magenta with yellow: red.
+    tiff = file_of(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF")
+    assert pixel(tiff) == (255, 0, 0)
+    jpeg = file_of(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
+    assert np.abs(np.array(pixel(jpeg)) - (255, 0, 0)).max() <= 3  # JPEG is lossy
+
+
+def test_floats_are_refused_with_the_reason():
+    with pytest.raises(BadImageError, match="heights.tif: cannot be decoded .*floats"):
+        decode_image(file_of(Image.new("F", (2, 2), 0.5), "TIFF"), name="heights.tif")
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_undone(orientation, format):
+    # An F, black on white: no turn or mirror of it looks like another.
+    upright = np.full((56, 40), 255, dtype=np.uint8)
+    upright[8:48, 8:16] = upright[8:16, 8:32] = upright[24:32, 8:24] = 0
+    # How the camera stored it: what EXIF's table says of rows and columns, in NumPy's words.
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: upright.T[::-1],
+        7: upright.T[::-1, ::-1],
+        8: upright.T[:, ::-1],
+    }[orientation]
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = file_of(Image.fromarray(np.ascontiguousarray(stored)), format, exif=exif)
+    image = decode_image(data, name="picture")
+    assert image.size == (40, 56)
+    assert np.abs(np.asarray(image)[:, :, 0].astype(int) - upright).max() < 64  # JPEG and WebP are lossy
+    assert ORIENTATION not in image.getexif()  # or the next reader would turn it again
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_does_not_spoil_good_pixels():
+    data = file_of(Image.new("RGB", (8, 8), "white"), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert pixel(data) == (255, 255, 255)
+
+
+def test_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert pixel(data) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_truncated_picture_is_named(format, share):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = file_of(Image.fromarray(pixels), format)
+    with pytest.raises(BadImageError, match="shard 3: cat.jpg: cannot be decoded"):
+        decode_image(data[: int(len(data) * share)], name="shard 3: cat.jpg")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello, this is no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_other_bytes_are_named(data):
+    with pytest.raises(BadImageError, match="cat.jpg: cannot be decoded .*; replace the picture or remove its row."):
+        decode_image(data, name="cat.jpg")
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(BadImageError, match="cat.jpg: there is no such picture"):
+        decode_image(tmp_path / "cat.jpg", name="cat.jpg")
+
+
+def test_decompression_bomb_is_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BadImageError, match="bomb.png: cannot be decoded .*decompression bomb"):
+        decode_image(file_of(Image.new("1", (20, 20))), name="bomb.png")
+
+
+def test_draft_keeps_both_sides_at_least_as_long_as_asked():
+    data = file_of(Image.new("RGB", (800, 400), "white"), "JPEG")
+    assert decode_image(data, name="picture", draft_size=100).size == (200, 100)
+    assert decode_image(data, name="picture", draft_size=101).size == (400, 200)
+    assert decode_image(data, name="picture").size == (800, 400)
+
+
+def test_decoding_is_silent(encode):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode_image(encode(), name="picture")
+        decode_image(file_of(palette_picture(), transparency=b"\0\xff"), name="picture")

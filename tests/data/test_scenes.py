@@ -1,0 +1,114 @@
+"""The built-in scenes: what the splits share and what they must not, and what the pictures show."""
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+
+from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data.scenes import COLOURS, SHAPES, Combination, combinations, draw_scene
+
+
+def objects_of(chosen):
+    return {thing for combination in chosen for thing in (combination.first, combination.second)}
+
+
+def test_no_combination_is_in_two_splits():
+    splits = combinations()
+    assert {split: len(chosen) for split, chosen in splits.items()} == {"train": 1140, "validation": 100, "test": 500}
+    assert len({combination for chosen in splits.values() for combination in chosen}) == 1740
+
+
+def test_no_two_combinations_mean_the_same():
+    # Every relation is written from one side only, so equal meaning would need equal words.
+    every = [combination for chosen in combinations().values() for combination in chosen]
+    assert {combination.relation for combination in every} == {"left", "above"}
+    assert all(combination.first != combination.second for combination in every)
+    captions = [caption for combination in every for caption in combination.captions]
+    assert len(set(captions)) == len(captions) == 5 * 1740
+
+
+def test_train_shows_every_object_on_either_side_of_every_relation():
+    train = combinations()["train"]
+    assert objects_of(train) == set(itertools.product(COLOURS, SHAPES))
+    for relation in ("left", "above"):
+        assert {c.first for c in train if c.relation == relation} == objects_of(train)
+        assert {c.second for c in train if c.relation == relation} == objects_of(train)
+
+
+def test_test_captions_fit_one_picture_each():
+    rows = load_rows("scenes", "test")
+    assert len(rows) == 500 == len({tuple(captions) for captions in rows.captions})
+
+
+def test_train_has_several_pictures_of_each_combination_with_equal_captions():
+    rows = load_rows("scenes", "train")
+    assert len(rows) == 25080 and len(set(rows.keys)) == 25080
+    assert len({tuple(captions) for captions in rows.captions}) == 1140
+    assert rows.captions[0] == rows.captions[1140]
+    assert not np.array_equal(rows.read_image(0), rows.read_image(1140))
+
+
+@pytest.mark.parametrize("copy", range(40))
+@pytest.mark.parametrize("relation", ["left", "above"])
+def test_first_object_is_where_the_caption_says(relation, copy):
+    picture = draw_scene(Combination(("red", "triangle"), relation, ("blue", "ring")), copy=copy).astype(int)
+    red = np.argwhere(picture[:, :, 0] - picture[:, :, 2] > 60)
+    blue = np.argwhere(picture[:, :, 2] - picture[:, :, 0] > 60)
+    axis = {"left": 1, "above": 0}[relation]
+    assert red[:, axis].max() < blue[:, axis].min()  # apart along the relation
+    other = 1 - axis
+    assert abs(red[:, other].mean() - blue[:, other].mean()) < 4.5  # level across it
+    for found in (red, blue):
+        assert found.min() >= 0 and np.ptp(found, axis=0).min() >= 6  # whole, and large enough to tell its shape
+
+
+def test_nothing_is_cut_off_at_the_edge():
+    for copy in range(200):
+        for relation in ("left", "above"):
+            picture = draw_scene(Combination(("white", "square"), relation, ("white", "cross")), copy=copy)
+            edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+            assert edge.max() < 180, (copy, relation)  # a white shape may touch the edge's pixels, never cross them
+
+
+def test_shapes_differ_in_area_or_outline():
+    centre = {shape: draw_scene(Combination(("white", shape), "left", ("red", "circle")), copy=0) for shape in SHAPES}
+    for one, two in itertools.combinations(SHAPES, 2):
+        assert (np.abs(centre[one].astype(int) - centre[two]).max(axis=2) > 100).sum() >= 8, (one, two)
+
+
+def test_colours_are_apart_for_red_green_blind_people_too():
+    # Linear RGB as a deuteranope and a protanope see it: Viénot, Brettel and Mollon 1999.
+    views = {
+        "full": np.eye(3),
+        "deuteranope": np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]]),
+        "protanope": np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]]),
+    }
+    for view, matrix in views.items():
+        labs = {name: lab(matrix @ linear(colour)) for name, colour in COLOURS.items()}
+        for one, two in itertools.combinations(labs, 2):
+            # 2.3 is a just noticeable difference; ten of them are told apart at a glance.
+            assert np.linalg.norm(labs[one] - labs[two]) > 23, (view, one, two)
+
+
+def linear(colour) -> np.ndarray:
+    value = np.array(colour) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb) -> np.ndarray:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(rgb, 0, 1) / (0.9505, 1, 1.089)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_a_picture_depends_on_nothing_but_its_key():
+    rows = load_rows("scenes", "train")
+    again = pickle.loads(pickle.dumps(load_rows("scenes", "train", seed=7)))
+    later = rows.read_image(777)
+    rows.read_image(3)
+    assert np.array_equal(rows.read_image(777), later)
+    assert np.array_equal(again.read_image(777), later)
+    assert later.shape == (32, 32, 3) and later.dtype == np.uint8

@@ -1,0 +1,87 @@
+"""Nothing goes in; a tiny ClipScratch model with its processor, and rows of both kinds, come out."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    DistilBertConfig,
+    PreTrainedTokenizerFast,
+    VisionTextDualEncoderProcessor,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
+
+from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
+from modeling_clipscratch.data.rows import BadImageError, Rows
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "something", "bright", *COLOURS]
+
+
+@pytest.fixture(scope="session")
+def processor():
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+    return VisionTextDualEncoderProcessor(ViTImageProcessorPil(size={"height": 8, "width": 8}), fast)
+
+
+@pytest.fixture(scope="session")
+def model():
+    torch.manual_seed(0)
+    text = DistilBertConfig(
+        vocab_size=len(WORDS), dim=16, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=12
+    )
+    vision = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4
+    )
+    return ClipScratchModel(ClipScratchConfig(text, vision, projection_dim=8)).eval()
+
+
+@pytest.fixture(scope="session")
+def make_rows():
+    """Count, and labels or captions -> rows of noisy red, green and blue pictures in turn; some of them broken."""
+    return rows_of
+
+
+@pytest.fixture
+def class_rows():
+    return rows_of(12, labels=np.arange(12) % 3)
+
+
+@pytest.fixture
+def caption_rows():
+    names = list(COLOURS)
+    captions = [[f"a picture of something {names[i % 3]}"] + ["bright " * i + names[i % 3]] * (i % 2) for i in range(8)]
+    return rows_of(8, captions=captions)
+
+
+def rows_of(count, *, labels=None, captions=None, broken=()):
+    kind = "caption" if labels is None else "class"
+    return Rows(
+        name="colours",
+        split="test",
+        kind=kind,
+        keys=[f"colours-{i}" for i in range(count)],
+        read_image=partial(_picture, frozenset(broken)),
+        captions=captions,
+        labels=labels,
+        class_names=None if labels is None else list(COLOURS),
+        templates=None if labels is None else ["a picture of something {}", "bright {}"],
+        origin="a test",
+        fingerprint="0",
+    )
+
+
+def _picture(broken, index):
+    if index in broken:
+        raise BadImageError(f"colours-{index}: cannot be decoded.")
+    noise = np.random.default_rng(index).integers(0, 30, (8, 8, 3))
+    return (noise + np.array(list(COLOURS.values())[index % 3])).clip(0, 255).astype(np.uint8)

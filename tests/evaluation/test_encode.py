@@ -1,0 +1,147 @@
+"""A tiny model with pictures and texts goes in; the claims of `evaluation.encode` and `evaluate_rows` are checked."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.rows import BadImageError
+from modeling_clipscratch.evaluation.encode import encode_images, encode_pixels, encode_texts, reading
+from modeling_clipscratch.evaluation.evaluate_rows import evaluate_pixels, evaluate_rows
+
+# Batches of other sizes add up in another order; unit embeddings, so a few float32 roundings.
+CLOSE = {"atol": 2e-6, "rtol": 0}
+
+
+def pixels_of(rows):
+    return np.stack([rows.read_image(index) for index in range(len(rows))])
+
+
+def test_picture_embeddings_are_the_model_s_own_in_any_batch_size(model, processor, class_rows):
+    preprocess = Preprocess(processor.image_processor)
+    inputs = processor.image_processor(list(pixels_of(class_rows)), return_tensors="pt")
+    with torch.no_grad():
+        features = model.get_image_features(**inputs).pooler_output
+    expected = features / features.norm(dim=-1, keepdim=True)
+    for batch_size in (1, 5, 256):
+        found = encode_images(model, preprocess, class_rows, batch_size=batch_size)
+        assert torch.allclose(found.embeds, expected, **CLOSE)
+        assert found.kept.tolist() == list(range(12))
+    assert found.embeds.dtype == torch.float32
+
+
+def test_text_embeddings_come_in_the_order_given_whatever_the_lengths(model, processor):
+    texts = ["red", "a picture of something blue", "bright red", "a bright bright bright picture", "red", "green"]
+    with torch.no_grad():
+        alone = [model.get_text_features(**processor.tokenizer([t], return_tensors="pt")).pooler_output for t in texts]
+    expected = torch.nn.functional.normalize(torch.cat(alone), dim=-1)
+    for batch_size in (1, 2, 256):
+        found = encode_texts(model, processor.tokenizer, texts, batch_size=batch_size)
+        assert torch.allclose(found, expected, **CLOSE)
+        assert torch.equal(found[0], found[4])
+
+
+def test_each_different_text_is_encoded_once(model, processor, monkeypatch):
+    seen = []
+    features = model.get_text_features
+    monkeypatch.setattr(
+        model, "get_text_features", lambda **inputs: (seen.append(len(inputs["input_ids"])), features(**inputs))[1]
+    )
+    encode_texts(model, processor.tokenizer, ["red", "blue"] * 50)
+    assert seen == [2]
+
+
+def test_long_texts_are_cut_to_what_the_tower_reads_and_counted_in_one_warning(model, processor, caplog):
+    long = "bright " * 30 + "red"
+    with caplog.at_level(logging.WARNING):
+        found = encode_texts(model, processor.tokenizer, ["red", long, long, long + " blue"], batch_size=1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 of 3 texts are longer than the 12 tokens that the text tower reads; their ends are cut off."
+    ]
+    assert torch.allclose(found[1], found[3], **CLOSE)  # they differ only in what is cut off
+
+
+def test_the_former_mode_of_every_module_is_restored_also_after_an_error(model):
+    model.train()
+    before = {name: module.training for name, module in model.named_modules()}
+    assert len(set(before.values())) == 2  # the text tower is frozen in eval()
+    with pytest.raises(RuntimeError), reading(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError
+    assert {name: module.training for name, module in model.named_modules()} == before
+    model.eval()
+
+
+def test_embeddings_can_be_used_where_gradients_are_wanted(model, processor, class_rows):
+    images = encode_pixels(model, pixels_of(class_rows), [0.5] * 3, [0.5] * 3)
+    texts = encode_texts(model, processor.tokenizer, ["red"])
+    weight = torch.ones(8, requires_grad=True)
+    ((images * weight).sum() + (texts * weight).sum()).backward()
+    assert weight.grad is not None
+
+
+def test_a_half_precision_vision_tower_gives_float32_embeddings(model, class_rows):
+    half = type(model)(model.config)
+    half.load_state_dict(model.state_dict())
+    half.vision_model.to(torch.bfloat16)
+    found = encode_pixels(half, pixels_of(class_rows), [0.5] * 3, [0.5] * 3)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.norm(dim=-1), torch.ones(12), atol=1e-6)
+
+
+def test_a_broken_picture_stops_the_run_or_is_left_out_with_one_warning(model, processor, make_rows, caplog):
+    rows = make_rows(12, labels=np.arange(12) % 3, broken={4, 9})
+    with pytest.raises(BadImageError, match="colours-4"):
+        evaluate_rows(model, processor, rows)
+    with caplog.at_level(logging.WARNING):
+        result = evaluate_rows(model, processor, rows, on_bad_image="skip", batch_size=5)
+    assert result.skipped == 2 and len(result.rows) == 10 and "colours-4" not in result.rows.keys
+    assert result.confusion.sum() == 10
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("colours: left out 2 of 12 pictures: colours-4: cannot be decoded.; colours-9")
+
+
+def test_no_readable_picture_at_all_is_an_error(model, processor, make_rows):
+    rows = make_rows(3, labels=np.arange(3), broken={0, 1, 2})
+    with pytest.raises(ValueError, match="none of 3 pictures can be read"):
+        evaluate_rows(model, processor, rows, on_bad_image="skip")
+
+
+@pytest.mark.parametrize("kind", ["class_rows", "caption_rows"])
+def test_prepared_pixels_and_rows_give_the_same_result(model, processor, kind, request):
+    rows = request.getfixturevalue(kind)
+    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
+    from_pixels = evaluate_pixels(model, processor.tokenizer, pixels_of(rows), mean, std, rows, 5)
+    assert from_pixels.metrics == pytest.approx(evaluate_rows(model, processor, rows, batch_size=5).metrics)
+
+
+def test_class_data_is_measured_through_all_its_templates(model, processor, class_rows):
+    result = evaluate_rows(model, processor, class_rows)
+    tokens = processor.tokenizer(
+        [t.replace("{}", name) for name in class_rows.class_names for t in class_rows.templates],
+        padding=True,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        texts = torch.nn.functional.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
+        inputs = processor.image_processor(list(pixels_of(class_rows)), return_tensors="pt")
+        images = torch.nn.functional.normalize(model.get_image_features(**inputs).pooler_output, dim=-1)
+    classes = torch.nn.functional.normalize(texts.view(3, 2, -1).mean(1), dim=-1)
+    best = (images @ classes.T).argmax(1).numpy()
+    assert np.array_equal(result.predicted, best)
+    assert result.metrics["top1"] == np.mean(best == class_rows.labels)
+    assert result.metrics["top1"] == result.confusion.trace() / 12
+    assert set(result.per_class_recall) == {"red", "green", "blue"}
+
+
+def test_caption_data_keeps_searches_whose_best_pictures_are_the_nearest(model, processor, caption_rows):
+    result = evaluate_rows(model, processor, caption_rows)
+    assert result.confusion is None and result.per_class_recall is None
+    assert [search.row for search in result.searches] == [0, 1, 3, 4, 6, 7]
+    images = encode_images(model, Preprocess(processor.image_processor), caption_rows).embeds
+    for search in result.searches:
+        assert search.caption == caption_rows.captions[search.row][0]
+        text = encode_texts(model, processor.tokenizer, [search.caption])[0]
+        assert search.best == (images @ text).argsort(descending=True)[:5].tolist()

@@ -1,0 +1,153 @@
+"""Metrics, logs and results go in; the claims about tables, pictures and the report's folder are checked."""
+
+import json
+import os
+import stat
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from modeling_clipscratch.evaluation import plots
+from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.examples import plot_examples
+from modeling_clipscratch.evaluation.report import write_report
+from modeling_clipscratch.evaluation.tables import markdown_table, text_table, write_metrics, write_whole
+
+METRICS = {"digits": {"top1": 0.98251}, "owner/birds": {"top1": 0.5, "text_to_image_median_rank": 3.0}}
+
+
+def test_columns_of_the_text_table_are_aligned():
+    assert text_table(METRICS).splitlines() == [
+        "                           digits  owner/birds",
+        "top1                       98.3 %       50.0 %",
+        "text_to_image_median_rank       -          3.0",
+    ]
+
+
+def test_an_interval_is_shown_with_both_its_ends():
+    table = markdown_table({"a|b": {"top1_ci95": [0.25, 0.5]}})
+    assert table.splitlines()[0] == "| metric | a\\|b |"
+    assert table.splitlines()[2] == "| `top1_ci95` | 25.0 % to 50.0 % |"
+
+
+def test_metrics_file_holds_fractions_and_never_nan(tmp_path):
+    write_metrics(tmp_path / "metrics.json", METRICS)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == METRICS
+    with pytest.raises(ValueError):
+        write_metrics(tmp_path / "metrics.json", {"digits": {"top1": float("nan")}})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == METRICS
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
+    def fail(path):
+        path.write_text("half")
+        raise RuntimeError
+
+    (tmp_path / "old.txt").write_text("whole")
+    with pytest.raises(RuntimeError):
+        write_whole(tmp_path / "old.txt", fail)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.txt"]
+    assert (tmp_path / "old.txt").read_text() == "whole"
+
+
+def test_written_files_can_be_read_by_those_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_metrics(tmp_path / "metrics.json", METRICS)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "metrics.json").stat().st_mode) == 0o644
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Figures as they were saved."""
+    saved, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (saved.append(self), save(self, *a, **k))[1])
+    return saved
+
+
+def titles(figure):
+    return [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def test_curves_have_a_panel_for_what_is_logged_and_none_for_what_is_not(tmp_path, figures):
+    log = [
+        {"loss": 2.0, "learning_rate": 1e-3, "grad_norm": 1.0, "pictures_seen": 640, "step": 10},
+        {"eval_top1": 0.5, "eval_runtime": 1.0, "step": 10},
+        {"loss": 1.0, "learning_rate": 5e-4, "pictures_seen": 1280, "step": 20},
+        {"train_runtime": 3.0, "train_loss": 1.5, "step": 20},
+    ]
+    plots.plot_curves(log, tmp_path / "curves.png")
+    assert titles(figures[0]) == ["loss", "zero-shot accuracy", "learning rate"]
+    loss, accuracy, _ = figures[0].axes
+    assert loss.lines[0].get_xydata().tolist() == [[10, 2.0], [20, 1.0]]
+    assert accuracy.lines[0].get_xydata().tolist() == [[10, 50.0]]
+    assert loss.get_xlabel() == "step (of 64 pictures)"
+    assert Image.open(tmp_path / "curves.png").format == "PNG"
+
+
+def test_curves_of_a_resumed_run_take_the_later_of_two_entries(tmp_path, figures):
+    log = [
+        {"loss": 3.0, "step": 1},
+        {"loss": 2.0, "step": 2},
+        {"loss": 1.5, "step": 2},
+        {"loss": float("nan"), "step": 3},
+    ]
+    plots.plot_curves(log, tmp_path / "curves.png")
+    assert figures[0].axes[0].lines[0].get_xydata().tolist() == [[1, 3.0], [2, 1.5]]
+
+
+def test_recalls_and_the_temperature_have_panels_of_their_own(tmp_path, figures):
+    ways = [f"eval_{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
+    log = [{"step": 1, **dict.fromkeys(ways, 0.25), "temperature": 0.07, "image_to_text_accuracy": 0.5}]
+    plots.plot_curves(log, tmp_path / "curves.png")
+    names = ["image to text recall", "text to image recall", "in-batch accuracy", "temperature"]
+    assert titles(figures[0]) == names
+    assert [line.get_label() for line in figures[0].axes[0].lines] == ["@1", "@5", "@10"]
+
+
+def test_an_empty_log_draws_no_empty_picture(tmp_path):
+    with pytest.raises(ValueError, match="no numbers to draw"):
+        plots.plot_curves([{"train_runtime": 1.0, "step": 1}], tmp_path / "curves.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("classes", [2, 30, 60])
+def test_nothing_of_a_confusion_plot_is_cut_off(tmp_path, figures, classes):
+    confusion = np.eye(classes, dtype=int) * 1234
+    confusion[1] = 0  # a class without pictures
+    plots.plot_confusion(
+        confusion, [f"class_{i} costs $5 or $6, a long name" for i in range(classes)], tmp_path / "c.png"
+    )
+    axes = figures[0].axes[0]
+    names = [*axes.get_xticklabels(), *axes.get_yticklabels()] if classes <= plots.MOST_TICKS else []
+    for part in (axes.xaxis.label, axes.yaxis.label, axes.title, *names):
+        box, whole = part.get_window_extent(), figures[0].bbox
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+
+
+@pytest.mark.parametrize("kind", ["class_rows", "caption_rows"])
+def test_a_report_has_the_files_it_says_it_wrote_and_no_others(model, processor, kind, request, tmp_path):
+    result = evaluate_rows(model, processor, request.getfixturevalue(kind))
+    written = write_report(tmp_path, {"owner/colours": result})
+    assert sorted(written) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    folder = tmp_path / "owner-colours"
+    assert (folder / "examples.png").is_file()
+    assert (folder / "confusion.png").exists() == (kind == "class_rows")
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"owner/colours": result.metrics}
+
+
+def test_small_pictures_are_enlarged_without_smoothing_and_wrong_ones_come_first(
+    model, processor, class_rows, tmp_path, figures
+):
+    result = evaluate_rows(model, processor, class_rows)
+    plot_examples(result, tmp_path / "examples.png")
+    marks = [axes.get_title()[0] for axes in figures[0].axes]
+    wrong = int((result.predicted != class_rows.labels).sum())
+    assert marks == ["✗"] * wrong + ["✓"] * (12 - wrong)
+    shown = figures[0].axes[0].images[0].get_array()
+    assert shown.shape == (224, 224, 3)
+    assert len(np.unique(np.asarray(shown).reshape(-1, 3), axis=0)) <= 64  # the 8 x 8 pixels and no mixtures

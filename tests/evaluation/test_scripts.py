@@ -1,0 +1,164 @@
+"""Command lines go in; what `run_eval.py` and `run_inference.py` print, write and refuse is checked."""
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import BertConfig, CLIPConfig, CLIPModel
+
+from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.loading import find_device, load_model
+from modeling_clipscratch.evaluation.rank_labels import rank_labels
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def saved(model, processor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = [str(tmp_path / f"{name}.png") for name in ("one", "two")]
+    for seed, path in enumerate(paths):
+        pixels = np.random.default_rng(seed).integers(0, 256, (11, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    import run_eval
+    import run_inference
+
+    return run_eval, run_inference
+
+
+def test_probabilities_are_those_of_the_model_s_own_logits(model, processor, pictures):
+    labels = ["red", "green", "blue"]
+    images = [Image.open(path) for path in pictures]
+    ranked = rank_labels(model, processor, images, labels, template="bright {}")
+    inputs = processor(text=[f"bright {x}" for x in labels], images=images, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        expected = model(**inputs).logits_per_image.softmax(-1)
+    for found, row in zip(ranked, expected, strict=True):
+        assert {x["label"]: x["score"] for x in found} == pytest.approx(
+            dict(zip(labels, row.tolist(), strict=True)), abs=1e-5
+        )
+        assert found == sorted(found, key=lambda x: -x["score"])
+
+
+def test_inference_prints_json_that_sums_to_one(scripts, saved, pictures, capsys):
+    scripts[1].main(["--model", saved, "--images", *pictures, "--labels", "red", "blue", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["image"] for entry in found] == pictures
+    assert all(math.isclose(sum(x["score"] for x in entry["labels"]), 1, abs_tol=1e-6) for entry in found)
+
+
+def test_inference_prints_a_bar_for_each_label(scripts, saved, pictures, capsys):
+    scripts[1].main(["--model", saved, "--images", pictures[0], "--labels", "red", "blue"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == pictures[0] and len(lines) == 3 and all(" %  " in line or "0.0 %" in line for line in lines[1:])
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"labels": ["red"]}, "two labels or more"),
+        ({"labels": ["red", "blue", "red"]}, "label 'red' is given twice"),
+        ({"template": ["a photo"]}, "has no {}"),
+        ({"images": ["nowhere.png"]}, "nowhere.png: there is no such picture"),
+        ({"images": [__file__]}, "cannot be decoded"),
+        ({"model": ["no/such/model/here"]}, "no/such/model/here is neither a folder"),
+        ({"device": ["abacus"]}, "device=abacus cannot be used here"),
+    ],
+)
+def test_inference_refuses_in_a_sentence(scripts, saved, pictures, changed, sentence):
+    options = {"model": [saved], "images": pictures, "labels": ["red", "blue"], **changed}
+    arguments = [word for name, words in options.items() for word in (f"--{name}", *words)]
+    with pytest.raises(ValueError) as error:
+        scripts[1].main(arguments)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_evaluation_prints_a_table_and_writes_a_report(scripts, saved, tmp_path, capsys):
+    report = tmp_path / "report"
+    scripts[0].main(["--model", saved, "--dataset", "digits", "--split", "validation", "--output_dir", str(report)])
+    table = capsys.readouterr().out
+    metrics = json.loads((report / "metrics.json").read_text())["digits"]
+    assert f"{100 * metrics['top1']:.1f} %" in table
+    assert (report / "digits" / "confusion.png").is_file() and (report / "table.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"dataset": ["digits", "digits"]}, "digits is named twice"),
+        ({"batch_size": ["0"]}, "batch_size=0"),
+        ({"split": ["nosuch"]}, "nosuch"),
+    ],
+)
+def test_evaluation_refuses_before_it_loads_the_model(scripts, changed, sentence):
+    options = {"model": ["nowhere"], "dataset": ["digits"], **changed}
+    arguments = [word for name, words in options.items() for word in (f"--{name}", *words)]
+    with pytest.raises(ValueError, match=sentence):
+        scripts[0].main(arguments)
+
+
+def test_a_folder_that_cannot_be_made_is_known_before_anything_is_measured(scripts, saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = ["--model", saved, "--dataset", "digits", "--output_dir", str(tmp_path / "file" / "report")]
+    with pytest.raises(ValueError, match="cannot be made"):
+        scripts[0].main(arguments)
+
+
+def test_a_saved_model_loads_in_eval_mode_with_its_processor(saved, model):
+    loaded, processor = load_model(saved, "cpu")
+    assert not loaded.training and type(loaded) is type(model)
+    assert processor.tokenizer.model_max_length == 64
+    assert find_device("cpu") == torch.device("cpu")
+
+
+def test_a_clip_of_transformers_is_measured_as_ours_is(tmp_path, processor, class_rows):
+    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {**tower, "vocab_size": 20, "max_position_embeddings": 16, "eos_token_id": 3}
+    vision = {**tower, "image_size": 8, "patch_size": 4}
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+    CLIPModel(config).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, its_processor = load_model(tmp_path, "cpu")
+    metrics = evaluate_rows(loaded, its_processor, class_rows).metrics
+    assert set(metrics) == {"top1", "mean_per_class_recall", "expected_calibration_error"}
+
+
+def test_a_folder_without_a_model_points_to_the_model_inside_it(tmp_path):
+    with pytest.raises(ValueError, match="has no config.json"):
+        load_model(tmp_path)
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="did you mean .*checkpoint-5"):
+        load_model(tmp_path)
+
+
+def test_a_model_without_picture_features_is_refused_by_its_type(tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="type 'bert', which gives no picture and text features"):
+        load_model(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused_in_one_line(tmp_path, model):
+    model.config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="cannot be loaded whole") as error:
+        load_model(tmp_path)
+    assert "\n" not in str(error.value)
