@@ -55,5 +55,9 @@ def main(arguments: list[str]) -> None:
             print(f"wrote {path}")
 
 
-if __name__ == "__main__":
+def program() -> None:
     run_command(main)
+
+
+if __name__ == "__main__":
+    program()

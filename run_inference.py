@@ -40,5 +40,9 @@ def main(arguments: list[str]) -> None:
         print(f"{path}\n{bars(labels)}")
 
 
-if __name__ == "__main__":
+def program() -> None:
     run_command(main)
+
+
+if __name__ == "__main__":
+    program()

@@ -14,5 +14,9 @@ def main(arguments: list[str]) -> None:
         print(f"model, metrics and curves: {args.output_dir}")
 
 
-if __name__ == "__main__":
+def program() -> None:
     run_command(main)
+
+
+if __name__ == "__main__":
+    program()

@@ -4,8 +4,9 @@ Class data is measured by zero-shot classification through all templates of the 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from ..data.pixels import Preprocess
 from ..data.rows import Rows, class_prompts
-from .encode import encode_images, encode_pixels, encode_texts
+from .encode import encode_images, encode_texts
 from .retrieval import retrieval_metrics
 from .zero_shot import (
     class_embeddings,
@@ -99,29 +100,33 @@ def evaluate_rows(
     )
     skipped = len(rows) - len(images.kept)
     kept = rows.select(images.kept) if skipped else rows
-    return evaluate_embeddings(model, processor.tokenizer, images.embeds, kept, batch_size=batch_size, skipped=skipped)
-
-
-def evaluate_pixels(model, tokenizer, pixels, mean, std, rows: Rows, batch_size: int = 256) -> Result:
-    """The same from pictures that are prepared already, as a trainer holds them between evaluations.
-
-    Args:
-        pixels: (N, H, W, 3) uint8, one for each row, in the rows' order.
-        mean: (3,) of the image processor.
-        std: (3,) of the image processor.
-    """
-    assert len(pixels) == len(rows), f"{len(pixels)} pictures for {len(rows)} rows"
-    image_embeds = encode_pixels(model, pixels, mean, std, batch_size)
-    return evaluate_embeddings(model, tokenizer, image_embeds, rows, batch_size=batch_size)
+    encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
+    return evaluate_embeddings(encode, images.embeds, kept, logit_scale=log_scale(model), skipped=skipped)
 
 
 def evaluate_embeddings(
-    model, tokenizer, image_embeds: torch.Tensor, rows: Rows, *, batch_size: int = 256, skipped: int = 0
+    encode: Callable[[list[str]], torch.Tensor],
+    image_embeds: torch.Tensor,
+    rows: Rows,
+    *,
+    logit_scale: float,
+    skipped: int = 0,
 ) -> Result:
-    """The same from picture embeddings (N, P) of unit length; prompts or captions are encoded here."""
+    """The same from picture embeddings, for whoever has them already (a trainer between two epochs).
+
+    Args:
+        encode: M texts -> (M, P) unit embeddings; gets the rows' prompts or captions.
+        image_embeds: (N, P) of unit length, in the rows' order.
+        logit_scale: natural log of the inverse temperature.
+        skipped: broken pictures that were left out, for the report.
+    """
     assert len(image_embeds) == len(rows), f"{len(image_embeds)} embeddings for {len(rows)} rows"
-    measure = _zero_shot if rows.kind == "class" else _retrieval
-    return Result(rows=rows, skipped=skipped, **measure(model, tokenizer, image_embeds, rows, batch_size))
+    measured = (
+        _zero_shot(encode, image_embeds, rows, logit_scale)
+        if rows.kind == "class"
+        else _retrieval(encode, image_embeds, rows)
+    )
+    return Result(rows=rows, skipped=skipped, **measured)
 
 
 def log_scale(model) -> float:
@@ -131,17 +136,15 @@ def log_scale(model) -> float:
     return min(float(model.logit_scale.detach()), limit)
 
 
-def encode_classes(model, tokenizer, class_names, templates, *, batch_size: int = 256) -> torch.Tensor:
-    """(C, P) unit embeddings of classes, each the mean over its templates."""
+def encode_classes(encode, class_names, templates) -> torch.Tensor:
+    """(C, P) unit embeddings of classes, each the mean over its templates; `encode` as in `evaluate_embeddings`."""
     prompts = [prompt for name in class_names for prompt in class_prompts(name, templates)]
-    embeds = encode_texts(model, tokenizer, prompts, batch_size=batch_size)
-    return class_embeddings(embeds.view(len(class_names), len(templates), -1))
+    return class_embeddings(encode(prompts).view(len(class_names), len(templates), -1))
 
 
-def _zero_shot(model, tokenizer, image_embeds, rows, batch_size):
-    class_embeds = encode_classes(model, tokenizer, rows.class_names, rows.templates, batch_size=batch_size)
+def _zero_shot(encode, image_embeds, rows, scale):
+    class_embeds = encode_classes(encode, rows.class_names, rows.templates)
     labels = torch.as_tensor(rows.labels)
-    scale = log_scale(model)
     scores = cosines(image_embeds, class_embeds)
     predicted = predictions(scores, labels)
     probabilities = (math.exp(scale) * scores).softmax(-1)
@@ -153,10 +156,10 @@ def _zero_shot(model, tokenizer, image_embeds, rows, batch_size):
     }
 
 
-def _retrieval(model, tokenizer, image_embeds, rows, batch_size):
+def _retrieval(encode, image_embeds, rows):
     captions = [caption for texts in rows.captions for caption in texts]
     caption_to_image = torch.tensor([row for row, texts in enumerate(rows.captions) for _ in texts])
-    text_embeds = encode_texts(model, tokenizer, captions, batch_size=batch_size)
+    text_embeds = encode(captions)
     chosen_rows = np.linspace(0, len(rows) - 1, min(SEARCHES, len(rows))).round().astype(int)
     # The first caption of each chosen row; all its captions stand together.
     chosen = torch.searchsorted(caption_to_image, torch.as_tensor(chosen_rows)).tolist()

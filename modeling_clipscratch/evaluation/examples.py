@@ -19,7 +19,7 @@ def plot_examples(result: Result, path: str | Path) -> None:
     of them than their share, since one learns from them.
 
     Args:
-        result: of `evaluate_rows` or `evaluate_pixels`.
+        result: of `evaluate_rows`.
         path: the PNG.
     """
     (_class_sheet if result.rows.kind == "class" else _search_sheet)(result, path)

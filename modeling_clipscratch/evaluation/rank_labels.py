@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
 
 from ..data.pixels import Preprocess
-from .encode import encode_pixels
+from .encode import encode_pixels, encode_texts
 from .evaluate_rows import encode_classes, log_scale
 from .zero_shot import cosines
 
@@ -47,7 +48,7 @@ def rank_labels(
     preprocess = Preprocess(processor.image_processor)
     pixels = np.stack([preprocess(image) for image in images])
     image_embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size)
-    label_embeds = encode_classes(model, processor.tokenizer, labels, [template])
+    label_embeds = encode_classes(partial(encode_texts, model, processor.tokenizer), labels, [template])
     probabilities = (math.exp(log_scale(model)) * cosines(image_embeds, label_embeds)).softmax(-1)
     ranked = []
     for scores in probabilities:

@@ -7,6 +7,7 @@ from transformers import AutoConfig, PretrainedConfig
 POOLINGS = ("cls", "mean", "cls+mean", "tower")
 STATE_NORMS = ("none", "l2")
 PROJECTIONS = ("linear", "mlp")
+MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 LOSSES = ("softmax", "sigmoid", "diagonal")
 
 
@@ -62,7 +63,7 @@ class ClipScratchConfig(PretrainedConfig):
         freeze_vision=False,
         loss="softmax",
         logit_scale_init_value=2.6592,
-        logit_scale_max=math.log(100),
+        logit_scale_max=MAX_LOGIT_SCALE,
         logit_bias_init_value=-10.0,
         initializer_range=None,
         **kwargs,

@@ -190,7 +190,7 @@ class ClipScratchModel(PreTrainedModel):
 
     @torch.no_grad()
     def clamp_logit_scale_(self):
-        """Brings the parameter itself back below its limit (after an optimizer step), so that it can come down again."""
+        """Brings the parameter itself back to its limit, after an optimizer step, so that it can come down again."""
         self.logit_scale.clamp_(max=self.config.logit_scale_max)
 
     def logits(self, image_embeds, text_embeds):

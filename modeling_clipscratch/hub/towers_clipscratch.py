@@ -1,4 +1,4 @@
-"""A Hub id, a folder, a config or a module goes in; a tower, what was loaded into it, and its pooled states come out."""
+"""A Hub id, a folder, a config or a module goes in; a tower with an account of its weights comes out. And pooling."""
 
 import inspect
 import logging
@@ -41,8 +41,9 @@ def load_tower(source, side, pooling):
         )
     except OSError as error:
         raise ValueError(
-            f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and safetensors here "
-            f"nor an id that the Hub or its cache could give ({_first_sentence(error)}); give a folder, mend the id, or connect."
+            f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and "
+            f"safetensors here nor an id that the Hub or its cache could give ({_first_sentence(error)}); give a "
+            "folder, mend the id, or connect."
         ) from error
     missing = set(info["missing_keys"])
     loaded = [name for name, _ in tower.named_parameters() if name not in missing]

@@ -43,7 +43,8 @@ class ClipScratchTrainer(Trainer):
         if args.gradient_accumulation_steps > 1:
             raise ValueError(
                 f"gradient_accumulation_steps={args.gradient_accumulation_steps} adds no negatives to a contrastive "
-                f"batch: it would average smaller losses; set per_device_train_batch_size to the batch you want (now {batch})."
+                "batch: it would average smaller losses; set per_device_train_batch_size to the batch you want "
+                f"(now {batch} over all processes)."
             )
         if len(train_dataset) < batch:
             raise ValueError(
@@ -163,7 +164,8 @@ class ClipScratchTrainer(Trainer):
                 images = torch.empty(len(pairs), images.shape[1])
                 for share, part in zip(shares, gathered, strict=True):
                     images[list(share)] = part[: len(share)]
-            return evaluate_embeddings(model, self.processing_class.tokenizer, images, pairs.rows)
+            encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
+            return evaluate_embeddings(encode, images, pairs.rows, logit_scale=float(model.clamped_logit_scale()))
 
     # Checkpoints
 

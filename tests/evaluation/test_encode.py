@@ -9,7 +9,7 @@ import torch
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.rows import BadImageError
 from modeling_clipscratch.evaluation.encode import encode_images, encode_pixels, encode_texts, reading
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_pixels, evaluate_rows
+from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
 
 # Batches of other sizes add up in another order; unit embeddings, so a few float32 roundings.
 CLOSE = {"atol": 2e-6, "rtol": 0}
@@ -107,14 +107,6 @@ def test_no_readable_picture_at_all_is_an_error(model, processor, make_rows):
     rows = make_rows(3, labels=np.arange(3), broken={0, 1, 2})
     with pytest.raises(ValueError, match="none of 3 pictures can be read"):
         evaluate_rows(model, processor, rows, on_bad_image="skip")
-
-
-@pytest.mark.parametrize("kind", ["class_rows", "caption_rows"])
-def test_prepared_pixels_and_rows_give_the_same_result(model, processor, kind, request):
-    rows = request.getfixturevalue(kind)
-    mean, std = processor.image_processor.image_mean, processor.image_processor.image_std
-    from_pixels = evaluate_pixels(model, processor.tokenizer, pixels_of(rows), mean, std, rows, 5)
-    assert from_pixels.metrics == pytest.approx(evaluate_rows(model, processor, rows, batch_size=5).metrics)
 
 
 def test_class_data_is_measured_through_all_its_templates(model, processor, class_rows):

@@ -1,0 +1,31 @@
+# make train and make test do everything from a fresh clone on; make help lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+RUN ?= runs/digits
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1|/' | column -t -s '|'
+
+$(VENV)/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+train: $(VENV)/installed  ## set up, train the embedded default (handwritten digits), show its numbers and pictures
+	$(BIN)/python run_train.py configuration/digits.yaml --output_dir $(RUN) --overwrite_output_dir
+	$(BIN)/python run_eval.py --model $(RUN) --dataset digits --output_dir $(RUN)/report
+	@echo "Look at: $(RUN)/curves.png and $$(ls $(RUN)/report/*.png $(RUN)/report/*/*.png 2>/dev/null | tr '\n' ' ')"
+
+test: lint  ## set up, lint, run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed  ## set up, lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:  ## delete the environment and caches; runs/ stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

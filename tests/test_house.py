@@ -1,0 +1,79 @@
+"""The tree goes in; whether it is still the house of the README comes out: arrows between rooms, file sizes, what travels."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "modeling_clipscratch"
+MAY_USE = {  # room -> rooms of ours that it may import
+    "hub": set(),
+    "data": set(),
+    "evaluation": {"hub", "data"},
+    "training": {"hub", "data", "evaluation"},
+}
+LONGEST = 250  # lines
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+
+
+def rooms_used(path):
+    """Rooms of ours that a file imports, at any depth of its code."""
+    here = path.relative_to(ROOT).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            targets = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(here[: len(here) - node.level + 1]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            targets = [base + [alias.name] for alias in node.names]
+        else:
+            continue
+        for target in targets:
+            if target[0] == PACKAGE.name and len(target) > 1 and target[1] in MAY_USE:
+                yield target[1]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    if room in MAY_USE:
+        assert set(rooms_used(path)) - {room} <= MAY_USE[room]
+
+
+def test_the_arrows_test_sees_imports(tmp_path):
+    """Else the test above could not fail."""
+    inside = PACKAGE / "data" / "nowhere.py"
+
+    class Source:
+        def relative_to(self, root):
+            return inside.relative_to(root)
+
+        def read_text(self):
+            return "from ..training import run\nimport modeling_clipscratch.hub\nfrom . import rows"
+
+    assert sorted(rooms_used(Source())) == ["data", "hub", "training"]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_holds_two_ideas(path):
+    assert len(path.read_text().splitlines()) <= LONGEST
+
+
+def test_what_travels_imports_torch_transformers_and_its_siblings_only():
+    for path in (PACKAGE / "hub").glob("*_clipscratch.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and node.module.endswith("_clipscratch"), f"{path.name}: {ast.unparse(node)}"
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                standard = {"inspect", "logging", "math", "dataclasses"}
+                assert {name.split(".")[0] for name in names} <= standard | {"torch", "transformers"}, path.name
+
+
+def test_the_scripts_have_no_logic_of_their_own():
+    for name in ("run_train.py", "run_eval.py", "run_inference.py"):
+        assert len((ROOT / name).read_text().splitlines()) <= 80, name
