@@ -1,4 +1,4 @@
-"""The tree goes in; whether it is still the house of the README comes out: arrows between rooms, file sizes, what travels."""
+"""The tree goes in; whether it is the house of the README comes out: arrows between rooms, sizes, what travels."""
 
 import ast
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Nothing goes in; drawn pictures of two coloured shapes in a spatial relation come out as caption rows.
+"""Nothing goes in; drawn pictures of two or three coloured shapes in a spatial relation come out as caption rows.
 
-What a model must learn here is binding: which colour goes with which shape, and which of the two is where. So the
-splits share no combination of (object, relation, object), though every object is in every split's vocabulary.
+What a model must learn here is binding: which colour goes with which shape, and which of the shapes is where. So the
+splits share no combination of objects and relation, though every object is in every split's vocabulary.
 """
 
 import itertools
@@ -24,7 +24,7 @@ COLOURS = {
     "white": (250, 250, 250),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
-# {a} is on the left or above. "B right of A" is "A left of B" in other words, so two relations are enough.
+# {a} is on the left or above. "B right of A" is "A left of B" in other words, so two relations of two are enough.
 CAPTIONS = {
     "left": (
         "a {a} to the left of a {b}",
@@ -40,47 +40,55 @@ CAPTIONS = {
         "at the top a {a}, at the bottom a {b}",
         "a {b} with a {a} over it",
     ),
+    "row": (
+        "a {a}, a {b} and a {c} from left to right",
+        "a {b} between a {a} on the left and a {c} on the right",
+        "on the left a {a}, in the middle a {b}, on the right a {c}",
+        "a {c} to the right of a {b}, which is to the right of a {a}",
+        "there are a {a}, then a {b}, then a {c}",
+    ),
 }
 
 _VERSION = 1  # goes up when the pictures, captions, keys or splits change
 _SEED = 0  # the set is the same for everybody: no user's seed changes it
-_TEST_COMBINATIONS, _VALIDATION_COMBINATIONS = 500, 100
+_COMBINATIONS = {  # of two objects, of three
+    "test": (450, 50),
+    "validation": (90, 10),
+    "train": (1200, 240),
+}
 _PICTURES = {"train": 22, "validation": 1, "test": 1}  # of each combination
 _GRID = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5  # centres of the pixels
 
 
 class Combination(NamedTuple):
-    """Two different objects and a relation: `first` is to the left of `second`, or above it."""
+    """Two or three different objects, each (colour, shape), from the left or from above, as the relation has it."""
 
-    first: tuple[str, str]  # colour, shape
     relation: str
-    second: tuple[str, str]
+    objects: tuple[tuple[str, str], ...]
 
     @property
     def name(self) -> str:
-        return "-".join([*self.first, self.relation, *self.second])
+        return "-".join([self.relation, *(part for thing in self.objects for part in thing)])
 
     @property
     def captions(self) -> list[str]:
-        return [text.format(a=" ".join(self.first), b=" ".join(self.second)) for text in CAPTIONS[self.relation]]
+        words = {letter: " ".join(thing) for letter, thing in zip("abc", self.objects, strict=False)}
+        return [text.format(**words) for text in CAPTIONS[self.relation]]
 
 
 @lru_cache(maxsize=1)
 def combinations() -> dict[str, list[Combination]]:
-    """All 1,740 combinations by split: 1,140 train, 100 validation, 500 test."""
+    """By split: all 1,740 of two objects, and 300 of the 24,360 of three."""
     objects = list(itertools.product(COLOURS, SHAPES))
-    every = [
-        Combination(first, relation, second)
-        for first, second in itertools.permutations(objects, 2)
-        for relation in CAPTIONS
-    ]
-    every.sort(key=lambda combination: hash_of(_SEED, combination.name))
-    held = _TEST_COMBINATIONS + _VALIDATION_COMBINATIONS
-    return {
-        "test": every[:_TEST_COMBINATIONS],
-        "validation": every[_TEST_COMBINATIONS:held],
-        "train": every[held:],
-    }
+    pairs = [Combination(relation, two) for two in itertools.permutations(objects, 2) for relation in ("left", "above")]
+    triples = [Combination("row", three) for three in itertools.permutations(objects, 3)]
+    pairs, triples = (sorted(every, key=lambda c: hash_of(_SEED, c.name)) for every in (pairs, triples))
+    splits, pair, triple = {}, 0, 0
+    for split, (of_two, of_three) in _COMBINATIONS.items():
+        chosen = pairs[pair : pair + of_two] + triples[triple : triple + of_three]
+        splits[split] = sorted(chosen, key=lambda c: hash_of(_SEED + 1, c.name))  # any prefix has both, mixed
+        pair, triple = pair + of_two, triple + of_three
+    return splits
 
 
 def scenes_readers() -> Readers:
@@ -114,23 +122,22 @@ def draw_scene(combination: Combination, *, copy: int) -> np.ndarray:
     """Draws a combination at a place, in sizes and on a background that depend on (combination, copy) alone.
 
     Returns:
-        (32, 32, 3) uint8. The two objects are side by side along the relation's axis, never touching, and no further
-        apart across it than a fraction of their size: the picture shows one relation, not two.
+        (32, 32, 3) uint8. The objects stand along the relation's axis, never touching, and no further apart across it
+        than a fraction of their size: the picture shows one relation, not two.
     """
     generator = np.random.default_rng(hash_of(_SEED, f"{combination.name}-{copy}"))
-    draw = generator.uniform(size=9)
-    sizes = 4.6 + 1.8 * draw[:2]  # radius, pixels
-    gap = 1.0 + 2.5 * draw[2]
-    length = 2 * sizes.sum() + gap
-    start = 0.5 + (IMAGE_SIZE - 1 - length) * draw[3]
-    along = np.array([start + sizes[0], start + length - sizes[1]])
-    across = 9.0 + (IMAGE_SIZE - 18.0) * draw[4] + 3.0 * (draw[5:7] - 0.5)
-    canvas = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 28.0 + 30.0 * draw[7], dtype=np.float32)
-    shades = 1.0 - 0.12 * np.array([draw[8], 1.0 - draw[8]])
-    for (colour, shape), a, c, size, shade in zip(
-        (combination.first, combination.second), along, across, sizes, shades, strict=True
-    ):
-        x, y = (a, c) if combination.relation == "left" else (c, a)
+    count = len(combination.objects)
+    smallest, spread, widest_gap = (4.6, 1.8, 3.5) if count == 2 else (3.9, 0.6, 1.6)  # pixels
+    sizes = smallest + spread * generator.uniform(size=count)  # radius
+    gap = 1.0 + (widest_gap - 1.0) * generator.uniform()
+    length = 2 * sizes.sum() + gap * (count - 1)
+    start = 0.5 + (IMAGE_SIZE - 1 - length) * generator.uniform()
+    along = start + np.cumsum(2 * sizes) - sizes + gap * np.arange(count)
+    across = 9.0 + (IMAGE_SIZE - 18.0) * generator.uniform() + 3.0 * (generator.uniform(size=count) - 0.5)
+    canvas = np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 28.0 + 30.0 * generator.uniform(), dtype=np.float32)
+    shades = 1.0 - 0.12 * generator.uniform(size=count)
+    for (colour, shape), a, c, size, shade in zip(combination.objects, along, across, sizes, shades, strict=True):
+        x, y = (c, a) if combination.relation == "above" else (a, c)
         covered = _coverage(shape, x, y, size)[:, :, None]
         canvas += covered * (np.asarray(COLOURS[colour], dtype=np.float32) * np.float32(shade) - canvas)
     return np.round(canvas).astype(np.uint8)

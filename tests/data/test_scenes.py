@@ -11,30 +11,30 @@ from modeling_clipscratch.data.scenes import COLOURS, SHAPES, Combination, combi
 
 
 def objects_of(chosen):
-    return {thing for combination in chosen for thing in (combination.first, combination.second)}
+    return {thing for combination in chosen for thing in combination.objects}
 
 
 def test_no_combination_is_in_two_splits():
     splits = combinations()
-    assert {split: len(chosen) for split, chosen in splits.items()} == {"train": 1140, "validation": 100, "test": 500}
-    assert len({combination for chosen in splits.values() for combination in chosen}) == 1740
+    assert {split: len(chosen) for split, chosen in splits.items()} == {"train": 1440, "validation": 100, "test": 500}
+    assert len({combination for chosen in splits.values() for combination in chosen}) == 2040
 
 
 def test_no_two_combinations_mean_the_same():
     # Every relation is written from one side only, so equal meaning would need equal words.
     every = [combination for chosen in combinations().values() for combination in chosen]
-    assert {combination.relation for combination in every} == {"left", "above"}
-    assert all(combination.first != combination.second for combination in every)
+    assert {combination.relation for combination in every} == {"left", "above", "row"}
+    assert all(len(set(combination.objects)) == len(combination.objects) for combination in every)
     captions = [caption for combination in every for caption in combination.captions]
-    assert len(set(captions)) == len(captions) == 5 * 1740
+    assert len(set(captions)) == len(captions) == 5 * 2040
 
 
 def test_train_shows_every_object_on_either_side_of_every_relation():
     train = combinations()["train"]
     assert objects_of(train) == set(itertools.product(COLOURS, SHAPES))
-    for relation in ("left", "above"):
-        assert {c.first for c in train if c.relation == relation} == objects_of(train)
-        assert {c.second for c in train if c.relation == relation} == objects_of(train)
+    for relation, count in {"left": 2, "above": 2, "row": 3}.items():
+        for place in range(count):
+            assert {c.objects[place] for c in train if c.relation == relation} == objects_of(train)
 
 
 def test_test_captions_fit_one_picture_each():
@@ -44,16 +44,16 @@ def test_test_captions_fit_one_picture_each():
 
 def test_train_has_several_pictures_of_each_combination_with_equal_captions():
     rows = load_rows("scenes", "train")
-    assert len(rows) == 25080 and len(set(rows.keys)) == 25080
-    assert len({tuple(captions) for captions in rows.captions}) == 1140
-    assert rows.captions[0] == rows.captions[1140]
-    assert not np.array_equal(rows.read_image(0), rows.read_image(1140))
+    assert len(rows) == 31680 and len(set(rows.keys)) == 31680
+    assert len({tuple(captions) for captions in rows.captions}) == 1440
+    assert rows.captions[0] == rows.captions[1440]
+    assert not np.array_equal(rows.read_image(0), rows.read_image(1440))
 
 
 @pytest.mark.parametrize("copy", range(40))
 @pytest.mark.parametrize("relation", ["left", "above"])
 def test_first_object_is_where_the_caption_says(relation, copy):
-    picture = draw_scene(Combination(("red", "triangle"), relation, ("blue", "ring")), copy=copy).astype(int)
+    picture = draw_scene(Combination(relation, (("red", "triangle"), ("blue", "ring"))), copy=copy).astype(int)
     red = np.argwhere(picture[:, :, 0] - picture[:, :, 2] > 60)
     blue = np.argwhere(picture[:, :, 2] - picture[:, :, 0] > 60)
     axis = {"left": 1, "above": 0}[relation]
@@ -64,16 +64,25 @@ def test_first_object_is_where_the_caption_says(relation, copy):
         assert found.min() >= 0 and np.ptp(found, axis=0).min() >= 6  # whole, and large enough to tell its shape
 
 
+def test_three_objects_stand_in_a_row_and_do_not_touch():
+    things = (("red", "square"), ("green", "circle"), ("blue", "cross"))
+    for copy in range(100):
+        picture = draw_scene(Combination("row", things), copy=copy).astype(int)
+        lit = picture.max(axis=2) > 110
+        places = [np.flatnonzero((lit & (picture.argmax(axis=2) == channel)).any(axis=0)) for channel in range(3)]
+        assert places[0].max() < places[1].min() and places[1].max() < places[2].min(), copy
+
+
 def test_nothing_is_cut_off_at_the_edge():
     for copy in range(200):
-        for relation in ("left", "above"):
-            picture = draw_scene(Combination(("white", "square"), relation, ("white", "cross")), copy=copy)
+        for relation, shapes in {"left": SHAPES[1:3], "above": SHAPES[2:4], "row": SHAPES[1:4]}.items():
+            picture = draw_scene(Combination(relation, tuple(("white", shape) for shape in shapes)), copy=copy)
             edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
             assert edge.max() < 180, (copy, relation)  # a white shape may touch the edge's pixels, never cross them
 
 
 def test_shapes_differ_in_area_or_outline():
-    centre = {shape: draw_scene(Combination(("white", shape), "left", ("red", "circle")), copy=0) for shape in SHAPES}
+    centre = {shape: draw_scene(Combination("left", (("white", shape), ("red", "circle"))), copy=0) for shape in SHAPES}
     for one, two in itertools.combinations(SHAPES, 2):
         assert (np.abs(centre[one].astype(int) - centre[two]).max(axis=2) > 100).sum() >= 8, (one, two)
 
