@@ -46,6 +46,11 @@ class CaptionTable:
         first, count = self._offsets[indices], self._offsets[indices + 1] - self._offsets[indices]
         return torch.from_numpy(self._flat[first + (draws.numpy() * count).astype(np.int64)])
 
+    def rows_survive_flip(self) -> torch.Tensor:
+        """(N,) bool, False where any caption of the row names a side."""
+        survives = self.survives_flip.numpy()[self._flat]
+        return torch.from_numpy(np.logical_and.reduceat(survives, self._offsets[:-1]))
+
     def select(self, indices: np.ndarray) -> "CaptionTable":
         """The table of the rows at `indices`; the texts and their ids stay."""
         table = copy.copy(self)

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from .rows import BadImageError, Rows
@@ -23,13 +24,15 @@ class Preprocess:
         self.mean = list(image_processor.image_mean)
         self.std = list(image_processor.image_std)
         size = image_processor.crop_size if _crops(image_processor) else image_processor.size
-        edge = size.shortest_edge
-        self.image_size = (size.height, size.width) if edge is None else (edge, edge)
+        self.image_size = _edges(size)
+        # Where a crop follows, a picture of the crop's size may be enlarged first (DINOv2: to 256, then 224 of it).
+        self._keeps_size = _edges(image_processor.size) == self.image_size
 
     def __call__(self, image) -> np.ndarray:
         """PIL picture or uint8 array (H, W, 3) -> uint8 array of `image_size` (H', W', 3)."""
-        height_width = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
-        if tuple(height_width) == self.image_size:
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)  # of an array the processor would guess which axis holds the channels
+        if image.size[::-1] == self.image_size and self._keeps_size:
             return np.asarray(image)  # resizing to the same size is the identity
         pixels = self.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
         return np.ascontiguousarray(pixels[0].transpose(1, 2, 0), dtype=np.uint8)
@@ -80,6 +83,10 @@ def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
     mean = torch.tensor(mean, device=images.device) * 255
     std = torch.tensor(std, device=images.device) * 255
     return ((images - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def _edges(size):
+    return (size.height, size.width) if size.shortest_edge is None else (size.shortest_edge, size.shortest_edge)
 
 
 def _crops(image_processor):

@@ -3,43 +3,17 @@
 Shapes: B pairs, T tokens, D pooled state of a tower, P projection.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .configuration_clipscratch import ClipScratchConfig
 from .losses_clipscratch import contrastive_logits, contrastive_loss, full_precision
+from .outputs_clipscratch import ClipScratchOutput
 from .towers_clipscratch import build_tower, load_tower, pool
-
-
-@dataclass
-class ClipScratchOutput(ModelOutput):
-    """
-    Args:
-        loss: scalar, nats; with `return_loss=True` only.
-        logits_per_image: (images, texts), scaled cosine similarities.
-        logits_per_text: its transpose.
-        text_embeds: (texts, P), unit length.
-        image_embeds: (images, P), unit length.
-        text_model_output: what the text tower gave, `pooler_output` projected, not of unit length.
-        vision_model_output: the same for the vision tower.
-    """
-
-    loss: torch.Tensor | None = None
-    logits_per_image: torch.Tensor | None = None
-    logits_per_text: torch.Tensor | None = None
-    text_embeds: torch.Tensor | None = None
-    image_embeds: torch.Tensor | None = None
-    text_model_output: BaseModelOutputWithPooling | None = None
-    vision_model_output: BaseModelOutputWithPooling | None = None
-
-    def to_tuple(self):
-        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
 class ClipScratchModel(PreTrainedModel):
@@ -99,6 +73,9 @@ class ClipScratchModel(PreTrainedModel):
             **(getattr(self.config, "auto_map", None) or {}),
             "AutoModelForZeroShotImageClassification": name,
         }
+        # Otherwise some towers (ViT) are written under older names. The Trainer reads a checkpoint's file as it is and
+        # would leave those weights out, with a warning at most.
+        kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod

@@ -47,6 +47,11 @@ def load_tower(source, side, pooling):
         ) from error
     missing = set(info["missing_keys"])
     loaded = [name for name, _ in tower.named_parameters() if name not in missing]
+    if not loaded:
+        raise ValueError(
+            f"{side} tower {str(source)!r} holds none of the weights of a {config.model_type} (it has "
+            f"{', '.join(sorted(info['unexpected_keys'])[:2])}, ...); give the folder of the tower itself."
+        )
     return tower, _account(
         tower, str(source), loaded=loaded, new=sorted(missing), unused=sorted(info["unexpected_keys"])
     )

@@ -124,7 +124,12 @@ class ClipScratchTrainingArguments(TrainingArguments):
             self.precision = "bf16" if self.bf16 else "fp16"
         if self.eval_strategy == "no" or self.save_strategy == "no":
             self.load_best_model_at_end = False
+        wanted, named = self.metric_for_best_model, self.greater_is_better
         super().__post_init__()
+        # transformers puts the loss there, which no evaluation here gives; the run chooses by the kind of its data.
+        self.metric_for_best_model = wanted
+        if wanted is not None and named is None:
+            self.greater_is_better = not wanted.endswith(("error", "median_rank", "loss"))
 
 
 RECIPE_GROUPS = (ModelArguments, DataArguments, ClipScratchTrainingArguments)

@@ -64,7 +64,7 @@ def read_recipe(path: str | Path) -> dict:
 
 
 def _unknown_field(name, prefix):
-    near = difflib.get_close_matches(name, recipe_fields(), 1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), recipe_fields(), 1, cutoff=0.5)
     hint = f"did you mean {prefix.split()[-1] if prefix else ''}{near[0]}?" if near else "--help lists all of them."
     return f"{prefix or 'key '}{name} is not known; {hint}"
 
@@ -76,14 +76,21 @@ def _named_on_command_line(arguments):
 
 
 def _check_type(path, name, value, field):
-    kinds = _plain_types(typing.get_type_hints(_owner(name))[name])
+    hint = typing.get_type_hints(_owner(name))[name]
+    kinds = _plain_types(hint)
     choices = field.metadata.get("choices")
-    if choices and value not in choices:
+    if choices and value is not None and value not in choices:
         raise ValueError(f"recipe {path}: {name}: {value!r} is not one of {', '.join(choices)}.")
-    if value is None or any(_fits(value, kind) for kind in kinds):
+    if type(None) in typing.get_args(hint) and value is None:
         return
-    wanted = " or ".join(sorted(kind.__name__ for kind in kinds))
+    if any(_fits(value, kind) for kind in kinds) and not _odd_entries(value, hint):
+        return
+    wanted = " or ".join(sorted(kind.__name__ for kind in kinds)) + (" of str" if isinstance(value, list) else "")
     remedy = f"give {wanted}."
+    if isinstance(value, bool) and str in kinds:
+        remedy = (
+            f"YAML reads {'yes, on' if value else 'no, off'} as {value}; write {'yes' if value else 'no'!r} in quotes."
+        )
     if isinstance(value, str) and kinds & {float, int}:
         with contextlib.suppress(ValueError):
             remedy = f"YAML reads {value} as text; write {_yaml_float(float(value))}."
@@ -111,6 +118,12 @@ def _plain_types(hint):
     if isinstance(kind, type) and issubclass(kind, Enum):
         return {str}
     return set() if kind is type(None) else {kind}
+
+
+def _odd_entries(value, hint):
+    """Whether a list of texts holds something else (YAML reads 0, yes and no as no texts)."""
+    of_texts = list[str] in (hint, *typing.get_args(hint))
+    return of_texts and not all(isinstance(entry, str) for entry in value)
 
 
 def _fits(value, kind):

@@ -15,12 +15,20 @@ from ..evaluation.plots import plot_curves
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .build import build_model
 from .device import check_processes, choose_attention, describe_device
-from .run_folder import find_checkpoint, finish_run_folder, open_run_folder
+from .run_folder import find_checkpoint, finish_run_folder, open_run_folder, wants_to_resume
 from .state_cache import image_states, text_states
 from .trainer import ClipScratchTrainer
 
 logger = logging.getLogger(__name__)
 
+METRICS = {
+    "class": ("top1", "top5", "mean_per_class_recall", "expected_calibration_error"),
+    "caption": tuple(
+        f"{way}_{what}"
+        for way in ("image_to_text", "text_to_image")
+        for what in ("recall@1", "recall@5", "recall@10", "median_rank")
+    ),
+}
 _IN_MEMORY = 4e9  # bytes of decoded pictures
 
 
@@ -37,7 +45,7 @@ def train(
     check_processes(args)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     if args.should_save:
-        resume = args.resume_from_checkpoint is not None
+        resume = wants_to_resume(args.resume_from_checkpoint)
         open_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
     if not args.should_log:
         logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)
@@ -68,10 +76,15 @@ def train(
             for split in rows
         }
 
+    kind = rows["validation"].kind
     if args.metric_for_best_model is None:
-        kind = rows["validation"].kind
         args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
         args.greater_is_better = True
+    elif args.metric_for_best_model.removeprefix("eval_") not in METRICS[kind]:
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model} is not measured on {kind} data; choose one of "
+            f"{', '.join(METRICS[kind])}."
+        )
     trainer = ClipScratchTrainer(
         model,
         args,
@@ -139,7 +152,16 @@ def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
     pictures = {"pixels": pixels}
     if cache_pictures:
         views = data.image_views if rows.split == "train" else 1
-        states = image_states(model, pixels, rows.keys, augment, views=views, seed=args.seed, **cache)
+        states = image_states(
+            model,
+            pixels,
+            rows.keys,
+            augment,
+            views=views,
+            seed=args.seed,
+            may_flip=captions.rows_survive_flip(),
+            **cache,
+        )
         pictures = {"image_states": states}
     return PairDataset(rows, captions, seed=args.seed, **pictures, **texts)
 

@@ -12,6 +12,10 @@ import yaml
 from transformers.trainer_utils import get_last_checkpoint
 
 RECIPE = "recipe.yaml"
+# What a run leaves behind besides its checkpoints and the model's code.
+_OF_A_RUN = {RECIPE, "config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json"}
+_OF_A_RUN |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "trainer_state.json"}
+_OF_A_RUN |= {"metrics.json", "versions.json", "curves.png"}
 # What may differ between a run and its continuation.
 _FREE_TO_CHANGE = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "cache_dir", "disable_tqdm", "debug"}
 _FREE_TO_CHANGE |= {"logging_steps", "report_to", "save_total_limit", "dataloader_num_workers", "push_to_hub"}
@@ -41,7 +45,7 @@ def open_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, resu
         return
     if RECIPE in there and overwrite:
         _delete_run(folder)
-    elif there:
+    elif there and there != [RECIPE]:  # a recipe alone is what a run left that was refused before it began
         what = "another run" if RECIPE in there else f"other files ({there[0]}{', ...' if len(there) > 1 else ''})"
         ways = (
             "--overwrite_output_dir to begin anew, --resume_from_checkpoint auto to go on, or "
@@ -57,8 +61,13 @@ def _delete_run(folder):
     for path in folder.iterdir():
         if path.is_dir() and (path.name.startswith("checkpoint-") or path.name == ".incomplete"):
             shutil.rmtree(path)
-        elif path.is_file():
+        elif path.name in _OF_A_RUN or path.name.endswith(("_clipscratch.py", ".part")):
             path.unlink()
+
+
+def wants_to_resume(wanted: str | None) -> bool:
+    """Whether `resume_from_checkpoint` asks for it: not where it is left out, `false` or `no`."""
+    return wanted is not None and str(wanted).lower() not in ("false", "no")
 
 
 def find_checkpoint(folder: str | Path, wanted: str | None) -> str | None:
@@ -68,7 +77,7 @@ def find_checkpoint(folder: str | Path, wanted: str | None) -> str | None:
         wanted: a checkpoint's path; `auto` (or `true`) for the last whole one in `folder`, if there is any.
     Raises: ValueError if the path is no checkpoint of a ClipScratch model.
     """
-    if wanted is None or str(wanted).lower() in ("false", "no"):
+    if not wants_to_resume(wanted):
         return None
     if str(wanted).lower() in ("auto", "true"):
         return get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None
@@ -104,6 +113,8 @@ def finish_run_folder(folder: str | Path, *, model, processor, state, metrics: d
             (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
             (staging / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
             pictures(staging)
+            for path in staging.iterdir():  # safetensors makes files that only their owner may read
+                path.chmod(0o644)
             sync_folder(staging)
         # The config last: with it the folder can be loaded.
         for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):

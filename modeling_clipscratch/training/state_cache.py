@@ -49,7 +49,17 @@ def text_states(model, tokens: TokenTable, *, folder=None, batch_size=256, progr
 
 
 def image_states(
-    model, pixels: np.ndarray, keys, augment: Augment, *, views=1, seed=0, folder=None, batch_size=256, progress=True
+    model,
+    pixels: np.ndarray,
+    keys,
+    augment: Augment,
+    *,
+    views=1,
+    seed=0,
+    may_flip=None,
+    folder=None,
+    batch_size=256,
+    progress=True,
 ) -> torch.Tensor:
     """(N, V, D) float32 pooled states of N pictures in V views, from the cache or the tower.
 
@@ -60,12 +70,15 @@ def image_states(
         augment: how views after the first differ from it; the first is the plain picture.
         views: V.
         seed: of the views.
+        may_flip: (N,) bool, False where a caption of the picture speaks of left or right; default all True.
         folder, batch_size, progress: as for `text_states`.
     """
     content = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).hexdigest()
-    look = [augment.mean, augment.std, *([views, seed, repr(augment), *keys] if views > 1 else [])]
+    may_flip = torch.ones(len(keys), dtype=torch.bool) if may_flip is None else may_flip
+    look = [augment.mean, augment.std]
+    look += [views, seed, repr(augment), *keys, may_flip.tolist()] if views > 1 else []
     key = _key(model, "vision", [content, list(pixels.shape), look])
-    ids, may_flip = key_ids(keys), torch.ones(len(keys), dtype=torch.bool)
+    ids = key_ids(keys)
 
     def blocks():
         for view in range(views):
@@ -86,7 +99,7 @@ def _key(model, side, content):
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tower.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     settings = [
         tower.config.to_diff_dict(),
         getattr(model.config, f"{side}_pooling"),

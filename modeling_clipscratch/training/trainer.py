@@ -12,7 +12,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from ..data.augment import Augment
 from ..data.batches import EpochSampler, PairDataset, as_they_are
-from ..evaluation.evaluate_rows import Result, evaluate_embeddings
+from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from ..hub.losses_clipscratch import batch_statistics, contrastive_loss, group_targets
 from .callbacks import BoundedTemperature, EpochOfSampler, Progress
 from .embed import embed_pictures, text_encoder
@@ -165,9 +165,15 @@ class ClipScratchTrainer(Trainer):
                 for share, part in zip(shares, gathered, strict=True):
                     images[list(share)] = part[: len(share)]
             encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
-            return evaluate_embeddings(encode, images, pairs.rows, logit_scale=float(model.clamped_logit_scale()))
+            return evaluate_embeddings(encode, images, pairs.rows, logit_scale=log_scale(model))
 
     # Checkpoints
+
+    def _issue_warnings_after_load(self, load_result):
+        """Weights that a checkpoint lacks would stay as they are, in silence; here that is an error."""
+        odd = [*load_result.missing_keys, *load_result.unexpected_keys]
+        if odd:
+            raise ValueError(f"the checkpoint does not fit the model: {len(odd)} weights differ ({odd[0]}, ...).")
 
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)

@@ -1,0 +1,85 @@
+"""Nothing goes in; tiny random towers, models, a processor and a batch come out, for the tests of every folder."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    CLIPVisionConfig,
+    Dinov2Config,
+    DistilBertConfig,
+    PreTrainedTokenizerFast,
+    VisionTextDualEncoderProcessor,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
+
+from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "photo", "of", "the", "red", "blue", "square", "circle"]
+
+_BERT_SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+_SIZES = {
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
+    "bert": _BERT_SIZES,
+    "vit": {**_BERT_SIZES, "image_size": 8, "patch_size": 4},
+    "clip_vision_model": {**_BERT_SIZES, "image_size": 8, "patch_size": 4},
+    "dinov2": {
+        **{name: size for name, size in _BERT_SIZES.items() if name != "intermediate_size"},
+        "mlp_ratio": 2,
+        "image_size": 8,
+        "patch_size": 4,
+    },
+}
+_CLASSES = {
+    "distilbert": DistilBertConfig,
+    "bert": BertConfig,
+    "vit": ViTConfig,
+    "clip_vision_model": CLIPVisionConfig,
+    "dinov2": Dinov2Config,
+}
+_TEXT = {"vocab_size": len(WORDS), "max_position_embeddings": 12}
+
+
+@pytest.fixture(scope="session")
+def tower_config():
+    """(model type, changes) -> config of a tower of width 16 that reads 12 tokens of `WORDS` or 8x8 pixels."""
+
+    def make(model_type, **changes):
+        words = _TEXT if model_type in ("distilbert", "bert") else {}
+        return _CLASSES[model_type](**{**_SIZES[model_type], **words, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(tower_config):
+    """Model types of the towers, seed and further settings -> a random model in `eval()`, projections 8 wide."""
+
+    def make(text="distilbert", vision="vit", *, seed=0, text_changes=None, **settings):
+        torch.manual_seed(seed)
+        towers = tower_config(text, **(text_changes or {})), tower_config(vision)
+        return ClipScratchModel(ClipScratchConfig(*towers, **{"projection_dim": 8, **settings})).eval()
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    """Four pairs: captions of 5, 3, 5 and 2 tokens, padded to 5; pictures of 8x8 pixels."""
+    input_ids = torch.tensor([[2, 4, 8, 10, 3], [2, 9, 3, 0, 0], [2, 7, 9, 11, 3], [2, 3, 0, 0, 0]])
+    pixels = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return {"input_ids": input_ids, "attention_mask": (input_ids > 0).long(), "pixel_values": pixels}
+
+
+@pytest.fixture(scope="session")
+def word_processor():
+    """Tokenizer of `WORDS` ([CLS] words [SEP]) with an image processor that makes pictures 8x8."""
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=12, **names)
+    return VisionTextDualEncoderProcessor(ViTImageProcessorPil(size={"height": 8, "width": 8}), fast)

@@ -1,0 +1,376 @@
+"""Tiny random towers go in; pooling, heads, freezing, saving and the output of `ClipScratchModel` are checked."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
+from modeling_clipscratch.hub.losses_clipscratch import contrastive_loss
+from modeling_clipscratch.hub.towers_clipscratch import pool
+
+TEXT, VISION = ("distilbert", "bert"), ("vit", "clip_vision_model", "dinov2")
+POOLINGS = ("cls", "mean", "cls+mean", "tower")
+# One float32 rounding or two of numbers about 1, in sums of a few terms.
+CLOSE = {"atol": 1e-6, "rtol": 1e-5}
+
+
+def own_tokens(model, batch, side):
+    """What the tower itself gives, apart from the model around it."""
+    with torch.no_grad():
+        if side == "vision":
+            return model.vision_model(pixel_values=batch["pixel_values"])
+        return model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+
+
+def pooled_by_loop(output, attention_mask, pooling):
+    tokens, states = output.last_hidden_state.numpy(), []
+    for row in range(len(tokens)):
+        read = [t for t in range(tokens.shape[1]) if attention_mask is None or attention_mask[row, t] == 1]
+        mean = sum(tokens[row, t] for t in read) / len(read)
+        states.append(
+            {"cls": tokens[row, 0], "mean": mean, "cls+mean": np.concatenate([tokens[row, 0], mean])}[pooling]
+        )
+    return torch.from_numpy(np.stack(states))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("text", TEXT)
+def test_every_text_pooling_is_what_its_name_says(make_model, batch, text, pooling):
+    model = make_model(text, text_pooling=pooling)
+    inputs = batch["input_ids"], batch["attention_mask"]
+    if (text, pooling) == ("distilbert", "tower"):
+        with pytest.raises(ValueError, match="this tower has no pooled output; choose cls, mean or cls[+]mean"):
+            model.text_states(*inputs)
+        return
+    states = model.text_states(*inputs)[1]
+    own = own_tokens(model, batch, "text")
+    expected = own.pooler_output if pooling == "tower" else pooled_by_loop(own, batch["attention_mask"], pooling)
+    assert states.shape == (4, model.config.text_state_dim)
+    assert torch.allclose(states, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("vision", VISION)
+def test_every_vision_pooling_is_what_its_name_says(make_model, batch, vision, pooling):
+    model = make_model(vision=vision, vision_pooling=pooling)
+    with torch.no_grad():
+        states = model.image_states(batch["pixel_values"])[1]
+    own = own_tokens(model, batch, "vision")
+    expected = own.pooler_output if pooling == "tower" else pooled_by_loop(own, None, pooling)
+    assert states.shape == (4, model.config.vision_state_dim)
+    assert torch.allclose(states, expected, **CLOSE)
+
+
+def test_pooling_layer_is_made_only_where_it_is_used(make_model):
+    with_pooler, without = make_model("bert", text_pooling="tower"), make_model("bert", text_pooling="mean")
+    assert any(name.startswith("text_model.pooler") for name, _ in with_pooler.named_parameters())
+    assert not any("pooler" in name for name, _ in without.named_parameters())
+
+
+def test_mean_ignores_what_stands_in_the_padding():
+    output = BaseModelOutput(last_hidden_state=torch.tensor([[[1.0, 2.0], [3.0, 6.0], [100.0, -1e6]]]))
+    mask = torch.tensor([[1, 1, 0]])
+    assert pool(output, mask, "mean", "none").tolist() == [[2.0, 4.0]]
+    assert pool(output, mask, "cls+mean", "none").tolist() == [[1.0, 2.0, 2.0, 4.0]]
+    assert pool(output, None, "mean", "none")[0, 0].item() == pytest.approx(104 / 3)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "cls+mean"])
+def test_padding_to_any_length_leaves_the_text_embedding(make_model, batch, pooling):
+    model = make_model(text_pooling=pooling)
+    longer = {name: nn.functional.pad(batch[name], (0, 4)) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        short = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+        long = model.get_text_features(**longer).pooler_output
+    assert torch.allclose(short, long, **CLOSE)
+
+
+def test_state_norm_l2_makes_states_unit_length_before_the_projection(make_model, batch):
+    plain = make_model(text_pooling="cls+mean")
+    normed = make_model(text_pooling="cls+mean", text_state_norm="l2", vision_state_norm="l2")
+    normed.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        before, after = (model.text_states(batch["input_ids"], batch["attention_mask"])[1] for model in (plain, normed))
+        assert torch.allclose(after, before / before.norm(dim=-1, keepdim=True), **CLOSE)
+        assert (before.norm(dim=-1) > 2).all()  # the norm had something to do
+        features = normed.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+        assert torch.allclose(features, after @ normed.text_projection.weight.t(), **CLOSE)
+        lengths = normed.image_states(batch["pixel_values"])[1].norm(dim=-1)
+    assert torch.allclose(lengths, torch.ones(4), **CLOSE)
+
+
+def test_linear_head_is_one_matrix_and_mlp_two_with_a_gelu_between(make_model, batch):
+    linear, mlp = make_model(), make_model(projection="mlp")
+    assert [tuple(p.shape) for p in linear.visual_projection.parameters()] == [(8, 16)]
+    assert [tuple(p.shape) for p in mlp.visual_projection.parameters()] == [(8, 16), (8,), (8, 8), (8,)]
+    with torch.no_grad():
+        first, second = mlp.visual_projection[0], mlp.visual_projection[2]
+        first.bias.copy_(torch.linspace(-1, 1, 8))
+        second.bias.copy_(torch.linspace(1, 2, 8))
+        states = mlp.image_states(batch["pixel_values"])[1].double()
+        hidden = states @ first.weight.double().t() + first.bias.double()
+        hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+        expected = hidden @ second.weight.double().t() + second.bias.double()
+        features = mlp.get_image_features(batch["pixel_values"]).pooler_output
+    assert torch.allclose(features.double(), expected, **CLOSE)
+
+
+def test_new_projections_have_the_deviation_that_the_config_names(make_model):
+    model = make_model(projection_dim=2048)
+    # 32,768 draws: their deviation is within 1 % of 16 ** -0.5 but once in 10 ** 6 seeds or so; the seed is fixed.
+    assert model.text_projection.weight.std().item() == pytest.approx(0.25, rel=0.02)
+    fixed = make_model(projection_dim=2048, initializer_range=0.02)
+    assert fixed.text_projection.weight.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+# The output
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "diagonal"])
+def test_output_holds_unit_embeddings_their_scaled_cosines_and_the_loss(make_model, batch, loss):
+    model = make_model(loss=loss, logit_scale_init_value=1.5)
+    group = torch.tensor([0, 1, 0, 2])
+    with torch.no_grad():
+        output = model(**batch, group=group, return_loss=True)
+    images, texts = output.image_embeds.double(), output.text_embeds.double()
+    assert torch.allclose(images.norm(dim=-1), torch.ones(4).double(), atol=1e-6)
+    expected = math.exp(1.5) * images @ texts.t() - (10 if loss == "sigmoid" else 0)
+    assert torch.allclose(output.logits_per_image.double(), expected, atol=1e-5)  # float32 numbers about 10
+    assert torch.equal(output.logits_per_text, output.logits_per_image.t())
+    assert output.loss == contrastive_loss(output.logits_per_image, loss=loss, group=group)
+    features = output.text_model_output.pooler_output.double()
+    assert torch.allclose(features / features.norm(dim=-1, keepdim=True), texts, atol=1e-6)
+    assert output.vision_model_output.last_hidden_state.shape == (4, 5, 16)
+
+
+def test_loss_comes_only_when_asked_for_and_a_tuple_when_wanted(make_model, batch):
+    model = make_model()
+    with torch.no_grad():
+        assert model(**batch).loss is None
+        named, plain = model(**batch, return_loss=True), model(**batch, return_loss=True, return_dict=False)
+    assert isinstance(plain, tuple) and torch.equal(plain[0], named.loss)
+    assert torch.equal(plain[1], named.logits_per_image)
+
+
+def test_rectangular_batches_have_logits_but_no_loss_by_rows(make_model, batch):
+    model = make_model()
+    texts = {name: batch[name][:3] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        assert model(pixel_values=batch["pixel_values"], **texts).logits_per_image.shape == (4, 3)
+        with pytest.raises(ValueError, match="4 images and 3 texts"):
+            model(pixel_values=batch["pixel_values"], **texts, return_loss=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"text_pooling": "cls+mean", "text_state_norm": "l2", "projection": "mlp"}])
+def test_cached_states_give_the_same_outputs_to_the_bit(make_model, batch, settings):
+    model = make_model(freeze_vision=True, **settings)
+    with torch.no_grad():
+        texts = model.text_states(batch["input_ids"], batch["attention_mask"])[1]
+        images = model.image_states(batch["pixel_values"])[1]
+        live = model(**batch, return_loss=True)
+        for inputs in (
+            {"text_states": texts, "image_states": images},
+            {"text_states": texts, "pixel_values": batch["pixel_values"]},
+            {**batch, "pixel_values": None, "image_states": images},
+        ):
+            cached = model(**inputs, return_loss=True)
+            for name in ("loss", "logits_per_image", "text_embeds", "image_embeds"):
+                assert torch.equal(cached[name], live[name]), name
+
+
+def test_loss_and_embeddings_are_float32_under_bf16_autocast(make_model, batch):
+    model = make_model()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.get_image_features(batch["pixel_values"]).pooler_output.dtype == torch.bfloat16
+        output = model(**batch, return_loss=True)
+    assert {output[name].dtype for name in ("loss", "logits_per_image", "text_embeds", "image_embeds")} == {
+        torch.float32
+    }
+    cosines = output.image_embeds.double() @ output.text_embeds.double().t()
+    # A bf16 product would be off by 2 ** -9 of the whole, some 0.02; float32 rounds numbers about 14.
+    assert torch.allclose(output.logits_per_image.double(), math.exp(2.6592) * cosines, atol=2e-5)
+    logits = output.logits_per_image.detach().double()
+    assert output.loss.item() == pytest.approx(contrastive_loss(logits, loss="softmax").item(), abs=1e-5)
+
+
+# The temperature
+
+
+def test_logit_scale_is_used_clamped_and_brought_back_on_demand(make_model, batch):
+    model = make_model(logit_scale_max=3.0, logit_scale_init_value=2.0)
+    with torch.no_grad():
+        model.logit_scale.fill_(7.0)
+        output = model(**batch)
+        cosines = output.image_embeds @ output.text_embeds.t()
+    assert torch.allclose(output.logits_per_image, math.exp(3.0) * cosines, atol=1e-4)  # float32 numbers up to 20
+    assert model.clamped_logit_scale().item() == 3.0 and model.logit_scale.item() == 7.0
+    model.clamp_logit_scale_()
+    assert model.logit_scale.item() == 3.0 and model.logit_scale.requires_grad
+    with torch.no_grad():
+        model.logit_scale.fill_(-1.0)
+    model.clamp_logit_scale_()
+    assert model.logit_scale.item() == -1.0
+
+
+def test_default_limit_of_the_temperature_is_one_hundredth(make_model):
+    assert make_model().config.logit_scale_max == pytest.approx(math.log(100))
+
+
+def test_bias_is_there_for_the_sigmoid_loss_alone(make_model):
+    assert make_model().logit_bias is None and make_model(loss="diagonal").logit_bias is None
+    assert make_model(loss="sigmoid", logit_bias_init_value=-3.0).logit_bias.item() == -3.0
+
+
+# Freezing
+
+
+def frozen_bits(model, side):
+    return {name: tensor.clone() for name, tensor in getattr(model, f"{side}_model").state_dict().items()}
+
+
+def take_steps(model, batch, steps=3):
+    """A few real steps of AdamW, with decay, over everything that the model hands out."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**batch, return_loss=True).loss.backward()
+        optimizer.step()
+        model.clamp_logit_scale_()
+
+
+@pytest.mark.parametrize(
+    ("settings", "frozen", "learned"),
+    [
+        ({"freeze_text": True, "freeze_vision": False}, "text", "vision"),
+        ({"freeze_text": False, "freeze_vision": True}, "vision", "text"),
+    ],
+)
+def test_frozen_tower_is_bitwise_unchanged_by_optimizer_steps(make_model, batch, settings, frozen, learned):
+    model = make_model(**settings)
+    before, other = frozen_bits(model, frozen), frozen_bits(model, learned)
+    head = model.text_projection.weight.detach().clone()
+    take_steps(model, batch)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in frozen_bits(model, frozen).items())
+    assert all(not torch.equal(t, other[name]) for name, t in frozen_bits(model, learned).items() if "weight" in name)
+    assert not torch.equal(model.text_projection.weight, head)
+
+
+def test_frozen_tower_has_no_gradient_and_the_rest_has(make_model, batch):
+    model = make_model()
+    assert not any(parameter.requires_grad for parameter in model.text_model.parameters())
+    model(**batch, return_loss=True).loss.backward()
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert without == {f"text_model.{name}" for name, _ in model.text_model.named_parameters()}
+    assert model.logit_scale.grad != 0
+
+
+def test_both_towers_learn_where_neither_is_frozen(make_model, batch):
+    model = make_model(freeze_text=False)
+    model(**batch, return_loss=True).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_frozen_tower_stays_in_eval_and_the_others_follow_the_mode(make_model):
+    model = make_model()
+    model.train()
+    assert not any(module.training for module in model.text_model.modules())
+    assert model.training and all(module.training for module in model.vision_model.modules())
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_dropout_of_a_frozen_tower_never_acts(make_model, batch):
+    dropped = {"dropout": 0.5, "attention_dropout": 0.5}
+    frozen = make_model(text_changes=dropped).train()
+    inputs = batch["input_ids"], batch["attention_mask"]
+    assert torch.equal(frozen.text_states(*inputs)[1], frozen.text_states(*inputs)[1])
+    learned = make_model(text_changes=dropped, freeze_text=False).train()
+    assert not torch.equal(learned.text_states(*inputs)[1], learned.text_states(*inputs)[1])
+
+
+def test_loaded_model_is_frozen_as_before(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    loaded, info = ClipScratchModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for model in (loaded, ClipScratchModel.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)):
+        assert not any(parameter.requires_grad for parameter in model.text_model.parameters())
+        assert all(parameter.requires_grad for parameter in model.vision_model.parameters())
+        assert model.logit_scale.requires_grad
+        model.train()
+        assert not any(module.training for module in model.text_model.modules())
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_saved_model_comes_back_to_the_bit(make_model, batch, tmp_path, loss):
+    model = make_model(loss=loss, projection="mlp", text_pooling="mean", vision_state_norm="l2")
+    take_steps(model, batch)
+    model.eval().save_pretrained(tmp_path)
+    loaded = ClipScratchModel.from_pretrained(tmp_path)
+    before, after = model.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys() and {"logit_scale"} <= before.keys()
+    assert ("logit_bias" in before) == (loss == "sigmoid")
+    assert before["logit_scale"] != model.config.logit_scale_init_value  # it was learned
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits_per_image, model(**batch).logits_per_image)
+
+
+def test_weights_are_saved_as_safetensors_only(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert "model.safetensors" in files
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
+
+
+def test_every_setting_of_the_config_survives_saving(tower_config, tmp_path):
+    settings = {
+        "projection_dim": 24, "projection": "mlp", "text_pooling": "mean", "vision_pooling": "tower",
+        "text_state_norm": "l2", "vision_state_norm": "l2", "freeze_text": False, "freeze_vision": True,
+        "loss": "sigmoid", "logit_scale_init_value": 1.0, "logit_scale_max": 2.0, "logit_bias_init_value": -5.0,
+        "initializer_range": 0.1,
+    }  # fmt: skip
+    ClipScratchConfig(tower_config("bert"), tower_config("dinov2"), **settings).save_pretrained(tmp_path)
+    loaded = ClipScratchConfig.from_pretrained(tmp_path)
+    default = ClipScratchConfig()
+    for name, value in settings.items():
+        assert getattr(loaded, name) == value != getattr(default, name), name
+    assert (loaded.text_config.model_type, loaded.vision_config.model_type) == ("bert", "dinov2")
+    assert loaded.text_config.num_hidden_layers == 2
+
+
+# Validation
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"text_pooling": "max"}, r"text_pooling='max' is not one of cls, mean, cls\+mean, tower"),
+        ({"vision_pooling": "max"}, "vision_pooling='max' is not one of"),
+        ({"text_state_norm": "l1"}, "text_state_norm='l1' is not one of none, l2"),
+        ({"projection": "deep"}, "projection='deep' is not one of linear, mlp"),
+        ({"loss": "hinge"}, "loss='hinge' is not one of softmax, sigmoid, diagonal"),
+        ({"projection_dim": 0}, "projection_dim=0 is not a positive number"),
+        ({"logit_scale_init_value": 5.0}, r"logit_scale_init_value=5.0 is above logit_scale_max=4.6052"),
+        ({"text_config": {"vocab_size": 3}}, "text_config has no model_type; name one, for example 'distilbert'"),
+    ],
+)
+def test_wrong_setting_is_named_with_its_value_and_the_rule(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ClipScratchConfig(**settings)
+
+
+def test_towers_by_default_are_distilbert_and_vit_and_may_be_dicts():
+    config = ClipScratchConfig()
+    assert (config.text_config.model_type, config.vision_config.model_type) == ("distilbert", "vit")
+    assert config.projection_dim == 512 and config.freeze_text and not config.freeze_vision
+    given = ClipScratchConfig({"model_type": "bert", "hidden_size": 48}, text_pooling="cls+mean")
+    assert given.text_config.hidden_size == 48 and given.text_state_dim == 96

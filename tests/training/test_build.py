@@ -1,0 +1,108 @@
+"""Model options go in; the model, its processor and refusals of what does not fit are checked."""
+
+import logging
+
+import huggingface_hub
+import pytest
+import torch
+
+from modeling_clipscratch.training.arguments import ModelArguments
+from modeling_clipscratch.training.build import build_model, word_tokenizer
+
+SCRATCH = {
+    "text_tower": "distilbert", "text_hidden_size": 16, "text_num_layers": 1, "text_num_heads": 2,
+    "vision_tower": "vit", "vision_hidden_size": 16, "vision_num_layers": 1, "vision_num_heads": 2,
+    "image_size": 8, "patch_size": 4, "projection_dim": 16,
+}  # fmt: skip
+CAPTIONS = ["A red square.", "a blue circle, left"]
+
+
+def build(**changes):
+    return build_model(ModelArguments(**{**SCRATCH, **changes}), CAPTIONS)
+
+
+def test_options_reach_the_model_and_its_processor():
+    model, processor = build(
+        projection="mlp", text_pooling="mean", vision_pooling="cls+mean", text_state_norm="l2", loss="sigmoid",
+        freeze_text=False, freeze_vision=True, logit_scale_init_value=1.0, max_length=9,
+    )  # fmt: skip
+    config = model.config
+    assert (config.projection, config.text_pooling, config.vision_pooling) == ("mlp", "mean", "cls+mean")
+    assert (config.text_state_norm, config.vision_state_norm, config.loss) == ("l2", "none", "sigmoid")
+    assert (config.freeze_text, config.freeze_vision, config.projection_dim) == (False, True, 16)
+    assert model.logit_scale.item() == 1.0
+    assert config.text_config.max_position_embeddings == 9 == processor.tokenizer.model_max_length
+    assert config.text_config.vocab_size == len(processor.tokenizer)
+    assert config.text_config.pad_token_id == processor.tokenizer.pad_token_id
+    assert processor.image_processor.size["height"] == 8
+
+
+@pytest.mark.parametrize(("text", "vision"), [("bert", "dinov2"), ("distilbert", "clip_vision_model")])
+def test_towers_from_scratch_have_the_sizes_asked_for(text, vision):
+    model, _ = build(text_tower=text, vision_tower=vision, text_num_layers=3, vision_num_layers=2)
+    assert model.config.text_config.num_hidden_layers == 3 and model.config.text_config.hidden_size == 16
+    assert model.config.vision_config.num_hidden_layers == 2 and model.config.vision_config.patch_size == 4
+
+
+def test_log_says_where_every_weight_came_from(caplog):
+    with caplog.at_level(logging.INFO, logger="modeling_clipscratch"):
+        model, _ = build()
+    text, vision = (
+        (sum(p.numel() for p in tower.parameters()), len(list(tower.parameters())))
+        for tower in (model.text_model, model.vision_model)
+    )
+    learned = vision[0] + 2 * 16 * 16 + 1  # the picture tower, two heads and the temperature
+    assert [record.getMessage() for record in caplog.records] == [
+        f"text tower: distilbert (from scratch), {text[0]:,} parameters, frozen; 0 weights loaded, {text[1]} new",
+        f"vision tower: vit (from scratch), {vision[0]:,} parameters; 0 weights loaded, {vision[1]} new",
+        f"heads: 512 new parameters; in all {learned:,} parameters are trained",
+    ]
+
+
+def test_words_of_the_captions_are_the_tokens():
+    tokenizer = word_tokenizer(CAPTIONS)
+    # Four special tokens or marks, then the words in order: , . a blue circle left red square.
+    assert tokenizer.get_vocab() == {
+        "[PAD]": 0, "[UNK]": 1, "[CLS]": 2, ",": 3, ".": 4, "a": 5, "blue": 6, "circle": 7, "left": 8, "red": 9,
+        "square": 10,
+    }  # fmt: skip
+    assert tokenizer("A BLUE dragon.")["input_ids"] == [2, 5, 6, 1, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"image_size": None}, "vision_tower=vit is from scratch and needs image_size"),
+        ({"image_size": 30}, "image_size=30 is not a multiple of patch_size=4; choose 28"),
+        ({"image_size": 3}, "image_size=3 is not a multiple of patch_size=4; choose 4"),
+        ({"vision_num_heads": 3}, "vision_hidden_size=16 is not a multiple of vision_num_heads=3; choose 15"),
+        ({"text_num_heads": 5}, "text_hidden_size=16 is not a multiple of text_num_heads=5; choose 15"),
+        ({"text_pooling": "max"}, "text_pooling='max' is not one of"),
+        ({"tokenizer": "nobody/no-such-tokenizer"}, "tokenizer 'nobody/no-such-tokenizer' could not be loaded"),
+        ({"vision_tower": "nobody/no-such-tower"}, "vision_tower=nobody/no-such-tower: no image processor could be"),
+    ],
+)
+def test_sizes_and_names_that_do_not_fit_are_refused(monkeypatch, changes, sentence):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=sentence):
+        build(**changes)
+
+
+def test_pretrained_folders_bring_their_tokenizer_and_picture_size(tmp_path):
+    first, processor = build(freeze_text=False)
+    for side, part in (("text", processor.tokenizer), ("vision", processor.image_processor)):
+        getattr(first, f"{side}_model").save_pretrained(tmp_path / side)
+        part.save_pretrained(tmp_path / side)
+    folders = {"text_tower": str(tmp_path / "text"), "vision_tower": str(tmp_path / "vision"), "image_size": None}
+    model, own = build(**folders)
+    for side in ("text_model", "vision_model"):
+        saved = getattr(first, side).state_dict()
+        assert all(torch.equal(tensor, saved[name]) for name, tensor in getattr(model, side).state_dict().items())
+    assert own.tokenizer(CAPTIONS)["input_ids"] == processor.tokenizer(CAPTIONS)["input_ids"]
+    assert own.image_processor.size["height"] == 8
+    with pytest.raises(
+        ValueError, match="image_size=16: the tower .* takes 8 pixels; leave image_size out or choose 8"
+    ):
+        build(**{**folders, "image_size": 16})
+    with pytest.raises(ValueError, match="max_length=65 is more than the text tower reads; choose at most 64"):
+        build(**folders, max_length=65)

@@ -1,0 +1,43 @@
+"""Wishes and machines go in; the arithmetic and the attention kernel chosen for them are checked."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from modeling_clipscratch.training.device import check_processes, choose_attention, choose_precision
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [
+        ({"avx2": True}, "fp32"),
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+    ],
+)
+def test_cpu_is_asked_what_it_can_do(monkeypatch, able, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert choose_precision("auto", use_cpu=True) == expected
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16", "fp16"])
+def test_wish_goes_before_the_machine(wanted):
+    assert choose_precision(wanted, use_cpu=True) == wanted
+
+
+def test_attention_is_eager_for_bf16_on_cpus_only_unless_asked():
+    choices = {(p, cpu): choose_attention("auto", precision=p, use_cpu=cpu) for p in ("fp32", "bf16") for cpu in (0, 1)}
+    assert choices == {("fp32", 0): "sdpa", ("fp32", 1): "sdpa", ("bf16", 0): "sdpa", ("bf16", 1): "eager"}
+    assert choose_attention("eager", precision="fp32", use_cpu=False) == "eager"
+    assert choose_attention("sdpa", precision="bf16", use_cpu=True) == "sdpa"
+
+
+def test_processes_that_do_not_know_of_each_other_refuse_to_start(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_processes(SimpleNamespace(world_size=2))
+    with pytest.raises(ValueError, match="the launcher started 2 processes but this one counts 1"):
+        check_processes(SimpleNamespace(world_size=1))
+    monkeypatch.delenv("WORLD_SIZE")
+    check_processes(SimpleNamespace(world_size=1))

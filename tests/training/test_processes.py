@@ -1,0 +1,60 @@
+"""Two processes that share a batch go in; one run comes out, the same that one process with the whole batch makes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# Plain SGD: its steps are linear in the gradients, where AdamW would blow roundings of tiny ones up to whole steps.
+FOUR_STEPS = {
+    "freeze_text": True, "max_steps": 4, "optim": "sgd", "learning_rate": 0.5, "weight_decay": 0.0,
+    "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2,
+    "load_best_model_at_end": False,
+}  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, run_recipe, tmp_path):
+    recipe = write_recipe(tmp_path / "two", **FOUR_STEPS, per_device_train_batch_size=200)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", str(free_port())]
+    launch += ["--config_file", str(REPOSITORY / "configuration" / "accelerate" / "cpu_2.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
+    done = subprocess.run(
+        [*launch, str(REPOSITORY / "run_train.py"), str(recipe)],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("running on 2 processes on cpu, fp32") == 1
+    assert done.stdout.count("model, metrics and curves: ") == 1
+    two = tmp_path / "two" / "run"
+    assert {"config.json", "model.safetensors", "metrics.json", "curves.png"} < {path.name for path in two.iterdir()}
+    assert not (two / ".incomplete").exists()
+    for checkpoint in ("checkpoint-2", "checkpoint-4"):
+        assert {"rng_state_0.pth", "rng_state_1.pth"} < {path.name for path in (two / checkpoint).iterdir()}
+
+    one, metrics = run_recipe(tmp_path / "one", **FOUR_STEPS)
+    found, expected = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
+    first = json.loads((one / "trainer_state.json").read_text())["log_history"]
+    second = json.loads((two / "trainer_state.json").read_text())["log_history"]
+    for a, b in zip(first, second, strict=True):
+        for name in {"loss", "positive_share", "grad_norm", "temperature", "pictures_seen"} & set(a):
+            assert abs(a[name] - b[name]) <= 1e-4 * abs(a[name]), name  # float32 sums over 400 x 400 pairs
+        if "eval_top1" in a:
+            assert abs(a["eval_top1"] - b["eval_top1"]) < 3 / 180  # two pictures of 180 may be torn between classes
+    assert [line["pictures_seen"] for line in second if "loss" in line] == [400, 800, 1200, 1600]
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, atol=1e-5), name
+    start = torch.tensor(2.6592)
+    assert abs(expected["logit_scale"] - start) > 1e-3  # the steps moved something a hundred times the tolerance
+    assert json.loads((two / "metrics.json").read_text())["digits"].keys() == metrics["digits"].keys()

@@ -1,0 +1,270 @@
+"""Tiny recipes on digits go in; the folders of finished, resumed, overwritten and failed runs are checked."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoProcessor
+
+from modeling_clipscratch import ClipScratchModel, hub
+from modeling_clipscratch.data.augment import Augment
+from modeling_clipscratch.data.captions import CaptionTable
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.rows import Rows
+from modeling_clipscratch.training import run as module
+from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.run import train
+
+# Where a frozen text tower's states come from a cache, and the best of two epochs is kept.
+FROZEN = {"freeze_text": True, "max_steps": -1, "num_train_epochs": 2, "dataloader_num_workers": 1}
+# Seven steps are two epochs of three and a step, with dropout in the text tower and in the picture's shift.
+LEARNED = {
+    "freeze_text": False, "max_steps": 7, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 20,
+    "eval_strategy": "no", "test_split": "none",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(run_recipe, tmp_path_factory):
+    """(folder, metrics) of a run with a frozen text tower."""
+    return run_recipe(tmp_path_factory.mktemp("finished"), **FROZEN)
+
+
+@pytest.fixture(scope="module")
+def straight(run_recipe, tmp_path_factory):
+    """Folder of a run of seven steps, a checkpoint after each."""
+    return run_recipe(tmp_path_factory.mktemp("straight"), **LEARNED)[0]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+# A finished run
+
+
+def test_run_folder_holds_what_the_design_says_and_nothing_else(finished):
+    folder, _ = finished
+    code = {path.name for path in Path(hub.__file__).parent.glob("*_clipscratch.py")}
+    model = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    results = {"recipe.yaml", "trainer_state.json", "metrics.json", "versions.json", "curves.png"}
+    checkpoints = {"checkpoint-3", "checkpoint-6"}
+    assert {path.name for path in folder.iterdir()} == code | model | results | checkpoints
+    state = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    for checkpoint in checkpoints:
+        assert {path.name for path in (folder / checkpoint).iterdir()} == code | model | state
+
+
+def test_metrics_are_fractions_under_the_data_set_s_name(finished):
+    folder, returned = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics == returned and set(metrics) == {"digits"}
+    assert set(metrics["digits"]) == {"top1", "top5", "mean_per_class_recall", "expected_calibration_error"}
+    assert all(0 <= value <= 1 for value in metrics["digits"].values())
+    # 360 pictures of ten classes, 36 each.
+    assert metrics["digits"]["top1"] * 360 == pytest.approx(round(metrics["digits"]["top1"] * 360), abs=1e-9)
+
+
+def test_recipe_and_versions_are_those_of_the_run(finished):
+    folder, _ = finished
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    written = yaml.safe_load((folder.parent / "recipe.yaml").read_text())
+    assert recipe == {n: v for n, v in written.items() if n not in ("output_dir", "cache_dir", "disable_tqdm",
+        "logging_steps", "dataloader_num_workers")}  # fmt: skip
+    versions = json.loads((folder / "versions.json").read_text())
+    assert versions["torch"] == torch.__version__ and {"python", "platform", "device", "transformers"} <= set(versions)
+
+
+def test_run_folder_is_opened_by_the_auto_classes(finished):
+    folder, _ = finished
+    model = AutoModel.from_pretrained(folder, trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    assert type(model) is ClipScratchModel and model.config.projection_dim == 16
+    inputs = processor.tokenizer(["the digit three."], return_tensors="pt")
+    picture = torch.zeros(8, 8, 3, dtype=torch.uint8).numpy()
+    pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        assert model(**inputs, pixel_values=pixels).logits_per_image.shape == (1, 1)
+    assert processor.tokenizer.unk_token_id not in inputs["input_ids"]
+
+
+def test_frozen_text_tower_has_the_same_bits_in_every_checkpoint(finished):
+    folder, _ = finished
+    first, last = weights(folder / "checkpoint-3"), weights(folder / "checkpoint-6")
+    for name, tensor in first.items():
+        assert (
+            torch.equal(tensor, last[name]) == name.startswith("text_model.")
+            or "k_proj.bias" in name
+            or ("key.bias" in name)
+        ), name
+
+
+def test_finished_run_is_its_best_checkpoint_to_the_bit(finished):
+    folder, _ = finished
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    scores = {line["step"]: line["eval_top1"] for line in history if "eval_top1" in line}
+    assert set(scores) == {3, 6}
+    best = max(scores, key=lambda step: (scores[step], -step))  # the first of equals
+    assert same(weights(folder), weights(folder / f"checkpoint-{best}"))
+
+
+def test_history_has_the_loss_of_every_step_and_the_validation_of_every_epoch(finished):
+    folder, _ = finished
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    assert [line["step"] for line in history if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [(line["step"], line["epoch"]) for line in history if "eval_top1" in line] == [(3, 1), (6, 2)]
+
+
+def test_best_metric_need_not_be_named(run_recipe, tmp_path):
+    run_recipe(tmp_path, **FROZEN, metric_for_best_model=None)
+
+
+@pytest.mark.parametrize("metric", ["expected_calibration_error", "text_to_image_median_rank"])
+def test_of_errors_and_ranks_the_smallest_is_the_best(metric):
+    args = parse_recipe(["--metric_for_best_model", metric])[2]
+    assert args.greater_is_better is False
+
+
+def test_metric_that_is_not_measured_is_refused_before_training(run_recipe, tmp_path, monkeypatch):
+    for metric in ("top_1", "text_to_image_recall@5"):  # digits have classes, not captions
+        with pytest.raises(ValueError, match=f"metric_for_best_model={metric}"):
+            run_recipe(tmp_path / metric, **FROZEN, metric_for_best_model=metric)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_resumed_run_equals_the_straight_one_to_the_bit(run_recipe, straight, tmp_path, step):
+    # After two steps inside an epoch, whose end comes later; after three at its very end.
+    resumed, _ = run_recipe(tmp_path, **LEARNED, resume_from_checkpoint=str(straight / f"checkpoint-{step}"))
+    assert [path.name for path in resumed.glob("checkpoint-*")] and not (resumed / f"checkpoint-{step}").exists()
+    for folder in ("checkpoint-4", "checkpoint-7", "."):
+        assert same(weights(resumed / folder), weights(straight / folder)), folder
+    ends = [torch.load(run / "checkpoint-7" / "optimizer.pt")["state"] for run in (straight, resumed)]
+    assert all(same(ends[0][number], ends[1][number]) for number in ends[0])
+    losses = [
+        [line["loss"] for line in json.loads((run / "trainer_state.json").read_text())["log_history"] if "loss" in line]
+        for run in (straight, resumed)
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 7
+
+
+def test_straight_run_learns_at_every_step(straight):
+    steps = [weights(straight / f"checkpoint-{step}") for step in range(1, 8)]
+    for before, after in zip(steps, steps[1:], strict=False):
+        assert not torch.equal(before["text_projection.weight"], after["text_projection.weight"])
+
+
+def test_checkpoint_of_another_model_is_refused_before_anything_is_written(run_recipe, tmp_path):
+    other = tmp_path / "checkpoint-5"
+    other.mkdir()
+    (other / "trainer_state.json").write_text("{}")
+    (other / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(ValueError, match="holds a model of type 'clip', not 'clipscratch'"):
+        run_recipe(tmp_path / "new", **FROZEN, resume_from_checkpoint=str(other))
+    assert not (tmp_path / "new" / "run").exists()
+
+
+# Folders that are taken
+
+
+def test_folder_of_a_run_is_refused_and_stays_as_it_is(run_recipe, finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(ValueError, match="holds another run; use --overwrite_output_dir"):
+        run_recipe(folder.parent, **FROZEN)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_folder_of_a_run_is_refused_also_where_resuming_is_declined(monkeypatch, write_recipe, finished):
+    class Begun(Exception):
+        pass
+
+    def begun(args):
+        raise Begun
+
+    monkeypatch.setattr(module, "describe_device", begun)  # the first thing after the folder was opened
+    path = write_recipe(finished[0].parent, **FROZEN)
+    with pytest.raises(ValueError, match="holds another run"):
+        train(*parse_recipe([str(path), "--resume_from_checkpoint", "false"]))
+
+
+def test_overwriting_begins_anew_and_keeps_nothing_of_the_old_run(run_recipe, tmp_path):
+    short = {**LEARNED, "max_steps": 2}
+    folder, _ = run_recipe(tmp_path, **short)
+    for name in ("metrics.json", "model.safetensors"):
+        (folder / name).write_text("of the old run")
+    (folder / "checkpoint-99").mkdir()
+    run_recipe(tmp_path, **{**short, "max_steps": 1, "seed": 5}, overwrite_output_dir=True)
+    assert {path.name for path in folder.glob("checkpoint-*")} == {"checkpoint-1"}
+    assert "digits" in json.loads((folder / "metrics.json").read_text())
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["seed"] == 5
+    assert ClipScratchModel.from_pretrained(folder) is not None
+
+
+# A full disk
+
+
+def test_failing_save_leaves_the_earlier_checkpoint_whole_and_says_so(run_recipe, tmp_path, monkeypatch):
+    own, saves = ClipScratchModel.save_pretrained, []
+
+    def full_at_the_second(self, folder, *given, **named):
+        saves.append(Path(folder))
+        if len(saves) == 2:
+            (Path(folder) / "model.safetensors").write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        return own(self, folder, *given, **named)
+
+    monkeypatch.setattr(ClipScratchModel, "save_pretrained", full_at_the_second)
+    with pytest.raises(OSError, match="writing to .*run failed .*No space left.* the last whole checkpoint is kept"):
+        run_recipe(tmp_path, **LEARNED)
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "checkpoint-1"}
+    assert ClipScratchModel.from_pretrained(folder / "checkpoint-1").logit_scale.isfinite()
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth"} < {p.name for p in (folder / "checkpoint-1").iterdir()}
+
+
+def test_failing_last_save_leaves_no_half_written_result(run_recipe, tmp_path, monkeypatch):
+    def full(history, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "plot_curves", full)
+    with pytest.raises(OSError, match="No space left.* the last whole checkpoint is kept"):
+        run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.yaml", "checkpoint-1"}
+
+
+# Cached pictures
+
+
+def test_cached_views_are_not_mirrored_where_a_caption_names_a_side(make_model, word_processor, tmp_path, write_recipe):
+    rows = Rows(
+        name="set", split="train", kind="caption", keys=["a", "b"], origin="a test", fingerprint="0",
+        read_image=lambda index: np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8),
+        captions=[["the red square left of the circle"], ["a red square"]],
+    )  # fmt: skip
+    recipe = write_recipe(tmp_path, image_views=2, horizontal_flip=1.0)
+    _, data, args, _ = parse_recipe([str(recipe)])
+    preprocess = Preprocess(word_processor.image_processor)
+    look = Augment(mean=preprocess.mean, std=preprocess.std, horizontal_flip=1.0)
+    model = make_model(freeze_vision=True)
+    pairs = module._pairs(rows, CaptionTable(rows), model, word_processor, preprocess, look, data, args)
+    plain, other = pairs.image_states[:, 0], pairs.image_states[:, 1]
+    assert not torch.allclose(plain[1], other[1], atol=1e-3)
+    assert torch.allclose(plain[0], other[0], atol=1e-6)  # the same picture in another batch
+
+
+def test_library_is_silent_about_a_run_that_goes_well(run_recipe, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
+        run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
+    assert not [record for record in caplog.records if record.name.startswith("modeling_clipscratch")]

@@ -1,0 +1,182 @@
+"""A tiny model with texts and pictures goes in; its cached states, and when they are made anew, are checked."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_clipscratch.data.augment import Augment
+from modeling_clipscratch.data.captions import TokenTable
+from modeling_clipscratch.data.pixels import normalize
+from modeling_clipscratch.data.randomness import key_ids, sample_ids
+from modeling_clipscratch.training import state_cache
+from modeling_clipscratch.training.state_cache import image_states, text_states
+
+TEXTS = ["a red square", "blue", "the photo of a blue circle", "a photo", "red"]
+LOOK = Augment(mean=[0.5] * 3, std=[0.5] * 3, random_shift=2, horizontal_flip=0.5)
+KEYS = [f"k{number}" for number in range(6)]
+# Rows of a batch of another size are added up in another order: a few float32 roundings of numbers about 2.
+CLOSE = {"atol": 2e-6, "rtol": 1e-5}
+
+
+@pytest.fixture
+def tokens(word_processor):
+    return TokenTable(TEXTS, word_processor.tokenizer, 12)
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model(freeze_vision=True)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """(model) -> list that gets an entry at each pass through one of its towers."""
+
+    def count(model):
+        seen = []
+        for name in ("text_states", "image_states"):
+            own = getattr(model, name)
+            monkeypatch.setattr(
+                model, name, lambda *given, own=own, name=name, **named: (seen.append(name), own(*given, **named))[1]
+            )
+        return seen
+
+    return count
+
+
+def quiet(folder):
+    return {"folder": folder, "progress": False}
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "cls+mean"])
+def test_cached_text_states_are_the_tower_s_own(make_model, tokens, word_processor, tmp_path, pooling):
+    model = make_model(text_pooling=pooling, text_state_norm="l2")
+    found = text_states(model, tokens, batch_size=2, **quiet(tmp_path))
+    assert found.shape == (5, model.config.text_state_dim) and found.dtype == torch.float32
+    for number, text in enumerate(TEXTS):
+        alone = model.text_states(**word_processor.tokenizer([text], return_tensors="pt").convert_to_tensors())
+        assert torch.allclose(found[number], alone[1][0], **CLOSE)
+
+
+def test_cached_picture_states_are_the_tower_s_own_and_the_first_view_is_plain(model, pixels, tmp_path):
+    found = image_states(model, pixels, KEYS, LOOK, views=3, seed=4, batch_size=4, **quiet(tmp_path))
+    assert found.shape == (6, 3, 16)
+    images = torch.from_numpy(pixels)
+    expected = [model.image_states(normalize(images, LOOK.mean, LOOK.std))[1]]
+    for view in (1, 2):
+        samples = sample_ids(key_ids(KEYS), seed=4, epoch=view)
+        expected.append(model.image_states(LOOK(images, samples, torch.ones(6, dtype=torch.bool)))[1])
+    assert torch.allclose(found, torch.stack(expected, 1), **CLOSE)
+    assert not torch.allclose(found[:, 0], found[:, 1], atol=1e-2)
+
+
+def test_second_call_finds_the_states_and_leaves_the_tower_alone(model, tokens, pixels, tmp_path, calls):
+    seen = calls(model)
+    first = text_states(model, tokens, **quiet(tmp_path)), image_states(model, pixels, KEYS, LOOK, **quiet(tmp_path))
+    assert set(seen) == {"text_states", "image_states"}
+    seen.clear()
+    second = text_states(model, tokens, **quiet(tmp_path)), image_states(model, pixels, KEYS, LOOK, **quiet(tmp_path))
+    assert seen == []
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_equal_model_made_again_finds_the_states(make_model, tokens, tmp_path, calls):
+    text_states(make_model(), tokens, **quiet(tmp_path))
+    again = make_model(vision="dinov2", projection_dim=4)  # another picture tower and another head
+    again.text_model.load_state_dict(make_model().text_model.state_dict())
+    seen = calls(again)
+    text_states(again, tokens, **quiet(tmp_path))
+    assert seen == []
+
+
+@pytest.mark.parametrize("change", ["weight", "pooling", "norm", "config", "texts", "length"])
+def test_what_the_text_states_depend_on_gives_another_cache(
+    make_model, tokens, word_processor, tmp_path, calls, change
+):
+    text_states(make_model(), tokens, **quiet(tmp_path))
+    changed = make_model(
+        text_pooling="mean" if change == "pooling" else "cls",
+        text_state_norm="l2" if change == "norm" else "none",
+        text_changes={"activation": "relu"} if change == "config" else None,
+    )
+    if change == "weight":
+        with torch.no_grad():
+            next(changed.text_model.parameters())[3, 5] += 1e-3
+    if change == "texts":
+        tokens = TokenTable([*TEXTS[:-1], "a red"], word_processor.tokenizer, 12)
+    if change == "length":
+        tokens = TokenTable(TEXTS, word_processor.tokenizer, 6)
+    seen = calls(changed)
+    states = text_states(changed, tokens, **quiet(tmp_path))
+    assert seen and len(list(tmp_path.iterdir())) == 2
+    with torch.inference_mode():
+        expected = changed.text_states(**tokens.batch(torch.arange(5)))[1]
+    assert torch.allclose(states, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("change", ["weight", "pooling", "pixels", "mean", "views", "seed", "look", "keys"])
+def test_what_the_picture_states_depend_on_gives_another_cache(make_model, pixels, tmp_path, calls, change):
+    def states(model, **changes):
+        given = {"pixels": pixels, "keys": KEYS, "augment": LOOK, "views": 2, "seed": 0, **changes}
+        return image_states(
+            model, given.pop("pixels"), given.pop("keys"), given.pop("augment"), **given, **quiet(tmp_path)
+        )
+
+    states(make_model(freeze_vision=True))
+    changed = make_model(freeze_vision=True, vision_pooling="mean" if change == "pooling" else "cls")
+    if change == "weight":
+        with torch.no_grad():
+            next(changed.vision_model.parameters()).view(-1)[3] += 1e-3
+    other = pixels.copy()
+    other[3, 2, 1, 0] ^= 1
+    darker = Augment(mean=[0.4] * 3, std=[0.5] * 3, random_shift=2, horizontal_flip=0.5)
+    closer = Augment(mean=[0.5] * 3, std=[0.5] * 3, random_shift=1, horizontal_flip=0.5)
+    changes = {
+        "pixels": {"pixels": other}, "mean": {"augment": darker}, "views": {"views": 3}, "seed": {"seed": 1},
+        "look": {"augment": closer}, "keys": {"keys": KEYS[::-1]},
+    }.get(change, {})  # fmt: skip
+    seen = calls(changed)
+    states(changed, **changes)
+    assert seen and len(list(tmp_path.iterdir())) == 2
+
+
+def test_single_view_does_not_depend_on_augmentation_or_seed(model, pixels, tmp_path, calls):
+    image_states(model, pixels, KEYS, LOOK, seed=0, **quiet(tmp_path))
+    seen = calls(model)
+    plain = Augment(mean=[0.5] * 3, std=[0.5] * 3)
+    image_states(model, pixels, KEYS, plain, seed=1, **quiet(tmp_path))
+    assert seen == []
+
+
+@pytest.mark.parametrize("moment", ["encoding", "writing", "renaming"])
+def test_killed_write_leaves_no_file_under_the_final_name(model, tokens, tmp_path, monkeypatch, moment):
+    def killed(*given, **named):
+        raise KeyboardInterrupt
+
+    def killed_midway(tensors, path):
+        Path(path).write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    place = {"encoding": (model, "text_states", killed), "writing": (state_cache, "save_file", killed_midway)}
+    place["renaming"] = (state_cache.os, "replace", killed)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*place[moment])
+        text_states(model, tokens, **quiet(tmp_path))
+    assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
+    again = text_states(model, tokens, **quiet(tmp_path))
+    [path] = tmp_path.iterdir()
+    assert path.suffix == ".safetensors" and torch.equal(load_file(path)["states"], again)
+
+
+def test_tower_with_a_scalar_in_its_state_can_be_cached(model, tokens, tmp_path):
+    model.text_model.register_buffer("steps_seen", torch.tensor(3))  # as batch norm has one
+    assert text_states(model, tokens, **quiet(tmp_path)).shape == (5, 16)

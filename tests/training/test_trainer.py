@@ -1,0 +1,161 @@
+"""A tiny model on 64 digits goes in; what the trainer refuses, decays, freezes and logs is checked."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_clipscratch.hub.losses_clipscratch import contrastive_loss
+
+
+def in_optimizer(trainer):
+    """Name of every parameter that the optimizer holds -> its group."""
+    trainer.create_optimizer()
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    return {names[id(p)]: group for group in trainer.optimizer.param_groups for p in group["params"]}
+
+
+def test_accumulation_is_refused_with_its_reason(make_trainer):
+    with pytest.raises(
+        ValueError, match="gradient_accumulation_steps=2 adds no negatives .* [(]now 16 over all processes[)]"
+    ):
+        make_trainer(gradient_accumulation_steps=2)
+
+
+def test_data_smaller_than_a_batch_are_refused_with_the_largest_that_fits(make_trainer):
+    with pytest.raises(ValueError, match="^15 training rows fill no batch of 16; set .* to at most 15"):
+        make_trainer(rows=15)
+    assert make_trainer(rows=16) is not None
+
+
+def test_frozen_text_tower_is_bitwise_unchanged_and_not_in_the_optimizer(make_trainer):
+    trainer = make_trainer({"freeze_text": True}, max_steps=3, learning_rate=0.1)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    trainer.train()
+    after = trainer.model.state_dict()
+    assert not [name for name in in_optimizer(trainer) if name.startswith("text_model.")]
+    held = set(in_optimizer(trainer))
+    assert held == {name for name in before if not name.startswith("text_model.")}
+    for name, tensor in before.items():
+        # Three AdamW steps of 0.1 move whatever has a gradient; keys have biases that the softmax cannot feel.
+        if name.startswith("text_model."):
+            assert torch.equal(after[name], tensor), name
+        elif "k_proj.bias" not in name:
+            assert not torch.equal(after[name], tensor), name
+    assert not any(module.training for module in trainer.model.text_model.modules())
+
+
+def test_both_towers_are_trained_where_neither_is_frozen(make_trainer):
+    trainer = make_trainer({"freeze_text": False}, learning_rate=0.1)
+    before = trainer.model.text_model.embeddings.word_embeddings.weight.clone()
+    trainer.train()
+    assert not torch.equal(trainer.model.text_model.embeddings.word_embeddings.weight, before)
+    assert set(in_optimizer(trainer)) == {name for name, _ in trainer.model.named_parameters()}
+
+
+@pytest.mark.parametrize(("text", "loss"), [("distilbert", "softmax"), ("bert", "sigmoid")])
+@pytest.mark.parametrize("vision", ["vit", "dinov2", "clip_vision_model"])
+@pytest.mark.parametrize("tower_learning_rate", [None, 1e-4])
+def test_matrices_decay_and_norms_biases_tokens_positions_and_temperature_do_not(
+    make_trainer, text, loss, vision, tower_learning_rate
+):
+    trainer = make_trainer(
+        {"text_tower": text, "vision_tower": vision, "freeze_text": False, "loss": loss},
+        weight_decay=0.25, tower_learning_rate=tower_learning_rate,
+    )  # fmt: skip
+    decay = {name: group["weight_decay"] for name, group in in_optimizer(trainer).items()}
+    assert set(decay) == {name for name, _ in trainer.model.named_parameters()}
+    shapes = dict(trainer.model.named_parameters())
+    for name, value in decay.items():
+        free = name.endswith("bias") or "norm" in name.lower() or "position" in name or "token" in name.split(".")[-1]
+        free |= name in ("logit_scale", "logit_bias") or "class_embedding" in name or "layer_scale" in name
+        assert value == (0.0 if free else 0.25), name
+        assert free or shapes[name].dim() >= 2
+    assert "logit_scale" in decay and ("logit_bias" in decay) == (loss == "sigmoid")
+    assert sum(value > 0 for value in decay.values()) > 10
+
+
+def test_towers_may_have_a_learning_rate_of_their_own(make_trainer):
+    trainer = make_trainer({"freeze_text": False}, learning_rate=0.2, tower_learning_rate=0.01)
+    for name, group in in_optimizer(trainer).items():
+        assert group["lr"] == (0.01 if name.startswith(("text_model.", "vision_model.")) else 0.2), name
+    assert trainer.optimizer.param_groups[0]["betas"] == (0.9, 0.98)
+    one = in_optimizer(make_trainer({"freeze_text": False}, learning_rate=0.2))
+    assert {group["lr"] for group in one.values()} == {0.2}
+
+
+def test_loss_of_a_step_is_the_loss_of_its_batch(make_trainer):
+    trainer = make_trainer()
+    batch = trainer.train_dataset.__getitems__([(0, index) for index in (5, 3, 9, 40, 41)])
+    inputs = {name: tensor.clone() for name, tensor in batch.items()}
+    trainer.model.eval()
+    found = trainer.compute_loss(trainer.model, batch)
+    pixels = (inputs["images"].float() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        output = trainer.model(inputs["input_ids"], pixels.permute(0, 3, 1, 2), inputs["attention_mask"])
+    expected = contrastive_loss(output.logits_per_image, loss="softmax", group=inputs["group"])
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert set(batch) == set(inputs)  # the batch is left as it was
+
+
+def test_temperature_is_brought_back_to_its_limit_after_a_step(make_trainer):
+    trainer = make_trainer(max_steps=1)
+    with torch.no_grad():
+        trainer.model.logit_scale.fill_(50.0)
+    trainer.train()
+    # Beyond the limit it has no gradient, so the step itself leaves it where it is.
+    assert trainer.model.logit_scale.item() == pytest.approx(math.log(100), abs=1e-6)
+
+
+def test_log_tells_loss_statistics_and_pictures_seen(make_trainer):
+    trainer = make_trainer(max_steps=4, logging_steps=2)
+    trainer.train()
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert [line["pictures_seen"] for line in lines] == [32, 64]
+    groups = trainer.train_dataset.captions.group
+    order = [index for _, index in trainer.sampler]
+    batches = [groups[order[start : start + 16]] for start in range(0, 64, 16)]
+    share = [(batch[:, None] == batch[None, :]).float().mean().item() for batch in batches]
+    for line, pair in zip(lines, (share[:2], share[2:]), strict=True):
+        assert line["positive_share"] == pytest.approx(sum(pair) / 2, abs=1e-6)
+        assert 0 <= line["image_to_text_accuracy"] <= 1 and 0 <= line["text_to_image_accuracy"] <= 1
+        # The temperature hardly moves in four steps of 1e-3.
+        assert line["temperature"] == pytest.approx(math.exp(-2.6592), rel=0.02)
+
+
+def test_rows_come_in_the_order_of_seed_and_epoch(make_trainer, monkeypatch):
+    trainer = make_trainer(max_steps=8)  # 64 rows are four batches: two epochs
+    seen = []
+    own = trainer.train_dataset.__getitems__
+    monkeypatch.setattr(
+        type(trainer.train_dataset), "__getitems__", lambda self, places: (seen.extend(places), own(places))[1]
+    )
+    trainer.train()
+    expected = []
+    for epoch in range(2):
+        trainer.sampler.set_epoch(epoch)
+        expected += list(trainer.sampler)
+    assert seen[:128] == expected
+
+
+def test_evaluation_measures_the_whole_split_and_leaves_the_mode(make_trainer):
+    trainer = make_trainer(rows=50, per_device_eval_batch_size=7)
+    trainer.model.train()
+    metrics = trainer.evaluate()
+    assert trainer.model.training and not trainer.model.text_model.training
+    result = trainer.measure(trainer.eval_dataset)
+    assert result.confusion.sum() == 50
+    assert metrics["eval_top1"] == result.metrics["top1"] == result.confusion.trace() / 50
+
+
+def test_bf16_steps_keep_weights_in_float32(make_trainer):
+    trainer = make_trainer(precision="bf16", max_steps=2, logging_steps=1)
+    trainer.train()
+    assert trainer.args.bf16 and {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert len(losses) == 2 and all(0 < loss < 2 * math.log(16) for loss in losses)
+
+
+def test_progress_bar_counts_pictures(make_trainer, capfd):
+    make_trainer(disable_tqdm=False, max_steps=2).train()
+    assert "32/32" in capfd.readouterr().err
