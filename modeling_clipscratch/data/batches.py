@@ -54,6 +54,7 @@ class PairDataset(torch.utils.data.Dataset):
         self.tokens, self.text_states = tokens, text_states
         self.on_bad_image = on_bad_image
         self._ids = key_ids(rows.keys)
+        self._skipped = set()
 
     def __len__(self):
         return len(self.rows)
@@ -97,7 +98,9 @@ class PairDataset(torch.utils.data.Dataset):
                 except BadImageError as error:
                     if self.on_bad_image == "raise":
                         raise
-                    logger.warning("skipped: %s", error)
+                    if str(error) not in self._skipped:  # once, not once an epoch
+                        self._skipped.add(str(error))
+                        logger.warning("skipped: %s", error)
             else:
                 raise ValueError(f"{self.rows.name}, split {self.rows.split}: none of its pictures can be read.")
         return torch.tensor(kept), torch.from_numpy(np.stack(images))

@@ -1,5 +1,6 @@
 """Pictures of any size go in; uint8 arrays of the tower's size, and normalised float batches, come out."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,6 +9,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .rows import BadImageError, Rows
+
+logger = logging.getLogger(__name__)
 
 
 class Preprocess:
@@ -52,9 +55,10 @@ class Preprocess:
         def read(index):
             try:
                 return self(rows.read_image(index))
-            except BadImageError:
+            except BadImageError as error:
                 if on_bad_image == "raise":
                     raise
+                logger.warning("skipped: %s", error)
                 return None
 
         pixels = np.empty((len(rows), *self.image_size, 3), dtype=np.uint8)

@@ -33,6 +33,8 @@ def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, C
         arguments = arguments[1:]
     parser = _Parser(RECIPE_GROUPS, usage="%(prog)s [recipe.yaml] [--field value ...]", allow_abbrev=False)
     given, unknown = parser.parse_known_args(arguments)
+    if unknown and not unknown[0].startswith("-"):
+        raise ValueError(f"{unknown[0]!r} belongs to no option; a recipe goes first, then --field value.")
     if unknown:
         raise ValueError(_unknown_field(unknown[0].lstrip("-").split("=")[0].replace("-", "_"), "option --"))
     named = _named_on_command_line(arguments)

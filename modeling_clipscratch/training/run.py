@@ -135,7 +135,7 @@ def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
     texts = {"text_states": text_states(model, tokens, **cache)} if cache_text else {"tokens": tokens}
 
     height, width = preprocess.image_size
-    in_memory = data.keep_in_memory
+    in_memory = data.keep_in_memory if rows.split == "train" else None  # validation is read at every evaluation
     if in_memory is None:
         in_memory = len(rows) * height * width * 3 < _IN_MEMORY
     if not (in_memory or cache_pictures):
