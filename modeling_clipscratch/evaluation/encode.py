@@ -127,7 +127,9 @@ def _read_ahead(preprocess, rows, batch_size):
             yield start, list(batch)
 
 
-def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 256) -> torch.Tensor:
+def encode_texts(
+    model, tokenizer, texts: Sequence[str], *, batch_size: int = 256, say_cut: bool = True
+) -> torch.Tensor:
     """Texts -> unit embeddings. Each different text is encoded once; texts of like length share a batch.
 
     Args:
@@ -135,6 +137,7 @@ def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 25
         tokenizer: the model's own.
         texts: M texts; those longer than the tower reads are cut, and one warning says how many.
         batch_size: texts at once.
+        say_cut: warn of texts that are too long; a caller that has said so already leaves it out.
     Returns: (M, P) float32 on the CPU.
     """
     unique = list(dict.fromkeys(texts))
@@ -143,7 +146,7 @@ def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 25
     # verbose=False: the tokenizer's own warning about long texts would come before ours.
     lengths = [len(ids) for ids in tokenizer(unique, verbose=False)["input_ids"]]
     cut = sum(length > longest for length in lengths)
-    if cut:
+    if cut and say_cut:
         logger.warning(
             "%d of %d texts are longer than the %d tokens that the text tower reads; their ends are cut off.",
             cut,

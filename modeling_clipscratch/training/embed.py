@@ -25,7 +25,7 @@ def embed_pictures(model, pairs: PairDataset, indices: torch.Tensor, look: Augme
 def text_encoder(model, tokenizer, pairs: PairDataset, batch_size: int) -> Callable[[list[str]], torch.Tensor]:
     """A function from M texts to (M, P) float32 unit embeddings; it takes cached states where `pairs` has them."""
     if pairs.text_states is None:
-        return lambda texts: encode_texts(model, tokenizer, texts, batch_size=batch_size)
+        return lambda texts: encode_texts(model, tokenizer, texts, batch_size=batch_size, say_cut=False)
     place = {text: number for number, text in enumerate(pairs.captions.texts)}
 
     def encode(texts):

@@ -2,7 +2,6 @@
 
 import logging
 
-import numpy as np
 from transformers import set_seed
 
 from ..data import load_rows
@@ -15,7 +14,7 @@ from ..evaluation.plots import plot_curves
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .build import build_model
 from .device import check_processes, choose_attention, describe_device
-from .run_folder import find_checkpoint, finish_run_folder, open_run_folder, wants_to_resume
+from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
 from .state_cache import image_states, text_states
 from .trainer import ClipScratchTrainer
 
@@ -44,15 +43,16 @@ def train(
     """
     check_processes(args)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+    resume = wants_to_resume(args.resume_from_checkpoint)
     if args.should_save:
-        resume = wants_to_resume(args.resume_from_checkpoint)
-        open_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
+        check_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
     if not args.should_log:
         logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)
     logger.info("running on %s", describe_device(args))
 
     set_seed(args.seed)
     rows = {split: _rows(data, split, args.seed) for split in ("train", "validation")}
+    test = _test_rows(data, args.seed)  # now: a missing split is better known before the training than after
     captions = {split: CaptionTable(part) for split, part in rows.items()}
     model, processor = build_model(model_options, captions["train"].texts)
     attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
@@ -93,9 +93,14 @@ def train(
         processing_class=processor,
         augment=augment,
     )
+    if args.should_save:
+        begin_run_folder(args.output_dir, settings, resume=resume)
     trainer.train(resume_from_checkpoint=checkpoint)
 
-    metrics = {data.dataset: _final_metrics(trainer, processor, data, args)}
+    result = (
+        trainer.measure(trainer.eval_dataset) if test is None else _measure_test(trainer, processor, test, data, args)
+    )
+    metrics = {data.dataset: result.metrics}
     if args.should_save:
         finish_run_folder(
             args.output_dir,
@@ -166,13 +171,18 @@ def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
     return PairDataset(rows, captions, seed=args.seed, **pictures, **texts)
 
 
-def _final_metrics(trainer, processor, data, args):
+def _test_rows(data, seed):
     if data.test_split in (None, "none"):
-        return trainer.measure(trainer.eval_dataset).metrics
-    test = _rows(data, data.test_split, args.seed)
+        return None
+    try:
+        return _rows(data, data.test_split, seed)
+    except ValueError as error:
+        raise ValueError(f"{error} (Or do without a test: --test_split none.)") from error
+
+
+def _measure_test(trainer, processor, test, data, args):
     model = trainer.accelerator.unwrap_model(trainer.model)
     with trainer.accelerator.autocast():
-        result = evaluate_rows(
+        return evaluate_rows(
             model, processor, test, batch_size=args.per_device_eval_batch_size, on_bad_image=data.on_bad_image
         )
-    return {name: float(np.asarray(value)) for name, value in result.metrics.items()}

@@ -21,31 +21,30 @@ _FREE_TO_CHANGE = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir
 _FREE_TO_CHANGE |= {"logging_steps", "report_to", "save_total_limit", "dataloader_num_workers", "push_to_hub"}
 
 
-def open_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, resume: bool) -> None:
-    """Makes the folder of a run and leaves its recipe there.
+def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, resume: bool) -> None:
+    """Refuses a folder that this run may not write to; changes nothing.
 
     Args:
         settings: every field that the recipe or the command line named.
-        overwrite: delete what another run left (its checkpoints and results, nothing else).
+        overwrite: another run's leavings are to be deleted.
         resume: the folder's run is to go on, so its recipe must be this one.
     Raises: ValueError if the folder holds another run, or files that no run wrote.
     """
     folder = Path(folder)
-    settings = {name: value for name, value in settings.items() if name not in _FREE_TO_CHANGE}
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir={folder} is a file; choose another output_dir.")
     if RECIPE in there and resume:
-        before = yaml.safe_load((folder / RECIPE).read_text())
-        changed = sorted(n for n in {*before, *settings} - _FREE_TO_CHANGE if before.get(n) != settings.get(n))
+        before, now = yaml.safe_load((folder / RECIPE).read_text()), _kept(settings)
+        changed = sorted(n for n in {*before, *now} - _FREE_TO_CHANGE if before.get(n) != now.get(n))
         if changed:
             name = changed[0]
             raise ValueError(
-                f"{folder} was begun with {name}={before.get(name)!r}, not {settings.get(name)!r}; "
+                f"{folder} was begun with {name}={before.get(name)!r}, not {now.get(name)!r}; "
                 "resume with its own recipe, or choose another output_dir."
             )
-        return
-    if RECIPE in there and overwrite:
-        _delete_run(folder)
-    elif there and there != [RECIPE]:  # a recipe alone is what a run left that was refused before it began
+    elif there and there != [RECIPE] and not (RECIPE in there and overwrite):
+        # A recipe alone is what a run left that was stopped before its first checkpoint.
         what = "another run" if RECIPE in there else f"other files ({there[0]}{', ...' if len(there) > 1 else ''})"
         ways = (
             "--overwrite_output_dir to begin anew, --resume_from_checkpoint auto to go on, or "
@@ -53,8 +52,20 @@ def open_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, resu
             else ""
         )
         raise ValueError(f"output_dir={folder} holds {what}; use {ways}another output_dir.")
+
+
+def begin_run_folder(folder: str | Path, settings: dict, *, resume: bool) -> None:
+    """Makes the folder and leaves the recipe there; what another run left there goes, nothing else."""
+    folder = Path(folder)
+    if (folder / RECIPE).is_file() and resume:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RECIPE, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    _delete_run(folder)
+    write_text(folder / RECIPE, yaml.safe_dump(_kept(settings), sort_keys=False, allow_unicode=True))
+
+
+def _kept(settings):
+    return {name: value for name, value in settings.items() if name not in _FREE_TO_CHANGE}
 
 
 def _delete_run(folder):

@@ -6,13 +6,20 @@ import os
 import pytest
 import yaml
 
-from modeling_clipscratch.training.run_folder import find_checkpoint, open_run_folder, saying_what_failed, write_text
+from modeling_clipscratch.training.run_folder import (
+    begin_run_folder,
+    check_run_folder,
+    find_checkpoint,
+    saying_what_failed,
+    write_text,
+)
 
 SETTINGS = {"dataset": "digits", "learning_rate": 0.001, "output_dir": "somewhere", "disable_tqdm": True}
 
 
 def begin(folder, settings=SETTINGS, *, overwrite=False, resume=False):
-    open_run_folder(folder, settings, overwrite=overwrite, resume=resume)
+    check_run_folder(folder, settings, overwrite=overwrite, resume=resume)
+    begin_run_folder(folder, settings, resume=resume)
 
 
 def contents(folder):
