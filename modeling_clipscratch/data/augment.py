@@ -20,7 +20,7 @@ class Augment:
 
     Args:
         mean, std: (3,) of the image processor, in 0 to 1.
-        random_shift: the picture moves by up to this many pixels each way, its edge mirrored.
+        random_shift: the picture moves by up to this many pixels each way, its edge repeated.
         random_crop_min_area: share of the picture that a random crop keeps at least; 1 is no crop. The crop's aspect
             ratio is drawn from 3/4 to 4/3 and the crop resized back (bilinear).
         horizontal_flip: probability of a mirror image, where the caption allows it.
@@ -56,8 +56,9 @@ class Augment:
         span = 2 * self.random_shift + 1
         down = (uniform(samples, _SHIFT_Y) * span).long() - self.random_shift
         right = (uniform(samples, _SHIFT_X) * span).long() - self.random_shift
-        y = _mirrored(torch.arange(height, device=images.device) + down[:, None], height)
-        x = _mirrored(torch.arange(width, device=images.device) + right[:, None], width)
+        # The edge is repeated: mirrored about it, an 8x8 digit would grow strokes that no hand drew.
+        y = (torch.arange(height, device=images.device) + down[:, None]).clamp(0, height - 1)
+        x = (torch.arange(width, device=images.device) + right[:, None]).clamp(0, width - 1)
         x = torch.where(flip[:, None], width - 1 - x, x)
         row = torch.arange(len(images), device=images.device)[:, None, None]
         return images[row, y[:, :, None], x[:, None, :]]
@@ -88,9 +89,3 @@ class Augment:
         inside_x = (x >= left[:, None]) & (x < (left + wide)[:, None])
         hole = inside_y[:, :, None] & inside_x[:, None, :] & erased[:, None, None]
         return pixels.masked_fill(hole[:, None], 0.0)  # 0 is the mean colour once normalised
-
-
-def _mirrored(index, size):
-    """Indices beyond an edge come back from it: -1 -> 1, size -> size - 2."""
-    index = index.abs()
-    return (size - 1 - (size - 1 - index).abs()).clamp(0, size - 1)

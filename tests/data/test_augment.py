@@ -48,18 +48,18 @@ def test_without_augmentation_a_view_is_the_normalised_picture():
     assert np.allclose(made[0].numpy().transpose(1, 2, 0), expected, atol=1e-6)  # float32 numbers below 1
 
 
-# Each number is 10 * row + column of the picture's pixel. Beyond an edge the picture is mirrored about its last pixel.
+# Each number is 10 * row + column of the picture's pixel. Beyond an edge its last pixel is repeated.
 @pytest.mark.parametrize(
     ("down", "right", "expected"),
     [
         (0.5, 0.5, [[0, 1, 2, 3], [10, 11, 12, 13], [20, 21, 22, 23], [30, 31, 32, 33]]),
-        (0.0, 0.5, [[10, 11, 12, 13], [0, 1, 2, 3], [10, 11, 12, 13], [20, 21, 22, 23]]),
-        (0.99, 0.5, [[10, 11, 12, 13], [20, 21, 22, 23], [30, 31, 32, 33], [20, 21, 22, 23]]),
-        (0.5, 0.0, [[1, 0, 1, 2], [11, 10, 11, 12], [21, 20, 21, 22], [31, 30, 31, 32]]),
-        (0.0, 0.99, [[11, 12, 13, 12], [1, 2, 3, 2], [11, 12, 13, 12], [21, 22, 23, 22]]),
+        (0.0, 0.5, [[0, 1, 2, 3], [0, 1, 2, 3], [10, 11, 12, 13], [20, 21, 22, 23]]),
+        (0.99, 0.5, [[10, 11, 12, 13], [20, 21, 22, 23], [30, 31, 32, 33], [30, 31, 32, 33]]),
+        (0.5, 0.0, [[0, 0, 1, 2], [10, 10, 11, 12], [20, 20, 21, 22], [30, 30, 31, 32]]),
+        (0.0, 0.99, [[1, 2, 3, 3], [1, 2, 3, 3], [11, 12, 13, 13], [21, 22, 23, 23]]),
     ],
 )
-def test_shift_by_one_pixel_mirrors_the_edge(draws, down, right, expected):
+def test_shift_by_one_pixel_repeats_the_edge(draws, down, right, expected):
     draws.update({module._FLIP: 0.5, module._SHIFT_Y: down, module._SHIFT_X: right})
     assert view(Augment(**PLAIN, random_shift=1), picture()) == [expected]
 
@@ -96,9 +96,9 @@ def test_flip_spares_the_pictures_whose_caption_names_a_side():
 
 def test_mirrored_picture_is_what_is_shifted(draws):
     draws.update({module._FLIP: 0.0, module._SHIFT_Y: 0.5, module._SHIFT_X: 0.0})
-    # The mirror image of the first row is 3 2 1 0; moved to the right with its edge mirrored it is 2 3 2 1.
+    # The mirror image of the first row is 3 2 1 0; moved to the right with its edge repeated it is 3 3 2 1.
     [rows] = view(Augment(**PLAIN, random_shift=1, horizontal_flip=1.0), picture())
-    assert rows[0] == [2, 3, 2, 1]
+    assert rows[0] == [3, 3, 2, 1]
 
 
 def bilinear_crop(channel, area, ratio_draw, y_draw, x_draw):
