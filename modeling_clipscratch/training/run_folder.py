@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from transformers.trainer_utils import get_last_checkpoint
 
 RECIPE = "recipe.yaml"
@@ -153,13 +154,9 @@ class saying_what_failed:
         return self
 
     def __exit__(self, kind, error, trace):
-        if error is None or isinstance(error, (KeyboardInterrupt, ValueError)):
-            return
-        message = f"{type(error).__name__}: {error}"
-        # safetensors and torch have error types of their own for a full disk.
-        if isinstance(error, OSError) or any(
-            word in message for word in ("No space", "I/O error", "PytorchStreamWriter")
-        ):
+        # For a full disk torch and safetensors have errors of their own, whose words change with where it filled.
+        if isinstance(error, (OSError, RuntimeError, SafetensorError)):
+            message = f"{type(error).__name__}: {error}"
             free = shutil.disk_usage(self.folder).free
             raise OSError(
                 f"writing to {self.folder} failed ({message.splitlines()[0]}; {free / 1e6:.0f} MB are free); "
