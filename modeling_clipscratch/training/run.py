@@ -127,7 +127,7 @@ def _rows(data, split, seed):
         seed=seed,
         revision=data.dataset_revision,
     )
-    logger.info("%s: %s rows of %s data from %s", split, f"{len(rows):,}", rows.kind, rows.origin)
+    logger.info("%s: %s rows of %s data (%s)", split, f"{len(rows):,}", rows.kind, rows.origin)
     return rows
 
 
