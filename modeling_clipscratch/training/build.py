@@ -183,7 +183,7 @@ def word_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
     """Every word and punctuation mark of the captions is a token, lower case; a [CLS] stands first.
 
     >>> word_tokenizer(["A red circle."])("a blue circle")["input_ids"]  # 1 stands for words never seen
-    [2, 4, 1, 6]
+    [2, 4, 1, 5]
     """
     split = pre_tokenizers.BertPreTokenizer()
     words = dict.fromkeys(word for text in captions for word, _ in split.pre_tokenize_str(text.lower()))
