@@ -26,6 +26,8 @@ class ClipScratchConfig(PretrainedConfig):
         vision_state_norm: the same for pictures.
         freeze_text: the text tower gets no gradient and stays in `eval()`.
         freeze_vision: the same for the vision tower.
+        unfreeze_text_layers: last blocks of a frozen text tower that are trained all the same, with what follows them.
+        unfreeze_vision_layers: the same for the vision tower.
         loss: `softmax` (soft targets over all positives), `sigmoid` (pairwise, with a learnable bias) or
             `diagonal` (each row's own partner is its only positive).
         logit_scale_init_value: natural log of the first inverse temperature.
@@ -61,6 +63,8 @@ class ClipScratchConfig(PretrainedConfig):
         vision_state_norm="none",
         freeze_text=True,
         freeze_vision=False,
+        unfreeze_text_layers=0,
+        unfreeze_vision_layers=0,
         loss="softmax",
         logit_scale_init_value=2.6592,
         logit_scale_max=MAX_LOGIT_SCALE,
@@ -78,6 +82,8 @@ class ClipScratchConfig(PretrainedConfig):
         self.vision_state_norm = _one_of("vision_state_norm", vision_state_norm, STATE_NORMS)
         self.freeze_text = freeze_text
         self.freeze_vision = freeze_vision
+        self.unfreeze_text_layers = _layers("text", unfreeze_text_layers, freeze_text)
+        self.unfreeze_vision_layers = _layers("vision", unfreeze_vision_layers, freeze_vision)
         self.loss = _one_of("loss", loss, LOSSES)
         self.logit_scale_init_value = logit_scale_init_value
         self.logit_scale_max = logit_scale_max
@@ -91,6 +97,16 @@ class ClipScratchConfig(PretrainedConfig):
                 "choose a smaller one (both are natural logarithms)."
             )
         super().__init__(**kwargs)
+
+    @property
+    def text_states_are_fixed(self):
+        """No weight of the text tower is trained, so its states can be cached."""
+        return self.freeze_text and not self.unfreeze_text_layers
+
+    @property
+    def vision_states_are_fixed(self):
+        """The same for the vision tower."""
+        return self.freeze_vision and not self.unfreeze_vision_layers
 
     @property
     def text_state_dim(self):
@@ -112,6 +128,17 @@ def _tower_config(given, name, default_type):
         settings = dict(given)
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
     return given
+
+
+def _layers(side, count, frozen):
+    if count < 0:
+        raise ValueError(f"unfreeze_{side}_layers={count} is not a number of layers; choose 0 or more.")
+    if count and not frozen:
+        raise ValueError(
+            f"unfreeze_{side}_layers={count} with freeze_{side}=False: the whole tower is trained already; "
+            f"set freeze_{side} to True, or leave unfreeze_{side}_layers out."
+        )
+    return count
 
 
 def _one_of(name, value, allowed):

@@ -13,7 +13,7 @@ from transformers.utils import can_return_tuple
 from .configuration_clipscratch import ClipScratchConfig
 from .losses_clipscratch import contrastive_logits, contrastive_loss, full_precision
 from .outputs_clipscratch import ClipScratchOutput
-from .towers_clipscratch import build_tower, load_tower, pool
+from .towers_clipscratch import build_tower, freeze_tower, last_blocks, load_tower, pool
 
 
 class ClipScratchModel(PreTrainedModel):
@@ -100,33 +100,36 @@ class ClipScratchModel(PreTrainedModel):
         return model, {"text": text_report, "vision": vision_report}
 
     def freeze_towers(self):
-        """Applies `freeze_text` and `freeze_vision` of the config to the parameters."""
-        for tower in self._frozen_towers():
-            tower.requires_grad_(False).eval()
+        """Applies `freeze_text`, `freeze_vision` and what they except of the config to parameters and modes."""
+        for tower, unfrozen_layers in self._frozen_towers():
+            freeze_tower(tower, unfrozen_layers)
+        self.train(self.training)
 
     def _frozen_towers(self):
         towers = []
         if self.config.freeze_text:
-            towers.append(self.text_model)
+            towers.append((self.text_model, self.config.unfreeze_text_layers))
         if self.config.freeze_vision:
-            towers.append(self.vision_model)
+            towers.append((self.vision_model, self.config.unfreeze_vision_layers))
         return towers
 
     def train(self, mode=True):
         super().train(mode)
-        for tower in self._frozen_towers():
+        for tower, unfrozen_layers in self._frozen_towers():
             tower.eval()
+            for block in last_blocks(tower, unfrozen_layers):
+                block.train(mode)
         return self
 
     def text_states(self, input_ids, attention_mask=None, **kwargs):
         """Runs the text tower. Returns (its output, pooled states (B, D))."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_text):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.text_states_are_fixed):
             output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
             return output, pool(output, attention_mask, self.config.text_pooling, self.config.text_state_norm)
 
     def image_states(self, pixel_values, **kwargs):
         """Runs the vision tower on (B, 3, H, W). Returns (its output, pooled states (B, D))."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_vision):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.vision_states_are_fixed):
             output = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
             return output, pool(output, None, self.config.vision_pooling, self.config.vision_state_norm)
 

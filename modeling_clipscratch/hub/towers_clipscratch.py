@@ -91,6 +91,35 @@ def build_tower(config, pooling):
     return AutoModel.from_config(config, **({"add_pooling_layer": pooling == "tower"} if takes_pooler else {}))
 
 
+def freeze_tower(tower, unfrozen_layers):
+    """Takes the gradients from a tower, but for its last blocks and what follows them (final norm, pooling layer).
+
+    Raises: ValueError if the tower has fewer blocks.
+    """
+    tower.requires_grad_(False)
+    if unfrozen_layers:
+        first = next(last_blocks(tower, unfrozen_layers)[0].parameters())
+        learned = False
+        for parameter in tower.parameters():  # in the order of their definition, which is that of their use
+            learned = learned or parameter is first
+            parameter.requires_grad_(learned)
+
+
+def last_blocks(tower, count):
+    """The last `count` blocks of a tower, first to last; its blocks are its longest list of modules.
+
+    Raises: ValueError if it has fewer.
+    """
+    lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
+    blocks = list(max(lists, key=len, default=[]))
+    if count > len(blocks):
+        raise ValueError(
+            f"{count} layers of a {tower.config.model_type} tower are to be trained, but it has {len(blocks)}; "
+            f"choose at most {len(blocks)}."
+        )
+    return blocks[len(blocks) - count :]
+
+
 def pool(output, attention_mask, pooling, state_norm):
     """One state a row from a tower's output.
 

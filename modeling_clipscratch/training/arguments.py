@@ -45,6 +45,8 @@ class ModelArguments:
     vision_state_norm: str = _option("none", "Normalisation of picture states.", choices=STATE_NORMS)
     freeze_text: bool = _option(True, "No training of the text tower.")
     freeze_vision: bool = _option(False, "No training of the vision tower.")
+    unfreeze_text_layers: int = _option(0, "Last blocks of a frozen text tower that are trained all the same.")
+    unfreeze_vision_layers: int = _option(0, "Last blocks of a frozen vision tower that are trained all the same.")
     loss: str = _option("softmax", "Contrastive loss.", choices=LOSSES)
     logit_scale_init_value: float = _option(2.6592, "Natural log of the first inverse temperature.")
 

@@ -43,6 +43,8 @@ def build_model(options: ModelArguments, captions: list[str]):
         vision_state_norm=options.vision_state_norm,
         freeze_text=options.freeze_text,
         freeze_vision=options.freeze_vision,
+        unfreeze_text_layers=options.unfreeze_text_layers,
+        unfreeze_vision_layers=options.unfreeze_vision_layers,
         loss=options.loss,
         logit_scale_init_value=options.logit_scale_init_value,
     )
@@ -57,6 +59,8 @@ def describe_towers(model, report) -> list[str]:
     lines = []
     for side, part in report.items():
         frozen = ", frozen" if getattr(model.config, f"freeze_{side}") else ""
+        if count := getattr(model.config, f"unfreeze_{side}_layers"):
+            frozen += f" but for its last {count} layers"
         loaded, new, unused = (len(part[key]) for key in ("loaded", "new", "unused"))
         line = f"{side} tower: {part['source']}, {part['parameters']:,} parameters{frozen}; "
         line += f"{loaded} weights loaded, {new} new"

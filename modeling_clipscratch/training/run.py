@@ -135,8 +135,8 @@ def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
     """A `PairDataset`, with whatever a frozen tower would compute again and again taken from the cache."""
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
     cache = {"folder": data.cache_dir, "batch_size": args.per_device_eval_batch_size, "progress": not args.disable_tqdm}
-    cache_text = data.cache_states and model.config.freeze_text
-    cache_pictures = data.cache_states and model.config.freeze_vision
+    cache_text = data.cache_states and model.config.text_states_are_fixed
+    cache_pictures = data.cache_states and model.config.vision_states_are_fixed
     texts = {"text_states": text_states(model, tokens, **cache)} if cache_text else {"tokens": tokens}
 
     height, width = preprocess.image_size

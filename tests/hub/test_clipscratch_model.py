@@ -294,6 +294,32 @@ def test_dropout_of_a_frozen_tower_never_acts(make_model, batch):
     assert not torch.equal(learned.text_states(*inputs)[1], learned.text_states(*inputs)[1])
 
 
+@pytest.mark.parametrize("vision", ["vit", "clip_vision_model", "dinov2"])
+def test_last_layers_of_a_frozen_tower_learn_and_the_rest_keeps_its_bits(make_model, batch, tmp_path, vision):
+    model = make_model("bert", vision, freeze_vision=True, unfreeze_text_layers=1, unfreeze_vision_layers=1)
+    for tower, first in ((model.text_model, "encoder.layer.1."), (model.vision_model, "layers.1.")):
+        names = [name for name, _ in tower.named_parameters()]
+        start = next(n for n, name in enumerate(names) if first.removeprefix("encoder.layer") in name)
+        learned = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+        assert learned == set(names[start:]) and 0 < start
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    take_steps(model, batch)
+    assert model.training and model.text_model.encoder.layer[1].training
+    assert not model.text_model.encoder.layer[0].training and not model.text_model.training
+    for name, tensor in model.state_dict().items():
+        still = name.endswith(("key.bias", "k_proj.bias")) or "post_layernorm" in name  # no gradient; CLIP pools there
+        assert torch.equal(tensor, before[name]) == (name not in learned) or still, name
+    model.save_pretrained(tmp_path)
+    again = ClipScratchModel.from_pretrained(tmp_path)
+    assert {name for name, parameter in again.named_parameters() if parameter.requires_grad} == learned
+
+
+def test_more_layers_than_the_tower_has_are_refused(make_model):
+    with pytest.raises(ValueError, match="^3 layers of a vit tower are to be trained, but it has 2; choose at most 2"):
+        make_model(freeze_vision=True, unfreeze_vision_layers=3)
+
+
 def test_loaded_model_is_frozen_as_before(make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
     loaded, info = ClipScratchModel.from_pretrained(tmp_path, output_loading_info=True)
@@ -336,7 +362,7 @@ def test_every_setting_of_the_config_survives_saving(tower_config, tmp_path):
         "projection_dim": 24, "projection": "mlp", "text_pooling": "mean", "vision_pooling": "tower",
         "text_state_norm": "l2", "vision_state_norm": "l2", "freeze_text": False, "freeze_vision": True,
         "loss": "sigmoid", "logit_scale_init_value": 1.0, "logit_scale_max": 2.0, "logit_bias_init_value": -5.0,
-        "initializer_range": 0.1,
+        "initializer_range": 0.1, "unfreeze_vision_layers": 1,
     }  # fmt: skip
     ClipScratchConfig(tower_config("bert"), tower_config("dinov2"), **settings).save_pretrained(tmp_path)
     loaded = ClipScratchConfig.from_pretrained(tmp_path)
@@ -358,6 +384,8 @@ def test_every_setting_of_the_config_survives_saving(tower_config, tmp_path):
         ({"text_state_norm": "l1"}, "text_state_norm='l1' is not one of none, l2"),
         ({"projection": "deep"}, "projection='deep' is not one of linear, mlp"),
         ({"loss": "hinge"}, "loss='hinge' is not one of softmax, sigmoid, diagonal"),
+        ({"unfreeze_text_layers": -1}, "unfreeze_text_layers=-1 is not a number of layers"),
+        ({"unfreeze_vision_layers": 2}, "unfreeze_vision_layers=2 with freeze_vision=False: the whole tower is trained"),
         ({"projection_dim": 0}, "projection_dim=0 is not a positive number"),
         ({"logit_scale_init_value": 5.0}, r"logit_scale_init_value=5.0 is above logit_scale_max=4.6052"),
         ({"text_config": {"vocab_size": 3}}, "text_config has no model_type; name one, for example 'distilbert'"),
