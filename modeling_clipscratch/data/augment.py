@@ -89,3 +89,24 @@ class Augment:
         inside_x = (x >= left[:, None]) & (x < (left + wide)[:, None])
         hole = inside_y[:, :, None] & inside_x[:, None, :] & erased[:, None, None]
         return pixels.masked_fill(hole[:, None], 0.0)  # 0 is the mean colour once normalised
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Augmented pictures of a batch that are made when a part of them is asked for; each time the same.
+
+    Args:
+        images, samples, may_flip: (B, ...) as `Augment` takes them.
+        augment: makes (n, 3, H, W) of a part.
+    """
+
+    images: torch.Tensor
+    samples: torch.Tensor
+    may_flip: torch.Tensor
+    augment: Augment
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        return self.augment(self.images[part], self.samples[part], self.may_flip[part])

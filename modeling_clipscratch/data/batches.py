@@ -81,6 +81,13 @@ class PairDataset(torch.utils.data.Dataset):
         batch["may_flip"] = self.captions.survives_flip[chosen]
         return batch
 
+    def largest_batch(self, count: int) -> dict[str, torch.Tensor]:
+        """A batch of `count` rows with the longest caption there is, to measure what a batch may need."""
+        batch = self.__getitems__([(0, 0)] * count)
+        if self.tokens is not None:
+            batch.update(self.tokens.batch(self.tokens.by_length()[-1:].repeat(count)))
+        return batch
+
     def plain_pictures(self, indices: torch.Tensor) -> torch.Tensor:
         """(n,) row indices -> uint8 (n, H, W, 3), as evaluation sees them; a broken one raises."""
         if self.pixels is not None:

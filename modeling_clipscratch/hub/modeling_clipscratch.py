@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from .chunks_clipscratch import in_chunks
 from .configuration_clipscratch import ClipScratchConfig
-from .losses_clipscratch import contrastive_logits, contrastive_loss, full_precision
+from .heads_clipscratch import build_projection, unit_length, with_features
+from .losses_clipscratch import contrastive_logits, contrastive_loss
 from .outputs_clipscratch import ClipScratchOutput
 from .towers_clipscratch import build_tower, freeze_tower, last_blocks, load_tower, pool
 
@@ -38,10 +39,11 @@ class ClipScratchModel(PreTrainedModel):
         super().__init__(config)
         self.text_model = build_tower(config.text_config, config.text_pooling)
         self.vision_model = build_tower(config.vision_config, config.vision_pooling)
-        self.text_projection = _projection(config.text_state_dim, config)
-        self.visual_projection = _projection(config.vision_state_dim, config)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
-        bias = torch.tensor(float(config.logit_bias_init_value)) if config.loss == "sigmoid" else None
+        self.text_projection = build_projection(config.text_state_dim, config)
+        self.visual_projection = build_projection(config.vision_state_dim, config)
+        # One number each, but of one dimension, as SigLIP has them: FSDP does not shard what has none.
+        self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
+        bias = torch.full((1,), float(config.logit_bias_init_value)) if config.loss == "sigmoid" else None
         self.logit_bias = None if bias is None else nn.Parameter(bias)
         self.post_init()
         self.freeze_towers()
@@ -147,7 +149,7 @@ class ClipScratchModel(PreTrainedModel):
             output, text_states = self.text_states(input_ids, attention_mask, **kwargs)
         else:
             output = None
-        return _with_features(output, self.text_projection(text_states.to(self.logit_scale.dtype)))
+        return with_features(output, self.text_projection(text_states.to(self.logit_scale.dtype)))
 
     @can_return_tuple
     def get_image_features(self, pixel_values=None, image_states=None, **kwargs):
@@ -162,11 +164,11 @@ class ClipScratchModel(PreTrainedModel):
             output, image_states = self.image_states(pixel_values, **kwargs)
         else:
             output = None
-        return _with_features(output, self.visual_projection(image_states.to(self.logit_scale.dtype)))
+        return with_features(output, self.visual_projection(image_states.to(self.logit_scale.dtype)))
 
     def clamped_logit_scale(self):
         """Scalar, natural log of the inverse temperature that the loss uses."""
-        return self.logit_scale.clamp(max=self.config.logit_scale_max)
+        return self.logit_scale.clamp(max=self.config.logit_scale_max).squeeze()
 
     @torch.no_grad()
     def clamp_logit_scale_(self):
@@ -190,6 +192,8 @@ class ClipScratchModel(PreTrainedModel):
         group=None,
         targets=None,
         return_loss=None,
+        return_logits=True,
+        encode_chunk_size=None,
         output_attentions=None,
         output_hidden_states=None,
         **kwargs,
@@ -201,50 +205,46 @@ class ClipScratchModel(PreTrainedModel):
             group: (B,) int64, rows of equal group are positives of each other.
             targets: (B, B) weights, in place of `group`.
             return_loss: compute the loss that the config names.
+            return_logits: False leaves logits and loss to who has the rest of the batch (other processes).
+            encode_chunk_size: rows that a tower encodes at once; their activations are made again for the backward
+                pass. The towers' own outputs are not returned then.
         Returns: `ClipScratchOutput`.
         """
-        recorded = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        recorded = {name: value for name, value in recorded.items() if value is not None}
+        recorded = _given(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         # Not every text tower knows these two (DistilBERT has no token types).
-        known = {"position_ids": position_ids, "token_type_ids": token_type_ids}
-        known = {name: value for name, value in known.items() if value is not None}
-        vision = self.get_image_features(
-            pixel_values, image_states=image_states, return_dict=True, **recorded, **kwargs
-        )
-        text = self.get_text_features(
-            input_ids, attention_mask, text_states=text_states, return_dict=True, **known, **recorded
-        )
+        known = _given(position_ids=position_ids, token_type_ids=token_type_ids)
+        images = {"pixel_values": pixel_values, "image_states": image_states}
+        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "text_states": text_states, **known}
+        if encode_chunk_size is None:
+            vision = self.get_image_features(**images, return_dict=True, **recorded, **kwargs)
+            text = self.get_text_features(**texts, return_dict=True, **recorded)
+        else:
+            vision = with_features(None, in_chunks(self._image_features, images, encode_chunk_size))
+            text = with_features(None, in_chunks(self._text_features, texts, encode_chunk_size))
         image_embeds = unit_length(vision.pooler_output)
         text_embeds = unit_length(text.pooler_output)
-        logits = self.logits(image_embeds, text_embeds)
+        logits = self.logits(image_embeds, text_embeds) if return_logits else None
         loss = None
-        if return_loss:
+        if return_loss and return_logits:
             loss = contrastive_loss(logits, loss=self.config.loss, group=group, targets=targets)
         return ClipScratchOutput(
             loss=loss,
             logits_per_image=logits,
-            logits_per_text=logits.t(),
+            logits_per_text=logits.t() if return_logits else None,
             text_embeds=text_embeds,
             image_embeds=image_embeds,
+            logit_scale=self.clamped_logit_scale(),
+            logit_bias=None if self.logit_bias is None else self.logit_bias.squeeze(),
             text_model_output=text,
             vision_model_output=vision,
         )
 
+    def _image_features(self, **chunk):
+        return self.get_image_features(**chunk, return_dict=True).pooler_output
 
-def unit_length(features):
-    """(B, P) -> (B, P) of unit length, in float32 under any autocast."""
-    return nn.functional.normalize(full_precision(features), dim=-1)
-
-
-def _projection(width, config):
-    if config.projection == "linear":
-        return nn.Linear(width, config.projection_dim, bias=False)
-    hidden = nn.Linear(width, config.projection_dim)
-    return nn.Sequential(hidden, nn.GELU(), nn.Linear(config.projection_dim, config.projection_dim))
+    def _text_features(self, **chunk):
+        return self.get_text_features(**chunk, return_dict=True).pooler_output
 
 
-def _with_features(output, features):
-    if output is None:  # the states came from a cache, the tower did not run
-        return BaseModelOutputWithPooling(pooler_output=features)
-    output["pooler_output"] = features
-    return output
+def _given(**options):
+    return {name: value for name, value in options.items() if value is not None}

@@ -16,6 +16,8 @@ class ClipScratchOutput(ModelOutput):
         logits_per_text: its transpose.
         text_embeds: (texts, P), unit length.
         image_embeds: (images, P), unit length.
+        logit_scale: scalar, natural log of the inverse temperature, clamped.
+        logit_bias: scalar; with the sigmoid loss only.
         text_model_output: what the text tower gave, `pooler_output` projected, not of unit length.
         vision_model_output: the same for the vision tower.
     """
@@ -25,6 +27,8 @@ class ClipScratchOutput(ModelOutput):
     logits_per_text: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
+    logit_scale: torch.Tensor | None = None
+    logit_bias: torch.Tensor | None = None
     text_model_output: BaseModelOutputWithPooling | None = None
     vision_model_output: BaseModelOutputWithPooling | None = None
 

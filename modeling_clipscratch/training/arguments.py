@@ -7,6 +7,7 @@ from transformers import TrainingArguments
 
 from ..hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
 from .device import ATTENTIONS, PRECISIONS, choose_precision, no_accelerator
+from .global_batch import settle_global_batch
 
 
 def _option(default, text, **more):
@@ -83,12 +84,24 @@ class DataArguments:
 class ClipScratchTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, every one of them, with defaults for contrastive training.
 
-    Other defaults than transformers': batch 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a cosine schedule,
+    Other defaults than transformers': a global batch of 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a cosine schedule,
     an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0. New:
-    `precision`, `attention`, `tower_learning_rate`, `overwrite_output_dir`.
+    `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`,
+    `save_minutes`, `overwrite_output_dir`.
     """
 
-    per_device_train_batch_size: int = _option(256, "Pairs in a batch, a process.")
+    global_batch_size: int | None = _option(
+        None, "Pairs that the loss compares, over all processes. Default: 256, or what the next field makes of it."
+    )
+    per_device_train_batch_size: int | None = _option(
+        None, "Pairs that a process encodes at once; gradient_accumulation_steps times that are its share of the batch."
+    )
+    encode_chunk_size: str = _option(
+        "auto", "Pairs that a process encodes at once, a number; auto: as many as the memory budget allows."
+    )
+    memory_budget_gb: float | None = _option(
+        None, "Memory that encode_chunk_size=auto may fill, a process. Default: half of a CPU's, 90 % of a GPU's."
+    )
     per_device_eval_batch_size: int = _option(256, "Pictures or texts encoded at once, a process.")
     learning_rate: float = _option(1e-3, "Highest learning rate.")
     weight_decay: float = _option(0.1, "Decay of matrices; norms, biases and the temperature have none.")
@@ -111,6 +124,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
     tower_learning_rate: float | None = _option(
         None, "Highest learning rate of the towers' weights, where it is not that of the heads."
     )
+    save_minutes: float | None = _option(None, "A checkpoint also whenever so many minutes have passed since the last.")
     overwrite_output_dir: bool = _option(False, "Begin anew in a folder that holds another run.")
 
     def __post_init__(self):
@@ -130,6 +144,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
         super().__post_init__()
         # transformers puts the loss there, which no evaluation here gives; the run chooses by the kind of its data.
         self.metric_for_best_model = wanted
+        settle_global_batch(self)
         if wanted is not None and named is None:
             self.greater_is_better = not wanted.endswith(("error", "median_rank", "loss"))
 

@@ -1,9 +1,16 @@
 """Trainer events go in; a quiet progress bar, the sampler's epoch and a bounded temperature come out."""
 
 import sys
+import time
 
+import torch
+import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+
+from .gather import process_count
+
+_STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs a message
 
 
 class Progress(TrainerCallback):
@@ -60,3 +67,28 @@ class BoundedTemperature(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         model.clamp_logit_scale_()
+
+
+class SaveByTheClock(TrainerCallback):
+    """A checkpoint whenever `minutes` have passed since the last one; the first process's clock decides for all."""
+
+    def __init__(self, minutes: float):
+        self.seconds = 60 * minutes
+        self.last = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.last = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        due = time.monotonic() - self.last >= self.seconds
+        if process_count() > 1:
+            if state.global_step % _STEPS_A_LOOK:
+                return
+            word = torch.tensor(int(due), device=args.device)
+            dist.broadcast(word, src=0)
+            due = bool(word)
+        if due:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self.last = time.monotonic()

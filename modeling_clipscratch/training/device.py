@@ -39,12 +39,17 @@ def describe_device(args) -> str:
 
 
 def check_processes(args) -> None:
-    """Raises: ValueError if the launcher started more processes than know of each other."""
+    """Raises: ValueError if the launcher started more processes than know of each other, or one process has many GPUs."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
         raise ValueError(
             f"the launcher started {launched} processes but this one counts {args.world_size}; they would not share "
             "their batch and would write over each other: launch with a file of configuration/accelerate/."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs and would copy the model to each at every step; start one process a "
+            "GPU with accelerate launch, or name one GPU in CUDA_VISIBLE_DEVICES."
         )
 
 

@@ -1,29 +1,47 @@
-"""Each process's tensor goes in; all processes' rows, in rank order, come out, with gradients back to their owner."""
+"""Each process's tensor goes in; what all processes have together comes out. Without processes: the tensor itself.
+
+None of these carries gradients: `streamed_loss.py` sends its own.
+"""
 
 import torch
 import torch.distributed as dist
 
 
-def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """(b, ...) -> (world * b, ...); every process must hold as many rows. The same tensor without processes.
+def process_count() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
-    The backward pass sums what all processes want of a row. With the full loss on every process and DDP's mean over
-    processes, each parameter so gets the gradient of the one global loss.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+
+def process_index() -> int:
+    return dist.get_rank() if process_count() > 1 else 0
+
+
+def all_rows(rows: torch.Tensor) -> torch.Tensor:
+    """(b, ...) -> (processes * b, ...), in the order of the processes; every process must hold as many rows."""
+    if process_count() == 1:
         return rows
-    return _GatherRows.apply(rows)
+    parts = [torch.empty_like(rows) for _ in range(process_count())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
 
 
-class _GatherRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, rows):
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of all processes' tensors, on every one."""
+    if process_count() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
 
-    @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.clone(memory_format=torch.contiguous_format)  # others may hold it; the sum is in place
-        dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+
+def own_share_of_sum(rows: torch.Tensor) -> torch.Tensor:
+    """(processes * b, ...) on each -> (b, ...): the rows of this process in the sum of all processes' tensors."""
+    if process_count() == 1:
+        return rows
+    share = torch.empty_like(rows[: len(rows) // process_count()])
+    dist.reduce_scatter_tensor(share, rows.contiguous())
+    return share
+
+
+def combine_logsumexp(parts: torch.Tensor) -> torch.Tensor:
+    """(C,) logarithms of sums -> (C,) logarithm of the sum over all processes."""
+    return parts if process_count() == 1 else all_rows(parts[None]).logsumexp(0)

@@ -12,6 +12,8 @@ from transformers import HfArgumentParser
 
 from .arguments import RECIPE_GROUPS, ClipScratchTrainingArguments, DataArguments, ModelArguments, recipe_fields
 
+_NUMBER_OR_WORD = {"encode_chunk_size"}  # texts for the command line, whose parser knows one type a field
+
 
 class _Parser(HfArgumentParser):
     def error(self, message):  # argparse would print 200 options before its sentence
@@ -79,7 +81,7 @@ def _named_on_command_line(arguments):
 
 def _check_type(path, name, value, field):
     hint = typing.get_type_hints(_owner(name))[name]
-    kinds = _plain_types(hint)
+    kinds = _plain_types(hint) | ({int} if name in _NUMBER_OR_WORD else set())
     choices = field.metadata.get("choices")
     if choices and value is not None and value not in choices:
         raise ValueError(f"recipe {path}: {name}: {value!r} is not one of {', '.join(choices)}.")

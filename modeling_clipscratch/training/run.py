@@ -42,6 +42,7 @@ def train(
     Raises: ValueError for what the user can mend.
     """
     check_processes(args)
+    settings = {**settings, "global_batch_size": args.global_batch_size}  # on other processes it must stay what it is
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     resume = wants_to_resume(args.resume_from_checkpoint)
     if args.should_save:

@@ -1,23 +1,29 @@
 """A model and pair data sets go in; a trained model, its log and whole checkpoints come out."""
 
+import hashlib
+import logging
 import math
 import os
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import Trainer
+from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from ..data.augment import Augment
+from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
-from ..hub.losses_clipscratch import batch_statistics, contrastive_loss, group_targets
-from .callbacks import BoundedTemperature, EpochOfSampler, Progress
+from .callbacks import BoundedTemperature, EpochOfSampler, Progress, SaveByTheClock
 from .embed import embed_pictures, text_encoder
-from .gather import gather_rows
+from .gather import all_rows
+from .global_batch import choose_chunk, describe_batch
 from .run_folder import saying_what_failed, sync_folder
+from .streamed_loss import GlobalLoss
+
+logger = logging.getLogger(__name__)
+_UNKNOWN = object()
 
 
 class ClipScratchTrainer(Trainer):
@@ -31,7 +37,7 @@ class ClipScratchTrainer(Trainer):
         processing_class: the model's processor, saved with every checkpoint.
         augment: what is done to training pictures, on the device.
 
-    Raises: ValueError if the training data fill no whole batch, or accumulation is asked for.
+    Raises: ValueError if the training data fill no whole batch.
     """
 
     loss_is_scaled_for_ga = False
@@ -39,17 +45,11 @@ class ClipScratchTrainer(Trainer):
     def __init__(
         self, model, args, *, train_dataset, eval_dataset=None, processing_class=None, augment: Augment, **kwargs
     ):
-        batch = args.per_device_train_batch_size * args.world_size
-        if args.gradient_accumulation_steps > 1:
-            raise ValueError(
-                f"gradient_accumulation_steps={args.gradient_accumulation_steps} adds no negatives to a contrastive "
-                "batch: it would average smaller losses; set per_device_train_batch_size to the batch you want "
-                f"(now {batch} over all processes)."
-            )
+        batch = args.global_batch_size
         if len(train_dataset) < batch:
             raise ValueError(
-                f"{len(train_dataset)} training rows fill no batch of {batch}; set per_device_train_batch_size to at "
-                f"most {len(train_dataset) // args.world_size}."
+                f"{len(train_dataset)} training rows fill no batch of {batch}; set global_batch_size to at most "
+                f"{len(train_dataset) // args.world_size * args.world_size}."
             )
         super().__init__(
             model,
@@ -65,10 +65,13 @@ class ClipScratchTrainer(Trainer):
         self.sampler = EpochSampler(len(train_dataset), seed=args.seed)
         self._statistics, self._counted = {}, 0
         self._staging = None
+        self._chunk_size = _UNKNOWN
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(EpochOfSampler(self.sampler))
         self.add_callback(BoundedTemperature())
+        if args.save_minutes is not None:
+            self.add_callback(SaveByTheClock(args.save_minutes))
         if not args.disable_tqdm:
             self.add_callback(Progress(batch))
 
@@ -77,26 +80,50 @@ class ClipScratchTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
+        self.chunk_size(model)  # measured before the draws begin
+        name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
+        set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
+        return super().training_step(model, inputs, num_items_in_batch)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Loss over the pairs of all processes; see `gather_rows` for why its gradients are the global ones."""
+        """The loss of the global batch; see `GlobalLoss`. The mean over the processes is the loss, as DDP's is the
+        gradient."""
         inputs = dict(inputs)
+        group, samples, may_flip = (inputs.pop(name) for name in ("group", "sample", "may_flip"))
+        chunk = self.chunk_size(model)
+        if "images" in inputs:
+            views = Views(images=inputs.pop("images"), samples=samples, may_flip=may_flip, augment=self.augment)
+            inputs["pixel_values"] = views[:] if chunk is None else views
+        outputs = model(**inputs, return_logits=False, encode_chunk_size=chunk)
+        core = self.accelerator.unwrap_model(model)
+        share, statistics = GlobalLoss(loss=core.config.loss)(
+            outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias, group=group
+        )
+        if model.training:
+            self._count(statistics, outputs.logit_scale.detach())
+        loss = share * self.args.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def chunk_size(self, model) -> int | None:
+        """Rows of this process that are encoded at once, worked out at the first call; `None` for all."""
+        if self._chunk_size is _UNKNOWN:
+            core = self.accelerator.unwrap_model(model)
+            with self.compute_loss_context_manager():
+                self._chunk_size = choose_chunk(self.args, core, self._largest_rows)
+            logger.info(describe_batch(self.args, self._chunk_size))
+        return self._chunk_size
+
+    def _largest_rows(self, count):
+        inputs = self._prepare_inputs(self.train_dataset.largest_batch(count))
         group, samples, may_flip = (inputs.pop(name) for name in ("group", "sample", "may_flip"))
         if "images" in inputs:
             inputs["pixel_values"] = self.augment(inputs.pop("images"), samples, may_flip)
-        outputs = model(**inputs)
-        core = self.accelerator.unwrap_model(model)
-        if self.args.world_size > 1:
-            group = gather_rows(group)
-            logits = core.logits(gather_rows(outputs.image_embeds), gather_rows(outputs.text_embeds))
-        else:
-            logits = outputs.logits_per_image
-        loss = contrastive_loss(logits, loss=core.config.loss, group=group)
-        if model.training:
-            self._count(batch_statistics(logits.detach(), group_targets(group)), core)
-        return (loss, outputs) if return_outputs else loss
+        return inputs
 
-    def _count(self, statistics, core):
-        statistics["temperature"] = (-core.clamped_logit_scale()).exp().detach()
+    def _count(self, statistics, logit_scale):
+        statistics["temperature"] = (-logit_scale).exp()
         for name, value in statistics.items():  # tensors: read only when a line is logged
             self._statistics[name] = self._statistics.get(name, 0) + value
         self._counted += 1
@@ -160,7 +187,7 @@ class ClipScratchTrainer(Trainer):
             mine = torch.tensor([*shares[self.args.process_index], 0][:longest])  # padded: gathered parts must be equal
             images = embed_pictures(model, pairs, mine, self.augment, batch_size)
             if self.args.world_size > 1:
-                gathered = gather_rows(images.to(self.args.device)).cpu().split(longest)
+                gathered = all_rows(images.to(self.args.device)).cpu().split(longest)
                 images = torch.empty(len(pairs), images.shape[1])
                 for share, part in zip(shares, gathered, strict=True):
                     images[list(share)] = part[: len(share)]
@@ -183,6 +210,9 @@ class ClipScratchTrainer(Trainer):
         run = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self._staging = run / ".incomplete"
+        if self.args.should_save:
+            shutil.rmtree(self._staging, ignore_errors=True)  # what a killed run was writing
+        self.accelerator.wait_for_everyone()
         try:
             with saying_what_failed(run):
                 super()._save_checkpoint(model, trial)
@@ -200,7 +230,7 @@ class ClipScratchTrainer(Trainer):
                     output_dir=str(run),
                     save_total_limit=self.args.save_total_limit,
                     best_model_checkpoint=self.state.best_model_checkpoint,
-                    use_mtime=True,
+                    use_mtime=False,  # a deletion that was cut short makes an old checkpoint look new
                 )
         finally:
             staging, self._staging = self._staging, None

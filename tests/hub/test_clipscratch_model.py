@@ -301,7 +301,7 @@ def test_last_layers_of_a_frozen_tower_learn_and_the_rest_keeps_its_bits(make_mo
         names = [name for name, _ in tower.named_parameters()]
         start = next(n for n, name in enumerate(names) if "layer.1." in name or "layers.1." in name)
         learned = {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
-        assert learned == set(names[start:]) and 0 < start
+        assert learned == set(names[start:]) and start > 0
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     take_steps(model, batch)
@@ -385,7 +385,10 @@ def test_every_setting_of_the_config_survives_saving(tower_config, tmp_path):
         ({"projection": "deep"}, "projection='deep' is not one of linear, mlp"),
         ({"loss": "hinge"}, "loss='hinge' is not one of softmax, sigmoid, diagonal"),
         ({"unfreeze_text_layers": -1}, "unfreeze_text_layers=-1 is not a number of layers"),
-        ({"unfreeze_vision_layers": 2}, "unfreeze_vision_layers=2 with freeze_vision=False: the whole tower is trained"),
+        (
+            {"unfreeze_vision_layers": 2},
+            "unfreeze_vision_layers=2 with freeze_vision=False: the whole tower is trained",
+        ),
         ({"projection_dim": 0}, "projection_dim=0 is not a positive number"),
         ({"logit_scale_init_value": 5.0}, r"logit_scale_init_value=5.0 is above logit_scale_max=4.6052"),
         ({"text_config": {"vocab_size": 3}}, "text_config has no model_type; name one, for example 'distilbert'"),

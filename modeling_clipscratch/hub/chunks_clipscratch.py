@@ -1,0 +1,48 @@
+"""A batch goes in, a chunk at a time; its features come out, and what a chunk held is made again for the backward pass."""
+
+import contextlib
+import random
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+
+def in_chunks(encode, inputs, chunk_size):
+    """The features of a batch with the activations of one chunk in memory at a time, to the same gradients.
+
+    1. Each chunk is encoded; its activations are dropped, its inputs kept.
+    2. In the backward pass, when the gradients of all features are known, each chunk is encoded again, with the draws
+       (dropout, dropped patches) that it had, and its activations are used and dropped.
+
+    Args:
+        encode: function of a chunk's inputs -> features (n, P).
+        inputs: {name: (B, ...)}, tensors or whatever gives a part when sliced; names with `None` stay so.
+        chunk_size: rows at once; the last chunk may be smaller.
+    Returns: (B, P).
+    Source: Gao et al. 2021, arXiv 2101.06983, which caches embeddings in two passes; here autograd keeps the order.
+    """
+
+    def rows_from(start):  # sliced here, so that a chunk's own inputs too are made again rather than kept
+        return encode(**{name: None if t is None else t[start : start + chunk_size] for name, t in inputs.items()})
+
+    starts = range(0, next(len(t) for t in inputs.values() if t is not None), chunk_size)
+    if not torch.is_grad_enabled():
+        return torch.cat([rows_from(start) for start in starts])
+    # `checkpoint` itself replays torch's generators, of the CPU and of the device.
+    again = {"use_reentrant": False, "context_fn": _same_python_draws}
+    return torch.cat([checkpoint(rows_from, start, **again) for start in starts])
+
+
+def _same_python_draws():
+    before = random.getstate()
+
+    @contextlib.contextmanager
+    def again():
+        after = random.getstate()
+        random.setstate(before)
+        try:
+            yield
+        finally:
+            random.setstate(after)
+
+    return contextlib.nullcontext(), again()

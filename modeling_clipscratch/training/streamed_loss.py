@@ -1,0 +1,206 @@
+"""Each process's embeddings go in; its share of the one global loss comes out, in tiles that never make the square.
+
+Shapes: b pairs on this process, B = processes x b pairs in the global batch, P projection. A process holds its b rows of
+images against all B columns of texts, one tile at a time. Definitions: `hub/losses_clipscratch.py`; here the same loss,
+and its gradients, are computed a second way, and tests hold the two together.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..hub.losses_clipscratch import full_precision
+from .gather import all_rows, combine_logsumexp, own_share_of_sum, process_count, process_index, sum_over_processes
+
+CPU_TILE = 1024  # edge; a tile of 4 MB stays in a CPU's cache
+GPU_TILE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalLoss:
+    """
+    Args:
+        loss: `softmax`, `sigmoid` or `diagonal`.
+        tile: edge of a tile, rows and columns; default by the device.
+    """
+
+    loss: str
+    tile: int | None = None
+
+    def __call__(self, image_embeds, text_embeds, logit_scale, logit_bias=None, *, group=None, targets=None):
+        """
+        Args:
+            image_embeds, text_embeds: (b, P), unit length; b is equal on all processes.
+            logit_scale: scalar, natural log of the inverse temperature, already clamped.
+            logit_bias: scalar or `None`.
+            group: (b,) int64, rows of equal group, on whatever process, are positives; `diagonal` ignores it.
+            targets: (b, B) weights, this process's rows of the global matrix; go before `group`.
+        Returns: (share, statistics): the shares of all processes sum to the global loss (nats), and their gradients
+            to its gradient; statistics as in `batch_statistics`, of the global batch.
+        Source: the tiling follows Cheng et al. 2024, arXiv 2410.17243; the softmax over both axes, soft targets and
+            the column sums that cross processes are worked out here.
+        """
+        with torch.autocast(image_embeds.device.type, enabled=False):
+            given = (image_embeds, text_embeds, logit_scale, logit_bias)
+            given = [None if tensor is None else full_precision(tensor) for tensor in given]
+            return _Streamed.apply(*given, self._square(given[0], group, targets))
+
+    def _square(self, images, group, targets):
+        edge = self.tile or (CPU_TILE if images.device.type == "cpu" else GPU_TILE)
+        if targets is not None:
+            column_mass = sum_over_processes(targets.sum(0))
+            return _Square(self.loss, edge, None, None, targets, targets.sum(1), column_mass)
+        count = len(images) * process_count()
+        first = len(images) * process_index()
+        if group is None or self.loss == "diagonal":
+            columns = torch.arange(count, device=images.device)
+        else:
+            columns = all_rows(group)
+        rows = columns[first : first + len(images)]
+        _, place, counts = columns.unique(return_inverse=True, return_counts=True)
+        mass = counts[place].to(images.dtype)
+        return _Square(self.loss, edge, rows, columns, None, mass[first : first + len(images)], mass)
+
+
+@dataclass(frozen=True)
+class _Square:
+    """Which pairs belong together: by groups of rows and columns, or by weights; and each row's and column's mass."""
+
+    loss: str
+    edge: int
+    row_group: torch.Tensor | None
+    column_group: torch.Tensor | None
+    targets: torch.Tensor | None
+    row_mass: torch.Tensor
+    column_mass: torch.Tensor
+
+    def tiles(self):
+        rows, columns = len(self.row_mass), len(self.column_mass)
+        for r in range(0, rows, self.edge):
+            for c in range(0, columns, self.edge):
+                yield slice(r, min(r + self.edge, rows)), slice(c, min(c + self.edge, columns))
+
+    def wanted(self, r, c, dtype):
+        """The tile's targets."""
+        if self.targets is not None:
+            return self.targets[r, c].to(dtype)
+        return (self.row_group[r, None] == self.column_group[None, c]).to(dtype)
+
+
+class _Streamed(torch.autograd.Function):
+    """Loss and gradients in one go: the gradients need the loss's sums, and nothing of what follows it."""
+
+    @staticmethod
+    def forward(ctx, images, texts, logit_scale, logit_bias, square):
+        all_texts = all_rows(texts)
+        scale = logit_scale.exp()
+        one_tile = len(images) <= square.edge and len(all_texts) <= square.edge
+        kept = {}
+
+        def logits(r, c):
+            if one_tile and kept:
+                return kept["logits"]
+            made = (images[r] @ all_texts[c].t()).mul_(scale)
+            made = made if logit_bias is None else made.add_(logit_bias)
+            if one_tile:
+                kept["logits"] = made
+            return made
+
+        first_pass = _sigmoid_sums if square.loss == "sigmoid" else _softmax_sums
+        share, slope, statistics = first_pass(square, logits, images, len(all_texts))
+        if any(ctx.needs_input_grad):
+            to_images, to_texts = torch.zeros_like(images), torch.zeros_like(all_texts)
+            to_scale, to_bias = torch.zeros_like(logit_scale), torch.zeros_like(logit_scale)
+            for r, c in square.tiles():
+                values = logits(r, c)
+                gradient = slope(values, r, c)
+                to_images[r].addmm_(gradient, all_texts[c])
+                to_texts[c].addmm_(gradient.t(), images[r])
+                total = gradient.sum()
+                to_scale += (gradient * values).sum() - (0 if logit_bias is None else logit_bias * total)
+                to_bias += total
+            to_texts = own_share_of_sum(to_texts)
+            ctx.save_for_backward(to_images.mul_(scale), to_texts.mul_(scale), to_scale, to_bias)
+        return share, statistics
+
+    @staticmethod
+    def backward(ctx, gradient, _):
+        to_images, to_texts, to_scale, to_bias = (tensor * gradient for tensor in ctx.saved_tensors)
+        return to_images, to_texts, to_scale, to_bias if ctx.needs_input_grad[3] else None, None
+
+
+def _softmax_sums(square, logits, images, count):
+    """First pass of both softmaxes: the share of the loss, the slope of a tile, the statistics."""
+    row, column = _Axis(len(images), images), _Axis(count, images)
+    for r, c in square.tiles():
+        values, wanted = logits(r, c), square.wanted(r, c, images.dtype)
+        row.add(r, values, wanted, 1)
+        column.add(c, values, wanted, 0)
+    column_lse = combine_logsumexp(column.logsumexp)
+    column_loss = column_lse - sum_over_processes(column.wanted) / square.column_mass
+    own = slice(len(images) * process_index(), len(images) * (process_index() + 1))
+    share = ((row.logsumexp - row.wanted / square.row_mass).sum() + column_loss[own].sum()) / (2 * count)
+
+    def slope(values, r, c):
+        gradient = (values - row.logsumexp[r, None]).exp_()
+        gradient += (values - column_lse[None, c]).exp_()
+        mass = 1 / square.row_mass[r, None] + 1 / square.column_mass[None, c]
+        gradient -= square.wanted(r, c, images.dtype).mul_(mass)
+        return gradient.mul_(1 / (2 * count))
+
+    return share, slope, _statistics(row, column)
+
+
+def _sigmoid_sums(square, logits, images, count):
+    """The same for the pairwise loss, whose pairs do not know of each other."""
+    row, column = _Axis(len(images), images), _Axis(count, images)
+    share = images.new_zeros(())
+    for r, c in square.tiles():
+        values, wanted = logits(r, c), square.wanted(r, c, images.dtype)
+        share += torch.nn.functional.binary_cross_entropy_with_logits(values, wanted, reduction="sum") / count
+        row.count(r, values, wanted, 1)
+        column.count(c, values, wanted, 0)
+
+    def slope(values, r, c):
+        return values.sigmoid().sub_(square.wanted(r, c, images.dtype)).mul_(1 / count)
+
+    return share, slope, _statistics(row, column)
+
+
+class _Axis:
+    """What is summed over one axis of the square, tile by tile, for each row (or column)."""
+
+    def __init__(self, count, like):
+        self.logsumexp = like.new_full((count,), -torch.inf)
+        self.wanted = like.new_zeros(count)  # sum of target x logit
+        self.positives = like.new_zeros(count)
+        self.best = like.new_full((count,), -torch.inf)
+        self.best_is_positive = like.new_zeros(count)
+
+    def add(self, part, values, wanted, over):
+        self.logsumexp[part] = torch.logaddexp(self.logsumexp[part], values.logsumexp(over))
+        self.wanted[part] += (values * wanted).sum(over)
+        self.count(part, values, wanted, over)
+
+    def count(self, part, values, wanted, over):
+        positive = wanted > 0
+        self.positives[part] += positive.sum(over)
+        best, place = values.max(over, keepdim=True)
+        better = (best > self.best[part].unsqueeze(over)).squeeze(over)
+        found = positive.gather(over, place).squeeze(over).to(values.dtype)
+        self.best_is_positive[part] = torch.where(better, found, self.best_is_positive[part])
+        self.best[part] = torch.where(better, best.squeeze(over), self.best[part])
+
+
+def _statistics(row, column):
+    """`batch_statistics` of the global batch; a column's best may stand on any process."""
+    bests, positives = (all_rows(part[None]) for part in (column.best, column.best_is_positive))
+    text_to_image = positives.gather(0, bests.argmax(0, keepdim=True)).mean()
+    count = len(column.best)
+    of_rows = torch.stack([row.positives.sum() / count**2, row.best_is_positive.sum() / count])
+    share, image_to_text = sum_over_processes(of_rows).unbind()
+    return {
+        "positive_share": share,
+        "image_to_text_accuracy": image_to_text,
+        "text_to_image_accuracy": text_to_image,
+    }
