@@ -1,4 +1,4 @@
-"""A batch goes in, a chunk at a time; its features come out, and what a chunk held is made again for the backward pass."""
+"""A batch goes in, a chunk at a time; its features come out, and the backward pass makes anew what a chunk held."""
 
 import contextlib
 import random

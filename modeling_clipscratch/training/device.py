@@ -39,7 +39,7 @@ def describe_device(args) -> str:
 
 
 def check_processes(args) -> None:
-    """Raises: ValueError if the launcher started more processes than know of each other, or one process has many GPUs."""
+    """Raises: ValueError if more processes were started than know of each other, or one process has many GPUs."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
         raise ValueError(

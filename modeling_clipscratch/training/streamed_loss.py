@@ -1,8 +1,8 @@
 """Each process's embeddings go in; its share of the one global loss comes out, in tiles that never make the square.
 
-Shapes: b pairs on this process, B = processes x b pairs in the global batch, P projection. A process holds its b rows of
-images against all B columns of texts, one tile at a time. Definitions: `hub/losses_clipscratch.py`; here the same loss,
-and its gradients, are computed a second way, and tests hold the two together.
+Shapes: b pairs on this process, B = processes x b pairs in the global batch, P projection. A process holds its b
+rows of images against all B columns of texts, one tile at a time. Definitions: `hub/losses_clipscratch.py`; here the
+same loss, and its gradients, are computed a second way, and tests hold the two together.
 """
 
 from dataclasses import dataclass

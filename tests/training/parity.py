@@ -7,11 +7,15 @@ import sys
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Dinov2Config, DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
+from modeling_clipscratch.hub.towers_clipscratch import last_blocks
 from modeling_clipscratch.training.streamed_loss import GlobalLoss
 
 ROWS = 12
@@ -78,8 +82,7 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             mine["text_states"] = model.text_states(mine.pop("input_ids"), mine.pop("attention_mask"))[1]
     torch.manual_seed(100 + rank)
-    # As the Trainer does it; DINOv2 has a weight that only masked pictures use.
-    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
+    wrapped = share_out(model, case.get("fsdp")) if world > 1 else model
     output = wrapped(**mine, return_logits=False, encode_chunk_size=case["chunk"])
     share, statistics = GlobalLoss(loss=case["loss"], tile=case["tile"])(
         output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias, group=group, targets=targets
@@ -89,6 +92,16 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     if world > 1:
         dist.all_reduce(total)
     return found(model, total) | {f"statistic {name}": value for name, value in statistics.items()}
+
+
+def share_out(model, fsdp):
+    """The model on several processes, as the Trainer wraps it."""
+    if not fsdp:  # DINOv2 has a weight that only masked pictures use
+        return DistributedDataParallel(model, find_unused_parameters=True)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for block in [*last_blocks(model.text_model, 2), *last_blocks(model.vision_model, 2)]:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
 
 
 def plain(case, world=1) -> dict[str, torch.Tensor]:
@@ -121,7 +134,8 @@ def plain(case, world=1) -> dict[str, torch.Tensor]:
 
 def found(model, loss):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    return {"loss": loss, **gradients}
+    whole = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}
+    return {"loss": loss, **whole}
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ CASES = {
     "diagonal": {"loss": "diagonal"},
     "weights": {"loss": "softmax", "weights": True},
     "sigmoid with weights": {"loss": "sigmoid", "weights": True},
+    "softmax, FSDP": {"loss": "softmax", "fsdp": True},
+    "softmax, FSDP, dropout": {"loss": "softmax", "fsdp": True, "dropout": True},
     "softmax, cached texts": {"loss": "softmax", "cached": True},
     "softmax, dropout and patch dropout": {"loss": "softmax", **DROPPED},
     "sigmoid, dropout and stochastic depth": {"loss": "sigmoid", "dropout": True, "vision": "dinov2"},
