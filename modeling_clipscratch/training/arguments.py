@@ -85,9 +85,9 @@ class ClipScratchTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, every one of them, with defaults for contrastive training.
 
     Other defaults than transformers': a global batch of 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a
-    cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0. New:
-    `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`,
-    `save_minutes`, `overwrite_output_dir`.
+    cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0.
+    New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`, `save_minutes`,
+    `overwrite_output_dir`.
     """
 
     global_batch_size: int | None = _option(

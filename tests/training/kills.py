@@ -1,4 +1,4 @@
-"""A short run goes in; it is killed with SIGKILL again and again and started anew; its final weights' SHA-256 comes out.
+"""A short run goes in, is killed with SIGKILL again and again and started anew; its weights' SHA-256 comes out.
 
 python -m tests.training.kills --kills 20 --processes 1 2 --workers 0 1 4
 
@@ -33,7 +33,8 @@ RECIPE = {
     "vision_num_heads": 2, "image_size": 8, "patch_size": 4, "projection_dim": 16, "global_batch_size": 200,
     "encode_chunk_size": 64, "max_steps": 40, "random_shift": 1, "random_erasing": 0.5, "precision": "fp32",
     "attention": "sdpa", "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 6, "save_strategy": "steps",
-    "save_steps": 6, "save_minutes": 0.005, "test_split": "none", "resume_from_checkpoint": "auto", "learning_rate": 0.01,
+    "save_steps": 6, "save_minutes": 0.005, "test_split": "none", "resume_from_checkpoint": "auto",
+    "learning_rate": 0.01,
 }  # fmt: skip
 
 

@@ -113,8 +113,7 @@ def plain(case, world=1) -> dict[str, torch.Tensor]:
         mine = split(batch_of(case), rank, world)
         torch.manual_seed(100 + rank)
         size = case["chunk"] or ROWS
-        starts = range(0, ROWS // world, size)
-        images += [model.get_image_features(mine["pixel_values"][start : start + size]) for start in starts]
+        images += [model.get_image_features(chunk) for chunk in mine["pixel_values"].split(size)]
         texts += [
             model.get_text_features(
                 mine["input_ids"][start : start + size], mine["attention_mask"][start : start + size]
