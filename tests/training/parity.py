@@ -114,12 +114,8 @@ def plain(case, world=1) -> dict[str, torch.Tensor]:
         torch.manual_seed(100 + rank)
         size = case["chunk"] or ROWS
         images += [model.get_image_features(chunk) for chunk in mine["pixel_values"].split(size)]
-        texts += [
-            model.get_text_features(
-                mine["input_ids"][start : start + size], mine["attention_mask"][start : start + size]
-            )
-            for start in starts
-        ]
+        words = zip(mine["input_ids"].split(size), mine["attention_mask"].split(size), strict=True)
+        texts += [model.get_text_features(*chunk) for chunk in words]
     images, texts = (
         torch.nn.functional.normalize(torch.cat([part.pooler_output for part in parts]), dim=-1)
         for parts in (images, texts)
