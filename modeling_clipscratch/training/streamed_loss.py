@@ -43,7 +43,8 @@ class GlobalLoss:
         with torch.autocast(image_embeds.device.type, enabled=False):
             given = (image_embeds, text_embeds, logit_scale, logit_bias)
             given = [None if tensor is None else full_precision(tensor) for tensor in given]
-            return _Streamed.apply(*given, self._square(given[0], group, targets))
+            learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+            return _Streamed.apply(*given, self._square(given[0], group, targets), learning)
 
     def _square(self, images, group, targets):
         edge = self.tile or (CPU_TILE if images.device.type == "cpu" else GPU_TILE)
@@ -91,7 +92,7 @@ class _Streamed(torch.autograd.Function):
     """Loss and gradients in one go: the gradients need the loss's sums, and nothing of what follows it."""
 
     @staticmethod
-    def forward(ctx, images, texts, logit_scale, logit_bias, square):
+    def forward(ctx, images, texts, logit_scale, logit_bias, square, learning):
         all_texts = all_rows(texts)
         scale = logit_scale.exp()
         one_tile = len(images) <= square.edge and len(all_texts) <= square.edge
@@ -108,7 +109,7 @@ class _Streamed(torch.autograd.Function):
 
         first_pass = _sigmoid_sums if square.loss == "sigmoid" else _softmax_sums
         share, slope, statistics = first_pass(square, logits, images, len(all_texts))
-        if any(ctx.needs_input_grad):
+        if learning:
             to_images, to_texts = torch.zeros_like(images), torch.zeros_like(all_texts)
             to_scale, to_bias = torch.zeros_like(logit_scale), torch.zeros_like(logit_scale)
             for r, c in square.tiles():
@@ -126,7 +127,7 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient, _):
         to_images, to_texts, to_scale, to_bias = (tensor * gradient for tensor in ctx.saved_tensors)
-        return to_images, to_texts, to_scale, to_bias if ctx.needs_input_grad[3] else None, None
+        return to_images, to_texts, to_scale, to_bias if ctx.needs_input_grad[3] else None, None, None
 
 
 def _softmax_sums(square, logits, images, count):
