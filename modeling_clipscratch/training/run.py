@@ -15,6 +15,7 @@ from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArgumen
 from .build import build_model
 from .device import check_processes, choose_attention, describe_device
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
+from .sharding import whole_state_dict
 from .state_cache import image_states, text_states
 from .trainer import ClipScratchTrainer
 
@@ -102,10 +103,12 @@ def train(
         trainer.measure(trainer.eval_dataset) if test is None else _measure_test(trainer, processor, test, data, args)
     )
     metrics = {data.dataset: result.metrics}
+    weights = whole_state_dict(trainer.accelerator, trainer.model)
     if args.should_save:
         finish_run_folder(
             args.output_dir,
             model=trainer.accelerator.unwrap_model(trainer.model),
+            weights=weights,
             processor=processor,
             state=trainer.state,
             metrics=metrics,

@@ -105,10 +105,11 @@ def find_checkpoint(folder: str | Path, wanted: str | None) -> str | None:
     return str(path)
 
 
-def finish_run_folder(folder: str | Path, *, model, processor, state, metrics: dict, pictures) -> None:
+def finish_run_folder(folder: str | Path, *, model, weights=None, processor, state, metrics: dict, pictures) -> None:
     """Writes the model, its processor and the run's results: all beside their places first, then renamed into them.
 
     Args:
+        weights: state dict to save, where the model itself holds a part of it only.
         state: the Trainer's.
         metrics: {data set: {metric: value}}.
         pictures: function (folder) that draws the run's pictures there.
@@ -119,7 +120,7 @@ def finish_run_folder(folder: str | Path, *, model, processor, state, metrics: d
     staging.mkdir(parents=True)
     try:
         with saying_what_failed(folder):
-            model.save_pretrained(staging)
+            model.save_pretrained(staging, state_dict=weights)
             processor.save_pretrained(staging)
             state.save_to_json(str(staging / "trainer_state.json"))
             (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")

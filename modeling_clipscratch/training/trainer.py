@@ -20,6 +20,7 @@ from .embed import embed_pictures, text_encoder
 from .gather import all_rows
 from .global_batch import choose_chunk, describe_batch
 from .run_folder import saying_what_failed, sync_folder
+from .sharding import has_unused_parameters, open_methods
 from .streamed_loss import GlobalLoss
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class ClipScratchTrainer(Trainer):
         self._statistics, self._counted = {}, 0
         self._staging = None
         self._chunk_size = _UNKNOWN
+        if args.world_size > 1 and args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(EpochOfSampler(self.sampler))
@@ -180,6 +183,7 @@ class ClipScratchTrainer(Trainer):
     def measure(self, pairs: PairDataset) -> Result:
         """Zero-shot (class data) or retrieval (captions); the pictures are shared among the processes."""
         model = self.accelerator.unwrap_model(self.model)
+        open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
         with self.accelerator.autocast():
             shares = [range(len(pairs))[rank :: self.args.world_size] for rank in range(self.args.world_size)]

@@ -16,6 +16,7 @@ from transformers import Dinov2Config, DistilBertConfig, ViTConfig
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
+from modeling_clipscratch.training.sharding import open_methods
 from modeling_clipscratch.training.streamed_loss import GlobalLoss
 
 ROWS = 12
@@ -46,6 +47,8 @@ def build(case) -> ClipScratchModel:
 
 def drop_half_of_the_patches(module, inputs, tokens):
     """Keeps the class token and a random half of the others, a choice of its own for each picture."""
+    if not module.training:
+        return tokens
     count = tokens.shape[1] - 1
     kept = torch.rand(len(tokens), count).argsort(1)[:, : count // 2] + 1
     patches = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
@@ -91,7 +94,8 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     total = share.detach().clone()
     if world > 1:
         dist.all_reduce(total)
-    return found(model, total) | {f"statistic {name}": value for name, value in statistics.items()}
+    answer = found(model, total) | {f"statistic {name}": value for name, value in statistics.items()}
+    return answer | {"features": features_between_steps(model, case)}
 
 
 def share_out(model, fsdp):
@@ -124,7 +128,14 @@ def plain(case, world=1) -> dict[str, torch.Tensor]:
     logits = contrastive_logits(images, texts, model.clamped_logit_scale(), model.logit_bias)
     loss = contrastive_loss(logits, loss=case["loss"], group=batch["group"], targets=batch.get("targets"))
     loss.backward()
-    return found(model, loss.detach())
+    return found(model, loss.detach()) | {"features": features_between_steps(model, case)}
+
+
+def features_between_steps(model, case):
+    """What evaluation calls in the middle of training; under FSDP it leaves weights gathered, so it comes last here."""
+    open_methods(model)
+    with torch.no_grad():
+        return model.eval().get_image_features(batch_of(case)["pixel_values"]).pooler_output
 
 
 def found(model, loss):

@@ -36,8 +36,14 @@ def test_attention_is_eager_for_bf16_on_cpus_only_unless_asked():
 
 def test_processes_that_do_not_know_of_each_other_refuse_to_start(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    check_processes(SimpleNamespace(world_size=2))
+    check_processes(SimpleNamespace(world_size=2, n_gpu=1))
     with pytest.raises(ValueError, match="the launcher started 2 processes but this one counts 1"):
-        check_processes(SimpleNamespace(world_size=1))
+        check_processes(SimpleNamespace(world_size=1, n_gpu=1))
     monkeypatch.delenv("WORLD_SIZE")
-    check_processes(SimpleNamespace(world_size=1))
+    check_processes(SimpleNamespace(world_size=1, n_gpu=0))
+
+
+def test_one_process_that_sees_several_gpus_refuses_to_start(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ValueError, match="one process sees 2 GPUs"):
+        check_processes(SimpleNamespace(world_size=1, n_gpu=2))

@@ -1,0 +1,33 @@
+"""A model that DDP or FSDP holds goes in; what evaluation and saving need of it comes out."""
+
+import torch
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+_CALLED_BY_EVALUATION = ("get_image_features", "get_text_features")
+
+
+def open_methods(model) -> None:
+    """Lets FSDP gather the weights also where evaluation calls a method other than `forward`."""
+    for name in _CALLED_BY_EVALUATION:
+        if isinstance(model, FSDPModule) and name not in vars(model):  # registered twice, it would gather twice
+            register_fsdp_forward_method(model, name)
+
+
+def whole_state_dict(accelerator, model) -> dict[str, torch.Tensor] | None:
+    """All weights, gathered from all processes, which must all call this; `None` where every process has them."""
+    return accelerator.get_state_dict(model) if isinstance(accelerator.unwrap_model(model), FSDPModule) else None
+
+
+def has_unused_parameters(model, inputs) -> bool:
+    """Whether some weight that is to be trained has no part in the embeddings (DINOv2's mask token).
+
+    DDP waits for every gradient unless told so, and looks for missing ones at every step if told.
+
+    Args:
+        inputs: a batch of `ClipScratchModel.forward`.
+    """
+    output = model(**inputs, return_logits=False)
+    parts = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)
+    total = sum(part.float().sum() for part in parts if part is not None)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return any(gradient is None for gradient in torch.autograd.grad(total, learned, allow_unused=True))
