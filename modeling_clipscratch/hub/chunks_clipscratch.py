@@ -7,6 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 
+@torch.compiler.disable(recursive=False)  # the towers inside are compiled; this loop and its replayed draws cannot be
 def in_chunks(encode, inputs, chunk_size):
     """The features of a batch with the activations of one chunk in memory at a time, to the same gradients.
 

@@ -99,16 +99,6 @@ class ClipScratchConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     @property
-    def text_states_are_fixed(self):
-        """No weight of the text tower is trained, so its states can be cached."""
-        return self.freeze_text and not self.unfreeze_text_layers
-
-    @property
-    def vision_states_are_fixed(self):
-        """The same for the vision tower."""
-        return self.freeze_vision and not self.unfreeze_vision_layers
-
-    @property
     def text_state_dim(self):
         """D of the pooled text state."""
         return self.text_config.hidden_size * (2 if self.text_pooling == "cls+mean" else 1)

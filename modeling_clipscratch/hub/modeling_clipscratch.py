@@ -48,6 +48,13 @@ class ClipScratchModel(PreTrainedModel):
         self.post_init()
         self.freeze_towers()
 
+    def get_input_embeddings(self):
+        """The text tower's token table, as transformers' CLIP has it."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.text_model.set_input_embeddings(value)
+
     @torch.no_grad()
     def _init_weights(self, module):
         if module is self:
@@ -125,15 +132,13 @@ class ClipScratchModel(PreTrainedModel):
 
     def text_states(self, input_ids, attention_mask=None, **kwargs):
         """Runs the text tower. Returns (its output, pooled states (B, D))."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.text_states_are_fixed):
-            output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
-            return output, pool(output, attention_mask, self.config.text_pooling, self.config.text_state_norm)
+        output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
+        return output, pool(output, attention_mask, self.config.text_pooling, self.config.text_state_norm)
 
     def image_states(self, pixel_values, **kwargs):
         """Runs the vision tower on (B, 3, H, W). Returns (its output, pooled states (B, D))."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.vision_states_are_fixed):
-            output = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
-            return output, pool(output, None, self.config.vision_pooling, self.config.vision_state_norm)
+        output = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
+        return output, pool(output, None, self.config.vision_pooling, self.config.vision_state_norm)
 
     @can_return_tuple
     def get_text_features(self, input_ids=None, attention_mask=None, text_states=None, **kwargs):
@@ -168,7 +173,7 @@ class ClipScratchModel(PreTrainedModel):
 
     def clamped_logit_scale(self):
         """Scalar, natural log of the inverse temperature that the loss uses."""
-        return self.logit_scale.clamp(max=self.config.logit_scale_max).squeeze()
+        return self.logit_scale.squeeze().clamp(max=self.config.logit_scale_max)
 
     @torch.no_grad()
     def clamp_logit_scale_(self):
@@ -234,7 +239,7 @@ class ClipScratchModel(PreTrainedModel):
             text_embeds=text_embeds,
             image_embeds=image_embeds,
             logit_scale=self.clamped_logit_scale(),
-            logit_bias=None if self.logit_bias is None else self.logit_bias.squeeze(),
+            logit_bias=None if self.logit_bias is None else self.logit_bias.squeeze().clone(),  # FSDP wants no views
             text_model_output=text,
             vision_model_output=vision,
         )

@@ -105,6 +105,11 @@ def freeze_tower(tower, unfrozen_layers):
             parameter.requires_grad_(learned)
 
 
+def is_fixed(tower):
+    """No weight of the tower is trained, so its states can be cached."""
+    return not any(parameter.requires_grad for parameter in tower.parameters())
+
+
 def last_blocks(tower, count):
     """The last `count` blocks of a tower, first to last; its blocks are its longest list of modules.
 

@@ -48,6 +48,8 @@ class ModelArguments:
     freeze_vision: bool = _option(False, "No training of the vision tower.")
     unfreeze_text_layers: int = _option(0, "Last blocks of a frozen text tower that are trained all the same.")
     unfreeze_vision_layers: int = _option(0, "Last blocks of a frozen vision tower that are trained all the same.")
+    text_lora_rank: int = _option(0, "Rank of adapters (LoRA) that are trained in a frozen text tower; 0 for none.")
+    vision_lora_rank: int = _option(0, "Rank of adapters that are trained in a frozen vision tower; 0 for none.")
     loss: str = _option("softmax", "Contrastive loss.", choices=LOSSES)
     logit_scale_init_value: float = _option(2.6592, "Natural log of the first inverse temperature.")
 
@@ -86,8 +88,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
 
     Other defaults than transformers': a global batch of 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a
     cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0.
-    New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`, `save_minutes`,
-    `overwrite_output_dir`.
+    New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`, `ema_decay`,
+    `save_minutes`, `overwrite_output_dir`.
     """
 
     global_batch_size: int | None = _option(
@@ -124,6 +126,9 @@ class ClipScratchTrainingArguments(TrainingArguments):
     tower_learning_rate: float | None = _option(
         None, "Highest learning rate of the towers' weights, where it is not that of the heads."
     )
+    ema_decay: float | None = _option(
+        None, "Decay of a moving average of the weights, e.g. 0.999; evaluations and the finished folder then use it."
+    )
     save_minutes: float | None = _option(None, "A checkpoint also whenever so many minutes have passed since the last.")
     overwrite_output_dir: bool = _option(False, "Begin anew in a folder that holds another run.")
 
@@ -145,6 +150,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
         # transformers puts the loss there, which no evaluation here gives; the run chooses by the kind of its data.
         self.metric_for_best_model = wanted
         settle_global_batch(self)
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay={self.ema_decay} is not between 0 and 1; choose 0.999, or leave it out.")
         if wanted is not None and named is None:
             self.greater_is_better = not wanted.endswith(("error", "median_rank", "loss"))
 

@@ -69,6 +69,16 @@ class BoundedTemperature(TrainerCallback):
         model.clamp_logit_scale_()
 
 
+class AverageWeights(TrainerCallback):
+    """Takes the weights of each step into the trainer's average, after the temperature was bounded."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.average.update(state.global_step)
+
+
 class SaveByTheClock(TrainerCallback):
     """A checkpoint whenever `minutes` have passed since the last one; the first process's clock decides for all."""
 

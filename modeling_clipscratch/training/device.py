@@ -3,6 +3,7 @@
 import os
 
 import torch
+from accelerate.utils import DistributedType
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 ATTENTIONS = ("auto", "eager", "sdpa")
@@ -39,12 +40,19 @@ def describe_device(args) -> str:
 
 
 def check_processes(args) -> None:
-    """Raises: ValueError if more processes were started than know of each other, or one process has many GPUs."""
+    """Raises: ValueError if more processes were started than know of each other, one process has many GPUs, or FSDP
+    would be left out in silence."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
         raise ValueError(
             f"the launcher started {launched} processes but this one counts {args.world_size}; they would not share "
             "their batch and would write over each other: launch with a file of configuration/accelerate/."
+        )
+    wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if wants_fsdp and args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
+        raise ValueError(
+            "FSDP was asked for, but accelerate shards no model on CPUs and would run DDP in silence; launch with "
+            "configuration/accelerate/cpu_2.yaml."
         )
     if args.n_gpu > 1:
         raise ValueError(

@@ -11,6 +11,8 @@ from ..data.captions import CaptionTable, TokenTable
 from ..data.pixels import Preprocess
 from ..evaluation.evaluate_rows import evaluate_rows
 from ..evaluation.plots import plot_curves
+from ..hub.towers_clipscratch import is_fixed
+from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .build import build_model
 from .device import check_processes, choose_attention, describe_device
@@ -60,6 +62,7 @@ def train(
     attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
     for tower in (model.text_model, model.vision_model):
         tower.set_attn_implementation(attention)
+    adapters = add_adapters(model, model_options)
     model.to(args.device)
 
     preprocess = Preprocess(processor.image_processor)
@@ -103,6 +106,7 @@ def train(
         trainer.measure(trainer.eval_dataset) if test is None else _measure_test(trainer, processor, test, data, args)
     )
     metrics = {data.dataset: result.metrics}
+    merge_adapters(adapters)
     weights = whole_state_dict(trainer.accelerator, trainer.model)
     if args.should_save:
         finish_run_folder(
@@ -139,8 +143,8 @@ def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
     """A `PairDataset`, with whatever a frozen tower would compute again and again taken from the cache."""
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
     cache = {"folder": data.cache_dir, "batch_size": args.per_device_eval_batch_size, "progress": not args.disable_tqdm}
-    cache_text = data.cache_states and model.config.text_states_are_fixed
-    cache_pictures = data.cache_states and model.config.vision_states_are_fixed
+    cache_text = data.cache_states and is_fixed(model.text_model)
+    cache_pictures = data.cache_states and is_fixed(model.vision_model)
     texts = {"text_states": text_states(model, tokens, **cache)} if cache_text else {"tokens": tokens}
 
     height, width = preprocess.image_size

@@ -12,6 +12,8 @@ import yaml
 from safetensors import SafetensorError
 from transformers.trainer_utils import get_last_checkpoint
 
+from .sharding import own_class
+
 RECIPE = "recipe.yaml"
 # What a run leaves behind besides its checkpoints and the model's code.
 _OF_A_RUN = {RECIPE, "config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json"}
@@ -119,7 +121,7 @@ def finish_run_folder(folder: str | Path, *, model, weights=None, processor, sta
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        with saying_what_failed(folder):
+        with saying_what_failed(folder), own_class(model):
             model.save_pretrained(staging, state_dict=weights)
             processor.save_pretrained(staging)
             state.save_to_json(str(staging / "trainer_state.json"))

@@ -1,5 +1,7 @@
 """A model that DDP or FSDP holds goes in; what evaluation and saving need of it comes out."""
 
+import contextlib
+
 import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
@@ -11,6 +13,19 @@ def open_methods(model) -> None:
     for name in _CALLED_BY_EVALUATION:
         if isinstance(model, FSDPModule) and name not in vars(model):  # registered twice, it would gather twice
             register_fsdp_forward_method(model, name)
+
+
+@contextlib.contextmanager
+def own_class(model):
+    """The model under its own class while its files are written; FSDP gives it one whose code is torch's, and that
+    code would be copied into the folder in place of the model's."""
+    sharded = type(model)
+    if isinstance(model, FSDPModule):
+        model.__class__ = next(base for base in sharded.__mro__ if not issubclass(base, FSDPModule))
+    try:
+        yield model
+    finally:
+        model.__class__ = sharded
 
 
 def whole_state_dict(accelerator, model) -> dict[str, torch.Tensor] | None:

@@ -1,5 +1,6 @@
 """A model and pair data sets go in; a trained model, its log and whole checkpoints come out."""
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -15,16 +16,16 @@ from transformers.trainer_utils import rotate_checkpoints
 from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
-from .callbacks import BoundedTemperature, EpochOfSampler, Progress, SaveByTheClock
+from .average import WeightAverage
+from .callbacks import AverageWeights, BoundedTemperature, EpochOfSampler, Progress, SaveByTheClock
 from .embed import embed_pictures, text_encoder
 from .gather import all_rows
 from .global_batch import choose_chunk, describe_batch
 from .run_folder import saying_what_failed, sync_folder
-from .sharding import has_unused_parameters, open_methods
+from .sharding import has_unused_parameters, open_methods, own_class
 from .streamed_loss import GlobalLoss
 
 logger = logging.getLogger(__name__)
-_UNKNOWN = object()
 
 
 class ClipScratchTrainer(Trainer):
@@ -63,16 +64,19 @@ class ClipScratchTrainer(Trainer):
         )
         self.augment = augment
         self.pairs_per_step = batch
+        self.average = None
         self.sampler = EpochSampler(len(train_dataset), seed=args.seed)
         self._statistics, self._counted = {}, 0
         self._staging = None
-        self._chunk_size = _UNKNOWN
+        self.chunk_size = self._measure_chunk()
         if args.world_size > 1 and args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
+            self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
         self.add_callback(EpochOfSampler(self.sampler))
         self.add_callback(BoundedTemperature())
+        if args.ema_decay is not None:
+            self.add_callback(AverageWeights(self))
         if args.save_minutes is not None:
             self.add_callback(SaveByTheClock(args.save_minutes))
         if not args.disable_tqdm:
@@ -85,7 +89,6 @@ class ClipScratchTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
-        self.chunk_size(model)  # measured before the draws begin
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
         return super().training_step(model, inputs, num_items_in_batch)
@@ -95,7 +98,7 @@ class ClipScratchTrainer(Trainer):
         gradient."""
         inputs = dict(inputs)
         group, samples, may_flip = (inputs.pop(name) for name in ("group", "sample", "may_flip"))
-        chunk = self.chunk_size(model)
+        chunk = self.chunk_size
         if "images" in inputs:
             views = Views(images=inputs.pop("images"), samples=samples, may_flip=may_flip, augment=self.augment)
             inputs["pixel_values"] = views[:] if chunk is None else views
@@ -109,14 +112,15 @@ class ClipScratchTrainer(Trainer):
         loss = share * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
-    def chunk_size(self, model) -> int | None:
-        """Rows of this process that are encoded at once, worked out at the first call; `None` for all."""
-        if self._chunk_size is _UNKNOWN:
-            core = self.accelerator.unwrap_model(model)
-            with self.compute_loss_context_manager():
-                self._chunk_size = choose_chunk(self.args, core, self._largest_rows)
-            logger.info(describe_batch(self.args, self._chunk_size))
-        return self._chunk_size
+    def _measure_chunk(self) -> int | None:
+        """Rows of this process that are encoded at once, `None` for all; asked of the model before it is wrapped."""
+        self.model.train()  # what evaluation does not keep: dropped units, checkpointed layers
+        if self.args.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        with self.compute_loss_context_manager():
+            chunk = choose_chunk(self.args, self.model, self._largest_rows)
+        logger.info(describe_batch(self.args, chunk))
+        return chunk
 
     def _largest_rows(self, count):
         inputs = self._prepare_inputs(self.train_dataset.largest_batch(count))
@@ -170,11 +174,35 @@ class ClipScratchTrainer(Trainer):
         )
         return self.optimizer
 
+    # The average of the weights
+
+    def train(self, *args, **kwargs):
+        """The Trainer's; with `ema_decay` the model ends with the averaged weights."""
+        output = super().train(*args, **kwargs)
+        if self.average is not None:
+            self.average.swap()
+            self.average = None
+        return output
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.args.ema_decay is not None:  # only now the weights are where they will be trained
+            self.average = WeightAverage(self.accelerator.unwrap_model(self.model), self.args.ema_decay)
+            if resume_from_checkpoint is not None:
+                self.average.load(resume_from_checkpoint)
+        return prepared
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        if self.average is not None:
+            self.average.load(self.state.best_model_checkpoint)
+
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Metrics from embeddings of the whole split, never from batches of logits."""
-        result = self.measure(self.eval_dataset if eval_dataset is None else eval_dataset)
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            result = self.measure(self.eval_dataset if eval_dataset is None else eval_dataset)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -209,6 +237,10 @@ class ClipScratchTrainer(Trainer):
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
+    def _save(self, output_dir=None, state_dict=None):
+        with own_class(self.accelerator.unwrap_model(self.model)):
+            super()._save(output_dir, state_dict)
+
     def _save_checkpoint(self, model, trial):
         """Writes beside the others under another name and renames: a checkpoint is whole or not there."""
         run = Path(self.args.output_dir)
@@ -220,6 +252,8 @@ class ClipScratchTrainer(Trainer):
         try:
             with saying_what_failed(run):
                 super()._save_checkpoint(model, trial)
+                if self.average is not None:
+                    self.average.save(self._staging / name, writes=self.args.should_save)
             self.accelerator.wait_for_everyone()
             if self.state.best_global_step:
                 self.state.best_model_checkpoint = str(run / f"checkpoint-{self.state.best_global_step}")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from modeling_clipscratch.training.device import check_processes, choose_attention, choose_precision
 
@@ -47,3 +48,11 @@ def test_one_process_that_sees_several_gpus_refuses_to_start(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ValueError, match="one process sees 2 GPUs"):
         check_processes(SimpleNamespace(world_size=1, n_gpu=2))
+
+
+def test_fsdp_that_accelerate_would_leave_out_in_silence_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    state = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
+    with pytest.raises(ValueError, match="FSDP was asked for, but accelerate shards no model on CPUs"):
+        check_processes(SimpleNamespace(world_size=2, n_gpu=0, distributed_state=state))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,16 +26,22 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, run_recipe, tmp_path):
-    recipe = write_recipe(tmp_path / "two", **FOUR_STEPS, per_device_train_batch_size=200)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", str(free_port())]
-    launch += ["--config_file", str(REPOSITORY / "configuration" / "accelerate" / "cpu_2.yaml")]
+def launch(*command):
+    """Runs a program of two processes to its end."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     done = subprocess.run(
-        [*launch, str(REPOSITORY / "run_train.py"), str(recipe)],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", *command], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, run_recipe, tmp_path):
+    recipe = write_recipe(tmp_path / "two", **FOUR_STEPS, per_device_train_batch_size=200)
+    done = launch(
+        "accelerate.commands.launch", "--main_process_port", str(free_port()),
+        "--config_file", "configuration/accelerate/cpu_2.yaml", "run_train.py", str(recipe),
+    )  # fmt: skip
     assert done.stderr.count("running on 2 processes on cpu, fp32") == 1
     assert done.stdout.count("model, metrics and curves: ") == 1
     two = tmp_path / "two" / "run"
@@ -58,3 +65,21 @@ def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, r
     start = torch.tensor(2.6592)
     assert abs(expected["logit_scale"] - start) > 1e-3  # the steps moved something a hundred times the tolerance
     assert json.loads((two / "metrics.json").read_text())["digits"].keys() == metrics["digits"].keys()
+
+
+def test_sharded_weights_make_the_run_of_whole_ones_and_its_resumed_half_too(write_recipe, run_recipe, tmp_path):
+    steps = {**FOUR_STEPS, "ema_decay": 0.5}
+    one, _ = run_recipe(tmp_path / "one", **steps)
+    recipe = write_recipe(tmp_path / "two", **steps, per_device_train_batch_size=200)
+    sharded = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port")
+    launch(*sharded, str(free_port()), "-m", "tests.training.fsdp_on_cpu", str(recipe))
+    two = tmp_path / "two" / "run"
+    straight, expected = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
+    for name, tensor in expected.items():
+        assert torch.allclose(straight[name], tensor, atol=1e-5), name
+
+    shutil.rmtree(two / "checkpoint-4")
+    again = ("--resume_from_checkpoint", "auto")
+    launch(*sharded, str(free_port()), "-m", "tests.training.fsdp_on_cpu", str(recipe), *again)
+    resumed = load_file(two / "model.safetensors")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in straight.items())

@@ -1,0 +1,73 @@
+"""The weights of each step go in; their exponential moving average comes out, and travels with checkpoints."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+FILE = "average.safetensors"
+
+
+class WeightAverage:
+    """
+    Args:
+        model: wrapped or not, before its first step; under FSDP the average is as sharded as the weights.
+        decay: weight of the past, in (0, 1); in the first steps less, (1 + step) / (10 + step), so that the first
+            weights are forgotten.
+
+    Source: Polyak & Juditsky 1992; the warm-up is that of TensorFlow's `ExponentialMovingAverage`.
+    """
+
+    def __init__(self, model, decay: float):
+        self.model, self.decay = model, decay
+        learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.weights = {name.removeprefix("module."): p for name, p in learned.items()}
+        self.averages = {name: p.detach().clone() for name, p in self.weights.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes the weights after `step` steps in."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, average in self.averages.items():
+            average.lerp_(self.weights[name], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges the model's weights with the average, in place; a second call exchanges them back."""
+        for name, average in self.averages.items():
+            weight = self.weights[name].detach().clone()
+            self.weights[name].copy_(average)
+            average.copy_(weight)
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # else it goes on with the copy that it had gathered
+
+    @contextlib.contextmanager
+    def in_place(self):
+        """The model with the average as its weights, for an evaluation."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    def save(self, folder: Path, *, writes: bool) -> None:
+        """Writes the average beside a checkpoint's weights. All processes gather, one writes."""
+        whole = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in self.averages.items()}
+        if writes:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in whole.items()}, folder / FILE)
+
+    @torch.no_grad()
+    def load(self, folder: str | Path) -> None:
+        """Raises: ValueError if the checkpoint holds no average of these weights."""
+        path = Path(folder) / FILE
+        found = load_file(path) if path.is_file() else {}
+        if found.keys() != self.averages.keys():
+            raise ValueError(f"{folder} holds no average of this run's weights; it was written without ema_decay.")
+        for name, average in self.averages.items():
+            tensor = found[name].to(average.device)
+            sharded = isinstance(average, DTensor)
+            average.copy_(distribute_tensor(tensor, average.device_mesh, average.placements) if sharded else tensor)

@@ -1,0 +1,153 @@
+"""The Trainer's usual switches go in; what each must change, and what it must leave as it is, is checked."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from modeling_clipscratch.training.adapters import add_adapters, merge_adapters
+from modeling_clipscratch.training.arguments import ModelArguments
+from modeling_clipscratch.training.average import WeightAverage
+from modeling_clipscratch.training.run_folder import find_checkpoint
+
+SHORT = {"max_steps": 4, "freeze_text": False, "eval_strategy": "no", "save_strategy": "no", "test_split": "none"}
+
+
+def weights(run):
+    return load_file(run / "model.safetensors")
+
+
+# Plain SGD: its steps are linear in the gradients, where AdamW would blow roundings of tiny ones up to whole steps.
+# The text tower is frozen, so nothing is dropped: a chunk, or a compiled graph, would draw in another order.
+SAME = {**SHORT, "freeze_text": True, "optim": "sgd", "learning_rate": 0.5, "weight_decay": 0.0}
+
+
+@pytest.fixture(scope="module")
+def plain(run_recipe, tmp_path_factory):
+    return weights(run_recipe(tmp_path_factory.mktemp("plain"), **SAME)[0])
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"gradient_checkpointing": True},
+        {"per_device_train_batch_size": 100, "gradient_accumulation_steps": 4},
+        {"gradient_checkpointing": True, "encode_chunk_size": 150},
+        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
+        {"torch_compile": True, "torch_compile_backend": "aot_eager", "encode_chunk_size": 150},
+    ],
+    ids=["checkpointed layers", "accumulation", "checkpointed layers in chunks", "compiled", "compiled in chunks"],
+)
+def test_switch_that_must_change_no_result_changes_none(run_recipe, tmp_path, plain, switch):
+    found = weights(run_recipe(tmp_path, **{**SAME, **switch})[0])
+    assert found.keys() == plain.keys()
+    for name, tensor in plain.items():
+        assert torch.allclose(found[name], tensor, atol=1e-5), name
+    assert abs(plain["logit_scale"] - 2.6592) > 1e-3  # the steps moved something a hundred times the tolerance
+
+
+def test_average_is_that_of_the_literal_loop():
+    model = torch.nn.Linear(2, 1, bias=False)
+    average = WeightAverage(model, 0.9)
+    expected = model.weight.detach().clone()
+    for step in range(1, 40):
+        with torch.no_grad():
+            model.weight += step
+        average.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach()
+    assert torch.allclose(average.averages["weight"], expected, rtol=1e-5)
+    before = model.weight.detach().clone()
+    with average.in_place():
+        assert torch.allclose(model.weight, expected, rtol=1e-5)
+    assert torch.equal(model.weight, before)
+
+
+def test_averaged_run_ends_with_the_average_and_measures_it(run_recipe, tmp_path):
+    steps = {**SHORT, "max_steps": 6, "learning_rate": 0.01, "save_strategy": "steps", "save_steps": 6}
+    steps |= {"eval_strategy": "steps", "eval_steps": 6, "load_best_model_at_end": False}
+    run, metrics = run_recipe(tmp_path / "a", **steps, ema_decay=0.9)
+    raw, _ = run_recipe(tmp_path / "b", **steps)
+    checkpoint = run / "checkpoint-6"
+    averaged, trained = load_file(checkpoint / "average.safetensors"), weights(checkpoint)
+    assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
+    assert all(torch.equal(weights(raw)[name], tensor) for name, tensor in trained.items())
+    assert any((averaged[name] - trained[name]).abs().max() > 1e-3 for name in averaged)
+    logged = [
+        line for line in json.loads((run / "trainer_state.json").read_text())["log_history"] if "eval_top1" in line
+    ]
+    other = [
+        line for line in json.loads((raw / "trainer_state.json").read_text())["log_history"] if "eval_top1" in line
+    ]
+    for name in ("eval_top1", "eval_expected_calibration_error"):
+        assert logged[-1][name] == pytest.approx(metrics["digits"][name.removeprefix("eval_")])
+    assert logged[-1]["eval_expected_calibration_error"] != other[-1]["eval_expected_calibration_error"]
+
+
+def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
+    steps = {**SHORT, "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
+    run, _ = run_recipe(tmp_path, **steps, eval_steps=2, ema_decay=0.5, save_total_limit=5)
+    best = json.loads((run / "trainer_state.json").read_text())["best_global_step"]
+    averaged = load_file(run / f"checkpoint-{best}" / "average.safetensors")
+    assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
+
+
+def test_checkpoint_without_an_average_is_refused(run_recipe, tmp_path):
+    steps = {**SHORT, "save_strategy": "steps", "save_steps": 2}
+    run, _ = run_recipe(tmp_path / "a", **steps)
+    with pytest.raises(ValueError, match="holds no average of this run's weights"):
+        run_recipe(tmp_path / "b", **steps, ema_decay=0.5, resume_from_checkpoint=find_checkpoint(run, "auto"))
+
+
+def test_adapters_learn_while_the_tower_stays_and_are_merged_at_the_end(run_recipe, tmp_path, plain):
+    start, _ = run_recipe(tmp_path / "start", **{**SHORT, "max_steps": 1, "learning_rate": 0.0, "freeze_text": True})
+    run, _ = run_recipe(
+        tmp_path / "run",
+        **{**SHORT, "freeze_text": True, "text_lora_rank": 2, "save_strategy": "steps", "save_steps": 2},
+    )
+    before, after = weights(start), weights(run)
+    assert after.keys() == before.keys() == plain.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name]) and name.startswith("text_model.")}
+    assert changed and all(".lin" in name or "_lin." in name for name in changed)
+    difference = after[max(changed)] - before[max(changed)]
+    assert torch.linalg.matrix_rank(difference, rtol=1e-3) in (1, 2)
+    model = AutoModel.from_pretrained(run, trust_remote_code=True)
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    # A run with adapters goes on from its checkpoint to the same bits.
+    again, _ = run_recipe(
+        tmp_path / "again",
+        **{**SHORT, "freeze_text": True, "text_lora_rank": 2, "resume_from_checkpoint": str(run / "checkpoint-2")},
+    )
+    assert all(torch.equal(weights(again)[name], tensor) for name, tensor in after.items())
+
+
+def test_merged_adapters_compute_what_they_computed_before(make_trainer):
+    trainer = make_trainer({"freeze_vision": True})
+    handles = add_adapters(trainer.model, ModelArguments(freeze_vision=True, vision_lora_rank=2))
+    learned = [name for name, p in trainer.model.vision_model.named_parameters() if p.requires_grad]
+    assert learned and all("lora_" in name for name in learned)
+    for name, parameter in trainer.model.vision_model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    pixels = torch.randn(3, 3, 8, 8)
+    trainer.model.eval()
+    with torch.no_grad():
+        before = trainer.model.get_image_features(pixels).pooler_output
+        merge_adapters(handles)
+        assert torch.allclose(trainer.model.get_image_features(pixels).pooler_output, before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"vision_lora_rank": 4}, "vision_lora_rank=4: the vision tower's own weights are trained already"),
+        ({"text_lora_rank": 4, "unfreeze_text_layers": 1}, "leave unfreeze_text_layers out"),
+        ({"text_lora_rank": -1}, "text_lora_rank=-1 is not a rank"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0 is not between 0 and 1"),
+    ],
+)
+def test_switches_that_do_not_fit_are_refused(run_recipe, tmp_path, said, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run_recipe(tmp_path, **{**SHORT, "freeze_text": True, **said})
