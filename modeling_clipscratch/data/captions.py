@@ -89,9 +89,13 @@ class TokenTable:
         """Hash of all token ids and where each caption ends."""
         return hashlib.blake2b(self._flat.tobytes() + self._offsets.tobytes(), digest_size=16).hexdigest()
 
-    def by_length(self) -> torch.Tensor:
-        """(U,) caption ids, shortest first."""
-        return torch.from_numpy(np.argsort(self._lengths, kind="stable"))
+    def __len__(self):
+        return len(self._lengths)
+
+    def by_length(self, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """(n,) caption ids, default all, shortest first."""
+        ids = torch.arange(len(self)) if ids is None else ids
+        return ids[torch.from_numpy(np.argsort(self._lengths[ids.numpy()], kind="stable"))]
 
     def batch(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """(B,) caption ids -> `input_ids`, `attention_mask` (B, T), T the longest of these."""

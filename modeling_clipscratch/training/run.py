@@ -74,12 +74,9 @@ def train(
         horizontal_flip=data.horizontal_flip,
         random_erasing=data.random_erasing,
     )
-    # One process fills the caches, the others find them.
-    with args.main_process_first(desc="preparing data"):
-        pairs = {
-            split: _pairs(rows[split], captions[split], model, processor, preprocess, augment, data, args)
-            for split in rows
-        }
+    pairs = {
+        split: _pairs(rows[split], captions[split], model, processor, preprocess, augment, data, args) for split in rows
+    }
 
     kind = rows["validation"].kind
     if args.metric_for_best_model is None:

@@ -7,21 +7,17 @@ normalisation, tokens or pictures, preprocessing. What differs has another key, 
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from huggingface_hub import constants
-from safetensors import safe_open
-from safetensors.torch import save_file
-from tqdm.auto import tqdm
 
 from ..data.augment import Augment
 from ..data.captions import TokenTable
 from ..data.pixels import normalize
 from ..data.randomness import key_ids, sample_ids
+from .state_files import find_or_build
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +33,16 @@ def text_states(model, tokens: TokenTable, *, folder=None, batch_size=256, progr
         progress: show a bar.
     """
     key = _key(model, "text", tokens.fingerprint())
-    # Captions of like length together: padding would be most of the work.
-    order = tokens.by_length()
 
-    def blocks():
-        for chosen in order.split(batch_size):
+    def encode(start, stop):
+        states = torch.empty(stop - start, model.config.text_state_dim)
+        # Captions of like length together: padding would be most of the work.
+        for chosen in tokens.by_length(torch.arange(start, stop)).split(batch_size):
             inputs = {name: tensor.to(model.device) for name, tensor in tokens.batch(chosen).items()}
-            yield chosen, model.text_states(**inputs)[1]
+            states[chosen - start] = model.text_states(**inputs)[1].float().cpu()
+        return states
 
-    return _find_or_make(key, "captions", len(order), blocks, folder, progress)
+    return _find_or_build(model, key, "caption", len(tokens), encode, folder, progress)
 
 
 def image_states(
@@ -80,18 +77,25 @@ def image_states(
     key = _key(model, "vision", [content, list(pixels.shape), look])
     ids = key_ids(keys)
 
-    def blocks():
-        for view in range(views):
-            for chosen in torch.arange(len(pixels)).split(batch_size):
-                images = torch.from_numpy(pixels[chosen.numpy()]).to(model.device)
-                if view == 0:
-                    pixel_values = normalize(images, augment.mean, augment.std)
-                else:
-                    samples = sample_ids(ids[chosen], seed=seed, epoch=view).to(model.device)
-                    pixel_values = augment(images, samples, may_flip[chosen].to(model.device))
-                yield chosen * views + view, model.image_states(pixel_values)[1]
+    def encode(start, stop):
+        states = torch.empty(stop - start, model.config.vision_state_dim)
+        rows = torch.arange(start, stop)
+        for view in (rows % views).unique().tolist():
+            for chosen in rows[rows % views == view].split(batch_size):
+                states[chosen - start] = look(chosen // views, view).float().cpu()
+        return states
 
-    return _find_or_make(key, "pictures", len(pixels) * views, blocks, folder, progress).view(len(pixels), views, -1)
+    def look(chosen, view):
+        images = torch.from_numpy(pixels[chosen.numpy()]).to(model.device)
+        if view == 0:
+            pixel_values = normalize(images, augment.mean, augment.std)
+        else:
+            samples = sample_ids(ids[chosen], seed=seed, epoch=view).to(model.device)
+            pixel_values = augment(images, samples, may_flip[chosen].to(model.device))
+        return model.image_states(pixel_values)[1]
+
+    found = _find_or_build(model, key, "picture", len(pixels) * views, encode, folder, progress)
+    return found.view(len(pixels), views, -1)
 
 
 def _key(model, side, content):
@@ -110,38 +114,10 @@ def _key(model, side, content):
     return f"{side}-{digest.hexdigest()}"
 
 
-def _find_or_make(key, things, count, blocks, folder, progress):
+@torch.inference_mode()
+def _find_or_build(model, key, unit, count, encode, folder, progress):
     folder = Path(folder or Path(constants.HF_HOME) / "clipscratch").expanduser()
     path = folder / f"{key}.safetensors"
-    if path.is_file():
-        logger.info("states of %s %s: found in %s", f"{count:,}", things, path)
-    else:
-        _write(path, _encode(things, count, blocks, progress))
-        logger.info("states of %s %s: written to %s", f"{count:,}", things, path)
-    with safe_open(path, framework="pt") as file:  # memory-mapped: pages come in as they are read
-        return file.get_tensor("states")
-
-
-@torch.inference_mode()
-def _encode(things, count, blocks, progress):
-    states = None
-    with tqdm(total=count, unit=things.removesuffix("s"), desc=f"encoding {things} once", disable=not progress) as bar:
-        for places, made in blocks():
-            if states is None:
-                states = torch.empty(count, made.shape[1])
-            states[places] = made.float().cpu()
-            bar.update(len(places))
+    states, found = find_or_build(path, count, encode, device=model.device, unit=unit, progress=progress)
+    logger.info("states of %s %ss: %s %s", f"{count:,}", unit, "found in" if found else "written to", path)
     return states
-
-
-def _write(path, states):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:12] + ".", suffix=".part")
-    os.close(descriptor)
-    try:
-        save_file({"states": states}, part)
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)

@@ -1,17 +1,22 @@
 """A tiny model with texts and pictures goes in; its cached states, and when they are made anew, are checked."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from modeling_clipscratch.data.augment import Augment
 from modeling_clipscratch.data.captions import TokenTable
 from modeling_clipscratch.data.pixels import normalize
 from modeling_clipscratch.data.randomness import key_ids, sample_ids
-from modeling_clipscratch.training import state_cache
+from modeling_clipscratch.training import state_files
 from modeling_clipscratch.training.state_cache import image_states, text_states
 
 TEXTS = ["a red square", "blue", "the photo of a blue circle", "a photo", "red"]
@@ -157,24 +162,106 @@ def test_single_view_does_not_depend_on_augmentation_or_seed(model, pixels, tmp_
     assert seen == []
 
 
-@pytest.mark.parametrize("moment", ["encoding", "writing", "renaming"])
-def test_killed_write_leaves_no_file_under_the_final_name(model, tokens, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize("moment", ["encoding", "writing", "renaming", "joining"])
+def test_killed_build_leaves_nothing_half_and_goes_on(model, tokens, tmp_path, monkeypatch, calls, moment):
+    monkeypatch.setattr(state_files, "PART_ROWS", 2)  # three parts
+    seen, left = calls(model), [2]
+    own = {"encoding": model.text_states, "writing": save_file, "renaming": os.replace, "joining": state_files._join}
+
+    def killed_at_the_second(*given, **named):
+        left[0] -= 1
+        if left[0] or moment == "joining":
+            return own[moment](*given, **named)
+        if moment == "writing":
+            Path(given[1]).write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
     def killed(*given, **named):
         raise KeyboardInterrupt
 
-    def killed_midway(tensors, path):
-        Path(path).write_bytes(b"half of it")
-        raise KeyboardInterrupt
-
-    place = {"encoding": (model, "text_states", killed), "writing": (state_cache, "save_file", killed_midway)}
-    place["renaming"] = (state_cache.os, "replace", killed)
+    place = {"encoding": (model, "text_states"), "writing": (state_files, "save_file")}
+    place |= {"renaming": (state_files.os, "replace"), "joining": (state_files, "_join")}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(*place[moment])
+        patch.setattr(*place[moment], killed if moment == "joining" else killed_at_the_second)
         text_states(model, tokens, **quiet(tmp_path))
-    assert not tmp_path.exists() or list(tmp_path.iterdir()) == []
+    assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*/*.part"))
+    whole = 3 if moment == "joining" else 1
+    assert len(list(tmp_path.glob("*.parts/*.safetensors"))) == whole
+
+    seen.clear()
     again = text_states(model, tokens, **quiet(tmp_path))
+    assert len(seen) == 3 - whole  # the parts that were there are not made twice
     [path] = tmp_path.iterdir()
     assert path.suffix == ".safetensors" and torch.equal(load_file(path)["states"], again)
+    fresh = text_states(model, tokens, **quiet(tmp_path / "fresh"))
+    assert torch.equal(fresh, again)
+
+
+def test_parts_in_any_number_give_the_same_states(model, pixels, tmp_path, monkeypatch):
+    whole = image_states(model, pixels, KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "whole"))
+    monkeypatch.setattr(state_files, "PART_ROWS", 4)
+    parts = image_states(model, pixels, KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "parts"))
+    assert torch.equal(whole, parts)
+
+
+def test_another_run_that_finishes_first_does_no_harm(model, tokens, tmp_path, monkeypatch):
+    """It takes the parts away while this one writes its own, or joins them."""
+    expected = text_states(model, tokens, **quiet(tmp_path / "theirs"))
+    [theirs] = (tmp_path / "theirs").iterdir()
+    for moment in ("save_file", "_join"):
+        ours = tmp_path / moment
+        own = getattr(state_files, moment)
+
+        def overtaken(*given, own=own, ours=ours):
+            shutil.rmtree(next(ours.glob("*.parts")))
+            shutil.copy(theirs, ours / theirs.name)
+            monkeypatch.undo()
+            if own is save_file:
+                return own(*given)
+            raise FileNotFoundError("a part is gone")
+
+        monkeypatch.setattr(state_files, moment, overtaken)
+        assert torch.equal(text_states(model, tokens, **quiet(ours)), expected)
+        assert [path.name for path in ours.iterdir()] == [theirs.name]
+
+
+def test_two_processes_build_one_file_together(tmp_path):
+    program = tmp_path / "build.py"
+    program.write_text(BUILD)
+    root = Path(__file__).resolve().parents[2]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(program), str(rank), str(tmp_path)], env={**os.environ, "PYTHONPATH": str(root)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    errors = [process.communicate()[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], errors
+    encoded = [json.loads((tmp_path / f"encoded-{rank}.json").read_text()) for rank in (0, 1)]
+    assert encoded == [[0, 8], [4, 12]]
+    states = load_file(tmp_path / "cache" / "x.safetensors")["states"]
+    assert torch.equal(states, torch.arange(13.0)[:, None].expand(13, 2))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["x.safetensors"]
+
+
+BUILD = """
+import json, os, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from modeling_clipscratch.training import state_files
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+state_files.PART_ROWS, encoded = 4, []
+def encode(start, stop):
+    encoded.append(start)
+    return torch.arange(float(start), float(stop))[:, None].repeat(1, 2)
+state_files.find_or_build(folder / "cache" / "x.safetensors", 13, encode, device="cpu", unit="row", progress=False)
+(folder / f"encoded-{rank}.json").write_text(json.dumps(encoded))
+dist.destroy_process_group()
+"""
 
 
 def test_tower_with_a_scalar_in_its_state_can_be_cached(model, tokens, tmp_path):
