@@ -194,12 +194,9 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         return batch
 
     def _tokenize(self, texts, warnings):
-        length = self.tokenizer.model_max_length
-        encoded = self.tokenizer(texts, truncation=False)["input_ids"]
-        if any(len(ids) > length for ids in encoded):
-            warnings.append(
-                f"some captions are longer than the {length} tokens that the text tower reads; they are cut."
-            )
-        options = {"truncation": True, "max_length": length, "padding": True, "return_tensors": "pt"}
-        encoded = self.tokenizer(texts, **options)
+        length, options = self.tokenizer.model_max_length, {"padding": True, "return_tensors": "pt"}
+        encoded = self.tokenizer(texts, **options, verbose=False)
+        if encoded["input_ids"].shape[1] > length:
+            warnings.append(f"captions longer than the {length} tokens that the text tower reads are cut.")
+            encoded = self.tokenizer(texts, **options, truncation=True, max_length=length)
         return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}

@@ -47,15 +47,15 @@ class Shards:
             except _MAY_PASS as error:
                 if tries == len(WAITS):
                     raise ValueError(
-                        f"{file}: cannot be read at row {row} ({_reason(error)}), tried {tries + 1} times; check the "
-                        "connection or the disk, then go on with --resume_from_checkpoint auto."
+                        f"{file}: cannot be read from row {row} on ({_reason(error)}), tried {tries + 1} times; check "
+                        "the connection or the disk, then go on with --resume_from_checkpoint auto."
                     ) from error
                 logger.warning("%s: reading fails (%s); once more in %d s.", file, _reason(error), WAITS[tries])
                 time.sleep(WAITS[tries])
                 tries += 1
             except Exception as error:  # every format's reader has errors of its own
                 raise ValueError(
-                    f"{file}: damaged or cut short at row {row} ({_reason(error)}); fetch or write the shard again."
+                    f"{file}: damaged or cut short ({_reason(error)}); fetch or write the shard again."
                 ) from error
 
     def _read(self, shard, start):

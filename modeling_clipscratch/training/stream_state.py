@@ -1,4 +1,4 @@
-"""Batches of a stream go in as they are trained on; the states that continue behind them come out, with a checkpoint."""
+"""Batches of a stream go in as they are trained on; the states that go on behind them come out, for a checkpoint."""
 
 import json
 import logging
