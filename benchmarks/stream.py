@@ -41,7 +41,7 @@ RECIPE = {
     "freeze_text": False, "vision_tower": "vit", "vision_hidden_size": 64, "vision_num_layers": 2,
     "vision_num_heads": 2, "image_size": 32, "patch_size": 8, "projection_dim": 64, "global_batch_size": 128,
     "encode_chunk_size": 128, "eval_strategy": "no", "save_strategy": "no", "test_split": "none", "max_length": 32,
-    "disable_tqdm": True, "logging_steps": 100,
+    "disable_tqdm": True, "logging_steps": 10,
 }  # fmt: skip
 READY = "about to open the data"
 EVERY = 0.25  # seconds between two looks at the memory

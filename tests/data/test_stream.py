@@ -4,6 +4,7 @@ A colour stands for a row: pictures are of one colour, and `group` or `sample` w
 """
 
 import logging
+import pickle
 from collections import Counter
 from itertools import islice
 
@@ -63,6 +64,13 @@ def open_pairs(word_processor):
         return StreamedPairs(source, preprocess=preprocess, **{**defaults, **words, **settings})
 
     return make
+
+
+def same(first, second):
+    tensors = [{name: value for name, value in batch.items() if name != "stream"} for batch in (first, second)]
+    return tensors[0].keys() == tensors[1].keys() and all(
+        torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items()
+    )
 
 
 def load(pairs, workers):
@@ -165,6 +173,12 @@ def test_long_captions_are_cut_and_that_is_said_once(write_shard, encode, open_p
     ]
 
 
+def test_a_stream_can_be_sent_to_a_worker_that_is_not_forked(write_tars, write_parquet, open_pairs, tmp_path):
+    for folder in (write_tars(tmp_path / "tars", [5]), write_parquet(tmp_path / "parquet", [5])):
+        pairs = open_pairs(folder)
+        assert same(next(iter(pickle.loads(pickle.dumps(pairs)))), next(iter(pairs)))
+
+
 # Each row once
 
 
@@ -221,13 +235,6 @@ def test_too_many_readers_are_refused(write_tars, open_pairs, tmp_path):
 
 
 # Resuming
-
-
-def same(first, second):
-    tensors = [{name: value for name, value in batch.items() if name != "stream"} for batch in (first, second)]
-    return tensors[0].keys() == tensors[1].keys() and all(
-        torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items()
-    )
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
