@@ -12,7 +12,7 @@ from .rows import BadImageError, Rows
 
 logger = logging.getLogger(__name__)
 
-_CAPTION, _VIEW = 100, 101  # draw numbers, apart from those of the augmentation
+CAPTION_DRAW, _VIEW = 100, 101  # draw numbers, apart from those of the augmentation
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -71,7 +71,7 @@ class PairDataset(torch.utils.data.Dataset):
         if self.image_states is not None:
             views = self.image_states.shape[1]
             batch["image_states"] = self.image_states[indices, (uniform(samples, _VIEW) * views).long()]
-        chosen = self.captions.choose(indices, uniform(samples, _CAPTION))
+        chosen = self.captions.choose(indices, uniform(samples, CAPTION_DRAW))
         if self.text_states is None:
             batch.update(self.tokens.batch(chosen))
         else:

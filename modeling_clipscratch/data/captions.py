@@ -4,6 +4,7 @@ import copy
 import hashlib
 import logging
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,19 +27,28 @@ class CaptionTable:
 
     def __init__(self, rows: Rows):
         if rows.kind == "class":
-            prompts = [class_prompts(name, rows.templates) for name in rows.class_names]
-            self.texts, ids = _unique(prompts)
-            per_class = len(rows.templates)
-            self._flat = np.array(ids).reshape(-1, per_class)[rows.labels].reshape(-1)
-            self._offsets = np.arange(len(rows) + 1) * per_class
-            self.group = torch.from_numpy(np.asarray(rows.labels, dtype=np.int64))
+            self._take_prompts(rows.class_names, rows.templates, rows.labels)
         else:
             self.texts, ids = _unique(rows.captions)
             self._flat = np.array(ids)
             self._offsets = np.cumsum([0] + [len(captions) for captions in rows.captions])
             sets = [tuple(sorted(set(captions))) for captions in rows.captions]
             self.group = torch.from_numpy(np.array(_unique([sets])[1], dtype=np.int64))
-        self.survives_flip = torch.tensor([_SIDES.search(text) is None for text in self.texts])
+        self.survives_flip = torch.tensor([survives_flip(text) for text in self.texts])
+
+    @classmethod
+    def of_classes(cls, class_names: Sequence[str], templates: Sequence[str]) -> "CaptionTable":
+        """The table of class data whose rows are not known beforehand: row i stands for any picture of class i."""
+        table = cls.__new__(cls)
+        table._take_prompts(class_names, templates, np.arange(len(class_names)))
+        table.survives_flip = torch.tensor([survives_flip(text) for text in table.texts])
+        return table
+
+    def _take_prompts(self, class_names, templates, labels):
+        self.texts, ids = _unique([class_prompts(name, templates) for name in class_names])
+        self._flat = np.array(ids).reshape(-1, len(templates))[labels].reshape(-1)
+        self._offsets = np.arange(len(labels) + 1) * len(templates)
+        self.group = torch.from_numpy(np.asarray(labels, dtype=np.int64))
 
     def choose(self, indices: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         """One caption a row: (B,) row indices and (B,) draws in [0, 1) -> (B,) ids into `texts`."""
@@ -105,6 +115,17 @@ class TokenTable:
         tokens = self._flat[np.minimum(first[:, None] + position, len(self._flat) - 1)]
         tokens = np.where(mask, tokens, self._pad)
         return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+def survives_flip(text: str) -> bool:
+    """Whether a caption is still right where its picture is mirrored.
+
+    >>> survives_flip("a cat left of a dog"), survives_flip("what is left out")
+    (False, False)
+    >>> survives_flip("a cat and a dog")
+    True
+    """
+    return _SIDES.search(text) is None
 
 
 def _unique(lists):

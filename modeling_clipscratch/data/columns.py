@@ -24,6 +24,11 @@ class Columns:
     class_names: Sequence[str] | None = None
     templates: Sequence[str] | None = None
 
+    def __post_init__(self):
+        wrong = next((template for template in self.templates or () if "{}" not in template), None)
+        if wrong is not None:
+            raise ValueError(f"template {wrong!r} has no place for the class; write {{}} where its name belongs.")
+
 
 def is_text(feature) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")

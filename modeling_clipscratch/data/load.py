@@ -26,7 +26,7 @@ from .splits import Readers, canonical_split, read_split
 from .tables import file_readers, is_table, rows_from_table, table_files, table_readers
 from .webdataset import METADATA_FILES, tar_split_folders, webdataset_readers
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def load_rows(
@@ -69,9 +69,6 @@ def load_rows(
     >>> len(rows), rows.kind, rows[0]["key"]
     (360, 'class', 'digits-0005')
     """
-    wrong = next((template for template in templates or () if "{}" not in template), None)
-    if wrong is not None:
-        raise ValueError(f"template {wrong!r} has no place for the class; write {{}} where its name belongs.")
     columns = Columns(
         image=image_column,
         caption=caption_column,
@@ -90,9 +87,9 @@ def load_rows(
 def _readers(dataset: str, columns: Columns, revision: str | None, cache_dir: str | None) -> Readers:
     words = {"class_names": columns.class_names, "templates": columns.templates}
     if dataset == "digits":
-        return _without_columns(digits_readers(**words), dataset, columns)
+        return without_columns(digits_readers(**words), dataset, columns)
     if dataset == "scenes":
-        return _without_columns(scenes_readers(), dataset, columns)
+        return without_columns(scenes_readers(), dataset, columns)
     path = Path(dataset or "?").expanduser()  # Path("") would be the current folder
     if path.is_dir():
         return _folder_readers(path, dataset, columns, cache_dir)
@@ -102,12 +99,12 @@ def _readers(dataset: str, columns: Columns, revision: str | None, cache_dir: st
         return file_readers(path, name=dataset, columns=columns, cache_dir=cache_dir)
     if dataset.startswith((".", "~")) or path.is_absolute() or dataset.count(os.sep) > 1 or is_table(path):
         raise ValueError(f"{dataset}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
-    if not _HUB_ID.fullmatch(dataset):
+    if not HUB_ID.fullmatch(dataset):
         raise ValueError(f"{dataset!r} is neither a path nor a Hub id (owner/name); also built in: digits, scenes.")
     return _hub_readers(dataset, columns, revision, cache_dir)
 
 
-def _without_columns(readers: Readers, dataset: str, columns: Columns) -> Readers:
+def without_columns(readers: Readers, dataset: str, columns: Columns) -> Readers:
     named = {"image_column": columns.image, "caption_column": columns.caption, "label_column": columns.label}
     wrong = next((option for option, column in named.items() if column), None)
     if wrong:
@@ -118,13 +115,13 @@ def _without_columns(readers: Readers, dataset: str, columns: Columns) -> Reader
 def _folder_readers(folder: Path, dataset: str, columns: Columns, cache_dir: str | None) -> Readers:
     words = {"class_names": columns.class_names, "templates": columns.templates}
     if tar_split_folders(folder):
-        return _without_columns(webdataset_readers(folder, name=dataset, **words), dataset, columns)
+        return without_columns(webdataset_readers(folder, name=dataset, **words), dataset, columns)
     if readers := metadata_readers(folder, name=dataset, columns=columns, cache_dir=cache_dir):
         return readers
     if files := table_files(folder):
         return table_readers(files, dataset, columns, cache_dir)
     if readers := class_folder_readers(folder, name=dataset, **words):
-        return _without_columns(readers, dataset, columns)
+        return without_columns(readers, dataset, columns)
     raise ValueError(
         f"{dataset}: holds none of the known forms: tar shards (<split>/0.tar), pictures with a metadata.csv or "
         "metadata.jsonl, tables (.parquet, .csv, .jsonl), or pictures in one sub-folder a class."
@@ -136,12 +133,12 @@ def _hub_readers(dataset: str, columns: Columns, revision: str | None, cache_dir
         info = HfApi().dataset_info(dataset, revision=revision)
     except Exception as error:
         if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | HFValidationError):
-            raise _hub_error(dataset, revision, error) from error
+            raise hub_error(dataset, revision, error) from error
         return _cached_readers(dataset, columns, revision, cache_dir, cause=error)
     files = [file.rfilename for file in info.siblings or []]
     folders = {file.split("/")[0] for file in files if re.fullmatch(r"[^/]+/[^/]+\.tar", file)}
     if folders:
-        return _hub_tar_readers(dataset, folders, columns, revision, cache_dir)
+        return hub_tar_readers(dataset, folders, columns, revision, cache_dir)
     return _hub_table_readers(dataset, columns, revision, cache_dir)
 
 
@@ -156,19 +153,19 @@ def _cached_readers(
     except Exception:  # not in this cache; the other one has the last word
         folders = set()
     if folders:
-        return _hub_tar_readers(dataset, folders, columns, revision, cache_dir)
+        return hub_tar_readers(dataset, folders, columns, revision, cache_dir)
     try:
         return _hub_table_readers(dataset, columns, revision, cache_dir, offline=True)
     except ValueError:
-        raise _hub_error(dataset, revision, cause) from cause
+        raise hub_error(dataset, revision, cause) from cause
 
 
-def _hub_tar_readers(
+def hub_tar_readers(
     dataset: str, folders: set[str], columns: Columns, revision: str | None, cache_dir: str | None
 ) -> Readers:
     where = {"columns": columns, "revision": revision, "cache_dir": cache_dir}
     readers = {canonical_split(folder): partial(_read_hub_tars, dataset, folder, **where) for folder in sorted(folders)}
-    return _without_columns(readers, dataset, columns)
+    return without_columns(readers, dataset, columns)
 
 
 def _read_hub_tars(dataset: str, folder: str, *, columns: Columns, revision: str | None, cache_dir: str | None) -> Rows:
@@ -178,7 +175,7 @@ def _read_hub_tars(dataset: str, folder: str, *, columns: Columns, revision: str
     try:
         snapshot = Path(snapshot_download(dataset, allow_patterns=patterns, **where))
     except Exception as error:
-        raise _hub_error(dataset, revision, error) from error
+        raise hub_error(dataset, revision, error) from error
     readers = webdataset_readers(
         snapshot,
         name=dataset,
@@ -194,7 +191,7 @@ def _hub_table_readers(
     dataset: str, columns: Columns, revision: str | None, cache_dir: str | None, *, offline: bool = False
 ) -> Readers:
     where = {"revision": revision, "cache_dir": cache_dir}
-    with _hub_switch(dataset, revision, offline):
+    with hub_switch(dataset, revision, offline):
         splits = datasets.get_dataset_split_names(dataset, **where)
     tables = {canonical_split(own): partial(_open_hub_table, dataset, own, offline, **where) for own in splits}
     origin = f"{dataset} on the Hub" + (f" at revision {revision}" if revision else "")
@@ -205,24 +202,24 @@ def _hub_table_readers(
 
 
 def _open_hub_table(dataset: str, own_split: str, offline: bool, **where) -> datasets.Dataset:
-    with _hub_switch(dataset, where["revision"], offline):
+    with hub_switch(dataset, where["revision"], offline):
         return datasets.load_dataset(dataset, split=own_split, **where)
 
 
 @contextmanager
-def _hub_switch(dataset: str, revision: str | None, offline: bool) -> Iterator[None]:
+def hub_switch(dataset: str, revision: str | None, offline: bool) -> Iterator[None]:
     before = datasets.config.HF_HUB_OFFLINE
     # Known to be out of reach: without this, `datasets` tries for half a minute before it looks into its cache.
     datasets.config.HF_HUB_OFFLINE = before or offline
     try:
         yield
     except Exception as error:  # from the network, the Hub, the file format or the builder
-        raise _hub_error(dataset, revision, error) from error
+        raise hub_error(dataset, revision, error) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _hub_error(dataset: str, revision: str | None, error: Exception) -> ValueError:
+def hub_error(dataset: str, revision: str | None, error: Exception) -> ValueError:
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if isinstance(error, GatedRepoError):
         return ValueError(f"{dataset}: the Hub asks for an agreement first; accept it there, then `hf auth login`.")

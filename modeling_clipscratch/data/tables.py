@@ -145,7 +145,7 @@ def rows_from_table(
         first_rows = np.array([rows[0] for rows in row_sets], dtype=np.int64)
     shared.update(keys=keys, fingerprint=fingerprint)
     if captions:
-        cells = [_texts(values) for values in zip(*(table[column][:] for column in captions), strict=True)]
+        cells = [cell_texts(values) for values in zip(*(table[column][:] for column in captions), strict=True)]
         grouped = cells if row_sets is None else [sum((cells[r] for r in rows), []) for rows in row_sets]
         return Rows(kind="caption", captions=grouped, **shared)
     if row_sets is not None and len(row_sets) < len(table):
@@ -190,6 +190,6 @@ def _pictures_fingerprint(paths: Sequence[str], origin: str) -> str:
         ) from error
 
 
-def _texts(values: tuple) -> list[str]:
+def cell_texts(values: tuple) -> list[str]:
     flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
     return [str(text).strip() for text in flat if text is not None and str(text).strip()]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from .pictures import decode_image, is_picture_name
 from .rows import DEFAULT_TEMPLATES, BadImageError, Rows
+from .shards import shard_files
 from .splits import Readers, canonical_split
 
 # The small files beside the splits, by the names that CLIP_benchmark's writer gives them.
@@ -81,7 +82,7 @@ def _read_tar_split(
     templates: Sequence[str] | None,
 ) -> Rows:
     folder = split_folder.parent
-    shards = _shards(split_folder)
+    shards = shard_files(split_folder)
     indexed = [_index_shard(shard, *_stamp(shard)) for shard in shards]
     samples = [sample for shard in indexed for sample in shard]
     if not samples:
@@ -105,14 +106,14 @@ def _read_tar_split(
         "fingerprint": f"{fingerprint}-{split}" if fingerprint else _fingerprint(shards),
     }
     members = [f"{shards[shard]}: {sample.member}" for shard, sample in zip(reader.shard_of, samples, strict=True)]
-    if _kind(folder, samples[0], members[0]) == "caption":
-        captions = [_captions(sample, where) for sample, where in zip(samples, members, strict=True)]
+    if sample_kind(folder, samples[0], members[0]) == "caption":
+        captions = [sample_captions(sample, where) for sample, where in zip(samples, members, strict=True)]
         return Rows(kind="caption", captions=captions, **shared)
     return Rows(
         kind="class",
-        labels=np.array([_label(s, where) for s, where in zip(samples, members, strict=True)], dtype=np.int64),
-        class_names=list(class_names or _class_names(folder)),
-        templates=list(templates or _templates(folder)),
+        labels=np.array([sample_label(s, where) for s, where in zip(samples, members, strict=True)], dtype=np.int64),
+        class_names=list(class_names or read_class_names(folder)),
+        templates=list(templates or read_templates(folder)),
         **shared,
     )
 
@@ -155,20 +156,6 @@ def _fingerprint(shards: list[Path]) -> str:
     return hashlib.blake2b(repr([(str(p), _stamp(p)) for p in shards]).encode(), digest_size=16).hexdigest()
 
 
-def _shards(split_folder: Path) -> list[Path]:
-    count_file = split_folder / "nshards.txt"
-    if not count_file.exists():
-        return sorted(split_folder.glob("*.tar"), key=lambda path: (len(path.name), path.name))  # 2 before 10
-    written = count_file.read_text(encoding="utf-8").strip()
-    if not written.isdigit() or int(written) == 0:
-        raise ValueError(f"{count_file}: {written!r} is not a number of shards; write how many there are.")
-    shards = [split_folder / f"{number}.tar" for number in range(int(written))]
-    missing = next((shard for shard in shards if not shard.exists()), None)
-    if missing is not None:
-        raise ValueError(f"{missing}: is missing, one of {written} shards; fetch it or correct {count_file.name}.")
-    return shards
-
-
 @lru_cache(maxsize=64)  # where validation is carved from train, both splits read the same index
 def _index_shard(path: Path, size: int, mtime_ns: int) -> list[Sample]:
     """The samples of one shard that have a picture, in order. A sample's name ends at the first dot of its members."""
@@ -204,7 +191,7 @@ def _index_shard(path: Path, size: int, mtime_ns: int) -> list[Sample]:
     return list(samples.values())
 
 
-def _kind(folder: Path, first: Sample, where: str) -> str:
+def sample_kind(folder: Path, first: Sample, where: str) -> str:
     kind_file = folder / KIND_FILE
     stated = kind_file.read_text(encoding="utf-8").strip() if kind_file.exists() else None
     if stated == "retrieval":
@@ -219,28 +206,28 @@ def _kind(folder: Path, first: Sample, where: str) -> str:
     return "class"
 
 
-def _captions(sample: Sample, where: str) -> list[str]:
+def sample_captions(sample: Sample, where: str) -> list[str]:
     captions = [line.strip() for line in sample.texts.get("txt", "").splitlines() if line.strip()]
     if not captions:
         raise ValueError(f"{where}: has no captions (.txt) beside it; every sample of caption data needs one.")
     return captions
 
 
-def _label(sample: Sample, where: str) -> int:
+def sample_label(sample: Sample, where: str) -> int:
     written = sample.texts.get("cls", "").strip()
     if not written.isdigit():
         raise ValueError(f"{where}: its label (.cls) is {written!r}; it must be a whole number, 0 or more.")
     return int(written)
 
 
-def _class_names(folder: Path) -> list[str]:
+def read_class_names(folder: Path) -> list[str]:
     path = folder / CLASSES_FILE
     if not path.exists():
         raise ValueError(f"{folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names.")
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _templates(folder: Path) -> Sequence[str]:
+def read_templates(folder: Path) -> Sequence[str]:
     path = folder / TEMPLATES_FILE
     if not path.exists():
         return DEFAULT_TEMPLATES

@@ -70,6 +70,10 @@ class DataArguments:
     )
     validation_fraction: float = _option(0.1, "Share of the training rows for validation, where there is no split.")
     on_bad_image: str = _option("raise", "At a broken picture: stop, or go on without it.", choices=("raise", "skip"))
+    streaming: bool = _option(
+        False, "Read the training rows as they are needed: tar shards or parquet, local or of the Hub; needs max_steps."
+    )
+    stream_shuffle_rows: int = _option(2048, "Rows that each reader of a stream holds and shuffles at a time.")
     keep_in_memory: bool | None = _option(
         None, "Decode all pictures once and keep them as bytes. Default: where that takes less than 4 GB."
     )

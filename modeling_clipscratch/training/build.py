@@ -20,11 +20,12 @@ from .arguments import ModelArguments
 logger = logging.getLogger(__name__)
 
 
-def build_model(options: ModelArguments, captions: list[str]):
+def build_model(options: ModelArguments, captions: list[str] | None):
     """
     Args:
         options: the recipe's model part.
         captions: training captions; only a text tower from scratch without a tokenizer looks at them.
+            `None` where they are not known beforehand.
     Returns: (model, processor).
     Raises: ValueError if a tower, tokenizer or image processor cannot be had, or the sizes do not fit.
     """
@@ -167,6 +168,11 @@ def _image_processor(options):
 def _tokenizer(options, captions):
     source = options.tokenizer or options.text_tower
     if options.tokenizer is None and _from_scratch(options.text_tower):
+        if captions is None:
+            raise ValueError(
+                f"text_tower={options.text_tower} from scratch takes its words from the training captions, which are "
+                "not known where they are streamed; name a tokenizer (--tokenizer)."
+            )
         return word_tokenizer(captions)
     try:
         return AutoTokenizer.from_pretrained(source)

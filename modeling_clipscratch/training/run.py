@@ -9,6 +9,7 @@ from ..data.augment import Augment
 from ..data.batches import PairDataset
 from ..data.captions import CaptionTable, TokenTable
 from ..data.pixels import Preprocess
+from ..data.splits import read_split
 from ..evaluation.evaluate_rows import evaluate_rows
 from ..evaluation.plots import plot_curves
 from ..hub.towers_clipscratch import is_fixed
@@ -19,6 +20,7 @@ from .device import check_processes, choose_attention, describe_device
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
 from .sharding import whole_state_dict
 from .state_cache import image_states, text_states
+from .stream_run import known_captions, open_train_stream, streamed_pairs
 from .trainer import ClipScratchTrainer
 
 logger = logging.getLogger(__name__)
@@ -55,10 +57,12 @@ def train(
     logger.info("running on %s", describe_device(args))
 
     set_seed(args.seed)
-    rows = {split: _rows(data, split, args.seed) for split in ("train", "validation")}
-    test = _test_rows(data, args.seed)  # now: a missing split is better known before the training than after
+    stream, others = open_train_stream(data, args) if data.streaming else (None, None)
+    splits = ("train", "validation") if stream is None else ("validation",) if "validation" in others else ()
+    rows = {split: _rows(data, split, args.seed, others) for split in splits}
+    test = _test_rows(data, args.seed, others)  # now: a missing split is better known before the training than after
     captions = {split: CaptionTable(part) for split, part in rows.items()}
-    model, processor = build_model(model_options, captions["train"].texts)
+    model, processor = build_model(model_options, captions["train"].texts if stream is None else known_captions(stream))
     attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
     for tower in (model.text_model, model.vision_model):
         tower.set_attn_implementation(attention)
@@ -77,8 +81,10 @@ def train(
     pairs = {
         split: _pairs(rows[split], captions[split], model, processor, preprocess, augment, data, args) for split in rows
     }
+    if stream is not None:
+        pairs["train"] = streamed_pairs(stream, model, processor, preprocess, data, args)
 
-    kind = rows["validation"].kind
+    kind = (stream or rows["validation"]).kind
     if args.metric_for_best_model is None:
         args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
         args.greater_is_better = True
@@ -91,18 +97,17 @@ def train(
         model,
         args,
         train_dataset=pairs["train"],
-        eval_dataset=pairs["validation"],
+        eval_dataset=pairs.get("validation"),
         processing_class=processor,
         augment=augment,
     )
+    if stream is not None and checkpoint is not None:
+        trainer.stream.load(checkpoint)
     if args.should_save:
         begin_run_folder(args.output_dir, settings, resume=resume)
     trainer.train(resume_from_checkpoint=checkpoint)
 
-    result = (
-        trainer.measure(trainer.eval_dataset) if test is None else _measure_test(trainer, processor, test, data, args)
-    )
-    metrics = {data.dataset: result.metrics}
+    metrics = {data.dataset: _measure(trainer, processor, test, data, args)}
     merge_adapters(adapters)
     weights = whole_state_dict(trainer.accelerator, trainer.model)
     if args.should_save:
@@ -119,19 +124,23 @@ def train(
     return metrics
 
 
-def _rows(data, split, seed):
-    rows = load_rows(
-        data.dataset,
-        split,
-        image_column=data.image_column,
-        caption_column=data.caption_column,
-        label_column=data.label_column,
-        class_names=data.class_names,
-        templates=data.templates,
-        validation_fraction=data.validation_fraction,
-        seed=seed,
-        revision=data.dataset_revision,
-    )
+def _rows(data, split, seed, others=None):
+    """Args: others: readers of the splits beside a streamed one."""
+    if others is not None:
+        rows = read_split(others, split, dataset=data.dataset)
+    else:
+        rows = load_rows(
+            data.dataset,
+            split,
+            image_column=data.image_column,
+            caption_column=data.caption_column,
+            label_column=data.label_column,
+            class_names=data.class_names,
+            templates=data.templates,
+            validation_fraction=data.validation_fraction,
+            seed=seed,
+            revision=data.dataset_revision,
+        )
     logger.info("%s: %s rows of %s data (%s)", split, f"{len(rows):,}", rows.kind, rows.origin)
     return rows
 
@@ -176,18 +185,21 @@ def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
     return PairDataset(rows, captions, seed=args.seed, **pictures, **texts)
 
 
-def _test_rows(data, seed):
+def _test_rows(data, seed, others):
     if data.test_split in (None, "none"):
         return None
     try:
-        return _rows(data, data.test_split, seed)
+        return _rows(data, data.test_split, seed, others)
     except ValueError as error:
         raise ValueError(f"{error} (Or do without a test: --test_split none.)") from error
 
 
-def _measure_test(trainer, processor, test, data, args):
+def _measure(trainer, processor, test, data, args):
+    """Metrics on the test split, else on validation; none where a streamed set has neither."""
+    if test is None:
+        return {} if trainer.eval_dataset is None else trainer.measure(trainer.eval_dataset).metrics
     model = trainer.accelerator.unwrap_model(trainer.model)
     with trainer.accelerator.autocast():
         return evaluate_rows(
             model, processor, test, batch_size=args.per_device_eval_batch_size, on_bad_image=data.on_bad_image
-        )
+        ).metrics

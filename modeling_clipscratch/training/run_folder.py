@@ -39,7 +39,7 @@ def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, res
         raise ValueError(f"output_dir={folder} is a file; choose another output_dir.")
     if RECIPE in there and resume:
         before, now = yaml.safe_load((folder / RECIPE).read_text()), _kept(settings)
-        changed = sorted(n for n in {*before, *now} - _FREE_TO_CHANGE if before.get(n) != now.get(n))
+        changed = sorted(n for n in {*before, *now} - _free_to_change(settings) if before.get(n) != now.get(n))
         if changed:
             name = changed[0]
             raise ValueError(
@@ -68,7 +68,12 @@ def begin_run_folder(folder: str | Path, settings: dict, *, resume: bool) -> Non
 
 
 def _kept(settings):
-    return {name: value for name, value in settings.items() if name not in _FREE_TO_CHANGE}
+    return {name: value for name, value in settings.items() if name not in _free_to_change(settings)}
+
+
+def _free_to_change(settings):
+    # The rows of a stream are dealt to the workers.
+    return _FREE_TO_CHANGE - ({"dataloader_num_workers"} if settings.get("streaming") else set())
 
 
 def _delete_run(folder):

@@ -15,14 +15,16 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
+from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from .average import WeightAverage
 from .callbacks import AverageWeights, BoundedTemperature, EpochOfSampler, Progress, SaveByTheClock
 from .embed import embed_pictures, text_encoder
 from .gather import all_rows
-from .global_batch import choose_chunk, describe_batch
+from .global_batch import check_rows, choose_chunk, describe_batch
 from .run_folder import saying_what_failed, sync_folder
 from .sharding import has_unused_parameters, open_methods, own_class
+from .stream_state import ShareOfRun, StreamStates
 from .streamed_loss import GlobalLoss
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class ClipScratchTrainer(Trainer):
     Args:
         model: a `ClipScratchModel`.
         args: `ClipScratchTrainingArguments`.
-        train_dataset: `PairDataset`.
+        train_dataset: `PairDataset`, or `StreamedPairs`.
         eval_dataset: `PairDataset`; measured by zero-shot accuracy (class data) or retrieval (captions).
         processing_class: the model's processor, saved with every checkpoint.
         augment: what is done to training pictures, on the device.
@@ -47,12 +49,9 @@ class ClipScratchTrainer(Trainer):
     def __init__(
         self, model, args, *, train_dataset, eval_dataset=None, processing_class=None, augment: Augment, **kwargs
     ):
-        batch = args.global_batch_size
-        if len(train_dataset) < batch:
-            raise ValueError(
-                f"{len(train_dataset)} training rows fill no batch of {batch}; set global_batch_size to at most "
-                f"{len(train_dataset) // args.world_size * args.world_size}."
-            )
+        self.stream = StreamStates(train_dataset) if isinstance(train_dataset, StreamedPairs) else None
+        if self.stream is None:
+            check_rows(len(train_dataset), args)
         super().__init__(
             model,
             args,
@@ -63,9 +62,9 @@ class ClipScratchTrainer(Trainer):
             **kwargs,
         )
         self.augment = augment
-        self.pairs_per_step = batch
+        self.pairs_per_step = args.global_batch_size
         self.average = None
-        self.sampler = EpochSampler(len(train_dataset), seed=args.seed)
+        self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
         self._statistics, self._counted = {}, 0
         self._staging = None
         self.chunk_size = self._measure_chunk()
@@ -73,22 +72,27 @@ class ClipScratchTrainer(Trainer):
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
-        self.add_callback(EpochOfSampler(self.sampler))
+        self.add_callback(ShareOfRun() if self.stream else EpochOfSampler(self.sampler))
         self.add_callback(BoundedTemperature())
         if args.ema_decay is not None:
             self.add_callback(AverageWeights(self))
         if args.save_minutes is not None:
             self.add_callback(SaveByTheClock(args.save_minutes))
         if not args.disable_tqdm:
-            self.add_callback(Progress(batch))
+            self.add_callback(Progress(self.pairs_per_step))
 
     # The batch and its loss
 
     def _get_train_sampler(self, train_dataset=None):
         return self.sampler
 
+    def get_train_dataloader(self):
+        return super().get_train_dataloader() if self.stream is None else self.stream.loader(self.args)
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
+        if self.stream is not None:
+            self.stream.take(inputs)
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
         return super().training_step(model, inputs, num_items_in_batch)
@@ -254,6 +258,8 @@ class ClipScratchTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
                 if self.average is not None:
                     self.average.save(self._staging / name, writes=self.args.should_save)
+                if self.stream is not None:
+                    self.stream.save(self._staging / name)
             self.accelerator.wait_for_everyone()
             if self.state.best_global_step:
                 self.state.best_model_checkpoint = str(run / f"checkpoint-{self.state.best_global_step}")

@@ -1,4 +1,4 @@
-"""A tiny Hub on loopback goes in; tar sets and tables that are fetched, cached and refused are checked.
+"""A tiny Hub on loopback goes in; tar sets and tables that are fetched, streamed, cached and refused are checked.
 
 `huggingface_hub` reads its endpoint when it is imported, so the questions are asked in processes of their own.
 """
@@ -11,6 +11,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import datasets
 import pytest
@@ -23,6 +24,15 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_HEAD(self):
         self.do_GET()
+
+    def do_POST(self):
+        """What a file system asks: which of these paths are there."""
+        owner, name = self.path.partition("datasets/")[2].split("/")[:2]
+        folder = self.server.root / owner / name
+        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.log_message("POST", self.path, asked)
+        found = [folder / path for path in asked.get("paths", [])]
+        self.answer(200, json.dumps([self.entry(path, folder) for path in found if path.exists()]).encode())
 
     def do_GET(self):
         path = self.path.partition("?")[0].strip("/")
@@ -78,9 +88,26 @@ def ask(dataset):
 print("SAID", json.dumps({dataset: ask(dataset) for dataset in sys.argv[1:]}))
 """
 
+STREAM = """
+import json, sys
+from modeling_clipscratch.data.columns import Columns
+from modeling_clipscratch.data.stream import open_stream
+def ask(dataset):
+    try:
+        source, readers = open_stream(dataset, Columns())
+    except ValueError as error:
+        return {"error": str(error)}
+    shards = range(len(source.shards.files))
+    rows = [source.row(raw, shard, row) for shard in shards for row, raw in source.shards.rows(shard)]
+    said = {"files": source.shards.files, "class_names": source.class_names, "labels": [row.label for row in rows]}
+    said |= {"keys": [row.key for row in rows], "sizes": [len(row.picture) for row in rows]}
+    return said | {"splits": list(readers), "test": len(readers["test"]())}
+print("SAID", json.dumps({dataset: ask(dataset) for dataset in sys.argv[1:]}))
+"""
 
-def ask(home: Path, port: int) -> dict:
-    """What a fresh process says of three sets, whose Hub is at this port and whose cache is in `home`."""
+
+def ask(home: Path, port: int, program: str = ASK) -> dict:
+    """What a fresh process says of the sets, whose Hub is at this port and whose cache is in `home`."""
     environment = os.environ | {
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
         "HF_HOME": str(home),
@@ -92,7 +119,7 @@ def ask(home: Path, port: int) -> dict:
         "NO_PROXY": "127.0.0.1",
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }
-    command = [sys.executable, "-c", ASK, "owner/tars", "owner/table", "owner/nothing"]
+    command = [sys.executable, "-c", program, "owner/tars", "owner/table", "owner/nothing"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     line = next((line for line in process.stdout.splitlines() if line.startswith("SAID ")), None)
     assert line, process.stderr
@@ -160,3 +187,55 @@ def test_hub_out_of_reach_is_said_with_the_remedy(answers):
     sentence = answers["offline"]["owner/nothing"]["error"]
     assert "owner/nothing: there is no such local folder, the Hub (http://127.0.0.1" in sentence
     assert "cannot be reached" in sentence and "set HF_HOME to where it is kept" in sentence
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory, write_class_set, encode):
+    """What is said of streams, and which files were asked for."""
+    root = tmp_path_factory.mktemp("hub")
+    write_class_set(root / "owner" / "tars")
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["red", "blue"])})
+    (root / "owner" / "table" / "data").mkdir(parents=True)
+    for split in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        columns = {"img": [{"bytes": encode("blue"), "path": None}] * 2, "label": [1, 0]}
+        table = datasets.Dataset.from_dict(columns, features=features)
+        table.to_parquet(str(root / "owner" / "table" / "data" / f"{split}.parquet"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.root, server.seen = root, []
+    home = tmp_path_factory.mktemp("home")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        said = ask(home, server.server_address[1], STREAM)
+    finally:
+        server.shutdown()
+        server.server_close()
+    return {"said": said, "seen": server.seen, "kept": [path for path in home.rglob("*") if path.is_file()]}
+
+
+def test_tars_are_streamed_by_hub_id_with_their_class_names(streamed):
+    said = streamed["said"]["owner/tars"]
+    assert said.get("class_names") == ["red", "deep blue"], said
+    assert said["files"] == [f"hf://datasets/owner/tars@{COMMIT}/train/{shard}.tar" for shard in (0, 1)]
+    assert said["labels"] == [0, 1, 0, 1] and said["keys"] == [f"{n // 2}/s{n:07d}" for n in range(4)]
+    assert said["splits"] == ["test"] and said["test"] == 4
+
+
+def test_parquet_is_streamed_by_hub_id_with_its_class_names(streamed):
+    said = streamed["said"]["owner/table"]
+    assert said.get("class_names") == ["red", "blue"], said
+    assert [file.rpartition("/")[2] for file in said["files"]] == [f"train-0000{n}-of-00002.parquet" for n in (0, 1)]
+    assert said["labels"] == [1, 0, 1, 0]
+    assert said["splits"] == ["test"] and said["test"] == 2
+
+
+def test_no_train_shard_of_a_stream_is_kept_on_disk(streamed):
+    assert any("/train/0.tar" in path for path in streamed["seen"])
+    kept = [str(path) for path in streamed["kept"]]
+    assert any("classnames.txt" in path for path in kept)
+    assert not [path for path in kept if "/train/" in path and path.endswith(".tar")]
+
+
+def test_unknown_set_is_said_to_be_unknown_also_as_a_stream(streamed):
+    assert streamed["said"]["owner/nothing"]["error"].startswith(
+        "owner/nothing: there is no such local folder, and the"
+    )

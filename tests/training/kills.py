@@ -1,6 +1,7 @@
 """A short run goes in, is killed with SIGKILL again and again and started anew; its weights' SHA-256 comes out.
 
 python -m tests.training.kills --kills 20 --processes 1 2 --workers 0 1 4
+python -m tests.training.kills --stream --kills 20 --processes 1 2 --workers 0 2
 
 The program forks each attempt from itself, after the imports, so that a kill can fall anywhere in a run, not mostly
 into the seconds of importing. What is forked is what `run_train.py` does under `accelerate launch`.
@@ -8,12 +9,14 @@ into the seconds of importing. What is forked is what `run_train.py` does under 
 
 import argparse
 import hashlib
+import io
 import os
 import random
 import shutil
 import signal
 import socket
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -21,8 +24,10 @@ from pathlib import Path
 
 import torch
 import yaml
+from PIL import Image
 
 from modeling_clipscratch.command_line import quiet_libraries
+from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 
@@ -120,6 +125,23 @@ def prepare(base: Path, **changes) -> None:
     torch.set_num_threads(1)
 
 
+def write_tars(folder: Path, *, shards: int = 5) -> None:
+    """Digits as tar shards, for runs that stream: train in several, validation in one."""
+    for split, names in {"train": [f"{number}.tar" for number in range(shards)], "validation": ["0.tar"]}.items():
+        (folder / split).mkdir(parents=True)
+        rows = load_rows("digits", split)
+        for shard, name in enumerate(names):
+            with tarfile.open(folder / split / name, "w") as tar:
+                for index in range(shard, len(rows), len(names)):
+                    picture = io.BytesIO()
+                    Image.fromarray(rows.read_image(index)).save(picture, "PNG")
+                    for ending, data in (("png", picture.getvalue()), ("cls", str(rows.labels[index]).encode())):
+                        member = tarfile.TarInfo(f"{rows.keys[index]}.{ending}")
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+    (folder / "classnames.txt").write_text("\n".join(rows.class_names))
+
+
 def straight_run(folder: Path, *, processes: int, workers: int) -> tuple[str, float]:
     """An uninterrupted run: its weights' hash and its seconds."""
     began = time.monotonic()
@@ -132,11 +154,16 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 4])
+    parser.add_argument("--stream", action="store_true")
     options = parser.parse_args()
     draw, failed = random.Random(0), 0
     with tempfile.TemporaryDirectory() as base:
         base = Path(base)
-        prepare(base)
+        changes = {}
+        if options.stream:
+            write_tars(base / "tars")
+            changes = {"dataset": str(base / "tars"), "streaming": True, "stream_shuffle_rows": 128}
+        prepare(base, **changes)
         for processes in options.processes:
             for workers in options.workers:
                 name = f"{processes}-{workers}"

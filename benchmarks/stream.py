@@ -1,0 +1,189 @@
+"""CIFAR-10's and Flickr8k's tars go in; what memory a streamed run takes, and how often each row comes, comes out.
+
+python benchmarks/stream.py --data DIR --output stream.png
+
+DIR holds `wds_vtab-cifar10` and `wds_flickr8k` in CLIP_benchmark's layout. Memory is that of the run and its workers,
+pages that they share counted once (PSS; where the system has none, USS), beyond what the run takes before it opens
+its data.
+"""
+
+import argparse
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import torch
+from PIL import Image
+from transformers import ViTImageProcessorPil
+
+from modeling_clipscratch.command_line import quiet_libraries, run_command
+from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data.captions import CaptionTable
+from modeling_clipscratch.data.columns import Columns
+from modeling_clipscratch.data.pictures import is_picture_name
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.randomness import key_ids, sample_ids
+from modeling_clipscratch.data.stream import open_stream
+from modeling_clipscratch.data.streamed_batches import StreamedPairs
+from modeling_clipscratch.evaluation.plots import BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.training.build import word_tokenizer
+from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.run import train
+
+SETS = {"CIFAR-10": "wds_vtab-cifar10", "Flickr8k": "wds_flickr8k"}
+RECIPE = {
+    "streaming": True, "text_tower": "distilbert", "text_hidden_size": 64, "text_num_layers": 1, "text_num_heads": 2,
+    "freeze_text": False, "vision_tower": "vit", "vision_hidden_size": 64, "vision_num_layers": 2,
+    "vision_num_heads": 2, "image_size": 32, "patch_size": 8, "projection_dim": 64, "global_batch_size": 128,
+    "encode_chunk_size": 128, "eval_strategy": "no", "save_strategy": "no", "test_split": "none", "max_length": 32,
+    "disable_tqdm": True, "logging_steps": 10,
+}  # fmt: skip
+READY = "about to open the data"
+EVERY = 0.25  # seconds between two looks at the memory
+
+
+def decoded_bytes(folder: Path) -> tuple[int, int]:
+    """(pictures, bytes) of the train split, were all of it decoded at the size it has."""
+    count = total = 0
+    for shard in sorted(folder.glob("train/*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                if is_picture_name(member.name):
+                    width, height = Image.open(tar.extractfile(member)).size  # reads the header only
+                    count, total = count + 1, total + 3 * width * height
+    return count, total
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes of a process and its children."""
+    total = 0
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            info = one.memory_full_info()
+            total += info.pss if "pss" in info._fields else info.uss
+        except psutil.NoSuchProcess:
+            continue  # a worker that has just ended
+    return total
+
+
+def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> tuple[list[float], list[float]]:
+    """Trains in a process of its own; returns seconds since it opened its data, and MB beyond what it took before."""
+    arguments = [sys.executable, __file__, "--data", str(folder), "--train", str(steps), "--workers", str(workers)]
+    arguments += ["--shuffle_rows", str(rows), "--output", str(work)]
+    seconds, megabytes = [], []
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as run:
+        process = psutil.Process(run.pid)
+        while READY not in (line := run.stdout.readline()):
+            if not line:
+                raise ValueError(f"the run on {folder} ended before it opened its data; see its message above.")
+        began, before = time.monotonic(), memory(process)
+        while run.poll() is None:
+            try:
+                taken = memory(process)
+            except psutil.Error:
+                break
+            seconds.append(time.monotonic() - began)
+            megabytes.append((taken - before) / 1e6)
+            time.sleep(EVERY)
+    if run.returncode:
+        raise ValueError(f"the run on {folder} ended with status {run.returncode}; see its message above.")
+    return seconds[:-1], megabytes[:-1]  # the last look may have met a run that was ending
+
+
+def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) -> None:
+    """The run that is watched; its tokenizer's words are those of the test split."""
+    quiet_libraries()
+    word_tokenizer(CaptionTable(load_rows(str(folder), "test")).texts).save_pretrained(work / "tokenizer")
+    recipe = {**RECIPE, "dataset": str(folder), "output_dir": str(work / "run"), "tokenizer": str(work / "tokenizer")}
+    recipe |= {"max_steps": steps, "dataloader_num_workers": workers, "stream_shuffle_rows": rows}
+    parsed = parse_recipe([word for name, value in recipe.items() for word in (f"--{name}", str(value))])
+    print(READY, flush=True)
+    time.sleep(1)  # for the first look
+    train(*parsed)
+
+
+def times_seen(folder: Path, *, processes: int = 2, workers: int = 2) -> Counter:
+    """How many rows came how often in the first epoch, over all processes and workers: {times: rows}."""
+    keys = []
+    for shard in folder.glob("train/*.tar"):
+        with tarfile.open(shard) as tar:
+            keys += [f"{shard.stem}/{name.split('.')[0]}" for name in tar.getnames() if is_picture_name(name)]
+    source, _ = open_stream(str(folder), Columns())
+    words = {"tokenizer": word_tokenizer(["a"])}
+    words["tokenizer"].model_max_length = 32
+    if source.kind == "class":
+        captions = CaptionTable.of_classes(source.class_names, source.templates)
+        words = {"captions": captions, "text_states": torch.zeros(len(captions.texts), 1)}
+    preprocess = Preprocess(ViTImageProcessorPil(size={"height": 32, "width": 32}))
+    seen = Counter()
+    for process in range(processes):
+        pairs = StreamedPairs(
+            source, batch_size=64, seed=0, preprocess=preprocess, process=process, processes=processes,
+            workers=workers, **words,
+        )  # fmt: skip
+        beyond = set()
+        for batch in torch.utils.data.DataLoader(pairs, batch_size=None, num_workers=workers):
+            seen.update(batch["sample"].tolist())
+            if batch["stream"]["state"]["epoch"] > 0:
+                beyond.add(batch["stream"]["state"]["worker"])
+            if len(beyond) == workers:
+                break
+    # A sample's id is of its key and its epoch: those of the second epoch, which some began, are others.
+    return Counter(seen[sample] for sample in sample_ids(key_ids(keys), seed=0, epoch=0).tolist())
+
+
+def draw(curves: dict, decoded: dict, path: Path) -> None:
+    """{set: (seconds, MB)} and {set: MB} -> one sheet."""
+    figure = new_figure(9.6, 3.6)
+    for place, (name, (seconds, megabytes)) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(1, len(curves), place)
+        axes.plot(seconds, megabytes, color=BLUE, linewidth=1.5, label="streamed run and its workers")
+        axes.axhline(decoded[name], color=VERMILLION, linestyle="--", linewidth=1.5, label="the decoded set alone")
+        axes.set(title=name, xlabel="seconds since the data were opened", ylabel="memory, MB", xlim=(0, None))
+        axes.set_ylim(0, 1.35 * max(*megabytes, decoded[name]))
+        axes.legend(loc="upper left", frameon=False, fontsize="small")
+        axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="stream.py")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the two sets")
+    parser.add_argument("--output", type=Path, default=Path("stream.png"))
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--shuffle_rows", type=int, default=2048)
+    parser.add_argument("--train", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.train:
+        return train_here(options.data, options.train, options.workers, options.shuffle_rows, options.output)
+    curves, decoded, table = {}, {}, []
+    for name, folder in SETS.items():
+        folder = options.data / folder
+        count, size = decoded_bytes(folder)
+        with tempfile.TemporaryDirectory() as work:
+            seconds, taken = watch(folder, options.steps, options.workers, options.shuffle_rows, Path(work))
+        times = times_seen(folder)
+        curves[name], decoded[name] = (seconds, taken), size / 1e6
+        half = taken[len(taken) // 2 :]
+        once = f"{times[1]:,} of {count:,}"
+        seen = options.steps * RECIPE["global_batch_size"]
+        figures = (f"{seen:,}", f"{seconds[-1]:.0f}", f"{max(taken):.0f}", f"{max(half) - min(half):.0f}")
+        table.append((name, *figures, f"{decoded[name]:.0f}", once))
+        assert times == {1: count}, times
+    head = ("set", "pictures trained on", "seconds", "most MB", "range in 2nd half, MB", "decoded set, MB")
+    table.insert(0, (*head, "keys once an epoch, 2 x 2 readers"))
+    widths = [max(len(line[column]) for line in table) for column in range(len(head) + 1)]
+    for line in table:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    draw(curves, decoded, options.output)
+    print(f"drawn: {options.output}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,31 @@
+"""A folder of tar shards, or the names in it, goes in; the shards in order, none missing, come out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def shard_files(split_folder: Path) -> list[Path]:
+    """The shards of one split in order; the file that says how many there are has the last word."""
+    names = [path.name for path in split_folder.glob("*.tar")]
+    return [split_folder / name for name in shard_names(names, split_folder / "nshards.txt")]
+
+
+def shard_names(present: Sequence[str], count_file: Path) -> list[str]:
+    """The names in the order of their numbers.
+
+    Raises: ValueError if the count file is no number, or a shard that it counts is missing.
+
+    >>> shard_names(["10.tar", "2.tar"], Path("no such file"))
+    ['2.tar', '10.tar']
+    """
+    if not count_file.exists():
+        return sorted(present, key=lambda name: (len(name), name))  # 2 before 10
+    written = count_file.read_text(encoding="utf-8").strip()
+    if not written.isdigit() or int(written) == 0:
+        raise ValueError(f"{count_file}: {written!r} is not a number of shards; write how many there are.")
+    names = [f"{number}.tar" for number in range(int(written))]
+    missing = next((name for name in names if name not in set(present)), None)
+    if missing is not None:
+        where = count_file.with_name(missing)
+        raise ValueError(f"{where}: is missing, one of {written} shards; fetch it or correct {count_file.name}.")
+    return names

@@ -1,0 +1,209 @@
+"""Recipes that stream tiny tars go in; finished, resumed and refused runs are checked."""
+
+import io
+import json
+import logging
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from modeling_clipscratch.data.columns import Columns
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.stream import open_stream
+from modeling_clipscratch.data.streamed_batches import StreamedPairs
+from modeling_clipscratch.training.global_batch import choose_chunk
+from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.run import train
+
+# Twenty rows are two and a half batches, so a batch straddles epochs; blocks of six are cut by most batches.
+STREAMED = {
+    "streaming": True, "stream_shuffle_rows": 6, "per_device_train_batch_size": 8, "freeze_text": False,
+    "max_steps": 6, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 20, "eval_strategy": "no",
+    "test_split": "none", "metric_for_best_model": None,
+}  # fmt: skip
+
+
+def add(tar, name, data):
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """A set of two classes: three train shards of 20 rows, a test shard, no validation."""
+    folder, number = tmp_path_factory.mktemp("classes"), 0
+    for split, sizes in {"train": (7, 9, 4), "test": (4,)}.items():
+        (folder / split).mkdir()
+        for shard, size in enumerate(sizes):
+            with tarfile.open(folder / split / f"{shard}.tar", "w") as tar:
+                for _ in range(size):
+                    picture = io.BytesIO()
+                    Image.new("RGB", (8, 8), (10 * number, 200 * (number % 2), 0)).save(picture, "PNG")
+                    add(tar, f"s{number}.cls", str(number % 2).encode())
+                    add(tar, f"s{number}.png", picture.getvalue())
+                    number += 1
+    (folder / "classnames.txt").write_text("red\ngreen\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("a {c} thing.\nall {c}.\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(run_recipe, classes, tmp_path_factory):
+    """workers -> folder of an uninterrupted run with a checkpoint after each of its six steps."""
+    done = {}
+
+    def run(workers):
+        if workers not in done:
+            folder = tmp_path_factory.mktemp("straight")
+            changes = {"dataset": str(classes), "dataloader_num_workers": workers}
+            done[workers] = run_recipe(folder, **STREAMED, **changes)[0]
+        return done[workers]
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("workers, step", [(0, 4), (2, 1), (2, 4)])
+def test_run_that_stopped_goes_on_to_the_same_bits(straight, run_recipe, classes, tmp_path, workers, step):
+    changes = {**STREAMED, "dataset": str(classes), "dataloader_num_workers": workers}
+    checkpoint = straight(workers) / f"checkpoint-{step}"
+    resumed, _ = run_recipe(tmp_path, **changes, resume_from_checkpoint=str(checkpoint))
+    for folder in ("checkpoint-5", "checkpoint-6", "."):
+        assert same(weights(resumed / folder), weights(straight(workers) / folder)), folder
+    logs = [json.loads((run / "trainer_state.json").read_text())["log_history"] for run in (straight(workers), resumed)]
+    kept = [[{name: line.get(name) for name in ("step", "epoch", "loss")} for line in log] for log in logs]
+    assert kept[0][:-1] == kept[1][:-1] and len(kept[0]) == 7  # the last line is of the time taken
+
+
+def test_same_run_goes_on_by_itself(straight, run_recipe, classes, tmp_path, monkeypatch):
+    """Stopped by the third batch's failure, and started again with the same command."""
+    own, taken = StreamedPairs._batch, []
+
+    def fails(self, *given):
+        taken.append(1)
+        if len(taken) == 4:
+            raise ValueError("the disk went away")
+        return own(self, *given)
+
+    changes = {**STREAMED, "dataset": str(classes), "dataloader_num_workers": 0, "resume_from_checkpoint": "auto"}
+    monkeypatch.setattr(StreamedPairs, "_batch", fails)
+    with pytest.raises(ValueError, match="^the disk went away$"):
+        run_recipe(tmp_path, **changes)
+    resumed, _ = run_recipe(tmp_path, **changes)
+    assert same(weights(resumed), weights(straight(0)))
+    assert len(taken) == 4 + 3  # steps one to three were not taken again
+
+
+def test_a_checkpoint_holds_where_each_process_s_readers_stand(straight):
+    state = json.loads((straight(2) / "checkpoint-3" / "stream_state_0.json").read_text())
+    # Three batches were taken in turn, two of the first reader and one of the second, which is next.
+    assert [entry["worker"] for entry in state["states"]] == [1, 0]
+    assert state["processes"] == 1 and state["workers"] == 2
+
+
+def test_other_workers_are_refused_for_a_stream_and_free_for_others(straight, run_recipe, classes, tmp_path):
+    folder = straight(2).parent
+    changes = {**STREAMED, "dataset": str(classes), "resume_from_checkpoint": "auto"}
+    with pytest.raises(ValueError, match="was begun with dataloader_num_workers=2, not 0"):
+        run_recipe(folder, **changes, dataloader_num_workers=0)
+
+
+def test_frozen_text_tower_is_cached_and_the_run_is_tested(run_recipe, classes, tmp_path):
+    changes = {**STREAMED, "dataset": str(classes), "freeze_text": True, "test_split": "test", "max_steps": 2}
+    folder, metrics = run_recipe(tmp_path, **changes)
+    assert 0 <= metrics[str(classes)]["top1"] <= 1
+    assert [path.name[:5] for path in (tmp_path / "cache").iterdir()] == ["text-"]
+
+
+def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for path in classes.iterdir():
+        (folder / path.name).symlink_to(path)
+    (folder / "validation").symlink_to(classes / "test")
+    changes = {**STREAMED, "dataset": str(folder), "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+    run, metrics = run_recipe(tmp_path, **changes)
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    assert [line["step"] for line in history if "eval_top1" in line] == [1, 2]
+    assert "top1" in metrics[str(folder)]
+
+
+@pytest.mark.parametrize("changes, sentence", [
+    ({"eval_strategy": "steps"}, "has no validation split, .* --eval_strategy no goes without"),
+    ({"max_steps": -1}, "num_train_epochs has no use; set max_steps"),
+    ({"keep_in_memory": True}, "streaming and keep_in_memory exclude each other"),
+    ({"stream_shuffle_rows": 0}, "stream_shuffle_rows=0 is less than 1"),
+    ({"test_split": "testing2"}, "has no split 'testing2'; it has: test"),
+    ({"dataset": "digits"}, "digits: is of a form that is not streamed"),
+])  # fmt: skip
+def test_what_a_stream_has_not_is_refused_before_anything_is_written(run_recipe, classes, tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run_recipe(tmp_path, **{**STREAMED, "dataset": str(classes), **changes})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def captions(tmp_path, classes):
+    """A caption set of one shard."""
+    folder = tmp_path / "captions"
+    (folder / "train").mkdir(parents=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    with tarfile.open(folder / "train" / "0.tar", "w") as tar:
+        for number in range(8):
+            add(tar, f"s{number}.png", picture.getvalue())
+            add(tar, f"s{number}.txt", f"a thing\nthe thing number {number}".encode())
+    return folder
+
+
+def test_words_of_a_streamed_caption_set_come_from_a_named_tokenizer(run_recipe, captions, word_processor, tmp_path):
+    changes = {**STREAMED, "dataset": str(captions), "max_steps": 2}
+    with pytest.raises(ValueError, match=r"not known where they are streamed; name a tokenizer \(--tokenizer\)"):
+        run_recipe(tmp_path / "none", **changes)
+    word_processor.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    _, metrics = run_recipe(tmp_path / "named", **changes, tokenizer=str(tmp_path / "tokenizer"))
+    assert metrics == {str(captions): {}}  # neither validation nor test
+
+
+def test_chunks_are_measured_with_the_longest_caption_that_may_come(captions, word_processor, make_model):
+    source, _ = open_stream(str(captions), Columns())
+    preprocess = Preprocess(word_processor.image_processor)
+    pairs = StreamedPairs(source, batch_size=4, seed=0, preprocess=preprocess, tokenizer=word_processor.tokenizer)
+    batch = pairs.largest_batch(3)
+    assert batch["input_ids"].shape == (3, 12) and batch["images"].shape == (3, 8, 8, 3)
+    args = parse_recipe(["--global_batch_size", "8", "--memory_budget_gb", "0.0001"])[2]
+
+    def example(count):
+        rows = pairs.largest_batch(count)
+        pixels = rows["images"].permute(0, 3, 1, 2).float()
+        return {"pixel_values": pixels, "input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
+
+    assert choose_chunk(args, make_model().train(), example) in (1, 2, 4, None)
+
+
+def test_a_broken_picture_that_is_skipped_is_said_once_in_a_run(run_recipe, classes, tmp_path, caplog):
+    folder = tmp_path / "set"
+    (folder / "train").mkdir(parents=True)
+    (folder / "classnames.txt").write_text("red\ngreen\n")
+    with tarfile.open(classes / "train" / "0.tar") as old, tarfile.open(folder / "train" / "0.tar", "w") as tar:
+        for member in old:
+            broken = member.name == "s3.png"
+            add(tar, member.name, b"broken" if broken else old.extractfile(member).read())
+    changes = {**STREAMED, "dataset": str(folder), "dataloader_num_workers": 2, "max_steps": 4}
+    with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
+        run_recipe(tmp_path, **changes, on_bad_image="skip")
+    assert len([record for record in caplog.records if "0.tar: s3.png" in record.message]) == 1
+    with pytest.raises(ValueError, match=r"^\S*0.tar: s3.png: cannot be decoded \(.*\); replace .*row\.$"):
+        train(*parse_recipe([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "other"),
+                             "--on_bad_image", "raise"]))  # fmt: skip
