@@ -17,10 +17,9 @@ Runs that are already in `--output` are not made again.
 
 import json
 import statistics
-import sys
 from pathlib import Path
 
-from modeling_clipscratch.command_line import quiet_libraries
+from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.evaluation.plots import BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.training.recipe import parse_recipe, read_recipe
@@ -97,7 +96,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--epochs", type=float, default=30)
     options = parser.parse_args(arguments)
     recipe = read_recipe(RECIPE)
-    quiet_libraries()
     rows = len(load_rows(options.dataset or recipe["dataset"], "train"))
     batches = [batch for batch in options.batches if batch <= rows]
     if len(batches) < len(options.batches):
@@ -128,4 +126,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

@@ -26,6 +26,7 @@ import torch
 from transformers import DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
+from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data.augment import Augment, Views
 from modeling_clipscratch.evaluation.plots import BLACK, BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
@@ -172,12 +173,13 @@ def panel(axes, title, kinds, batches, found, limit, y):
             hollow = {"markerfacecolor": "white", "markersize": 5, "linewidth": 0}
             axes.plot(list(too_large), [v / 1e9 for v in too_large.values()], marker, color=colour, **hollow)
     axes.axhline(limit / 1e9, color="0.6", linewidth=0.8)
-    axes.text(batches[0], limit / 1e9 * 1.15, f"limit of {limit / 1e9:g} GB; hollow: foreseen", fontsize=8, color="0.3")
+    axes.text(batches[0], limit / 1e9 * 1.1, f"limit of {limit / 1e9:g} GB; hollow: foreseen", fontsize=8, color="0.3")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(batches, [f"{rows // 1024}k" if rows >= 1024 else str(rows) for rows in batches])
     tidy(axes, title, "pairs in the batch", y)
-    axes.legend(fontsize=8, frameon=False, handlelength=3.2, loc="lower right")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.legend(fontsize=8, frameon=False, handlelength=3.2, loc="center left", bbox_to_anchor=(0, 0.6))
 
 
 def main(arguments: list[str]) -> None:
@@ -210,4 +212,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

@@ -11,7 +11,8 @@ Throughput is the median over the steps after the first five. Bytes: what a proc
 what a ring would send of it (W processes: an all-reduce sends 2 (W - 1) / W of its tensor, an all-gather W - 1 times
 its part, a reduce-scatter (W - 1) / W of its whole), beside what follows from batch, width and parameters. DDP's own
 all-reduce of the gradients runs in C++, so it is heard through a communication hook that does the same. On Linux the
-loopback device's own counter stands beside them: it counts every process on the machine, so let nothing else talk.
+loopback device's own counter stands beside them: it counts every process on the machine, so let nothing else talk; it
+holds the packets' headers, too, and gloo makes a reduce-scatter of an all-reduce, which sends twice as much.
 """
 
 import json
@@ -25,13 +26,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
 import run_train
-from modeling_clipscratch.command_line import quiet_libraries
+from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.evaluation.plots import BLACK, BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
@@ -50,11 +50,18 @@ class Listener:
     """Clock, collectives and loopback counter at the beginning of every step."""
 
     def __init__(self):
-        self.heard, self.moments, self.trained, self.projection = Counter(), [], 0, 0
+        self.heard, self.moments, self.core = Counter(), [], None
 
     def listen(self):
         for name in COLLECTIVES:
             setattr(dist, name, self._counted(name, getattr(dist, name)))
+        broadcast = dist._broadcast_coalesced  # DDP's, of buffers, before each forward pass
+
+        def buffers(group, tensors, *args):
+            self.heard["broadcast buffers"] += sum(t.numel() * t.element_size() for t in tensors)
+            return broadcast(group, tensors, *args)
+
+        dist._broadcast_coalesced = buffers
         begin, step = DistributedDataParallel.__init__, ClipScratchTrainer.training_step
 
         def hooked(ddp, *args, **kwargs):
@@ -62,9 +69,7 @@ class Listener:
             ddp.register_comm_hook(None, allreduce_hook)  # ends in dist.all_reduce, which is counted
 
         def timed(trainer, model, *args, **kwargs):
-            core = trainer.accelerator.unwrap_model(model)
-            self.trained = sum(parameter.numel() for parameter in core.parameters() if parameter.requires_grad)
-            self.projection = core.config.projection_dim
+            self.core = trainer.accelerator.unwrap_model(model)
             self.moments.append((time.perf_counter(), Counter(self.heard), loopback_bytes()))
             return step(trainer, model, *args, **kwargs)
 
@@ -95,12 +100,17 @@ def loopback_bytes():
 
 
 def listened_run(answer, arguments):
-    quiet_libraries()
     listener = Listener()
     listener.listen()
     run_train.main(arguments)
     if os.environ.get("RANK", "0") == "0":
-        found = {"steps": listener.steps(), "trained": listener.trained, "projection": listener.projection}
+        core = listener.core
+        found = {
+            "steps": listener.steps(),
+            "trained": sum(parameter.numel() for parameter in core.parameters() if parameter.requires_grad),
+            "buffer_bytes": sum(buffer.numel() * buffer.element_size() for buffer in core.buffers()),
+            "projection": core.config.projection_dim,
+        }
         Path(answer).write_text(json.dumps(found))
 
 
@@ -147,6 +157,7 @@ def traffic(found, batch, processes):
         ("columns: log-sums and 2 statistics", f"all_gather 1x{batch}", 3 * 4 * batch, processes - 1),
         ("columns: sums of targets x logits", f"all_reduce {batch}", 4 * batch, 2 * whole),
         ("rows: 2 statistics", "all_reduce 2", 4 * 2, 2 * whole),
+        ("buffers (DDP)", "broadcast buffers", found["buffer_bytes"], whole),
     ]
     table = [(what, heard.pop(name, 0), computed, factor) for what, name, computed, factor in lines]
     return [*table, ("the Trainer's own (log lines, data order)", sum(heard.values()), None, 2 * whole)]
@@ -203,33 +214,26 @@ def main(arguments: list[str]) -> None:
         off = [abs(a - b) for a, b in zip(answer["losses"], first["losses"], strict=True)]
         seconds = median(answer, "seconds")
         rows.append([name, f"{seconds:.3f}", f"{batch / seconds:,.0f}", f"{base / seconds:.2f}", f"{max(off):.1e}"])
-    print(f"\n{options.recipe}, text tower frozen, global batch {batch:,}, {options.steps} steps; medians after the first "
-          f"{FIRST}; loss from {first['losses'][0]:.3f} to {first['losses'][-1]:.3f}")  # fmt: skip
+    print(f"\n{options.recipe}, text tower frozen, global batch {batch:,}, {options.steps} steps; medians after the "
+          f"first {FIRST}; loss from {first['losses'][0]:.3f} to {first['losses'][-1]:.3f}")  # fmt: skip
     print_table(["run", "s a step", "pictures/s", "ratio", "largest loss difference"], rows)
     lines = traffic(two, batch, 2)
     table = [
         [what, f"{heard:,.0f}", "-" if computed is None else f"{computed:,.0f}", f"{factor * heard:,.0f}"]
         for what, heard, computed, factor in lines
     ]
-    heard, computed, sent = (
-        sum(values)
-        for values in (
-            [line[1] for line in lines],
-            [line[2] or 0 for line in lines],
-            [line[1] * line[3] for line in lines],
-        )
-    )
+    heard, computed = sum(line[1] for line in lines), sum(line[2] or 0 for line in lines)
+    sent = sum(line[1] * line[3] for line in lines)
     table.append(["all", f"{heard:,.0f}", f"{computed:,.0f}", f"{sent:,.0f}"])
     print("\nbytes a step that each of the two processes hands to a collective, and that a ring would send of them")
     print_table(["what", "measured", "computed", "sent"], table)
-    print(
-        f"loopback device, both processes, median a step: {median(two, 'loopback'):,.0f} (two rings: {2 * sent:,.0f})"
-    )
+    wire = 2 * (sent + next(heard * factor for what, heard, _, factor in lines if what == "their gradients"))
+    print(f"loopback device, both processes, median a step: {median(two, 'loopback'):,.0f} (expected: {wire:,.0f}, "
+          "twice the last column, the reduce-scatter as gloo makes it)")  # fmt: skip
     figures = {"batch": batch, "steps": options.steps, "recipe": options.recipe, "runs": found, "traffic": lines}
     save_figures(options.output / "scaling.json", figures)
     plot(found, batch, options.output / "scaling.png")
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    main(sys.argv[1:])
+    run_command(main)
