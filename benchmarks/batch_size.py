@@ -16,7 +16,9 @@ Runs that are already in `--output` are not made again.
 """
 
 import json
+import logging
 import statistics
+import time
 from pathlib import Path
 
 from modeling_clipscratch.command_line import run_command
@@ -28,6 +30,7 @@ from modeling_clipscratch.training.run import train
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
 
 RECIPE = REPOSITORY / "configuration" / "flickr8k.yaml"
+SOURCES = ("dataset", "text_tower", "vision_tower")
 WAYS = {"image_to_text_recall@10": "image to text", "text_to_image_recall@10": "text to image"}
 
 
@@ -41,10 +44,16 @@ def run(folder, options, rows, batch, rate, seed):
         arguments += ["--eval_strategy", "no", "--save_strategy", "no", "--test_split", "none"]
         arguments += ["--logging_steps", str(max(1, steps // 30)), "--disable_tqdm", "true"]
         arguments += ["--overwrite_output_dir", "true"]  # one that was cut short is begun anew
-        for name in ("dataset", "text_tower", "vision_tower", "cache_dir"):
+        for name in (*SOURCES, "cache_dir"):
             if getattr(options, name) is not None:
                 arguments += [f"--{name}", getattr(options, name)]
+        began = time.perf_counter()
         train(*parse_recipe(arguments))
+        print(f"{folder.name}: {steps} steps, {time.perf_counter() - began:.0f} s", flush=True)
+    made = read_recipe(folder / "recipe.yaml")
+    for name in SOURCES:
+        if getattr(options, name) not in (None, made[name]):
+            raise ValueError(f"{folder} was made with another {name}; choose another --output.")
     [metrics] = json.loads(found.read_text()).values()
     return {name: metrics[name] for name in WAYS}
 
@@ -86,16 +95,16 @@ def plot(found, rate, seeds, path):
 
 def main(arguments: list[str]) -> None:
     parser = parser_of("batch_size")
-    parser.add_argument("--dataset")
-    parser.add_argument("--text_tower")
-    parser.add_argument("--vision_tower")
+    for name in SOURCES:
+        parser.add_argument(f"--{name}", help="default: the recipe's")
     parser.add_argument("--cache_dir")
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024, 2048, 4096, 6000])
-    parser.add_argument("--learning_rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
+    parser.add_argument("--learning_rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=30)
     options = parser.parse_args(arguments)
     recipe = read_recipe(RECIPE)
+    logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)  # ten lines a run
     rows = len(load_rows(options.dataset or recipe["dataset"], "train"))
     batches = [batch for batch in options.batches if batch <= rows]
     if len(batches) < len(options.batches):

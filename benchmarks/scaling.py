@@ -179,7 +179,9 @@ def plot(found, batch, path):
             markerfacecolor="none", markevery=(2 * number, 6), linewidth=2.2 - 0.5 * number, label=name,
         )  # fmt: skip
         right.barh(number, rates[number], color=colour, hatch=("", "//", "..")[number], edgecolor="white", height=0.6)
-        right.text(rates[number], number, f" {rates[number]:,.0f} ({rates[number] / rates[0]:.2f})", va="center")
+        right.text(
+            rates[number], number, f" {rates[number]:,.0f} ({rates[number] / rates[0]:.2f})", va="center", fontsize=9
+        )
     tidy(left, f"loss, global batch {batch:,}", "step", "nats")
     left.legend(fontsize=8, frameon=False, handlelength=3.2)
     tidy(right, "throughput (beside one thread's)", "pictures a second", "")
