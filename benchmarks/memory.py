@@ -115,7 +115,7 @@ def fresh_cell(kind, rows, limit):
     """The same, started from outside; `None` where the process died."""
     command = [sys.executable, "-m", "benchmarks.memory", "--cell", kind, str(rows), "--limit_gb", str(limit / 1e9)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    out_of_memory = done.returncode < 0 or "not enough memory" in done.stderr or "MemoryError" in done.stderr
+    out_of_memory = done.returncode < 0 or "allocate memory" in done.stderr or "MemoryError" in done.stderr
     if done.returncode and not out_of_memory:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout) if done.returncode == 0 else None
@@ -173,13 +173,21 @@ def panel(axes, title, kinds, batches, found, limit, y):
             hollow = {"markerfacecolor": "white", "markersize": 5, "linewidth": 0}
             axes.plot(list(too_large), [v / 1e9 for v in too_large.values()], marker, color=colour, **hollow)
     axes.axhline(limit / 1e9, color="0.6", linewidth=0.8)
-    axes.text(batches[0], limit / 1e9 * 1.1, f"limit of {limit / 1e9:g} GB; hollow: foreseen", fontsize=8, color="0.3")
+    axes.text(
+        batches[0],
+        limit / 1e9 * 0.9,
+        f" limit of {limit / 1e9:g} GB; hollow: foreseen",
+        fontsize=8,
+        color="0.3",
+        va="top",
+    )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(batches, [f"{rows // 1024}k" if rows >= 1024 else str(rows) for rows in batches])
     tidy(axes, title, "pairs in the batch", y)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.legend(fontsize=8, frameon=False, handlelength=3.2, loc="center left", bbox_to_anchor=(0, 0.6))
+    axes.legend(fontsize=8, frameon=False, handlelength=3.2, loc="upper left")
+    axes.set_ylim(top=3 * axes.get_ylim()[1])  # room for the legend
 
 
 def main(arguments: list[str]) -> None:
