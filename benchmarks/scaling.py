@@ -1,0 +1,241 @@
+"""A recipe goes in; one process against two at the same global batch comes out: losses, throughput, bytes a step.
+
+python -m benchmarks.scaling
+
+`run_train.py` itself is run, three times: one process with one thread, one with two, and two processes with a thread
+each through `accelerate launch`. Around it, in the same process, the clock and the collectives of torch.distributed
+are listened to. fp32, and the text tower frozen: so there is no dropout, whose draws are a process's own, and the
+three can make the same run.
+
+Throughput is the median over the steps after the first five. Bytes: what a process hands to each collective, and
+what a ring would send of it (W processes: an all-reduce sends 2 (W - 1) / W of its tensor, an all-gather W - 1 times
+its part, a reduce-scatter (W - 1) / W of its whole), beside what follows from batch, width and parameters. DDP's own
+all-reduce of the gradients runs in C++, so it is heard through a communication hook that does the same. On Linux the
+loopback device's own counter stands beside them: it counts every process on the machine, so let nothing else talk; it
+holds the packets' headers, too, and gloo makes a reduce-scatter of an all-reduce, which sends twice as much.
+"""
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+import run_train
+from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.evaluation.plots import BLACK, BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.training.trainer import ClipScratchTrainer
+
+from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
+
+RUNS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
+STYLES = [(BLACK, "-", "o"), (BLUE, "--", "s"), (VERMILLION, "-.", "^")]
+FIRST = 5  # steps that still warm up
+COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
+
+
+# In each process of a run
+
+
+class Listener:
+    """Clock, collectives and loopback counter at the beginning of every step."""
+
+    def __init__(self):
+        self.heard, self.moments, self.core = Counter(), [], None
+
+    def listen(self):
+        for name in COLLECTIVES:
+            setattr(dist, name, self._counted(name, getattr(dist, name)))
+        broadcast = dist._broadcast_coalesced  # DDP's, of buffers, before each forward pass
+
+        def buffers(group, tensors, *args):
+            self.heard["broadcast buffers"] += sum(t.numel() * t.element_size() for t in tensors)
+            return broadcast(group, tensors, *args)
+
+        dist._broadcast_coalesced = buffers
+        begin, step = DistributedDataParallel.__init__, ClipScratchTrainer.training_step
+
+        def hooked(ddp, *args, **kwargs):
+            begin(ddp, *args, **kwargs)
+            ddp.register_comm_hook(None, allreduce_hook)  # ends in dist.all_reduce, which is counted
+
+        def timed(trainer, model, *args, **kwargs):
+            self.core = trainer.accelerator.unwrap_model(model)
+            self.moments.append((time.perf_counter(), Counter(self.heard), loopback_bytes()))
+            return step(trainer, model, *args, **kwargs)
+
+        DistributedDataParallel.__init__, ClipScratchTrainer.training_step = hooked, timed
+
+    def _counted(self, name, collective):
+        def call(*args, **kwargs):
+            # all_gather(list, tensor), the _tensor ones (output, input), the others (tensor).
+            given = args[1] if name.startswith(("all_gather", "reduce_scatter")) else args[0]
+            # An all-reduce from within DDP is a bucket of gradients, of whatever shape.
+            from_hook = sys._getframe(1).f_code.co_filename.endswith("default_hooks.py")
+            what = "buckets" if from_hook else "x".join(map(str, given.shape)) or "scalar"
+            self.heard[f"{name} {what}"] += given.numel() * given.element_size()
+            return collective(*args, **kwargs)
+
+        return call
+
+    def steps(self):
+        """Of each whole step after the first five: seconds, bytes by collective, bytes on the loopback device."""
+        pairs = list(zip(self.moments, self.moments[1:], strict=False))[FIRST:]
+        return [{"seconds": b[0] - a[0], "heard": dict(b[1] - a[1]), "loopback": b[2] - a[2]} for a, b in pairs]
+
+
+def loopback_bytes():
+    counters = Path("/proc/net/dev")
+    lines = counters.read_text().splitlines() if counters.is_file() else []
+    return sum(int(line.split(":")[1].split()[8]) for line in lines if line.strip().startswith("lo:"))
+
+
+def listened_run(answer, arguments):
+    listener = Listener()
+    listener.listen()
+    run_train.main(arguments)
+    if os.environ.get("RANK", "0") == "0":
+        core = listener.core
+        found = {
+            "steps": listener.steps(),
+            "trained": sum(parameter.numel() for parameter in core.parameters() if parameter.requires_grad),
+            "buffer_bytes": sum(buffer.numel() * buffer.element_size() for buffer in core.buffers()),
+            "projection": core.config.projection_dim,
+        }
+        Path(answer).write_text(json.dumps(found))
+
+
+# Around the runs
+
+
+def run(folder, processes, threads, arguments):
+    """Starts one of the runs; returns what it heard and its losses."""
+    folder.mkdir(parents=True)
+    launch = [sys.executable]
+    if processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        launch += ["-m", "accelerate.commands.launch", "--main_process_port", port]
+        launch += ["--config_file", "configuration/accelerate/cpu_2.yaml"]
+    worker = ["-m", "benchmarks.scaling", "--worker", str(folder / "heard.json"), "--"]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [*launch, *worker, *arguments, "--output_dir", str(folder / "run")],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    log = json.loads((folder / "run" / "trainer_state.json").read_text())["log_history"]
+    return {
+        **json.loads((folder / "heard.json").read_text()),
+        "losses": [line["loss"] for line in log if "loss" in line],
+    }
+
+
+def traffic(found, batch, processes):
+    """[what, bytes a process hands over as heard, as computed, factor of a ring], of one step."""
+    heard = Counter()
+    for step in found["steps"]:
+        heard.update(step["heard"])
+    heard = {name: total / len(found["steps"]) for name, total in heard.items()}
+    rows, width, whole = batch // processes, found["projection"], (processes - 1) / processes
+    lines = [
+        ("gradients", "all_reduce buckets", 4 * found["trained"], 2 * whole),
+        ("text embeddings", f"all_gather {rows}x{width}", 4 * rows * width, processes - 1),
+        ("their gradients", f"reduce_scatter_tensor {batch}x{width}", 4 * batch * width, whole),
+        ("groups", f"all_gather {rows}", 8 * rows, processes - 1),
+        ("columns: log-sums and 2 statistics", f"all_gather 1x{batch}", 3 * 4 * batch, processes - 1),
+        ("columns: sums of targets x logits", f"all_reduce {batch}", 4 * batch, 2 * whole),
+        ("rows: 2 statistics", "all_reduce 2", 4 * 2, 2 * whole),
+        ("buffers (DDP)", "broadcast buffers", found["buffer_bytes"], whole),
+    ]
+    table = [(what, heard.pop(name, 0), computed, factor) for what, name, computed, factor in lines]
+    return [*table, ("the Trainer's own (log lines, data order)", sum(heard.values()), None, 2 * whole)]
+
+
+def median(found, name):
+    return statistics.median(step[name] for step in found["steps"])
+
+
+def plot(found, batch, path):
+    figure = new_figure(10, 3.6)
+    left, right = figure.subplots(1, 2)
+    rates = [batch / median(answer, "seconds") for answer in found.values()]
+    for number, (name, answer) in enumerate(found.items()):
+        colour, dashes, marker = STYLES[number]
+        steps = range(1, len(answer["losses"]) + 1)
+        left.plot(
+            steps, answer["losses"], color=colour, linestyle=dashes, marker=marker, markersize=6 - number,
+            markerfacecolor="none", markevery=(2 * number, 6), linewidth=2.2 - 0.5 * number, label=name,
+        )  # fmt: skip
+        right.barh(number, rates[number], color=colour, hatch=("", "//", "..")[number], edgecolor="white", height=0.6)
+        right.text(
+            rates[number], number, f" {rates[number]:,.0f} ({rates[number] / rates[0]:.2f})", va="center", fontsize=9
+        )
+    tidy(left, f"loss, global batch {batch:,}", "step", "nats")
+    left.legend(fontsize=8, frameon=False, handlelength=3.2)
+    tidy(right, "throughput (beside one thread's)", "pictures a second", "")
+    right.set_yticks(range(len(found)), list(found))
+    right.set_xlim(0, 1.3 * max(rates))
+    right.invert_yaxis()
+    right.grid(visible=False)
+    save_figure(figure, path)
+
+
+def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--worker"]:
+        listened_run(arguments[1], arguments[3:])
+        return
+    parser = parser_of("scaling")
+    parser.add_argument("--recipe", default="configuration/digits.yaml", help="class or caption data, text frozen here")
+    parser.add_argument("--global_batch_size", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=30)
+    options = parser.parse_args(arguments)
+    batch = options.global_batch_size
+    recipe = [options.recipe, "--global_batch_size", str(batch), "--max_steps", str(options.steps)]
+    recipe += ["--freeze_text", "true", "--precision", "fp32", "--attention", "sdpa", "--logging_steps", "1"]
+    recipe += ["--eval_strategy", "no", "--save_strategy", "no", "--test_split", "none", "--disable_tqdm", "true"]
+    print(machine())
+    with tempfile.TemporaryDirectory() as base:
+        recipe += ["--cache_dir", f"{base}/cache"]
+        found = {name: run(Path(base) / f"{p}-{t}", p, t, recipe) for name, (p, t) in RUNS.items()}
+    first, _, two = found.values()
+    base = median(first, "seconds")
+    rows = []
+    for name, answer in found.items():
+        off = [abs(a - b) for a, b in zip(answer["losses"], first["losses"], strict=True)]
+        seconds = median(answer, "seconds")
+        rows.append([name, f"{seconds:.3f}", f"{batch / seconds:,.0f}", f"{base / seconds:.2f}", f"{max(off):.1e}"])
+    print(f"\n{options.recipe}, text tower frozen, global batch {batch:,}, {options.steps} steps; medians after the "
+          f"first {FIRST}; loss from {first['losses'][0]:.3f} to {first['losses'][-1]:.3f}")  # fmt: skip
+    print_table(["run", "s a step", "pictures/s", "ratio", "largest loss difference"], rows)
+    lines = traffic(two, batch, 2)
+    table = [
+        [what, f"{heard:,.0f}", "-" if computed is None else f"{computed:,.0f}", f"{factor * heard:,.0f}"]
+        for what, heard, computed, factor in lines
+    ]
+    heard, computed = sum(line[1] for line in lines), sum(line[2] or 0 for line in lines)
+    sent = sum(line[1] * line[3] for line in lines)
+    table.append(["all", f"{heard:,.0f}", f"{computed:,.0f}", f"{sent:,.0f}"])
+    print("\nbytes a step that each of the two processes hands to a collective, and that a ring would send of them")
+    print_table(["what", "measured", "computed", "sent"], table)
+    wire = 2 * (sent + next(heard * factor for what, heard, _, factor in lines if what == "their gradients"))
+    print(f"loopback device, both processes, median a step: {median(two, 'loopback'):,.0f} (expected: {wire:,.0f}, "
+          "twice the last column, the reduce-scatter as gloo makes it)")  # fmt: skip
+    figures = {"batch": batch, "steps": options.steps, "recipe": options.recipe, "runs": found, "traffic": lines}
+    save_figures(options.output / "scaling.json", figures)
+    plot(found, batch, options.output / "scaling.png")
+
+
+if __name__ == "__main__":
+    run_command(main)
