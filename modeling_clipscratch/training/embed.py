@@ -1,5 +1,6 @@
 """A model and a pair data set go in; unit embeddings of its pictures and texts, cached where possible, come out."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,6 +9,23 @@ from torch.nn.functional import normalize as unit_length
 from ..data.augment import Augment
 from ..data.batches import PairDataset
 from ..evaluation.encode import encode_pixels, encode_texts, reading
+from .gather import all_rows, process_count, process_index
+
+
+def embed_split(model, pairs: PairDataset, look: Augment, batch_size: int) -> torch.Tensor:
+    """(N, P) float32 unit embeddings of all plain pictures, on the CPU; the processes share the work, all get all."""
+    processes, count = process_count(), len(pairs)
+    shares = [range(count)[rank::processes] for rank in range(processes)]
+    longest = math.ceil(count / processes)
+    mine = torch.tensor([*shares[process_index()], 0][:longest])  # padded: gathered parts must be equal
+    images = embed_pictures(model, pairs, mine, look, batch_size)
+    if processes == 1:
+        return images
+    gathered = all_rows(images.to(model.device)).cpu().split(longest)
+    images = torch.empty(count, images.shape[1])
+    for share, part in zip(shares, gathered, strict=True):
+        images[list(share)] = part[: len(share)]
+    return images
 
 
 def embed_pictures(model, pairs: PairDataset, indices: torch.Tensor, look: Augment, batch_size: int) -> torch.Tensor:

@@ -182,6 +182,14 @@ def write_text(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
+def publish_folder(staged: Path, place: Path) -> None:
+    """Brings a folder to disk and renames it into its place, where another of that name gives way."""
+    sync_folder(staged)
+    if place.exists():
+        shutil.rmtree(place)
+    os.replace(staged, place)
+
+
 def sync_folder(folder: Path, *, recursive: bool = True) -> None:
     """Asks the system to bring a folder's files to disk, so that a rename that follows cannot outrun them."""
     for path in [*(folder.rglob("*") if recursive else []), folder]:

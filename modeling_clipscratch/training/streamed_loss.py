@@ -121,12 +121,14 @@ class _Streamed(torch.autograd.Function):
                 to_scale += (gradient * values).sum() - (0 if logit_bias is None else logit_bias * total)
                 to_bias += total
             to_texts = own_share_of_sum(to_texts)
-            ctx.save_for_backward(to_images.mul_(scale), to_texts.mul_(scale), to_scale, to_bias)
+            ctx.made = [to_images.mul_(scale), to_texts.mul_(scale), to_scale, to_bias]
         return share, statistics
 
     @staticmethod
     def backward(ctx, gradient, _):
-        to_images, to_texts, to_scale, to_bias = (tensor * gradient for tensor in ctx.saved_tensors)
+        made, ctx.made = ctx.made, None  # scaled in place: a second copy would be most of the memory that is needed
+        assert made is not None, "a loss is differentiated once"
+        to_images, to_texts, to_scale, to_bias = (tensor.mul_(gradient) for tensor in made)
         return to_images, to_texts, to_scale, to_bias if ctx.needs_input_grad[3] else None, None, None
 
 

@@ -3,12 +3,9 @@
 import contextlib
 import hashlib
 import logging
-import math
-import os
 import shutil
 from pathlib import Path
 
-import torch
 from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
@@ -19,10 +16,10 @@ from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from .average import WeightAverage
 from .callbacks import AverageWeights, BoundedTemperature, EpochOfSampler, Progress, SaveByTheClock
-from .embed import embed_pictures, text_encoder
-from .gather import all_rows
+from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
-from .run_folder import saying_what_failed, sync_folder
+from .optimizer import parameter_groups
+from .run_folder import publish_folder, saying_what_failed
 from .sharding import has_unused_parameters, open_methods, own_class
 from .stream_state import ShareOfRun, StreamStates
 from .streamed_loss import GlobalLoss
@@ -158,24 +155,9 @@ class ClipScratchTrainer(Trainer):
         if self.optimizer is not None or self.args.tower_learning_rate is None:
             return super().create_optimizer(model)
         model = self.model if model is None else model
-        decaying = set(self.get_decay_parameter_names(model))
-        groups = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                in_tower = name.removeprefix("module.").startswith(("text_model.", "vision_model."))
-                groups.setdefault((in_tower, name in decaying), []).append(parameter)
+        groups = parameter_groups(model, self.get_decay_parameter_names(model), self.args)
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = kind(
-            [
-                {
-                    "params": parameters,
-                    "weight_decay": self.args.weight_decay if decays else 0.0,
-                    "lr": self.args.tower_learning_rate if in_tower else self.args.learning_rate,
-                }
-                for (in_tower, decays), parameters in groups.items()
-            ],
-            **settings,
-        )
+        self.optimizer = kind(groups, **settings)
         return self.optimizer
 
     # The average of the weights
@@ -218,15 +200,7 @@ class ClipScratchTrainer(Trainer):
         open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
         with self.accelerator.autocast():
-            shares = [range(len(pairs))[rank :: self.args.world_size] for rank in range(self.args.world_size)]
-            longest = math.ceil(len(pairs) / self.args.world_size)
-            mine = torch.tensor([*shares[self.args.process_index], 0][:longest])  # padded: gathered parts must be equal
-            images = embed_pictures(model, pairs, mine, self.augment, batch_size)
-            if self.args.world_size > 1:
-                gathered = all_rows(images.to(self.args.device)).cpu().split(longest)
-                images = torch.empty(len(pairs), images.shape[1])
-                for share, part in zip(shares, gathered, strict=True):
-                    images[list(share)] = part[: len(share)]
+            images = embed_split(model, pairs, self.augment, batch_size)
             encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
             return evaluate_embeddings(encode, images, pairs.rows, logit_scale=log_scale(model))
 
@@ -266,10 +240,7 @@ class ClipScratchTrainer(Trainer):
             if self.args.should_save:
                 self.state.save_to_json(str(self._staging / name / "trainer_state.json"))
                 (self._staging / name / "training_args.bin").unlink()  # a pickle that nothing here reads
-                sync_folder(self._staging / name)
-                if (run / name).exists():
-                    shutil.rmtree(run / name)
-                os.replace(self._staging / name, run / name)
+                publish_folder(self._staging / name, run / name)
                 rotate_checkpoints(
                     output_dir=str(run),
                     save_total_limit=self.args.save_total_limit,
