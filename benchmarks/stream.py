@@ -172,7 +172,7 @@ def main(arguments: list[str]) -> None:
         times = times_seen(folder)
         curves[name], decoded[name] = [look[:2] for look in looks], size / 1e6
         training = [taken for _, taken, living in looks if living >= options.workers]
-        half = training[len(training) // 2 :]
+        half = training[len(training) // 2 : -2]  # in the last ones the workers were ending
         once = f"{times[1]:,} of {count:,}"
         seen = options.steps * RECIPE["global_batch_size"]
         figures = (
