@@ -59,40 +59,40 @@ def decoded_bytes(folder: Path) -> tuple[int, int]:
     return count, total
 
 
-def memory(process: psutil.Process) -> int:
-    """Bytes of a process and its children."""
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
+def memory(process: psutil.Process) -> tuple[int, int]:
+    """(bytes of a process and its children, number of these)."""
+    children, total = process.children(recursive=True), 0
+    for one in [process, *children]:
         try:
             info = one.memory_full_info()
             total += info.pss if "pss" in info._fields else info.uss
         except psutil.NoSuchProcess:
             continue  # a worker that has just ended
-    return total
+    return total, len(children)
 
 
-def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> tuple[list[float], list[float]]:
-    """Trains in a process of its own; returns seconds since it opened its data, and MB beyond what it took before."""
+def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list[tuple[float, float, int]]:
+    """Trains in a process of its own; returns (seconds since it opened its data, MB beyond what it took before,
+    workers that live) at each look."""
     arguments = [sys.executable, __file__, "--data", str(folder), "--train", str(steps), "--workers", str(workers)]
     arguments += ["--shuffle_rows", str(rows), "--output", str(work)]
-    seconds, megabytes = [], []
+    looks = []
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as run:
         process = psutil.Process(run.pid)
         while READY not in (line := run.stdout.readline()):
             if not line:
                 raise ValueError(f"the run on {folder} ended before it opened its data; see its message above.")
-        began, before = time.monotonic(), memory(process)
+        began, (before, _) = time.monotonic(), memory(process)
         while run.poll() is None:
             try:
-                taken = memory(process)
+                taken, living = memory(process)
             except psutil.Error:
                 break
-            seconds.append(time.monotonic() - began)
-            megabytes.append((taken - before) / 1e6)
+            looks.append((time.monotonic() - began, (taken - before) / 1e6, living))
             time.sleep(EVERY)
     if run.returncode:
         raise ValueError(f"the run on {folder} ended with status {run.returncode}; see its message above.")
-    return seconds[:-1], megabytes[:-1]  # the last look may have met a run that was ending
+    return looks[:-1]  # the last look may have met a run that was ending
 
 
 def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) -> None:
@@ -138,9 +138,10 @@ def times_seen(folder: Path, *, processes: int = 2, workers: int = 2) -> Counter
 
 
 def draw(curves: dict, decoded: dict, path: Path) -> None:
-    """{set: (seconds, MB)} and {set: MB} -> one sheet."""
+    """{set: [(seconds, MB), ...]} and {set: MB} -> one sheet."""
     figure = new_figure(9.6, 3.6)
-    for place, (name, (seconds, megabytes)) in enumerate(curves.items(), start=1):
+    for place, (name, looks) in enumerate(curves.items(), start=1):
+        seconds, megabytes = zip(*looks, strict=True)
         axes = figure.add_subplot(1, len(curves), place)
         axes.plot(seconds, megabytes, color=BLUE, linewidth=1.5, label="streamed run and its workers")
         axes.axhline(decoded[name], color=VERMILLION, linestyle="--", linewidth=1.5, label="the decoded set alone")
@@ -167,16 +168,22 @@ def main(arguments: list[str]) -> None:
         folder = options.data / folder
         count, size = decoded_bytes(folder)
         with tempfile.TemporaryDirectory() as work:
-            seconds, taken = watch(folder, options.steps, options.workers, options.shuffle_rows, Path(work))
+            looks = watch(folder, options.steps, options.workers, options.shuffle_rows, Path(work))
         times = times_seen(folder)
-        curves[name], decoded[name] = (seconds, taken), size / 1e6
-        half = taken[len(taken) // 2 :]
+        curves[name], decoded[name] = [look[:2] for look in looks], size / 1e6
+        training = [taken for _, taken, living in looks if living >= options.workers]
+        half = training[len(training) // 2 : -2]  # in the last ones the workers were ending
         once = f"{times[1]:,} of {count:,}"
         seen = options.steps * RECIPE["global_batch_size"]
-        figures = (f"{seen:,}", f"{seconds[-1]:.0f}", f"{max(taken):.0f}", f"{max(half) - min(half):.0f}")
+        figures = (
+            f"{seen:,}",
+            f"{looks[-1][0]:.0f}",
+            f"{max(look[1] for look in looks):.0f}",
+            f"{max(half) - min(half):.0f}",
+        )
         table.append((name, *figures, f"{decoded[name]:.0f}", once))
         assert times == {1: count}, times
-    head = ("set", "pictures trained on", "seconds", "most MB", "range in 2nd half, MB", "decoded set, MB")
+    head = ("set", "pictures trained on", "seconds", "most MB", "range in its 2nd half, MB", "decoded set, MB")
     table.insert(0, (*head, "keys once an epoch, 2 x 2 readers"))
     widths = [max(len(line[column]) for line in table) for column in range(len(head) + 1)]
     for line in table:
