@@ -1,6 +1,6 @@
 """CIFAR-10's and Flickr8k's tars go in; what memory a streamed run takes, and how often each row comes, comes out.
 
-python benchmarks/stream.py --data DIR --output stream.png
+python -m benchmarks.stream --data DIR
 
 DIR holds `wds_vtab-cifar10` and `wds_flickr8k` in CLIP_benchmark's layout. Memory is that of the run and its workers,
 pages that they share counted once (PSS; where the system has none, USS), beyond what the run takes before it opens
@@ -34,6 +34,8 @@ from modeling_clipscratch.evaluation.plots import BLUE, VERMILLION, new_figure, 
 from modeling_clipscratch.training.build import word_tokenizer
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
+
+from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
 
 SETS = {"CIFAR-10": "wds_vtab-cifar10", "Flickr8k": "wds_flickr8k"}
 RECIPE = {
@@ -74,10 +76,20 @@ def memory(process: psutil.Process) -> tuple[int, int]:
 def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list[tuple[float, float, int]]:
     """Trains in a process of its own; returns (seconds since it opened its data, MB beyond what it took before,
     workers that live) at each look."""
-    arguments = [sys.executable, __file__, "--data", str(folder), "--train", str(steps), "--workers", str(workers)]
+    arguments = [
+        sys.executable,
+        "-m",
+        "benchmarks.stream",
+        "--data",
+        str(folder),
+        "--train",
+        str(steps),
+        "--workers",
+        str(workers),
+    ]
     arguments += ["--shuffle_rows", str(rows), "--output", str(work)]
     looks = []
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as run:
         process = psutil.Process(run.pid)
         while READY not in (line := run.stdout.readline()):
             if not line:
@@ -145,17 +157,16 @@ def draw(curves: dict, decoded: dict, path: Path) -> None:
         axes = figure.add_subplot(1, len(curves), place)
         axes.plot(seconds, megabytes, color=BLUE, linewidth=1.5, label="streamed run and its workers")
         axes.axhline(decoded[name], color=VERMILLION, linestyle="--", linewidth=1.5, label="the decoded set alone")
-        axes.set(title=name, xlabel="seconds since the data were opened", ylabel="memory, MB", xlim=(0, None))
+        tidy(axes, name, "seconds since the data were opened", "memory, MB")
+        axes.set_xlim(0, None)
         axes.set_ylim(0, 1.35 * max(*megabytes, decoded[name]))
         axes.legend(loc="upper left", frameon=False, fontsize="small")
-        axes.grid(alpha=0.3)
     save_figure(figure, path)
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="stream.py")
+    parser = parser_of("stream")
     parser.add_argument("--data", type=Path, required=True, help="folder of the two sets")
-    parser.add_argument("--output", type=Path, default=Path("stream.png"))
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--shuffle_rows", type=int, default=2048)
@@ -163,6 +174,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.train:
         return train_here(options.data, options.train, options.workers, options.shuffle_rows, options.output)
+    print(machine())
     curves, decoded, table = {}, {}, []
     for name, folder in SETS.items():
         folder = options.data / folder
@@ -181,15 +193,12 @@ def main(arguments: list[str]) -> None:
             f"{max(look[1] for look in looks):.0f}",
             f"{max(half) - min(half):.0f}",
         )
-        table.append((name, *figures, f"{decoded[name]:.0f}", once))
+        table.append([name, *figures, f"{decoded[name]:.0f}", once])
         assert times == {1: count}, times
-    head = ("set", "pictures trained on", "seconds", "most MB", "range in its 2nd half, MB", "decoded set, MB")
-    table.insert(0, (*head, "keys once an epoch, 2 x 2 readers"))
-    widths = [max(len(line[column]) for line in table) for column in range(len(head) + 1)]
-    for line in table:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-    draw(curves, decoded, options.output)
-    print(f"drawn: {options.output}")
+    head = ["set", "pictures trained on", "seconds", "most MB", "range in its 2nd half, MB", "decoded set, MB"]
+    print_table([*head, "keys once an epoch, 2 x 2 readers"], table)
+    save_figures(options.output / "stream.json", {"seconds_and_megabytes": curves, "decoded_megabytes": decoded})
+    draw(curves, decoded, options.output / "stream.png")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ def _precision(use_cpu):
     if use_cpu:
         able = torch.cpu.get_capabilities()
         fast = able.get("amx_bf16", False) or able.get("avx512_bf16", False)
-        return ("bf16", "this CPU has instructions for it") if fast else ("fp32", "this CPU has no instructions for bf16")
+        return (
+            ("bf16", "this CPU has instructions for it") if fast else ("fp32", "this CPU has no instructions for bf16")
+        )
     if torch.cuda.is_available():
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU has units for it"
