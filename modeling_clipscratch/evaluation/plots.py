@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, shades are of one hue, so colour-blind people and g
 differ in dashes and markers too, right and wrong in a sign too.
 """
 
+import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .tables import write_whole
+
+logger = logging.getLogger(__name__)
 
 BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E69F00", "#CC79A7"
 COLOURS = (BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE)
@@ -45,11 +48,12 @@ def plot_curves(log_history: Sequence[Mapping], path: str | Path) -> None:
             `*accuracy`, `learning_rate*`, `temperature` or `logit_scale` (its natural log, negative). With
             `pictures_seen` the axis says how many pictures a step has.
         path: the PNG.
-    Raises: ValueError if the log has nothing to show.
+    No picture is made of a log that has nothing to show.
     """
     panels = [(title, series, unit) for title, pattern, unit in PANELS if (series := _series(log_history, pattern))]
     if not panels:
-        raise ValueError("the training log has no numbers to draw; log_history needs entries with step and loss.")
+        logger.info("no curves are drawn: the run was shorter than logging_steps and had no evaluation.")
+        return
     columns = min(len(panels), 3 if len(panels) != 4 else 2)
     rows = math.ceil(len(panels) / columns)
     figure = new_figure(4.2 * columns, 3.1 * rows)

@@ -110,8 +110,7 @@ def test_recalls_and_the_temperature_have_panels_of_their_own(tmp_path, figures)
 
 
 def test_an_empty_log_draws_no_empty_picture(tmp_path):
-    with pytest.raises(ValueError, match="no numbers to draw"):
-        plots.plot_curves([{"train_runtime": 1.0, "step": 1}], tmp_path / "curves.png")
+    plots.plot_curves([{"train_runtime": 1.0, "step": 1}], tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -12,7 +12,14 @@ from modeling_clipscratch.training.arguments import ModelArguments
 from modeling_clipscratch.training.average import WeightAverage
 from modeling_clipscratch.training.run_folder import find_checkpoint
 
-SHORT = {"max_steps": 4, "freeze_text": False, "eval_strategy": "no", "save_strategy": "no", "test_split": "none"}
+SHORT = {
+    "max_steps": 4,
+    "logging_steps": 10,
+    "freeze_text": False,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "test_split": "none",
+}
 
 
 def weights(run):
