@@ -101,6 +101,8 @@ def train(
         processing_class=processor,
         augment=augment,
     )
+    if adapters and trainer.is_fsdp_enabled:
+        raise ValueError("adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP.")
     if stream is not None and checkpoint is not None:
         trainer.stream.load(checkpoint)
     if args.should_save:
