@@ -115,12 +115,9 @@ class ClipScratchModel(PreTrainedModel):
         self.train(self.training)
 
     def _frozen_towers(self):
-        towers = []
-        if self.config.freeze_text:
-            towers.append((self.text_model, self.config.unfreeze_text_layers))
-        if self.config.freeze_vision:
-            towers.append((self.vision_model, self.config.unfreeze_vision_layers))
-        return towers
+        text = (self.text_model, self.config.unfreeze_text_layers, self.config.freeze_text)
+        vision = (self.vision_model, self.config.unfreeze_vision_layers, self.config.freeze_vision)
+        return [(tower, unfrozen_layers) for tower, unfrozen_layers, frozen in (text, vision) if frozen]
 
     def train(self, mode=True):
         super().train(mode)
@@ -150,10 +147,9 @@ class ClipScratchModel(PreTrainedModel):
             text_states: (B, D) pooled states from a cache, in place of the two above.
         Returns: `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
         """
+        output = None
         if text_states is None:
             output, text_states = self.text_states(input_ids, attention_mask, **kwargs)
-        else:
-            output = None
         return with_features(output, self.text_projection(text_states.to(self.logit_scale.dtype)))
 
     @can_return_tuple
@@ -165,10 +161,9 @@ class ClipScratchModel(PreTrainedModel):
             image_states: (B, D) pooled states from a cache, in place of the pixels.
         Returns: `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
         """
+        output = None
         if image_states is None:
             output, image_states = self.image_states(pixel_values, **kwargs)
-        else:
-            output = None
         return with_features(output, self.visual_projection(image_states.to(self.logit_scale.dtype)))
 
     def clamped_logit_scale(self):

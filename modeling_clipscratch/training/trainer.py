@@ -62,8 +62,7 @@ class ClipScratchTrainer(Trainer):
         self.pairs_per_step = args.global_batch_size
         self.average = None
         self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
-        self._statistics, self._counted = {}, 0
-        self._staging = None
+        self._statistics, self._counted, self._staging = {}, 0, None
         self.chunk_size = self._measure_chunk()
         if args.world_size > 1 and args.ddp_find_unused_parameters is None:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
@@ -95,15 +94,13 @@ class ClipScratchTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The loss of the global batch; see `GlobalLoss`. The mean over the processes is the loss, as DDP's is the
-        gradient."""
+        """The loss of the global batch (`GlobalLoss`); its mean over the processes is, as DDP's gradient, the whole."""
         inputs = dict(inputs)
         group, samples, may_flip = (inputs.pop(name) for name in ("group", "sample", "may_flip"))
-        chunk = self.chunk_size
         if "images" in inputs:
             views = Views(images=inputs.pop("images"), samples=samples, may_flip=may_flip, augment=self.augment)
-            inputs["pixel_values"] = views[:] if chunk is None else views
-        outputs = model(**inputs, return_logits=False, encode_chunk_size=chunk)
+            inputs["pixel_values"] = views[:] if self.chunk_size is None else views
+        outputs = model(**inputs, return_logits=False, encode_chunk_size=self.chunk_size)
         core = self.accelerator.unwrap_model(model)
         share, statistics = GlobalLoss(loss=core.config.loss)(
             outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias, group=group
@@ -152,13 +149,12 @@ class ClipScratchTrainer(Trainer):
         return [name for name in names if shapes[name].squeeze().dim() >= 2 and "position" not in name]
 
     def create_optimizer(self, model=None):
-        if self.optimizer is not None or self.args.tower_learning_rate is None:
-            return super().create_optimizer(model)
-        model = self.model if model is None else model
-        groups = parameter_groups(model, self.get_decay_parameter_names(model), self.args)
-        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-        self.optimizer = kind(groups, **settings)
-        return self.optimizer
+        if self.optimizer is None and self.args.tower_learning_rate is not None:
+            model = self.model if model is None else model
+            groups = parameter_groups(model, self.get_decay_parameter_names(model), self.args)
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = kind(groups, **settings)
+        return super().create_optimizer(model)  # leaves one that is there as it is
 
     # The average of the weights
 

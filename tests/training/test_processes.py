@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Plain SGD: its steps are linear in the gradients, where AdamW would blow roundings of tiny ones up to whole steps.
@@ -78,8 +79,13 @@ def test_sharded_weights_make_the_run_of_whole_ones_and_its_resumed_half_too(wri
     for name, tensor in expected.items():
         assert torch.allclose(straight[name], tensor, atol=1e-5), name
 
-    shutil.rmtree(two / "checkpoint-4")
-    again = ("--resume_from_checkpoint", "auto")
+    adam = ("--optim", "adamw_torch", "--learning_rate", "0.01", "--output_dir", str(tmp_path / "three"))
+    launch(*sharded, str(free_port()), "-m", "tests.training.fsdp_on_cpu", str(recipe), *adam)
+    straight = load_file(tmp_path / "three" / "model.safetensors")
+    shutil.rmtree(tmp_path / "three" / "checkpoint-4")
+    again = (*adam, "--resume_from_checkpoint", "auto")
     launch(*sharded, str(free_port()), "-m", "tests.training.fsdp_on_cpu", str(recipe), *again)
-    resumed = load_file(two / "model.safetensors")
+    resumed = load_file(tmp_path / "three" / "model.safetensors")
     assert all(torch.equal(resumed[name], tensor) for name, tensor in straight.items())
+    assert AutoModel.from_pretrained(tmp_path / "three", trust_remote_code=True).config.model_type == "clipscratch"
+    assert not list(tmp_path.glob("*/**/_fsdp*.py"))  # torch's code, where the model's belongs
