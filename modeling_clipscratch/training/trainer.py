@@ -94,7 +94,7 @@ class ClipScratchTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The loss of the global batch (`GlobalLoss`); its mean over the processes is, as DDP's gradient, the whole."""
+        """This process's share of the global loss (`GlobalLoss`), times the processes: DDP takes the mean."""
         inputs = dict(inputs)
         group, samples, may_flip = (inputs.pop(name) for name in ("group", "sample", "may_flip"))
         if "images" in inputs:
