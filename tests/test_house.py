@@ -1,6 +1,7 @@
 """The tree goes in; whether it is the house of the README comes out: arrows between rooms, sizes, what travels."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,11 @@ def test_what_travels_imports_torch_transformers_and_its_siblings_only():
 def test_the_scripts_have_no_logic_of_their_own():
     for name in ("run_train.py", "run_eval.py", "run_inference.py"):
         assert len((ROOT / name).read_text().splitlines()) <= 80, name
+
+
+def test_readme_has_no_gaps_and_no_dead_links():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("*/*.md")]:
+        text = page.read_text()
+        assert not re.search(r"%[A-Z_]+%", text), page
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            assert target.startswith("http") or (page.parent / target).exists(), (page, target)

@@ -60,7 +60,15 @@ class PairDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitems__(self, places: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """[(epoch, row index), ...] -> batch."""
+        """[(epoch, row index), ...] -> batch; in a worker that met a broken picture, `error` alone, its sentence."""
+        try:
+            return self._batch(places)
+        except BadImageError as error:
+            if torch.utils.data.get_worker_info() is None:
+                raise
+            return {"error": str(error)}  # raised there, it would reach the user as a traceback
+
+    def _batch(self, places):
         indices = torch.tensor([index for _, index in places])
         batch = {}
         if self.preprocess is not None:

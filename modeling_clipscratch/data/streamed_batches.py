@@ -166,6 +166,11 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         even = whole * slots
         return [(shard, False) for shard in order[slot:even:slots]] + [(shard, True) for shard in order[even:]]
 
+    def readings(self) -> float:
+        """How many times an epoch reads the set: more than once where shards are shared by rows."""
+        count, slots = len(self.source.shards.files), self.processes * self.workers
+        return sum(len(self.deal(slot, 0)) for slot in range(slots)) / count
+
     # Batches
 
     def _batch(self, kept: list[tuple[int, StreamedRow, np.ndarray]], warnings: list[str]) -> dict:

@@ -1,6 +1,10 @@
 """A frozen tower goes in; low-rank adapters that are trained in its place come out, and are merged at the end."""
 
+import logging
+
 from .arguments import ModelArguments
+
+logger = logging.getLogger(__name__)
 
 
 def add_adapters(model, options: ModelArguments) -> list:
@@ -24,6 +28,8 @@ def add_adapters(model, options: ModelArguments) -> list:
                 f"true and leave unfreeze_{side}_layers out, or leave {side}_lora_rank out."
             )
         handles.append(_with_adapters(tower, rank, side))
+        learned = sum(parameter.numel() for parameter in tower.parameters() if parameter.requires_grad)
+        logger.info("%s tower: adapters of rank %d, %s more parameters are trained", side, rank, f"{learned:,}")
     return handles
 
 

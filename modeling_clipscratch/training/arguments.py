@@ -154,6 +154,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
         # transformers puts the loss there, which no evaluation here gives; the run chooses by the kind of its data.
         self.metric_for_best_model = wanted
         settle_global_batch(self)
+        if self.save_minutes is not None and self.save_minutes <= 0:
+            raise ValueError(f"save_minutes={self.save_minutes} is not above 0; choose 10, or leave it out.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} is not between 0 and 1; choose 0.999, or leave it out.")
         if wanted is not None and named is None:

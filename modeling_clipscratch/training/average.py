@@ -14,7 +14,8 @@ FILE = "average.safetensors"
 class WeightAverage:
     """
     Args:
-        model: wrapped or not, before its first step; under FSDP the average is as sharded as the weights.
+        model: unwrapped, before its first step; under FSDP the average is as sharded as the weights. Buffers (those
+            of batch norm) stay the model's own.
         decay: weight of the past, in (0, 1); in the first steps less, (1 + step) / (10 + step), so that the first
             weights are forgotten.
 
@@ -23,8 +24,7 @@ class WeightAverage:
 
     def __init__(self, model, decay: float):
         self.model, self.decay = model, decay
-        learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.weights = {name.removeprefix("module."): p for name, p in learned.items()}
+        self.weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.averages = {name: p.detach().clone() for name, p in self.weights.items()}
 
     @torch.no_grad()
@@ -62,12 +62,19 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
-        """Raises: ValueError if the checkpoint holds no average of these weights."""
-        path = Path(folder) / FILE
-        found = load_file(path) if path.is_file() else {}
+        """Raises: ValueError if the checkpoint holds no average, or one of other weights."""
+        found = read_average(folder)
         if found.keys() != self.averages.keys():
-            raise ValueError(f"{folder} holds no average of this run's weights; it was written without ema_decay.")
+            raise ValueError(f"{folder} holds an average of other weights than this run trains; begin a new run.")
         for name, average in self.averages.items():
             tensor = found[name].to(average.device)
             sharded = isinstance(average, DTensor)
             average.copy_(distribute_tensor(tensor, average.device_mesh, average.placements) if sharded else tensor)
+
+
+def read_average(folder: str | Path) -> dict[str, torch.Tensor]:
+    """Raises: ValueError if the checkpoint holds no average."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no average of the weights; it was written without ema_decay.")
+    return load_file(path)

@@ -142,6 +142,8 @@ def _kept_bytes(model, inputs):
 def memory_budget(args, model) -> float:
     """Bytes that a step of one process may take: `memory_budget_gb`, or half of a CPU's memory, most of a GPU's."""
     if args.memory_budget_gb is not None:
+        if args.memory_budget_gb <= 0:
+            raise ValueError(f"memory_budget_gb={args.memory_budget_gb} is not above 0; choose 4, or leave it out.")
         return args.memory_budget_gb * 1e9
     if args.device.type == "cuda":
         free = 0.9 * torch.cuda.get_device_properties(args.device).total_memory - torch.cuda.memory_allocated()

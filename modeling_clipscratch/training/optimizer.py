@@ -4,7 +4,7 @@
 def parameter_groups(model, decaying: list[str], args) -> list[dict]:
     """
     Args:
-        model: wrapped or not.
+        model: unwrapped.
         decaying: names of the weights that decay.
         args: `learning_rate` of the heads and the temperature, `tower_learning_rate` of the towers, `weight_decay`.
     Returns: groups as torch's optimizers take them.
@@ -12,7 +12,7 @@ def parameter_groups(model, decaying: list[str], args) -> list[dict]:
     groups = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_tower = name.removeprefix("module.").startswith(("text_model.", "vision_model."))
+            in_tower = name.startswith(("text_model.", "vision_model."))
             groups.setdefault((in_tower, name in decaying), []).append(parameter)
     return [
         {

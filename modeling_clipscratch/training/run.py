@@ -16,6 +16,7 @@ from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .build import build_model
+from .checkpoints import check_agreement
 from .device import check_processes, choose_attention, describe_device
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
 from .sharding import whole_state_dict
@@ -49,6 +50,7 @@ def train(
     check_processes(args)
     settings = {**settings, "global_batch_size": args.global_batch_size}  # on other processes it must stay what it is
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+    check_agreement(checkpoint, args.device)
     resume = wants_to_resume(args.resume_from_checkpoint)
     if args.should_save:
         check_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
@@ -67,6 +69,11 @@ def train(
     for tower in (model.text_model, model.vision_model):
         tower.set_attn_implementation(attention)
     adapters = add_adapters(model, model_options)
+    if adapters and args.gradient_checkpointing:
+        raise ValueError(
+            "gradient_checkpointing has no effect on a frozen tower with adapters; leave it out and set "
+            "encode_chunk_size, which saves more."
+        )
     model.to(args.device)
 
     preprocess = Preprocess(processor.image_processor)

@@ -8,6 +8,17 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 _CALLED_BY_EVALUATION = ("get_image_features", "get_text_features")
 
 
+def check_sharding(trainer) -> None:
+    """Raises: ValueError for a way of sharding whose weights would not be saved whole."""
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    whole = plugin is None or (plugin.fsdp_version == 2 and "FULL_STATE_DICT" in str(plugin.state_dict_type))
+    if trainer.is_deepspeed_enabled or not whole:
+        raise ValueError(
+            "weights are sharded by FSDP version 2 with fsdp_state_dict_type FULL_STATE_DICT only; launch with a file "
+            "like configuration/accelerate/gpu_8_fsdp.yaml."
+        )
+
+
 def open_methods(model) -> None:
     """Lets FSDP gather the weights also where evaluation calls a method other than `forward`."""
     for name in _CALLED_BY_EVALUATION:

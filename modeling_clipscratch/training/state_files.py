@@ -1,7 +1,7 @@
 """A function that encodes some rows goes in; one memory-mapped file with the states of all rows comes out.
 
 All processes build a file together, in parts that are whole or not there. So a build that was killed goes on, two
-runs that want the same file share the work, and machines that share no disk each end with a file of their own.
+runs that want the same file use each other's parts, and machines that share no disk each end with a file of their own.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def find_or_build(
     Returns: (N, D) float32, memory-mapped; and whether it was there already.
     """
     missing = int(sum_over_processes(torch.tensor(int(not path.is_file()), device=device)))
-    parts = path.with_suffix(".parts")
+    parts = path.with_suffix(f".parts{PART_ROWS}")
     if missing:
         _build(path, parts, count, encode, unit=unit, progress=progress)
     if int(os.environ.get("LOCAL_RANK", 0)) == 0:
@@ -51,7 +51,8 @@ def _build(path, parts, count, encode, *, unit, progress):
     mine = starts[process_index() :: process_count()]
     quiet = not progress or process_index() > 0
     with tqdm(total=len(mine) * PART_ROWS, unit=unit, desc=f"encoding {unit}s once", disable=quiet) as bar:
-        for start in mine:
+        for number in range(len(mine)):
+            start = mine[(number + os.getpid()) % len(mine)]  # two runs begin at different parts
             _make_part(path, parts, start, count, encode)
             bar.update(PART_ROWS)
     _wait()
@@ -60,7 +61,7 @@ def _build(path, parts, count, encode, *, unit, progress):
     _wait()
     if local == 0:
         with _unless_there(path):
-            _join(path, [_part(parts, start) for start in starts], count)
+            _join(path, parts, starts, count)
     _wait()
 
 
@@ -72,34 +73,35 @@ def _make_part(path, parts, start, count, encode):
     if path.is_file() or _part(parts, start).is_file():
         return
     states = encode(start, min(start + PART_ROWS, count))
-    with _unless_there(path), _written_whole(_part(parts, start)) as part:
+    with _unless_there(path), _written_whole(_part(parts, start), parts) as part:
         save_file({"states": states}, part)
 
 
-def _join(path, parts, count):
+def _join(path, parts, starts, count):
     """Writes the safetensors format part after part, since the states of all rows may not fit into memory."""
     if path.is_file():
         return
-    width = load_file(parts[0])["states"].shape[1]
+    width = load_file(_part(parts, 0))["states"].shape[1]
     entry = {"dtype": "F32", "shape": [count, width], "data_offsets": [0, 4 * count * width]}
     header = json.dumps({"states": entry}).encode()
     header += b" " * (-len(header) % 8)  # the format aligns its data so
-    with _written_whole(path) as whole, open(whole, "wb") as file:
+    with _written_whole(path, parts) as whole, open(whole, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        for part in parts:
-            file.write(load_file(part)["states"].numpy().astype("<f4", copy=False).tobytes())
+        for start in starts:
+            file.write(load_file(_part(parts, start))["states"].numpy().astype("<f4", copy=False).tobytes())
 
 
 @contextlib.contextmanager
-def _written_whole(path):
-    """A name to write to; what stands there at the end is brought to disk and renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem[:12] + ".", suffix=".part")
+def _written_whole(path, folder):
+    """A name in `folder` to write to; what stands there at the end is brought to disk and renamed to `path`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=path.stem[:12] + ".", suffix=".part")
     os.close(descriptor)
     try:
         yield name
         with open(name, "rb") as file:
             os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # a temporary file is for its owner only
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)

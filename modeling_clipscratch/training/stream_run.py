@@ -70,7 +70,7 @@ def streamed_pairs(source: StreamSource, model, processor, preprocess: Preproces
             cache = {"folder": data.cache_dir, "batch_size": args.per_device_eval_batch_size}
             states = text_states(model, tokens, **cache, progress=not args.disable_tqdm)
             words = {"captions": captions, "text_states": states}
-    return StreamedPairs(
+    pairs = StreamedPairs(
         source,
         batch_size=args.per_device_train_batch_size,
         seed=args.seed,
@@ -82,3 +82,10 @@ def streamed_pairs(source: StreamSource, model, processor, preprocess: Preproces
         on_bad_image=data.on_bad_image,
         **words,
     )
+    if pairs.readings() > 1.5:
+        logger.warning(
+            "%d shards for %d readers (processes x workers): some are shared by rows, and an epoch reads the set %.1f "
+            "times; write more shards, or set dataloader_num_workers lower.",
+            len(source.shards.files), pairs.processes * pairs.workers, pairs.readings(),
+        )  # fmt: skip
+    return pairs

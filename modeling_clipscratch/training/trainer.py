@@ -3,12 +3,10 @@
 import contextlib
 import hashlib
 import logging
-import shutil
 from pathlib import Path
 
 from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import rotate_checkpoints
 
 from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
@@ -16,11 +14,11 @@ from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from .average import WeightAverage
 from .callbacks import AverageWeights, BoundedTemperature, EpochOfSampler, Progress, SaveByTheClock
+from .checkpoints import final_weights, finished_state, publish, staged
 from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
 from .optimizer import parameter_groups
-from .run_folder import publish_folder, saying_what_failed
-from .sharding import has_unused_parameters, open_methods, own_class
+from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
 from .stream_state import ShareOfRun, StreamStates
 from .streamed_loss import GlobalLoss
 
@@ -64,7 +62,8 @@ class ClipScratchTrainer(Trainer):
         self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
         self._statistics, self._counted, self._staging = {}, 0, None
         self.chunk_size = self._measure_chunk()
-        if args.world_size > 1 and args.ddp_find_unused_parameters is None:
+        check_sharding(self)
+        if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)
@@ -89,6 +88,8 @@ class ClipScratchTrainer(Trainer):
         """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
         if self.stream is not None:
             self.stream.take(inputs)
+        if "error" in inputs:
+            raise ValueError(inputs["error"])
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
         return super().training_step(model, inputs, num_items_in_batch)
@@ -158,9 +159,14 @@ class ClipScratchTrainer(Trainer):
 
     # The average of the weights
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):
         """The Trainer's; with `ema_decay` the model ends with the averaged weights."""
-        output = super().train(*args, **kwargs)
+        state = finished_state(resume_from_checkpoint)
+        if state is not None:
+            self.state = state
+            weights = final_weights(resume_from_checkpoint, self.args, state)
+            return self._issue_warnings_after_load(self.model.load_state_dict(weights, strict=False))
+        output = super().train(resume_from_checkpoint, **kwargs)
         if self.average is not None:
             self.average.swap()
             self.average = None
@@ -168,8 +174,10 @@ class ClipScratchTrainer(Trainer):
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        model = self.accelerator.unwrap_model(self.model)
+        open_methods(model)
         if self.args.ema_decay is not None:  # only now the weights are where they will be trained
-            self.average = WeightAverage(self.accelerator.unwrap_model(self.model), self.args.ema_decay)
+            self.average = WeightAverage(model, self.args.ema_decay)
             if resume_from_checkpoint is not None:
                 self.average.load(resume_from_checkpoint)
         return prepared
@@ -193,7 +201,6 @@ class ClipScratchTrainer(Trainer):
     def measure(self, pairs: PairDataset) -> Result:
         """Zero-shot (class data) or retrieval (captions); the pictures are shared among the processes."""
         model = self.accelerator.unwrap_model(self.model)
-        open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
         with self.accelerator.autocast():
             images = embed_split(model, pairs, self.augment, batch_size)
@@ -217,34 +224,19 @@ class ClipScratchTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         """Writes beside the others under another name and renames: a checkpoint is whole or not there."""
-        run = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
-        self._staging = run / ".incomplete"
-        if self.args.should_save:
-            shutil.rmtree(self._staging, ignore_errors=True)  # what a killed run was writing
-        self.accelerator.wait_for_everyone()
-        try:
-            with saying_what_failed(run):
+        with staged(self.args, self.accelerator.wait_for_everyone) as self._staging:
+            try:
                 super()._save_checkpoint(model, trial)
                 if self.average is not None:
                     self.average.save(self._staging / name, writes=self.args.should_save)
                 if self.stream is not None:
                     self.stream.save(self._staging / name)
-            self.accelerator.wait_for_everyone()
-            if self.state.best_global_step:
-                self.state.best_model_checkpoint = str(run / f"checkpoint-{self.state.best_global_step}")
-            if self.args.should_save:
-                self.state.save_to_json(str(self._staging / name / "trainer_state.json"))
-                (self._staging / name / "training_args.bin").unlink()  # a pickle that nothing here reads
-                publish_folder(self._staging / name, run / name)
-                rotate_checkpoints(
-                    output_dir=str(run),
-                    save_total_limit=self.args.save_total_limit,
-                    best_model_checkpoint=self.state.best_model_checkpoint,
-                    use_mtime=False,  # a deletion that was cut short makes an old checkpoint look new
-                )
-        finally:
-            staging, self._staging = self._staging, None
-            if self.args.should_save:
-                shutil.rmtree(staging, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+                self.accelerator.wait_for_everyone()
+                if self.state.best_global_step:
+                    best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+                    self.state.best_model_checkpoint = str(best)
+                if self.args.should_save:
+                    publish(self._staging / name, self.args, self.state)
+            finally:
+                self._staging = None

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
@@ -268,3 +270,33 @@ def test_library_is_silent_about_a_run_that_goes_well(run_recipe, tmp_path, capl
     with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
         run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
     assert not [record for record in caplog.records if record.name.startswith("modeling_clipscratch")]
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.5}, {"ema_decay": 0.5, "eval_strategy": "steps"}])
+def test_run_that_has_made_all_its_steps_is_finished_without_another(run_recipe, tmp_path, changes):
+    """As after a kill between the last checkpoint and the folder's files; three batches an epoch, so it is amid one."""
+    steps = {"max_steps": 4, "lr_scheduler_type": "constant", "save_strategy": "steps", "save_steps": 2}
+    steps |= {"eval_strategy": "no", "eval_steps": 2, **changes}
+    run, expected = run_recipe(tmp_path, **steps)
+    bits = (run / "model.safetensors").read_bytes()
+    for name in ("model.safetensors", "config.json", "metrics.json"):
+        (run / name).unlink()
+    _, found = run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
+    assert (run / "model.safetensors").read_bytes() == bits and found == expected
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_picture_is_one_sentence_from_a_worker_too(run_recipe, tmp_path, workers):
+    folder = tmp_path / "pictures"
+    for label in ("cat", "dog"):
+        (folder / "train" / label).mkdir(parents=True)
+        for number in range(8):
+            Image.new("RGB", (8, 8), (number, 9, 9)).save(folder / "train" / label / f"{number}.png")
+    (folder / "train" / "dog" / "3.png").write_bytes(b"no picture")
+    shutil.copytree(folder / "train" / "cat", folder / "validation" / "cat")
+    recipe = {"dataset": str(folder), "per_device_train_batch_size": 16, "max_steps": 1, "test_split": "none"}
+    recipe |= {"keep_in_memory": False, "dataloader_num_workers": workers, "encode_chunk_size": 16}
+    with pytest.raises(ValueError, match=r"dog/3.png: cannot be decoded") as caught:
+        run_recipe(tmp_path / str(workers), **recipe)
+    assert "Traceback" not in str(caught.value)

@@ -186,7 +186,7 @@ def test_killed_build_leaves_nothing_half_and_goes_on(model, tokens, tmp_path, m
         text_states(model, tokens, **quiet(tmp_path))
     assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*/*.part"))
     whole = 3 if moment == "joining" else 1
-    assert len(list(tmp_path.glob("*.parts/*.safetensors"))) == whole
+    assert len(list(tmp_path.glob("*.parts*/*.safetensors"))) == whole
 
     seen.clear()
     again = text_states(model, tokens, **quiet(tmp_path))
@@ -213,7 +213,7 @@ def test_another_run_that_finishes_first_does_no_harm(model, tokens, tmp_path, m
         own = getattr(state_files, moment)
 
         def overtaken(*given, own=own, ours=ours):
-            shutil.rmtree(next(ours.glob("*.parts")))
+            shutil.rmtree(next(ours.glob("*.parts*")))
             shutil.copy(theirs, ours / theirs.name)
             monkeypatch.undo()
             if own is save_file:
@@ -238,7 +238,7 @@ def test_two_processes_build_one_file_together(tmp_path):
     ]  # fmt: skip
     errors = [process.communicate()[1] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], errors
-    encoded = [json.loads((tmp_path / f"encoded-{rank}.json").read_text()) for rank in (0, 1)]
+    encoded = [sorted(json.loads((tmp_path / f"encoded-{rank}.json").read_text())) for rank in (0, 1)]
     assert encoded == [[0, 8], [4, 12]]
     states = load_file(tmp_path / "cache" / "x.safetensors")["states"]
     assert torch.equal(states, torch.arange(13.0)[:, None].expand(13, 2))

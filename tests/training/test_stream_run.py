@@ -182,14 +182,17 @@ def test_chunks_are_measured_with_the_longest_caption_that_may_come(captions, wo
     pairs = StreamedPairs(source, batch_size=4, seed=0, preprocess=preprocess, tokenizer=word_processor.tokenizer)
     batch = pairs.largest_batch(3)
     assert batch["input_ids"].shape == (3, 12) and batch["images"].shape == (3, 8, 8, 3)
-    args = parse_recipe(["--global_batch_size", "8", "--memory_budget_gb", "0.0001"])[2]
+    args = parse_recipe(["--global_batch_size", "8", "--memory_budget_gb", "0.00005"])[2]
 
     def example(count):
         rows = pairs.largest_batch(count)
         pixels = rows["images"].permute(0, 3, 1, 2).float()
         return {"pixel_values": pixels, "input_ids": rows["input_ids"], "attention_mask": rows["attention_mask"]}
 
-    assert choose_chunk(args, make_model().train(), example) in (1, 2, 4, None)
+    small = choose_chunk(args, make_model().train(), example)
+    args.memory_budget_gb *= 4
+    large = choose_chunk(args, make_model().train(), example)
+    assert 1 < small < 8 and (large is None or large >= 2 * small)
 
 
 def test_a_broken_picture_that_is_skipped_is_said_once_in_a_run(run_recipe, classes, tmp_path, caplog):

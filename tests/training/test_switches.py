@@ -97,6 +97,7 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
     steps = {**SHORT, "max_steps": 6, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
     run, _ = run_recipe(tmp_path, **steps, eval_steps=2, ema_decay=0.5, save_total_limit=5)
     best = json.loads((run / "trainer_state.json").read_text())["best_global_step"]
+    assert best < 6, "else it is the last one's"
     averaged = load_file(run / f"checkpoint-{best}" / "average.safetensors")
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
 
@@ -104,7 +105,7 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
 def test_checkpoint_without_an_average_is_refused(run_recipe, tmp_path):
     steps = {**SHORT, "save_strategy": "steps", "save_steps": 2}
     run, _ = run_recipe(tmp_path / "a", **steps)
-    with pytest.raises(ValueError, match="holds no average of this run's weights"):
+    with pytest.raises(ValueError, match="holds no average of the weights"):
         run_recipe(tmp_path / "b", **steps, ema_decay=0.5, resume_from_checkpoint=find_checkpoint(run, "auto"))
 
 
@@ -153,6 +154,9 @@ def test_merged_adapters_compute_what_they_computed_before(make_trainer):
         ({"text_lora_rank": 4, "unfreeze_text_layers": 1}, "leave unfreeze_text_layers out"),
         ({"text_lora_rank": -1}, "text_lora_rank=-1 is not a rank"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 is not between 0 and 1"),
+        ({"save_minutes": 0.0}, "save_minutes=0.0 is not above 0"),
+        ({"memory_budget_gb": -1.0}, "memory_budget_gb=-1.0 is not above 0"),
+        ({"text_lora_rank": 2, "gradient_checkpointing": True}, "no effect on a frozen tower with adapters"),
     ],
 )
 def test_switches_that_do_not_fit_are_refused(run_recipe, tmp_path, said, sentence):

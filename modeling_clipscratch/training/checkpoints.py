@@ -1,0 +1,81 @@
+"""A checkpoint goes in while it is written and comes out whole or not at all; and what goes on from one."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import TrainerState
+from transformers.trainer_utils import rotate_checkpoints
+
+from .average import read_average
+from .gather import all_rows
+from .run_folder import publish_folder, saying_what_failed
+
+
+@contextlib.contextmanager
+def staged(args, wait):
+    """A folder beside the checkpoints to write one into; what is left there at the end is deleted.
+
+    Args:
+        args: the Trainer's.
+        wait: function without arguments, the barrier of all processes.
+    """
+    folder = Path(args.output_dir) / ".incomplete"
+    clears = args.local_process_index == 0  # a machine with a disk of its own clears that
+    if clears:
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed run was writing
+    wait()
+    try:
+        with saying_what_failed(args.output_dir):
+            yield folder
+    finally:
+        if clears:
+            shutil.rmtree(folder, ignore_errors=True)
+    wait()
+
+
+def publish(written: Path, args, state: TrainerState) -> None:
+    """Brings a checkpoint to disk, gives it its name, and lets older ones go; one process does it."""
+    run = Path(args.output_dir)
+    state.save_to_json(str(written / "trainer_state.json"))
+    (written / "training_args.bin").unlink()  # a pickle that nothing here reads
+    publish_folder(written, run / written.name)
+    rotate_checkpoints(
+        output_dir=str(run),
+        save_total_limit=args.save_total_limit,
+        best_model_checkpoint=state.best_model_checkpoint,
+        use_mtime=False,  # a deletion that was cut short makes an old checkpoint look new
+    )
+
+
+def finished_state(checkpoint: str | None) -> TrainerState | None:
+    """The state of a run that has made all its steps; the Trainer itself would make one more.
+
+    Args:
+        checkpoint: folder that the run is to go on from.
+    """
+    if checkpoint is None:
+        return None
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    return state if state.global_step >= state.max_steps else None
+
+
+def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch.Tensor]:
+    """State dict that a finished run ends with: of the last or the best checkpoint, averaged or not."""
+    best = state.best_model_checkpoint if args.load_best_model_at_end else None
+    folder = Path(best or checkpoint)
+    averaged = {} if args.ema_decay is None else read_average(folder)
+    return load_file(folder / "model.safetensors") | averaged
+
+
+def check_agreement(checkpoint: str | None, device) -> None:
+    """Raises: ValueError if the processes found different checkpoints to go on from."""
+    step = -1 if checkpoint is None else int(Path(checkpoint).name.rpartition("-")[2])
+    found = all_rows(torch.tensor([step], device=device)).tolist()
+    if len(set(found)) > 1:
+        raise ValueError(
+            f"the processes found different checkpoints (steps {', '.join(map(str, sorted(set(found))))}; -1 is none): "
+            "output_dir must be on a disk that all machines see."
+        )
