@@ -34,6 +34,7 @@ from modeling_clipscratch.evaluation.plots import BLUE, VERMILLION, new_figure, 
 from modeling_clipscratch.training.build import word_tokenizer
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
 
@@ -45,7 +46,7 @@ RECIPE = {
     "encode_chunk_size": 128, "eval_strategy": "no", "save_strategy": "no", "test_split": "none", "max_length": 32,
     "disable_tqdm": True, "logging_steps": 10,
 }  # fmt: skip
-READY = "about to open the data"
+READY, TRAINED = "about to open the data", "trained"
 EVERY = 0.25  # seconds between two looks at the memory
 
 
@@ -73,9 +74,9 @@ def memory(process: psutil.Process) -> tuple[int, int]:
     return total, len(children)
 
 
-def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list[tuple[float, float, int]]:
+def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list[tuple[float, float, bool]]:
     """Trains in a process of its own; returns (seconds since it opened its data, MB beyond what it took before,
-    workers that live) at each look."""
+    whether it is training) at each look."""
     arguments = [
         sys.executable,
         "-m",
@@ -100,7 +101,8 @@ def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list
                 taken, living = memory(process)
             except psutil.Error:
                 break
-            looks.append((time.monotonic() - began, (taken - before) / 1e6, living))
+            training = living >= workers and not (work / TRAINED).exists()
+            looks.append((time.monotonic() - began, (taken - before) / 1e6, training))
             time.sleep(EVERY)
     if run.returncode:
         raise ValueError(f"the run on {folder} ended with status {run.returncode}; see its message above.")
@@ -116,6 +118,13 @@ def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) ->
     parsed = parse_recipe([word for name, value in recipe.items() for word in (f"--{name}", str(value))])
     print(READY, flush=True)
     time.sleep(1)  # for the first look
+    own = ClipScratchTrainer.train
+
+    def marked(trainer, *given, **named):
+        own(trainer, *given, **named)
+        (work / TRAINED).touch()
+
+    ClipScratchTrainer.train = marked
     train(*parsed)
 
 
@@ -150,12 +159,14 @@ def times_seen(folder: Path, *, processes: int = 2, workers: int = 2) -> Counter
 
 
 def draw(curves: dict, decoded: dict, path: Path) -> None:
-    """{set: [(seconds, MB), ...]} and {set: MB} -> one sheet."""
+    """{set: [(seconds, MB, whether it trains), ...]} and {set: MB} -> one sheet."""
     figure = new_figure(9.6, 3.6)
     for place, (name, looks) in enumerate(curves.items(), start=1):
-        seconds, megabytes = zip(*looks, strict=True)
+        seconds, megabytes, training = zip(*looks, strict=True)
         axes = figure.add_subplot(1, len(curves), place)
         axes.plot(seconds, megabytes, color=BLUE, linewidth=1.5, label="streamed run and its workers")
+        last = max(second for second, is_training in zip(seconds, training, strict=True) if is_training)
+        axes.axvline(last, color="0.4", linestyle=":", linewidth=1.5, label="trained; validation is measured")
         axes.axhline(decoded[name], color=VERMILLION, linestyle="--", linewidth=1.5, label="the decoded set alone")
         tidy(axes, name, "seconds since the data were opened", "memory, MB")
         axes.set_xlim(0, None)
@@ -182,20 +193,27 @@ def main(arguments: list[str]) -> None:
         with tempfile.TemporaryDirectory() as work:
             looks = watch(folder, options.steps, options.workers, options.shuffle_rows, Path(work))
         times = times_seen(folder)
-        curves[name], decoded[name] = [look[:2] for look in looks], size / 1e6
-        training = [taken for _, taken, living in looks if living >= options.workers]
+        curves[name], decoded[name] = looks, size / 1e6
+        training = [taken for _, taken, is_training in looks if is_training]
         half = training[len(training) // 2 : -2]  # in the last ones the workers were ending
         once = f"{times[1]:,} of {count:,}"
         seen = options.steps * RECIPE["global_batch_size"]
         figures = (
             f"{seen:,}",
             f"{looks[-1][0]:.0f}",
-            f"{max(look[1] for look in looks):.0f}",
+            f"{max(training):.0f}",
             f"{max(half) - min(half):.0f}",
         )
         table.append([name, *figures, f"{decoded[name]:.0f}", once])
         assert times == {1: count}, times
-    head = ["set", "pictures trained on", "seconds", "most MB", "range in its 2nd half, MB", "decoded set, MB"]
+    head = [
+        "set",
+        "pictures trained on",
+        "seconds",
+        "most MB in training",
+        "range in its 2nd half, MB",
+        "decoded set, MB",
+    ]
     print_table([*head, "keys once an epoch, 2 x 2 readers"], table)
     save_figures(options.output / "stream.json", {"seconds_and_megabytes": curves, "decoded_megabytes": decoded})
     draw(curves, decoded, options.output / "stream.png")
