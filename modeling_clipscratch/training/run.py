@@ -170,28 +170,29 @@ def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
         return PairDataset(
             rows, captions, seed=args.seed, preprocess=preprocess, on_bad_image=data.on_bad_image, **texts
         )
-    pixels, kept = preprocess.read_all(rows, on_bad_image=data.on_bad_image, progress=not args.disable_tqdm)
-    if len(kept) < len(rows):
-        logger.warning(
-            "%s: %d of %d pictures cannot be read and are left out.", rows.split, len(rows) - len(kept), len(rows)
-        )
-        rows = rows.select(kept)
-        captions = captions.select(kept)
-    pictures = {"pixels": pixels}
-    if cache_pictures:
-        views = data.image_views if rows.split == "train" else 1
-        states = image_states(
-            model,
-            pixels,
-            rows.keys,
-            augment,
-            views=views,
-            seed=args.seed,
-            may_flip=captions.rows_survive_flip(),
-            **cache,
-        )
-        pictures = {"image_states": states}
-    return PairDataset(rows, captions, seed=args.seed, **pictures, **texts)
+    pixels = None
+    if not cache_pictures or data.on_bad_image == "skip":  # else pictures whose states are there are never opened
+        pixels, kept = preprocess.read_all(rows, on_bad_image=data.on_bad_image, progress=not args.disable_tqdm)
+        if len(kept) < len(rows):
+            logger.warning(
+                "%s: %d of %d pictures cannot be read and are left out.", rows.split, len(rows) - len(kept), len(rows)
+            )
+            rows = rows.select(kept)
+            captions = captions.select(kept)
+    if not cache_pictures:
+        return PairDataset(rows, captions, seed=args.seed, pixels=pixels, **texts)
+    states = image_states(
+        model,
+        lambda chosen: preprocess.read_all(rows.select(chosen))[0] if pixels is None else pixels[chosen],
+        [rows.fingerprint, processor.image_processor.to_json_string()],
+        rows.keys,
+        augment,
+        views=data.image_views if rows.split == "train" else 1,
+        seed=args.seed,
+        may_flip=captions.rows_survive_flip(),
+        **cache,
+    )
+    return PairDataset(rows, captions, seed=args.seed, image_states=states, **texts)
 
 
 def _test_rows(data, seed, others):

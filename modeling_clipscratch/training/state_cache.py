@@ -7,6 +7,7 @@ normalisation, tokens or pictures, preprocessing. What differs has another key, 
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ def text_states(model, tokens: TokenTable, *, folder=None, batch_size=256, progr
 
 def image_states(
     model,
-    pixels: np.ndarray,
+    read: Callable[[np.ndarray], np.ndarray],
+    content,
     keys,
     augment: Augment,
     *,
@@ -62,7 +64,9 @@ def image_states(
 
     Args:
         model: its vision tower is frozen.
-        pixels: uint8 (N, H, W, 3), decoded and resized; their bytes are part of the key.
+        read: function of (n,) ascending indices -> uint8 (n, H, W, 3), decoded and resized; called for what is not in
+            the cache only.
+        content: what the pixels depend on (fingerprint of the rows, preprocessing), for the cache's key.
         keys: (N,) row keys, for the views' randomness.
         augment: how views after the first differ from it; the first is the plain picture.
         views: V.
@@ -70,23 +74,24 @@ def image_states(
         may_flip: (N,) bool, False where a caption of the picture speaks of left or right; default all True.
         folder, batch_size, progress: as for `text_states`.
     """
-    content = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).hexdigest()
     may_flip = torch.ones(len(keys), dtype=torch.bool) if may_flip is None else may_flip
-    look = [augment.mean, augment.std]
-    look += [views, seed, repr(augment), *keys, may_flip.tolist()] if views > 1 else []
-    key = _key(model, "vision", [content, list(pixels.shape), look])
+    looks = [augment.mean, augment.std]
+    looks += [views, seed, repr(augment), *keys, may_flip.tolist()] if views > 1 else []
+    key = _key(model, "vision", [content, len(keys), looks])
     ids = key_ids(keys)
 
     def encode(start, stop):
         states = torch.empty(stop - start, model.config.vision_state_dim)
-        rows = torch.arange(start, stop)
-        for view in (rows % views).unique().tolist():
-            for chosen in rows[rows % views == view].split(batch_size):
-                states[chosen - start] = look(chosen // views, view).float().cpu()
+        places = torch.arange(start, stop)  # view 0 of picture 0, view 1 of picture 0, ...
+        pictures = torch.arange(start // views, (stop - 1) // views + 1)
+        pixels = torch.from_numpy(read(pictures.numpy()))
+        for view in (places % views).unique().tolist():
+            for chosen in places[places % views == view].split(batch_size):
+                images = pixels[chosen // views - pictures[0]].to(model.device)
+                states[chosen - start] = encode_view(images, chosen // views, view).float().cpu()
         return states
 
-    def look(chosen, view):
-        images = torch.from_numpy(pixels[chosen.numpy()]).to(model.device)
+    def encode_view(images, chosen, view):
         if view == 0:
             pixel_values = normalize(images, augment.mean, augment.std)
         else:
@@ -94,8 +99,8 @@ def image_states(
             pixel_values = augment(images, samples, may_flip[chosen].to(model.device))
         return model.image_states(pixel_values)[1]
 
-    found = _find_or_build(model, key, "picture", len(pixels) * views, encode, folder, progress)
-    return found.view(len(pixels), views, -1)
+    found = _find_or_build(model, key, "picture", len(keys) * views, encode, folder, progress)
+    return found.view(len(keys), views, -1)
 
 
 def _key(model, side, content):

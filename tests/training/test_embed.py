@@ -30,7 +30,9 @@ def test_embeddings_from_cached_states_are_those_from_pixels_and_tokens(make_mod
     cached = PairDataset(
         rows, captions, seed=0,
         text_states=text_states(model, tokens, folder=tmp_path, progress=False),
-        image_states=image_states(model, pixels, rows.keys, LOOK, views=3, folder=tmp_path, progress=False),
+        image_states=image_states(
+            model, lambda chosen: pixels[chosen], "", rows.keys, LOOK, views=3, folder=tmp_path, progress=False
+        ),
     )  # fmt: skip
     chosen, texts = torch.tensor([4, 0, 2, 2]), ["red", "a red square", "the blue circle", "red"]
     pictures = [embed_pictures(model, pairs, chosen, LOOK, 3) for pairs in (live, cached)]

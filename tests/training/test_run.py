@@ -300,3 +300,12 @@ def test_broken_picture_is_one_sentence_from_a_worker_too(run_recipe, tmp_path, 
     with pytest.raises(ValueError, match=r"dog/3.png: cannot be decoded") as caught:
         run_recipe(tmp_path / str(workers), **recipe)
     assert "Traceback" not in str(caught.value)
+
+
+def test_second_run_with_cached_states_opens_no_picture(run_recipe, tmp_path, monkeypatch):
+    frozen = {**FROZEN, "freeze_vision": True, "test_split": "none", "dataloader_num_workers": 0}
+    first, expected = run_recipe(tmp_path, **frozen)
+    bits = (first / "model.safetensors").read_bytes()
+    monkeypatch.setattr(Preprocess, "__call__", lambda *given: pytest.fail("a picture was opened"))
+    again, found = run_recipe(tmp_path, **frozen, overwrite_output_dir=True)
+    assert found == expected and (again / "model.safetensors").read_bytes() == bits

@@ -1,5 +1,6 @@
 """A tiny model with texts and pictures goes in; its cached states, and when they are made anew, are checked."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -57,6 +58,11 @@ def calls(monkeypatch):
     return count
 
 
+def of(pixels):
+    """What reads the pictures, and what they depend on."""
+    return lambda chosen: pixels[chosen], hashlib.sha256(pixels).hexdigest()
+
+
 def quiet(folder):
     return {"folder": folder, "progress": False}
 
@@ -72,7 +78,7 @@ def test_cached_text_states_are_the_tower_s_own(make_model, tokens, word_process
 
 
 def test_cached_picture_states_are_the_tower_s_own_and_the_first_view_is_plain(model, pixels, tmp_path):
-    found = image_states(model, pixels, KEYS, LOOK, views=3, seed=4, batch_size=4, **quiet(tmp_path))
+    found = image_states(model, *of(pixels), KEYS, LOOK, views=3, seed=4, batch_size=4, **quiet(tmp_path))
     assert found.shape == (6, 3, 16)
     images = torch.from_numpy(pixels)
     expected = [model.image_states(normalize(images, LOOK.mean, LOOK.std))[1]]
@@ -85,10 +91,16 @@ def test_cached_picture_states_are_the_tower_s_own_and_the_first_view_is_plain(m
 
 def test_second_call_finds_the_states_and_leaves_the_tower_alone(model, tokens, pixels, tmp_path, calls):
     seen = calls(model)
-    first = text_states(model, tokens, **quiet(tmp_path)), image_states(model, pixels, KEYS, LOOK, **quiet(tmp_path))
+    first = (
+        text_states(model, tokens, **quiet(tmp_path)),
+        image_states(model, *of(pixels), KEYS, LOOK, **quiet(tmp_path)),
+    )
     assert set(seen) == {"text_states", "image_states"}
     seen.clear()
-    second = text_states(model, tokens, **quiet(tmp_path)), image_states(model, pixels, KEYS, LOOK, **quiet(tmp_path))
+    second = (
+        text_states(model, tokens, **quiet(tmp_path)),
+        image_states(model, *of(pixels), KEYS, LOOK, **quiet(tmp_path)),
+    )
     assert seen == []
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert len(list(tmp_path.iterdir())) == 2
@@ -133,7 +145,7 @@ def test_what_the_picture_states_depend_on_gives_another_cache(make_model, pixel
     def states(model, **changes):
         given = {"pixels": pixels, "keys": KEYS, "augment": LOOK, "views": 2, "seed": 0, **changes}
         return image_states(
-            model, given.pop("pixels"), given.pop("keys"), given.pop("augment"), **given, **quiet(tmp_path)
+            model, *of(given.pop("pixels")), given.pop("keys"), given.pop("augment"), **given, **quiet(tmp_path)
         )
 
     states(make_model(freeze_vision=True))
@@ -155,10 +167,10 @@ def test_what_the_picture_states_depend_on_gives_another_cache(make_model, pixel
 
 
 def test_single_view_does_not_depend_on_augmentation_or_seed(model, pixels, tmp_path, calls):
-    image_states(model, pixels, KEYS, LOOK, seed=0, **quiet(tmp_path))
+    image_states(model, *of(pixels), KEYS, LOOK, seed=0, **quiet(tmp_path))
     seen = calls(model)
     plain = Augment(mean=[0.5] * 3, std=[0.5] * 3)
-    image_states(model, pixels, KEYS, plain, seed=1, **quiet(tmp_path))
+    image_states(model, *of(pixels), KEYS, plain, seed=1, **quiet(tmp_path))
     assert seen == []
 
 
@@ -198,9 +210,9 @@ def test_killed_build_leaves_nothing_half_and_goes_on(model, tokens, tmp_path, m
 
 
 def test_parts_in_any_number_give_the_same_states(model, pixels, tmp_path, monkeypatch):
-    whole = image_states(model, pixels, KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "whole"))
+    whole = image_states(model, *of(pixels), KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "whole"))
     monkeypatch.setattr(state_files, "PART_ROWS", 4)
-    parts = image_states(model, pixels, KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "parts"))
+    parts = image_states(model, *of(pixels), KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "parts"))
     assert torch.equal(whole, parts)
 
 
