@@ -15,27 +15,9 @@ import torch
 from ..data.pixels import Preprocess
 from ..data.rows import Rows, class_prompts
 from .encode import encode_images, encode_texts
-from .retrieval import retrieval_metrics
-from .zero_shot import (
-    class_embeddings,
-    confusion_matrix,
-    cosines,
-    per_class_recall,
-    predictions,
-    zero_shot_metrics,
-)
-
-SEARCHES = 6  # captions whose best pictures a result keeps, to be looked at
-BEST = 5  # pictures kept for each
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """One caption as a search: `row` is the row it belongs to, `best` the indices of its five best pictures."""
-
-    caption: str
-    row: int
-    best: list[int]
+from .outcomes import Outcomes, plain_metrics
+from .retrieval import retrieval_outcomes
+from .zero_shot import class_embeddings, class_outcomes, confusion_matrix, cosines, per_class_recall, predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +26,25 @@ class Result:
 
     Args:
         rows: the N rows that were measured; without those whose pictures are broken.
+        outcomes: what it did with each picture.
         metrics: name -> fraction or rank.
+        image_embeds: (N, P) float32, unit length.
+        text_embeds: (C, P) of the classes, or (M, P) of the captions, row by row; unit length.
         skipped: broken pictures that were left out.
         confusion: (C, C) counts, row = true class; class data only, as are the next two.
         predicted: (N,) int64 classes.
         confidence: (N,) probability of the predicted class.
-        searches: captions, evenly spaced over the rows, with their best pictures; caption data only.
     """
 
     rows: Rows
+    outcomes: Outcomes
     metrics: dict[str, float]
+    image_embeds: torch.Tensor
+    text_embeds: torch.Tensor
     skipped: int = 0
     confusion: np.ndarray | None = None
     predicted: np.ndarray | None = None
     confidence: np.ndarray | None = None
-    searches: Sequence[Search] = ()
 
     @property
     def class_names(self) -> Sequence[str] | None:
@@ -121,12 +107,12 @@ def evaluate_embeddings(
         skipped: broken pictures that were left out, for the report.
     """
     assert len(image_embeds) == len(rows), f"{len(image_embeds)} embeddings for {len(rows)} rows"
-    measured = (
-        _zero_shot(encode, image_embeds, rows, logit_scale)
-        if rows.kind == "class"
-        else _retrieval(encode, image_embeds, rows)
-    )
-    return Result(rows=rows, skipped=skipped, **measured)
+    if rows.kind == "class":
+        measured = _zero_shot(encode, image_embeds, rows, logit_scale)
+    else:
+        measured = _retrieval(encode, image_embeds, rows)
+    metrics = plain_metrics(measured["outcomes"])
+    return Result(rows=rows, image_embeds=image_embeds, metrics=metrics, skipped=skipped, **measured)
 
 
 def log_scale(model) -> float:
@@ -146,28 +132,19 @@ def _zero_shot(encode, image_embeds, rows, scale):
     class_embeds = encode_classes(encode, rows.class_names, rows.templates)
     labels = torch.as_tensor(rows.labels)
     scores = cosines(image_embeds, class_embeds)
+    outcomes = class_outcomes(scores, labels, logit_scale=scale)
     predicted = predictions(scores, labels)
-    probabilities = (math.exp(scale) * scores).softmax(-1)
     return {
-        "metrics": zero_shot_metrics(image_embeds, class_embeds, labels, scale),
+        "outcomes": outcomes,
+        "text_embeds": class_embeds,
         "confusion": confusion_matrix(predicted, labels, len(rows.class_names)),
         "predicted": predicted.numpy(),
-        "confidence": probabilities.gather(1, predicted[:, None])[:, 0].numpy(),
+        "confidence": outcomes.confidence,
     }
 
 
 def _retrieval(encode, image_embeds, rows):
-    captions = [caption for texts in rows.captions for caption in texts]
-    caption_to_image = torch.tensor([row for row, texts in enumerate(rows.captions) for _ in texts])
-    text_embeds = encode(captions)
-    chosen_rows = np.linspace(0, len(rows) - 1, min(SEARCHES, len(rows))).round().astype(int)
-    # The first caption of each chosen row; all its captions stand together.
-    chosen = torch.searchsorted(caption_to_image, torch.as_tensor(chosen_rows)).tolist()
-    best = cosines(text_embeds[chosen], image_embeds).topk(min(BEST, len(rows))).indices.tolist()
-    return {
-        "metrics": retrieval_metrics(image_embeds, text_embeds, caption_to_image),
-        "searches": [
-            Search(caption=captions[caption], row=int(row), best=pictures)
-            for caption, row, pictures in zip(chosen, chosen_rows, best, strict=True)
-        ],
-    }
+    text_embeds = encode([caption for captions in rows.captions for caption in captions])
+    caption_to_image = torch.tensor([row for row, captions in enumerate(rows.captions) for _ in captions])
+    outcomes = retrieval_outcomes(image_embeds, text_embeds, caption_to_image)
+    return {"outcomes": outcomes, "text_embeds": text_embeds}

@@ -7,8 +7,10 @@ from PIL import Image
 
 from .evaluate_rows import Result
 from .plots import BLUE, VERMILLION, new_figure, save_figure, shortened
+from .zero_shot import cosines
 
 COLUMNS, LINES = 6, 4
+SEARCHES, BEST = 6, 5  # captions of a sheet, pictures for each
 SIDE = 224  # pixels that a small picture is enlarged to, and a large one reduced to
 
 
@@ -48,9 +50,12 @@ def _class_sheet(result, path):
 
 
 def _search_sheet(result, path):
-    searches = result.searches
-    columns = max(len(search.best) for search in searches)
-    figure = new_figure(1.75 * columns + 0.3, 2.25 * len(searches) + 0.5)
+    rows, owners = result.rows, result.outcomes.caption_to_image
+    captions = [caption for texts in rows.captions for caption in texts]
+    chosen = np.searchsorted(owners, _spread(np.arange(len(rows)), SEARCHES))  # the first caption of each chosen row
+    best = cosines(result.text_embeds[chosen], result.image_embeds).topk(min(BEST, len(rows))).indices.tolist()
+    columns = len(best[0])
+    figure = new_figure(1.75 * columns + 0.3, 2.25 * len(chosen) + 0.5)
     recall = result.metrics["text_to_image_recall@1"]
     figure.suptitle(
         f"{shortened(result.rows.name, 40)}: captions and their best pictures; first is right for {recall:.1%}",
@@ -58,13 +63,13 @@ def _search_sheet(result, path):
         fontweight="bold",
         parse_math=False,
     )
-    bands = np.atleast_1d(figure.subfigures(len(searches), 1))
-    for band, search in zip(bands, searches, strict=True):
-        band.suptitle(shortened(search.caption, 17 * columns), fontsize=9.5, x=0.01, ha="left", parse_math=False)
-        for place, row in enumerate(search.best, start=1):
+    bands = np.atleast_1d(figure.subfigures(len(chosen), 1))
+    for band, caption, pictures in zip(bands, chosen, best, strict=True):
+        band.suptitle(shortened(captions[caption], 17 * columns), fontsize=9.5, x=0.01, ha="left", parse_math=False)
+        for place, row in enumerate(pictures, start=1):
             axes = band.add_subplot(1, columns, place)
-            hit = row == search.row
-            _show(axes, result.rows.read_image(row), BLUE if hit else "0.8", "-")
+            hit = row == owners[caption]
+            _show(axes, rows.read_image(row), BLUE if hit else "0.8", "-")
             axes.set_xlabel(f"✓ {place}" if hit else f"{place}", fontsize=8.5, color=BLUE if hit else "0.35")
     save_figure(figure, path)
 

@@ -3,39 +3,29 @@
 Shapes: N pictures, M captions, P projection. Pictures may have any number of captions, one at least.
 """
 
-import numpy as np
 import torch
 
+from .outcomes import RetrievalOutcomes, plain_metrics
 from .zero_shot import cosines, ranks
 
-RECALLS = (1, 5, 10)
 BLOCK = 256  # rows of similarities held at once; with 25,000 captions about 50 MB
 
 
-def retrieval_metrics(
+def retrieval_outcomes(
     image_embeds: torch.Tensor, text_embeds: torch.Tensor, caption_to_image: torch.Tensor, *, block: int = BLOCK
-) -> dict[str, float]:
-    """Recall at 1, 5, 10 and median rank, in both directions.
+) -> RetrievalOutcomes:
+    """Ranks in both directions.
 
     1. Image to text: a picture's rank is that of its best caption among all captions that are not its own.
     2. Text to image: a caption's rank is that of its picture among all pictures.
     3. Ties count against the model: rank = 1 + the number of wrong candidates that score better or equal.
-    4. recall@k is the fraction of ranks up to k.
 
     Args:
         image_embeds: (N, P), unit length.
         text_embeds: (M, P), unit length.
         caption_to_image: (M,) integers in [0, N), the picture that each caption belongs to.
         block: rows of similarities computed at once; changes memory, not the result.
-    Returns: `image_to_text_recall@k`, `text_to_image_recall@k` (fractions), `image_to_text_median_rank`,
-        `text_to_image_median_rank` (1 is best; the mean of the middle two where the count is even).
     Raises: ValueError if the shapes do not fit, an index is out of range or a picture has no caption.
-    Source: CLIP_benchmark, `zeroshot_retrieval.py`: image to text is a hit if any caption of the picture is in the
-        top k.
-
-    >>> embeds = torch.eye(2)
-    >>> retrieval_metrics(embeds, embeds, torch.tensor([0, 1]))["image_to_text_recall@1"]
-    1.0
     """
     caption_to_image = _checked(image_embeds, text_embeds, caption_to_image)
     text_ranks = [
@@ -47,12 +37,29 @@ def retrieval_metrics(
         best_own_ranks(cosines(images, text_embeds), caption_to_image[None] == own[:, None])
         for images, own in zip(image_embeds.split(block), numbers.split(block), strict=True)
     ]
-    metrics = {}
-    for direction, found in (("image_to_text", torch.cat(image_ranks)), ("text_to_image", torch.cat(text_ranks))):
-        for k in RECALLS:
-            metrics[f"{direction}_recall@{k}"] = int((found <= k).sum()) / len(found)
-        metrics[f"{direction}_median_rank"] = float(np.median(found.cpu().numpy()))
-    return metrics
+    return RetrievalOutcomes(
+        image_ranks=torch.cat(image_ranks).cpu().numpy(),
+        text_ranks=torch.cat(text_ranks).cpu().numpy(),
+        caption_to_image=caption_to_image.cpu().numpy(),
+    )
+
+
+def retrieval_metrics(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, caption_to_image: torch.Tensor, *, block: int = BLOCK
+) -> dict[str, float]:
+    """Recall at 1, 5, 10 and median rank, in both directions; recall@k is the fraction of ranks up to k.
+
+    Args, Raises: as of `retrieval_outcomes`.
+    Returns: `image_to_text_recall@k`, `text_to_image_recall@k` (fractions), `image_to_text_median_rank`,
+        `text_to_image_median_rank` (1 is best; the mean of the middle two where the count is even).
+    Source: CLIP_benchmark, `zeroshot_retrieval.py`: image to text is a hit if any caption of the picture is in the
+        top k.
+
+    >>> embeds = torch.eye(2)
+    >>> retrieval_metrics(embeds, embeds, torch.tensor([0, 1]))["image_to_text_recall@1"]
+    1.0
+    """
+    return plain_metrics(retrieval_outcomes(image_embeds, text_embeds, caption_to_image, block=block))
 
 
 def best_own_ranks(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,13 @@ scores as high as the right one, the right one stands below it. A collapsed mode
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-CALIBRATION_BINS = 15
+from .outcomes import ClassOutcomes, mean_recall, plain_metrics
 
 
 def class_embeddings(text_embeds: torch.Tensor) -> torch.Tensor:
@@ -67,26 +68,33 @@ def predictions(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.where(ranks(scores, labels) == 1, labels, best_wrong)
 
 
+def class_outcomes(scores: torch.Tensor, labels: torch.Tensor, *, logit_scale: float | None = None) -> ClassOutcomes:
+    """
+    Args:
+        scores: (N, C), higher is better, on any scale; with `logit_scale` they are cosines.
+        labels: (N,) integers in [0, C).
+        logit_scale: natural log of the inverse temperature, for the confidences; without it there are none.
+    Raises: ValueError if the shapes do not fit, a label is out of range or a score is NaN.
+    """
+    scores, labels = _checked(scores, labels)
+    confidence = None
+    if logit_scale is not None:
+        confidence = (math.exp(logit_scale) * scores).softmax(-1).max(1).values.double().cpu().numpy()
+    found = ranks(scores, labels).cpu().numpy()
+    return ClassOutcomes(labels=labels.cpu().numpy(), ranks=found, classes=scores.shape[1], confidence=confidence)
+
+
 def accuracy_metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """`top1`, `top5` and `mean_per_class_recall` of scores on any scale.
 
-    Args:
-        scores: (N, C), higher is better.
-        labels: (N,) integers in [0, C).
+    Args, Raises: as of `class_outcomes`.
     Returns: fractions. `top5` only with more than 5 classes: with 5 it is 1 for any model. (CLIP_benchmark gives
         it from 5 classes on; all else here is its definition.)
-    Raises: ValueError if the shapes do not fit, a label is out of range or a score is NaN.
 
     >>> accuracy_metrics(torch.eye(3), torch.tensor([0, 1, 1]))
     {'top1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
     """
-    scores, labels = _checked(scores, labels)
-    rank = ranks(scores, labels)
-    metrics = {"top1": _fraction(rank <= 1)}
-    if scores.shape[1] > 5:
-        metrics["top5"] = _fraction(rank <= 5)
-    counts = confusion_matrix(predictions(scores, labels), labels, scores.shape[1])
-    return {**metrics, "mean_per_class_recall": mean_per_class_recall(counts)}
+    return plain_metrics(class_outcomes(scores, labels))
 
 
 def zero_shot_metrics(
@@ -101,10 +109,7 @@ def zero_shot_metrics(
         logit_scale: natural log of the inverse temperature; only `expected_calibration_error` depends on it.
     Returns: those of `accuracy_metrics` and `expected_calibration_error`, all fractions.
     """
-    scores, labels = _checked(cosines(image_embeds, class_embeds), labels)
-    probabilities = (math.exp(logit_scale) * scores).softmax(-1)
-    calibration = expected_calibration_error(probabilities, labels)
-    return {**accuracy_metrics(scores, labels), "expected_calibration_error": calibration}
+    return plain_metrics(class_outcomes(cosines(image_embeds, class_embeds), labels, logit_scale=logit_scale))
 
 
 def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> np.ndarray:
@@ -119,8 +124,7 @@ def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, classes: int
 
 def mean_per_class_recall(confusion: np.ndarray) -> float:
     """Mean of the recalls of the classes that have pictures; a class without any has no recall and is left out."""
-    shown = confusion.sum(1) > 0
-    return float((confusion.diagonal()[shown] / confusion.sum(1)[shown]).mean())
+    return float(mean_recall(confusion.diagonal(), confusion.sum(1)))
 
 
 def per_class_recall(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float | None]:
@@ -142,14 +146,9 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
     Returns: fraction in [0, 1]; 0 when, of the pictures predicted with 70 %, 70 % are right, and so on.
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
     """
-    probabilities, labels = _checked(probabilities, labels)
-    confidence = probabilities.max(1).values.double()
-    right = (ranks(probabilities, labels) == 1).double()
-    # Bins are open below and closed above, as in the paper.
-    bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
-    gap = torch.zeros(CALIBRATION_BINS, dtype=torch.float64, device=bins.device)
-    gap.index_add_(0, bins, right - confidence)
-    return float(gap.abs().sum() / len(labels))
+    outcomes = class_outcomes(probabilities, labels)
+    confidence = torch.as_tensor(probabilities).max(1).values.double().cpu().numpy()
+    return plain_metrics(replace(outcomes, confidence=confidence))["expected_calibration_error"]
 
 
 def _checked(scores, labels):
@@ -166,7 +165,3 @@ def _checked(scores, labels):
     if bool(scores.isnan().any()):
         raise ValueError("some scores are NaN; the model's output is broken, so no accuracy can be given.")
     return scores, labels.to(scores.device)
-
-
-def _fraction(hits):
-    return int(hits.sum()) / len(hits)

@@ -128,12 +128,12 @@ def test_class_data_is_measured_through_all_its_templates(model, processor, clas
     assert set(result.per_class_recall) == {"red", "green", "blue"}
 
 
-def test_caption_data_keeps_searches_whose_best_pictures_are_the_nearest(model, processor, caption_rows):
+def test_caption_data_keeps_its_embeddings_row_by_row(model, processor, caption_rows):
     result = evaluate_rows(model, processor, caption_rows)
     assert result.confusion is None and result.per_class_recall is None
-    assert [search.row for search in result.searches] == [0, 1, 3, 4, 6, 7]
-    images = encode_images(model, Preprocess(processor.image_processor), caption_rows).embeds
-    for search in result.searches:
-        assert search.caption == caption_rows.captions[search.row][0]
-        text = encode_texts(model, processor.tokenizer, [search.caption])[0]
-        assert search.best == (images @ text).argsort(descending=True)[:5].tolist()
+    captions = [caption for row in range(8) for caption in caption_rows.captions[row]]
+    assert torch.equal(result.text_embeds, encode_texts(model, processor.tokenizer, captions))
+    assert torch.equal(
+        result.image_embeds, encode_images(model, Preprocess(processor.image_processor), caption_rows).embeds
+    )
+    assert result.outcomes.caption_to_image.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7]

@@ -1,0 +1,148 @@
+"""What a model did with each picture comes in; its metrics come out, for the pictures as they are or counted anew.
+
+The one definition of every metric: a weight says how often a picture counts. All ones give the figure itself, counts
+drawn at random give the figure of a resample, which is what error bars are made of (`intervals.py`).
+Shapes: N pictures, M captions, C classes, W sets of weights.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+RECALLS = (1, 5, 10)
+CALIBRATION_BINS = 15
+TOP5_FROM = 6  # classes; with 5, top-5 is 1 for any model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassOutcomes:
+    """Classification, a picture each.
+
+    Args:
+        labels: (N,) int64 in [0, C).
+        ranks: (N,) int64, the rank of the right class, 1 for the best.
+        classes: C.
+        confidence: (N,) probability of the predicted class; `None` where the scores are no probabilities.
+    """
+
+    labels: np.ndarray
+    ranks: np.ndarray
+    classes: int
+    confidence: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.labels)
+
+    def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """
+        Args:
+            weights: (W, N), how often each picture counts; `None` for once each, W = 1.
+        Returns: name -> (W,) fractions: `top1`, `top5` (from 6 classes on), `mean_per_class_recall` (classes without
+            pictures are left out of the mean) and, with confidences, `expected_calibration_error`.
+        """
+        weights = np.ones((1, len(self))) if weights is None else weights
+        count, right = weights.sum(1), self.ranks <= 1
+        found = {"top1": weights @ right / count}
+        if self.classes >= TOP5_FROM:
+            found["top5"] = weights @ (self.ranks <= 5) / count
+        found["mean_per_class_recall"] = mean_recall(
+            _sums(weights * right, self.labels, self.classes), _sums(weights, self.labels, self.classes)
+        )
+        if self.confidence is not None:
+            gaps = _sums(weights * (right - self.confidence), calibration_bins(self.confidence), CALIBRATION_BINS)
+            found["expected_calibration_error"] = np.abs(gaps).sum(1) / count
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOutcomes:
+    """Retrieval in both directions; the captions of a picture stand and fall with it.
+
+    Args:
+        image_ranks: (N,) int64, the rank of each picture's best caption.
+        text_ranks: (M,) int64, the rank of each caption's picture.
+        caption_to_image: (M,) int64 in [0, N).
+    """
+
+    image_ranks: np.ndarray
+    text_ranks: np.ndarray
+    caption_to_image: np.ndarray
+
+    def __len__(self):
+        return len(self.image_ranks)
+
+    def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """
+        Args:
+            weights: (W, N), how often each picture counts, and with it its captions; `None` for once each, W = 1.
+        Returns: name -> (W,) `image_to_text_recall@k`, `text_to_image_recall@k` (fractions) and both median ranks.
+        """
+        weights = np.ones((1, len(self))) if weights is None else weights
+        sides = (
+            ("image_to_text", self.image_ranks, weights),
+            ("text_to_image", self.text_ranks, weights[:, self.caption_to_image]),
+        )
+        found = {}
+        for direction, ranks, counts in sides:
+            for k in RECALLS:
+                found[f"{direction}_recall@{k}"] = counts @ (ranks <= k) / counts.sum(1)
+            found[f"{direction}_median_rank"] = weighted_median(ranks, counts)
+        return found
+
+
+Outcomes = ClassOutcomes | RetrievalOutcomes
+
+
+def plain_metrics(outcomes: Outcomes) -> dict[str, float]:
+    """Every metric with each picture counted once.
+
+    >>> plain_metrics(ClassOutcomes(labels=np.array([0, 1, 1]), ranks=np.array([1, 1, 2]), classes=2))
+    {'top1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
+    """
+    return {name: float(values[0]) for name, values in outcomes.metrics().items()}
+
+
+def mean_recall(right: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """(..., C) right and (..., C) all pictures of each class -> (...) mean recall of the classes that have any.
+
+    >>> float(mean_recall(np.array([3, 0, 1]), np.array([4, 0, 2])))
+    0.625
+    """
+    shown = total > 0
+    recalls = np.divide(right, total, out=np.zeros(np.shape(total)), where=shown)
+    return recalls.sum(-1) / shown.sum(-1)
+
+
+def calibration_bins(confidence: np.ndarray) -> np.ndarray:
+    """(N,) confidences -> (N,) numbers of their bins, of equal width, open below and closed above (Guo et al. 2017).
+
+    >>> calibration_bins(np.array([0.0, 1 / 15, 0.07, 1.0])).tolist()
+    [0, 0, 1, 14]
+    """
+    return np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64), 1, CALIBRATION_BINS) - 1
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Median of values that count several times: of an even count, the mean of the middle two.
+
+    Args:
+        values: (M,).
+        weights: (W, M), not negative.
+    Returns: (W,).
+
+    >>> weighted_median(np.array([5, 1, 3]), np.array([[1, 1, 1], [1, 1, 0], [0, 3, 1]])).tolist()
+    [3.0, 3.0, 1.0]
+    """
+    order = np.argsort(values, kind="stable")
+    values, reached = values[order], np.cumsum(weights[:, order], axis=1)
+    half = reached[:, -1:] / 2
+    lower = values[(reached >= half).argmax(1)]
+    upper = values[(reached > half).argmax(1)]
+    return (lower + upper) / 2
+
+
+def _sums(values, places, count):
+    """(W, N) values, (N,) places in [0, count) -> (W, count) sums by place."""
+    indicator = np.zeros((values.shape[1], count))
+    indicator[np.arange(values.shape[1]), places] = 1
+    return values @ indicator
