@@ -1,10 +1,10 @@
-"""What the three scripts share: one clear sentence and exit status 2 instead of a traceback, quiet libraries."""
+"""What the scripts share: one clear sentence and exit status 2 instead of a traceback, quiet libraries."""
 
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import datasets
 from transformers.utils import logging as transformers_logging
@@ -30,6 +30,13 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def once_each(what: str, names: Sequence[str]) -> None:
+    """Raises: ValueError if a name is given twice."""
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise ValueError(f"{what} {twice} is named twice; name each once.")
 
 
 def quiet_libraries() -> None:

@@ -1,11 +1,12 @@
 """A model and rows (or their prepared pixels, or their embeddings) go in; a `Result` comes out.
 
-Class data is measured by zero-shot classification through all templates of the rows, caption data by retrieval.
+Class data is measured by zero-shot classification through all templates of the rows, or by a probe (k nearest
+neighbours, logistic regression) on picture embeddings of its training rows; caption data by retrieval.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -15,9 +16,22 @@ import torch
 from ..data.pixels import Preprocess
 from ..data.rows import Rows, class_prompts
 from .encode import encode_images, encode_texts
+from .intervals import confidence_intervals
 from .outcomes import Outcomes, plain_metrics
+from .probes import knn_scores, linear_probe_scores
 from .retrieval import retrieval_outcomes
-from .zero_shot import class_embeddings, class_outcomes, confusion_matrix, cosines, per_class_recall, predictions
+from .zero_shot import (
+    class_embeddings,
+    class_outcomes,
+    class_probabilities,
+    confusion_matrix,
+    cosines,
+    per_class_recall,
+    predictions,
+)
+
+TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
+PROBES = {"knn": knn_scores, "linear_probe": linear_probe_scores}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +40,9 @@ class Result:
 
     Args:
         rows: the N rows that were measured; without those whose pictures are broken.
+        task: `zero_shot`, `retrieval`, `knn` or `linear_probe`.
         outcomes: what it did with each picture.
-        metrics: name -> fraction or rank.
+        metrics: name -> fraction or rank, and `<name>_ci95` -> its interval where it was asked for.
         image_embeds: (N, P) float32, unit length.
         text_embeds: (C, P) of the classes, or (M, P) of the captions, row by row; unit length.
         skipped: broken pictures that were left out.
@@ -37,8 +52,9 @@ class Result:
     """
 
     rows: Rows
+    task: str
     outcomes: Outcomes
-    metrics: dict[str, float]
+    metrics: dict[str, float | list[float]]
     image_embeds: torch.Tensor
     text_embeds: torch.Tensor
     skipped: int = 0
@@ -56,38 +72,67 @@ class Result:
         return None if self.confusion is None else per_class_recall(self.confusion, self.class_names)
 
 
+def task_for(rows: Rows, task: str = "auto") -> str:
+    """`auto` -> the task of the rows' kind; another -> itself, if it fits.
+
+    Raises: ValueError if the data are of another kind than the task needs.
+    """
+    if task == "auto":
+        return "zero_shot" if rows.kind == "class" else "retrieval"
+    if TASKS[task] != rows.kind:
+        has, needs = ("classes", "captions") if rows.kind == "class" else ("captions", "classes")
+        fits = " or ".join(name for name, kind in TASKS.items() if kind == rows.kind)
+        raise ValueError(
+            f"{rows.name}, split {rows.split}, has {has} and task={task} needs {needs}; choose task={fits}."
+        )
+    return task
+
+
 def evaluate_rows(
     model,
     processor,
     rows: Rows,
     *,
+    task: str = "auto",
+    train: Rows | None = None,
     batch_size: int = 256,
     on_bad_image: Literal["raise", "skip"] = "raise",
     progress: bool = False,
 ) -> Result:
-    """Reads every picture of the rows and measures the model on them.
+    """Reads every picture of the rows and measures the model on them; metrics come with their 95 % intervals.
 
     Args:
         model: a `ClipScratchModel`, or any model of transformers with `get_image_features`, `get_text_features`.
         processor: with `.tokenizer` and `.image_processor`.
         rows: one split of one data set.
+        task: one of `TASKS`, or `auto`.
+        train: rows that a probe learns from; the probes need them, nothing else looks at them.
         batch_size: pictures, or texts, at once.
         on_bad_image: `raise`, or `skip` broken pictures with one warning.
         progress: show a bar.
-    Raises: BadImageError, or ValueError if no picture can be read.
+    Raises: BadImageError, or ValueError if no picture can be read or the task does not fit the rows.
     """
-    images = encode_images(
-        model,
-        Preprocess(processor.image_processor),
-        rows,
-        batch_size=batch_size,
-        on_bad_image=on_bad_image,
-        progress=progress,
-    )
-    skipped = len(rows) - len(images.kept)
-    kept = rows.select(images.kept) if skipped else rows
+    task = task_for(rows, task)
+
+    def embed(rows):
+        preprocess = Preprocess(processor.image_processor)
+        images = encode_images(
+            model, preprocess, rows, batch_size=batch_size, on_bad_image=on_bad_image, progress=progress
+        )
+        return images.embeds, rows if len(images.kept) == len(rows) else rows.select(images.kept)
+
+    embeds, kept = embed(rows)
     encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
-    return evaluate_embeddings(encode, images.embeds, kept, logit_scale=log_scale(model), skipped=skipped)
+    result = evaluate_embeddings(encode, embeds, kept, logit_scale=log_scale(model), skipped=len(rows) - len(kept))
+    if task in PROBES:
+        train_embeds, train_kept = embed(train)
+        scores = PROBES[task](train_embeds, train_kept.labels, embeds, len(rows.class_names))
+        confidence = scores.amax(1)  # shares of votes, or log-probabilities
+        result = replace(
+            result, **_classified(scores, confidence.exp() if task == "linear_probe" else confidence, kept)
+        )
+    metrics = {**plain_metrics(result.outcomes), **confidence_intervals(result.outcomes)}
+    return replace(result, task=task, metrics=metrics)
 
 
 def evaluate_embeddings(
@@ -108,11 +153,22 @@ def evaluate_embeddings(
     """
     assert len(image_embeds) == len(rows), f"{len(image_embeds)} embeddings for {len(rows)} rows"
     if rows.kind == "class":
-        measured = _zero_shot(encode, image_embeds, rows, logit_scale)
+        text_embeds = encode_classes(encode, rows.class_names, rows.templates)
+        scores = cosines(image_embeds, text_embeds)
+        measured = _classified(scores, class_probabilities(scores, logit_scale).amax(1), rows)
     else:
-        measured = _retrieval(encode, image_embeds, rows)
-    metrics = plain_metrics(measured["outcomes"])
-    return Result(rows=rows, image_embeds=image_embeds, metrics=metrics, skipped=skipped, **measured)
+        text_embeds = encode([caption for captions in rows.captions for caption in captions])
+        caption_to_image = torch.tensor([row for row, captions in enumerate(rows.captions) for _ in captions])
+        measured = {"outcomes": retrieval_outcomes(image_embeds, text_embeds, caption_to_image)}
+    return Result(
+        rows=rows,
+        task=task_for(rows),
+        metrics=plain_metrics(measured["outcomes"]),
+        image_embeds=image_embeds,
+        text_embeds=text_embeds,
+        skipped=skipped,
+        **measured,
+    )
 
 
 def log_scale(model) -> float:
@@ -128,23 +184,13 @@ def encode_classes(encode, class_names, templates) -> torch.Tensor:
     return class_embeddings(encode(prompts).view(len(class_names), len(templates), -1))
 
 
-def _zero_shot(encode, image_embeds, rows, scale):
-    class_embeds = encode_classes(encode, rows.class_names, rows.templates)
+def _classified(scores, confidence, rows):
+    """What a `Result` has of class data: from (N, C) scores and the (N,) probabilities of what they predict."""
     labels = torch.as_tensor(rows.labels)
-    scores = cosines(image_embeds, class_embeds)
-    outcomes = class_outcomes(scores, labels, logit_scale=scale)
     predicted = predictions(scores, labels)
     return {
-        "outcomes": outcomes,
-        "text_embeds": class_embeds,
+        "outcomes": class_outcomes(scores, labels, confidence=confidence),
         "confusion": confusion_matrix(predicted, labels, len(rows.class_names)),
         "predicted": predicted.numpy(),
-        "confidence": outcomes.confidence,
+        "confidence": confidence.double().numpy(),
     }
-
-
-def _retrieval(encode, image_embeds, rows):
-    text_embeds = encode([caption for captions in rows.captions for caption in captions])
-    caption_to_image = torch.tensor([row for row, captions in enumerate(rows.captions) for _ in captions])
-    outcomes = retrieval_outcomes(image_embeds, text_embeds, caption_to_image)
-    return {"outcomes": outcomes, "text_embeds": text_embeds}

@@ -1,6 +1,5 @@
 """A model, pictures and labels go in; for each picture the labels with their probabilities, best first, come out."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,7 +9,7 @@ from PIL import Image
 from ..data.pixels import Preprocess
 from .encode import encode_pixels, encode_texts
 from .evaluate_rows import encode_classes, log_scale
-from .zero_shot import cosines
+from .zero_shot import class_probabilities, cosines
 
 BAR = 20  # characters of a bar that stands for 100 %
 
@@ -49,7 +48,7 @@ def rank_labels(
     pixels = np.stack([preprocess(image) for image in images])
     image_embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size)
     label_embeds = encode_classes(partial(encode_texts, model, processor.tokenizer), labels, [template])
-    probabilities = (math.exp(log_scale(model)) * cosines(image_embeds, label_embeds)).softmax(-1)
+    probabilities = class_probabilities(cosines(image_embeds, label_embeds), log_scale(model))
     ranked = []
     for scores in probabilities:
         order = scores.argsort(descending=True, stable=True).tolist()

@@ -6,7 +6,6 @@ scores as high as the right one, the right one stands below it. A collapsed mode
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -68,20 +67,28 @@ def predictions(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.where(ranks(scores, labels) == 1, labels, best_wrong)
 
 
-def class_outcomes(scores: torch.Tensor, labels: torch.Tensor, *, logit_scale: float | None = None) -> ClassOutcomes:
+def class_outcomes(
+    scores: torch.Tensor, labels: torch.Tensor, *, confidence: torch.Tensor | None = None
+) -> ClassOutcomes:
     """
     Args:
-        scores: (N, C), higher is better, on any scale; with `logit_scale` they are cosines.
+        scores: (N, C), higher is better, on any scale.
         labels: (N,) integers in [0, C).
-        logit_scale: natural log of the inverse temperature, for the confidences; without it there are none.
+        confidence: (N,) probability of the predicted class, where there is one.
     Raises: ValueError if the shapes do not fit, a label is out of range or a score is NaN.
     """
     scores, labels = _checked(scores, labels)
-    confidence = None
-    if logit_scale is not None:
-        confidence = (math.exp(logit_scale) * scores).softmax(-1).max(1).values.double().cpu().numpy()
-    found = ranks(scores, labels).cpu().numpy()
-    return ClassOutcomes(labels=labels.cpu().numpy(), ranks=found, classes=scores.shape[1], confidence=confidence)
+    return ClassOutcomes(
+        labels=labels.cpu().numpy(),
+        ranks=ranks(scores, labels).cpu().numpy(),
+        classes=scores.shape[1],
+        confidence=None if confidence is None else confidence.double().cpu().numpy(),
+    )
+
+
+def class_probabilities(scores: torch.Tensor, logit_scale: float) -> torch.Tensor:
+    """(N, C) cosines and the natural log of the inverse temperature -> (N, C) probabilities."""
+    return (math.exp(logit_scale) * scores).softmax(-1)
 
 
 def accuracy_metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -109,7 +116,9 @@ def zero_shot_metrics(
         logit_scale: natural log of the inverse temperature; only `expected_calibration_error` depends on it.
     Returns: those of `accuracy_metrics` and `expected_calibration_error`, all fractions.
     """
-    return plain_metrics(class_outcomes(cosines(image_embeds, class_embeds), labels, logit_scale=logit_scale))
+    scores = cosines(image_embeds, class_embeds)
+    confidence = class_probabilities(scores, logit_scale).amax(1)
+    return plain_metrics(class_outcomes(scores, labels, confidence=confidence))
 
 
 def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> np.ndarray:
@@ -146,9 +155,9 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
     Returns: fraction in [0, 1]; 0 when, of the pictures predicted with 70 %, 70 % are right, and so on.
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
     """
-    outcomes = class_outcomes(probabilities, labels)
-    confidence = torch.as_tensor(probabilities).max(1).values.double().cpu().numpy()
-    return plain_metrics(replace(outcomes, confidence=confidence))["expected_calibration_error"]
+    probabilities = torch.as_tensor(probabilities)
+    outcomes = class_outcomes(probabilities, labels, confidence=probabilities.amax(1))
+    return plain_metrics(outcomes)["expected_calibration_error"]
 
 
 def _checked(scores, labels):

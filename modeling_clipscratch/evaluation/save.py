@@ -1,0 +1,54 @@
+"""A `Result` goes in; its predictions as parquet, or its embeddings as safetensors, come out."""
+
+import json
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+
+from .evaluate_rows import Result
+from .tables import write_whole
+
+
+def save_predictions(result: Result, path: str | Path) -> None:
+    """A row a picture (class data) or a caption (caption data), with the rank of what is right, 1 for the best.
+
+    Class data: `key`, `label`, `class_name`, `predicted`, `predicted_name`, `confidence`, `rank`. Caption data: `key`,
+    `caption`, `text_to_image_rank`, and the picture's `image_to_text_rank`.
+    """
+    rows, outcomes = result.rows, result.outcomes
+    if rows.kind == "class":
+        names = list(rows.class_names)
+        columns = {
+            "key": list(rows.keys),
+            "label": outcomes.labels,
+            "class_name": [names[label] for label in outcomes.labels],
+            "predicted": result.predicted,
+            "predicted_name": [names[label] for label in result.predicted],
+            "confidence": result.confidence,
+            "rank": outcomes.ranks,
+        }
+    else:
+        owners = outcomes.caption_to_image
+        columns = {
+            "key": [rows.keys[owner] for owner in owners],
+            "caption": [caption for captions in rows.captions for caption in captions],
+            "text_to_image_rank": outcomes.text_ranks,
+            "image_to_text_rank": outcomes.image_ranks[owners],
+        }
+    table = Dataset.from_dict(columns)
+    write_whole(path, lambda temporary: table.to_parquet(temporary))
+
+
+def save_embeddings(result: Result, path: str | Path) -> None:
+    """Unit embeddings, float32: `image_embeds` (N, P), `text_embeds` (C, P) of classes with `labels` (N,), or (M, P) of
+    captions with `caption_to_image` (M,); the pictures' keys stand in the file's metadata as JSON."""
+    tensors = {"image_embeds": result.image_embeds, "text_embeds": result.text_embeds}
+    if result.rows.kind == "class":
+        tensors["labels"] = torch.as_tensor(result.outcomes.labels)
+    else:
+        tensors["caption_to_image"] = torch.as_tensor(result.outcomes.caption_to_image)
+    metadata = {"keys": json.dumps(list(result.rows.keys)), "dataset": result.rows.name, "split": result.rows.split}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

@@ -1,0 +1,77 @@
+"""Rows of both kinds and a tiny model go in; what a task measures, saves and refuses is checked."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors import safe_open
+
+from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.save import save_embeddings, save_predictions
+
+
+@pytest.fixture
+def train_rows(make_rows):
+    return make_rows(30, labels=np.arange(30) % 3)
+
+
+@pytest.mark.parametrize("task", ["knn", "linear_probe"])
+def test_a_probe_tells_colours_apart_that_prompts_do_not(model, processor, class_rows, train_rows, task):
+    probe = evaluate_rows(model, processor, class_rows, task=task, train=train_rows)
+    assert probe.task == task and probe.metrics["top1"] == 1.0
+    assert np.array_equal(probe.predicted, class_rows.labels) and (probe.confidence > 1 / 3).all()
+    assert evaluate_rows(model, processor, class_rows).metrics["top1"] < 1.0
+
+
+def test_a_probe_leaves_embeddings_as_they_are(model, processor, class_rows, train_rows):
+    probe = evaluate_rows(model, processor, class_rows, task="knn", train=train_rows)
+    zero_shot = evaluate_rows(model, processor, class_rows)
+    assert zero_shot.task == "zero_shot" and torch.equal(probe.image_embeds, zero_shot.image_embeds)
+    assert torch.equal(probe.text_embeds, zero_shot.text_embeds)
+
+
+def test_every_metric_comes_with_an_interval_that_holds_it(model, processor, class_rows, caption_rows):
+    for rows in (class_rows, caption_rows):
+        metrics = evaluate_rows(model, processor, rows).metrics
+        names = [name for name in metrics if not name.endswith("_ci95")]
+        assert set(metrics) == set(names) | {f"{name}_ci95" for name in names}
+        for name in names:
+            low, high = metrics[f"{name}_ci95"]
+            # Calibration is measured too high by its nature, so its interval may lie below the figure.
+            assert low <= high and (name == "expected_calibration_error" or low <= metrics[name] <= high), name
+
+
+@pytest.mark.parametrize(("kind", "task"), [("caption", "zero_shot"), ("caption", "knn"), ("class", "retrieval")])
+def test_a_task_of_another_kind_is_refused_with_what_fits(model, processor, request, kind, task):
+    with pytest.raises(ValueError, match=f"task={task} needs .*; choose task=") as error:
+        evaluate_rows(model, processor, request.getfixturevalue(f"{kind}_rows"), task=task)
+    assert "colours, split test" in str(error.value)
+
+
+def test_saved_predictions_give_the_metrics_again(model, processor, class_rows, caption_rows, tmp_path):
+    result = evaluate_rows(model, processor, class_rows)
+    save_predictions(result, tmp_path / "class.parquet")
+    table = Dataset.from_parquet(str(tmp_path / "class.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert table["key"][3] == "colours-3" and table["class_name"][3] == "red"
+    assert np.mean(np.array(table["label"]) == np.array(table["predicted"])) == result.metrics["top1"]
+    assert np.mean(np.array(table["rank"]) == 1) == result.metrics["top1"]
+    result = evaluate_rows(model, processor, caption_rows)
+    save_predictions(result, tmp_path / "caption.parquet")
+    table = Dataset.from_parquet(str(tmp_path / "caption.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert len(table) == 12 and table["key"][2] == "colours-1"
+    assert np.mean(np.array(table["text_to_image_rank"]) <= 5) == result.metrics["text_to_image_recall@5"]
+    first = {key: rank for key, rank in zip(table["key"], table["image_to_text_rank"], strict=True)}
+    assert np.mean(np.array(list(first.values())) <= 5) == result.metrics["image_to_text_recall@5"]
+
+
+@pytest.mark.parametrize("kind", ["class", "caption"])
+def test_saved_embeddings_are_those_of_the_result(model, processor, request, tmp_path, kind):
+    result = evaluate_rows(model, processor, request.getfixturevalue(f"{kind}_rows"))
+    save_embeddings(result, tmp_path / "embeds.safetensors")
+    with safe_open(tmp_path / "embeds.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("image_embeds"), result.image_embeds)
+        assert torch.equal(file.get_tensor("text_embeds"), result.text_embeds)
+        assert ("labels" if kind == "class" else "caption_to_image") in set(file.keys())
+        assert json.loads(file.metadata()["keys"])[1] == "colours-1"
