@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
+from .templates import check_class_names, check_templates
+
 _IMAGE_NAMES = ("image", "images", "img", "picture", "photo", "file_name", "filename", "filepath", "file_path", "path")
 _IMAGE_NAMES += ("jpg", "jpeg", "png", "webp")  # how `datasets` names the members of tar shards
 _CAPTION_NAME = re.compile(r"(caption|text|sentence|description|txt)s?(_?\d+)?")
@@ -25,9 +27,8 @@ class Columns:
     templates: Sequence[str] | None = None
 
     def __post_init__(self):
-        wrong = next((template for template in self.templates or () if "{}" not in template), None)
-        if wrong is not None:
-            raise ValueError(f"template {wrong!r} has no place for the class; write {{}} where its name belongs.")
+        check_templates(self.templates or ())
+        check_class_names(self.class_names or ())
 
 
 def is_text(feature) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.pixels import Preprocess
+from ..data.templates import check_class_names, check_templates
 from .encode import encode_pixels, encode_texts
 from .evaluate_rows import encode_classes, log_scale
 from .zero_shot import class_probabilities, cosines
@@ -15,16 +16,11 @@ BAR = 20  # characters of a bar that stands for 100 %
 
 
 def check_labels(labels: Sequence[str], template: str) -> None:
-    """Raises: ValueError if there are not two labels, two are the same, or the template has no place for them."""
+    """Raises: ValueError if there are not two labels, one is empty or given twice, or the template has no `{}`."""
     if len(labels) < 2:
         raise ValueError(f"{len(labels)} label given; a picture is compared with two labels or more.")
-    twice = next((label for number, label in enumerate(labels) if label in labels[:number]), None)
-    if twice is not None:
-        raise ValueError(f"label {twice!r} is given twice; name each label once.")
-    if "{}" not in template:
-        raise ValueError(
-            f"template {template!r} has no {{}}, where the label would go; for example 'a photo of a {{}}.'"
-        )
+    check_class_names(labels)
+    check_templates([template])
 
 
 def rank_labels(

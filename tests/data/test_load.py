@@ -42,7 +42,7 @@ def test_local_folder_of_a_built_in_name_needs_a_dot(tmp_path, write_class_set, 
 
 
 def test_template_without_a_place_for_the_class_is_refused():
-    with pytest.raises(ValueError, match="template 'a photo' has no place for the class"):
+    with pytest.raises(ValueError, match="template 'a photo' has no {}, where the class would go"):
         load_rows("digits", "test", templates=["a photo of {}", "a photo"])
 
 

@@ -1,6 +1,10 @@
 """The metric folders go through `evaluate.load`; they must work with no network and equal the plain functions."""
 
+import ast
+import doctest
+import re
 import socket
+from pathlib import Path
 
 import evaluate
 import pytest
@@ -8,6 +12,7 @@ import torch
 from torch.nn.functional import normalize
 
 from modeling_clipscratch.evaluation.metrics import METRICS, metric_path
+from modeling_clipscratch.evaluation.probes import knn_scores, linear_probe_scores
 from modeling_clipscratch.evaluation.retrieval import retrieval_metrics
 from modeling_clipscratch.evaluation.zero_shot import accuracy_metrics, expected_calibration_error
 
@@ -72,11 +77,73 @@ def test_retrieval_recall_refuses_one_id_for_two_pictures(load):
         )
 
 
+def embeddings_of_a_split():
+    torch.manual_seed(0)
+    labels = torch.arange(60) % 7
+    embeds = normalize(torch.eye(7)[labels] + 0.4 * torch.randn(60, 7), dim=-1)
+    return embeds, labels, torch.rand(60) < 0.7
+
+
+@pytest.mark.parametrize(("name", "scores"), [("knn", knn_scores), ("linear_probe", linear_probe_scores)])
+def test_probes_equal_the_plain_functions(load, name, scores):
+    embeds, labels, train = embeddings_of_a_split()
+    found = load(f"{name}_accuracy").compute(
+        image_embeds=embeds.tolist(), labels=labels.tolist(), in_train=train.tolist()
+    )
+    expected = accuracy_metrics(scores(embeds[train], labels[train], embeds[~train], 7), labels[~train])
+    assert found == {f"{name}_{metric}": value for metric, value in expected.items()}
+
+
+def test_fewer_training_pictures_than_neighbours_all_vote(load):
+    found = load("knn_accuracy").compute(
+        image_embeds=[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], labels=[0, 1, 1], in_train=[True, True, False]
+    )
+    assert found == {"knn_top1": 1.0, "knn_mean_per_class_recall": 1.0}
+
+
+def test_metrics_of_scores_are_combined(load):
+    scores, labels = scores_and_labels()
+    both = evaluate.combine([load("zero_shot_accuracy"), load("expected_calibration_error")])
+    found = both.compute(predictions=scores.tolist(), references=labels.tolist())
+    calibration = {"expected_calibration_error": expected_calibration_error(scores, labels)}
+    assert found == {**accuracy_metrics(scores, labels), **calibration}
+
+
+def test_metrics_of_classes_are_combined(load):
+    both = evaluate.combine([load("mean_per_class_recall"), load("confusion_matrix")])
+    found = both.compute(predictions=[0, 0, 2, 1], references=[0, 0, 1, 1])
+    assert found == {"mean_per_class_recall": 0.75, "confusion_matrix": [[2, 0, 0], [0, 1, 1], [0, 0, 0]]}
+
+
+def test_probes_are_combined(load):
+    embeds, labels, train = embeddings_of_a_split()
+    both = evaluate.combine([load("knn_accuracy"), load("linear_probe_accuracy")])
+    columns = {"image_embeds": embeds.tolist(), "labels": labels.tolist(), "in_train": train.tolist()}
+    found = both.compute(**columns)
+    assert found == load("knn_accuracy").compute(**columns) | load("linear_probe_accuracy").compute(**columns)
+
+
 @pytest.mark.parametrize("name", METRICS)
-def test_every_metric_describes_its_inputs_and_has_a_readme(load, name):
+def test_every_metric_describes_its_inputs(load, name):
     assert "Returns" in load(name).inputs_description
-    with open(f"{metric_path(name)}/README.md", encoding="utf-8") as readme:
-        assert f'metric_path("{name}")' in readme.read()
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_example_of_every_readme_gives_what_it_says(load, name):
+    """The last statement's value is the comment below it; `...` stands for anything."""
+    text = Path(metric_path(name), "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    *before, last = ast.parse(code).body
+    assert f'metric_path("{name}")' in code
+    names = {}
+    exec(compile(ast.Module(before, type_ignores=[]), name, "exec"), names)
+    found = eval(compile(ast.Expression(last.value), name, "eval"), names)
+    said = "\n".join(line[2:] for line in code.splitlines() if line.startswith("# "))
+    assert doctest.OutputChecker().check_output(said + "\n", f"{found}\n", doctest.ELLIPSIS), found
+
+
+def test_every_folder_of_a_metric_is_named():
+    assert {path.parent.name for path in Path(metric_path(METRICS[0])).parent.glob("*/README.md")} == set(METRICS)
 
 
 def test_an_unknown_metric_is_named_with_those_there_are():

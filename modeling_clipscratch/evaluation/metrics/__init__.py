@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-METRICS = ("zero_shot_accuracy", "retrieval_recall", "mean_per_class_recall", "expected_calibration_error")
+METRICS = (
+    "zero_shot_accuracy",
+    "retrieval_recall",
+    "mean_per_class_recall",
+    "confusion_matrix",
+    "expected_calibration_error",
+    "knn_accuracy",
+    "linear_probe_accuracy",
+)
 
 
 def metric_path(name: str) -> str:
