@@ -133,7 +133,7 @@ def encode_texts(
     """Texts -> unit embeddings. Each different text is encoded once; texts of like length share a batch.
 
     Args:
-        model: with `get_text_features` as in transformers 5.
+        model: with `get_text_features` as in transformers 5; `SiglipModel` is read as it learned, see `_tokens`.
         tokenizer: the model's own.
         texts: M texts; those longer than the tower reads are cut, and one warning says how many.
         batch_size: texts at once.
@@ -159,22 +159,24 @@ def encode_texts(
     with reading(model):
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            tokens = tokenizer(
-                [unique[number] for number in chosen],
-                padding=True,
-                truncation=cut > 0,
-                max_length=longest if cut else None,
-                return_tensors="pt",
-            ).to(model.device)
-            features = model.get_text_features(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-            ).pooler_output
+            tokens = _tokens(model, tokenizer, [unique[number] for number in chosen], longest)
+            features = model.get_text_features(**tokens).pooler_output
             features = unit_length(features.float(), dim=-1).cpu()
             if embeds is None:
                 embeds = torch.empty(len(unique), features.shape[1])
             embeds[chosen] = features
     # Indexed outside `reading`: tensors born inside can never be written to or used with gradients.
     return embeds[[place[text] for text in texts]]
+
+
+def _tokens(model, tokenizer, texts, longest):
+    if model.config.model_type == "siglip":
+        # It takes the last token for the text, and learned from texts padded to the full length, without a mask.
+        names, padding = ["input_ids"], "max_length"
+    else:
+        names, padding = ["input_ids", "attention_mask"], True
+    given = tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=longest)
+    return {name: given[name].to(model.device) for name in names}
 
 
 def longest_text(model, tokenizer) -> int:

@@ -3,7 +3,16 @@
 from pathlib import Path
 
 import torch
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoProcessor
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
@@ -15,7 +24,8 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         folder_or_id: a folder that was saved with its processor, or a Hub id.
         device: `auto`, or a name that torch knows (`cpu`, `cuda:1`).
     Returns: (model in `eval()`, processor with `.tokenizer` and `.image_processor`).
-    Raises: ValueError if there is no such model, it has no picture or no text features, or the device is missing.
+    Raises: ValueError if there is no such model, a part of it is missing, it has no picture or no text features, or
+        the device is missing.
     """
     where = str(folder_or_id)
     folder = Path(where)
@@ -37,13 +47,41 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
             "give a ClipScratch model or a CLIP."
         )
     try:
-        model = AutoModel.from_pretrained(where, trust_remote_code=False)
+        model, report = AutoModel.from_pretrained(where, trust_remote_code=False, output_loading_info=True)
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        # The same pixels, whether torchvision is installed or not; it resizes a little differently.
+        image_processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False, backend="pil")
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {_first_line(error)}"
         ) from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ValueError(
+            f"{where} has no processor, only a {type(processor).__name__}; save the model's processor (tokenizer and "
+            "image processor) beside it."
+        )
+    processor.image_processor = image_processor
+    missing = sorted(report["missing_keys"])
+    if missing:  # transformers would draw them at random
+        raise ValueError(
+            f"{where} cannot be loaded whole: {len(missing)} of the model's weights are not in its file, {missing[0]} "
+            "for one; copy the folder again, or save it again where it was trained."
+        )
+    _check_text_tower(model, where)
     return model.to(chosen).eval(), processor
+
+
+def _check_text_tower(model: PreTrainedModel, where: str) -> None:
+    """A `VisionTextDualEncoderModel` is saved with any text tower, but reads only one that pools its tokens."""
+    if model.config.model_type != "vision-text-dual-encoder":
+        return
+    with torch.inference_mode():
+        found = model.text_model(input_ids=torch.zeros(1, 1, dtype=torch.long))
+    if "pooler_output" not in found:
+        raise ValueError(
+            f"{where} holds a VisionTextDualEncoderModel with a {model.config.text_config.model_type!r} text tower, "
+            "which gives no pooled output for it to read; train the two towers as a ClipScratch model."
+        )
 
 
 def find_device(device: str = "auto") -> torch.device:

@@ -1,0 +1,138 @@
+"""Tiny CLIPs of transformers' own go in, as folders; what we make of them is compared with their own forward pass."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import (
+    BertConfig,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    DistilBertConfig,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    SiglipProcessor,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
+
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
+from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows, log_scale
+from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.zero_shot import cosines
+
+TEXTS = ["a picture of something bright red", "blue", "bright green"]
+TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SQUARE = {"height": 8, "width": 8}
+
+
+def clip():
+    text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12, "eos_token_id": 3}
+    vision = {**TOWER, "image_size": 8, "patch_size": 4}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    return model, CLIPProcessor, CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=SQUARE), {"padding": True}
+
+
+def siglip():
+    text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 8, "patch_size": 4}))
+    full = {"padding": "max_length", "max_length": 12, "return_attention_mask": False}
+    return model, SiglipProcessor, SiglipImageProcessorPil(size=SQUARE), full
+
+
+def dual(text=None):
+    text = text or BertConfig(**TOWER, vocab_size=20, max_position_embeddings=12)
+    config = VisionTextDualEncoderConfig(
+        vision_config=ViTConfig(**TOWER, image_size=8, patch_size=4), text_config=text, projection_dim=8
+    )
+    model = VisionTextDualEncoderModel(config)
+    return model, VisionTextDualEncoderProcessor, ViTImageProcessorPil(size=SQUARE), {"padding": True}
+
+
+@pytest.fixture
+def save(tmp_path, processor):
+    """Writes a model with its processor, whose tokenizer is that of the tests."""
+
+    def write(model, processor_class, image_processor, _):
+        model.save_pretrained(tmp_path)
+        processor_class(image_processor, processor.tokenizer).save_pretrained(tmp_path)
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("make", [clip, siglip, dual])
+def test_our_cosines_are_those_of_the_model_s_own_logits(make, save):
+    torch.manual_seed(0)
+    made = make()
+    model, processor = load_model(save(*made), "cpu")
+    generator = np.random.default_rng(0)
+    images = [Image.fromarray(generator.integers(0, 256, (11, 14, 3), dtype=np.uint8)) for _ in range(4)]
+    with torch.no_grad():
+        logits = made[0].eval()(**processor(text=TEXTS, images=images, return_tensors="pt", **made[3]))
+    bias = made[0].logit_bias if make is siglip else 0
+    expected = (logits.logits_per_image - bias) / made[0].logit_scale.exp()
+
+    preprocess = Preprocess(processor.image_processor)
+    pixels = np.stack([preprocess(image) for image in images])
+    found = cosines(
+        encode_pixels(model, pixels, preprocess.mean, preprocess.std),
+        encode_texts(model, processor.tokenizer, TEXTS, batch_size=2),
+    )
+    # Pixels as bytes in between, texts in other batches: a few float32 roundings.
+    assert torch.allclose(found, expected, atol=2e-6, rtol=0)
+    assert log_scale(model) == pytest.approx(made[0].logit_scale.item())
+
+
+@pytest.mark.parametrize("make", [clip, siglip, dual])
+def test_a_peer_is_measured_on_rows_as_ours_is(make, save, class_rows, caption_rows):
+    model, processor = load_model(save(*make()), "cpu")
+    assert evaluate_rows(model, processor, class_rows).metrics.keys() >= {"top1", "expected_calibration_error"}
+    assert "image_to_text_recall@5" in evaluate_rows(model, processor, caption_rows).metrics  # some texts are cut
+
+
+def test_the_pictures_are_prepared_by_pillow(save):
+    assert type(load_model(save(*clip()), "cpu")[1].image_processor) is CLIPImageProcessorPil
+
+
+def test_a_text_tower_that_does_not_pool_is_named(save):
+    text = DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=32, vocab_size=20, max_position_embeddings=12)
+    with pytest.raises(ValueError, match="'distilbert' text tower, which gives no pooled output") as error:
+        load_model(save(*dual(text)), "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_the_file_lacks_are_named_and_not_drawn_at_random(save):
+    folder = save(*clip())
+    weights = load_file(folder / "model.safetensors")
+    del weights["text_projection.weight"], weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match="2 of the model's weights are not in its file, text_projection.weight for one"
+    ):
+        load_model(folder, "cpu")
+
+
+def test_a_damaged_file_of_weights_is_refused_in_one_line(save):
+    folder = save(*clip())
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:500])
+    with pytest.raises(ValueError, match="cannot be loaded whole") as error:
+        load_model(folder, "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_with_half_a_processor_is_refused(save):
+    folder = save(*clip())
+    (folder / "processor_config.json").unlink()
+    with pytest.raises(ValueError, match="cannot be loaded whole|has no processor") as error:
+        load_model(folder, "cpu")
+    assert "\n" not in str(error.value)
