@@ -33,6 +33,24 @@ class ClassOutcomes:
     def __len__(self):
         return len(self.labels)
 
+    def joined(self, other: "ClassOutcomes") -> "ClassOutcomes":
+        """The N pictures of this one, then those of the other; with confidences if both have them."""
+        assert self.classes == other.classes, f"{self.classes} and {other.classes} classes"
+        known = self.confidence is not None and other.confidence is not None
+        return ClassOutcomes(
+            labels=np.concatenate([self.labels, other.labels]),
+            ranks=np.concatenate([self.ranks, other.ranks]),
+            classes=self.classes,
+            confidence=np.concatenate([self.confidence, other.confidence]) if known else None,
+        )
+
+    def calibration_gaps(self, weights: np.ndarray) -> np.ndarray:
+        """(W, N) weights -> (W, bins) right minus confidence, summed in each bin, as fractions of the pictures."""
+        gaps = _sums(
+            weights * ((self.ranks <= 1) - self.confidence), calibration_bins(self.confidence), CALIBRATION_BINS
+        )
+        return gaps / weights.sum(1, keepdims=True)
+
     def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """
         Args:
@@ -49,8 +67,7 @@ class ClassOutcomes:
             _sums(weights * right, self.labels, self.classes), _sums(weights, self.labels, self.classes)
         )
         if self.confidence is not None:
-            gaps = _sums(weights * (right - self.confidence), calibration_bins(self.confidence), CALIBRATION_BINS)
-            found["expected_calibration_error"] = np.abs(gaps).sum(1) / count
+            found["expected_calibration_error"] = np.abs(self.calibration_gaps(weights)).sum(1)
         return found
 
 
@@ -71,6 +88,14 @@ class RetrievalOutcomes:
     def __len__(self):
         return len(self.image_ranks)
 
+    def joined(self, other: "RetrievalOutcomes") -> "RetrievalOutcomes":
+        """The N pictures of this one, then those of the other, each with its own captions and its own ranks."""
+        return RetrievalOutcomes(
+            image_ranks=np.concatenate([self.image_ranks, other.image_ranks]),
+            text_ranks=np.concatenate([self.text_ranks, other.text_ranks]),
+            caption_to_image=np.concatenate([self.caption_to_image, other.caption_to_image + len(self)]),
+        )
+
     def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """
         Args:
@@ -79,14 +104,16 @@ class RetrievalOutcomes:
         """
         weights = np.ones((1, len(self))) if weights is None else weights
         sides = (
-            ("image_to_text", self.image_ranks, weights),
-            ("text_to_image", self.text_ranks, weights[:, self.caption_to_image]),
+            ("image_to_text", self.image_ranks, np.arange(len(self))),
+            ("text_to_image", self.text_ranks, self.caption_to_image),
         )
         found = {}
-        for direction, ranks, counts in sides:
+        for direction, ranks, picture in sides:
+            count = weights @ np.bincount(picture, minlength=len(self))
             for k in RECALLS:
-                found[f"{direction}_recall@{k}"] = counts @ (ranks <= k) / counts.sum(1)
-            found[f"{direction}_median_rank"] = weighted_median(ranks, counts)
+                hits = np.bincount(picture, ranks <= k, len(self))  # summed once a picture, not once a weight
+                found[f"{direction}_recall@{k}"] = weights @ hits / count
+            found[f"{direction}_median_rank"] = weighted_median(ranks, weights[:, picture])
         return found
 
 
@@ -143,6 +170,5 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def _sums(values, places, count):
     """(W, N) values, (N,) places in [0, count) -> (W, count) sums by place."""
-    indicator = np.zeros((values.shape[1], count))
-    indicator[np.arange(values.shape[1]), places] = 1
-    return values @ indicator
+    # Row by row: an indicator matrix (N, count) would be 8 GB for a million pictures of a thousand classes.
+    return np.stack([np.bincount(places, row, count) for row in values])
