@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     results = {name: evaluate_rows(model, processor, found, progress=True, **settings) for name, found in rows.items()}
     print(text_table({name: result.metrics for name, result in results.items()}))
     if options.output_dir is not None:
-        for path in write_report(options.output_dir, results):
+        for path in write_report(options.output_dir, {options.model: results}):
             print(f"wrote {path}")
 
 

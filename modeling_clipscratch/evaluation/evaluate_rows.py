@@ -17,6 +17,7 @@ from ..data.rows import Rows, class_prompts
 from .encode import encode_images, encode_texts
 from .outcomes import Outcomes, plain_metrics
 from .retrieval import retrieval_outcomes
+from .text_map import TextMap
 from .zero_shot import class_embeddings, class_outcomes, confusion_matrix, cosines, per_class_recall, predictions
 
 
@@ -34,6 +35,7 @@ class Result:
         confusion: (C, C) counts, row = true class; class data only, as are the next two.
         predicted: (N,) int64 classes.
         confidence: (N,) probability of the predicted class.
+        maps: of `pictures.text_maps.make_maps`, where they were asked for.
     """
 
     rows: Rows
@@ -45,6 +47,7 @@ class Result:
     confusion: np.ndarray | None = None
     predicted: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    maps: tuple[TextMap, ...] = ()
 
     @property
     def class_names(self) -> Sequence[str] | None:
