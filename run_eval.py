@@ -5,15 +5,13 @@ python run_eval.py --model runs/a runs/b openai/clip-vit-base-patch32 --dataset 
 """
 
 import argparse
+import shlex
 
 from modeling_clipscratch.command_line import once_each, run_command
 from modeling_clipscratch.data import load_rows
-from modeling_clipscratch.evaluation.compare import differences_to_first, evaluate_models, seeds_table
+from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
 from modeling_clipscratch.evaluation.evaluate_rows import PROBES, TASKS
 from modeling_clipscratch.evaluation.report import open_folder, write_report
-from modeling_clipscratch.evaluation.save import save_arrays
-from modeling_clipscratch.evaluation.tables import comparison_text, text_table
-from modeling_clipscratch.evaluation.templates import class_names_from, templates_from
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -32,7 +30,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--on_bad_image", choices=["raise", "skip"], default="raise", help="what to do with broken ones")
     for column, what in (("image", "pictures"), ("caption", "captions"), ("label", "labels")):
         add(f"--{column}_column", help=f"name of the column of {what}")
-    add("--class_names", nargs="+", help="names of the classes, in the order of their labels, or a .txt with one a line")
+    add("--class_names", nargs="+", help="names of the classes in the order of their labels, or a .txt with one a line")
     add("--templates", nargs="+", help="prompts, {} stands for the class; a .txt; or cifar10, cifar100, imagenet")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -48,23 +46,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    named = {f"{column}_column": vars(options)[f"{column}_column"] for column in ("image", "caption", "label")}
-    named |= {"class_names": class_names_from(options.class_names), "templates": templates_from(options.templates)}
+    of_rows = ("image_column", "caption_column", "label_column", "class_names", "templates")
+    named = {name: vars(options)[name] for name in of_rows}
     # All data sets are opened before any is measured, so that a wrong name is known at once.
     data = {name: load_rows(name, options.split, **named) for name in options.dataset}
     train = {name: load_rows(name, "train", **named) for name in options.dataset if options.task in PROBES}
     if options.output_dir is not None:
         open_folder(options.output_dir)
-    evaluations = evaluate_models(
-        options.model,
-        data,
-        train=train,
-        task=options.task,
-        device=options.device,
-        maps=options.output_dir is not None,
-        batch_size=options.batch_size,
-        on_bad_image=options.on_bad_image,
-        progress=True,
-    )
+    settings = {name: vars(options)[name] for name in ("task", "device", "batch_size", "on_bad_image")}
+    maps = options.output_dir is not None
+    evaluations = evaluate_models(options.model, data, train=train, maps=maps, progress=True, **settings)
     differences = differences_to_first(evaluations)
-    ...
+    print(text_summary(evaluations, differences, seeds=options.seeds))
+    if options.output_dir is not None:
+        command = shlex.join(["python", "run_eval.py", *arguments])
+        saved = {"predictions": options.save_predictions, "embeddings": options.save_embeddings}
+        for path in write_report(options.output_dir, evaluations, differences, command=command, **saved):
+            print(f"wrote {path}")
+
+
+def program() -> None:
+    run_command(main)
+
+
+if __name__ == "__main__":
+    program()

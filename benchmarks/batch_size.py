@@ -23,7 +23,7 @@ from pathlib import Path
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data import load_rows
-from modeling_clipscratch.evaluation.plots import BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.evaluation.pictures.style import BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.training.recipe import parse_recipe, read_recipe
 from modeling_clipscratch.training.run import train
 

@@ -28,7 +28,7 @@ from transformers import DistilBertConfig, ViTConfig
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data.augment import Augment, Views
-from modeling_clipscratch.evaluation.plots import BLACK, BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.evaluation.pictures.style import BLACK, BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.training.streamed_loss import GlobalLoss
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
-from .templates import check_class_names, check_templates
+from .templates import class_names_from, templates_from
 
 _IMAGE_NAMES = ("image", "images", "img", "picture", "photo", "file_name", "filename", "filepath", "file_path", "path")
 _IMAGE_NAMES += ("jpg", "jpeg", "png", "webp")  # how `datasets` names the members of tar shards
@@ -27,8 +27,11 @@ class Columns:
     templates: Sequence[str] | None = None
 
     def __post_init__(self):
-        check_templates(self.templates or ())
-        check_class_names(self.class_names or ())
+        # A name or a file may stand for a list; from here on it is the list.
+        if self.class_names:
+            object.__setattr__(self, "class_names", class_names_from(self.class_names))
+        if self.templates:
+            object.__setattr__(self, "templates", templates_from(self.templates))
 
 
 def is_text(feature) -> bool:

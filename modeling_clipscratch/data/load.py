@@ -55,8 +55,9 @@ def load_rows(
         split: `train`, `validation`, `test` or one of their other names (`val`, `dev`, ...), or a split of the set's
             own. Where a set has no validation split, one is taken from train, and train is the rest.
         image_column, caption_column, label_column: columns of a table, where they cannot be told.
-        class_names: in label order, where the set has none, or instead of them.
-        templates: prompts for class data, `{}` stands for the class.
+        class_names: in label order, where the set has none, or instead of them; or one `.txt` with a name a line.
+        templates: prompts for class data, `{}` stands for the class; or the name of a published list (`cifar10`,
+            `cifar100`, `imagenet`), or one `.txt` with a prompt a line.
         validation_fraction: share of train, in [0, 1), for sets without a validation split; 0 takes none.
         seed: of that choice, which depends on (seed, key) alone.
         revision: branch, tag or commit of a Hub data set.

@@ -20,6 +20,7 @@ from .intervals import confidence_intervals
 from .outcomes import Outcomes, plain_metrics
 from .probes import knn_scores, linear_probe_scores
 from .retrieval import retrieval_outcomes
+from .text_map import TextMap
 from .zero_shot import (
     class_embeddings,
     class_outcomes,
@@ -49,6 +50,7 @@ class Result:
         confusion: (C, C) counts, row = true class; class data only, as are the next two.
         predicted: (N,) int64 classes.
         confidence: (N,) probability of the predicted class.
+        maps: of `pictures.text_maps.make_maps`, where they were asked for.
     """
 
     rows: Rows
@@ -61,6 +63,7 @@ class Result:
     confusion: np.ndarray | None = None
     predicted: np.ndarray | None = None
     confidence: np.ndarray | None = None
+    maps: tuple[TextMap, ...] = ()
 
     @property
     def class_names(self) -> Sequence[str] | None:

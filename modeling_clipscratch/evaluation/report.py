@@ -1,13 +1,19 @@
-"""Results by data set go in; a folder with numbers, tables and pictures comes out, each file whole or not at all."""
+"""Results by model and data set go in; a folder with numbers, tables, pictures and one page to look at comes out.
+
+Each file is written whole or not at all.
+"""
 
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from .comparison import Differences, write_comparison
 from .evaluate_rows import Result
-from .examples import plot_examples
-from .plots import plot_confusion
+from .page import render_page
+from .pictures.curves import plot_curves
+from .pictures.sheets import Picture, draw_pictures
+from .save import save_embeddings, save_predictions
 from .tables import markdown_table, write_metrics, write_whole
 
 
@@ -20,39 +26,92 @@ def open_folder(folder: str | Path) -> Path:
     return Path(folder)
 
 
-def write_report(folder: str | Path, results: Mapping[str, Result]) -> list[Path]:
-    """Writes `metrics.json` and `table.md`, and for each data set a folder of its own.
+def write_report(
+    folder: str | Path,
+    evaluations: Mapping[str, Mapping[str, Result]],
+    differences: Differences | None = None,
+    *,
+    command: str | None = None,
+    predictions: bool = False,
+    embeddings: bool = False,
+) -> list[Path]:
+    """Writes `report.html`, a page that needs no other file, and what it was made of.
 
-    That one has `examples.png` and, for class data, `confusion.png` and `per_class_recall.json`.
+    One model: `metrics.json`, `table.md` and a folder for each data set with its pictures and, for class data,
+    `per_class_recall.json`. Several models: `comparison.csv`, `.json` and `.md`, and for each model a folder with the
+    same. `curves.png` is drawn of the models that are run folders.
 
     Args:
         folder: made where it is not there; files of an earlier report are replaced.
-        results: data set as the user named it -> its result.
+        evaluations: model as the user named it -> data set as the user named it -> its result.
+        differences: data set -> model -> metric -> difference to the first model.
+        command: the command that measured, for the page.
+        predictions: write `predictions.parquet` beside the pictures of each data set.
+        embeddings: write `embeddings.safetensors` there.
     Returns: the files written.
     """
     folder = open_folder(folder)
+    metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
+    one = len(evaluations) == 1
+    places = [folder] if one else [folder / place for place in folder_names(list(evaluations))]
+    written, pictures = ([] if one else write_comparison(folder, metrics, differences)), {}
+    for (model, results), place in zip(evaluations.items(), places, strict=True):
+        paths, pictures[model] = _write_model(place, results, with_table=one)
+        written += paths + _save(place, results, predictions, embeddings)
+    curves = folder / "curves.png"
+    histories = {model: history for model in evaluations if (history := _log_history(model))}
+    plot_curves(next(iter(histories.values())) if len(histories) == 1 else histories, curves)
+    drawn = bool(histories) and curves.is_file()
+    page = render_page(
+        evaluations, pictures, differences=differences, curves=curves if drawn else None, command=command
+    )
+    write_whole(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    return [folder / "report.html", *written, *([curves] if drawn else [])]
+
+
+def _write_model(folder, results, *, with_table):
+    """Returns (the files written, {data set: its pictures})."""
     metrics = {name: result.metrics for name, result in results.items()}
-    written = [folder / "metrics.json", folder / "table.md"]
+    written, pictures = [folder / "metrics.json"], {}
     write_metrics(written[0], metrics)
-    write_whole(written[1], lambda path: path.write_text(markdown_table(metrics) + "\n", encoding="utf-8"))
+    if with_table:
+        written.append(folder / "table.md")
+        write_whole(written[1], lambda path: path.write_text(markdown_table(metrics) + "\n", encoding="utf-8"))
     for name, place in zip(results, folder_names(list(results)), strict=True):
-        written += _write_data_set(folder / place, results[name])
-    return written
+        paths, pictures[name] = _write_data_set(folder / place, results[name])
+        written += paths
+    return written, pictures
 
 
-def _write_data_set(folder, result):
-    written = [folder / "examples.png"]
-    plot_examples(result, written[0])
+def _write_data_set(folder, result) -> tuple[list[Path], list[Picture]]:
+    pictures = draw_pictures(result, folder)
+    written = [picture.path for picture in pictures]
     if result.confusion is not None:
-        plot_confusion(result.confusion, result.class_names, folder / "confusion.png")
         recalls = json.dumps(result.per_class_recall, indent=2, ensure_ascii=False) + "\n"
         write_whole(folder / "per_class_recall.json", lambda path: path.write_text(recalls, encoding="utf-8"))
-        written += [folder / "confusion.png", folder / "per_class_recall.json"]
+        written.append(folder / "per_class_recall.json")
+    return written, pictures
+
+
+def _save(folder, results, predictions, embeddings):
+    written = []
+    for result, place in zip(results.values(), folder_names(list(results)), strict=True):
+        if predictions:
+            written.append(folder / place / "predictions.parquet")
+            save_predictions(result, written[-1])
+        if embeddings:
+            written.append(folder / place / "embeddings.safetensors")
+            save_embeddings(result, written[-1])
     return written
+
+
+def _log_history(model):
+    state = Path(model) / "trainer_state.json"
+    return json.loads(state.read_text(encoding="utf-8"))["log_history"] if state.is_file() else []
 
 
 def folder_names(names: list[str]) -> list[str]:
-    """Names of data sets, which may be paths or Hub ids -> different names for folders.
+    """Names of models or data sets, which may be paths or Hub ids -> different names for folders.
 
     >>> folder_names(["digits", "owner/birds", "data/birds/", "x/birds"])
     ['digits', 'owner-birds', 'data-birds', 'x-birds']

@@ -3,10 +3,11 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank
+Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
+INTERVAL = "_ci95"
 
 
 def text_table(metrics: Metrics) -> str:
@@ -16,14 +17,11 @@ def text_table(metrics: Metrics) -> str:
                                digits  scenes
     top1                       98.2 %       -
     text_to_image_median_rank       -     2.0
+    >>> print(text_table({"digits": {"top1": 0.9825, "top1_ci95": [0.97, 0.99]}}))
+                         digits
+    top1  98.2 % (97.0 to 99.0)
     """
-    table = _cells(metrics)
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-    lines = (
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in table
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    return aligned(metric_cells(metrics))
 
 
 def markdown_table(metrics: Metrics) -> str:
@@ -34,11 +32,63 @@ def markdown_table(metrics: Metrics) -> str:
     | --- | ---: |
     | `top1` | 98.2 % |
     """
-    head, *body = _cells(metrics)
+    return as_markdown(metric_cells(metrics))
+
+
+def metric_cells(metrics: Metrics) -> list[list[str]]:
+    """A head with the data sets, then a line a metric, in the order of first appearance, each with its interval."""
+    names = dict.fromkeys(name for found in metrics.values() for name in values_only(found))
+    return [["", *metrics], *([name, *(shown_of(found, name) for found in metrics.values())] for name in names)]
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """Cells -> lines whose columns are aligned, the first to the left, the others to the right."""
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    lines = (
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
+        for line in table
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(table: Sequence[Sequence[str]]) -> str:
+    """Cells, the first column metrics -> a Markdown table."""
+    head, *body = table
     names = [name.replace("|", "\\|") for name in head[1:]]
     lines = [["metric", *names], ["---", *["---:"] * len(names)]]
     lines += [[f"`{line[0]}`", *line[1:]] for line in body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def values_only(found: Mapping[str, float]) -> dict[str, float]:
+    """Metrics without their intervals."""
+    return {name: value for name, value in found.items() if not name.endswith(INTERVAL)}
+
+
+def shown_of(found: Mapping[str, float], name: str) -> str:
+    """A metric as people read it, with its interval where there is one.
+
+    >>> shown_of({"top1": 0.975, "top1_ci95": [0.958, 0.986]}, "top1")
+    '97.5 % (95.8 to 98.6)'
+    """
+    if name not in found:
+        return "-"
+    ends = found.get(name + INTERVAL)
+    value = in_its_unit(name, found[name]) + ("" if is_rank(name) else " %")
+    return value if ends is None else f"{value} ({in_its_unit(name, ends[0])} to {in_its_unit(name, ends[1])})"
+
+
+def in_its_unit(name: str, value: float, sign: str = "") -> str:
+    """A rank as it is, a fraction in percent, without the unit."""
+    return f"{value if is_rank(name) else 100 * value:{sign}.1f}"
+
+
+def is_rank(name: str) -> bool:
+    return "rank" in name
+
+
+def less_is_better(name: str) -> bool:
+    return is_rank(name) or "error" in name
 
 
 def write_metrics(path: str | Path, metrics: Metrics) -> None:
@@ -68,18 +118,3 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _cells(metrics):
-    """Table of strings: a head with the data sets, then a line a metric, in the order of first appearance."""
-    names = list(dict.fromkeys(name for found in metrics.values() for name in found))
-    body = [
-        [name, *(_shown(name, found[name]) if name in found else "-" for found in metrics.values())] for name in names
-    ]
-    return [["", *metrics], *body]
-
-
-def _shown(name, value):
-    if isinstance(value, (list, tuple)):  # an interval, `<name>_ci95`
-        return " to ".join(_shown(name, end) for end in value)
-    return f"{value:.1f}" if "rank" in name else f"{100 * value:.1f} %"

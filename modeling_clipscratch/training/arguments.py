@@ -64,9 +64,15 @@ class DataArguments:
     image_column: str | None = _option(None, "Column of the pictures, where it is not plain.")
     caption_column: str | None = _option(None, "Column of the captions, where it is not plain.")
     label_column: str | None = _option(None, "Column of the classes, where it is not plain.")
-    class_names: list[str] | None = field(default=None, metadata={"help": "Names of the classes, in label order."})
+    class_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the classes, in label order; or a .txt with a name a line."}
+    )
     templates: list[str] | None = field(
-        default=None, metadata={"help": "Prompts of class data, {} stands for the class. Default: the data set's."}
+        default=None,
+        metadata={
+            "help": "Prompts of class data, {} stands for the class; or a .txt, or cifar10, cifar100, imagenet for "
+            "CLIP's lists. Default: the data set's."
+        },
     )
     validation_fraction: float = _option(0.1, "Share of the training rows for validation, where there is no split.")
     on_bad_image: str = _option("raise", "At a broken picture: stop, or go on without it.", choices=("raise", "skip"))

@@ -11,7 +11,7 @@ from ..data.captions import CaptionTable, TokenTable
 from ..data.pixels import Preprocess
 from ..data.splits import read_split
 from ..evaluation.evaluate_rows import evaluate_rows
-from ..evaluation.plots import plot_curves
+from ..evaluation.pictures.curves import plot_curves
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments

@@ -9,9 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from modeling_clipscratch.evaluation import plots
 from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
-from modeling_clipscratch.evaluation.examples import plot_examples
+from modeling_clipscratch.evaluation.pictures import confusion as confusions
+from modeling_clipscratch.evaluation.pictures.class_sheets import plot_examples
+from modeling_clipscratch.evaluation.pictures.curves import plot_curves
 from modeling_clipscratch.evaluation.report import write_report
 from modeling_clipscratch.evaluation.tables import markdown_table, text_table, write_metrics, write_whole
 
@@ -27,9 +28,13 @@ def test_columns_of_the_text_table_are_aligned():
 
 
 def test_an_interval_is_shown_with_both_its_ends():
-    table = markdown_table({"a|b": {"top1_ci95": [0.25, 0.5]}})
-    assert table.splitlines()[0] == "| metric | a\\|b |"
-    assert table.splitlines()[2] == "| `top1_ci95` | 25.0 % to 50.0 % |"
+    table = markdown_table({"a|b": {"top1": 0.3, "top1_ci95": [0.25, 0.5], "median_rank": 2.0}})
+    assert table.splitlines() == [
+        "| metric | a\\|b |",
+        "| --- | ---: |",
+        "| `top1` | 30.0 % (25.0 to 50.0) |",
+        "| `median_rank` | 2.0 |",
+    ]
 
 
 def test_metrics_file_holds_fractions_and_never_nan(tmp_path):
@@ -80,7 +85,7 @@ def test_curves_have_a_panel_for_what_is_logged_and_none_for_what_is_not(tmp_pat
         {"loss": 1.0, "learning_rate": 5e-4, "pictures_seen": 1280, "step": 20},
         {"train_runtime": 3.0, "train_loss": 1.5, "step": 20},
     ]
-    plots.plot_curves(log, tmp_path / "curves.png")
+    plot_curves(log, tmp_path / "curves.png")
     assert titles(figures[0]) == ["loss", "zero-shot accuracy", "learning rate"]
     loss, accuracy, _ = figures[0].axes
     assert loss.lines[0].get_xydata().tolist() == [[10, 2.0], [20, 1.0]]
@@ -96,21 +101,21 @@ def test_curves_of_a_resumed_run_take_the_later_of_two_entries(tmp_path, figures
         {"loss": 1.5, "step": 2},
         {"loss": float("nan"), "step": 3},
     ]
-    plots.plot_curves(log, tmp_path / "curves.png")
+    plot_curves(log, tmp_path / "curves.png")
     assert figures[0].axes[0].lines[0].get_xydata().tolist() == [[1, 3.0], [2, 1.5]]
 
 
 def test_recalls_and_the_temperature_have_panels_of_their_own(tmp_path, figures):
     ways = [f"eval_{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
     log = [{"step": 1, **dict.fromkeys(ways, 0.25), "temperature": 0.07, "image_to_text_accuracy": 0.5}]
-    plots.plot_curves(log, tmp_path / "curves.png")
+    plot_curves(log, tmp_path / "curves.png")
     names = ["image to text recall", "text to image recall", "in-batch accuracy", "temperature"]
     assert titles(figures[0]) == names
     assert [line.get_label() for line in figures[0].axes[0].lines] == ["@1", "@5", "@10"]
 
 
 def test_an_empty_log_draws_no_empty_picture(tmp_path):
-    plots.plot_curves([{"train_runtime": 1.0, "step": 1}], tmp_path / "curves.png")
+    plot_curves([{"train_runtime": 1.0, "step": 1}], tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -118,11 +123,11 @@ def test_an_empty_log_draws_no_empty_picture(tmp_path):
 def test_nothing_of_a_confusion_plot_is_cut_off(tmp_path, figures, classes):
     confusion = np.eye(classes, dtype=int) * 1234
     confusion[1] = 0  # a class without pictures
-    plots.plot_confusion(
+    confusions.plot_confusion(
         confusion, [f"class_{i} costs $5 or $6, a long name" for i in range(classes)], tmp_path / "c.png"
     )
     axes = figures[0].axes[0]
-    names = [*axes.get_xticklabels(), *axes.get_yticklabels()] if classes <= plots.MOST_TICKS else []
+    names = [*axes.get_xticklabels(), *axes.get_yticklabels()] if classes <= confusions.MOST_TICKS else []
     for part in (axes.xaxis.label, axes.yaxis.label, axes.title, *names):
         box, whole = part.get_window_extent(), figures[0].bbox
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
@@ -131,22 +136,19 @@ def test_nothing_of_a_confusion_plot_is_cut_off(tmp_path, figures, classes):
 @pytest.mark.parametrize("kind", ["class_rows", "caption_rows"])
 def test_a_report_has_the_files_it_says_it_wrote_and_no_others(model, processor, kind, request, tmp_path):
     result = evaluate_rows(model, processor, request.getfixturevalue(kind))
-    written = write_report(tmp_path, {"owner/colours": result})
+    written = write_report(tmp_path, {"owner/model": {"owner/colours": result}})
     assert sorted(written) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
     folder = tmp_path / "owner-colours"
-    assert (folder / "examples.png").is_file()
+    assert (folder / "similarity.png").is_file()
     assert (folder / "confusion.png").exists() == (kind == "class_rows")
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"owner/colours": result.metrics}
 
 
-def test_small_pictures_are_enlarged_without_smoothing_and_wrong_ones_come_first(
-    model, processor, class_rows, tmp_path, figures
-):
+def test_small_pictures_are_enlarged_without_smoothing(model, processor, class_rows, tmp_path, figures):
     result = evaluate_rows(model, processor, class_rows)
     plot_examples(result, tmp_path / "examples.png")
     marks = [axes.get_title()[0] for axes in figures[0].axes]
-    wrong = int((result.predicted != class_rows.labels).sum())
-    assert marks == ["✗"] * wrong + ["✓"] * (12 - wrong)
+    assert marks == ["✓" if hit else "✗" for hit in result.predicted == class_rows.labels]
     shown = figures[0].axes[0].images[0].get_array()
     assert shown.shape == (224, 224, 3)
     assert len(np.unique(np.asarray(shown).reshape(-1, 3), axis=0)) <= 64  # the 8 x 8 pixels and no mixtures

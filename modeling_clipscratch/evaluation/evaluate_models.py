@@ -1,0 +1,71 @@
+"""Models and data sets go in; results by model and data set, and the models' differences, come out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..data.rows import Rows
+from .comparison import Differences, text_comparison
+from .evaluate_rows import Result, evaluate_rows, task_for
+from .intervals import over_seeds, paired_differences
+from .loading import load_model
+from .pictures.text_maps import make_maps
+from .tables import text_table
+
+Evaluations = Mapping[str, Mapping[str, Result]]  # model -> data set -> result
+
+
+def evaluate_models(
+    models: Sequence[str],
+    data: Mapping[str, Rows],
+    *,
+    train: Mapping[str, Rows],
+    task: str = "auto",
+    device: str = "auto",
+    maps: bool = False,
+    **settings,
+) -> Evaluations:
+    """Measures every model on every data set.
+
+    Args:
+        models: folders or Hub ids, each once.
+        data: name -> rows to measure on.
+        train: name -> rows that a probe learns from; empty for other tasks.
+        task, settings: of `evaluate_rows`.
+        device: of `load_model`.
+        maps: also make the maps of where a model looks, for the report.
+    Raises: ValueError before anything is measured, if a model cannot be loaded or the task does not fit.
+    """
+    for rows in data.values():
+        task_for(rows, task)
+    loaded = {name: load_model(name, device) for name in models}
+    evaluations = {}
+    for name, (model, processor) in loaded.items():
+        evaluations[name] = {}
+        for where, rows in data.items():
+            result = evaluate_rows(model, processor, rows, task=task, train=train.get(where), **settings)
+            evaluations[name][where] = replace(result, maps=make_maps(model, processor, result)) if maps else result
+    return evaluations
+
+
+def differences_to_first(evaluations: Evaluations) -> Differences:
+    """Data set -> model -> metric -> its difference to the first model, on the same pictures; none of one model."""
+    first, *others = evaluations
+    return {
+        where: {name: paired_differences(result.outcomes, evaluations[name][where].outcomes) for name in others}
+        for where, result in evaluations[first].items()
+    }
+
+
+def text_summary(evaluations: Evaluations, differences: Differences, *, seeds: bool = False) -> str:
+    """The figures for a terminal; with `seeds` the models are seeds of one recipe, whose mean and spread follow."""
+    metrics = {model: {where: found.metrics for where, found in of.items()} for model, of in evaluations.items()}
+    first = next(iter(metrics.values()))
+    tables = [text_table(first) if len(metrics) == 1 else text_comparison(metrics, differences)]
+    if seeds:
+        columns = {}
+        for where in first:
+            spread = over_seeds([of[where] for of in metrics.values()])
+            columns[f"{where}, mean of {len(metrics)} seeds"] = {name: found["mean"] for name, found in spread.items()}
+            columns[f"{where}, standard deviation"] = {name: found["std"] for name, found in spread.items()}
+        tables.append(text_table(columns))
+    return "\n\n".join(tables)

@@ -1,0 +1,128 @@
+"""A `Result` goes in; its embeddings, laid out in the plane so that like stands near like, come out as one PNG."""
+
+from pathlib import Path
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from ..evaluate_rows import Result
+from .style import (
+    BLUE,
+    COLOURS,
+    MARKERS,
+    ORANGE,
+    new_figure,
+    plain_legend,
+    save_figure,
+    shortened,
+    small,
+    spread,
+    title,
+)
+
+MOST_POINTS = 2000  # pictures; t-SNE of more takes minutes
+MOST_PAIRS = 400  # pictures with a caption each; more lines cannot be told apart
+FEW = 50  # points; t-SNE of fewer shows more of its start than of them
+MOST_MARKED = 12  # classes with a colour and a marker
+FEWEST = 3  # points; fewer make no map
+
+
+def plot_embeddings(result: Result, path: str | Path) -> None:
+    """Class data: pictures, coloured and marked by their class. Caption data: pictures, each tied to its first caption.
+
+    Pictures and texts of a CLIP lie in two different cones (Liang et al. 2022, arXiv 2203.02053), which is all that a
+    map of both would show. So the mean of each is taken away first, and the title says how far apart they were.
+
+    Args:
+        result: of `evaluate_rows`.
+        path: the PNG. None is made of fewer than three pictures.
+    """
+    if len(result.rows) >= FEWEST:
+        (_class_map if result.rows.kind == "class" else _caption_map)(result, path)
+
+
+def _class_map(result, path):
+    chosen = spread(np.arange(len(result.rows)), MOST_POINTS)
+    labels = np.asarray(result.rows.labels)[chosen]
+    places, method = layout(result.image_embeds[chosen].numpy())
+    shown, counts = np.unique(labels, return_counts=True)
+    marked = np.sort(shown[np.argsort(-counts, kind="stable")][:MOST_MARKED])
+    figure = new_figure(7.6, 6.0)
+    axes = figure.add_subplot()
+    rest = ~np.isin(labels, marked)
+    size = 26 if len(chosen) <= 500 else 14
+    if rest.any():
+        name = f"{len(shown) - len(marked)} other classes"
+        axes.scatter(*places[rest].T, s=size / 2, color="0.8", marker=".", linewidth=0, label=name)
+    for number, label in enumerate(marked):
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        name = shortened(result.class_names[label], 20)
+        axes.scatter(*places[labels == label].T, s=size, alpha=0.75, linewidth=0, label=name, **look)
+    _bare(axes)
+    plain_legend(figure, loc="outside right upper", markerscale=1.4)
+    title(figure, f"{len(chosen):,} pictures, like near like ({method})", x=0.01, ha="left")
+    save_figure(figure, path)
+
+
+def _caption_map(result, path):
+    chosen = spread(np.arange(len(result.rows)), MOST_PAIRS)
+    pictures = result.image_embeds[chosen].numpy()
+    texts = result.text_embeds[np.searchsorted(result.outcomes.caption_to_image, chosen)].numpy()
+    gap = np.linalg.norm(pictures.mean(0) - texts.mean(0))
+    places, method = layout(np.concatenate([pictures - pictures.mean(0), texts - texts.mean(0)]))
+    of_pictures, of_texts = np.split(places, 2)
+    figure = new_figure(7.6, 12.2)
+    pairs, thumbnails = figure.subplots(2, 1)
+    pairs.plot(*np.stack([of_pictures, of_texts]).transpose(2, 0, 1), color="0.75", linewidth=0.6, zorder=1)
+    pairs.scatter(*of_pictures.T, s=14, color=BLUE, marker="o", linewidth=0, label="picture", zorder=2)
+    pairs.scatter(*of_texts.T, s=18, color=ORANGE, marker="x", linewidth=1.1, label="its first caption", zorder=2)
+    plain_legend(pairs, loc="upper right", bbox_to_anchor=(1, 1.05), ncols=2)
+    text = f"{len(chosen):,} pictures, each tied to a caption\n({method}; means taken away, they were {gap:.2f} apart)"
+    pairs.set_title(text, loc="left", fontsize=11, fontweight="bold")
+    thumbnails.set_title("the pictures of the same map", loc="left", fontsize=11, fontweight="bold")
+    span = np.ptp(places, axis=0).max()
+    for place in uncrowded(of_pictures, span / 14):
+        picture = small(result.rows.read_image(chosen[place]))
+        half = np.array(picture.size) / max(picture.size) * span / 29
+        (x, y), (dx, dy) = of_pictures[place], half
+        thumbnails.imshow(picture, extent=(x - dx, x + dx, y - dy, y + dy), interpolation="bilinear")
+    for axes in (pairs, thumbnails):
+        _bare(axes)
+        middle = (places.min(0) + places.max(0)) / 2
+        axes.set_xlim(middle[0] - 0.55 * span, middle[0] + 0.55 * span)
+        axes.set_ylim(middle[1] - 0.55 * span, middle[1] + 0.55 * span)
+        axes.set_aspect("equal")
+    save_figure(figure, path)
+
+
+def layout(embeds: np.ndarray) -> tuple[np.ndarray, str]:
+    """(N, P) -> (N, 2) places, the same at each call, and the name of the method: PCA of a few, t-SNE of more."""
+    if len(embeds) < FEW:
+        parts = min(2, embeds.shape[1])
+        places = PCA(parts, random_state=0).fit_transform(embeds)
+        return np.pad(places, ((0, 0), (0, 2 - parts))), "PCA"
+    perplexity = min(30, len(embeds) // 4)
+    if np.ptp(embeds, axis=0).max() < 1e-6:  # a collapsed model: PCA, from which t-SNE starts, would divide by 0
+        return np.zeros((len(embeds), 2)), "all alike"
+    tsne = TSNE(2, perplexity=perplexity, init="pca", metric="cosine", random_state=0)
+    return tsne.fit_transform(embeds), "t-SNE"
+
+
+def uncrowded(places: np.ndarray, distance: float) -> list[int]:
+    """Numbers of places that keep a distance in x or y from all that were taken before them.
+
+    >>> uncrowded(np.array([[0.0, 0.0], [0.5, 0.5], [0.1, 2.0]]), 1.0)
+    [0, 2]
+    """
+    taken = []
+    for number, place in enumerate(places):
+        if all(np.abs(places[other] - place).max() >= distance for other in taken):
+            taken.append(number)
+    return taken
+
+
+def _bare(axes):
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color("0.85")

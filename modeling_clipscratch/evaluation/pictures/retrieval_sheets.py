@@ -1,0 +1,129 @@
+"""A `Result` of caption data goes in; searches in both directions and the worst misses come out as PNGs."""
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from ..evaluate_rows import Result
+from ..zero_shot import cosines
+from .style import BLUE, VERMILLION, WIDTH, new_figure, save_figure, shortened, show, spread, title
+
+SEARCHES = 6  # lines of a sheet
+BEST = 5  # answers shown for each
+BEFORE = 3  # wrong answers shown before the right one
+
+
+def plot_searches(result: Result, path: str | Path) -> None:
+    """Captions, spread evenly over the rows, and the pictures closest to each; the right one is framed.
+
+    Args:
+        result: of `evaluate_rows`.
+        path: the PNG.
+    """
+    owners = result.outcomes.caption_to_image
+    chosen = np.searchsorted(owners, spread(np.arange(len(result.rows)), SEARCHES))  # first caption of each row
+    lines = []
+    for caption, best in zip(chosen, _best(result.text_embeds[chosen], result.image_embeds, BEST), strict=True):
+        lines.append(
+            (caption, [(row, f"✓ {n}" if row == owners[caption] else f"{n}") for n, row in enumerate(best, 1)])
+        )
+    figure = new_figure(WIDTH, 1.95 * len(lines) + 0.4)
+    recall = result.metrics["text_to_image_recall@1"]
+    title(figure, f"captions and their closest pictures; the first is right for {recall:.1%} of all captions")
+    _draw(figure, result, lines, BEST)
+    save_figure(figure, path)
+
+
+def plot_captions(result: Result, path: str | Path) -> None:
+    """Pictures, spread evenly over the rows, and the captions closest to each; its own are marked. Args, as above."""
+    owners, captions = result.outcomes.caption_to_image, _captions(result)
+    chosen = spread(np.arange(len(result.rows)), SEARCHES)
+    scores = cosines(result.image_embeds[chosen], result.text_embeds)
+    figure = new_figure(WIDTH, 1.6 * len(chosen) + 0.4)
+    recall = result.metrics["image_to_text_recall@1"]
+    title(figure, f"pictures and their closest captions; the first is right for {recall:.1%} of all pictures")
+    grid = figure.add_gridspec(len(chosen), 2, width_ratios=[1.5, WIDTH - 1.5])
+    for line, (row, found) in enumerate(zip(chosen, scores, strict=True)):
+        show(figure.add_subplot(grid[line, 0]), result.rows.read_image(row))
+        axes = figure.add_subplot(grid[line, 1])
+        axes.axis("off")
+        best = found.topk(min(BEST, len(captions)))
+        for place, (score, caption) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+            own = owners[caption] == row
+            text = f"{'✓' if own else '  '}  {score:.2f}  {shortened(captions[caption], 76)}"
+            look = {"color": BLUE, "fontweight": "bold"} if own else {"color": "0.2"}
+            axes.text(
+                0,
+                0.9 - 0.2 * place,
+                text,
+                fontsize=8.5,
+                va="center",
+                transform=axes.transAxes,
+                parse_math=False,
+                **look,
+            )
+    save_figure(figure, path)
+
+
+def plot_retrieval_misses(result: Result, path: str | Path) -> None:
+    """The captions whose pictures were found last: the picture, and those that were taken before it. Args, as above.
+
+    No picture is made where every caption found its picture first.
+    """
+    outcomes = result.outcomes
+    worst = np.argsort(-outcomes.text_ranks, kind="stable")
+    worst = worst[outcomes.text_ranks[worst] > 1]
+    _, first = np.unique(outcomes.caption_to_image[worst], return_index=True)  # one caption a picture
+    worst = worst[np.sort(first)][:SEARCHES]
+    if not len(worst):
+        return
+    lines = []
+    for caption, best in zip(worst, _best(result.text_embeds[worst], result.image_embeds, BEFORE + 1), strict=True):
+        own = int(outcomes.caption_to_image[caption])
+        before = [(row, f"{n}") for n, row in enumerate((row for row in best if row != own), 1)][:BEFORE]
+        lines.append((caption, [(own, f"✗ {outcomes.text_ranks[caption]:,} of {len(result.rows):,}"), *before]))
+    figure = new_figure(WIDTH * (BEFORE + 1) / BEST, 1.95 * len(lines) + 0.4)
+    title(figure, "captions whose own picture (left) came last")
+    _draw(figure, result, lines, BEFORE + 1)
+    save_figure(figure, path)
+
+
+def worst_of_pictures(result: Result, most: int = 10) -> list[dict]:
+    """The pictures whose best own caption ranks last: `key`, `rank`, `of`, `caption` (the first), `taken` for it."""
+    captions, ranks = _captions(result), result.outcomes.image_ranks
+    worst = [int(row) for row in np.argsort(-ranks, kind="stable")[:most] if ranks[row] > 1]
+    if not worst:
+        return []
+    taken = _best(result.image_embeds[worst], result.text_embeds, 1)
+    return [
+        {
+            "key": result.rows.keys[row],
+            "rank": int(ranks[row]),
+            "of": len(captions),
+            "caption": result.rows.captions[row][0],
+            "taken": captions[best],
+        }
+        for row, (best,) in zip(worst, taken, strict=True)
+    ]
+
+
+def _captions(result):
+    return list(chain.from_iterable(result.rows.captions))
+
+
+def _best(queries, answers, most):
+    return cosines(queries, answers).topk(min(most, len(answers))).indices.tolist()
+
+
+def _draw(figure, result, lines, columns):
+    """A band for each (caption, [(row, what stands below its picture)]); ✓ and ✗ mark the caption's own picture."""
+    captions = _captions(result)
+    for band, (caption, pictures) in zip(np.atleast_1d(figure.subfigures(len(lines), 1)), lines, strict=True):
+        text = shortened(captions[caption], 18 * columns)
+        band.suptitle(text, fontsize=9.5, x=0.01, ha="left", parse_math=False)
+        for place, (row, below) in enumerate(pictures, start=1):
+            axes = band.add_subplot(1, columns, place)
+            colour, dashes = {"✓": (BLUE, "-"), "✗": (VERMILLION, "--")}.get(below[0], ("0.8", "-"))
+            show(axes, result.rows.read_image(int(row)), colour, dashes)
+            axes.set_xlabel(below, fontsize=9, color="0.35" if colour == "0.8" else colour)

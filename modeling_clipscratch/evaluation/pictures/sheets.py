@@ -1,0 +1,89 @@
+"""A `Result` and a folder go in; every picture that it has something for comes out there, with how to read it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..evaluate_rows import Result
+from .calibration import plot_calibration
+from .class_sheets import plot_examples, plot_extremes
+from .confusion import plot_confusion
+from .embedding_map import plot_embeddings
+from .retrieval_sheets import plot_captions, plot_retrieval_misses, plot_searches
+from .similarity import plot_similarity
+from .text_maps import plot_maps
+
+EXTREMES = (
+    "Above, pictures that the model got right and was surest of; below, the mistakes that it was surest of. "
+    "The number is its confidence."
+)
+EXAMPLES = "Pictures as they come, not chosen: a blue frame and ✓ for right, a dashed red frame and ✗ for wrong."
+CONFUSION = "A row is a true class, a column what the model said; all that lies off the diagonal is a mistake."
+CALIBRATION = (
+    "Of the pictures predicted with 70 % confidence, 70 % should be right: a dot below the dashed line means too sure "
+    "of itself, above it too modest. Whiskers are 95 % intervals; the bars count the pictures."
+)
+SIMILARITY = "The darker, the closer picture and text are for the model; framed are the pairs that belong together."
+CLASS_MAP = (
+    "Each mark is a picture; marks close together are alike to the model. Well-parted islands of one mark each are "
+    "classes that it tells apart; distances between islands mean little."
+)
+CAPTION_MAP = (
+    "The shorter the grey line, the closer a picture and its caption are to the model; neighbours are alike to it, "
+    "distances across the map mean little."
+)
+SEARCHES = "Each caption as a search, with the five closest pictures, closest first; its own picture is framed."
+CAPTIONS = "Each picture with its five closest captions and their cosines; its own captions are blue and have a ✓."
+MISSES = "Captions that found their own picture (dashed frame, with its rank) last; beside it what was taken first."
+MAPS = (
+    "What is lit is what speaks for the text above it, by the gradient of the cosine; what is dark, the model could do "
+    "without. A hint, not a proof."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """
+    Args:
+        path: the PNG.
+        title: two or three words.
+        reading: a sentence or two on how to read it.
+    """
+
+    path: Path
+    title: str
+    reading: str
+
+
+def draw_pictures(result: Result, folder: Path) -> list[Picture]:
+    """Draws them into the folder, those of more weight first; leaves out what has nothing to show."""
+    if result.rows.kind == "class":
+        plot_confusion(result.confusion, result.class_names, folder / "confusion.png")
+        plot_calibration(result.outcomes, folder / "calibration.png")
+        plot_extremes(result, folder / "hits_and_misses.png")
+        plot_examples(result, folder / "examples.png")
+        found = [
+            ("confusion.png", "Confusion", CONFUSION),
+            ("calibration.png", "Calibration", CALIBRATION),
+            ("hits_and_misses.png", "Surest hits, worst misses", EXTREMES),
+            ("examples.png", "Ordinary pictures", EXAMPLES),
+        ]
+    else:
+        plot_searches(result, folder / "text_to_image.png")
+        plot_captions(result, folder / "image_to_text.png")
+        plot_retrieval_misses(result, folder / "misses.png")
+        found = [
+            ("text_to_image.png", "Searches by caption", SEARCHES),
+            ("image_to_text.png", "Captions of pictures", CAPTIONS),
+            ("misses.png", "Worst misses", MISSES),
+        ]
+    plot_similarity(result, folder / "similarity.png")
+    plot_embeddings(result, folder / "embeddings.png")
+    plot_maps(result.maps, folder / "text_maps.png")
+    reading = CLASS_MAP if result.rows.kind == "class" else CAPTION_MAP
+    found += [
+        ("similarity.png", "Similarities", SIMILARITY),
+        ("embeddings.png", "Map of embeddings", reading),
+        ("text_maps.png", "Where the model looks", MAPS),
+    ]
+    pictures = [Picture(path=folder / name, title=title, reading=reading) for name, title, reading in found]
+    return [picture for picture in pictures if picture.path.is_file()]
