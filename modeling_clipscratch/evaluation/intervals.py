@@ -75,11 +75,11 @@ def confidence_intervals(outcomes: Outcomes, *, resamples: int = 2000, seed: int
         if name == CALIBRATION and _varies(drawn[name]):
             ends = _calibration_ends(outcomes.calibration_gaps(np.ones((1, pictures)))[0], drawn["gaps"])
         elif name == CALIBRATION or name.endswith(MEDIAN):
-            ends = _percentile_ends(name, value, drawn[name], pictures)
+            ends = _percentile_ends(name, drawn[name], pictures)
         else:
             ends = _score_ends(value, drawn[name], _independent(outcomes, name))
         least, most = _range(outcomes, name)
-        found[f"{name}_ci95"] = [max(min(ends[0], value), least), min(max(ends[1], value), most)]
+        found[f"{name}_ci95"] = _holding(value, ends, least, most)
     return found
 
 
@@ -122,13 +122,14 @@ def paired_differences(
     flipped = _measured(swapped, _coins, generator, pictures, flips)
     found = {}
     for name, (value,) in values.items():
-        low, high = _percentile_ends(name, value, drawn[name], pictures)
         least, most = _range(first, name)
+        ends = _percentile_ends(name, drawn[name], pictures)
+        low, high = _holding(value, ends, least - most, most - least)
         extreme = np.abs(flipped[name]) >= abs(value) - TINY
         found[name] = Difference(
             value=float(value),
-            low=float(max(min(low, value), least - most)),
-            high=float(min(max(high, value), most - least)),
+            low=low,
+            high=high,
             p_value=float((1 + extreme.sum()) / (1 + flips)),
         )
     return found
@@ -180,6 +181,11 @@ def _varies(drawn):
     return np.ptp(drawn) > TINY
 
 
+def _holding(value, ends, least, most):
+    """Ends cut to the range from least to most, and stretched to hold the value."""
+    return [float(min(max(ends[0], least), value)), float(max(min(ends[1], most), value))]
+
+
 def _range(outcomes, name):
     if not name.endswith(MEDIAN):
         return 0.0, 1.0
@@ -205,13 +211,13 @@ def _score_ends(value, drawn, pictures):
 def _calibration_ends(gaps, drawn):
     """The multiples of (bins,) gaps that give their sum with the noise of (resamples, bins) drawn ones."""
     value, scales = np.abs(gaps).sum(), np.linspace(0, 2, 201)
-    reached = np.array([np.quantile(np.abs(scale * gaps + drawn - gaps).sum(1), TAILS) for scale in scales])
-    low = scales[reached[:, 1] >= value - TINY].min(initial=1)
-    high = scales[reached[:, 0] <= value + TINY].max(initial=0)
+    reached = np.stack([np.abs(scale * gaps + drawn - gaps).sum(1) for scale in scales])
+    least, most = np.quantile(reached, TAILS, axis=1)
+    low, high = scales[most >= value - TINY].min(initial=1), scales[least <= value + TINY].max(initial=0)
     return float(low * value), float(high * value)
 
 
-def _percentile_ends(name, value, drawn, pictures):
+def _percentile_ends(name, drawn, pictures):
     if name.endswith(MEDIAN):  # of 5 pictures all lie to one side of the median once in 16 times
         return np.quantile(drawn, TAILS).tolist() if pictures >= 6 else (-np.inf, np.inf)
     margin = 0 if _varies(drawn) else 1 - TAILS[0] ** (1 / pictures)
