@@ -96,6 +96,13 @@ def test_a_calibrated_model_may_have_no_calibration_error_and_a_boastful_one_has
     assert low > 0.05 and low < 0.5 * 0.2 < high
 
 
+def test_calibration_of_pictures_that_are_all_right_is_bounded_by_their_number():
+    outcomes = replace(of_right(np.ones(100)), confidence=np.full(100, 0.98))
+    # 1 - 0.025^(1/100) = 0.0362 of the pictures may be wrong without one among 100.
+    low, high = confidence_intervals(outcomes)["expected_calibration_error_ci95"]
+    assert (low, high) == (0.0, pytest.approx(0.02 + 0.0362, abs=1e-4))
+
+
 @pytest.mark.parametrize(
     "outcomes",
     [
