@@ -41,6 +41,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise ValueError("--seeds needs the models of two seeds or more; one alone has no spread.")
     if options.output_dir is None and (options.save_predictions or options.save_embeddings):
         raise ValueError("--save_predictions and --save_embeddings need --output_dir, where they are written.")
+    if options.task in PROBES and options.split == "train":
+        raise ValueError(f"task={options.task} learns from the training split; measure it on another (--split test).")
     return options
 
 
@@ -61,8 +63,8 @@ def main(arguments: list[str]) -> None:
     if options.output_dir is not None:
         command = shlex.join(["python", "run_eval.py", *arguments])
         saved = {"predictions": options.save_predictions, "embeddings": options.save_embeddings}
-        for path in write_report(options.output_dir, evaluations, differences, command=command, **saved):
-            print(f"wrote {path}")
+        page, *others = write_report(options.output_dir, evaluations, differences, command=command, **saved)
+        print(f"wrote {page} and {len(others)} files beside it")
 
 
 def program() -> None:

@@ -1,7 +1,9 @@
 """Command lines go in; what `run_eval.py` and `run_inference.py` print, write and refuse is checked."""
 
+import copy
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -99,6 +101,32 @@ def test_evaluation_prints_a_table_and_writes_a_report(scripts, saved, tmp_path,
     metrics = json.loads((report / "metrics.json").read_text())["digits"]
     assert f"{100 * metrics['top1']:.1f} %" in table
     assert (report / "digits" / "confusion.png").is_file() and (report / "table.md").is_file()
+    assert f"wrote {report / 'report.html'} and " in table and "run_eval.py" in (report / "report.html").read_text()
+
+
+def test_two_models_are_compared_on_the_same_pictures(scripts, saved, model, processor, tmp_path, capsys):
+    other = tmp_path / "other"
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.visual_projection.weight.neg_()
+    changed.save_pretrained(other)
+    processor.save_pretrained(other)
+    report = tmp_path / "report"
+    options = ["--seeds", "--save_predictions", "--save_embeddings", "--output_dir", str(report)]
+    scripts[0].main(["--model", saved, str(other), "--dataset", "digits", "--split", "validation", *options])
+    printed = capsys.readouterr().out
+    found = json.loads((report / "comparison.json").read_text())
+    tops = [found["metrics"][name]["digits"]["top1"] for name in (saved, str(other))]
+    assert found["differences"]["digits"][str(other)]["top1"]["value"] == pytest.approx(tops[1] - tops[0])
+    assert f"{50 * sum(tops):.1f} %" in printed and "mean of 2 seeds" in printed
+    for name in ("predictions.parquet", "embeddings.safetensors"):
+        assert len(list(report.glob(f"*/digits/{name}"))) == 2
+
+
+def test_a_probe_learns_from_the_training_split(scripts, saved, capsys):
+    scripts[0].main(["--model", saved, "--dataset", "digits", "--task", "knn", "--split", "validation"])
+    top1 = float(re.search(r"top1 +([\d.]+) %", capsys.readouterr().out)[1])
+    assert top1 > 50  # untrained features of digits still lie by class; prompts give chance, 10 %
 
 
 @pytest.mark.parametrize(
@@ -107,6 +135,14 @@ def test_evaluation_prints_a_table_and_writes_a_report(scripts, saved, tmp_path,
         ({"dataset": ["digits", "digits"]}, "digits is named twice"),
         ({"batch_size": ["0"]}, "batch_size=0"),
         ({"split": ["nosuch"]}, "nosuch"),
+        ({"model": ["a", "a"]}, "model a is named twice"),
+        ({"seeds": []}, "--seeds needs the models of two seeds"),
+        ({"save_predictions": []}, "need --output_dir"),
+        ({"task": ["retrieval"]}, "digits, split test, has classes and task=retrieval needs captions"),
+        ({"task": ["knn"], "split": ["train"]}, "task=knn learns from the training split"),
+        ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
+        ({"class_names": ["a", ""]}, "label 2 of 2 is empty"),
+        ({"templates": ["imagnet"]}, "did you mean imagenet"),
     ],
 )
 def test_evaluation_refuses_before_it_loads_the_model(scripts, changed, sentence):
