@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..data.pictures import decode_image
 from ..data.rows import BadImageError
@@ -19,6 +19,18 @@ from .find import Hit
 SIDE = 320  # pixels of the longer side of a small picture
 COLUMNS = 5
 
+GRID = """
+  .hits { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem .75rem;
+          grid-template-columns: repeat(auto-fill, minmax(min(10.5rem, 44%), 1fr)); }
+  .hits figure { margin: 0; }
+  .hits .picture { aspect-ratio: 1; background: var(--frame); border-radius: .4rem; display: grid; overflow: hidden;
+                   place-items: center; text-align: center; font-size: .85rem; color: var(--faint); }
+  .hits img { width: 100%; height: 100%; object-fit: contain; }
+  .hits figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; margin-top: .35rem;
+                     font-size: .875rem; }
+  .hits figcaption span { width: 100%; overflow-wrap: anywhere; }
+  .hits figcaption data { color: var(--faint); font-variant-numeric: tabular-nums; }
+"""
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -35,21 +47,10 @@ PAGE = Template("""<!DOCTYPE html>
   header img { max-width: 8rem; max-height: 8rem; border-radius: .4rem; flex: none; }
   h1 { font-size: 1.5rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
   header p { margin: .25rem 0 0; color: var(--faint); }
-  ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem .75rem;
-       grid-template-columns: repeat(auto-fill, minmax(min(10.5rem, 44%), 1fr)); }
-  figure { margin: 0; }
-  .picture { aspect-ratio: 1; background: var(--frame); border-radius: .4rem; display: grid; place-items: center;
-             overflow: hidden; color: var(--faint); text-align: center; font-size: .85rem; }
-  .picture img { width: 100%; height: 100%; object-fit: contain; }
-  figcaption { display: flex; gap: .5rem; margin-top: .35rem; font-size: .875rem; align-items: baseline; }
-  figcaption b { flex: none; }
-  figcaption span { flex: 1; overflow-wrap: anywhere; }
-  figcaption data { flex: none; color: var(--faint); font-variant-numeric: tabular-nums; }
+  $grid
 </style>
 <header>$picture<div><h1>$title</h1><p>$note</p></div></header>
-<ol>
 $hits
-</ol>
 </html>
 """)
 
@@ -76,11 +77,14 @@ def write_sheet(path: str | Path, hits: Sequence[Hit], *, query: str, image: Ima
 
 
 def thumbnail(path: Path) -> Image.Image | None:
-    """Upright RGB, its longer side 320 pixels at most; `None` if the picture is gone or broken by now."""
+    """Upright RGB, its longer side 320 pixels at most; tiny ones are enlarged, so that one sees their pixels. `None` if
+    the picture is gone or broken by now."""
     try:
         image = decode_image(path, name=str(path), draft_size=SIDE)
     except BadImageError:
         return None
+    if max(image.size) <= SIDE // 4:
+        image = ImageOps.scale(image, SIDE // max(image.size), resample=Image.Resampling.NEAREST)
     image.thumbnail((SIDE, SIDE))
     return image
 
@@ -94,21 +98,27 @@ def note_of(hits: Sequence[Hit]) -> str:
     return f"{len(hits)} nearest, the best first; the number is the cosine, at most 1"
 
 
-def _write_html(path, hits, query, image):
+def hits_html(hits: Sequence[Hit]) -> str:
+    """A list of small pictures with place, name and cosine; laid out by `GRID`, coloured by `--frame`, `--faint`."""
     entries = []
     for place, hit in enumerate(hits, start=1):
         picture, name = thumbnail(hit.path), html.escape(printable(hit.name))
         shown = "cannot be read now" if picture is None else _img(picture, name)
         entries.append(
-            f'<li><figure><div class="picture">{shown}</div><figcaption><b>{place}</b><span>{name}</span>'
-            f'<data value="{hit.score}">{hit.score:.3f}</data></figcaption></figure></li>'
+            f'<li><figure><div class="picture">{shown}</div><figcaption><b>{place}</b>'
+            f'<data value="{hit.score}">{hit.score:.3f}</data><span>{name}</span></figcaption></figure></li>'
         )
+    return '<ol class="hits">\n' + "\n".join(entries) + "\n</ol>"
+
+
+def _write_html(path, hits, query, image):
     title = html.escape(printable(query))
     page = PAGE.substitute(
         title=title,
+        grid=GRID.strip(),
         picture="" if image is None else _img(image, title),
         note=html.escape(note_of(hits)),
-        hits="\n".join(entries),
+        hits=hits_html(hits),
     )
     write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
 
