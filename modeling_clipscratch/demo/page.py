@@ -17,6 +17,8 @@ from ..search.store import PictureIndex
 SHOWN = 12  # pictures of a search
 CSS = f"""
   .gradio-container {{ width: 100%; max-width: 1100px !important; margin: 0 auto !important; }}
+  #picture img {{ width: 100%; height: 100%; object-fit: contain; }}
+  #found, #found * {{ padding: 0; }}
   .hits {{ --frame: var(--background-fill-secondary); --faint: var(--body-text-color-subdued); }}
   {GRID}
 """
@@ -63,11 +65,14 @@ def build_page(model, processor, index: PictureIndex | None = None, *, model_nam
             hits = search(index, model, processor, text=text, top=SHOWN)
         return f"<p>{note_of(hits)}</p>{hits_html(hits)}"
 
-    with gr.Blocks(title="ClipScratch", analytics_enabled=False) as page:
+    with gr.Blocks(title="ClipScratch", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(f"# ClipScratch\nTrying **{Path(model_name).name}**.")
         with gr.Tab("Name a picture"), gr.Row():
             with gr.Column():
-                picture = gr.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture")
+                picture = gr.Image(
+                    type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=300,
+                    elem_id="picture",
+                )  # fmt: skip
                 labels = gr.Textbox(
                     label="Labels", info="Two or more, with commas between them", placeholder="cat, dog"
                 )
@@ -84,8 +89,8 @@ def build_page(model, processor, index: PictureIndex | None = None, *, model_nam
                         show_label=False, container=False, placeholder="a dog in the snow", scale=5, autofocus=True
                     )
                     go = gr.Button("Search", variant="primary", scale=1, min_width=100)
-                gr.Markdown(f"{len(index.pictures):,} pictures of `{printable(str(index.folder))}`")
-                found = gr.HTML(padding=False)
+                gr.Markdown(f"{len(index.pictures):,} pictures of `{printable(index.folder.name)}`")
+                found = gr.HTML(padding=False, elem_id="found")
             gr.on([go.click, text.submit], find, text, found)
     return page
 

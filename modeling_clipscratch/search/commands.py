@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 
 from ..data.pictures import decode_image
@@ -72,5 +73,5 @@ def search_command(options: argparse.Namespace) -> None:
         for place, hit in enumerate(hits, start=1):
             print(f"{place:>3}  {hit.score:6.3f}  {printable(str(hit.path))}")
     if options.sheet:
-        write_sheet(options.sheet, hits, query=options.text or options.image, image=image)
+        write_sheet(options.sheet, hits, query=options.text or os.path.basename(options.image), image=image)
         print(f"wrote {options.sheet}", file=sys.stderr)

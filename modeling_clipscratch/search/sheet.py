@@ -145,9 +145,9 @@ def _write_png(path, hits, query, image):
         axes = figure.add_subplot(lines, columns, place)
         if picture is None:
             axes.text(0.5, 0.5, "cannot be\nread now", ha="center", va="center", fontsize=9, color="0.35")
-            axes.set_aspect("equal")
+            axes.set_box_aspect(1)
         else:
-            axes.imshow(picture)
+            axes.imshow(ImageOps.pad(picture.convert("RGB"), (SIDE, SIDE), color="#eeeeee"))
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set(color="0.8", linewidth=2.5 if above == "looked for" else 0.8)
