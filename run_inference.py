@@ -1,6 +1,8 @@
-"""A model's folder or Hub id, pictures and labels go in; for each picture the labels, best first, come out.
+"""A model with pictures and labels, a folder or a query goes in; ranked labels, an index or the best pictures come out.
 
 python run_inference.py --model runs/digits --images a.png b.png --labels three eight --template "a photo of a {}."
+python run_inference.py index holidays --model runs/mine
+python run_inference.py search "a dog in the snow" --model runs/mine --index holidays --sheet found.html
 """
 
 import argparse
@@ -11,23 +13,32 @@ from modeling_clipscratch.data.pictures import decode_image
 from modeling_clipscratch.data.rows import DEFAULT_TEMPLATES
 from modeling_clipscratch.evaluation.loading import load_model
 from modeling_clipscratch.evaluation.rank_labels import bars, check_labels, rank_labels
+from modeling_clipscratch.search import commands
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="run_inference.py", description="Ranks labels for pictures.")
-    parser.add_argument("--model", required=True, help="folder of a trained model, or a Hub id")
-    parser.add_argument("--images", required=True, nargs="+", help="picture files")
-    parser.add_argument("--labels", required=True, nargs="+", help="two labels or more")
-    parser.add_argument(
+    if arguments and arguments[0].startswith("--") and arguments[0] != "--help":
+        arguments = ["classify", *arguments]
+    every = argparse.ArgumentParser(add_help=False)
+    every.add_argument("--model", required=True, help="folder of a trained model, or a Hub id")
+    every.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
+    description = "Ranks labels for pictures; indexes a folder of pictures; searches it. Without a command: classify."
+    parser = argparse.ArgumentParser(prog="run_inference.py", description=description)
+    subparsers = parser.add_subparsers(required=True, metavar="command", title="commands (each has a --help)")
+    classify_parser = subparsers.add_parser("classify", parents=[every], help="labels for pictures, best first")
+    classify_parser.add_argument("--images", required=True, nargs="+", help="picture files")
+    classify_parser.add_argument("--labels", required=True, nargs="+", help="two labels or more")
+    classify_parser.add_argument(
         "--template", default=DEFAULT_TEMPLATES[0], help="{} stands for the label (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    classify_parser.add_argument("--json", action="store_true", help="print JSON")
+    classify_parser.set_defaults(run=classify)
+    commands.add_index_command(subparsers, every)
+    commands.add_search_command(subparsers, every)
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str]) -> None:
-    options = parse(arguments)
+def classify(options: argparse.Namespace) -> None:
     check_labels(options.labels, options.template)
     images = [decode_image(path, name=path) for path in options.images]
     model, processor = load_model(options.model, options.device)
@@ -38,6 +49,11 @@ def main(arguments: list[str]) -> None:
         return
     for path, labels in zip(options.images, ranked, strict=True):
         print(f"{path}\n{bars(labels)}")
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    options.run(options)
 
 
 def program() -> None:

@@ -12,6 +12,8 @@ MAY_USE = {  # room -> rooms of ours that it may import
     "hub": set(),
     "data": set(),
     "evaluation": {"hub", "data"},
+    "search": {"hub", "data", "evaluation"},
+    "demo": {"hub", "data", "evaluation", "search"},
     "training": {"hub", "data", "evaluation"},
 }
 LONGEST = 250  # lines
@@ -76,7 +78,7 @@ def test_what_travels_imports_torch_transformers_and_its_siblings_only():
 
 
 def test_the_scripts_have_no_logic_of_their_own():
-    for name in ("run_train.py", "run_eval.py", "run_inference.py"):
+    for name in ("run_train.py", "run_eval.py", "run_inference.py", "run_demo.py"):
         assert len((ROOT / name).read_text().splitlines()) <= 80, name
 
 

@@ -1,0 +1,77 @@
+"""A command line goes in; `run_inference.py index` and `search` come out."""
+
+import argparse
+import json
+import os
+import sys
+
+from ..data.pictures import decode_image
+from ..evaluation.loading import load_model
+from .find import check_query, search
+from .sheet import check_sheet, printable, write_sheet
+from .store import check_model, find_index, model_fingerprint, open_index
+from .update import update_index
+from .vectors import faiss_library
+
+
+def add_index_command(subparsers, every: argparse.ArgumentParser) -> None:
+    parser = subparsers.add_parser(
+        "index", parents=[every], help="makes the index of a folder of pictures, or brings it up to date"
+    )
+    parser.add_argument("folder", help="the pictures, at any depth")
+    parser.add_argument("--index", help="folder of the index (default: .clipscratch-index in the folder)")
+    parser.add_argument("--rebuild", action="store_true", help="encode everything anew, for instance with a new model")
+    parser.add_argument(
+        "--on_bad_image",
+        choices=["skip", "raise"],
+        default="skip",
+        help="unreadable pictures: name them and go on, or stop at the first (default: %(default)s)",
+    )
+    parser.set_defaults(run=index_command)
+
+
+def add_search_command(subparsers, every: argparse.ArgumentParser) -> None:
+    parser = subparsers.add_parser("search", parents=[every], help="the pictures nearest to a text or a picture")
+    parser.add_argument("text", nargs="?", help="what the picture should show")
+    parser.add_argument("--image", help="a picture instead of a text: look for others like it")
+    parser.add_argument("--index", required=True, help="the folder of pictures, or that of its index")
+    parser.add_argument("--top", type=int, default=10, help="how many (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--sheet", help="write a page of the results: a .png, or an .html that needs nothing else")
+    parser.set_defaults(run=search_command)
+
+
+def index_command(options: argparse.Namespace) -> None:
+    faiss_library()  # before the model is loaded
+    model, processor = load_model(options.model, options.device)
+    index, changes = update_index(
+        options.folder,
+        model,
+        processor,
+        model_name=options.model,
+        where=options.index,
+        rebuild=options.rebuild,
+        on_bad_image=options.on_bad_image,
+        progress=sys.stderr.isatty(),
+    )
+    print(f"{len(index.pictures):,} pictures in the index: {changes}")
+
+
+def search_command(options: argparse.Namespace) -> None:
+    check_query(text=options.text, image=options.image, top=options.top)
+    if options.sheet:
+        check_sheet(options.sheet)
+    where = find_index(options.index)
+    image = decode_image(options.image, name=options.image) if options.image else None
+    index = open_index(where)
+    model, processor = load_model(options.model, options.device)
+    check_model(index, where, model_fingerprint(model, processor.image_processor))
+    hits = search(index, model, processor, text=options.text, image=image, top=options.top)
+    if options.json:
+        print(json.dumps([{"image": str(hit.path), "score": hit.score} for hit in hits], indent=2))
+    else:
+        for place, hit in enumerate(hits, start=1):
+            print(f"{place:>3}  {hit.score:6.3f}  {printable(str(hit.path))}")
+    if options.sheet:
+        write_sheet(options.sheet, hits, query=options.text or os.path.basename(options.image), image=image)
+        print(f"wrote {options.sheet}", file=sys.stderr)

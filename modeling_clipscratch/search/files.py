@@ -1,0 +1,81 @@
+"""A folder goes in; the pictures below it come out: names with size and time, then, read ahead, digests and pixels."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.pictures import decode_image, is_picture_name
+from ..data.rows import BadImageError
+from .vectors import digest_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """One file that was read. `pixels` (H, W, 3) uint8 are `None` where they were not needed or `error` says why."""
+
+    name: str
+    digest: str = ""
+    pixels: np.ndarray | None = None
+    error: BadImageError | None = None
+
+
+def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
+    """Name below the folder, with `/` -> (bytes, time of the last change in ns), in the order of the names.
+
+    Raises: ValueError if the folder, or one inside it, cannot be read, or if no picture is there.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; give the one that holds the pictures.")
+
+    def refuse(error):  # passing over it would drop all its pictures from the index
+        raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
+
+    found = {}
+    for parent, subfolders, files in os.walk(folder, onerror=refuse):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # the system's, and our own
+        for path in (Path(parent, file) for file in files if is_picture_name(file)):
+            try:
+                told = path.stat()
+            except FileNotFoundError:  # taken away in this moment, or a link to nowhere
+                continue
+            found[path.relative_to(folder).as_posix()] = (told.st_size, told.st_mtime_ns)
+    if not found:
+        raise ValueError(f"{folder} holds no picture, nor does any folder in it; give one with .jpg, .png, ... files.")
+    return dict(sorted(found.items()))
+
+
+def read_pictures(
+    folder: Path, names: Sequence[str], preprocess, is_known: Callable[[str], bool], *, batch_size: int
+) -> Iterator[list[Read]]:
+    """Batches in the order of the names; the next is read while the caller works on this one.
+
+    Args:
+        preprocess: a `data.pixels.Preprocess`.
+        is_known: digest -> whether the pixels of such a content are not needed.
+    """
+
+    def read(name):
+        path = folder / name
+        digest = ""
+        try:
+            digest = digest_of(data := path.read_bytes())
+            if is_known(digest):
+                return Read(name=name, digest=digest)
+            return Read(name=name, digest=digest, pixels=preprocess(decode_image(data, name=str(path))))
+        except BadImageError as error:
+            return Read(name=name, digest=digest, error=error)
+        except OSError as error:
+            return Read(
+                name=name, error=BadImageError(f"{path}: cannot be read ({error.strerror}); mend or remove it.")
+            )
+
+    with ThreadPoolExecutor() as pool:  # reading, hashing and decoding release the interpreter's lock
+        batches = (pool.map(read, names[start : start + batch_size]) for start in range(0, len(names), batch_size))
+        coming = next(batches, None)
+        while coming is not None:
+            batch, coming = coming, next(batches, None)
+            yield list(batch)

@@ -1,0 +1,149 @@
+"""The folder of an index goes in; its table and its vectors, checked, come out; or the other way round, whole.
+
+```
+index.json              table of the pictures, the model's fingerprint, and the name of the file of vectors
+vectors-<digest>.faiss  one vector a content
+parts-<model>/          while an index is built: what was encoded so far
+lock                    held by the one process that writes
+```
+
+`index.json` is written last, so a reader finds the old index or the new one, never a mixture.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from ..evaluation.tables import write_whole
+from .vectors import number_of, read_vectors, write_vectors
+
+INSIDE = ".clipscratch-index"  # where the index of a folder lies, if the user names no place; listings leave it out
+TABLE = "index.json"
+FORMAT = 1
+# What of an image processor's settings changes the pixels; a new setting of a later library must not spoil an index.
+_SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "image_mean", "image_std")
+
+
+class Picture(NamedTuple):
+    """Bytes, time of the last change in ns, digest of the content."""
+
+    size: int
+    time: int
+    digest: str
+
+
+@dataclass(kw_only=True)
+class PictureIndex:
+    """
+    Args:
+        folder: the pictures' folder.
+        model: `model_fingerprint` of what made the vectors.
+        model_name: what the user called it.
+        pictures: name below the folder -> `Picture`.
+        vectors: of faiss, one for each different content.
+    """
+
+    folder: Path
+    model: str
+    model_name: str
+    pictures: dict[str, Picture]
+    vectors: object
+
+    @cached_property
+    def names_of(self) -> dict[int, list[str]]:
+        """Number of a content -> the pictures that have it."""
+        names = {}
+        for name, picture in self.pictures.items():
+            names.setdefault(number_of(picture.digest), []).append(name)
+        return names
+
+
+def model_fingerprint(model, image_processor) -> str:
+    """32 hexadecimal digits that change with any weight and with how pictures are prepared, not with the folder."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    told = image_processor.to_dict()
+    settings = {name: told.get(name) for name in _SETTINGS}
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def find_index(place: str | Path) -> Path:
+    """The folder of an index, given that folder or the folder of pictures that it lies in.
+
+    Raises: ValueError if there is none.
+    """
+    place = Path(place)
+    for where in (place, place / INSIDE):
+        if (where / TABLE).is_file():
+            return where
+    raise ValueError(
+        f"{place} holds no finished index; make one, or finish it: run_inference.py index FOLDER --model DIR"
+    )
+
+
+def open_index(where: Path) -> PictureIndex:
+    """Raises: ValueError if the index is damaged, incomplete or of another version's form."""
+    try:
+        told = json.loads((where / TABLE).read_text(encoding="utf-8"))
+        if told["format"] != FORMAT:
+            raise ValueError(f"its format is {told['format']}, this version reads {FORMAT}")
+        index = PictureIndex(
+            folder=(where / told["folder"]).resolve(),
+            model=told["model"],
+            model_name=told["model_name"],
+            pictures={name: Picture(*entry) for name, entry in told["pictures"].items()},
+            vectors=read_vectors(where / told["vectors"]),
+        )
+        if len(index.names_of) != index.vectors.ntotal:
+            raise ValueError(f"{len(index.names_of)} contents in the table, {index.vectors.ntotal} vectors")
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        if "clipscratch[search]" in str(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
+        raise ValueError(
+            f"{where} holds a damaged index ({reason}); make it anew: "
+            "run_inference.py index FOLDER --model DIR --rebuild"
+        ) from error
+    return index
+
+
+def check_model(index: PictureIndex, where: Path, fingerprint: str) -> None:
+    """Raises: ValueError if another model made the index."""
+    if index.model != fingerprint:
+        raise ValueError(
+            f"the index {where} was made with another model ({index.model_name}, fingerprint {index.model[:8]}; this "
+            f"one is {fingerprint[:8]}); give that one, or make the index anew with: run_inference.py index "
+            f"{index.folder} --model DIR --rebuild"
+        )
+
+
+def save_index(index: PictureIndex, where: Path) -> None:
+    """Writes the vectors, then the table that names them, then takes away what neither needs."""
+    vectors = write_vectors(index.vectors, where, "vectors")
+    # An index inside its folder moves with it.
+    inside = where.resolve().is_relative_to(index.folder)
+    folder = Path(*[".."] * len(where.resolve().relative_to(index.folder).parts)) if inside else index.folder
+    table = {
+        "format": FORMAT,
+        "folder": folder.as_posix(),
+        "model": index.model,
+        "model_name": index.model_name,
+        "vectors": vectors,
+        "pictures": index.pictures,
+    }
+    # ASCII, since a name may hold bytes that are no UTF-8.
+    write_whole(where / TABLE, lambda temporary: temporary.write_text(json.dumps(table), encoding="ascii"))
+    for left in [*where.glob("vectors-*.faiss"), *where.glob(".vectors-*.faiss"), *where.glob(".index-*.json")]:
+        if left.name != vectors:
+            left.unlink()
+    for left in where.glob("parts-*"):
+        shutil.rmtree(left)

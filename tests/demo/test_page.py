@@ -1,0 +1,141 @@
+"""A tiny model, an index and a headless Chromium go in; what the page shows, refuses and asks for is seen."""
+
+import re
+import shutil
+import socket
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_clipscratch.demo.page import build_page, gradio_library, serve
+from modeling_clipscratch.evaluation.rank_labels import rank_labels
+from modeling_clipscratch.search.find import search
+from modeling_clipscratch.search.update import update_index
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LOCAL = {"127.0.0.1", "localhost"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed in range(5):
+        pixels = np.random.default_rng(seed).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(make_model):
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def index(folder, model, word_processor):
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'clipscratch[search]'")
+    return update_index(folder, model, word_processor, model_name="a model")[0]
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """The machines that this process asked for while the page was served and used."""
+    hosts, ask = set(), socket.getaddrinfo
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", lambda host, *rest, **named: hosts.add(host) or ask(host, *rest, **named))
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def address(model, word_processor, index, asked):
+    pytest.importorskip("gradio", reason="gradio is not installed: pip install 'clipscratch[demo]'")
+    page = build_page(model, word_processor, index, model_name="runs/tiny")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    yield serve(page, port, wait=False)
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page as a phone shows it; all that it asks for is of this machine."""
+    page, urls = browser.new_page(viewport={"width": 390, "height": 844}), []
+    page.on("request", lambda request: urls.append(request.url))
+    page.goto(address)
+    page.get_by_role("tab", name="Name a picture").wait_for()
+    yield page
+    page.close()
+    assert {url for url in urls if not url.startswith((address, "data:", "blob:"))} == set()
+
+
+@pytest.mark.slow
+def test_labels_are_ranked_as_the_model_ranks_them(page, folder, model, word_processor):
+    page.set_input_files("input[type=file]", str(folder / "3.png"))
+    page.get_by_label("Labels").fill("red, blue square,circle")
+    page.get_by_label("Template").fill("the {}")
+    page.get_by_role("button", name="Name it").click()
+    page.wait_for_selector(".confidence-set")
+    labels = ["red", "blue square", "circle"]
+    (ranked,) = rank_labels(model, word_processor, [Image.open(folder / "3.png")], labels, template="the {}")
+    shown = [row.inner_text() for row in page.locator(".confidence-set").all()]
+    assert [" ".join(text.split()) for text in shown] == [f"{e['label']} {round(100 * e['score'])}%" for e in ranked]
+
+
+@pytest.mark.slow
+def test_a_sentence_finds_the_pictures_that_search_finds(page, index, model, word_processor):
+    page.get_by_role("tab", name="Search pictures").click()
+    page.get_by_placeholder("a dog in the snow").fill("a red circle")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".hits img")
+    hits = search(index, model, word_processor, text="a red circle")
+    shown = [image.get_attribute("alt") for image in page.locator(".hits img").all()]
+    assert shown == [hit.name for hit in hits]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("labels", "template", "sentence"),
+    [("red", "a {}.", "two labels or more"), ("red, blue", "a photo", r"has no \{\}")],
+)
+def test_bad_input_is_said_on_the_page(page, folder, labels, template, sentence):
+    page.set_input_files("input[type=file]", str(folder / "3.png"))
+    page.get_by_label("Labels").fill(labels)
+    page.get_by_label("Template").fill(template)
+    page.get_by_role("button", name="Name it").click()
+    page.get_by_text(re.compile(sentence)).wait_for()
+
+
+@pytest.mark.slow
+def test_nothing_is_asked_of_other_machines(address, asked):
+    """After the tests above: of gradio's own process too, not only of the page."""
+    named = {host.decode() if isinstance(host, bytes) else host for host in asked}
+    assert named <= LOCAL
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_refused(address, model, word_processor):
+    taken = int(address.rstrip("/").rpartition(":")[2])
+    with pytest.raises(ValueError, match=f"port={taken} cannot be had"):
+        serve(build_page(model, word_processor, model_name="tiny"), taken, wait=False)
+
+
+def test_without_gradio_the_remedy_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ValueError, match=r"pip install 'clipscratch\[demo\]'"):
+        gradio_library()
