@@ -1,0 +1,73 @@
+"""A model and rows go in; unit embeddings of their pictures and texts, stored and read again, come out.
+
+For benchmarks that ask more than one question of the same embeddings.
+"""
+
+import argparse
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from modeling_clipscratch.data import Rows, load_rows
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.evaluation.encode import encode_images, encode_texts
+from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.tables import write_whole
+
+from .reporting import parser_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """
+    Args:
+        rows: N rows.
+        image_embeds: (N, P), unit length.
+        texts: the M different texts: prompts of the classes, or captions.
+        text_embeds: (M, P), unit length.
+    """
+
+    rows: Rows
+    image_embeds: torch.Tensor
+    texts: list[str]
+    text_embeds: torch.Tensor
+
+    def of(self, texts: list[str]) -> torch.Tensor:
+        """Stored embeddings in the order of `texts`; in place of `encode_texts`."""
+        number = {text: place for place, text in enumerate(self.texts)}
+        return self.text_embeds[[number[text] for text in texts]]
+
+
+def parser_with_model(name: str) -> argparse.ArgumentParser:
+    parser = parser_of(name)
+    parser.add_argument("--model", required=True, help="folder of a trained model")
+    parser.add_argument("--data", type=Path, required=True, help="folder with wds_vtab-cifar10 and wds_flickr8k")
+    parser.add_argument("--limit", type=int, help="only the first so many pictures of a set")
+    return parser
+
+
+def embedded(options: argparse.Namespace, dataset: str, split: str) -> Embedded:
+    """The set's embeddings, from `--output` where an earlier run of the same model and rows left them."""
+    rows = load_rows(str(options.data / dataset), split)
+    if options.limit:
+        rows = rows.select(range(min(options.limit, len(rows))))
+    texts = list(dict.fromkeys(text for row in range(len(rows)) for text in rows.captions_of(row)))
+    if rows.kind == "class":  # of a class without rows, too
+        texts = [template.replace("{}", name) for name in rows.class_names for template in rows.templates]
+    weights = hashlib.blake2b((Path(options.model) / "model.safetensors").read_bytes(), digest_size=8)
+    for word in (rows.fingerprint, *texts):
+        weights.update(word.encode())
+    path = options.output / "embeddings" / f"{dataset}-{split}-{weights.hexdigest()}.safetensors"
+    if not path.is_file():
+        model, processor = load_model(options.model)
+        tensors = {
+            "images": encode_images(model, Preprocess(processor.image_processor), rows, progress=True).embeds,
+            "texts": encode_texts(model, processor.tokenizer, texts),
+        }
+        write_whole(path, partial(save_file, tensors))
+    stored = load_file(path)
+    return Embedded(rows=rows, image_embeds=stored["images"], texts=texts, text_embeds=stored["texts"])
