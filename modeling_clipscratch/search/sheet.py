@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from ..data.pictures import decode_image
 from ..data.rows import BadImageError
-from ..evaluation.plots import new_figure, save_figure, shortened
+from ..evaluation.pictures.style import new_figure, save_figure, shortened
 from ..evaluation.tables import write_whole
 from .find import Hit
 

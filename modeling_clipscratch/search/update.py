@@ -81,6 +81,10 @@ def update_index(
     files = list_pictures(folder)
     where = folder / INSIDE if where is None else Path(where)
     fingerprint = model_fingerprint(model, processor.image_processor)
+    preprocess = Preprocess(processor.image_processor)
+    # Where a config names the width of the embeddings differs from model to model; one picture tells it.
+    blank = np.zeros((1, *preprocess.image_size, 3), dtype=np.uint8)
+    width = encode_pixels(model, blank, preprocess.mean, preprocess.std).shape[1]
     if where.exists() and not where.is_dir():
         raise ValueError(f"{where} is a file; an index is a folder, give another --index.")
     where.mkdir(parents=True, exist_ok=True)
@@ -91,13 +95,13 @@ def update_index(
                 model=fingerprint,
                 model_name=model_name,
                 pictures={},
-                vectors=empty_vectors(model.config.projection_dim),
+                vectors=empty_vectors(width),
             )
             there = (where / TABLE).is_file() and not rebuild
             index = _opened(where, empty) if there else empty
             moved, index.folder = index.folder != folder, folder
             settings = {"on_bad_image": on_bad_image, "batch_size": batch_size, "progress": progress, "moved": moved}
-            return index, _update(index, where, files, model, Preprocess(processor.image_processor), **settings)
+            return index, _update(index, where, files, model, preprocess, **settings)
     except Timeout as error:
         raise ValueError(f"{where} is being written by another process; wait until it ends.") from error
 
