@@ -82,23 +82,17 @@ def update_index(
     where = folder / INSIDE if where is None else Path(where)
     fingerprint = model_fingerprint(model, processor.image_processor)
     preprocess = Preprocess(processor.image_processor)
-    # Where a config names the width of the embeddings differs from model to model; one picture tells it.
-    blank = np.zeros((1, *preprocess.image_size, 3), dtype=np.uint8)
-    width = encode_pixels(model, blank, preprocess.mean, preprocess.std).shape[1]
     if where.exists() and not where.is_dir():
         raise ValueError(f"{where} is a file; an index is a folder, give another --index.")
     where.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(where / "lock", timeout=0):
-            empty = PictureIndex(
-                folder=folder,
-                model=fingerprint,
-                model_name=model_name,
-                pictures={},
-                vectors=empty_vectors(width),
-            )
-            there = (where / TABLE).is_file() and not rebuild
-            index = _opened(where, empty) if there else empty
+            if (where / TABLE).is_file() and not rebuild:
+                index = _opened(where, folder, fingerprint)
+            else:
+                vectors = empty_vectors(_width(model, preprocess))
+                of_model = {"model": fingerprint, "model_name": model_name}
+                index = PictureIndex(folder=folder, pictures={}, vectors=vectors, **of_model)
             moved, index.folder = index.folder != folder, folder
             settings = {"on_bad_image": on_bad_image, "batch_size": batch_size, "progress": progress, "moved": moved}
             return index, _update(index, where, files, model, preprocess, **settings)
@@ -106,15 +100,21 @@ def update_index(
         raise ValueError(f"{where} is being written by another process; wait until it ends.") from error
 
 
-def _opened(where, empty):
+def _opened(where, folder, fingerprint):
     index = open_index(where)
-    check_model(index, where, empty.model)
-    if index.folder != empty.folder and index.folder.is_dir():  # a folder that was moved keeps its index
+    check_model(index, where, fingerprint)
+    if index.folder != folder and index.folder.is_dir():  # a folder that was moved keeps its index
         raise ValueError(
-            f"the index {where} is that of {index.folder}, not of {empty.folder}; give another --index, or replace it "
+            f"the index {where} is that of {index.folder}, not of {folder}; give another --index, or replace it "
             "with --rebuild."
         )
     return index
+
+
+def _width(model, preprocess):
+    """P. Where a config names it differs from model to model; one picture tells it of any."""
+    blank = np.zeros((1, *preprocess.image_size, 3), dtype=np.uint8)
+    return encode_pixels(model, blank, preprocess.mean, preprocess.std).shape[1]
 
 
 def _update(index, where, files, model, preprocess, *, on_bad_image, batch_size, progress, moved):
