@@ -17,6 +17,8 @@ from ..search.store import PictureIndex
 SHOWN = 12  # pictures of a search
 CSS = f"""
   .gradio-container {{ width: 100%; max-width: 1100px !important; margin: 0 auto !important; }}
+  .gradio-container {{ --color-accent: var(--primary-700); }}
+  .dark .gradio-container {{ --color-accent: var(--primary-400); }}
   #picture img {{ width: 100%; height: 100%; object-fit: contain; }}
   #found, #found * {{ padding: 0; }}
   .hits {{ --frame: var(--background-fill-secondary); --faint: var(--body-text-color-subdued); }}
@@ -108,7 +110,6 @@ def serve(page, port: int, *, wait: bool = True) -> str:
         block_info_text_color="*neutral_600",
         block_label_text_color="*neutral_700",
         block_title_text_color="*neutral_800",
-        color_accent="*primary_700",
         stat_background_fill="*primary_600",
         input_placeholder_color="*neutral_500",
         button_primary_background_fill="*primary_700",

@@ -1,13 +1,13 @@
 """The folder of an index goes in; its table and its vectors, checked, come out; or the other way round, whole.
 
 ```
-index.json              table of the pictures, the model's fingerprint, and the name of the file of vectors
+clipscratch-index.json  table of the pictures, the model's fingerprint, and the name of the file of vectors
 vectors-<digest>.faiss  one vector a content
 parts-<model>/          while an index is built: what was encoded so far
 lock                    held by the one process that writes
 ```
 
-`index.json` is written last, so a reader finds the old index or the new one, never a mixture.
+The table is written last, so a reader finds the old index or the new one, never a mixture.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from ..evaluation.tables import write_whole
 from .vectors import number_of, read_vectors, write_vectors
 
 INSIDE = ".clipscratch-index"  # where the index of a folder lies, if the user names no place; listings leave it out
-TABLE = "index.json"
+TABLE = "clipscratch-index.json"
 FORMAT = 1
 # What of an image processor's settings changes the pixels; a new setting of a later library must not spoil an index.
 _SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "image_mean", "image_std")
@@ -82,7 +82,7 @@ def find_index(place: str | Path) -> Path:
     Raises: ValueError if there is none.
     """
     place = Path(place)
-    for where in (place, place / INSIDE):
+    for where in (place / INSIDE, place):
         if (where / TABLE).is_file():
             return where
     raise ValueError(
@@ -142,7 +142,11 @@ def save_index(index: PictureIndex, where: Path) -> None:
     }
     # ASCII, since a name may hold bytes that are no UTF-8.
     write_whole(where / TABLE, lambda temporary: temporary.write_text(json.dumps(table), encoding="ascii"))
-    for left in [*where.glob("vectors-*.faiss"), *where.glob(".vectors-*.faiss"), *where.glob(".index-*.json")]:
+    for left in [
+        *where.glob("vectors-*.faiss"),
+        *where.glob(".vectors-*.faiss"),
+        *where.glob(".clipscratch-index-*.json"),
+    ]:
         if left.name != vectors:
             left.unlink()
     for left in where.glob("parts-*"):

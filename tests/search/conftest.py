@@ -6,7 +6,10 @@ from PIL import Image
 
 from modeling_clipscratch.search.update import update_index
 
-pytest.importorskip("faiss", reason="faiss is not installed: pip install 'clipscratch[search]'")
+
+@pytest.fixture(scope="session", autouse=True)
+def faiss():
+    return pytest.importorskip("faiss", reason="faiss is not installed: pip install 'clipscratch[search]'")
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,13 @@ def test_classify_is_what_is_done_without_a_command(run, saved, pictures):
     assert run("classify", *words) == run(*words)
 
 
+def test_a_file_of_the_user_s_is_not_taken_for_an_index(run, saved, pictures):
+    (pictures / "index.json").write_text("[1]")
+    run("index", pictures, "--model", saved)
+    assert (pictures / "index.json").read_text() == "[1]"
+    assert len(run("search", "red", "--model", saved, "--index", pictures).splitlines()) == 10
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

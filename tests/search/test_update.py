@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 
 from modeling_clipscratch.data.rows import BadImageError
+from modeling_clipscratch.search import store
 from modeling_clipscratch.search import update as module
 from modeling_clipscratch.search.store import INSIDE, open_index
 from modeling_clipscratch.search.vectors import number_of, numbers_in
@@ -132,25 +133,34 @@ def test_after_sigkill_the_next_call_encodes_the_rest_only(pictures, update, mod
     assert done.returncode == -signal.SIGKILL
     index, changes = update(pictures)
     assert counts(changes) == {"encoded": 4, "recognised": 6}
-    assert sorted(path.name.split("-")[0] for path in (pictures / INSIDE).iterdir()) == [
-        "index.json",
-        "lock",
-        "vectors",
-    ]
+    left = sorted(path.name for path in (pictures / INSIDE).iterdir())
+    assert left[:2] == ["clipscratch-index.json", "lock"] and len(left) == 3 and left[2].startswith("vectors-")
     straight = vectors_by_name(update(pictures, rebuild=True)[0])
     for name, vector in vectors_by_name(index).items():
         np.testing.assert_allclose(vector, straight[name], atol=1e-6)  # batches of 3 against one of 10
 
 
 def test_an_index_that_is_being_brought_up_to_date_is_still_the_old_one(pictures, update, save_picture, monkeypatch):
+    """The new vectors are written; what stops is the writing of the table."""
     update(pictures)
     save_picture(pictures / "new.png", 100)
-    monkeypatch.setattr(module, "save_index", lambda *given: 1 / 0)
+    monkeypatch.setattr(store, "write_whole", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         update(pictures)
+    assert len([*(pictures / INSIDE).glob("vectors-*")]) == 2
     assert list(open_index(pictures / INSIDE).pictures) == NAMES
     monkeypatch.undo()
     assert counts(update(pictures)[1]) == {"recognised": 1, "unchanged": 10}
+    assert len([*(pictures / INSIDE).glob("vectors-*")]) == 1
+
+
+def test_parts_of_another_model_are_not_taken_up(pictures, update, make_model, monkeypatch):
+    monkeypatch.setattr(module, "save_index", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        update(pictures)
+    monkeypatch.undo()
+    assert counts(update(pictures, model=make_model(seed=1))[1]) == {"encoded": 10}
+    assert not [*(pictures / INSIDE).glob("parts-*")]
 
 
 def test_a_damaged_part_is_left_out_and_its_pictures_are_encoded_again(pictures, update, monkeypatch, caplog):
@@ -179,7 +189,7 @@ def test_an_index_of_another_model_is_refused_until_it_is_rebuilt(pictures, upda
 @pytest.mark.parametrize("damage", ["half the vectors", "one bit", "no vectors", "half the table", "another form"])
 def test_a_damaged_index_is_refused_until_it_is_rebuilt(pictures, update, damage):
     update(pictures)
-    table = pictures / INSIDE / "index.json"
+    table = pictures / INSIDE / "clipscratch-index.json"
     (vectors,) = (pictures / INSIDE).glob("vectors-*")
     data = vectors.read_bytes()
     match damage:
