@@ -49,17 +49,16 @@ def confidence_intervals(outcomes: Outcomes, *, resamples: int = 2000, seed: int
        much as the resamples do. Where these do not vary (all right, all wrong), it is the number of pictures; for the
        mean recall, of classes times the pictures of the smallest.
     2. Median ranks: percentiles of the resamples. Fewer than 6 pictures bound no median: from 1 to the last rank.
-    3. Expected calibration error: of the same bins on endless pictures. The figure itself lies above that, since
-       noise in a bin counts as error whichever way it points, so the test is turned round: every bin's
-       gap is moved by as many standard errors, to zero or away from it, and the interval holds the sums which, with
-       the noise of the resamples, give the figure found. It is stretched to
-       hold the figure, which may stand at its upper end. All right or all wrong: see `paired_differences`, 1.
+    3. Expected calibration error: of the same bins on endless pictures. The figure lies above that, since noise in a
+       bin counts as error whichever way it points. So the test is turned round: every bin's gap is moved by as many
+       standard errors, to zero or away from it, and the interval holds the sums which, with the noise of the
+       resamples, give the figure. All right or all wrong: the bound of `paired_differences`, 1.
 
     Args:
         outcomes: of N pictures.
         resamples: more make the ends steadier; with 2,000 they move by some 2 % of the width from seed to seed.
         seed: of the draws; the same seed gives the same interval.
-    Returns: `<metric>_ci95` -> [low, high], in the metric's unit and range; holds the figure itself.
+    Returns: `<metric>_ci95` -> [low, high], in the metric's unit and range; stretched to hold the figure itself.
     Source: Wilson 1927 with the effective number of Korn & Graubard 1998.
 
     >>> right = ClassOutcomes(labels=np.zeros(100, int), ranks=np.ones(100, int), classes=1)
