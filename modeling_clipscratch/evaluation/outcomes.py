@@ -160,8 +160,8 @@ def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     >>> weighted_median(np.array([5, 1, 3]), np.array([[1, 1, 1], [1, 1, 0], [0, 3, 1]])).tolist()
     [3.0, 3.0, 1.0]
     """
-    order = np.argsort(values, kind="stable")
-    values, reached = values[order], np.cumsum(weights[:, order], axis=1)
+    values, places = np.unique(values, return_inverse=True)
+    reached = np.cumsum(_sums(weights, places, len(values)), axis=1)
     half = reached[:, -1:] / 2
     lower = values[(reached >= half).argmax(1)]
     upper = values[(reached > half).argmax(1)]
