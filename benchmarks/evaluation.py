@@ -7,6 +7,8 @@ text tower. In turn: the vision tower alone on pixels that are in memory as floa
 `evaluate_rows` (reading and decoding, both towers, the metrics); and, on the first `--slow` pictures, the same with the
 prompts encoded again for each batch of 256. Wall clock and processor time; medians of the ratios.
 
+Probes: k nearest neighbours and logistic regression, 50,000 training rows and 10,000 test rows.
+
 Retrieval: 25,000 captions of 5,000 pictures, 512 numbers each, each way in a process of its own (Linux): time, and the
 highest resident size less that before. In blocks is `retrieval_metrics`; in float32 the same with products of float32,
 which would settle ties by chance; the full matrix is held in float32, and ranks come from it. Then more captions than
@@ -22,6 +24,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoTokenizer, VisionTextDualEncoderProcessor, ViTConfig, ViTImageProcessorPil
 
@@ -32,7 +35,8 @@ from modeling_clipscratch.data.pixels import Preprocess, normalize
 from modeling_clipscratch.evaluation import retrieval
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_rows import encode_classes, evaluate_rows
-from modeling_clipscratch.evaluation.zero_shot import ranks, zero_shot_metrics
+from modeling_clipscratch.evaluation.probes import knn_scores, linear_probe_scores
+from modeling_clipscratch.evaluation.zero_shot import accuracy_metrics, ranks, zero_shot_metrics
 
 from .memory import memory_of_process
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
@@ -100,6 +104,31 @@ def zero_shot(options: argparse.Namespace) -> dict:
     return {"pictures": len(rows), "seconds (wall, processor)": found}
 
 
+def probes(count: int) -> dict:
+    """Ten overlapping classes in 512 directions of unequal spread around a common one, as a CLIP's embeddings are."""
+    generator = np.random.default_rng(0)
+    spread = 8 * np.arange(1, 513) ** -0.5
+    turn = np.linalg.qr(generator.normal(size=(512, 512)))[0]
+    centres, common = 0.06 * generator.normal(size=(10, 512)), 2 * generator.normal(size=512)
+
+    def drawn(rows):
+        labels = generator.integers(0, 10, rows)
+        embeds = torch.tensor(common + centres[labels] + (spread * generator.normal(size=(rows, 512))) @ turn)
+        return torch.nn.functional.normalize(embeds.float()), torch.tensor(labels)
+
+    (train, train_labels), (test, labels) = drawn(count), drawn(count // 5)
+    print(f"\nprobes: {len(train):,} training rows, {len(test):,} test rows, 512 numbers each, ten classes")
+    found, lines = {}, []
+    for probe in (knn_scores, linear_probe_scores):
+        scores = []
+        spent = seconds(lambda probe=probe, into=scores: into.append(probe(train, train_labels, test, 10)))
+        top1 = accuracy_metrics(scores[0], labels)["top1"]
+        found[probe.__name__] = {"wall": spent[0], "processor": spent[1], "top1": top1}
+        lines.append([probe.__name__, f"{spent[0]:.0f} s", f"{spent[1]:.0f} s", f"{100 * top1:.1f} %"])
+    print_table(["", "wall clock", "processor time", "top1"], lines)
+    return found
+
+
 def cell(way: str, captions: int, pictures: int) -> dict:
     """In a process of its own: bytes beyond the embeddings, and seconds."""
     generator = torch.Generator().manual_seed(0)
@@ -159,6 +188,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--limit", type=int, default=10_000, help="pictures")
     parser.add_argument("--slow", type=int, default=512, help="pictures with the prompts encoded for each batch")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=50_000, help="training rows of the probes")
     parser.add_argument("--captions", type=int, nargs="+", default=[25_000, 100_000], help="for retrieval")
     parser.add_argument("--cell", nargs=3, metavar=("WAY", "CAPTIONS", "PICTURES"), help="one measurement, as JSON")
     options = parser.parse_args(arguments)
@@ -167,7 +197,8 @@ def main(arguments: list[str]) -> None:
         return
     print(machine())
     figures = {"zero_shot": zero_shot(options)} if options.data else {}
-    save_figures(options.output / "evaluation.json", {**figures, "retrieval": retrievals(options)})
+    figures |= {"probes": probes(options.rows), "retrieval": retrievals(options)}
+    save_figures(options.output / "evaluation.json", figures)
 
 
 if __name__ == "__main__":
