@@ -99,7 +99,12 @@ def main(arguments: list[str]) -> None:
         ours = evaluate_embeddings(found.of, found.image_embeds, found.rows, logit_scale=0.0).metrics
         said, equals = theirs(found), ties(found)
         lines = [
-            [name, f"{ours[name]:.8f}", f"{value:.8f}", "equal" if same(ours[name], value) else "NOT EQUAL"]
+            [
+                name,
+                f"{np.float32(ours[name]):.8f}",
+                f"{np.float32(value):.8f}",
+                "equal" if same(ours[name], value) else "NOT EQUAL",
+            ]
             for name, value in said.items()
         ]
         print(f"\n{dataset}, {split}: {len(found.rows):,} pictures, {len(found.texts):,} different texts")

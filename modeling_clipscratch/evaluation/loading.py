@@ -51,7 +51,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
         # The same pixels, whether torchvision is installed or not; it resizes a little differently.
         image_processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False, backend="pil")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise ValueError(
             f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {_first_line(error)}"
         ) from error

@@ -8,7 +8,7 @@ import torch
 
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.rows import BadImageError
-from modeling_clipscratch.evaluation.encode import encode_images, encode_pixels, encode_texts, reading
+from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_pixels, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
 
 # Batches of other sizes add up in another order; unit embeddings, so a few float32 roundings.
@@ -137,3 +137,15 @@ def test_caption_data_keeps_its_embeddings_row_by_row(model, processor, caption_
         result.image_embeds, encode_images(model, Preprocess(processor.image_processor), caption_rows).embeds
     )
     assert result.outcomes.caption_to_image.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7]
+
+
+def test_a_cpu_is_given_no_more_pictures_at_once_than_its_caches_hold(model, make_rows, monkeypatch):
+    seen = []
+    features = model.get_image_features
+    monkeypatch.setattr(
+        model, "get_image_features", lambda pixel_values: (seen.append(len(pixel_values)), features(pixel_values))[1]
+    )
+    encode_pixels(
+        model, pixels_of(make_rows(CPU_BATCH + 3, captions=[["red"]] * (CPU_BATCH + 3))), [0.5] * 3, [0.5] * 3
+    )
+    assert seen == [CPU_BATCH, 3]

@@ -1,0 +1,205 @@
+"""Pictures with prompts, and random embeddings, go in; what evaluation costs, beside the least it could, comes out.
+
+python -m benchmarks.evaluation --data DATA --text_tower MODELS/minilm-l6-distilbert
+
+Zero-shot: CIFAR-10's test pictures through the 18 prompts, a ViT 192 wide, 6 deep, patch 4, from scratch, beside the
+text tower. In turn: the vision tower alone on pixels that are in memory as floats, in batches of the same size; all of
+`evaluate_rows` (reading and decoding, both towers, the metrics); and, on the first `--slow` pictures, the same with the
+prompts encoded again for each batch of 256. Wall clock and processor time; medians of the ratios.
+
+Probes: k nearest neighbours and logistic regression, 50,000 training rows and 10,000 test rows.
+
+Retrieval: 25,000 captions of 5,000 pictures, 512 numbers each, each way in a process of its own (Linux): time, and the
+highest resident size less that before. In blocks is `retrieval_metrics`; in float32 the same with products of float32,
+which would settle ties by chance; the full matrix is held in float32, and ranks come from it. Then more captions than
+a matrix of which would fit.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, VisionTextDualEncoderProcessor, ViTConfig, ViTImageProcessorPil
+
+from modeling_clipscratch import ClipScratchModel
+from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data.pixels import Preprocess, normalize
+from modeling_clipscratch.evaluation import retrieval
+from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_texts, reading
+from modeling_clipscratch.evaluation.evaluate_rows import encode_classes, evaluate_rows
+from modeling_clipscratch.evaluation.probes import knn_scores, linear_probe_scores
+from modeling_clipscratch.evaluation.zero_shot import accuracy_metrics, ranks, zero_shot_metrics
+
+from .memory import memory_of_process
+from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
+
+BATCH = 256
+WAYS = ("in blocks", "in float32", "full matrix")
+
+
+def seconds(work) -> tuple[float, float]:
+    """Of the wall clock and of the processors."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def zero_shot(options: argparse.Namespace) -> dict:
+    torch.manual_seed(0)
+    vision = ViTConfig(
+        hidden_size=192, num_hidden_layers=6, num_attention_heads=3, intermediate_size=768, image_size=32, patch_size=4
+    )
+    model, _ = ClipScratchModel.from_towers(text=str(options.text_tower), vision=vision)
+    model.eval()
+    image_processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    tokenizer = AutoTokenizer.from_pretrained(options.text_tower)
+    processor = VisionTextDualEncoderProcessor(image_processor, tokenizer)
+    rows = load_rows(str(options.data / "wds_vtab-cifar10"), "test")
+    rows = rows.select(range(min(options.limit, len(rows))))
+    preprocess = Preprocess(image_processor)
+    pixels = torch.from_numpy(preprocess.read_all(rows)[0])
+    prepared = normalize(pixels, preprocess.mean, preprocess.std)
+
+    def forward():
+        with reading(model):
+            for pixel_values in prepared.split(CPU_BATCH):
+                model.get_image_features(pixel_values=pixel_values)
+
+    def ours():
+        evaluate_rows(model, processor, rows, batch_size=BATCH)
+
+    slow = rows.select(range(min(options.slow, len(rows))))
+
+    def prompts_each_batch():
+        for start in range(0, len(slow), BATCH):
+            batch = slow.select(range(start, min(start + BATCH, len(slow))))
+            images = encode_images(model, preprocess, batch, batch_size=BATCH).embeds
+            classes = encode_classes(partial(encode_texts, model, tokenizer), rows.class_names, rows.templates)
+            zero_shot_metrics(images, classes, torch.as_tensor(batch.labels), 0.0)
+
+    forward(), ours()
+    found = {"forward": [], "ours": [], "prompts each batch": []}
+    for _ in range(options.repeats):
+        found["forward"].append(seconds(forward))
+        found["ours"].append(seconds(ours))
+        found["prompts each batch"].append([len(rows) / len(slow) * spent for spent in seconds(prompts_each_batch)])
+    print(f"\nzero-shot: {len(rows):,} pictures, {len(rows.class_names) * len(rows.templates)} prompts")
+    lines = []
+    for way, runs in found.items():
+        ratios = [
+            statistics.median(run[clock] / alone[clock] for run, alone in zip(runs, found["forward"], strict=True))
+            for clock in (0, 1)
+        ]
+        wall, processors = (statistics.median(run[clock] for run in runs) for clock in (0, 1))
+        lines.append([way, f"{wall:.1f} s", f"{ratios[0]:.3f}", f"{processors:.1f} s", f"{ratios[1]:.3f}"])
+    print_table(["", "wall clock", "to forward", "processor time", "to forward"], lines)
+    return {"pictures": len(rows), "seconds (wall, processor)": found}
+
+
+def probes(count: int) -> dict:
+    """Ten overlapping classes in 512 directions of unequal spread around a common one, as a CLIP's embeddings are."""
+    generator = np.random.default_rng(0)
+    spread = 8 * np.arange(1, 513) ** -0.5
+    turn = np.linalg.qr(generator.normal(size=(512, 512)))[0]
+    centres, common = 0.06 * generator.normal(size=(10, 512)), 2 * generator.normal(size=512)
+
+    def drawn(rows):
+        labels = generator.integers(0, 10, rows)
+        embeds = torch.tensor(common + centres[labels] + (spread * generator.normal(size=(rows, 512))) @ turn)
+        return torch.nn.functional.normalize(embeds.float()), torch.tensor(labels)
+
+    (train, train_labels), (test, labels) = drawn(count), drawn(count // 5)
+    print(f"\nprobes: {len(train):,} training rows, {len(test):,} test rows, 512 numbers each, ten classes")
+    found, lines = {}, []
+    for probe in (knn_scores, linear_probe_scores):
+        scores = []
+        spent = seconds(lambda probe=probe, into=scores: into.append(probe(train, train_labels, test, 10)))
+        top1 = accuracy_metrics(scores[0], labels)["top1"]
+        found[probe.__name__] = {"wall": spent[0], "processor": spent[1], "top1": top1}
+        lines.append([probe.__name__, f"{spent[0]:.0f} s", f"{spent[1]:.0f} s", f"{100 * top1:.1f} %"])
+    print_table(["", "wall clock", "processor time", "top1"], lines)
+    return found
+
+
+def cell(way: str, captions: int, pictures: int) -> dict:
+    """In a process of its own: bytes beyond the embeddings, and seconds."""
+    generator = torch.Generator().manual_seed(0)
+    images, texts = (
+        torch.nn.functional.normalize(torch.randn(count, 512, generator=generator)) for count in (pictures, captions)
+    )
+    owners = torch.arange(captions) * pictures // captions
+    if way == "in float32":
+        retrieval.cosines = lambda left, right: left @ right.t()
+    work = {"full matrix": full_matrix}.get(way, retrieval.retrieval_metrics)
+    work(images[:64], texts[:64], torch.arange(64))  # libraries that load themselves at their first use
+    Path("/proc/self/clear_refs").write_text("5")  # the highest size is counted from here
+    before = memory_of_process("VmRSS")
+    spent = seconds(lambda: work(images, texts, owners))
+    return {"bytes": memory_of_process("VmHWM") - before, "wall": spent[0], "processor": spent[1]}
+
+
+def full_matrix(images, texts, owners):
+    scores = texts @ images.t()
+    own = owners[:, None] == torch.arange(len(images))
+    found = {"text_to_image": ranks(scores, owners), "image_to_text": retrieval.best_own_ranks(scores.t(), own.t())}
+    return {(way, k): float((rank <= k).double().mean()) for way, rank in found.items() for k in retrieval.RECALLS}
+
+
+def fresh_cell(*asked) -> dict:
+    command = [sys.executable, "-m", "benchmarks.evaluation", "--cell", *map(str, asked)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
+def retrievals(options: argparse.Namespace) -> list[dict]:
+    asked = [(way, captions, captions // 5) for captions in options.captions for way in WAYS]
+    # What the larger matrix would take is known; only that ours does not take it is to be seen.
+    asked = [cell for cell in asked if cell[0] == "in blocks" or cell[1] == options.captions[0]]
+    found = [{"way": way, "captions": m, "pictures": n, **fresh_cell(way, m, n)} for way, m, n in asked]
+    print("\nretrieval, both directions")
+    lines = [
+        [
+            f"{run['captions']:,} x {run['pictures']:,}, {run['way']}",
+            f"{run['wall']:.1f} s",
+            f"{run['processor']:.1f} s",
+            f"{run['bytes'] / 1e6:,.0f} MB",
+            f"{run['captions'] * run['pictures'] * 4 / 1e6:,.0f} MB",
+        ]
+        for run in found
+    ]
+    print_table(["", "wall clock", "processor time", "peak", "a float32 matrix"], lines)
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    parser = parser_of("evaluation")
+    parser.add_argument("--data", type=Path, help="folder with wds_vtab-cifar10; without it no zero-shot part")
+    parser.add_argument("--text_tower", type=Path, default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--limit", type=int, default=10_000, help="pictures")
+    parser.add_argument("--slow", type=int, default=512, help="pictures with the prompts encoded for each batch")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=50_000, help="training rows of the probes")
+    parser.add_argument("--captions", type=int, nargs="+", default=[25_000, 100_000], help="for retrieval")
+    parser.add_argument("--cell", nargs=3, metavar=("WAY", "CAPTIONS", "PICTURES"), help="one measurement, as JSON")
+    options = parser.parse_args(arguments)
+    if options.cell:
+        print(json.dumps(cell(options.cell[0], int(options.cell[1]), int(options.cell[2]))))
+        return
+    print(machine())
+    figures = {"zero_shot": zero_shot(options)} if options.data else {}
+    figures |= {"probes": probes(options.rows), "retrieval": retrievals(options)}
+    save_figures(options.output / "evaluation.json", figures)
+
+
+if __name__ == "__main__":
+    run_command(main)
