@@ -218,8 +218,8 @@ def _score_ends(value, drawn, pictures):
 
 def _calibration_ends(gaps, drawn):
     """Sums of (bins,) gaps, each moved by as many standard errors, that give theirs with (resamples, bins) noise."""
-    value, steps = np.abs(gaps).sum(), np.linspace(4, -4, 201)[:, None]
-    moved = np.sign(gaps) * np.maximum(np.abs(gaps) - steps * drawn.std(0), 0)
+    value, steps = np.abs(gaps).sum(), np.append(1e9, np.linspace(4, -4, 201))  # the first leaves no gap at all
+    moved = np.sign(gaps) * np.maximum(np.abs(gaps) - steps[:, None] * drawn.std(0), 0)
     least, most = np.quantile([np.abs(shape + drawn - gaps).sum(1) for shape in moved], TAILS, axis=1)
     sums = np.abs(moved).sum(1)
     return sums[most >= value - TINY].min(initial=value), sums[least <= value + TINY].max(initial=0)

@@ -188,7 +188,10 @@ def test_spread_over_seeds_is_the_sample_deviation_and_needs_two():
         over_seeds(runs[:1])
 
 
-@pytest.mark.parametrize("setting", ["360 pictures", "1,000 pictures x 5 captions, easy"])
+@pytest.mark.parametrize(
+    "setting",
+    ["1,000 pictures, unequal classes, calibrated", "360 pictures", "1,000 pictures x 5 captions, easy"],
+)
 def test_intervals_of_simulated_models_hold_the_truth_as_often_as_they_say(setting, monkeypatch):
     """In small: 200 draws, resamples and pictures; `python -m benchmarks.coverage` has the real ones."""
     monkeypatch.setattr(coverage, "RESAMPLES", 200)
