@@ -35,8 +35,8 @@ SEARCHES = "Each caption as a search, with the five closest pictures, closest fi
 CAPTIONS = "Each picture with its five closest captions and their cosines; its own captions are blue and have a ✓."
 MISSES = "Captions that found their own picture (dashed frame, with its rank) last; beside it what was taken first."
 MAPS = (
-    "What is lit is what speaks for the text above it, by the gradient of the cosine; what is dark, the model could do "
-    "without. A hint, not a proof."
+    "The brighter, the more the place speaks for the text above it: the gradient of the cosine, times what sets the "
+    "place apart. The number is the cosine. A hint, not a proof: covering the place may give another answer."
 )
 
 
