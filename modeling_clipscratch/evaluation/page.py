@@ -242,7 +242,14 @@ def _limits(name, of_models):
 def _difference(name, difference):
     if difference is None:
         return None
-    value, low, high = (in_its_unit(name, end, "+") for end in (difference.value, difference.low, difference.high))
+    ends = (in_its_unit(name, end, "+") for end in (difference.value, difference.low, difference.high))
+    value, low, high = (end.replace("-", "\N{MINUS SIGN}") for end in ends)
     unit = "" if is_rank(name) else " points"
     words = verdict(name, difference)
-    return {"shown": f"{value}{unit}", "interval": f"{low} to {high}", "p": shown_p(difference.p_value), "words": words}
+    return {
+        "shown": f"{value}{unit}",
+        "interval": f"{low} to {high}",
+        "p": shown_p(difference.p_value),
+        "words": words,
+        "tone": words if words in ("better", "worse") else "",
+    }

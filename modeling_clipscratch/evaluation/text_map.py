@@ -44,8 +44,8 @@ def text_map(model, processor, image, text: str) -> tuple[np.ndarray, float]:
        model that reads the first token only gives the patch tokens no gradient.)
     2. For each of them, the gradient of the cosine times what sets the token apart from the mean patch, summed over the
        width: what the cosine would lose, to first order, if the place looked like the rest of the picture.
-    3. Summed over the blocks; what speaks against the text is cut off, the rest averaged over 3 x 3 patches, since
-       single tokens are noisy, scaled to 1 and enlarged to the picture.
+    3. Summed over the blocks; what speaks against the text is cut off, the rest averaged over neighbours where the
+       patches are many, since single tokens are noisy, scaled to 1 and enlarged to the picture.
 
     Args:
         model: with patch tokens, `get_image_features` and `get_text_features`; frozen or not.
@@ -85,7 +85,8 @@ def text_map(model, processor, image, text: str) -> tuple[np.ndarray, float]:
             module.training = mode
     shares = [_shares(tokens, found, lines * columns) for tokens, found in zip(held, gradients, strict=True)]
     heat = torch.stack(shares).sum(0).clamp(min=0).view(1, 1, lines, columns)
-    heat = avg_pool2d(heat, 3, stride=1, padding=1, count_include_pad=False)
+    reach = min(lines, columns) // 10  # 3 x 3 of 14 x 14 patches, none of 4 x 4
+    heat = avg_pool2d(heat, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
     heat = heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny)
     heat = interpolate(heat, size=tuple(pixels.shape[1:3]), mode="bilinear", align_corners=False)
     return heat[0, 0].cpu().numpy(), cosine.item()

@@ -52,9 +52,8 @@ def _class_map(result, path):
     halo = [withStroke(linewidth=3, foreground="white")]
     for number in uncrowded(middles, 0.07 * np.ptp(places, axis=0).max()):
         name = shortened(result.class_names[marked[number]], 16)
-        axes.annotate(
-            name, middles[number], fontsize=9, fontweight="bold", ha="center", path_effects=halo, parse_math=False
-        )
+        style = {"fontsize": 9, "fontweight": "bold", "ha": "center", "path_effects": halo, "parse_math": False}
+        axes.annotate(name, middles[number], (0, 10), textcoords="offset points", **style)
     _bare(axes)
     plain_legend(figure, loc="outside right upper", markerscale=1.4)
     title(figure, f"{len(chosen):,} pictures, like near like ({method})", x=0.01, ha="left")

@@ -116,7 +116,7 @@ def _draw(figure, result, lines, columns):
     captions = _captions(result)
     for band, (caption, pictures) in zip(np.atleast_1d(figure.subfigures(len(lines), 1)), lines, strict=True):
         rank = f"  (its own: {result.outcomes.text_ranks[caption]:,} of {len(result.rows):,})"
-        text = shortened(captions[caption], 18 * columns - len(rank)) + rank
+        text = shortened(captions[caption], 20 * columns - len(rank)) + rank
         band.suptitle(text, fontsize=9.5, x=0.01, ha="left", parse_math=False)
         for place, (row, below) in enumerate(pictures, start=1):
             axes = band.add_subplot(1, columns, place)

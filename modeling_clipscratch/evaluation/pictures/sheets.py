@@ -33,7 +33,7 @@ CAPTION_MAP = (
 )
 SEARCHES = "Each caption as a search, with the five closest pictures, closest first; its own picture is framed."
 CAPTIONS = "Each picture with its five closest captions and their cosines; its own captions are blue and have a ✓."
-MISSES = "Captions that found their own picture (dashed frame, with its rank) last; beside it what was taken first."
+MISSES = "Captions that found their own picture (dashed frame) last, with its rank; beside it what came before it."
 MAPS = (
     "The brighter, the more the place speaks for the text above it: the gradient of the cosine, times what sets the "
     "place apart. The number is the cosine. A hint, not a proof: covering the place may give another answer."
