@@ -3,38 +3,20 @@
 Jinja escapes every name and caption. Pictures travel inside the page.
 """
 
-import base64
 import importlib.metadata
-import io
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import jinja2
-import numpy as np
-from PIL import Image
 
-from .comparison import Differences, data_sets, short_names, shown_p, verdict
+from .comparison import Differences, data_sets, short_names
 from .evaluate_rows import Result
-from .pictures.confusion import worst_confusions
-from .pictures.retrieval_sheets import worst_of_pictures
+from .page_parts import as_data_uri, comparison_shown, data_set_shown
 from .pictures.sheets import Picture
-from .tables import INTERVAL, in_its_unit, is_rank, shown_of, values_only
 
-HEADLINES = {
-    "class": ("top1", "top5", "mean_per_class_recall"),
-    "caption": tuple(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)),
-}
-WORDS = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "mean_per_class_recall": "mean per-class recall",
-    "expected_calibration_error": "calibration error",
-}
-MOST_RECALLS = 40  # classes with a line each; of more, the lowest
 PACKAGES = ("clipscratch", "torch", "transformers", "numpy", "scikit-learn", "matplotlib")
-PHOTO_GAIN = 2  # a picture travels as JPEG where that makes it so many times smaller
 
 
 def render_page(
@@ -68,7 +50,7 @@ def render_page(
         date=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         command=command,
         versions=versions(),
-        comparisons=[_comparison(evaluations, name, shorter[name], names, differences) for name in sets]
+        comparisons=[comparison_shown(evaluations, name, shorter[name], names, differences) for name in sets]
         if several
         else [],
         curves=None if curves is None else as_data_uri(curves),
@@ -77,7 +59,7 @@ def render_page(
                 "name": names[model],
                 "full": model,
                 "data_sets": [
-                    _data_set(found, name, shorter[name], pictures[model][name]) for name, found in results.items()
+                    data_set_shown(found, name, shorter[name], pictures[model][name]) for name, found in results.items()
                 ],
             }
             for model, results in evaluations.items()
@@ -94,155 +76,3 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def as_data_uri(path: Path) -> str:
-    """A picture as text that stands in a page: as PNG, or as JPEG where that is much smaller, as for photographs."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    found = {}
-    for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 88, "subsampling": 0})):
-        buffer = io.BytesIO()
-        picture.save(buffer, kind, **options)
-        found[kind] = buffer.getvalue()
-    kind = "jpeg" if PHOTO_GAIN * len(found["jpeg"]) < len(found["png"]) else "png"
-    return f"data:image/{kind};base64,{base64.b64encode(found[kind]).decode()}"
-
-
-def in_words(name: str) -> str:
-    """
-    >>> [in_words(name) for name in ("top1", "text_to_image_recall@5", "image_to_text_median_rank")]
-    ['top-1 accuracy', 'text to image, recall@5', 'image to text, median rank']
-    """
-    for way in ("image_to_text", "text_to_image"):
-        if name.startswith(way + "_"):
-            return f"{way.replace('_', ' ')}, {name.removeprefix(way + '_').replace('_', ' ')}"
-    return WORDS.get(name, name.replace("_", " "))
-
-
-def _data_set(result, name, short, pictures):
-    rows, metrics = result.rows, result.metrics
-    classes = None if result.class_names is None else len(result.class_names)
-    names = [metric for metric in HEADLINES[rows.kind] if metric in metrics]
-    # With as many pictures in each class the two say the same.
-    if metrics.get("top1") == metrics.get("mean_per_class_recall"):
-        names = [metric for metric in names if metric != "mean_per_class_recall"]
-    return {
-        "name": short,
-        "full": name,
-        "split": rows.split,
-        "origin": rows.origin,
-        "pictures_measured": f"{len(rows):,}",
-        "skipped": result.skipped,
-        "texts": f"{classes:,} classes, {len(rows.templates)} prompts each"
-        if classes
-        else f"{len(result.text_embeds):,} captions",
-        "headlines": [
-            {"name": in_words(metric), "shown": shown_of(metrics, metric), "chance": _chance(metric, result)}
-            | _track(metrics, metric, 0.0, 1.0)
-            for metric in names
-        ],
-        "metrics": [
-            (
-                in_words(metric),
-                in_its_unit(metric, value) + ("" if is_rank(metric) else " %"),
-                _interval(metrics, metric),
-            )
-            for metric, value in values_only(metrics).items()
-        ],
-        **(
-            _class_details(result)
-            if classes
-            else {"recalls": [], "confusions": [], "misses": worst_of_pictures(result)}
-        ),
-        "pictures": [
-            {
-                "title": picture.title,
-                "reading": picture.reading,
-                "source": as_data_uri(picture.path),
-                "alt": f"{picture.title}: {short}, {rows.split}",
-            }
-            for picture in pictures
-        ],
-    }
-
-
-def _class_details(result):
-    """Recalls of the classes, the lowest first where there are many, and the mistakes made most often."""
-    totals, right = result.confusion.sum(1), result.confusion.diagonal()
-    recalls = [
-        {"name": name, "right": int(hits), "of": int(total), "percent": 100 * hits / total if total else None}
-        for name, hits, total in zip(result.class_names, right, totals, strict=True)
-    ]
-    left_out = len(recalls) - MOST_RECALLS
-    if left_out > 0:
-        recalls = sorted(recalls, key=lambda line: 101 if line["percent"] is None else line["percent"])[:MOST_RECALLS]
-    return {
-        "recalls": recalls,
-        "recalls_left_out": max(left_out, 0),
-        "confusions": worst_confusions(result.confusion, result.class_names),
-        "misses": [],
-    }
-
-
-def _chance(metric, result):
-    """What guessing would give, as a fraction; `None` where that depends on more than counts."""
-    candidates = len(result.rows) if result.class_names is None else len(result.class_names)
-    if "@" in metric:
-        return min(1.0, int(metric.split("@")[1]) / candidates)
-    return {"top1": 1 / candidates, "top5": 5 / candidates, "mean_per_class_recall": 1 / candidates}[metric]
-
-
-def _interval(metrics, name):
-    ends = metrics.get(name + INTERVAL)
-    return "" if ends is None else f"{in_its_unit(name, ends[0])} to {in_its_unit(name, ends[1])}"
-
-
-def _track(metrics, name, low, high):
-    """Where on a line from `low` to `high` a value and its interval stand, in percent of its length."""
-    ends = metrics.get(name + INTERVAL, [metrics[name]] * 2)
-    value, left, right = (100 * float(np.clip((end - low) / (high - low), 0, 1)) for end in (metrics[name], *ends))
-    return {"at": round(value, 2), "left": round(left, 2), "width": round(right - left, 2)}
-
-
-def _comparison(evaluations, data_set, short, names, differences):
-    found = {model: of[data_set].metrics for model, of in evaluations.items() if data_set in of}
-    apart = (differences or {}).get(data_set, {})
-    lines = []
-    for name in dict.fromkeys(metric for metrics in found.values() for metric in values_only(metrics)):
-        having = {model: metrics for model, metrics in found.items() if name in metrics}
-        low, high = _limits(name, having.values())
-        lines.append(
-            {
-                "name": in_words(name),
-                "low": in_its_unit(name, low),
-                "high": in_its_unit(name, high) + ("" if is_rank(name) else " %"),
-                "models": [
-                    {
-                        "name": names[model],
-                        "shown": shown_of(metrics, name),
-                        "difference": _difference(name, apart.get(model, {}).get(name)),
-                        **_track(metrics, name, low, high),
-                    }
-                    for model, metrics in having.items()
-                ],
-            }
-        )
-    return {"name": short, "models": [names[model] for model in found], "lines": lines, "tested": bool(apart)}
-
-
-def _limits(name, of_models):
-    """Ends of a line that all values and intervals fit on, on round numbers."""
-    values = [end for metrics in of_models for end in (metrics[name], *metrics.get(name + INTERVAL, []))]
-    step = 1.0 if is_rank(name) else 0.05
-    low, high = np.floor(min(values) / step) * step, np.ceil(max(values) / step) * step
-    return float(low), float(high if high > low else low + step)
-
-
-def _difference(name, difference):
-    if difference is None:
-        return None
-    value, low, high = (in_its_unit(name, end, "+") for end in (difference.value, difference.low, difference.high))
-    unit = "" if is_rank(name) else " points"
-    words = verdict(name, difference)
-    return {"shown": f"{value}{unit}", "interval": f"{low} to {high}", "p": shown_p(difference.p_value), "words": words}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .comparison import Differences, write_comparison
+from .comparison import Differences, short_names, write_comparison
 from .evaluate_rows import Result
 from .page import render_page
 from .pictures.curves import plot_curves
@@ -59,7 +59,8 @@ def write_report(
         paths, pictures[model] = _write_model(place, results, with_table=one)
         written += paths + _save(place, results, predictions, embeddings)
     curves = folder / "curves.png"
-    histories = {model: history for model in evaluations if (history := _log_history(model))}
+    names = short_names(list(evaluations))
+    histories = {names[model]: history for model in evaluations if (history := _log_history(model))}
     plot_curves(next(iter(histories.values())) if len(histories) == 1 else histories, curves)
     drawn = bool(histories) and curves.is_file()
     page = render_page(

@@ -1,19 +1,23 @@
 """A model, a picture and a text go in; how much each place of the picture speaks for the text comes out.
 
-Gradient times activation of the patch tokens, as Grad-CAM does it for convolutions (Selvaraju et al. 2017,
-arXiv 1610.02391). Gradients are those of activations, so frozen weights are no hindrance.
+Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) with respect to patch tokens inside the vision tower.
+Gradients are those of activations, so frozen weights are no hindrance; and they are taken all the way from a picture
+without places, since at a cosine near 1 a gradient alone is 0.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, interpolate
 from torch.nn.functional import normalize as unit_length
 
 from ..data.pixels import Preprocess, normalize
 from ..hub.towers_clipscratch import last_blocks
 from .encode import encode_texts
+
+BLOCKS = 4  # from the end; of 1 to 12, the one whose maps agree best with what covering a place costs (docs/log.md)
+STEPS = 9  # points on the way, both ends among them; twice as many give the same maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +43,12 @@ class TextMap:
 def text_map(model, processor, image, text: str) -> tuple[np.ndarray, float]:
     """Where a picture speaks for a text.
 
-    1. The tokens that go into the last block of the vision tower are held; behind that block, a model that reads the
-       first token only gives the patch tokens no gradient.
-    2. The gradient of the cosine with respect to them, times themselves, summed over the width: what the cosine would
-       lose, to first order, if a token were 0.
-    3. What speaks against the text is cut off; the rest is scaled to 1 and enlarged to the picture.
+    1. The tokens that go into the fourth block from the end of the vision tower are held. (Behind the last block, a
+       model that reads the first token only gives the patch tokens no gradient.)
+    2. Patch tokens are moved in steps from their mean, a picture that is the same everywhere, to what they are. The
+       mean gradient of the cosine on that way, times the way, summed over the width, is what each place adds to it.
+    3. What a place takes from it is cut off, the rest averaged over neighbours where the patches are many, since single
+       tokens are noisy, scaled to 1 and enlarged to the picture.
 
     Args:
         model: with patch tokens, `get_image_features` and `get_text_features`; frozen or not.
@@ -52,37 +57,51 @@ def text_map(model, processor, image, text: str) -> tuple[np.ndarray, float]:
         text: any.
     Returns: ((h, w) float32 in [0, 1] over the picture as the tower reads it, the cosine). All 0 where nothing speaks
         for the text.
-    Raises: ValueError if the vision tower has no square patches of a known size.
+    Raises: ValueError if the vision tower has no token for each patch.
     """
     preprocess = Preprocess(processor.image_processor)
     pixels = torch.tensor(preprocess(image))[None]
     text_embeds = encode_texts(model, processor.tokenizer, [text], say_cut=False).to(model.device)
-    lines, columns = patch_grid(model, pixels.shape[1:3])
+    lines, columns = patch_grid(model, tuple(pixels.shape[1:3]))
+    patches = lines * columns
     held = []
 
-    def hold(block, given):
-        held.append(given[0].detach().requires_grad_())
+    def walk(block, given):
+        tokens = given[0].detach()
+        if tokens.ndim != 3 or tokens.shape[1] < patches:
+            raise ValueError(
+                f"the vision tower has tokens {tuple(tokens.shape)} for {patches} patches, so they have no places in "
+                "the picture; maps need a tower like ViT, CLIP's or DINOv2."
+            )
+        way = torch.zeros_like(tokens)  # the class token and registers, which come first, stay as they are
+        way[:, -patches:] = tokens[:, -patches:] - tokens[:, -patches:].mean(1, keepdim=True)
+        left = torch.linspace(1, 0, STEPS, dtype=tokens.dtype, device=tokens.device)
+        held[:] = (tokens - left[:, None, None] * way).requires_grad_(), way
         return (held[0], *given[1:])
 
     dtype = next(model.vision_model.parameters()).dtype
     modes = [(module, module.training) for module in model.modules()]
-    hook = last_blocks(model.vision_model, 1)[0].register_forward_pre_hook(hold)
+    blocks = min(BLOCKS, model.config.vision_config.num_hidden_layers)
+    hook = last_blocks(model.vision_model, blocks)[0].register_forward_pre_hook(walk)
     try:
         model.eval()
         with torch.enable_grad():
             pixel_values = normalize(pixels.to(model.device), preprocess.mean, preprocess.std).to(dtype)
             features = model.get_image_features(pixel_values=pixel_values).pooler_output
-            cosine = (unit_length(features.float(), dim=-1) * text_embeds).sum()
-            (gradient,) = torch.autograd.grad(cosine, held)
+            cosines = unit_length(features.float(), dim=-1) @ text_embeds[0]
+            (gradients,) = torch.autograd.grad(cosines.sum(), held[0])
     finally:
         hook.remove()
         for module, mode in modes:
             module.training = mode
-    share = (gradient * held[0]).detach().float().sum(-1)[0, -lines * columns :].clamp(min=0)
-    heat = share.view(1, 1, lines, columns)
+    mean = torch.trapezoid(gradients.float(), dim=0) / (STEPS - 1)
+    shares = (mean * held[1][0].float()).sum(-1)[-patches:]
+    heat = shares.clamp(min=0).view(1, 1, lines, columns)
+    reach = min(lines, columns) // 10  # 3 x 3 of 14 x 14 patches, none of 4 x 4
+    heat = avg_pool2d(heat, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
     heat = heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny)
-    heat = interpolate(heat, size=tuple(pixels.shape[1:3]), mode="bicubic", align_corners=False)
-    return heat[0, 0].clamp(0, 1).cpu().numpy(), cosine.item()
+    heat = interpolate(heat, size=tuple(pixels.shape[1:3]), mode="bilinear", align_corners=False)
+    return heat[0, 0].cpu().numpy(), cosines[-1].item()
 
 
 def patch_grid(model, image_size: tuple[int, int]) -> tuple[int, int]:

@@ -114,6 +114,28 @@ def test_recalls_and_the_temperature_have_panels_of_their_own(tmp_path, figures)
     assert [line.get_label() for line in figures[0].axes[0].lines] == ["@1", "@5", "@10"]
 
 
+def test_curves_of_several_runs_share_panels_and_keep_their_colour_and_marker(tmp_path, figures):
+    first = [{"loss": 2.0, "eval_top1": 0.9, "eval_top5": 1.0, "step": 1}, {"loss": 1.0, "step": 2}]
+    second = [{"loss": 3.0, "eval_top1": 0.8, "step": 2}]
+    plot_curves({"runs/$a$": first, "runs/b": second}, tmp_path / "curves.png")
+    assert titles(figures[0]) == ["loss", "zero-shot accuracy"]
+    loss, accuracy = figures[0].axes
+    assert [line.get_xydata().tolist() for line in loss.lines] == [[[1, 2.0], [2, 1.0]], [[2, 3.0]]]
+    looks = [(line.get_color(), line.get_marker()) for line in (*loss.lines, *accuracy.lines)]
+    assert looks[0] == looks[2] == looks[3] != looks[1] == looks[4]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["runs/$a$", "runs/b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [([0.1, 0.98], -3, 107), ([0.92, 0.98], 88, 100), ([0.99, 1.0], 96.5, 100.3), ([0.4, 0.4], 38, 42)],
+)
+def test_accuracies_fill_their_panel_and_start_at_0_only_where_they_come_near_it(tmp_path, figures, values, low, high):
+    plot_curves([{"eval_top1": value, "step": step} for step, value in enumerate(values)], tmp_path / "curves.png")
+    found = figures[0].axes[0].get_ylim()
+    assert low <= found[0] <= 100 * min(values) and 100 * max(values) <= found[1] <= high
+
+
 def test_an_empty_log_draws_no_empty_picture(tmp_path):
     plot_curves([{"train_runtime": 1.0, "step": 1}], tmp_path / "curves.png")
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from .style import BLUE, VERMILLION, WIDTH, new_figure, save_figure, shortened, 
 
 COLUMNS = 5
 LINES = 4  # of the sheet of ordinary pictures
+LINE = 2.03  # inches
 BAND = 2  # lines of the surest hits, and of the worst misses
 
 
@@ -22,7 +23,7 @@ def plot_examples(result: Result, path: str | Path) -> None:
     chosen = spread(np.arange(len(result.rows)), COLUMNS * LINES)
     hits = int((result.predicted[chosen] == np.asarray(result.rows.labels)[chosen]).sum())
     lines = -(-len(chosen) // COLUMNS)
-    figure = new_figure(WIDTH, 2.0 * lines + 0.5)
+    figure = new_figure(WIDTH, LINE * lines + 0.4)
     title(figure, f"{len(chosen)} of {len(result.rows):,} pictures, evenly spread: {hits} right")
     _draw(figure, result, chosen, lines)
     save_figure(figure, path)
@@ -39,9 +40,9 @@ def plot_extremes(result: Result, path: str | Path) -> None:
         (misses, "wrong, and surest of it: the worst misses"),
     ]
     bands = [(rows, text, -(-len(rows) // COLUMNS)) for rows, text in bands if rows]
-    lines = [count for _, _, count in bands]
-    figure = new_figure(WIDTH, sum(2.0 * count + 0.45 for count in lines))
-    parts = np.atleast_1d(figure.subfigures(len(bands), 1, height_ratios=[2.0 * count + 0.45 for count in lines]))
+    heights = [LINE * count + 0.35 for _, _, count in bands]
+    figure = new_figure(WIDTH, sum(heights))
+    parts = np.atleast_1d(figure.subfigures(len(bands), 1, height_ratios=heights))
     for part, (rows, text, count) in zip(parts, bands, strict=True):
         title(part, text, x=0.01, ha="left")
         _draw(part, result, rows, count)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .style import COLOURS, DASHES, MARKERS, new_figure, plain_legend, save_figure, shortened, tidy
+from .style import COLOURS, DASHES, MARKERS, look, new_figure, plain_legend, save_figure, shortened, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def plot_curves(log_history: Sequence[Mapping] | Mapping[str, Sequence[Mapping]]
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         tidy(axes)
     if len(runs) > 1:
-        handles = [Line2D([], [], linewidth=1.6, markersize=5, **_of_run(number)) for number in range(len(runs))]
+        handles = [Line2D([], [], linewidth=1.6, markersize=5, **look(number)) for number in range(len(runs))]
         names = [shortened(name, 40) for name in runs]
         plain_legend(figure, handles, names, loc="outside upper left", ncols=3, handlelength=3)
     save_figure(figure, path)
@@ -79,10 +79,10 @@ def _panel(axes, title, of_runs, unit, runs):
             dash = DASHES[place % len(DASHES)]
             if len(runs) == 1:
                 marker = MARKERS[place % len(MARKERS)] if len(steps) <= FEW else None
-                look = {"color": COLOURS[place % len(COLOURS)], "marker": marker}
+                style = {"color": COLOURS[place % len(COLOURS)], "marker": marker}
             else:
-                look = {**_of_run(runs.index(run)), "markevery": max(1, len(steps) // 8)}
-            axes.plot(steps, values, label=_short(key, title), linestyle=dash, linewidth=1.6, markersize=4, **look)
+                style = {**look(runs.index(run)), "markevery": max(1, len(steps) // 8)}
+            axes.plot(steps, values, label=_short(key, title), linestyle=dash, linewidth=1.6, markersize=4, **style)
     axes.set_ylabel(unit)
     if unit == "%":
         axes.set_ylim(*_percent_limits(axes.lines))
@@ -91,10 +91,6 @@ def _panel(axes, title, of_runs, unit, runs):
         plain_legend(axes, handles, [_short(key, title) for key in keys], handlelength=2.6)
     elif len(keys) > 1 or (len(runs) == 1 and title not in ("learning rate", "temperature")):
         plain_legend(axes, handlelength=2.6)
-
-
-def _of_run(number):
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def _percent_limits(lines):

@@ -3,28 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.patheffects import withStroke
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from ..evaluate_rows import Result
-from .style import (
-    BLUE,
-    COLOURS,
-    MARKERS,
-    ORANGE,
-    new_figure,
-    plain_legend,
-    save_figure,
-    shortened,
-    small,
-    spread,
-    title,
-)
+from .style import BLUE, ORANGE, WIDTH, look, new_figure, plain_legend, save_figure, shortened, small, spread, title
 
 MOST_POINTS = 2000  # pictures; t-SNE of more takes minutes
-MOST_PAIRS = 400  # pictures with a caption each; more lines cannot be told apart
+MOST_PAIRS = 300  # pictures with a caption each; more lines cannot be told apart
 FEW = 50  # points; t-SNE of fewer shows more of its start than of them
 MOST_MARKED = 12  # classes with a colour and a marker
+TITLE = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
 FEWEST = 3  # points; fewer make no map
 
 
@@ -56,9 +46,14 @@ def _class_map(result, path):
         name = f"{len(shown) - len(marked)} other classes"
         axes.scatter(*places[rest].T, s=size / 2, color="0.8", marker=".", linewidth=0, label=name)
     for number, label in enumerate(marked):
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
         name = shortened(result.class_names[label], 20)
-        axes.scatter(*places[labels == label].T, s=size, alpha=0.75, linewidth=0, label=name, **look)
+        axes.scatter(*places[labels == label].T, s=size, alpha=0.75, linewidth=0, label=name, **look(number))
+    middles = np.array([np.median(places[labels == label], 0) for label in marked])
+    halo = [withStroke(linewidth=3, foreground="white")]
+    for number in uncrowded(middles, 0.07 * np.ptp(places, axis=0).max()):
+        name = shortened(result.class_names[marked[number]], 16)
+        style = {"fontsize": 9, "fontweight": "bold", "ha": "center", "path_effects": halo, "parse_math": False}
+        axes.annotate(name, middles[number], (0, 10), textcoords="offset points", **style)
     _bare(axes)
     plain_legend(figure, loc="outside right upper", markerscale=1.4)
     title(figure, f"{len(chosen):,} pictures, like near like ({method})", x=0.01, ha="left")
@@ -72,26 +67,28 @@ def _caption_map(result, path):
     gap = np.linalg.norm(pictures.mean(0) - texts.mean(0))
     places, method = layout(np.concatenate([pictures - pictures.mean(0), texts - texts.mean(0)]))
     of_pictures, of_texts = np.split(places, 2)
-    figure = new_figure(7.6, 12.2)
+    low, high = places.min(0), places.max(0)
+    span = max(high - low) or 1.0
+    side = span / 13  # of a thumbnail
+    low, high = low - 0.6 * side, high + 0.6 * side
+    tall = WIDTH * (high - low)[1] / (high - low)[0]
+    figure = new_figure(WIDTH, 2 * tall + 1.3)
     pairs, thumbnails = figure.subplots(2, 1)
-    pairs.plot(*np.stack([of_pictures, of_texts]).transpose(2, 0, 1), color="0.75", linewidth=0.6, zorder=1)
-    pairs.scatter(*of_pictures.T, s=14, color=BLUE, marker="o", linewidth=0, label="picture", zorder=2)
-    pairs.scatter(*of_texts.T, s=18, color=ORANGE, marker="x", linewidth=1.1, label="its first caption", zorder=2)
-    plain_legend(pairs, loc="upper right", bbox_to_anchor=(1, 1.05), ncols=2)
-    text = f"{len(chosen):,} pictures, each tied to a caption\n({method}; means taken away, they were {gap:.2f} apart)"
-    pairs.set_title(text, loc="left", fontsize=11, fontweight="bold")
-    thumbnails.set_title("the pictures of the same map", loc="left", fontsize=11, fontweight="bold")
-    span = np.ptp(places, axis=0).max()
-    for place in uncrowded(of_pictures, span / 14):
+    pairs.plot(*np.stack([of_pictures, of_texts]).transpose(2, 0, 1), color="0.8", linewidth=0.6, zorder=1)
+    pairs.scatter(*of_pictures.T, s=16, color=BLUE, marker="o", linewidth=0, label="picture", zorder=2)
+    pairs.scatter(*of_texts.T, s=20, color=ORANGE, marker="x", linewidth=1.2, label="its first caption", zorder=2)
+    plain_legend(pairs, loc="upper left", bbox_to_anchor=(0, 0), ncols=2, borderaxespad=0.2)
+    pairs.set_title(f"{len(chosen):,} pictures, each tied to a caption ({method})", **TITLE)
+    pairs.set_xlabel(f"the means, {gap:.2f} apart, are taken away", fontsize=8.5, loc="right")
+    thumbnails.set_title("the pictures of the same map", **TITLE)
+    for place in uncrowded(of_pictures, 1.02 * side):
         picture = small(result.rows.read_image(chosen[place]))
-        half = np.array(picture.size) / max(picture.size) * span / 29
-        (x, y), (dx, dy) = of_pictures[place], half
-        thumbnails.imshow(picture, extent=(x - dx, x + dx, y - dy, y + dy), interpolation="bilinear")
+        (x, y), (dx, dy) = of_pictures[place], np.array(picture.size) / max(picture.size) * side / 2
+        thumbnails.imshow(picture, extent=(x - dx, x + dx, y - dy, y + dy))
     for axes in (pairs, thumbnails):
         _bare(axes)
-        middle = (places.min(0) + places.max(0)) / 2
-        axes.set_xlim(middle[0] - 0.55 * span, middle[0] + 0.55 * span)
-        axes.set_ylim(middle[1] - 0.55 * span, middle[1] + 0.55 * span)
+        axes.set_xlim(low[0], high[0])
+        axes.set_ylim(low[1], high[1])
         axes.set_aspect("equal")
     save_figure(figure, path)
 

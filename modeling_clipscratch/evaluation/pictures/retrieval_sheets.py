@@ -40,29 +40,24 @@ def plot_captions(result: Result, path: str | Path) -> None:
     owners, captions = result.outcomes.caption_to_image, _captions(result)
     chosen = spread(np.arange(len(result.rows)), SEARCHES)
     scores = cosines(result.image_embeds[chosen], result.text_embeds)
-    figure = new_figure(WIDTH, 1.6 * len(chosen) + 0.4)
+    figure = new_figure(WIDTH, 1.72 * len(chosen) + 0.4)
     recall = result.metrics["image_to_text_recall@1"]
     title(figure, f"pictures and their closest captions; the first is right for {recall:.1%} of all pictures")
     grid = figure.add_gridspec(len(chosen), 2, width_ratios=[1.5, WIDTH - 1.5])
     for line, (row, found) in enumerate(zip(chosen, scores, strict=True)):
-        show(figure.add_subplot(grid[line, 0]), result.rows.read_image(row))
+        picture = figure.add_subplot(grid[line, 0])
+        show(picture, result.rows.read_image(row))
+        picture.set_xlabel(f"its own: {result.outcomes.image_ranks[row]:,} of {len(captions):,}", fontsize=8)
         axes = figure.add_subplot(grid[line, 1])
         axes.axis("off")
         best = found.topk(min(BEST, len(captions)))
         for place, (score, caption) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             own = owners[caption] == row
-            text = f"{'✓' if own else '  '}  {score:.2f}  {shortened(captions[caption], 76)}"
             look = {"color": BLUE, "fontweight": "bold"} if own else {"color": "0.2"}
-            axes.text(
-                0,
-                0.9 - 0.2 * place,
-                text,
-                fontsize=8.5,
-                va="center",
-                transform=axes.transAxes,
-                parse_math=False,
-                **look,
-            )
+            text = shortened(captions[caption], 74 if own else 84)
+            for x, part in ((0, "✓" if own else ""), (0.035, f"{score:.2f}"), (0.1, text)):
+                where = {"va": "center", "transform": axes.transAxes, "parse_math": False}
+                axes.text(x, 0.9 - 0.2 * place, part, fontsize=8.5, **where, **look)
     save_figure(figure, path)
 
 
@@ -82,7 +77,7 @@ def plot_retrieval_misses(result: Result, path: str | Path) -> None:
     for caption, best in zip(worst, _best(result.text_embeds[worst], result.image_embeds, BEFORE + 1), strict=True):
         own = int(outcomes.caption_to_image[caption])
         before = [(row, f"{n}") for n, row in enumerate((row for row in best if row != own), 1)][:BEFORE]
-        lines.append((caption, [(own, f"✗ {outcomes.text_ranks[caption]:,} of {len(result.rows):,}"), *before]))
+        lines.append((caption, [(own, "✗ its own"), *before]))
     figure = new_figure(WIDTH * (BEFORE + 1) / BEST, 1.95 * len(lines) + 0.4)
     title(figure, "captions whose own picture (left) came last")
     _draw(figure, result, lines, BEFORE + 1)
@@ -120,7 +115,8 @@ def _draw(figure, result, lines, columns):
     """A band for each (caption, [(row, what stands below its picture)]); ✓ and ✗ mark the caption's own picture."""
     captions = _captions(result)
     for band, (caption, pictures) in zip(np.atleast_1d(figure.subfigures(len(lines), 1)), lines, strict=True):
-        text = shortened(captions[caption], 18 * columns)
+        rank = f"  (its own: {result.outcomes.text_ranks[caption]:,} of {len(result.rows):,})"
+        text = shortened(captions[caption], 20 * columns - len(rank)) + rank
         band.suptitle(text, fontsize=9.5, x=0.01, ha="left", parse_math=False)
         for place, (row, below) in enumerate(pictures, start=1):
             axes = band.add_subplot(1, columns, place)

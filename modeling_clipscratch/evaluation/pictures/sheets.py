@@ -33,10 +33,10 @@ CAPTION_MAP = (
 )
 SEARCHES = "Each caption as a search, with the five closest pictures, closest first; its own picture is framed."
 CAPTIONS = "Each picture with its five closest captions and their cosines; its own captions are blue and have a ✓."
-MISSES = "Captions that found their own picture (dashed frame, with its rank) last; beside it what was taken first."
+MISSES = "Captions that found their own picture (dashed frame) last, with its rank; beside it what came before it."
 MAPS = (
-    "What is lit is what speaks for the text above it, by the gradient of the cosine; what is dark, the model could do "
-    "without. A hint, not a proof."
+    "The brighter, the more the place adds to the cosine with the text above it, which is the number below. A hint, not "
+    "a proof: covering the place may give another answer."
 )
 
 
@@ -83,7 +83,7 @@ def draw_pictures(result: Result, folder: Path) -> list[Picture]:
     found += [
         ("similarity.png", "Similarities", SIMILARITY),
         ("embeddings.png", "Map of embeddings", reading),
-        ("text_maps.png", "Where the model looks", MAPS),
+        ("text_maps.png", "What speaks for a text", MAPS),
     ]
     pictures = [Picture(path=folder / name, title=title, reading=reading) for name, title, reading in found]
     return [picture for picture in pictures if picture.path.is_file()]

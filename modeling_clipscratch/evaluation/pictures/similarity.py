@@ -27,23 +27,30 @@ def plot_similarity(result: Result, path: str | Path) -> None:
     cell, names = 0.52, 3.4  # inches
     figure = new_figure(names + cell * len(pictures) + 0.2, cell * (len(texts) + 1) + 0.9, layout="compressed")
     axes = figure.add_subplot()
-    axes.imshow(scores, cmap="Blues", vmin=scores.min(), vmax=scores.max() + 1e-6, aspect="equal")
-    # The picture stands above its column, in a line of cells of its own.
-    axes.set_ylim(len(texts) - 0.5, -1.5)
-    axes.set_xlim(-0.5, len(pictures) - 0.5)
+    # Light up to the median: what is below it is no pair, and the rest has all shades to itself.
+    low, high = float(np.median(scores)), float(scores.max()) + 1e-6
+    axes.imshow(scores, cmap="Blues", vmin=low, vmax=high, aspect="equal")
+    # Each picture stands above its column, in a line of cells of its own.
     for column, row in enumerate(pictures):
         picture = small(result.rows.read_image(int(row)))
         half = np.array(picture.size) / max(picture.size) * 0.47
         box = (column - half[0], column + half[0], -1 + half[1], -1 - half[1])
-        axes.imshow(picture, extent=box, interpolation="nearest", aspect="equal")
+        axes.imshow(picture, extent=box, aspect="equal")
     axes.set_ylim(len(texts) - 0.5, -1.5)
     axes.set_xlim(-0.5, len(pictures) - 0.5)
-    middle = (scores.min() + scores.max()) / 2
     for line in range(len(texts)):
         for column in range(len(pictures)):
             value = scores[line, column]
-            colour = "white" if value > middle + 0.1 * (scores.max() - middle) else "black"
-            axes.text(column, line, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            colour = "white" if value > low + 0.6 * (high - low) else "black"
+            axes.text(
+                column,
+                line,
+                f"{value:.2f}".replace("-0.00", "0.00"),
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=colour,
+            )
             if right[line, column]:
                 axes.add_patch(Rectangle((column - 0.47, line - 0.47), 0.94, 0.94, fill=False, ec=BLACK, lw=1.8))
     axes.set_yticks(range(len(texts)), [shortened(text, 46) for text in texts], fontsize=8.5, parse_math=False)

@@ -14,11 +14,13 @@ from PIL import Image
 from ..tables import write_whole
 
 BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E69F00", "#CC79A7"
-COLOURS = (BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE)
+SKY = "#56B4E9"
+COLOURS = (BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE, SKY)
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 8.0  # inches of a sheet; wider ones cannot be read on a phone
 SIDE = 224  # pixels that a small picture is enlarged to, and a large one reduced to
+SMALL = 64  # pixels up to which one sees each; enlarged without smoothing, as the model saw them
 
 
 def new_figure(width: float, height: float, *, layout: str = "constrained") -> Figure:
@@ -64,17 +66,23 @@ def small(picture) -> Image.Image:
     picture = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
     scale = SIDE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    # Enlarged without smoothing, so that one sees the pixels that the model saw.
-    return picture.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+    how = Image.Resampling.NEAREST if max(picture.size) <= SMALL else Image.Resampling.LANCZOS
+    return picture.convert("RGB").resize(size, how)
 
 
 def show(axes, picture, colour: str = "0.8", dashes: str = "-") -> None:
     """Draws a picture in a frame."""
-    axes.imshow(small(picture), interpolation="nearest")
+    axes.imshow(small(picture))
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=2.5, linestyle=dashes)
+
+
+def look(number: int) -> dict[str, str]:
+    """Colour and marker of the n-th thing: 49 of them differ in one or the other, neighbours in both."""
+    turn = number // len(COLOURS)
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[(number + turn) % len(MARKERS)]}
 
 
 def tidy(axes) -> None:

@@ -1,9 +1,13 @@
 """A model and a `Result` go in; maps of what in its pictures speaks for a text, and one PNG of them, come out."""
 
+import logging
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
+from PIL import Image
 
 from ...data.pixels import Preprocess
 from ...data.rows import class_prompts
@@ -11,10 +15,13 @@ from ..evaluate_rows import Result
 from ..text_map import TextMap, text_map
 from ..zero_shot import cosines
 from .class_sheets import surest
-from .style import WIDTH, new_figure, save_figure, shortened, show, spread, title
+from .style import WIDTH, new_figure, save_figure, shortened, show, small, spread
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 6  # pictures
-DARK = 0.2  # of its brightness that a picture keeps where the map is 0
+ABREAST = 2  # pictures in a line
+COVER = 0.6  # share of the map in the mixture
 
 
 def make_maps(model, processor, result: Result) -> tuple[TextMap, ...]:
@@ -25,19 +32,24 @@ def make_maps(model, processor, result: Result) -> tuple[TextMap, ...]:
 
     Args:
         model, processor, result: as given to and got from `evaluate_rows`.
+    Returns: none where the vision tower has no token for each patch.
     """
     preprocess = Preprocess(processor.image_processor)
     maps = []
     for row, texts in _class_texts(result) if result.rows.kind == "class" else _caption_texts(result):
         picture = preprocess(result.rows.read_image(row))
         for what, text in texts:
-            heat, cosine = text_map(model, processor, picture, text)
+            try:
+                heat, cosine = text_map(model, processor, picture, text)
+            except ValueError as error:
+                logger.info("no maps are drawn: %s", error)
+                return ()
             maps.append(TextMap(row=row, picture=picture, text=text, what=what, heat=heat, cosine=cosine))
     return tuple(maps)
 
 
 def plot_maps(maps: Sequence[TextMap], path: str | Path) -> None:
-    """Each picture, and beside it the same picture lit by its maps. No picture is made of none.
+    """Each picture, and beside it the same picture under its maps. No picture is made of none.
 
     Args:
         maps: those of a picture stand together.
@@ -49,26 +61,27 @@ def plot_maps(maps: Sequence[TextMap], path: str | Path) -> None:
     for found in maps:
         by_picture.setdefault(found.row, []).append(found)
     across = 1 + max(map(len, by_picture.values()))  # cells of a picture
-    columns = 2 if across == 2 else 1
-    lines = -(-len(by_picture) // columns)
-    cell = WIDTH / 4
-    figure = new_figure(cell * across * columns, (cell + 0.55) * lines + 0.4)
-    title(figure, "what speaks for a text")
+    lines = -(-len(by_picture) // ABREAST)
+    cell = WIDTH / (across * ABREAST)
+    letters = int(15 * cell)  # that a cell is wide
+    figure = new_figure(WIDTH, (cell + 0.65) * lines + 0.3)
     for number, found in enumerate(by_picture.values()):
-        line, column = divmod(number, columns)
-        first = line * across * columns + column * across + 1
-        show(figure.add_subplot(lines, across * columns, first), found[0].picture)
+        first = number // ABREAST * across * ABREAST + number % ABREAST * across + 1
+        show(figure.add_subplot(lines, across * ABREAST, first), found[0].picture)
         for place, one in enumerate(found, start=1):
-            axes = figure.add_subplot(lines, across * columns, first + place)
+            axes = figure.add_subplot(lines, across * ABREAST, first + place)
             show(axes, lit(one.picture, one.heat))
-            axes.set_title(shortened(one.text, 30), fontsize=8.5, parse_math=False)
+            text = textwrap.fill(shortened(one.text, 2 * letters - 4), letters)
+            axes.set_title(text, fontsize=8.5, parse_math=False)
             axes.set_xlabel(f"{one.what}, {one.cosine:.2f}".lstrip(", "), fontsize=8.5)
     save_figure(figure, path)
 
 
 def lit(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3), darkened where the map (H, W) is low; it reads in grey, and no colour hides the picture."""
-    return (picture * (DARK + (1 - DARK) * heat[..., None])).round().astype(np.uint8)
+    """A picture in grey under its map (h, w), which goes from dark to bright, so that it reads in grey too."""
+    picture = np.asarray(small(picture)).mean(2, keepdims=True)
+    heat = np.asarray(Image.fromarray(heat).resize(picture.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+    return ((1 - COVER) * picture + COVER * 255 * colormaps["inferno"](heat)[..., :3]).round().astype(np.uint8)
 
 
 def _class_texts(result):
