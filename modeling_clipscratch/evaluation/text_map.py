@@ -98,7 +98,7 @@ def text_map(model, processor, image, text: str) -> tuple[np.ndarray, float]:
     shares = (mean * held[1][0].float()).sum(-1)[-patches:]
     heat = shares.clamp(min=0).view(1, 1, lines, columns)
     reach = min(lines, columns) // 10  # 3 x 3 of 14 x 14 patches, none of 4 x 4
-    heat = avg_pool2d(heat, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False)
+    heat = avg_pool2d(heat, 2 * reach + 1, stride=1, padding=reach)
     heat = heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny)
     heat = interpolate(heat, size=tuple(pixels.shape[1:3]), mode="bilinear", align_corners=False)
     return heat[0, 0].cpu().numpy(), cosines[-1].item()

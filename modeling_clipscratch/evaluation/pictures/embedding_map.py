@@ -48,12 +48,12 @@ def _class_map(result, path):
     for number, label in enumerate(marked):
         name = shortened(result.class_names[label], 20)
         axes.scatter(*places[labels == label].T, s=size, alpha=0.75, linewidth=0, label=name, **look(number))
-    middles = np.array([np.median(places[labels == label], 0) for label in marked])
+    hearts = np.array([_heart(places[labels == label]) for label in marked])
     halo = [withStroke(linewidth=3, foreground="white")]
-    for number in uncrowded(middles, 0.07 * np.ptp(places, axis=0).max()):
+    for number in uncrowded(hearts, 0.07 * np.ptp(places, axis=0).max()):
         name = shortened(result.class_names[marked[number]], 16)
         style = {"fontsize": 9, "fontweight": "bold", "ha": "center", "path_effects": halo, "parse_math": False}
-        axes.annotate(name, middles[number], (0, 10), textcoords="offset points", **style)
+        axes.annotate(name, hearts[number], (0, 10), textcoords="offset points", **style)
     _bare(axes)
     plain_legend(figure, loc="outside right upper", markerscale=1.4)
     title(figure, f"{len(chosen):,} pictures, like near like ({method})", x=0.01, ha="left")
@@ -117,6 +117,12 @@ def uncrowded(places: np.ndarray, distance: float) -> list[int]:
         if all(np.abs(places[other] - place).max() >= distance for other in taken):
             taken.append(number)
     return taken
+
+
+def _heart(places):
+    """Of (N, 2) places, the one with a quarter of the others closest to it; a median may lie between two crowds."""
+    distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    return places[np.sort(distances, 1)[:, len(places) // 4].argmin()]
 
 
 def _bare(axes):

@@ -35,8 +35,8 @@ SEARCHES = "Each caption as a search, with the five closest pictures, closest fi
 CAPTIONS = "Each picture with its five closest captions and their cosines; its own captions are blue and have a ✓."
 MISSES = "Captions that found their own picture (dashed frame) last, with its rank; beside it what came before it."
 MAPS = (
-    "The brighter, the more the place adds to the cosine with the text above it, which is the number below. A hint, not "
-    "a proof: covering the place may give another answer."
+    "The brighter, the more the place adds to the cosine with the text above it, which is the number below. A hint, "
+    "not a proof: covering the place may give another answer."
 )
 
 
