@@ -11,13 +11,16 @@ that gives the stored embeddings. Its means are float32, so ours are rounded to 
 
 import contextlib
 import importlib.metadata
+import importlib.resources
 import io
+import json
 
 import numpy as np
 import torch
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
 from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.data.templates import TEMPLATES
 from modeling_clipscratch.evaluation.evaluate_rows import encode_classes, evaluate_embeddings
 from modeling_clipscratch.evaluation.zero_shot import cosines
 
@@ -89,11 +92,23 @@ def tied(scores: torch.Tensor, own: torch.Tensor) -> int:
     return int(((scores == best) & ~own).any(1).sum())
 
 
+def lists_agree() -> dict[str, bool]:
+    """Whether our published lists of prompts are those that its package ships."""
+    file = importlib.resources.files("clip_benchmark.datasets") / "en_zeroshot_classification_templates.json"
+    shipped = json.loads(file.read_text(encoding="utf-8"))
+    names = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet1k"}
+    return {
+        ours: [prompt.replace("{}", "{c}") for prompt in TEMPLATES[ours]] == shipped[name]
+        for ours, name in names.items()
+    }
+
+
 def main(arguments: list[str]) -> None:
     options = parser_with_model("clip_benchmark_equality").parse_args(arguments)
     print(machine())
     version = importlib.metadata.version("clip-benchmark")
-    figures = {"clip_benchmark": version}
+    figures = {"clip_benchmark": version, "templates": lists_agree()}
+    print(f"lists of prompts equal: {figures['templates']}")
     for dataset, split in (("wds_vtab-cifar10", "test"), ("wds_flickr8k", "validation")):
         found = embedded(options, dataset, split)
         ours = evaluate_embeddings(found.of, found.image_embeds, found.rows, logit_scale=0.0).metrics

@@ -85,7 +85,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
             classes = encode_classes(partial(encode_texts, model, tokenizer), rows.class_names, rows.templates)
             zero_shot_metrics(images, classes, torch.as_tensor(batch.labels), 0.0)
 
-    forward(), ours()
+    prompts_each_batch()  # libraries that load themselves at their first use
     found = {"forward": [], "ours": [], "prompts each batch": []}
     for _ in range(options.repeats):
         found["forward"].append(seconds(forward))
