@@ -137,7 +137,7 @@ def cell(way: str, captions: int, pictures: int) -> dict:
     )
     owners = torch.arange(captions) * pictures // captions
     if way == "in float32":
-        retrieval.cosines = lambda left, right: left @ right.t()
+        retrieval.in_float64 = lambda name, embeds: embeds
     work = {"full matrix": full_matrix}.get(way, retrieval.retrieval_metrics)
     work(images[:64], texts[:64], torch.arange(64))  # libraries that load themselves at their first use
     Path("/proc/self/clear_refs").write_text("5")  # the highest size is counted from here

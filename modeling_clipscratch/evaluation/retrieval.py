@@ -6,13 +6,15 @@ Shapes: N pictures, M captions, P projection. Pictures may have any number of ca
 import torch
 
 from .outcomes import RetrievalOutcomes, plain_metrics
-from .zero_shot import cosines, ranks
+from .zero_shot import in_float64, products, ranks
 
-BLOCK = 256  # rows of similarities held at once; with 25,000 captions about 50 MB
+BLOCK = (
+    2**22
+)  # similarities held at once, about 100 MB with all that is made of them, however many candidates there are
 
 
 def retrieval_outcomes(
-    image_embeds: torch.Tensor, text_embeds: torch.Tensor, caption_to_image: torch.Tensor, *, block: int = BLOCK
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, caption_to_image: torch.Tensor, *, block: int | None = None
 ) -> RetrievalOutcomes:
     """Ranks in both directions.
 
@@ -24,18 +26,21 @@ def retrieval_outcomes(
         image_embeds: (N, P), unit length.
         text_embeds: (M, P), unit length.
         caption_to_image: (M,) integers in [0, N), the picture that each caption belongs to.
-        block: rows of similarities computed at once; changes memory, not the result.
+        block: rows of similarities computed at once; changes memory, not the result. Without it, as many as keep
+            the memory the same for any number of candidates.
     Raises: ValueError if the shapes do not fit, an index is out of range or a picture has no caption.
     """
     caption_to_image = _checked(image_embeds, text_embeds, caption_to_image)
+    images, texts = in_float64("image", image_embeds), in_float64("text", text_embeds)
+    rows = block or max(1, BLOCK // max(len(images), len(texts)))
     text_ranks = [
-        ranks(cosines(texts, image_embeds), owners)
-        for texts, owners in zip(text_embeds.split(block), caption_to_image.split(block), strict=True)
+        ranks(products(some, images), owners)
+        for some, owners in zip(texts.split(rows), caption_to_image.split(rows), strict=True)
     ]
-    numbers = torch.arange(len(image_embeds), device=caption_to_image.device)
+    numbers = torch.arange(len(images), device=caption_to_image.device)
     image_ranks = [
-        best_own_ranks(cosines(images, text_embeds), caption_to_image[None] == own[:, None])
-        for images, own in zip(image_embeds.split(block), numbers.split(block), strict=True)
+        best_own_ranks(products(some, texts), caption_to_image[None] == own[:, None])
+        for some, own in zip(images.split(rows), numbers.split(rows), strict=True)
     ]
     return RetrievalOutcomes(
         image_ranks=torch.cat(image_ranks).cpu().numpy(),
@@ -45,7 +50,7 @@ def retrieval_outcomes(
 
 
 def retrieval_metrics(
-    image_embeds: torch.Tensor, text_embeds: torch.Tensor, caption_to_image: torch.Tensor, *, block: int = BLOCK
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, caption_to_image: torch.Tensor, *, block: int | None = None
 ) -> dict[str, float]:
     """Recall at 1, 5, 10 and median rank, in both directions; recall@k is the fraction of ranks up to k.
 

@@ -34,14 +34,23 @@ def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     Summed in float64 and rounded once, so that equal embeddings score equal wherever they stand in the matrix; a
     float32 product differs in the last bit from one column to another, and ties would be settled by chance.
     """
-    for name, embeds in (("left", left), ("right", right)):
-        broken = int((~torch.isfinite(embeds).all(-1)).sum())
-        if broken:
-            raise ValueError(
-                f"{broken} of {len(embeds)} {name} embeddings are not finite; the model gives NaN or infinity for "
-                "them. Check its weights, or train it with a lower learning rate."
-            )
-    return (left.double() @ right.double().t()).float()
+    return products(in_float64("left", left), in_float64("right", right))
+
+
+def products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(N, P) and (M, P) float64 -> (N, M) float32, rounded once."""
+    return (left @ right.t()).float()
+
+
+def in_float64(name: str, embeds: torch.Tensor) -> torch.Tensor:
+    """Raises: ValueError if an embedding is not finite."""
+    broken = int((~torch.isfinite(embeds).all(-1)).sum())
+    if broken:
+        raise ValueError(
+            f"{broken} of {len(embeds)} {name} embeddings are not finite; the model gives NaN or infinity for "
+            "them. Check its weights, or train it with a lower learning rate."
+        )
+    return embeds.double()
 
 
 def ranks(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
