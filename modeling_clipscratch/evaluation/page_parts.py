@@ -61,7 +61,7 @@ def data_set_shown(result, name, short, pictures):
         "origin": rows.origin,
         "pictures_measured": f"{len(rows):,}",
         "skipped": result.skipped,
-        "texts": f"{classes:,} classes, {len(rows.templates)} prompts each"
+        "texts": f"{classes:,} classes, {len(rows.templates)} prompt{'s' * (len(rows.templates) > 1)} each"
         if classes
         else f"{len(result.text_embeds):,} captions",
         "headlines": [

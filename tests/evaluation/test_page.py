@@ -18,6 +18,7 @@ from modeling_clipscratch.data.rows import Rows
 from modeling_clipscratch.evaluation.comparison import markdown_comparison, text_comparison, verdict
 from modeling_clipscratch.evaluation.evaluate_rows import evaluate_embeddings
 from modeling_clipscratch.evaluation.page_parts import as_data_uri
+from modeling_clipscratch.evaluation.pictures import embedding_map
 from modeling_clipscratch.evaluation.report import write_report
 
 EVIL = '<script>alert(1)</script> & $x$ "quoted"'
@@ -79,6 +80,15 @@ def test_odd_data_sets_have_whole_reports(case, tmp_path, recwarn):
     assert page.count("<img ") == len(pictures) >= 3
     assert not re.search(r"\bnan\b|\binf\b|None", re.sub(r"base64,[^\"]+", "", page))
     assert not [str(found.message) for found in recwarn if issubclass(found.category, (RuntimeWarning, UserWarning))]
+
+
+def test_map_of_a_collapsed_model_is_one_point_with_one_name(tmp_path, monkeypatch, recwarn):
+    result = result_of(60, labels=np.arange(60) % 3, names=["a", "b", "c"])
+    saved = []
+    monkeypatch.setattr(embedding_map, "save_figure", lambda figure, path: saved.append(figure))
+    embedding_map.plot_embeddings(replace(result, image_embeds=torch.ones(60, 16) / 4), tmp_path / "map.png")
+    assert [text.get_text() for text in saved[0].axes[0].texts] == ["a"]
+    assert not recwarn.list
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ def test_an_empty_log_draws_no_empty_picture(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("classes", [2, 30, 60])
+@pytest.mark.parametrize("classes", [2, 30, 60, 300])
 def test_nothing_of_a_confusion_plot_is_cut_off(tmp_path, figures, classes):
     confusion = np.eye(classes, dtype=int) * 1234
     confusion[1] = 0  # a class without pictures

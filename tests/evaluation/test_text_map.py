@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize as unit_length
-from transformers import DistilBertConfig, SwinConfig, VisionTextDualEncoderProcessor, ViTConfig, ViTImageProcessorPil
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    DistilBertConfig,
+    SwinConfig,
+    VisionTextDualEncoderProcessor,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.pixels import normalize
@@ -107,6 +115,15 @@ def test_map_leaves_modes_gradients_and_hooks_as_they_were(trained):
     assert [module.training for module in model.modules()] == modes and any(modes)
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_any_clip_of_transformers_with_patch_tokens_has_maps(processor):
+    text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vision = {**text, "num_hidden_layers": 5, "image_size": 8, "patch_size": 2}
+    names = {"vocab_size": len(processor.tokenizer), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    model = CLIPModel(CLIPConfig(text_config={**text, **names}, vision_config=vision, projection_dim=8)).eval()
+    heat, _ = text_map(model, processor, np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8), "red")
+    assert heat.shape == (8, 8) and heat.max() > 0.5
 
 
 def test_class_data_gets_the_predicted_and_the_true_prompt(model, processor, class_rows):

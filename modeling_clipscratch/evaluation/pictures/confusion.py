@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from .style import new_figure, save_figure, shortened
 
 MOST_TICKS = 40  # class names on an axis; more cannot be read
+MOST_CELLS = 200  # classes; cells of more are too small to be seen, so marks stand for them
 MOST_COUNTS = 20  # classes whose counts are written into the cells
 
 
@@ -32,7 +33,17 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
     axes = figure.add_subplot()
     # The root of the share: a mistake made once in fifty times would not be seen otherwise.
     shade = PowerNorm(0.5, vmin=0, vmax=100)
-    image = axes.imshow(100 * shares, cmap="Blues", norm=shade, interpolation="nearest")
+    if classes <= MOST_CELLS:
+        image = axes.imshow(100 * shares, cmap="Blues", norm=shade, interpolation="nearest")
+    else:
+        rows, columns = np.nonzero(confusion)
+        order = np.argsort(shares[rows, columns])  # the darker lie above the lighter
+        rows, columns = rows[order], columns[order]
+        seen = {"c": 100 * shares[rows, columns], "cmap": "Blues", "norm": shade}
+        image = axes.scatter(columns, rows, **seen, marker="s", s=9, edgecolor="0.6", linewidth=0.2)
+        axes.set_aspect("equal")
+        axes.set_xlim(-0.5, classes - 0.5)
+        axes.set_ylim(classes - 0.5, -0.5)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03, ticks=[0, 1, 5, 10, 25, 50, 100])
     bar.set_label("% of the true class")
     bar.outline.set_visible(False)

@@ -42,15 +42,15 @@ def _class_map(result, path):
     axes = figure.add_subplot()
     rest = ~np.isin(labels, marked)
     size = 26 if len(chosen) <= 500 else 14
-    if rest.any():
-        name = f"{len(shown) - len(marked)} other classes"
-        axes.scatter(*places[rest].T, s=size / 2, color="0.8", marker=".", linewidth=0, label=name)
     for number, label in enumerate(marked):
         name = shortened(result.class_names[label], 20)
         axes.scatter(*places[labels == label].T, s=size, alpha=0.75, linewidth=0, label=name, **look(number))
+    if rest.any():
+        name = f"{len(shown) - len(marked)} other classes"
+        axes.scatter(*places[rest].T, s=size / 2, color="0.8", marker=".", zorder=0, linewidth=0, label=name)
     hearts = np.array([_heart(places[labels == label]) for label in marked])
     halo = [withStroke(linewidth=3, foreground="white")]
-    for number in uncrowded(hearts, 0.07 * np.ptp(places, axis=0).max()):
+    for number in uncrowded(hearts, 0.07 * (np.ptp(places, axis=0).max() or 1.0)):
         name = shortened(result.class_names[marked[number]], 16)
         style = {"fontsize": 9, "fontweight": "bold", "ha": "center", "path_effects": halo, "parse_math": False}
         axes.annotate(name, hearts[number], (0, 10), textcoords="offset points", **style)

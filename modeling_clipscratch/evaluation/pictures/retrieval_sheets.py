@@ -56,7 +56,7 @@ def plot_captions(result: Result, path: str | Path) -> None:
             look = {"color": BLUE, "fontweight": "bold"} if own else {"color": "0.2"}
             text = shortened(captions[caption], 74 if own else 84)
             for x, part in ((0, "✓" if own else ""), (0.035, f"{score:.2f}"), (0.1, text)):
-                where = {"va": "center", "transform": axes.transAxes, "parse_math": False}
+                where = {"va": "center", "transform": axes.transAxes, "parse_math": False, "in_layout": False}
                 axes.text(x, 0.9 - 0.2 * place, part, fontsize=8.5, **where, **look)
     save_figure(figure, path)
 
