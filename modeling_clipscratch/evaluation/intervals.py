@@ -7,7 +7,7 @@ another training would give is the spread over seeds (`over_seeds`), and it is o
 Cost: resamples x N draws, in blocks of 8 MB or one row. On one core of an AMD EPYC, 2,000 resamples of 10,000 pictures
 take 0.6 s and of a million 90 s, a pair of models some five times as long; memory grows by some 100 MB.
 Coverage, measured by `benchmarks/coverage.py`: 94 to 96 % for fractions, 94 to 97 % for the calibration error, 97 to
-100 % for median ranks, which are whole numbers; 93 to 96 % for differences (calibration: 99), 92 % if few pictures differ.
+100 % for median ranks (whole numbers); 93 to 96 % for differences (calibration: 99), 92 % if few pictures differ.
 Sources: Efron & Tibshirani 1993, An Introduction to the Bootstrap; Field & Welsh 2007, Bootstrapping clustered data.
 """
 
