@@ -103,6 +103,15 @@ def test_calibration_of_pictures_that_are_all_right_is_bounded_by_their_number()
     assert (low, high) == (0.0, pytest.approx(0.02 + 0.0362, abs=1e-4))
 
 
+def test_the_difference_of_a_calibrated_and_a_boastful_model_is_not_drawn_to_zero_by_the_bias_of_one():
+    held = []
+    for seed in range(60):
+        first, second = calibrated(seed, 1000), calibrated(seed, 1000, overstated=0.3)
+        found = paired_differences(first, second, resamples=200, flips=1)["expected_calibration_error"]
+        held.append(found.low <= 0.3 * 0.2 <= found.high)
+    assert np.mean(held) > 0.95 - 3.5 * (0.95 * 0.05 / 60) ** 0.5  # percentiles of resamples hold it in few
+
+
 @pytest.mark.parametrize(
     "outcomes",
     [
