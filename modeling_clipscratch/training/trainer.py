@@ -209,6 +209,12 @@ class ClipScratchTrainer(Trainer):
 
     # Checkpoints
 
+    def _determine_best_metric(self, metrics, trial):
+        # Of equals the later one is kept: a small validation split is soon at 100 %, the model still learns.
+        if metrics.get("eval_" + str(self.args.metric_for_best_model).removeprefix("eval_")) == self.state.best_metric:
+            self.state.best_metric = None
+        return super()._determine_best_metric(metrics, trial)
+
     def _issue_warnings_after_load(self, load_result):
         """Weights that a checkpoint lacks would stay as they are, in silence; here that is an error."""
         odd = [*load_result.missing_keys, *load_result.unexpected_keys]

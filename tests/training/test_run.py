@@ -70,8 +70,11 @@ def test_metrics_are_fractions_under_the_data_set_s_name(finished):
     folder, returned = finished
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics == returned and set(metrics) == {"digits"}
-    assert set(metrics["digits"]) == {"top1", "top5", "mean_per_class_recall", "expected_calibration_error"}
-    assert all(0 <= value <= 1 for value in metrics["digits"].values())
+    names = {"top1", "top5", "mean_per_class_recall", "expected_calibration_error"}
+    assert set(metrics["digits"]) == names | {f"{name}_ci95" for name in names}
+    for name in names:
+        low, high = metrics["digits"][f"{name}_ci95"]
+        assert 0 <= low <= metrics["digits"][name] <= high <= 1
     # 360 pictures of ten classes, 36 each.
     assert metrics["digits"]["top1"] * 360 == pytest.approx(round(metrics["digits"]["top1"] * 360), abs=1e-9)
 
@@ -115,8 +118,16 @@ def test_finished_run_is_its_best_checkpoint_to_the_bit(finished):
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     scores = {line["step"]: line["eval_top1"] for line in history if "eval_top1" in line}
     assert set(scores) == {3, 6}
-    best = max(scores, key=lambda step: (scores[step], -step))  # the first of equals
+    best = max(scores, key=lambda step: (scores[step], step))  # the last of equals
     assert same(weights(folder), weights(folder / f"checkpoint-{best}"))
+
+
+def test_of_equal_checkpoints_the_last_is_kept(run_recipe, tmp_path):
+    still = {**FROZEN, "learning_rate": 1e-30, "weight_decay": 0.0}  # nothing moves, so both epochs measure the same
+    folder, _ = run_recipe(tmp_path, **still)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert len({line["eval_top1"] for line in state["log_history"] if "eval_top1" in line}) == 1
+    assert state["best_global_step"] == 6
 
 
 def test_history_has_the_loss_of_every_step_and_the_validation_of_every_epoch(finished):
