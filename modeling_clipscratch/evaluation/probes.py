@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -72,7 +73,7 @@ def linear_probe_scores(
 
     1. A fifth of the rows of each class is held out, drawn from the seed: one at least where there are two.
     2. L-BFGS fits the others for each C = 10 ** p, p in `POWERS`; the best C is right most often on the rows held
-       out, of equals the smallest. The steps around the best p are halved until they are `FINEST`.
+       out, of equals the likeliest. The steps around the best p are halved until they are `FINEST`.
     3. All rows are fitted with the best C.
 
     CLIP's probe, but for the standardisation: four times as fast, since L-BFGS then takes fewer steps.
@@ -101,10 +102,15 @@ def linear_probe_scores(
             warnings.simplefilter("ignore", ConvergenceWarning)
             return probe.fit(train[rows], labels[rows])
 
-    right, tried, step = {}, POWERS, POWERS[1] - POWERS[0]
+    def quality(power):
+        probe = fit(power, ~held)
+        likelihood = -log_loss(labels[held], probe.predict_proba(train[held]), labels=probe.classes_)
+        return probe.score(train[held], labels[held]), likelihood
+
+    found, tried, step = {}, POWERS, POWERS[1] - POWERS[0]
     while step >= FINEST:
-        right |= {power: fit(power, ~held).score(train[held], labels[held]) for power in tried}
-        best = max(sorted(right), key=right.get)
+        found |= {power: quality(power) for power in tried}
+        best = max(sorted(found), key=found.get)
         step /= 2
         tried = [power for power in (best - step, best + step) if POWERS[0] <= power <= POWERS[-1]]
     probe = fit(best, np.full(len(train), True))
