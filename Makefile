@@ -18,7 +18,7 @@ $(VENV)/installed: setup.cfg constraints.txt
 train: $(VENV)/installed  ## set up, train the embedded default (handwritten digits), show its numbers and pictures
 	$(BIN)/python run_train.py configuration/digits.yaml --output_dir $(RUN) --overwrite_output_dir
 	$(BIN)/python run_eval.py --model $(RUN) --dataset digits --output_dir $(RUN)/report
-	@echo "Look at: $(RUN)/curves.png and $$(ls $(RUN)/report/*.png $(RUN)/report/*/*.png 2>/dev/null | tr '\n' ' ')"
+	@echo "Look at: $(RUN)/report/report.html, $(RUN)/curves.png"
 
 test: lint  ## set up, lint, run the tests
 	$(BIN)/python -m pytest
