@@ -35,6 +35,7 @@ from modeling_clipscratch.data.pixels import Preprocess, normalize
 from modeling_clipscratch.evaluation import retrieval
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_rows import encode_classes, evaluate_rows
+from modeling_clipscratch.evaluation.outcomes import RECALLS
 from modeling_clipscratch.evaluation.probes import knn_scores, linear_probe_scores
 from modeling_clipscratch.evaluation.zero_shot import accuracy_metrics, ranks, zero_shot_metrics
 
@@ -150,7 +151,7 @@ def full_matrix(images, texts, owners):
     scores = texts @ images.t()
     own = owners[:, None] == torch.arange(len(images))
     found = {"text_to_image": ranks(scores, owners), "image_to_text": retrieval.best_own_ranks(scores.t(), own.t())}
-    return {(way, k): float((rank <= k).double().mean()) for way, rank in found.items() for k in retrieval.RECALLS}
+    return {(way, k): float((rank <= k).double().mean()) for way, rank in found.items() for k in RECALLS}
 
 
 def fresh_cell(*asked) -> dict:
