@@ -33,18 +33,19 @@ def retrieval_outcomes(
     caption_to_image = _checked(image_embeds, text_embeds, caption_to_image)
     images, texts = in_float64("image", image_embeds), in_float64("text", text_embeds)
     rows = block or max(1, BLOCK // max(len(images), len(texts)))
-    text_ranks = [
-        ranks(products(some, images), owners)
-        for some, owners in zip(texts.split(rows), caption_to_image.split(rows), strict=True)
-    ]
     numbers = torch.arange(len(images), device=caption_to_image.device)
-    image_ranks = [
-        best_own_ranks(products(some, texts), caption_to_image[None] == own[:, None])
-        for some, own in zip(images.split(rows), numbers.split(rows), strict=True)
-    ]
+    # Filled in place: small results kept between the blocks would leave holes that no later block fits into.
+    text_ranks, image_ranks = torch.empty_like(caption_to_image), torch.empty_like(numbers)
+    for start in range(0, len(texts), rows):
+        some = slice(start, start + rows)
+        text_ranks[some] = ranks(products(texts[some], images), caption_to_image[some])
+    for start in range(0, len(images), rows):
+        some = slice(start, start + rows)
+        own = caption_to_image[None] == numbers[some, None]
+        image_ranks[some] = best_own_ranks(products(images[some], texts), own)
     return RetrievalOutcomes(
-        image_ranks=torch.cat(image_ranks).cpu().numpy(),
-        text_ranks=torch.cat(text_ranks).cpu().numpy(),
+        image_ranks=image_ranks.cpu().numpy(),
+        text_ranks=text_ranks.cpu().numpy(),
         caption_to_image=caption_to_image.cpu().numpy(),
     )
 
