@@ -53,16 +53,16 @@ class VisionTester:
 
 
 class ClipScratchTester:
-    """What they ask of the model, as CLIP's own tester gives it."""
+    """What they ask of the model, as CLIP's own tester gives it; nothing is frozen, for the tests of gradients."""
 
-    is_training = False
+    is_training = True
 
     def __init__(self, parent):
         self.parent, self.batch_size = parent, BATCH
         self.text_model_tester, self.vision_model_tester = TextTester(), VisionTester()
 
     def get_config(self):
-        return ClipScratchConfig(text_config(), vision_config(), projection_dim=64)
+        return ClipScratchConfig(text_config(), vision_config(), projection_dim=64, freeze_text=False)
 
     def prepare_config_and_inputs_for_common(self):
         _, texts = self.text_model_tester.prepare_config_and_inputs_for_common()
@@ -80,6 +80,9 @@ class TestCommon(ModelTesterMixin, unittest.TestCase):
     def setUp(self):
         self.model_tester = ClipScratchTester(self)
         self.config_tester = ConfigTester(self, config_class=ClipScratchConfig, has_text_modality=False)
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        return {**inputs_dict, "return_loss": True} if return_labels else inputs_dict
 
     def test_config(self):
         self.config_tester.run_common_tests()
