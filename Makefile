@@ -21,6 +21,7 @@ train: $(VENV)/installed  ## set up, train the embedded default (handwritten dig
 	@echo "Look at: $(RUN)/report/report.html, $(RUN)/curves.png"
 
 test: lint  ## set up, lint, run the tests
+	$(BIN)/python -m tests.hub.fetch_common_tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed  ## set up, lint
