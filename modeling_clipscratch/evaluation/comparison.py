@@ -144,12 +144,6 @@ def short_names(names: list[str]) -> dict[str, str]:
 
 def _plain(differences):
     return {
-        data_set: {
-            model: {
-                name: {"value": found.value, "low": found.low, "high": found.high, "p_value": found.p_value}
-                for name, found in of.items()
-            }
-            for model, of in models.items()
-        }
+        data_set: {model: {name: vars(found) for name, found in of.items()} for model, of in models.items()}
         for data_set, models in differences.items()
     }

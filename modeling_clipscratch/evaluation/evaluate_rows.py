@@ -18,7 +18,6 @@ from ..data.rows import Rows, class_prompts
 from .encode import encode_images, encode_texts
 from .intervals import confidence_intervals
 from .outcomes import Outcomes, plain_metrics
-from .probes import knn_scores, linear_probe_scores
 from .retrieval import retrieval_outcomes
 from .text_map import TextMap
 from .zero_shot import (
@@ -32,7 +31,7 @@ from .zero_shot import (
 )
 
 TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
-PROBES = {"knn": knn_scores, "linear_probe": linear_probe_scores}
+PROBES = ("knn", "linear_probe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +127,12 @@ def evaluate_rows(
     encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
     result = evaluate_embeddings(encode, embeds, kept, logit_scale=log_scale(model), skipped=len(rows) - len(kept))
     if task in PROBES:
+        # scikit-learn takes half a second to import, which training would pay at every start.
+        from .probes import knn_scores, linear_probe_scores
+
+        learn = knn_scores if task == "knn" else linear_probe_scores
         train_embeds, train_kept = embed(train)
-        scores = PROBES[task](train_embeds, train_kept.labels, embeds, len(rows.class_names))
+        scores = learn(train_embeds, train_kept.labels, embeds, len(rows.class_names))
         confidence = scores.amax(1)  # shares of votes, or log-probabilities
         result = replace(
             result, **_classified(scores, confidence.exp() if task == "linear_probe" else confidence, kept)
