@@ -15,6 +15,7 @@ MAY_USE = {  # room -> rooms of ours that it may import
     "search": {"hub", "data", "evaluation"},
     "demo": {"hub", "data", "evaluation", "search"},
     "training": {"hub", "data", "evaluation"},
+    "sharing": {"hub", "data", "evaluation", "search", "training"},
 }
 LONGEST = 250  # lines
 

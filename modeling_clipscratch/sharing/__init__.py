@@ -1,0 +1,1 @@
+"""A trained folder goes in; its card, a Hub repository, ONNX files or a model of another kind come out."""
