@@ -98,8 +98,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
 
     Other defaults than transformers': a global batch of 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a
     cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0.
-    New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`, `ema_decay`,
-    `save_minutes`, `overwrite_output_dir`.
+    New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`,
+    `muon_learning_rate`, `ema_decay`, `save_minutes`, `overwrite_output_dir`.
     """
 
     global_batch_size: int | None = _option(
@@ -136,6 +136,9 @@ class ClipScratchTrainingArguments(TrainingArguments):
     tower_learning_rate: float | None = _option(
         None, "Highest learning rate of the towers' weights, where it is not that of the heads."
     )
+    muon_learning_rate: float | None = _option(
+        None, "Highest learning rate of Muon, for the blocks' matrices of towers from scratch. Default: AdamW for all."
+    )
     ema_decay: float | None = _option(
         None, "Decay of a moving average of the weights, e.g. 0.999; evaluations and the finished folder then use it."
     )
@@ -162,6 +165,10 @@ class ClipScratchTrainingArguments(TrainingArguments):
         settle_global_batch(self)
         if self.save_minutes is not None and self.save_minutes <= 0:
             raise ValueError(f"save_minutes={self.save_minutes} is not above 0; choose 10, or leave it out.")
+        if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
+            raise ValueError(
+                f"muon_learning_rate={self.muon_learning_rate} is not above 0; choose 0.02, or leave it out."
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} is not between 0 and 1; choose 0.999, or leave it out.")
         if wanted is not None and named is None:

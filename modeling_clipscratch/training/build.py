@@ -82,6 +82,32 @@ def _from_scratch(name):
     return name in CONFIG_MAPPING
 
 
+def sides_for_muon(options: ModelArguments, rate: float | None) -> list[str]:
+    """Sides (`text`, `vision`) whose tower is trained from scratch, where there is a rate for Muon.
+
+    Raises: ValueError if there is none: Muon's steps are as long in every direction, and would overwrite in a few of
+    them what pretraining or a frozen tower knows.
+    """
+    if rate is None:
+        return []
+    sides = ("text", "vision")
+    states = {side: _state_of_tower(options, side) for side in sides}
+    if "from scratch" not in states.values():
+        raise ValueError(
+            f"muon_learning_rate={rate} is for a tower from scratch, but the text tower is {states['text']} and the "
+            f"vision tower {states['vision']}; leave it out, or name a model type (vision_tower=vit)."
+        )
+    return [side for side in sides if states[side] == "from scratch"]
+
+
+def _state_of_tower(options, side):
+    if getattr(options, f"{side}_lora_rank"):
+        return "frozen with adapters"
+    if getattr(options, f"freeze_{side}"):
+        return "frozen"
+    return "from scratch" if _from_scratch(getattr(options, f"{side}_tower")) else "pretrained"
+
+
 def _vision_source(options) -> str | PretrainedConfig:
     if not _from_scratch(options.vision_tower):
         return options.vision_tower

@@ -15,9 +15,10 @@ from ..evaluation.pictures.curves import plot_curves
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
-from .build import build_model
+from .build import build_model, sides_for_muon
 from .checkpoints import check_agreement
 from .device import check_processes, choose_attention, describe_device
+from .optimizer import hidden_matrices
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
 from .sharding import whole_state_dict
 from .state_cache import image_states, text_states
@@ -107,6 +108,7 @@ def train(
         eval_dataset=pairs.get("validation"),
         processing_class=processor,
         augment=augment,
+        muon_matrices=hidden_matrices(model, sides_for_muon(model_options, args.muon_learning_rate)),
     )
     if adapters and trainer.is_fsdp_enabled:
         raise ValueError("adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP.")

@@ -17,8 +17,9 @@ from .callbacks import AverageWeights, BoundedTemperature, EpochOfSampler, Progr
 from .checkpoints import final_weights, finished_state, publish, staged
 from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
-from .optimizer import parameter_groups
+from .optimizer import build_optimizer, parameter_groups
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
+from .step_means import StepMeans
 from .stream_state import ShareOfRun, StreamStates
 from .streamed_loss import GlobalLoss
 
@@ -35,6 +36,7 @@ class ClipScratchTrainer(Trainer):
         eval_dataset: `PairDataset`; measured by zero-shot accuracy (class data) or retrieval (captions).
         processing_class: the model's processor, saved with every checkpoint.
         augment: what is done to training pictures, on the device.
+        muon_matrices: names of the weights that take `args.muon_learning_rate`.
 
     Raises: ValueError if the training data fill no whole batch.
     """
@@ -42,7 +44,16 @@ class ClipScratchTrainer(Trainer):
     loss_is_scaled_for_ga = False
 
     def __init__(
-        self, model, args, *, train_dataset, eval_dataset=None, processing_class=None, augment: Augment, **kwargs
+        self,
+        model,
+        args,
+        *,
+        train_dataset,
+        eval_dataset=None,
+        processing_class=None,
+        augment: Augment,
+        muon_matrices: set[str] = frozenset(),
+        **kwargs,
     ):
         self.stream = StreamStates(train_dataset) if isinstance(train_dataset, StreamedPairs) else None
         if self.stream is None:
@@ -56,11 +67,11 @@ class ClipScratchTrainer(Trainer):
             data_collator=as_they_are,
             **kwargs,
         )
-        self.augment = augment
+        self.augment, self.muon_matrices = augment, muon_matrices
         self.pairs_per_step = args.global_batch_size
         self.average = None
         self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
-        self._statistics, self._counted, self._staging = {}, 0, None
+        self._statistics, self._staging = StepMeans(), None
         self.chunk_size = self._measure_chunk()
         check_sharding(self)
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
@@ -107,7 +118,7 @@ class ClipScratchTrainer(Trainer):
             outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias, group=group
         )
         if model.training:
-            self._count(statistics, outputs.logit_scale.detach())
+            self._statistics.add({**statistics, "temperature": (-outputs.logit_scale.detach()).exp()})
         loss = share * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
@@ -128,17 +139,9 @@ class ClipScratchTrainer(Trainer):
             inputs["pixel_values"] = self.augment(inputs.pop("images"), samples, may_flip)
         return inputs
 
-    def _count(self, statistics, logit_scale):
-        statistics["temperature"] = (-logit_scale).exp()
-        for name, value in statistics.items():  # tensors: read only when a line is logged
-            self._statistics[name] = self._statistics.get(name, 0) + value
-        self._counted += 1
-
     def log(self, logs, start_time=None):
-        if "loss" in logs and self._counted:
-            logs.update({name: float(total) / self._counted for name, total in self._statistics.items()})
-            logs["pictures_seen"] = self.state.global_step * self.pairs_per_step
-            self._statistics, self._counted = {}, 0
+        if "loss" in logs and (means := self._statistics.take()):
+            logs.update(means, pictures_seen=self.state.global_step * self.pairs_per_step)
         super().log(logs, start_time)
 
     # The optimizer
@@ -150,11 +153,10 @@ class ClipScratchTrainer(Trainer):
         return [name for name in names if shapes[name].squeeze().dim() >= 2 and "position" not in name]
 
     def create_optimizer(self, model=None):
-        if self.optimizer is None and self.args.tower_learning_rate is not None:
+        if self.optimizer is None and (self.args.tower_learning_rate or self.args.muon_learning_rate):
             model = self.model if model is None else model
-            groups = parameter_groups(model, self.get_decay_parameter_names(model), self.args)
-            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = kind(groups, **settings)
+            groups = parameter_groups(model, self.get_decay_parameter_names(model), self.args, self.muon_matrices)
+            self.optimizer = build_optimizer(groups, *self.get_optimizer_cls_and_kwargs(self.args, model), self.args)
         return super().create_optimizer(model)  # leaves one that is there as it is
 
     # The average of the weights

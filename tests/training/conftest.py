@@ -60,7 +60,7 @@ def run_recipe(write_recipe):
 def make_trainer(tmp_path):
     """Changes of model and training arguments -> `ClipScratchTrainer` on 64 digits, nothing trained yet."""
 
-    def make(model_changes=None, *, rows=64, **changes):
+    def make(model_changes=None, *, rows=64, muon_matrices=frozenset(), **changes):
         chosen = load_rows("digits", "train").select(np.arange(rows))
         captions = CaptionTable(chosen)
         torch.manual_seed(0)
@@ -79,6 +79,7 @@ def make_trainer(tmp_path):
             eval_dataset=pairs,
             processing_class=processor,
             augment=Augment(mean=preprocess.mean, std=preprocess.std),
+            muon_matrices=muon_matrices,
         )
 
     return make

@@ -39,7 +39,7 @@ RECIPE = {
     "encode_chunk_size": 64, "max_steps": 40, "random_shift": 1, "random_erasing": 0.5, "precision": "fp32",
     "attention": "sdpa", "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 6, "save_strategy": "steps",
     "save_steps": 6, "save_minutes": 0.005, "test_split": "none", "resume_from_checkpoint": "auto",
-    "learning_rate": 0.01, "ema_decay": 0.9,
+    "learning_rate": 0.01, "muon_learning_rate": 0.02, "ema_decay": 0.9,
 }  # fmt: skip
 
 

@@ -80,6 +80,7 @@ def test_sharded_weights_make_the_run_of_whole_ones_and_its_resumed_half_too(wri
         assert torch.allclose(straight[name], tensor, atol=1e-5), name
 
     adam = ("--optim", "adamw_torch", "--learning_rate", "0.01", "--output_dir", str(tmp_path / "three"))
+    adam += ("--muon_learning_rate", "0.02")
     adam += ("--eval_strategy", "no")  # the first to call another method than forward is the measuring at the end
     launch(*sharded, str(free_port()), "-m", "tests.training.fsdp_on_cpu", str(recipe), *adam)
     straight = load_file(tmp_path / "three" / "model.safetensors")

@@ -1,0 +1,136 @@
+"""Gradients and recipes go in; Muon's steps are held to torch's own optimizer, a run with it to its resumed half.
+
+Also a program: `torchrun --nproc_per_node 2 -m tests.training.test_muon` steps weights that two processes share.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from modeling_clipscratch.training.muon import MuonAdamW, orthogonalize
+
+MUON = {"muon_learning_rate": 0.02, "freeze_text": False, "test_split": "none", "eval_strategy": "no"}
+SHAPES = [(8, 8), (16, 8), (8, 16), (8, 8), (4, 8)]
+
+
+def test_steps_are_those_of_torch_muon_and_torch_adamw():
+    draw = torch.Generator().manual_seed(0)
+    matrices = [torch.nn.Parameter(torch.randn(shape, generator=draw)) for shape in SHAPES]
+    bias = torch.nn.Parameter(torch.randn(3, generator=draw))
+    alone = [torch.nn.Parameter(weight.detach().clone()) for weight in [*matrices, bias]]
+    groups = [{"params": [bias], "lr": 0.1}, {"params": matrices, "lr": 0.05, "weight_decay": 0.2, "muon": True}]
+    one = MuonAdamW(groups, dtype=torch.bfloat16, weight_decay=0.3)
+    muon = torch.optim.Muon(alone[:-1], lr=0.05, weight_decay=0.2)
+    adam = torch.optim.AdamW(alone[-1:], lr=0.1, weight_decay=0.3)
+    for _ in range(3):
+        for ours, theirs in zip([*matrices, bias], alone, strict=True):
+            ours.grad = torch.randn(ours.shape, generator=draw)
+            theirs.grad = ours.grad.clone()
+        one.step()
+        muon.step()
+        adam.step()
+    assert torch.equal(bias, alone[-1])
+    for ours, theirs in zip(matrices, alone, strict=False):
+        assert torch.allclose(ours, theirs, atol=0.05 * 0.02)  # bfloat16 products of a stack round otherwise
+
+
+def test_every_direction_of_a_step_is_about_as_long():
+    torch.manual_seed(0)
+    matrices = [torch.randn(shape) @ torch.diag(torch.logspace(-1.5, 0, shape[1])) for shape in SHAPES]
+    for matrix, result in zip(matrices, orthogonalize(matrices, dtype=torch.float32), strict=True):
+        values = torch.linalg.svdvals(result)
+        assert result.shape == matrix.shape and values.min() > 0.5 and values.max() < 1.3
+        assert torch.linalg.svdvals(matrix).max() > 5 * torch.linalg.svdvals(matrix).min()
+
+
+def test_a_weight_without_gradient_stays():
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    MuonAdamW([{"params": [weight], "muon": True}], dtype=torch.float32, lr=1.0, weight_decay=0.5).step()
+    assert torch.equal(weight, torch.ones(2, 2))
+
+
+def test_sharded_matrices_take_the_steps_of_whole_ones():
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "tests.training.test_muon"]
+    done = subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("sharded as whole") == 2, done.stderr[-3000:]
+
+
+def step_sharded():
+    """Every process holds some rows of each matrix, of uneven counts too."""
+    dist.init_process_group("gloo")
+    mesh, draw = init_device_mesh("cpu", (2,)), torch.Generator().manual_seed(0)
+    whole = [torch.randn(shape, generator=draw) for shape in [*SHAPES, (5, 3)]]
+    weights = {
+        "whole": [torch.nn.Parameter(tensor.clone()) for tensor in whole],
+        "sharded": [torch.nn.Parameter(distribute_tensor(tensor, mesh, [Shard(0)])) for tensor in whole],
+    }
+    kinds = {k: MuonAdamW([{"params": w, "muon": True}], dtype=torch.float32, lr=0.1) for k, w in weights.items()}
+    for _ in range(2):
+        for one, part in zip(weights["whole"], weights["sharded"], strict=True):
+            one.grad = torch.randn(one.shape, generator=draw)
+            part.grad = distribute_tensor(one.grad, mesh, [Shard(0)])
+        for optimizer in kinds.values():
+            optimizer.step()
+    for one, part, start in zip(weights["whole"], weights["sharded"], whole, strict=True):
+        assert part.to_local().shape != one.shape
+        assert torch.allclose(part.full_tensor(), one, atol=1e-6) and not torch.allclose(one, start, atol=0.01)
+    print("sharded as whole")
+    dist.destroy_process_group()
+
+
+def test_muon_takes_the_matrices_of_the_blocks_of_towers_from_scratch(run_recipe, tmp_path):
+    settings = {**MUON, "freeze_text": True, "weight_decay": 0.0, "max_grad_norm": 0.0, "warmup_steps": 0}
+    # Without AdamW's rate nothing else moves.
+    run, _ = run_recipe(tmp_path, **settings, learning_rate=0.0, save_strategy="steps", save_steps=1, max_steps=2,
+                        save_total_limit=5)  # fmt: skip
+    first, last = (load_file(run / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2))
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert moved == {name for name in first if name.startswith("vision_model.layers.") and first[name].dim() == 2}
+    assert len(moved) == 6
+
+
+def test_matrices_and_the_rest_follow_one_schedule(make_trainer):
+    trainer = make_trainer(
+        muon_learning_rate=0.5, learning_rate=0.1, lr_scheduler_type="linear", warmup_steps=0, max_steps=4,
+        muon_matrices={"vision_model.layers.0.mlp.fc1.weight"},
+    )  # fmt: skip
+    trainer.create_optimizer_and_scheduler(4)
+    for step in range(4):
+        rates = {group["muon"]: group["lr"] for group in trainer.optimizer.param_groups}
+        assert rates == pytest.approx({True: 0.5 * (1 - step / 4), False: 0.1 * (1 - step / 4)})
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+
+
+def test_resumed_run_ends_with_the_same_bits(run_recipe, tmp_path):
+    steps = {**MUON, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "ema_decay": 0.5}
+    run, _ = run_recipe(tmp_path / "run", **steps)
+    again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(run / "checkpoint-2"))
+    expected, found = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"freeze_text": True, "freeze_vision": True}, "the text tower is frozen and the vision tower frozen"),
+        ({"freeze_text": True, "freeze_vision": True, "vision_lora_rank": 2}, "vision tower frozen with adapters"),
+        ({"optim": "sgd"}, "optim=sgd with muon_learning_rate=0.02: AdamW trains what Muon"),
+        ({"muon_learning_rate": -1.0}, "muon_learning_rate=-1.0 is not above 0"),
+    ],
+)
+def test_muon_where_it_does_not_apply_is_refused(run_recipe, tmp_path, said, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run_recipe(tmp_path, **{**MUON, **said})
+
+
+if __name__ == "__main__":
+    step_sharded()
