@@ -1,0 +1,290 @@
+"""A regime (sizes, batch, folder of towers) goes in; ways to train the same towers come out, each timed by its steps.
+
+Each way is a function (regime, steps) -> seconds of its steps after two to warm up. All see the same rows, train a ViT
+from scratch against a frozen DistilBERT-base of random weights, and project to 512. Text is what differs most: the
+usual ways run the frozen tower at every step.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    VisionTextDualEncoderModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data.augment import Augment
+from modeling_clipscratch.data.rows import Rows
+from modeling_clipscratch.training.build import word_tokenizer
+from modeling_clipscratch.training.device import choose_attention, choose_precision
+from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.trainer import ClipScratchTrainer
+
+WARM_UP, PROJECTION, CONTEXT = 2, 512, 128
+MEAN = [0.5] * 3
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What all ways have in common. `text_tower` is the folder of the frozen tower; `rows` are held once."""
+
+    dataset: str
+    rows: Rows
+    captions: list[str]
+    text_tower: str
+    batch: int
+    image_size: int
+    patch_size: int
+    width: int
+    layers: int
+    heads: int
+
+    def vision_config(self, attention="sdpa") -> ViTConfig:
+        return ViTConfig(
+            hidden_size=self.width, num_hidden_layers=self.layers, num_attention_heads=self.heads,
+            intermediate_size=4 * self.width, image_size=self.image_size, patch_size=self.patch_size,
+            attn_implementation=attention,
+        )  # fmt: skip
+
+    def processor(self):
+        size = {"height": self.image_size, "width": self.image_size}
+        return ViTImageProcessorPil(size=size, image_mean=MEAN, image_std=MEAN)
+
+
+def write_text_tower(folder: Path, captions: list[str], config: DistilBertConfig) -> str:
+    """A DistilBERT of random weights, with a tokenizer that knows the captions' words."""
+    torch.manual_seed(0)
+    DistilBertModel(config).save_pretrained(folder)
+    tokenizer = word_tokenizer(captions)
+    tokenizer.model_max_length = config.max_position_embeddings
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = None, **sizes) -> Regime:
+    """The training rows of a data set, with their first captions and a text tower that reads them."""
+    rows = load_rows(dataset, "train")
+    captions = [rows.captions_of(index)[0] for index in range(len(rows))]
+    tower = write_text_tower(folder / f"distilbert-{sizes['image_size']}", captions, text or DistilBertConfig())
+    return Regime(dataset, rows, captions, tower, **sizes)
+
+
+# ClipScratch: everything that run_train.py does
+
+
+def clipscratch(regime: Regime, steps: int, *options: str) -> float:
+    """The whole path of a recipe: sources, cache, Trainer, logging, the optimizer, the augmentation of cifar10.yaml."""
+    starts = []
+    step = ClipScratchTrainer.training_step
+
+    def timed(self, *args, **kwargs):
+        starts.append(time.perf_counter())
+        return step(self, *args, **kwargs)
+
+    ClipScratchTrainer.training_step = timed
+    try:
+        train(*parse_recipe([*recipe_words(regime, steps), *options]))
+    finally:
+        ClipScratchTrainer.training_step = step
+    return starts[WARM_UP + steps] - starts[WARM_UP]  # of starts, so that what lies between two steps counts
+
+
+def recipe_words(regime: Regime, steps: int) -> list[str]:
+    """Command line of the run; one step more than is timed, whose start ends the last."""
+    fields = {
+        "dataset": regime.dataset, "text_tower": regime.text_tower, "text_pooling": "mean", "vision_tower": "vit",
+        "image_size": regime.image_size, "patch_size": regime.patch_size, "vision_hidden_size": regime.width,
+        "vision_num_layers": regime.layers, "vision_num_heads": regime.heads, "global_batch_size": regime.batch,
+        "max_steps": WARM_UP + steps + 1, "random_shift": 4, "horizontal_flip": 0.5, "eval_strategy": "no",
+        "save_strategy": "no", "test_split": "none", "disable_tqdm": "true", "overwrite_output_dir": "true",
+        "output_dir": f"{regime.text_tower}-run", "cache_dir": f"{regime.text_tower}-cache", "logging_steps": 5,
+    }  # fmt: skip
+    return [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+
+
+# The best step by hand: nothing but the arithmetic
+
+
+class ByHand(nn.Module):
+    """A ViT and two matrices; text states come from a table."""
+
+    def __init__(self, regime: Regime, attention: str):
+        super().__init__()
+        self.tower = ViTModel(regime.vision_config(attention), add_pooling_layer=False)
+        self.image_head = nn.Linear(regime.width, PROJECTION, bias=False)
+        self.text_head = nn.Linear(DistilBertConfig().dim, PROJECTION, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(2.6592))
+
+    def forward(self, pixels, states, group):
+        images = nn.functional.normalize(self.image_head(self.tower(pixels).last_hidden_state[:, 0]).float(), dim=1)
+        texts = nn.functional.normalize(self.text_head(states).float(), dim=1)
+        logits = images @ texts.t() * self.logit_scale.exp()
+        targets = (group[:, None] == group[None]).float()
+        targets = targets / targets.sum(1, keepdim=True)
+        return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.t(), targets)) / 2
+
+
+def by_hand(regime: Regime, steps: int) -> float:
+    """Pixels and text states in memory, fused AdamW, arithmetic and attention as the run would choose them."""
+    step = hand_step(regime)
+    for _ in range(WARM_UP):
+        step()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return time.perf_counter() - start
+
+
+def hand_step(regime: Regime):
+    """One step as a function, with its inputs in memory."""
+    torch.manual_seed(0)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    use_cpu = device.type == "cpu"
+    precision = choose_precision("auto", use_cpu=use_cpu)
+    attention = choose_attention("auto", precision=precision, use_cpu=use_cpu)
+    model = ByHand(regime, attention).train().to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    shape = (4 * regime.batch, regime.image_size, regime.image_size, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    states = torch.randn(len(pixels), DistilBertConfig().dim, device=device)
+    group = torch.randint(0, 10, (len(pixels),), device=device)
+    augment = Augment(mean=MEAN, std=MEAN, random_shift=4, horizontal_flip=0.5)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+
+    def step():
+        chosen = torch.randint(0, len(pixels), (regime.batch,), device=device)
+        views = augment(pixels[chosen], chosen, chosen >= 0)
+        with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
+            loss = model(views, states[chosen], group[chosen])
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step.model = model
+    return step
+
+
+# The usual ways
+
+
+class Items(torch.utils.data.Dataset):
+    """One row at a time, as tutorials read them."""
+
+    def __init__(self, regime: Regime, padding: str):
+        self.regime, self.padding = regime, padding
+        self.processor = regime.processor()
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(regime.text_tower)
+
+    def __len__(self):
+        return len(self.regime.rows)
+
+    def __getitem__(self, index):
+        pixels = self.processor(self.regime.rows.read_image(index), return_tensors="pt").pixel_values[0]
+        if self.padding == "longest":
+            return pixels, self.regime.captions[index]
+        said = self.tokenizer(
+            self.regime.captions[index], padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt"
+        )
+        return pixels, said["input_ids"][0], said["attention_mask"][0]
+
+    def collate(self, items):
+        if self.padding == "longest":
+            said = self.tokenizer([caption for _, caption in items], padding=True, return_tensors="pt")
+            ids, mask = said["input_ids"], said["attention_mask"]
+        else:
+            ids, mask = (torch.stack([item[part] for item in items]) for part in (1, 2))
+        return {"pixel_values": torch.stack([item[0] for item in items]), "input_ids": ids, "attention_mask": mask}
+
+
+def dual_encoder(regime: Regime) -> VisionTextDualEncoderModel:
+    """Towers of the same sizes under transformers' own class, the text tower frozen; it needs a tower with a pooler,
+    so BERT of DistilBERT's depth stands there."""
+    torch.manual_seed(0)
+    known = DistilBertConfig.from_pretrained(regime.text_tower)
+    sizes = {"hidden_size": known.dim, "num_hidden_layers": known.n_layers, "num_attention_heads": known.n_heads}
+    text = BertModel(BertConfig(**sizes, intermediate_size=known.hidden_dim, vocab_size=known.vocab_size))
+    vision = ViTModel(regime.vision_config())
+    model = VisionTextDualEncoderModel(vision_model=vision, text_model=text)
+    model.text_model.requires_grad_(False)
+    return model
+
+
+class Seed(nn.Module):
+    """Two towers' first tokens, two heads, and the loss over the diagonal."""
+
+    def __init__(self, regime: Regime):
+        super().__init__()
+        self.text = DistilBertModel.from_pretrained(regime.text_tower).requires_grad_(False)
+        self.vision = ViTModel(regime.vision_config(), add_pooling_layer=False)
+        self.text_head = nn.Linear(self.text.config.dim, PROJECTION)
+        self.image_head = nn.Linear(regime.width, PROJECTION)
+        self.logit_scale = nn.Parameter(torch.tensor(2.6592))
+
+    def forward(self, pixel_values, input_ids, attention_mask):
+        images = self.image_head(self.vision(pixel_values).last_hidden_state[:, 0])
+        texts = self.text_head(self.text(input_ids, attention_mask).last_hidden_state[:, 0])
+        images, texts = nn.functional.normalize(images, dim=1), nn.functional.normalize(texts, dim=1)
+        logits = images @ texts.t() * self.logit_scale.exp()
+        place = torch.arange(len(logits), device=logits.device)
+        return (nn.functional.cross_entropy(logits, place) + nn.functional.cross_entropy(logits.t(), place)) / 2
+
+
+def seed_loop(regime: Regime, steps: int, *, padding: str) -> float:
+    """The tutorial's loop: a DataLoader of single items, both towers at every step, fp32, Adam, `loss.item()`."""
+    torch.manual_seed(0)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    items = Items(regime, padding)
+    loader = torch.utils.data.DataLoader(items, regime.batch, shuffle=True, drop_last=True, collate_fn=items.collate)
+    model = Seed(regime).to(device).train()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    done, start = 0, 0.0
+    while True:
+        for batch in loader:
+            if done == WARM_UP:
+                start = time.perf_counter()
+            loss = model(**{name: tensor.to(device) for name, tensor in batch.items()})
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            loss.item()
+            done += 1
+            if done == WARM_UP + steps:
+                return time.perf_counter() - start
+
+
+class _Clock(TrainerCallback):
+    def __init__(self):
+        self.starts = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.starts.append(time.perf_counter())
+
+
+def dual_encoder_trainer(regime: Regime, steps: int) -> float:
+    """`VisionTextDualEncoderModel` under transformers' Trainer with its defaults, captions padded to the longest."""
+    items, clock = Items(regime, "longest"), _Clock()
+    args = TrainingArguments(
+        output_dir=f"{regime.text_tower}-trainer", per_device_train_batch_size=regime.batch, report_to="none",
+        max_steps=WARM_UP + steps + 1, save_strategy="no", logging_steps=5, disable_tqdm=True,
+        remove_unused_columns=False, dataloader_drop_last=True, learning_rate=1e-3, dataloader_pin_memory=False,
+    )  # fmt: skip
+    collate = lambda batch: {**items.collate(batch), "return_loss": True}  # noqa: E731
+    trainer = Trainer(dual_encoder(regime), args, train_dataset=items, data_collator=collate, callbacks=[clock])
+    trainer.train()
+    return clock.starts[WARM_UP + steps] - clock.starts[WARM_UP]
