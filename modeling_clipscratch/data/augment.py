@@ -1,10 +1,12 @@
 """uint8 pictures and their sample ids go in; augmented, normalised float batches come out, on the pictures' device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
 
+from .mix import Mix, Mixture
 from .pixels import normalize
 from .randomness import uniform
 
@@ -25,6 +27,7 @@ class Augment:
             ratio is drawn from 3/4 to 4/3 and the crop resized back (bilinear).
         horizontal_flip: probability of a mirror image, where the caption allows it.
         random_erasing: probability that a rectangle of 2 to 25 % of the picture becomes the mean colour.
+        mix: how pictures of a batch are mixed, by `Views`; `None` for not at all.
     Source: crop Szegedy et al. 2014, arXiv 1409.4842; erasing Zhong et al. 2017, arXiv 1708.04896.
     """
 
@@ -34,6 +37,7 @@ class Augment:
     random_crop_min_area: float = 1.0
     horizontal_flip: float = 0.0
     random_erasing: float = 0.0
+    mix: Mix | None = field(default=None, repr=False)  # not a picture's own look: no part of a cache's key
 
     def __call__(self, images: torch.Tensor, samples: torch.Tensor, may_flip: torch.Tensor) -> torch.Tensor:
         """
@@ -105,8 +109,18 @@ class Views:
     may_flip: torch.Tensor
     augment: Augment
 
+    @cached_property
+    def mixture(self) -> Mixture | None:
+        """What of another picture is in each; `None` where none is mixed."""
+        mix = self.augment.mix
+        return None if mix is None else mix.draw(self.samples, *self.images.shape[1:3])
+
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, part: slice) -> torch.Tensor:
-        return self.augment(self.images[part], self.samples[part], self.may_flip[part])
+        own = self._look(part)
+        return own if self.mixture is None else self.mixture(own, self._look(self.mixture.partner[part]), part)
+
+    def _look(self, chosen):
+        return self.augment(self.images[chosen], self.samples[chosen], self.may_flip[chosen])

@@ -87,6 +87,8 @@ class DataArguments:
     random_crop_min_area: float = _option(1.0, "Share of the picture that a random crop keeps at least; 1 is no crop.")
     horizontal_flip: float = _option(0.0, "Probability of a mirror image, where the caption survives it.")
     random_erasing: float = _option(0.0, "Probability that a rectangle is erased.")
+    cutmix: float = _option(0.0, "Probability that a part of another picture is pasted in, its captions counting too.")
+    mixup: float = _option(0.0, "Probability that another picture shines through, its captions counting too.")
     cache_states: bool = _option(True, "Run a frozen tower once over all it will see and keep its states on disk.")
     image_views: int = _option(1, "Augmented views of a picture that a frozen vision tower's cache holds.")
     cache_dir: str | None = _option(None, "Folder of the state cache. Default: clipscratch in the Hugging Face cache.")

@@ -8,6 +8,7 @@ from ..data import load_rows
 from ..data.augment import Augment
 from ..data.batches import PairDataset
 from ..data.captions import CaptionTable, TokenTable
+from ..data.mix import Mix
 from ..data.pixels import Preprocess
 from ..data.splits import read_split
 from ..evaluation.evaluate_rows import evaluate_rows
@@ -85,6 +86,7 @@ def train(
         random_crop_min_area=data.random_crop_min_area,
         horizontal_flip=data.horizontal_flip,
         random_erasing=data.random_erasing,
+        mix=_mix(data, model),
     )
     pairs = {
         split: _pairs(rows[split], captions[split], model, processor, preprocess, augment, data, args) for split in rows
@@ -133,6 +135,17 @@ def train(
         )
     trainer.accelerator.wait_for_everyone()
     return metrics
+
+
+def _mix(data, model):
+    if not (data.cutmix or data.mixup):
+        return None
+    if is_fixed(model.vision_model) and data.cache_states:
+        raise ValueError(
+            f"cutmix={data.cutmix} and mixup={data.mixup} mix pictures, but the vision tower is frozen and its states "
+            "are cached; leave them out, or set cache_states to false."
+        )
+    return Mix(cutmix=data.cutmix, mixup=data.mixup)
 
 
 def _rows(data, split, seed, others=None):

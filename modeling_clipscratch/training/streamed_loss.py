@@ -27,13 +27,17 @@ class GlobalLoss:
     loss: str
     tile: int | None = None
 
-    def __call__(self, image_embeds, text_embeds, logit_scale, logit_bias=None, *, group=None, targets=None):
+    def __call__(
+        self, image_embeds, text_embeds, logit_scale, logit_bias=None, *, group=None, mixture=None, targets=None
+    ):
         """
         Args:
             image_embeds, text_embeds: (b, P), unit length; b is equal on all processes.
             logit_scale: scalar, natural log of the inverse temperature, already clamped.
             logit_bias: scalar or `None`.
             group: (b,) int64, rows of equal group, on whatever process, are positives; `diagonal` ignores it.
+            mixture: who is mixed into the images, and how much (`Mixture`): a text that belongs to an image's own group
+                weighs as much as the image is its own, one of its partner's group weighs the rest.
             targets: (b, B) weights, this process's rows of the global matrix; go before `group`.
         Returns: (share, statistics): the shares of all processes sum to the global loss (nats), and their gradients
             to its gradient; statistics as in `batch_statistics`, of the global batch.
@@ -44,23 +48,28 @@ class GlobalLoss:
             given = (image_embeds, text_embeds, logit_scale, logit_bias)
             given = [None if tensor is None else full_precision(tensor) for tensor in given]
             learning = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-            return _Streamed.apply(*given, self._square(given[0], group, targets), learning)
+            return _Streamed.apply(*given, self._square(given[0], group, mixture, targets), learning)
 
-    def _square(self, images, group, targets):
+    def _square(self, images, group, mixture, targets):
         edge = self.tile or (CPU_TILE if images.device.type == "cpu" else GPU_TILE)
         if targets is not None:
-            column_mass = sum_over_processes(targets.sum(0))
-            return _Square(self.loss, edge, None, None, targets, targets.sum(1), column_mass)
+            return _Square(self.loss, edge, targets.sum(1), sum_over_processes(targets.sum(0)), targets=targets)
         count = len(images) * process_count()
-        first = len(images) * process_index()
+        own = slice(len(images) * process_index(), len(images) * (process_index() + 1))
         if group is None or self.loss == "diagonal":
             columns = torch.arange(count, device=images.device)
         else:
             columns = all_rows(group)
-        rows = columns[first : first + len(images)]
-        _, place, counts = columns.unique(return_inverse=True, return_counts=True)
-        mass = counts[place].to(images.dtype)
-        return _Square(self.loss, edge, rows, columns, None, mass[first : first + len(images)], mass)
+        _, columns, counts = columns.unique(return_inverse=True, return_counts=True)
+        counts, rows = counts.to(images.dtype), columns[own]
+        groups = {"row_group": rows, "column_group": columns}
+        if mixture is None:
+            return _Square(self.loss, edge, counts[rows], counts[columns], **groups)
+        weight, others = mixture.weight.to(images.dtype), rows[mixture.partner]
+        mass = torch.zeros_like(counts).index_add_(0, rows, weight).index_add_(0, others, 1 - weight)
+        row_mass = torch.lerp(counts[others], counts[rows], weight)
+        column_mass = sum_over_processes(mass)[columns]
+        return _Square(self.loss, edge, row_mass, column_mass, **groups, other_group=others, weight=weight)
 
 
 @dataclass(frozen=True)
@@ -69,11 +78,13 @@ class _Square:
 
     loss: str
     edge: int
-    row_group: torch.Tensor | None
-    column_group: torch.Tensor | None
-    targets: torch.Tensor | None
     row_mass: torch.Tensor
     column_mass: torch.Tensor
+    row_group: torch.Tensor | None = None
+    column_group: torch.Tensor | None = None
+    other_group: torch.Tensor | None = None
+    weight: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
 
     def tiles(self):
         rows, columns = len(self.row_mass), len(self.column_mass)
@@ -85,7 +96,11 @@ class _Square:
         """The tile's targets."""
         if self.targets is not None:
             return self.targets[r, c].to(dtype)
-        return (self.row_group[r, None] == self.column_group[None, c]).to(dtype)
+        own = (self.row_group[r, None] == self.column_group[None, c]).to(dtype)
+        if self.weight is None:
+            return own
+        others = (self.other_group[r, None] == self.column_group[None, c]).to(dtype)
+        return torch.lerp(others, own, self.weight[r, None])
 
 
 class _Streamed(torch.autograd.Function):

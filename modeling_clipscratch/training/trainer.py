@@ -109,14 +109,14 @@ class ClipScratchTrainer(Trainer):
         """This process's share of the global loss (`GlobalLoss`), times the processes: DDP takes the mean."""
         inputs = dict(inputs)
         group, samples, may_flip = (inputs.pop(name) for name in ("group", "sample", "may_flip"))
+        mixture = None
         if "images" in inputs:
             views = Views(images=inputs.pop("images"), samples=samples, may_flip=may_flip, augment=self.augment)
-            inputs["pixel_values"] = views[:] if self.chunk_size is None else views
+            inputs["pixel_values"], mixture = views[:] if self.chunk_size is None else views, views.mixture
         outputs = model(**inputs, return_logits=False, encode_chunk_size=self.chunk_size)
         core = self.accelerator.unwrap_model(model)
-        share, statistics = GlobalLoss(loss=core.config.loss)(
-            outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias, group=group
-        )
+        given = (outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias)
+        share, statistics = GlobalLoss(loss=core.config.loss)(*given, group=group, mixture=mixture)
         if model.training:
             self._statistics.add({**statistics, "temperature": (-outputs.logit_scale.detach()).exp()})
         loss = share * self.args.world_size

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Dinov2Config, DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
+from modeling_clipscratch.data.mix import Mixture
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
 from modeling_clipscratch.training.sharding import open_methods
@@ -66,9 +67,15 @@ def batch_of(case) -> dict:
         "attention_mask": mask,
         "group": torch.tensor([0, 1, 2, 3, 3, 4, 5, 6, 6, 3, 7, 0]),
     }
+    if case.get("mixed"):
+        batch["weight"] = torch.rand(ROWS, generator=draw, dtype=torch.float64) * 0.9 + 0.1
     if case.get("weights"):
         batch["targets"] = torch.rand(ROWS, ROWS, generator=draw, dtype=torch.float64) + torch.eye(ROWS)
     return batch
+
+
+def next_of(count):
+    return (torch.arange(count) + 1) % count
 
 
 def split(batch, rank, world):
@@ -81,6 +88,7 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     model = build(case)
     mine = split(batch_of(case), rank, world)
     group, targets = mine.pop("group"), mine.pop("targets", None)
+    mixture = Mixture(next_of(len(group)), mine.pop("weight"), None, None) if case.get("mixed") else None
     if case.get("cached"):
         with torch.no_grad():
             mine["text_states"] = model.text_states(mine.pop("input_ids"), mine.pop("attention_mask"))[1]
@@ -88,8 +96,9 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     wrapped = share_out(model, case.get("fsdp")) if world > 1 else model
     output = wrapped(**mine, return_logits=False, encode_chunk_size=case["chunk"])
     share, statistics = GlobalLoss(loss=case["loss"], tile=case["tile"])(
-        output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias, group=group, targets=targets
-    )
+        output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias,
+        group=group, mixture=mixture, targets=targets,
+    )  # fmt: skip
     (share * world).backward()
     total = share.detach().clone()
     if world > 1:
@@ -125,6 +134,12 @@ def plain(case, world=1) -> dict[str, torch.Tensor]:
         for parts in (images, texts)
     )
     batch = batch_of(case)
+    if case.get("mixed"):  # each process mixes its own rows
+        own = (batch["group"][:, None] == batch["group"][None]).double()
+        rows = ROWS // world
+        partner = torch.cat([next_of(rows) + rank * rows for rank in range(world)])
+        weight = batch["weight"][:, None]
+        batch["targets"] = weight * own + (1 - weight) * own[partner]
     logits = contrastive_logits(images, texts, model.clamped_logit_scale(), model.logit_bias)
     loss = contrastive_loss(logits, loss=case["loss"], group=batch["group"], targets=batch.get("targets"))
     loss.backward()

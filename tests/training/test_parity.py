@@ -21,6 +21,8 @@ CASES = {
     "sigmoid": {"loss": "sigmoid"},
     "diagonal": {"loss": "diagonal"},
     "weights": {"loss": "softmax", "weights": True},
+    "softmax, mixed pictures": {"loss": "softmax", "mixed": True},
+    "sigmoid, mixed pictures": {"loss": "sigmoid", "mixed": True},
     "sigmoid with weights": {"loss": "sigmoid", "weights": True},
     "softmax, FSDP": {"loss": "softmax", "fsdp": True},
     "softmax, FSDP, dropout": {"loss": "softmax", "fsdp": True, "dropout": True},
@@ -58,10 +60,9 @@ def start(rank, world, folder):
 @pytest.mark.parametrize("world", PROCESSES)
 @pytest.mark.parametrize("name", ALL)
 def test_loss_and_gradients_are_those_of_the_plain_batch(answers, name, world):
-    # Without dropout the reference knows nothing of processes and chunks.
-    expected = (
-        parity.plain(ALL[name], world) if ALL[name].get("dropout") else parity.plain({**ALL[name], "chunk": None})
-    )
+    # Without dropout the reference knows nothing of chunks, and of processes only who mixes pictures with whom.
+    case = ALL[name] if ALL[name].get("dropout") else {**ALL[name], "chunk": None}
+    expected = parity.plain(case, world if case.get("dropout") or case.get("mixed") else 1)
     largest = 0.0
     for answer in answers[world]:
         assert set(expected) <= set(answer[name])

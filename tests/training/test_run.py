@@ -320,3 +320,18 @@ def test_second_run_with_cached_states_opens_no_picture(run_recipe, tmp_path, mo
     monkeypatch.setattr(Preprocess, "__call__", lambda *given: pytest.fail("a picture was opened"))
     again, found = run_recipe(tmp_path, **frozen, overwrite_output_dir=True)
     assert found == expected and (again / "model.safetensors").read_bytes() == bits
+
+
+def test_mixed_pictures_are_trained_with_weighted_targets(run_recipe, tmp_path):
+    run, metrics = run_recipe(tmp_path, cutmix=0.5, mixup=0.5, encode_chunk_size=150)
+    log = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    plain, _ = run_recipe(tmp_path / "plain", encode_chunk_size=150)
+    before = json.loads((plain / "trainer_state.json").read_text())["log_history"]
+    # A mixed picture belongs to two of ten classes nearly always.
+    assert log[0]["positive_share"] > 1.6 * before[0]["positive_share"]
+    assert set(metrics["digits"]) >= {"top1"}
+
+
+def test_mixing_pictures_whose_states_are_cached_is_refused(run_recipe, tmp_path):
+    with pytest.raises(ValueError, match="its states are cached; leave them out, or set cache_states to false"):
+        run_recipe(tmp_path, freeze_vision=True, mixup=0.5)
