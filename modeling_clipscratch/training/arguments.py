@@ -101,7 +101,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
     Other defaults than transformers': a global batch of 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a
     cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0.
     New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`,
-    `muon_learning_rate`, `ema_decay`, `save_minutes`, `overwrite_output_dir`.
+    `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `overwrite_output_dir`.
     """
 
     global_batch_size: int | None = _option(
@@ -141,6 +141,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
     muon_learning_rate: float | None = _option(
         None, "Highest learning rate of Muon, for the blocks' matrices of towers from scratch. Default: AdamW for all."
     )
+    patch_dropout: float = _option(0.0, "Share of a picture's patches that the vision tower does not see in training.")
+    drop_path: float = _option(0.0, "Probability that a picture passes the vision tower's last block unchanged.")
     ema_decay: float | None = _option(
         None, "Decay of a moving average of the weights, e.g. 0.999; evaluations and the finished folder then use it."
     )

@@ -19,6 +19,7 @@ from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArgumen
 from .build import build_model, sides_for_muon
 from .checkpoints import check_agreement
 from .device import check_processes, choose_attention, describe_device
+from .drop import add_drops
 from .optimizer import hidden_matrices
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
 from .sharding import whole_state_dict
@@ -76,6 +77,7 @@ def train(
             "gradient_checkpointing has no effect on a frozen tower with adapters; leave it out and set "
             "encode_chunk_size, which saves more."
         )
+    add_drops(model, patches=args.patch_dropout, blocks=args.drop_path)
     model.to(args.device)
 
     preprocess = Preprocess(processor.image_processor)

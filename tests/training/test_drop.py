@@ -1,0 +1,92 @@
+"""Vision towers go in; which patches and blocks they leave out in training, and that evaluation leaves out none."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_clipscratch.hub.towers_clipscratch import last_blocks
+from modeling_clipscratch.training.drop import add_drops
+
+PIXELS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("vision", ["vit", "dinov2", "clip_vision_model"])
+def test_towers_see_fewer_patches_in_training_and_all_in_evaluation(make_trainer, vision):
+    model = make_trainer({"vision_tower": vision, "patch_size": 2}).model
+    before = model.eval().vision_model(PIXELS).last_hidden_state
+    add_drops(model, patches=0.75, blocks=0.0)
+    assert torch.equal(model.vision_model(PIXELS).last_hidden_state, before)
+    seen = model.train().vision_model(PIXELS).last_hidden_state
+    assert (before.shape[1], seen.shape[1]) == (17, 5)
+
+
+def test_the_class_token_stays_and_patches_are_drawn_for_each_picture(make_trainer):
+    model = make_trainer({"patch_size": 2}).model.train()
+    whole = model.vision_model.embeddings(PIXELS)
+    add_drops(model, patches=0.5, blocks=0.0)
+    kept = model.vision_model.embeddings(PIXELS)
+    assert torch.equal(kept[:, 0], whole[:, 0])
+    places = [
+        frozenset((whole[n, 1:, None] == kept[n, None, 1:]).all(-1).nonzero()[:, 0].tolist())
+        for n in range(len(PIXELS))
+    ]
+    assert all(len(chosen) == 8 for chosen in places) and len(set(places)) > 60
+    counts = torch.tensor([sum(place in chosen for chosen in places) for place in range(16)])
+    assert counts.min() > 15 and counts.max() < 49  # 32 each, four standard deviations
+
+
+def through_last_block(model, pixels):
+    """What goes into a tower's last block, and what comes out of it, dropped or not."""
+    seen = []
+
+    def look(module, given, out):
+        seen.extend((given[0], out[0] if isinstance(out, tuple) else out))
+
+    handle = last_blocks(model.vision_model, 1)[0].register_forward_hook(look)
+    with torch.no_grad():
+        model.vision_model(pixels)
+    handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("vision", ["vit", "dinov2", "clip_vision_model"])
+def test_last_block_is_passed_unchanged_as_often_as_is_said(make_trainer, vision):
+    model = make_trainer({"vision_tower": vision, "vision_num_layers": 2}).model.train()
+    add_drops(model, patches=0.0, blocks=0.4)
+    before, after = through_last_block(model, PIXELS.repeat(20, 1, 1, 1))
+    unchanged = (before == after).flatten(1).all(1).float().mean()
+    assert unchanged == pytest.approx(0.4, abs=0.055)  # 1,280 pictures, four standard deviations
+
+
+def test_on_average_a_block_adds_what_it_would(make_trainer):
+    model = make_trainer({"vision_num_layers": 2}).model.train()
+    _, expected = through_last_block(model, PIXELS[:1])
+    add_drops(model, patches=0.0, blocks=0.5)
+    _, found = through_last_block(model, PIXELS[:1].expand(4000, -1, -1, -1))
+    assert found.std(0).max() > 0.1
+    assert (found.mean(0) - expected[0]).abs().max() < 0.08 * found.std(0).max()  # five standard errors
+
+
+def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_recipe, tmp_path):
+    steps = {
+        "max_steps": 4, "patch_dropout": 0.5, "drop_path": 0.3, "vision_num_layers": 2, "test_split": "none",
+        "eval_strategy": "no", "save_strategy": "steps", "save_steps": 2, "encode_chunk_size": 150,
+    }  # fmt: skip
+    run, _ = run_recipe(tmp_path / "run", **steps)
+    again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(run / "checkpoint-2"))
+    expected, found = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "sentence"),
+    [
+        ({}, {"patches": 1.0, "blocks": 0.0}, "patch_dropout=1.0 is not a share"),
+        ({}, {"patches": 0.0, "blocks": -0.1}, "drop_path=-0.1 is not a share"),
+        ({"freeze_vision": True}, {"patches": 0.5, "blocks": 0.0}, "but the vision tower is frozen"),
+    ],
+)
+def test_drops_that_do_not_fit_are_refused(make_trainer, model, said, sentence):
+    trainer = make_trainer({**model, **({"freeze_text": False} if model else {})})
+    with pytest.raises(ValueError, match=sentence):
+        add_drops(trainer.model, **said)
