@@ -1,0 +1,135 @@
+"""Recipes go in; pictures, operations and seconds to 50, 60, 70, 80 and 90 % zero-shot on CIFAR-10 come out.
+
+python -m benchmarks.speedrun configuration/cifar10.yaml benchmarks/seed_style.yaml --seeds 0 1 2 \
+    --dataset DATA/wds_vtab-cifar10 --text_tower MODELS/minilm-l6-distilbert
+
+The track: towers from scratch on the picture side, CIFAR-10's training split without 5,000 pictures for validation,
+accuracy through the 18 prompts. On the way the validation split is measured `--looks` times; the test split is read
+once, when a run has ended. A recipe enters with its own number of pictures, or with `--pictures`. Pictures, operations
+(of the matrix products, as torch counts a step's) and seconds (training only: what is spent on measuring is taken off)
+are those at the first look that is at or above a mark; means over the seeds that reached it, and how many did.
+"""
+
+import math
+import time
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.trainer import ClipScratchTrainer
+
+from .reporting import machine, parser_of, print_table, save_figures
+
+MARKS = (0.5, 0.6, 0.7, 0.8, 0.9)
+TRAINING_ROWS = 45_000
+
+
+class Watch:
+    """Looks over a trainer's shoulder: what it had seen, and for how long it had trained, at each evaluation."""
+
+    def __init__(self):
+        self.looks, self.operations = [], None
+        self._began, self._measuring = None, 0.0
+
+    def __enter__(self):
+        self._step, self._evaluate = ClipScratchTrainer.training_step, ClipScratchTrainer.evaluate
+        watch = self
+
+        def training_step(trainer, *args, **kwargs):
+            if watch._began is None:
+                watch.operations = operations(trainer)
+                watch._began = time.perf_counter()
+            return watch._step(trainer, *args, **kwargs)
+
+        def evaluate(trainer, *args, **kwargs):
+            start = time.perf_counter()
+            metrics = watch._evaluate(trainer, *args, **kwargs)
+            look = {"pictures": trainer.state.global_step * trainer.pairs_per_step, "top1": metrics["eval_top1"]}
+            watch.looks.append({**look, "seconds": start - watch._began - watch._measuring})
+            watch._measuring += time.perf_counter() - start
+            return metrics
+
+        ClipScratchTrainer.training_step, ClipScratchTrainer.evaluate = training_step, evaluate
+        return self
+
+    def __exit__(self, *error):
+        ClipScratchTrainer.training_step, ClipScratchTrainer.evaluate = self._step, self._evaluate
+
+
+def operations(trainer) -> float:
+    """Of a picture with its caption, forward and backward."""
+    inputs = trainer._prepare_inputs(trainer.train_dataset.largest_batch(8))
+    with FlopCounterMode(display=False) as counter, trainer.compute_loss_context_manager():
+        trainer.compute_loss(trainer.model, inputs).backward()
+    trainer.model.zero_grad()
+    return counter.get_total_flops() / 8
+
+
+def attempt(recipe: str, seed: int, options) -> dict:
+    """One run: its looks, and its test figure."""
+    words = [recipe, "--seed", str(seed), "--output_dir", str(options.output / f"{Path(recipe).stem}-{seed}")]
+    words += ["--overwrite_output_dir", "true", "--disable_tqdm", "true", "--save_strategy", "no"]
+    for name in ("dataset", "text_tower"):
+        words += [f"--{name}", getattr(options, name)] if getattr(options, name) else []
+    batch = parse_recipe(words)[2].global_batch_size
+    pictures = options.pictures or parse_recipe(words)[2].num_train_epochs * TRAINING_ROWS
+    steps = round(pictures / batch)
+    words += ["--max_steps", str(steps), "--eval_strategy", "steps"]
+    words += ["--eval_steps", str(max(math.ceil(steps / options.looks), 1))]
+    with Watch() as watch:
+        metrics = train(*parse_recipe(words))
+    [test] = metrics.values()
+    run = {"recipe": recipe, "seed": seed, "pictures": steps * batch, "operations": watch.operations}
+    return {**run, "looks": watch.looks, "test_top1": test["top1"]}
+
+
+def to_mark(run: dict, mark: float) -> dict | None:
+    """The first look at or above a mark.
+
+    >>> to_mark({"looks": [{"top1": 0.4}, {"top1": 0.6}]}, 0.5), to_mark({"looks": []}, 0.5)
+    ({'top1': 0.6}, None)
+    """
+    return next((look for look in run["looks"] if look["top1"] >= mark), None)
+
+
+def table(runs: list[dict]) -> list[list[str]]:
+    lines = []
+    for mark in MARKS:
+        found = [(run, to_mark(run, mark)) for run in runs]
+        found = [(run, look) for run, look in found if look is not None]
+        if found:
+            pictures = mean(look["pictures"] for _, look in found)
+            work = mean(look["pictures"] * run["operations"] for run, look in found)
+            seconds = mean(look["seconds"] for _, look in found)
+            counted = f"{len(found)} of {len(runs)}"
+            lines.append([f"{mark:.0%}", f"{pictures:,.0f}", f"{work / 1e12:,.0f}", f"{seconds:,.0f}", counted])
+    return lines
+
+
+def main(arguments: list[str]) -> None:
+    parser = parser_of("speedrun")
+    parser.add_argument("recipes", nargs="+", help="recipe files that enter")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--pictures", type=int, help="training pictures of each run; default: the recipe's own")
+    parser.add_argument("--looks", type=int, default=20, help="measurements of the validation split in a run")
+    parser.add_argument("--dataset", help="where CIFAR-10 is, if not on the Hub")
+    parser.add_argument("--text_tower", help="another text tower than the recipe's")
+    options = parser.parse_args(arguments)
+    results = {}
+    for recipe in options.recipes:
+        runs = results[recipe] = [attempt(recipe, seed, options) for seed in options.seeds]
+        save_figures(options.output / "speedrun.json", results)  # after each: a stop loses one recipe at most
+        top1 = [run["test_top1"] for run in runs]
+        spread = f", standard deviation {stdev(top1):.1%}" if len(top1) > 1 else ""
+        print(f"{recipe}: test top-1 {mean(top1):.1%}{spread}, {len(runs)} seeds, {runs[0]['pictures']:,} pictures")
+        print_table(["validation at", "pictures", "TFLOP", "seconds", "seeds"], table(runs))
+    print(f"{machine()}; {torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    run_command(main)
