@@ -68,15 +68,16 @@ def train(
     test = _test_rows(data, args.seed, others)  # now: a missing split is better known before the training than after
     captions = {split: CaptionTable(part) for split, part in rows.items()}
     model, processor = build_model(model_options, captions["train"].texts if stream is None else known_captions(stream))
-    attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
-    for tower in (model.text_model, model.vision_model):
-        tower.set_attn_implementation(attention)
     adapters = add_adapters(model, model_options)
     if adapters and args.gradient_checkpointing:
         raise ValueError(
             "gradient_checkpointing has no effect on a frozen tower with adapters; leave it out and set "
             "encode_chunk_size, which saves more."
         )
+    for tower in (model.text_model, model.vision_model):
+        # States are computed once, in full precision.
+        precision = "fp32" if data.cache_states and is_fixed(tower) else args.precision
+        tower.set_attn_implementation(choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
     add_drops(model, patches=args.patch_dropout, blocks=args.drop_path)
     model.to(args.device)
 

@@ -18,6 +18,7 @@ from ..data.augment import Augment
 from ..data.captions import TokenTable
 from ..data.pixels import normalize
 from ..data.randomness import key_ids, sample_ids
+from ..evaluation.encode import CPU_BATCH
 from .state_files import find_or_build
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ def image_states(
     may_flip = torch.ones(len(keys), dtype=torch.bool) if may_flip is None else may_flip
     looks = [augment.mean, augment.std]
     looks += [views, seed, repr(augment), *keys, may_flip.tolist()] if views > 1 else []
+    batch_size = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
     key = _key(model, "vision", [content, len(keys), looks])
     ids = key_ids(keys)
 
