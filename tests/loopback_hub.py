@@ -18,7 +18,6 @@ import yaml
 
 LARGE = (".safetensors", ".bin", ".pt", ".parquet", ".tar")  # by LFS; whatever else is over `LARGE_SIZE` bytes, too
 LARGE_SIZE = 1_000_000
-OWNER = {"Authorization": "Bearer hf_owner"}
 
 
 @dataclass
@@ -103,7 +102,7 @@ class LoopbackHub:
         self.server.shutdown()
         self.server.server_close()
 
-    def add(self, name: str, files: dict[str, bytes] | Path = {}, *, kind: str = "model", **settings) -> Repo:
+    def add(self, name: str, files: dict[str, bytes] | Path, *, kind: str = "model", **settings) -> Repo:
         """A repository with one commit of these files, or of those of a folder."""
         if isinstance(files, Path):
             files = {str(p.relative_to(files)): p.read_bytes() for p in sorted(files.rglob("*")) if p.is_file()}
@@ -280,7 +279,9 @@ class Answer(BaseHTTPRequestHandler):
         repo = self.server.hub.repos.get((kind, name))
         if repo is None or (repo.private and not self.belongs(repo)):
             status = 404 if self.user else 401  # as the real one: nobody is told that a private one is there
-            raise Refused(status, "Repository not found" if self.user else "Invalid username or password.", "RepoNotFound")
+            raise Refused(
+                status, "Repository not found" if self.user else "Invalid username or password.", "RepoNotFound"
+            )
         return repo
 
     def belongs(self, repo):
@@ -349,7 +350,9 @@ class Answer(BaseHTTPRequestHandler):
     def entry(self, files, path):
         if path not in files:
             below = any(name.startswith(f"{path}/") for name in files)
-            return {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()} if below else None
+            return (
+                {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()} if below else None
+            )
         data = files[path]
         entry = {"type": "file", "path": path, "size": len(data), "oid": git_hash(data)}
         if is_large(path, len(data)):

@@ -1,0 +1,120 @@
+"""A trained folder, or a report, and a repository's name go in; a Hub page with all of it, or with none, comes out."""
+
+import json
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from ..hub_commit import commit_files, open_repository
+from ..training.run_folder import CODE, OF_A_RUN, PUSHING, is_of_a_model
+from .card import write_card
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report"  # folder of a model's repository
+_OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")
+_NEVER = {".incomplete", ".cache", PUSHING, "training_args.bin"}  # known, and no part of what is published
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Publishes a trained folder in one commit: model, code, processor, card, recipe, metrics, curves and report.
+
+    Checkpoints and files that no run wrote stay where they are. What loads a model, and is left there of an earlier
+    push, is deleted by the same commit. The card is written anew.
+
+    Args:
+        folder: what training wrote, or `save_pretrained` of a model and its processor.
+        repo_id, private, revision, token: as `hub_commit.open_repository` takes them.
+    Returns: the page's address.
+    Raises: ValueError or OSError with one sentence if the folder is no trained model, or the Hub refuses it.
+    """
+    check_folder(folder)
+    repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
+    write_card(folder, repo_id=repo_id)
+    files, left = _published(Path(folder))
+    if left:
+        logger.info("not pushed, since no run wrote them: %s", ", ".join(left))
+    where = {"revision": revision, "token": token}
+    commit_files(files, repo_id, message="Trained ClipScratch model", stale=is_of_a_model, **where)
+    return f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
+
+
+def push_trained(args) -> str:
+    """Publishes the folder of a run that has ended, as its `push_to_hub` and `hub_*` arguments say.
+
+    Returns: the page's address.
+    Raises: OSError with one sentence, and how to push the folder later, if the Hub refuses it.
+    """
+    where = {"private": args.hub_private_repo, "revision": args.hub_revision, "token": args.hub_token}
+    try:
+        return push_folder(args.output_dir, args.hub_model_id, **where)
+    except (ValueError, OSError) as error:
+        later = shlex.join(["clipscratch-share", "push", args.output_dir, args.hub_model_id])
+        raise OSError(f"{error} The trained folder is whole; later: {later}") from error
+
+
+def push_report(folder: str | Path, files: Sequence[Path], repo_id: str, *, token: str | None = None) -> str:
+    """Publishes a report's page, tables and pictures beside a model, in one commit, in the place of an earlier one.
+
+    Args:
+        folder: the report's.
+        files: what `write_report` wrote there; predictions and embeddings are left out.
+        repo_id, token: as `hub_commit.open_repository` took them; it comes first, before the evaluation.
+    Returns: the address of the report's folder.
+    Raises: OSError with one sentence if the Hub refuses it.
+    """
+    wanted = [path for path in files if path.suffix in _OF_A_REPORT]
+    named = {f"{REPORT}/{path.relative_to(folder).as_posix()}": path for path in wanted}
+    commit_files(
+        named, repo_id, message="Evaluation report", token=token, stale=lambda path: path.startswith(f"{REPORT}/")
+    )
+    return f"{constants.ENDPOINT}/{repo_id}/tree/main/{REPORT}"
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises: ValueError if the folder does not hold a whole ClipScratch model with its processor."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json, so it holds no model; give the folder that training wrote.")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder}/config.json cannot be read ({error}); copy the folder again.") from error
+    if kind != "clipscratch":
+        raise ValueError(f"{folder} holds a model of type {kind!r}, not 'clipscratch'; push it with its own library.")
+    weights = any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
+    needed = {"the weights": weights, "the model's code": (folder / f"modeling{CODE}").is_file()}
+    needed["the tokenizer"] = (folder / "tokenizer_config.json").is_file()
+    needed["the image processor"] = any(
+        (folder / f"{name}_config.json").is_file() for name in ("processor", "preprocessor")
+    )
+    missing = [what for what, there in needed.items() if not there]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "
+            "save the model and its processor there."
+        )
+
+
+def _published(folder):
+    """Returns ({path in the repository: file}, names of what is left out without being known)."""
+    files, left = {}, []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name == REPORT:
+            wanted = [file for file in sorted(path.rglob("*")) if file.suffix in _OF_A_REPORT and file.is_file()]
+            files.update({file.relative_to(folder).as_posix(): file for file in wanted})
+        elif path.name in OF_A_RUN or is_of_a_model(path.name):
+            files[path.name] = path
+        elif not path.name.startswith("checkpoint-") and path.name not in _NEVER:
+            left.append(path.name)
+    return files, left
