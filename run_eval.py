@@ -11,9 +11,8 @@ from modeling_clipscratch.command_line import once_each, run_command
 from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
 from modeling_clipscratch.evaluation.evaluate_rows import PROBES, TASKS
-from modeling_clipscratch.evaluation.report import open_folder, write_report
-from modeling_clipscratch.hub_commit import open_repository
-from modeling_clipscratch.sharing.push import push_report
+from modeling_clipscratch.evaluation.report import write_report
+from modeling_clipscratch.sharing.report import open_report, push_report
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -27,9 +26,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--seeds", action="store_true", help="the models are seeds of one recipe: mean and standard deviation")
     add("--save_predictions", action="store_true", help="predictions.parquet beside the pictures of the report")
     add("--save_embeddings", action="store_true", help="embeddings.safetensors beside the pictures of the report")
-    add(
-        "--push_to_hub", metavar="YOU/NAME", help="publish the report there, beside the model; sheets show the pictures"
-    )
+    add("--push_to_hub", metavar="ID", help="publish the report beside that model; its sheets show pictures of the set")
     add("--batch_size", type=int, default=256, help="pictures at once (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     add("--on_bad_image", choices=["raise", "skip"], default="raise", help="what to do with broken ones")
@@ -44,10 +41,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     once_each("dataset", options.dataset)
     if options.seeds and len(options.model) < 2:
         raise ValueError("--seeds needs the models of two seeds or more; one alone has no spread.")
-    if options.output_dir is None and (options.save_predictions or options.save_embeddings):
-        raise ValueError("--save_predictions and --save_embeddings need --output_dir, where they are written.")
-    if options.output_dir is None and options.push_to_hub:
-        raise ValueError("--push_to_hub needs --output_dir, where the report is written that is published.")
+    if options.output_dir is None and (options.save_predictions or options.save_embeddings or options.push_to_hub):
+        raise ValueError("--save_predictions, --save_embeddings and --push_to_hub need --output_dir, for the report.")
     if options.task in PROBES and options.split == "train":
         raise ValueError(f"task={options.task} learns from the training split; measure it on another (--split test).")
     return options
@@ -60,10 +55,8 @@ def main(arguments: list[str]) -> None:
     # All data sets are opened before any is measured, so that a wrong name is known at once.
     data = {name: load_rows(name, options.split, **named) for name in options.dataset}
     train = {name: load_rows(name, "train", **named) for name in options.dataset if options.task in PROBES}
-    if options.push_to_hub:
-        open_repository(options.push_to_hub, create=False)
     if options.output_dir is not None:
-        open_folder(options.output_dir)
+        open_report(options.output_dir, options.push_to_hub)
     settings = {name: vars(options)[name] for name in ("task", "device", "batch_size", "on_bad_image")}
     maps = options.output_dir is not None
     evaluations = evaluate_models(options.model, data, train=train, maps=maps, progress=True, **settings)

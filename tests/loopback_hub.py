@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,6 +30,7 @@ class Fault:
         drop: `"request"`: the connection closes in the middle of what is sent here; `"answer"`: in the middle of what
             is sent back, after all was done.
         seconds: waited before.
+        meanwhile: called before.
         times: how often, before all is well again.
     """
 
@@ -36,6 +38,7 @@ class Fault:
     status: int | None = None
     drop: str | None = None
     seconds: float = 0
+    meanwhile: Callable[[], object] | None = None
     headers: dict = field(default_factory=dict)
     message: str = "as the test wants it"
     times: int = 1
@@ -84,11 +87,12 @@ class LoopbackHub:
         tokens: token -> (user, may write).
         repos: (kind, name) -> `Repo`; kinds are `model` and `dataset`.
         seen: "METHOD path" of every request, in order.
+        largest: bytes of a file that is taken by LFS.
     """
 
     def __init__(self):
         self.tokens = {"hf_owner": ("you", True), "hf_reader": ("you", False), "hf_other": ("other", True)}
-        self.repos, self.blobs, self.faults, self.seen = {}, {}, [], []
+        self.repos, self.blobs, self.faults, self.seen, self.largest = {}, {}, [], [], 10**9
         self.lock = threading.RLock()
 
     def __enter__(self):
@@ -144,6 +148,8 @@ class Answer(BaseHTTPRequestHandler):
         try:
             if self.fault and self.fault.seconds:
                 threading.Event().wait(self.fault.seconds)
+            if self.fault and self.fault.meanwhile:
+                self.fault.meanwhile()
             if self.fault and self.fault.status:
                 self.body()
                 return self.answer(self.fault.status, {"error": self.fault.message}, self.fault.headers)
@@ -375,9 +381,11 @@ class Answer(BaseHTTPRequestHandler):
         self.check_write(self.find(kind, name))
         hub, objects = self.server.hub, []
         for asked in self.json()["objects"]:
-            verify = {"href": f"{hub.url}/_blobs/verify"}
-            actions = {"upload": {"href": f"{hub.url}/_blobs/{asked['oid']}"}, "verify": verify}
-            objects.append(asked if asked["oid"] in hub.blobs else {**asked, "actions": actions})
+            upload, verify = ({"href": f"{hub.url}/_blobs/{place}"} for place in (asked["oid"], "verify"))
+            more = {"actions": {"upload": upload, "verify": verify}}
+            if asked["size"] > hub.largest:
+                more = {"error": {"code": 413, "message": f"{asked['size']} bytes are too large"}}
+            objects.append(asked if asked["oid"] in hub.blobs else {**asked, **more})
         self.answer(200, {"transfer": "basic", "objects": objects})
 
     def store(self, oid):

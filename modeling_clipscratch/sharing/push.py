@@ -1,22 +1,20 @@
-"""A trained folder, or a report, and a repository's name go in; a Hub page with all of it, or with none, comes out."""
+"""A trained folder and a repository's name go in; a page of the Hub with all of it, or with none of it, comes out."""
 
 import json
 import logging
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import constants
 
 from ..hub_commit import commit_files, open_repository
-from ..training.run_folder import CODE, OF_A_RUN, PUSHING, is_of_a_model
+from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
 from .card import write_card
 
 logger = logging.getLogger(__name__)
 
-REPORT = "report"  # folder of a model's repository
-_OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")
-_NEVER = {".incomplete", ".cache", PUSHING, "training_args.bin"}  # known, and no part of what is published
+REPORT = "report"  # folder of a model's folder and repository
+OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # page, tables and pictures; not predictions, not embeddings
 
 
 def push_folder(
@@ -63,24 +61,6 @@ def push_trained(args) -> str:
         raise OSError(f"{error} The trained folder is whole; later: {later}") from error
 
 
-def push_report(folder: str | Path, files: Sequence[Path], repo_id: str, *, token: str | None = None) -> str:
-    """Publishes a report's page, tables and pictures beside a model, in one commit, in the place of an earlier one.
-
-    Args:
-        folder: the report's.
-        files: what `write_report` wrote there; predictions and embeddings are left out.
-        repo_id, token: as `hub_commit.open_repository` took them; it comes first, before the evaluation.
-    Returns: the address of the report's folder.
-    Raises: OSError with one sentence if the Hub refuses it.
-    """
-    wanted = [path for path in files if path.suffix in _OF_A_REPORT]
-    named = {f"{REPORT}/{path.relative_to(folder).as_posix()}": path for path in wanted}
-    commit_files(
-        named, repo_id, message="Evaluation report", token=token, stale=lambda path: path.startswith(f"{REPORT}/")
-    )
-    return f"{constants.ENDPOINT}/{repo_id}/tree/main/{REPORT}"
-
-
 def check_folder(folder: str | Path) -> None:
     """Raises: ValueError if the folder does not hold a whole ClipScratch model with its processor."""
     folder = Path(folder)
@@ -111,10 +91,10 @@ def _published(folder):
     files, left = {}, []
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name == REPORT:
-            wanted = [file for file in sorted(path.rglob("*")) if file.suffix in _OF_A_REPORT and file.is_file()]
+            wanted = [file for file in sorted(path.rglob("*")) if file.suffix in OF_A_REPORT and file.is_file()]
             files.update({file.relative_to(folder).as_posix(): file for file in wanted})
         elif path.name in OF_A_RUN or is_of_a_model(path.name):
             files[path.name] = path
-        elif not path.name.startswith("checkpoint-") and path.name not in _NEVER:
+        elif not path.name.startswith((".", "checkpoint-")):
             left.append(path.name)
     return files, left
