@@ -65,7 +65,6 @@ class PushCheckpoints(TrainerCallback):
             self.last.result()
             if self.waiting:
                 self.pool.submit(self._push, args, f"Training in progress, step {state.global_step}", None).result()
-        self.pool.shutdown()
         if state.is_world_process_zero:
             shutil.rmtree(Path(args.output_dir) / PUSHING, ignore_errors=True)
 
@@ -84,7 +83,7 @@ class PushCheckpoints(TrainerCallback):
         where = {"revision": args.hub_revision, "token": args.hub_token}
         try:
             commit_files(self.waiting, self.repo_id, message=message, stale=stale, **where)
-        except (ValueError, OSError) as error:
+        except Exception as error:  # whatever it is, the training is worth more
             logger.warning("%s Training goes on; the next save is pushed again.", error)
         else:
             _forget(self.waiting, {})
