@@ -159,6 +159,14 @@ def test_file_that_is_too_large_is_said(hub, push, files):
     assert not published(hub, files)
 
 
+def test_card_that_the_hub_cannot_read_is_said(hub, push, files, tmp_path):
+    files["README.md"] = tmp_path / "README.md"
+    files["README.md"].write_text("---\ntags: [\n---\n")
+    with pytest.raises(OSError, match=r"ValueError: Invalid metadata in README.md. - not YAML"):
+        push()
+    assert not published(hub, {})
+
+
 def test_who_may_not_write_is_told_what_to_do(hub, push, files, monkeypatch):
     hub.add("other/clip", BEFORE)
     hub.add("other/hidden", BEFORE, private=True)

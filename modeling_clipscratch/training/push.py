@@ -39,7 +39,7 @@ class PushCheckpoints(TrainerCallback):
 
     A push that fails is a warning; what it did not bring goes with the next one, and once more at the end. A save
     while a push is under way is left out, unless `hub_always_push`. Adapters are no model yet: until they are merged
-    only checkpoints are pushed.
+    only checkpoints are pushed. With `ema_decay` it is the model that is trained, not its average.
 
     Args:
         repo_id: as `open_for_pushes` returned it.
@@ -55,8 +55,12 @@ class PushCheckpoints(TrainerCallback):
         busy = self.last is not None and not self.last.done()
         if not state.is_world_process_zero or busy and not args.hub_always_push:
             return
-        name = f"checkpoint-{state.global_step}"
-        files = _to_push(_snapshot(Path(args.output_dir), name), args.hub_strategy)
+        try:
+            place = _snapshot(Path(args.output_dir), f"checkpoint-{state.global_step}")
+        except OSError as error:
+            logger.warning("this save is not pushed (%s); training goes on.", error)
+            return
+        files = _to_push(place, args.hub_strategy)
         if files:
             self.last = self.pool.submit(self._push, args, f"Training in progress, step {state.global_step}", files)
 

@@ -48,7 +48,7 @@ print("SAID", json.dumps({dataset: ask(dataset) for dataset in sys.argv[1:]}))
 def ask(home: Path, hub: LoopbackHub, program: str = ASK) -> dict:
     """What a fresh process says of the sets, with its cache in `home`."""
     environment = os.environ | hub.environment(home) | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [sys.executable, "-c", program, "owner/tars", "owner/table", "owner/nothing"]
+    command = [sys.executable, "-c", program, "owner/tars", "owner/table", "owner/nothing", "owner/gated"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     line = next((line for line in process.stdout.splitlines() if line.startswith("SAID ")), None)
     assert line, process.stderr
@@ -58,6 +58,7 @@ def ask(home: Path, hub: LoopbackHub, program: str = ASK) -> dict:
 def add_sets(hub, root: Path) -> dict[str, str]:
     """Puts every set under `root` on the Hub. Returns their commits."""
     names = [f"owner/{path.name}" for path in (root / "owner").iterdir()]
+    hub.add("owner/gated", root / "owner" / "tars", kind="dataset", gated=True)
     return {name: hub.add(name, root / name, kind="dataset").sha("main") for name in names}
 
 
@@ -111,6 +112,11 @@ def test_unknown_set_is_said_to_be_unknown(answers):
     sentence = answers["online"]["owner/nothing"]["error"]
     assert sentence.startswith("owner/nothing: there is no such local folder, and the Hub (http://127.0.0.1")
     assert "check the spelling" in sentence
+
+
+def test_gated_set_says_that_it_asks_for_an_agreement(answers, streamed):
+    for said in (answers["online"], streamed["said"]):
+        assert said["owner/gated"]["error"].startswith("owner/gated: the Hub asks for an agreement first; accept it")
 
 
 def test_hub_out_of_reach_is_said_with_the_remedy(answers):

@@ -1,15 +1,19 @@
 """Tiny trainers and runs with `push_to_hub` go in; what is on the Hub during and after the training is checked."""
 
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModel, TrainerCallback
 
+from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.training.adapters import add_adapters
 from modeling_clipscratch.training.arguments import ModelArguments
 from modeling_clipscratch.training.run_folder import begin_run_folder
 
+ROOT = Path(__file__).parents[2]
 # Two steps, a checkpoint after each; every one is pushed, also where the one before is on its way.
 SAVES = {"push_to_hub": True, "hub_model_id": "you/clip", "hub_always_push": True, "save_strategy": "steps",
     "save_steps": 1, "eval_strategy": "no"}  # fmt: skip
@@ -88,6 +92,25 @@ def test_hub_that_never_comes_back_does_not_stop_the_training(hub, train, naps):
     folder, trainer = train()
     assert trainer.state.global_step == 2 and (folder / "checkpoint-2").is_dir() and not (folder / ".pushing").exists()
     assert set(hub.repos["model", "you/clip"].files()) == {".gitattributes"}
+
+
+def test_full_disk_costs_a_push_and_not_the_training(hub, train, monkeypatch, caplog):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("modeling_clipscratch.training.push._link", full)
+    folder, _ = train()
+    assert (folder / "checkpoint-2").is_dir() and hub.repos["model", "you/clip"].history == ["initial commit"]
+    assert "this save is not pushed" in caplog.text and "No space left on device" in caplog.text
+
+
+def test_disk_without_hard_links_will_do(hub, train, monkeypatch):
+    def none(source, target):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", none)
+    train()
+    assert hub.repos["model", "you/clip"].history == ["initial commit", *PROGRESS]
 
 
 class AfterTheSecondSave(TrainerCallback):
@@ -195,3 +218,50 @@ def test_trainer_says_one_sentence_where_it_may_not_push(hub, make_trainer):
     hub.add("other/gated", {}, gated=True)
     with pytest.raises(OSError, match="it is gated and your account not on its list"):
         make_trainer(push_to_hub=True, hub_model_id="other/gated")
+
+
+# The command
+
+
+@pytest.fixture
+def run_train(monkeypatch, capsys):
+    """Words of a `run_train.py` command line -> (exit status, stdout, stderr)."""
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.setattr("modeling_clipscratch.command_line.quiet_libraries", lambda: None)
+    import run_train as script
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["run_train.py", *map(str, words)])
+        status = 0
+        try:
+            run_command(script.main)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_finished_folder_is_pushed_by_the_script_or_how_to_do_it_later_is_said(
+    hub, run_train, write_recipe, tmp_path, naps
+):
+    recipe = write_recipe(tmp_path, **{**SAVES, "hub_strategy": "end", "freeze_text": True, "max_steps": 1})
+    hub.fail("commit/main", status=500, times=5)
+    status, _, said = run_train(recipe)
+    run = tmp_path / "run"
+    assert status == 2 and said.splitlines()[-1].endswith(
+        f"The trained folder is whole; later: clipscratch-share push {run} you/clip"
+    )
+    assert hub.repos["model", "you/clip"].history == ["initial commit"] and (run / "metrics.json").is_file()
+
+    status, out, _ = run_train(recipe, "--resume_from_checkpoint", "auto")  # nothing is left to be trained
+    assert status == 0 and out.splitlines()[-1] == f"published: {hub.url}/you/clip"
+    files = hub.repos["model", "you/clip"].files()
+    assert {"README.md", "metrics.json", "curves.png", "recipe.yaml", "modeling_clipscratch.py"} <= set(files)
+    assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
+
+
+def test_refused_push_ends_the_script_with_2_before_the_training(hub, run_train, write_recipe, tmp_path):
+    status, out, said = run_train(write_recipe(tmp_path, **SAVES, hub_token="hf_reader"))
+    assert status == 2 and said.splitlines()[-1].startswith("error: pushing to you/clip failed: this token may not")
+    assert not out and not (tmp_path / "run").exists() and not hub.repos
