@@ -214,6 +214,12 @@ def test_repository_that_is_not_to_be_made_must_be_there(hub):
     assert not hub.repos
 
 
+def test_revision_that_is_not_there_is_said(hub, push, files):
+    with pytest.raises(OSError, match="it has no such revision; give a branch. Nothing was published."):
+        commit_files(files, "you/clip", message="pushed", revision="nowhere")
+    assert not published(hub, files)
+
+
 def test_hub_out_of_reach_is_said(hub, push, naps):
     hub.server.shutdown()
     hub.server.server_close()

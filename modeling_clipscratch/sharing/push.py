@@ -57,8 +57,10 @@ def push_trained(args) -> str:
     try:
         return push_folder(args.output_dir, args.hub_model_id, **where)
     except (ValueError, OSError) as error:
-        later = shlex.join(["clipscratch-share", "push", args.output_dir, args.hub_model_id])
-        raise OSError(f"{error} The trained folder is whole; later: {later}") from error
+        later = ["clipscratch-share", "push", args.output_dir, args.hub_model_id]
+        later += ["--private", "true"] if args.hub_private_repo else []
+        later += ["--revision", args.hub_revision] if args.hub_revision else []
+        raise OSError(f"{error} The trained folder is whole; later: {shlex.join(later)}") from error
 
 
 def check_folder(folder: str | Path) -> None:
@@ -72,13 +74,13 @@ def check_folder(folder: str | Path) -> None:
         raise ValueError(f"{folder}/config.json cannot be read ({error}); copy the folder again.") from error
     if kind != "clipscratch":
         raise ValueError(f"{folder} holds a model of type {kind!r}, not 'clipscratch'; push it with its own library.")
-    weights = any((folder / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
-    needed = {"the weights": weights, "the model's code": (folder / f"modeling{CODE}").is_file()}
-    needed["the tokenizer"] = (folder / "tokenizer_config.json").is_file()
-    needed["the image processor"] = any(
-        (folder / f"{name}_config.json").is_file() for name in ("processor", "preprocessor")
-    )
-    missing = [what for what, there in needed.items() if not there]
+    needed = {
+        "the weights": ("model.safetensors", "model.safetensors.index.json"),
+        "the model's code": (f"modeling{CODE}",),
+        "the tokenizer": ("tokenizer_config.json",),
+        "the image processor": ("processor_config.json", "preprocessor_config.json"),
+    }
+    missing = [what for what, names in needed.items() if not any((folder / name).is_file() for name in names)]
     if missing:
         raise ValueError(
             f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "

@@ -55,14 +55,15 @@ class PushCheckpoints(TrainerCallback):
         busy = self.last is not None and not self.last.done()
         if not state.is_world_process_zero or busy and not args.hub_always_push:
             return
+        name, run, files = f"checkpoint-{state.global_step}", Path(args.output_dir), {}
         try:
-            place = _snapshot(Path(args.output_dir), f"checkpoint-{state.global_step}")
+            files = _to_push(_snapshot(run, name), args.hub_strategy)
         except OSError as error:
             logger.warning("this save is not pushed (%s); training goes on.", error)
-            return
-        files = _to_push(place, args.hub_strategy)
         if files:
             self.last = self.pool.submit(self._push, args, f"Training in progress, step {state.global_step}", files)
+        else:
+            shutil.rmtree(run / PUSHING / name, ignore_errors=True)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.last is not None:
@@ -88,7 +89,7 @@ class PushCheckpoints(TrainerCallback):
         try:
             commit_files(self.waiting, self.repo_id, message=message, stale=stale, **where)
         except Exception as error:  # whatever it is, the training is worth more
-            logger.warning("%s Training goes on; the next save is pushed again.", error)
+            logger.warning("%s Training goes on; what is missing comes with the next push.", error)
         else:
             _forget(self.waiting, {})
             self.waiting = {}
@@ -118,7 +119,7 @@ def _to_push(place, strategy):
     merged = not any(".lora_" in name for name in names)
     files = {path: file for path, file in inside.items() if merged and (is_of_a_model(path) or path == RECIPE)}
     folder = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: place.name}.get(strategy)
-    return files if folder is None else files | {f"{folder}/{path}": file for path, file in inside.items()}
+    return files | {f"{folder}/{path}": file for path, file in inside.items() if folder and path != RECIPE}
 
 
 def _forget(files, kept):

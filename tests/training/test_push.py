@@ -77,7 +77,7 @@ def test_failed_push_is_a_warning_and_comes_with_the_next_one(hub, train, naps, 
     files = at(hub, PROGRESS[1])
     assert {"checkpoint-1/optimizer.pt", "checkpoint-2/optimizer.pt"} <= set(files)
     assert files["model.safetensors"] == weights(folder, 2)
-    assert "has trouble of its own (500" in caplog.text and "Training goes on; the next save is pushed" in caplog.text
+    assert "has trouble of its own (500" in caplog.text and "what is missing comes with the next push" in caplog.text
 
 
 def test_push_that_failed_last_is_tried_again_at_the_end(hub, train, naps):
@@ -101,7 +101,11 @@ def test_full_disk_costs_a_push_and_not_the_training(hub, train, monkeypatch, ca
     monkeypatch.setattr("modeling_clipscratch.training.push._link", full)
     folder, _ = train()
     assert (folder / "checkpoint-2").is_dir() and hub.repos["model", "you/clip"].history == ["initial commit"]
-    assert "this save is not pushed" in caplog.text and "No space left on device" in caplog.text
+    assert (
+        not (folder / ".pushing").exists()
+        and "this save is not pushed" in caplog.text
+        and "No space left on device" in caplog.text
+    )
 
 
 def test_disk_without_hard_links_will_do(hub, train, monkeypatch):
@@ -138,15 +142,24 @@ def test_checkpoint_that_is_rotated_away_while_it_is_sent_arrives_whole(hub, tra
     assert at(hub, PROGRESS[0])["model.safetensors"] != at(hub, PROGRESS[1])["model.safetensors"]
 
 
-def test_adapters_are_no_model_until_they_are_merged(hub, make_trainer):
+class LooksForSnapshots(TrainerCallback):
+    found = ()
+
+    def on_save(self, args, state, control, **kwargs):
+        self.found = [*self.found, *Path(args.output_dir, ".pushing").iterdir()]
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint"])
+def test_adapters_are_no_model_until_they_are_merged(hub, make_trainer, strategy):
     pytest.importorskip("peft")
-    trainer = make_trainer(
-        {"freeze_vision": True}, **SAVES, hub_strategy="checkpoint", ddp_find_unused_parameters=False
-    )
+    trainer = make_trainer({"freeze_vision": True}, **SAVES, hub_strategy=strategy)
     add_adapters(trainer.model, ModelArguments(freeze_vision=True, vision_lora_rank=2))
+    looks = LooksForSnapshots()
+    trainer.add_callback(looks)
     trainer.train()
     files = hub.repos["model", "you/clip"].files()
-    assert "last-checkpoint/model.safetensors" in files and "model.safetensors" not in files
+    assert ("last-checkpoint/model.safetensors" in files) == (strategy == "checkpoint")
+    assert "model.safetensors" not in files and (strategy == "checkpoint" or not looks.found)
 
 
 # Runs
@@ -176,6 +189,7 @@ def test_run_keeps_its_token_to_itself_and_goes_on_with_other_hub_settings(hub, 
     folder, _ = run_recipe(tmp_path, **{**named, **secret, "max_steps": 2})
     repo = hub.repos["model", "you/run"]  # named after the folder
     assert repo.private and repo.history[1:] == PROGRESS and "config.json" not in repo.files("main")
+    assert "last-checkpoint/recipe.yaml" not in repo.files("trial")
     assert repo.files("trial")["recipe.yaml"] == (folder / "recipe.yaml").read_bytes()
     written = [path for path in folder.rglob("*") if path.is_file()]
     assert len(written) > 20 and not any(b"hf_owner" in path.read_bytes() for path in written)
@@ -245,18 +259,19 @@ def run_train(monkeypatch, capsys):
 def test_finished_folder_is_pushed_by_the_script_or_how_to_do_it_later_is_said(
     hub, run_train, write_recipe, tmp_path, naps
 ):
-    recipe = write_recipe(tmp_path, **{**SAVES, "hub_strategy": "end", "freeze_text": True, "max_steps": 1})
-    hub.fail("commit/main", status=500, times=5)
+    named = {"hub_strategy": "end", "hub_private_repo": True, "hub_revision": "trial"}
+    recipe = write_recipe(tmp_path, **{**SAVES, **named, "freeze_text": True, "max_steps": 1})
+    hub.fail("commit/trial", status=500, times=5)
     status, _, said = run_train(recipe)
     run = tmp_path / "run"
     assert status == 2 and said.splitlines()[-1].endswith(
-        f"The trained folder is whole; later: clipscratch-share push {run} you/clip"
+        f"The trained folder is whole; later: clipscratch-share push {run} you/clip --private true --revision trial"
     )
     assert hub.repos["model", "you/clip"].history == ["initial commit"] and (run / "metrics.json").is_file()
 
     status, out, _ = run_train(recipe, "--resume_from_checkpoint", "auto")  # nothing is left to be trained
-    assert status == 0 and out.splitlines()[-1] == f"published: {hub.url}/you/clip"
-    files = hub.repos["model", "you/clip"].files()
+    assert status == 0 and out.splitlines()[-1] == f"published: {hub.url}/you/clip/tree/trial"
+    files = hub.repos["model", "you/clip"].files("trial")
     assert {"README.md", "metrics.json", "curves.png", "recipe.yaml", "modeling_clipscratch.py"} <= set(files)
     assert files["model.safetensors"] == (run / "model.safetensors").read_bytes()
 
