@@ -144,9 +144,10 @@ def test_refusal_is_one_sentence_and_nothing_is_published(hub, push, files, naps
     assert not published(hub, files)
 
 
-def test_commit_of_someone_else_is_not_overwritten(hub, push, files):
+@pytest.mark.parametrize(("pattern", "fault"), [("PUT /_blobs", {}), ("POST .*/commit", {"status": 500})])
+def test_commit_of_someone_else_is_not_overwritten(hub, push, naps, pattern, fault):
     repo = hub.repos["model", "you/clip"]
-    hub.fail("PUT /_blobs", meanwhile=lambda: repo.commit({"theirs": b""}, "theirs"))
+    hub.fail(pattern, meanwhile=lambda: repo.commit({"theirs": b""}, "theirs"), **fault)
     with pytest.raises(OSError, match=r"someone else committed to it meanwhile; look at http.*/commits, then"):
         push()
     assert repo.history == ["initial commit", "theirs"] and set(repo.files()) == {"theirs"}
