@@ -11,7 +11,8 @@ from modeling_clipscratch.command_line import once_each, run_command
 from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
 from modeling_clipscratch.evaluation.evaluate_rows import PROBES, TASKS
-from modeling_clipscratch.evaluation.report import open_folder, write_report
+from modeling_clipscratch.evaluation.report import write_report
+from modeling_clipscratch.sharing.report import open_report, push_report
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -25,6 +26,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--seeds", action="store_true", help="the models are seeds of one recipe: mean and standard deviation")
     add("--save_predictions", action="store_true", help="predictions.parquet beside the pictures of the report")
     add("--save_embeddings", action="store_true", help="embeddings.safetensors beside the pictures of the report")
+    add("--push_to_hub", metavar="ID", help="publish the report beside that model; its sheets show pictures of the set")
     add("--batch_size", type=int, default=256, help="pictures at once (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     add("--on_bad_image", choices=["raise", "skip"], default="raise", help="what to do with broken ones")
@@ -39,8 +41,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     once_each("dataset", options.dataset)
     if options.seeds and len(options.model) < 2:
         raise ValueError("--seeds needs the models of two seeds or more; one alone has no spread.")
-    if options.output_dir is None and (options.save_predictions or options.save_embeddings):
-        raise ValueError("--save_predictions and --save_embeddings need --output_dir, where they are written.")
+    if options.output_dir is None and (options.save_predictions or options.save_embeddings or options.push_to_hub):
+        raise ValueError("--save_predictions, --save_embeddings and --push_to_hub need --output_dir, for the report.")
     if options.task in PROBES and options.split == "train":
         raise ValueError(f"task={options.task} learns from the training split; measure it on another (--split test).")
     return options
@@ -54,7 +56,7 @@ def main(arguments: list[str]) -> None:
     data = {name: load_rows(name, options.split, **named) for name in options.dataset}
     train = {name: load_rows(name, "train", **named) for name in options.dataset if options.task in PROBES}
     if options.output_dir is not None:
-        open_folder(options.output_dir)
+        open_report(options.output_dir, options.push_to_hub)
     settings = {name: vars(options)[name] for name in ("task", "device", "batch_size", "on_bad_image")}
     maps = options.output_dir is not None
     evaluations = evaluate_models(options.model, data, train=train, maps=maps, progress=True, **settings)
@@ -65,6 +67,8 @@ def main(arguments: list[str]) -> None:
         saved = {"predictions": options.save_predictions, "embeddings": options.save_embeddings}
         page, *others = write_report(options.output_dir, evaluations, differences, command=command, **saved)
         print(f"wrote {page} and {len(others)} files beside it")
+        if options.push_to_hub:
+            print(f"published: {push_report(options.output_dir, [page, *others], options.push_to_hub)}")
 
 
 def program() -> None:

@@ -1,7 +1,10 @@
 """Nothing goes in; tiny random towers, models, a processor and a batch come out, for the tests of every folder."""
 
+import time
+
 import pytest
 import torch
+from huggingface_hub import close_session, constants, hf_api
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -15,6 +18,7 @@ from transformers import (
 )
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
+from tests.loopback_hub import LoopbackHub
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "photo", "of", "the", "red", "blue", "square", "circle"]
 
@@ -83,3 +87,32 @@ def word_processor():
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=12, **names)
     return VisionTextDualEncoderProcessor(ViTImageProcessorPil(size={"height": 8, "width": 8}), fast)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub on loopback that this process asks, with the token of its user `you` and a cache of its own."""
+    with LoopbackHub() as loopback:
+        for name, value in loopback.environment(tmp_path / "home").items():
+            monkeypatch.setenv(name, value)
+        # What huggingface_hub read from the environment when it was imported.
+        monkeypatch.setattr(constants, "ENDPOINT", loopback.url)
+        template = loopback.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+        monkeypatch.setattr(hf_api.api, "endpoint", loopback.url)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        close_session()
+        yield loopback
+        close_session()
+
+
+@pytest.fixture
+def naps(monkeypatch):
+    """Seconds that were slept, none of which passed."""
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    return slept

@@ -7,10 +7,32 @@ import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import HubStrategy
 
 from .gather import process_count
+from .push import PushCheckpoints
+from .stream_state import ShareOfRun
 
 _STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs a message
+
+
+def set_callbacks(trainer) -> None:
+    """Gives a `ClipScratchTrainer` what it does at its events, in this order; transformers' own bars go."""
+    args = trainer.args
+    chosen = [ShareOfRun() if trainer.stream else EpochOfSampler(trainer.sampler), BoundedTemperature()]
+    if args.ema_decay is not None:
+        chosen.append(AverageWeights(trainer))
+    if args.save_minutes is not None:
+        chosen.append(SaveByTheClock(args.save_minutes))
+    if args.push_to_hub and args.hub_strategy != HubStrategy.END:
+        chosen.append(PushCheckpoints(trainer.hub_model_id))
+    if not args.disable_tqdm:
+        chosen.append(Progress(trainer.pairs_per_step))
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    for callback in chosen:
+        trainer.add_callback(callback)
 
 
 class Progress(TrainerCallback):

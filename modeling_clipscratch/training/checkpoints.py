@@ -40,7 +40,6 @@ def publish(written: Path, args, state: TrainerState) -> None:
     """Brings a checkpoint to disk, gives it its name, and lets older ones go; one process does it."""
     run = Path(args.output_dir)
     state.save_to_json(str(written / "trainer_state.json"))
-    (written / "training_args.bin").unlink()  # a pickle that nothing here reads
     publish_folder(written, run / written.name)
     rotate_checkpoints(
         output_dir=str(run),

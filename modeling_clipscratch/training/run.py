@@ -21,6 +21,7 @@ from .checkpoints import check_agreement
 from .device import check_processes, choose_attention, describe_device
 from .drop import add_drops
 from .optimizer import hidden_matrices
+from .push import open_for_pushes
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
 from .sharding import whole_state_dict
 from .state_cache import image_states, text_states
@@ -57,6 +58,8 @@ def train(
     resume = wants_to_resume(args.resume_from_checkpoint)
     if args.should_save:
         check_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
+    if args.push_to_hub and args.process_index == 0:
+        args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
     if not args.should_log:
         logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)
     logger.info("running on %s", describe_device(args))

@@ -15,13 +15,19 @@ from transformers.trainer_utils import get_last_checkpoint
 from .sharding import own_class
 
 RECIPE = "recipe.yaml"
-# What a run leaves behind besides its checkpoints and the model's code.
-_OF_A_RUN = {RECIPE, "config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json"}
-_OF_A_RUN |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "trainer_state.json"}
-_OF_A_RUN |= {"metrics.json", "versions.json", "curves.png"}
-# What may differ between a run and its continuation.
+CODE = "_clipscratch.py"  # ends of the names of the model's code
+# What loads a model and its processor, besides the code.
+OF_A_MODEL = {"config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json"}
+OF_A_MODEL |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"}
+OF_A_MODEL |= {"vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
+# What a run leaves behind besides its checkpoints and the model.
+OF_A_RUN = {RECIPE, "trainer_state.json", "metrics.json", "versions.json", "curves.png", "README.md"}
+# What may differ between a run and its continuation, and is no part of the recipe that is kept.
 _FREE_TO_CHANGE = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "cache_dir", "disable_tqdm", "debug"}
 _FREE_TO_CHANGE |= {"logging_steps", "report_to", "save_total_limit", "dataloader_num_workers", "push_to_hub"}
+# A token must never be: the recipe is published.
+_FREE_TO_CHANGE |= {"hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"}
+PUSHING = ".pushing"  # folder of what is on its way to the Hub
 
 
 def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, resume: bool) -> None:
@@ -78,10 +84,20 @@ def _free_to_change(settings):
 
 def _delete_run(folder):
     for path in folder.iterdir():
-        if path.is_dir() and (path.name.startswith("checkpoint-") or path.name == ".incomplete"):
+        if path.is_dir() and (path.name.startswith("checkpoint-") or path.name in (".incomplete", PUSHING)):
             shutil.rmtree(path)
-        elif path.name in _OF_A_RUN or path.name.endswith(("_clipscratch.py", ".part")):
+        elif path.name in OF_A_RUN | {".gitattributes"} or is_of_a_model(path.name) or path.name.endswith(".part"):
             path.unlink()
+
+
+def is_of_a_model(path: str) -> bool:
+    """Whether a file of a folder or repository, by its path in there, is one of those that load the model.
+
+    >>> [is_of_a_model(path) for path in ("config.json", "model-00001-of-00002.safetensors", "last/config.json")]
+    [True, True, False]
+    """
+    shard = path.startswith("model") and path.endswith((".safetensors", ".safetensors.index.json"))
+    return "/" not in path and (shard or path in OF_A_MODEL or path.endswith(CODE))
 
 
 def wants_to_resume(wanted: str | None) -> bool:

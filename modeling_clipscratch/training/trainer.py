@@ -6,21 +6,21 @@ import logging
 from pathlib import Path
 
 from transformers import Trainer, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from .average import WeightAverage
-from .callbacks import AverageWeights, BoundedTemperature, EpochOfSampler, Progress, SaveByTheClock
+from .callbacks import set_callbacks
 from .checkpoints import final_weights, finished_state, publish, staged
 from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
 from .optimizer import build_optimizer, parameter_groups
+from .push import open_for_pushes
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
 from .step_means import StepMeans
-from .stream_state import ShareOfRun, StreamStates
+from .stream_state import StreamStates
 from .streamed_loss import GlobalLoss
 
 logger = logging.getLogger(__name__)
@@ -76,16 +76,7 @@ class ClipScratchTrainer(Trainer):
         check_sharding(self)
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
-        for callback in (PrinterCallback, ProgressCallback):
-            self.remove_callback(callback)
-        self.add_callback(ShareOfRun() if self.stream else EpochOfSampler(self.sampler))
-        self.add_callback(BoundedTemperature())
-        if args.ema_decay is not None:
-            self.add_callback(AverageWeights(self))
-        if args.save_minutes is not None:
-            self.add_callback(SaveByTheClock(args.save_minutes))
-        if not args.disable_tqdm:
-            self.add_callback(Progress(self.pairs_per_step))
+        set_callbacks(self)
 
     # The batch and its loss
 
@@ -229,6 +220,8 @@ class ClipScratchTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         with own_class(self.accelerator.unwrap_model(self.model)):
             super()._save(output_dir, state_dict)
+        # A pickle that nothing here reads, with the token of hub_token in it.
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _save_checkpoint(self, model, trial):
         """Writes beside the others under another name and renames: a checkpoint is whole or not there."""
@@ -248,3 +241,12 @@ class ClipScratchTrainer(Trainer):
                     publish(self._staging / name, self.args, self.state)
             finally:
                 self._staging = None
+
+    # The Hub
+
+    def init_hf_repo(self, token=None, private=None):
+        if self.is_world_process_zero():
+            self.hub_model_id, self.push_in_progress = open_for_pushes(self.args, token=token, private=private), None
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        """Nothing: `PushCheckpoints` does it once the checkpoint has its name."""

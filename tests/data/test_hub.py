@@ -3,77 +3,16 @@
 `huggingface_hub` reads its endpoint when it is imported, so the questions are asked in processes of their own.
 """
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import datasets
 import pytest
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Serves the folders under `server.root` as data sets: information, file trees and files."""
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_POST(self):
-        """What a file system asks: which of these paths are there."""
-        owner, name = self.path.partition("datasets/")[2].split("/")[:2]
-        folder = self.server.root / owner / name
-        asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-        self.log_message("POST", self.path, asked)
-        found = [folder / path for path in asked.get("paths", [])]
-        self.answer(200, json.dumps([self.entry(path, folder) for path in found if path.exists()]).encode())
-
-    def do_GET(self):
-        path = self.path.partition("?")[0].strip("/")
-        api, _, rest = path.partition("datasets/")
-        owner, name, *words = rest.split("/")
-        folder = self.server.root / owner / name
-        files = sorted(file for file in folder.rglob("*") if file.is_file())
-        self.server.seen.append(path)
-        if not files:
-            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        if api and words[:1] == ["tree"]:
-            under = folder.joinpath(*words[2:])
-            below = sorted(found for found in folder.rglob("*") if under in found.parents)
-            return self.answer(200, json.dumps([self.entry(found, folder) for found in below]).encode())
-        if api:
-            siblings = [{"rfilename": str(file.relative_to(folder))} for file in files]
-            return self.answer(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}).encode())
-        file = folder.joinpath(*words[2:])
-        if file not in files:
-            return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-        data = file.read_bytes()
-        return self.answer(200, data, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
-
-    @staticmethod
-    def entry(found: Path, folder: Path) -> dict:
-        path, data = str(found.relative_to(folder)), b"" if found.is_dir() else found.read_bytes()
-        kind = "directory" if found.is_dir() else "file"
-        return {"type": kind, "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-
-    def answer(self, status: int, body: bytes, headers: dict | None = None):
-        self.send_response(status)
-        headers = {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT} | (headers or {})
-        for header, value in headers.items():
-            self.send_header(header, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
-
+from tests.loopback_hub import LoopbackHub
 
 ASK = """
 import json, sys
@@ -106,24 +45,21 @@ print("SAID", json.dumps({dataset: ask(dataset) for dataset in sys.argv[1:]}))
 """
 
 
-def ask(home: Path, port: int, program: str = ASK) -> dict:
-    """What a fresh process says of the sets, whose Hub is at this port and whose cache is in `home`."""
-    environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "0",
-        "HF_DATASETS_OFFLINE": "0",
-        "TRANSFORMERS_OFFLINE": "0",
-        "NO_PROXY": "127.0.0.1",
-        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
-    }
-    command = [sys.executable, "-c", program, "owner/tars", "owner/table", "owner/nothing"]
+def ask(home: Path, hub: LoopbackHub, program: str = ASK) -> dict:
+    """What a fresh process says of the sets, with its cache in `home`."""
+    environment = os.environ | hub.environment(home) | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", program, "owner/tars", "owner/table", "owner/nothing", "owner/gated"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
     line = next((line for line in process.stdout.splitlines() if line.startswith("SAID ")), None)
     assert line, process.stderr
     return json.loads(line.removeprefix("SAID "))
+
+
+def add_sets(hub, root: Path) -> dict[str, str]:
+    """Puts every set under `root` on the Hub. Returns their commits."""
+    names = [f"owner/{path.name}" for path in (root / "owner").iterdir()]
+    hub.add("owner/gated", root / "owner" / "tars", kind="dataset", gated=True)
+    return {name: hub.add(name, root / name, kind="dataset").sha("main") for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -137,22 +73,17 @@ def answers(tmp_path_factory, write_class_set, encode):
     table = datasets.Dataset.from_dict(columns, features=features)
     table.to_parquet(str(root / "owner" / "table" / "data" / "test-00000-of-00001.parquet"))
     home = tmp_path_factory.mktemp("home")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.seen = root, []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        online = ask(home, server.server_address[1])
-    finally:
-        server.shutdown()
-        server.server_close()
-    return {"online": online, "seen": server.seen, "offline": ask(home, server.server_address[1])}
+    with LoopbackHub() as hub:
+        commits = add_sets(hub, root)
+        online = ask(home, hub)
+    return {"online": online, "seen": hub.seen, "offline": ask(home, hub), "commits": commits}
 
 
 def test_tar_set_is_read(answers):
     said = answers["online"]["owner/tars"]
     assert (said.get("count"), said["colour"]) == (4, [255, 0, 0]), said
     assert said["captions"] == ["a red thing.", "all red."]
-    assert said["origin"] == f"owner/tars at revision {COMMIT}"
+    assert said["origin"] == f"owner/tars at revision {answers['commits']['owner/tars']}"
 
 
 def test_only_the_split_that_is_asked_for_is_fetched(answers):
@@ -183,6 +114,11 @@ def test_unknown_set_is_said_to_be_unknown(answers):
     assert "check the spelling" in sentence
 
 
+def test_gated_set_says_that_it_asks_for_an_agreement(answers, streamed):
+    for said in (answers["online"], streamed["said"]):
+        assert said["owner/gated"]["error"].startswith("owner/gated: the Hub asks for an agreement first; accept it")
+
+
 def test_hub_out_of_reach_is_said_with_the_remedy(answers):
     sentence = answers["offline"]["owner/nothing"]["error"]
     assert "owner/nothing: there is no such local folder, the Hub (http://127.0.0.1" in sentence
@@ -200,22 +136,18 @@ def streamed(tmp_path_factory, write_class_set, encode):
         columns = {"img": [{"bytes": encode("blue"), "path": None}] * 2, "label": [1, 0]}
         table = datasets.Dataset.from_dict(columns, features=features)
         table.to_parquet(str(root / "owner" / "table" / "data" / f"{split}.parquet"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.root, server.seen = root, []
     home = tmp_path_factory.mktemp("home")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        said = ask(home, server.server_address[1], STREAM)
-    finally:
-        server.shutdown()
-        server.server_close()
-    return {"said": said, "seen": server.seen, "kept": [path for path in home.rglob("*") if path.is_file()]}
+    with LoopbackHub() as hub:
+        commits = add_sets(hub, root)
+        said = ask(home, hub, STREAM)
+    kept = [path for path in home.rglob("*") if path.is_file()]
+    return {"said": said, "seen": hub.seen, "kept": kept, "commits": commits}
 
 
 def test_tars_are_streamed_by_hub_id_with_their_class_names(streamed):
-    said = streamed["said"]["owner/tars"]
+    said, commit = streamed["said"]["owner/tars"], streamed["commits"]["owner/tars"]
     assert said.get("class_names") == ["red", "deep blue"], said
-    assert said["files"] == [f"hf://datasets/owner/tars@{COMMIT}/train/{shard}.tar" for shard in (0, 1)]
+    assert said["files"] == [f"hf://datasets/owner/tars@{commit}/train/{shard}.tar" for shard in (0, 1)]
     assert said["labels"] == [0, 1, 0, 1] and said["keys"] == [f"{n // 2}/s{n:07d}" for n in range(4)]
     assert said["splits"] == ["test"] and said["test"] == 4
 

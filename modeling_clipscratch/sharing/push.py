@@ -1,0 +1,102 @@
+"""A trained folder and a repository's name go in; a page of the Hub with all of it, or with none of it, comes out."""
+
+import json
+import logging
+import shlex
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from ..hub_commit import commit_files, open_repository
+from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
+from .card import write_card
+
+logger = logging.getLogger(__name__)
+
+REPORT = "report"  # folder of a model's folder and repository
+OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # page, tables and pictures; not predictions, not embeddings
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Publishes a trained folder in one commit: model, code, processor, card, recipe, metrics, curves and report.
+
+    Checkpoints and files that no run wrote stay where they are. What loads a model, and is left there of an earlier
+    push, is deleted by the same commit. The card is written anew.
+
+    Args:
+        folder: what training wrote, or `save_pretrained` of a model and its processor.
+        repo_id, private, revision, token: as `hub_commit.open_repository` takes them.
+    Returns: the page's address.
+    Raises: ValueError or OSError with one sentence if the folder is no trained model, or the Hub refuses it.
+    """
+    check_folder(folder)
+    repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
+    write_card(folder, repo_id=repo_id)
+    files, left = _published(Path(folder))
+    if left:
+        logger.info("not pushed, since no run wrote them: %s", ", ".join(left))
+    where = {"revision": revision, "token": token}
+    commit_files(files, repo_id, message="Trained ClipScratch model", stale=is_of_a_model, **where)
+    return f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
+
+
+def push_trained(args) -> str:
+    """Publishes the folder of a run that has ended, as its `push_to_hub` and `hub_*` arguments say.
+
+    Returns: the page's address.
+    Raises: OSError with one sentence, and how to push the folder later, if the Hub refuses it.
+    """
+    where = {"private": args.hub_private_repo, "revision": args.hub_revision, "token": args.hub_token}
+    try:
+        return push_folder(args.output_dir, args.hub_model_id, **where)
+    except (ValueError, OSError) as error:
+        later = ["clipscratch-share", "push", args.output_dir, args.hub_model_id]
+        later += ["--private", "true"] if args.hub_private_repo else []
+        later += ["--revision", args.hub_revision] if args.hub_revision else []
+        raise OSError(f"{error} The trained folder is whole; later: {shlex.join(later)}") from error
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises: ValueError if the folder does not hold a whole ClipScratch model with its processor."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json, so it holds no model; give the folder that training wrote.")
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{folder}/config.json cannot be read ({error}); copy the folder again.") from error
+    if kind != "clipscratch":
+        raise ValueError(f"{folder} holds a model of type {kind!r}, not 'clipscratch'; push it with its own library.")
+    needed = {
+        "the weights": ("model.safetensors", "model.safetensors.index.json"),
+        "the model's code": (f"modeling{CODE}",),
+        "the tokenizer": ("tokenizer_config.json",),
+        "the image processor": ("processor_config.json", "preprocessor_config.json"),
+    }
+    missing = [what for what, names in needed.items() if not any((folder / name).is_file() for name in names)]
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "
+            "save the model and its processor there."
+        )
+
+
+def _published(folder):
+    """Returns ({path in the repository: file}, names of what is left out without being known)."""
+    files, left = {}, []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name == REPORT:
+            wanted = [file for file in sorted(path.rglob("*")) if file.suffix in OF_A_REPORT and file.is_file()]
+            files.update({file.relative_to(folder).as_posix(): file for file in wanted})
+        elif path.name in OF_A_RUN or is_of_a_model(path.name):
+            files[path.name] = path
+        elif not path.name.startswith((".", "checkpoint-")):
+            left.append(path.name)
+    return files, left

@@ -1,0 +1,36 @@
+"""A report's files and a model's repository go in; the report beside the model on the Hub comes out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from ..evaluation.report import open_folder
+from ..hub_commit import commit_files, open_repository
+from .push import OF_A_REPORT, REPORT
+
+
+def open_report(folder: str | Path, repo_id: str | None) -> None:
+    """Makes a report's folder and, where a model's repository is given, makes sure that it is there and writable; both
+    before an evaluation that may take long. Raises: ValueError or OSError with one sentence."""
+    open_folder(folder)
+    if repo_id is not None:
+        open_repository(repo_id, create=False)
+
+
+def push_report(folder: str | Path, files: Sequence[Path], repo_id: str, *, token: str | None = None) -> str:
+    """Publishes a report's page, tables and pictures beside a model, in one commit, in the place of an earlier one.
+
+    Args:
+        folder: the report's.
+        files: what `write_report` wrote there; predictions and embeddings are left out.
+        repo_id, token: as `hub_commit.open_repository` takes them; `open_report` comes first.
+    Returns: the address of the report's folder.
+    Raises: OSError with one sentence if the Hub refuses it.
+    """
+    wanted = [path for path in files if path.suffix in OF_A_REPORT]
+    named = {f"{REPORT}/{path.relative_to(folder).as_posix()}": path for path in wanted}
+    commit_files(
+        named, repo_id, message="Evaluation report", token=token, stale=lambda path: path.startswith(f"{REPORT}/")
+    )
+    return f"{constants.ENDPOINT}/{repo_id}/tree/main/{REPORT}"

@@ -1,0 +1,56 @@
+"""A trained folder goes in; its card, or its page on the Hub, comes out.
+
+python run_share.py card runs/mine
+python run_share.py push runs/mine you/your-clip --private true
+"""
+
+import argparse
+
+from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.sharing.card import write_card
+from modeling_clipscratch.sharing.push import check_folder, push_folder
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="run_share.py", description="Gives a trained model to others.")
+    subparsers = parser.add_subparsers(required=True, metavar="command", title="commands (each has a --help)")
+    card_parser = subparsers.add_parser("card", help="writes the model's card, README.md, into its folder")
+    card_parser.add_argument("folder", help="what training wrote")
+    card_parser.add_argument("--repo_id", help="you/name, for the card's examples")
+    card_parser.set_defaults(run=card)
+    push_parser = subparsers.add_parser(
+        "push",
+        help="publishes a folder on the Hub, in one commit: model, code, processor, card, results",
+        description="Publishes a trained folder on the Hub, in one commit. A report in the folder goes with it; its "
+        "sample sheets show pictures of the data set. Checkpoints stay.",
+    )
+    push_parser.add_argument("folder", help="what training wrote")
+    push_parser.add_argument("repo_id", help="you/name; made where it is not there")
+    push_parser.add_argument("--private", choices=["true", "false"], help="who may see it, if it is made now")
+    push_parser.add_argument("--revision", help="branch, made where it is not there (default: main)")
+    push_parser.set_defaults(run=push)
+    return parser.parse_args(arguments)
+
+
+def card(options: argparse.Namespace) -> None:
+    check_folder(options.folder)
+    print(f"wrote {write_card(options.folder, repo_id=options.repo_id)}")
+
+
+def push(options: argparse.Namespace) -> None:
+    private = None if options.private is None else options.private == "true"
+    page = push_folder(options.folder, options.repo_id, private=private, revision=options.revision)
+    print(f"published: {page}")
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    options.run(options)
+
+
+def program() -> None:
+    run_command(main)
+
+
+if __name__ == "__main__":
+    program()

@@ -1,0 +1,25 @@
+"""Nothing goes in; a folder as training leaves it, with a tiny model, comes out."""
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def trained_once(make_model, word_processor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    make_model().save_pretrained(folder)
+    word_processor.save_pretrained(folder)
+    (folder / "recipe.yaml").write_text("dataset: digits\n")
+    (folder / "metrics.json").write_text(json.dumps({"digits": {"top1": 0.5}}))
+    (folder / "versions.json").write_text(json.dumps({"torch": "2"}))
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": []}))
+    (folder / "curves.png").write_bytes(b"a picture")
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """A copy of one folder for every test."""
+    return shutil.copytree(trained_once, tmp_path / "run")

@@ -1,0 +1,158 @@
+"""A published folder goes in; a process without the package loads it by id, by revision and from its cache."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from modeling_clipscratch.sharing.push import push_folder
+from tests.loopback_hub import LoopbackHub
+
+# Asks for a model for each line of questions, in a folder of its own and with the package blocked.
+SCRIPT = """
+import json, sys
+sys.modules["modeling_clipscratch"] = None
+import torch
+from transformers import AutoModel, AutoProcessor
+
+inputs, questions = sys.argv[1], json.loads(sys.argv[2])
+batch = torch.load(inputs)
+
+def ask(repo_id, **settings):
+    try:
+        model = AutoModel.from_pretrained(repo_id, trust_remote_code=True, **settings).eval()
+        processor = AutoProcessor.from_pretrained(repo_id, **settings)
+    except OSError as error:
+        return {"error": str(error)}
+    with torch.no_grad():
+        logits = model(**batch).logits_per_image
+    words = processor(text=["a red square"], return_tensors="pt")["input_ids"].tolist()
+    if repo_id == "you/again":
+        model.push_to_hub("you/from-afar")
+    return {"logits": logits.tolist(), "generation": type(model).generation, "words": words}
+
+print("SAID", json.dumps({name: ask(**question) for name, question in questions.items()}))
+"""
+WAYS = {
+    "newest": {"repo_id": "you/clip"},
+    "by commit": {"repo_id": "you/clip", "revision": None},  # the first one's sha
+    "by branch": {"repo_id": "you/clip", "revision": "trial"},
+    "by tag": {"repo_id": "you/clip", "revision": "v1"},
+    "hidden": {"repo_id": "you/hidden"},
+}
+REFUSED = {
+    "others' hidden": {"repo_id": "other/hidden"},
+    "gated": {"repo_id": "other/gated"},
+    "wrong token": {"repo_id": "you/hidden", "token": "hf_wrong"},
+    "no such revision": {"repo_id": "you/clip", "revision": "nowhere"},
+}
+
+
+def ask(hub, base, questions, **more):
+    """What a fresh process says."""
+    environment = {**os.environ, **hub.environment(base / "home"), "HF_MODULES_CACHE": str(base / "modules"), **more}
+    command = [sys.executable, "-I", "-c", SCRIPT, base / "inputs.pt", json.dumps(questions)]
+    done = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True)
+    _, _, said = done.stdout.partition("SAID ")  # transformers prints to stdout, too
+    assert said, done.stderr[-3000:]
+    return json.loads(said)
+
+
+@pytest.fixture(scope="module")
+def published(trained_once, make_model, tmp_path_factory):
+    """(the Hub after all, answers with it, answers without it, {generation: logits})."""
+    base = tmp_path_factory.mktemp("load")
+    input_ids = torch.tensor([[2, 4, 8, 10, 3], [2, 9, 3, 0, 0]])
+    pixels = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": input_ids, "attention_mask": (input_ids > 0).long(), "pixel_values": pixels}
+    torch.save(batch, base / "inputs.pt")
+    expected, repos = {}, {}
+    for generation in (1, 2):
+        model = make_model(seed=generation)
+        with torch.no_grad():
+            expected[generation] = model(**batch).logits_per_image
+        folder = base / str(generation)
+        model.save_pretrained(folder)
+        files = {
+            path.name: path.read_bytes() for path in (*trained_once.iterdir(), *folder.iterdir()) if path.is_file()
+        }
+        code = files["modeling_clipscratch.py"].decode()
+        marked = code.replace("    _auto_class =", f"    generation = {generation}\n    _auto_class =")
+        repos[generation] = {**files, "modeling_clipscratch.py": marked.encode()}
+    with LoopbackHub() as hub:
+        repo = hub.add("you/clip", repos[1])
+        first = repo.tags["v1"] = repo.branches["trial"] = repo.sha("main")
+        repo.commit(repos[2], "second")
+        for name, access in (("you/hidden", "private"), ("other/hidden", "private"), ("other/gated", "gated")):
+            hub.add(name, repos[2], **{access: True})
+        hub.add("you/again", repos[2])
+        hub.fail("GET /you/clip/resolve/.*/model.safetensors", drop="answer")
+        ways = {name: {**way, "revision": first} if name == "by commit" else way for name, way in WAYS.items()}
+        online = ask(hub, base, {**ways, **REFUSED, "again": {"repo_id": "you/again"}})
+    offline = {**ways, "never fetched": {"repo_id": "you/unknown"}}
+    return hub, online, ask(hub, base, offline, HF_HUB_OFFLINE="1"), expected
+
+
+GENERATION = {"newest": 2, "by commit": 1, "by branch": 1, "by tag": 1, "hidden": 2}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_code_and_weights_are_those_of_the_revision(published, way):
+    _, online, _, expected = published
+    said = online[way]
+    assert "error" not in said, said
+    assert said["generation"] == GENERATION[way] and said["words"] == [[2, 4, 8, 10, 3]]
+    assert torch.equal(torch.tensor(said["logits"]), expected[GENERATION[way]])
+
+
+def test_revisions_differ(published):
+    """Else the test above could not fail."""
+    expected = published[-1]
+    assert not torch.equal(expected[1], expected[2])
+
+
+def test_download_whose_connection_is_lost_goes_on_where_it_stopped(published):
+    hub = published[0]
+    asked = [request for request in hub.seen if request.startswith("GET /you/clip") and "model.safetensors" in request]
+    assert hub.faults[0].times == 0 and len(asked) == 3  # the first revision asked for in two pieces, and the other
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_fetched_is_loaded_again_without_the_hub(published, way):
+    _, online, offline, _ = published
+    assert offline[way] == online[way]
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("others' hidden", "other/hidden is not a local folder and is not a valid model identifier"),
+        ("gated", "You are trying to access a gated repo"),
+        ("wrong token", "you/hidden"),
+        ("no such revision", "nowhere is not a valid git identifier"),
+    ],
+)
+def test_what_may_not_be_read_is_an_error_of_transformers(published, way, said):
+    assert said in published[1][way].get("error", "")
+
+
+def test_what_was_never_fetched_is_said_without_the_hub(published):
+    assert "couldn't find them in the cached files" in published[2]["never fetched"]["error"]
+
+
+def test_model_from_the_hub_is_pushed_again_with_its_code(published):
+    hub, online, *_ = published
+    files, before = hub.repos["model", "you/from-afar"].files(), hub.repos["model", "you/again"].files()
+    assert online["again"]["generation"] == 2
+    code = {name for name in before if name.endswith("_clipscratch.py")}
+    assert len(code) > 5 and all(files[name] == before[name] for name in (*code, "model.safetensors"))
+
+
+def test_pushed_folder_is_loaded_by_its_id(hub, trained):
+    push_folder(trained, "you/clip")
+    here, there = (AutoModel.from_pretrained(place).state_dict() for place in (trained, "you/clip"))
+    assert all(torch.equal(here[name], there[name]) for name in here) and here.keys() == there.keys()
