@@ -1,5 +1,6 @@
 """Metrics of one or more data sets go in; a text table, a Markdown table or `metrics.json` comes out."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -118,3 +119,9 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file, by which its content is known again."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

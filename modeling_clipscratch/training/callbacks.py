@@ -62,6 +62,22 @@ class EpochOfSampler(TrainerCallback):
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
+class Clock(TrainerCallback):
+    """Adds to each line of the log the seconds of training until then, those before a resumption among them."""
+
+    def __init__(self):
+        self.last = time.monotonic()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.last = time.monotonic()
+
+    def on_log(self, args, state, control, **kwargs):
+        now = time.monotonic()
+        before = state.log_history[-2].get("seconds", 0.0) if len(state.log_history) > 1 else 0.0
+        state.log_history[-1]["seconds"] = before + now - self.last
+        self.last = now
+
+
 class BoundedTemperature(TrainerCallback):
     """Keeps the learned temperature's parameter inside its limit after each optimizer step."""
 

@@ -11,6 +11,7 @@ from ..data.captions import CaptionTable, TokenTable
 from ..data.pixels import Preprocess
 from ..data.splits import read_split
 from ..evaluation.evaluate_rows import evaluate_rows
+from ..evaluation.intervals import confidence_intervals
 from ..evaluation.pictures.curves import plot_curves
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
@@ -18,6 +19,7 @@ from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArgumen
 from .build import build_model
 from .checkpoints import check_agreement
 from .device import check_processes, choose_attention, describe_device
+from .facts import count_trained, data_facts, run_facts
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
 from .sharding import whole_state_dict
 from .state_cache import image_states, text_states
@@ -74,6 +76,7 @@ def train(
             "gradient_checkpointing has no effect on a frozen tower with adapters; leave it out and set "
             "encode_chunk_size, which saves more."
         )
+    trained = count_trained(model)
     model.to(args.device)
 
     preprocess = Preprocess(processor.image_processor)
@@ -91,7 +94,8 @@ def train(
     if stream is not None:
         pairs["train"] = streamed_pairs(stream, model, processor, preprocess, data, args)
 
-    kind = (stream or rows["validation"]).kind
+    facts = data_facts(data, pairs, stream or rows["train"], test)
+    kind = facts["kind"]
     if args.metric_for_best_model is None:
         args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
         args.greater_is_better = True
@@ -127,6 +131,7 @@ def train(
             processor=processor,
             state=trainer.state,
             metrics=metrics,
+            facts=run_facts(model_options, facts, args, trainer.state, trained),
             pictures=lambda folder: plot_curves(trainer.state.log_history, folder / "curves.png"),
         )
     trainer.accelerator.wait_for_everyone()
@@ -207,7 +212,10 @@ def _test_rows(data, seed, others):
 def _measure(trainer, processor, test, data, args):
     """Metrics on the test split, else on validation; none where a streamed set has neither."""
     if test is None:
-        return {} if trainer.eval_dataset is None else trainer.measure(trainer.eval_dataset).metrics
+        if trainer.eval_dataset is None:
+            return {}
+        result = trainer.measure(trainer.eval_dataset)
+        return {**result.metrics, **confidence_intervals(result.outcomes)}
     model = trainer.accelerator.unwrap_model(trainer.model)
     with trainer.accelerator.autocast():
         return evaluate_rows(

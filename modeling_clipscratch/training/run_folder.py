@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,9 @@ RECIPE = "recipe.yaml"
 # What a run leaves behind besides its checkpoints and the model's code.
 _OF_A_RUN = {RECIPE, "config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json"}
 _OF_A_RUN |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "trainer_state.json"}
-_OF_A_RUN |= {"metrics.json", "versions.json", "curves.png"}
+_OF_A_RUN |= {"metrics.json", "run.json", "versions.json", "curves.png"}
+CARD = "README.md"
+OUR_CARD = "<!-- Written by ClipScratch, which writes it anew. To keep your own words, delete this line. -->"
 # What may differ between a run and its continuation.
 _FREE_TO_CHANGE = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "cache_dir", "disable_tqdm", "debug"}
 _FREE_TO_CHANGE |= {"logging_steps", "report_to", "save_total_limit", "dataloader_num_workers", "push_to_hub"}
@@ -80,8 +83,20 @@ def _delete_run(folder):
     for path in folder.iterdir():
         if path.is_dir() and (path.name.startswith("checkpoint-") or path.name == ".incomplete"):
             shutil.rmtree(path)
-        elif path.name in _OF_A_RUN or path.name.endswith(("_clipscratch.py", ".part")):
+        elif is_of_a_run(path):
             path.unlink()
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Whether a run wrote a file: its model, code, results, or the card as long as nobody made it his own."""
+    if path.name == CARD:
+        return is_our_card(path)
+    return path.name in _OF_A_RUN or path.name.endswith(("_clipscratch.py", ".part"))
+
+
+def is_our_card(path: Path) -> bool:
+    """Whether a README.md still carries the line that says so; one that a person wrote, or took over, does not."""
+    return OUR_CARD in path.read_text(encoding="utf-8", errors="replace")
 
 
 def wants_to_resume(wanted: str | None) -> bool:
@@ -112,13 +127,16 @@ def find_checkpoint(folder: str | Path, wanted: str | None) -> str | None:
     return str(path)
 
 
-def finish_run_folder(folder: str | Path, *, model, weights=None, processor, state, metrics: dict, pictures) -> None:
+def finish_run_folder(
+    folder: str | Path, *, model, weights=None, processor, state, metrics: dict, facts: dict, pictures
+) -> None:
     """Writes the model, its processor and the run's results: all beside their places first, then renamed into them.
 
     Args:
         weights: state dict to save, where the model itself holds a part of it only.
         state: the Trainer's.
         metrics: {data set: {metric: value}}.
+        facts: what `run.json` is to hold.
         pictures: function (folder) that draws the run's pictures there.
     """
     folder = Path(folder)
@@ -131,6 +149,7 @@ def finish_run_folder(folder: str | Path, *, model, weights=None, processor, sta
             processor.save_pretrained(staging)
             state.save_to_json(str(staging / "trainer_state.json"))
             (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+            (staging / "run.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             (staging / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
             pictures(staging)
             for path in staging.iterdir():  # safetensors makes files that only their owner may read
@@ -148,8 +167,14 @@ def versions() -> dict[str, str]:
     """What a figure of this run depends on besides the recipe."""
     packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "safetensors", "numpy", "pillow")
     found = {name: importlib.metadata.version(name) for name in packages}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _name_of_cpu()
     return {"python": platform.python_version(), "platform": platform.platform(), "device": device, **found}
+
+
+def _name_of_cpu():
+    known = Path("/proc/cpuinfo")  # on Linux `platform` knows the architecture only
+    names = re.findall(r"^model name\s*: (.+)$", known.read_text(), re.MULTILINE) if known.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 class saying_what_failed:

@@ -13,7 +13,7 @@ from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from .average import WeightAverage
-from .callbacks import AverageWeights, BoundedTemperature, EpochOfSampler, Progress, SaveByTheClock
+from .callbacks import AverageWeights, BoundedTemperature, Clock, EpochOfSampler, Progress, SaveByTheClock
 from .checkpoints import final_weights, finished_state, publish, staged
 from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
@@ -69,6 +69,7 @@ class ClipScratchTrainer(Trainer):
             self.remove_callback(callback)
         self.add_callback(ShareOfRun() if self.stream else EpochOfSampler(self.sampler))
         self.add_callback(BoundedTemperature())
+        self.add_callback(Clock())
         if args.ema_decay is not None:
             self.add_callback(AverageWeights(self))
         if args.save_minutes is not None:
