@@ -91,14 +91,14 @@ def public_recipe(recipe: Mapping, run: Mapping) -> dict:
 
 
 def _measured(folder: Path, run: Mapping, recipe: Mapping, files: list[dict]) -> list[dict]:
-    """What the run and its `report/` measured: `name`, `split`, `task`, `rows`, `metrics`, `command` of each."""
+    """What the run and its `report/` measured: `name`, `split`, `task`, `rows`, `metrics`, `command`, `by_training`."""
     found, told = {}, run["dataset"]
     for given, metrics in _json(folder / "metrics.json").items():
         name, split = told.get("name") or PureWindowsPath(given).name, told.get("measured")
         task = "zero_shot" if "top1" in metrics else "retrieval"
         command = _command(given if told.get("source") == "hub" else name, split, recipe)
         about = {"name": name, "split": split, "task": task, "rows": told.get("rows", {}).get(split)}
-        found[name, split, task] = {**about, "metrics": metrics, "command": command}
+        found[name, split, task] = {**about, "metrics": metrics, "command": command, "by_training": True}
     report = folder / "report"
     account, metrics = _json(report / "evaluation.json"), _json(report / "metrics.json")
     weights = next((file["sha256"] for file in files if file["name"] == "model.safetensors"), None)
@@ -108,7 +108,7 @@ def _measured(folder: Path, run: Mapping, recipe: Mapping, files: list[dict]) ->
     for given, about in account.get("data", {}).items():
         # Of figures of the same rows these are the ones that the command gives to the last digit.
         key = (about["name"], about["split"], about["task"])
-        found[key] = {**about, "metrics": metrics[given], "command": account["command"]}
+        found[key] = {**about, "metrics": metrics[given], "command": account["command"], "by_training": False}
     return [entry for entry in found.values() if entry["metrics"]]
 
 

@@ -30,7 +30,9 @@ def describe_tower(facts: dict, side: str) -> dict[str, str]:
     tower = getattr(config, f"{side}_config")
     layers = tower.to_dict().get(tower.attribute_map.get("num_hidden_layers", "num_hidden_layers"))
     what = f"{tower.model_type}, " + (
-        f"{layers} layers of width {tower.hidden_size}" if layers else f"{tower.hidden_size} wide"
+        f"{layers} layer{'s' if layers > 1 else ''} of width {tower.hidden_size}"
+        if layers
+        else f"{tower.hidden_size} wide"
     )
     source = facts["run"]["towers"].get(side, {})
     name = source.get("name")

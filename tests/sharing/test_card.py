@@ -189,7 +189,7 @@ def test_card_tells_what_the_run_knew(class_run):
     text = text_of(class_run)
     assert text.index("---\n") == 0 and OUR_CARD in text
     for told in (
-        "| text tower | distilbert, 1 layers of width 16, from scratch; ",
+        "| text tower | distilbert, 1 layer of width 16, from scratch; ",
         "to 16 dimensions; 513 parameters, all trained",  # two heads of 16 x 16 and the temperature
         "1,257 train, 180 validation, 360 test pictures",
         "10 classes: zero, one, two,",
@@ -223,7 +223,7 @@ def test_files_are_listed_with_size_and_digest(class_run):
 def test_no_place_on_this_machine_gets_into_the_card(caption_run):
     text = text_of(caption_run)
     assert "secret" not in text and str(caption_run.parent) not in text and "/tmp" not in text
-    assert "Trained on `photos`" in text and "`photos` in a command stands for" in text
+    assert "on `photos`" in text and "`photos` in a command stands for" in text
     assert "dataset: photos\n" in text
     assert "secret" not in (caption_run / "run.json").read_text()
 
@@ -318,5 +318,5 @@ def test_resumed_run_tells_all_its_seconds(tmp_path):
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
     again = train(tmp_path / "again", **settings, resume_from_checkpoint=str(checkpoint))
     told = json.loads((again / "run.json").read_text())
-    assert 5000 < told["seconds"] < 5600 and told["steps"] == 2 and told["pictures_seen"] == 512
+    assert 5000 <= told["seconds"] < 5600 and told["steps"] == 2 and told["pictures_seen"] == 512
     assert f"{told['seconds'] / 60:.1f} min of training" in text_of(again)
