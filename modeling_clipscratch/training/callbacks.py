@@ -7,10 +7,28 @@ import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from .gather import process_count
+from .stream_state import ShareOfRun
 
 _STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs a message
+
+
+def settle_callbacks(trainer) -> None:
+    """Gives a `ClipScratchTrainer` the callbacks below that its arguments ask for, in place of transformers' bars."""
+    args = trainer.args
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(ShareOfRun() if trainer.stream else EpochOfSampler(trainer.sampler))
+    trainer.add_callback(BoundedTemperature())
+    trainer.add_callback(Clock())
+    if args.ema_decay is not None:
+        trainer.add_callback(AverageWeights(trainer))
+    if args.save_minutes is not None:
+        trainer.add_callback(SaveByTheClock(args.save_minutes))
+    if not args.disable_tqdm:
+        trainer.add_callback(Progress(trainer.pairs_per_step))
 
 
 class Progress(TrainerCallback):

@@ -6,20 +6,19 @@ import logging
 from pathlib import Path
 
 from transformers import Trainer, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from .average import WeightAverage
-from .callbacks import AverageWeights, BoundedTemperature, Clock, EpochOfSampler, Progress, SaveByTheClock
+from .callbacks import settle_callbacks
 from .checkpoints import final_weights, finished_state, publish, staged
 from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
 from .optimizer import parameter_groups
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
-from .stream_state import ShareOfRun, StreamStates
+from .stream_state import StreamStates
 from .streamed_loss import GlobalLoss
 
 logger = logging.getLogger(__name__)
@@ -65,17 +64,7 @@ class ClipScratchTrainer(Trainer):
         check_sharding(self)
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
-        for callback in (PrinterCallback, ProgressCallback):
-            self.remove_callback(callback)
-        self.add_callback(ShareOfRun() if self.stream else EpochOfSampler(self.sampler))
-        self.add_callback(BoundedTemperature())
-        self.add_callback(Clock())
-        if args.ema_decay is not None:
-            self.add_callback(AverageWeights(self))
-        if args.save_minutes is not None:
-            self.add_callback(SaveByTheClock(args.save_minutes))
-        if not args.disable_tqdm:
-            self.add_callback(Progress(self.pairs_per_step))
+        settle_callbacks(self)
 
     # The batch and its loss
 
