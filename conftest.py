@@ -1,4 +1,4 @@
-"""Doctests go in; each runs where a reader would: beside `runs/digits`, as `make train` leaves it, and a few pictures."""
+"""Doctests go in; each runs where a reader would: beside a `runs/digits` as of `make train`, and a few pictures."""
 
 import pytest
 from PIL import Image

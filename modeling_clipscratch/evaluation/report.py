@@ -52,6 +52,13 @@ def write_report(
         predictions: write `predictions.parquet` beside the pictures of each data set.
         embeddings: write `embeddings.safetensors` there.
     Returns: the files written.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> from modeling_clipscratch.evaluation import evaluate_rows, load_model
+    >>> rows = load_rows("scenes", "test").select(range(2))
+    >>> result = evaluate_rows(*load_model("runs/digits"), rows)
+    >>> write_report("report", {"runs/digits": {"scenes": result}})[0].name
+    'report.html'
     """
     folder = open_folder(folder)
     metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}

@@ -43,6 +43,13 @@ def write_card(
         language: ISO 639-1 code of the texts that the model reads.
     Returns: the path of the card.
     Raises: ValueError if the folder holds no ClipScratch model.
+
+    >>> write_card("runs/digits", repo_id="you/digits").name
+    'README.md'
+    >>> print("".join(open("runs/digits/README.md").readlines()[:3]), end="")
+    ---
+    language: en
+    library_name: transformers
     """
     path = Path(folder) / CARD
     facts = read_facts(Path(folder))

@@ -1,5 +1,3 @@
-
-
 from ..rooms import show
 
 __all__ = show(

@@ -16,7 +16,11 @@ def _option(default, text, **more):
 
 @dataclass
 class ModelArguments:
-    """Towers, pooling, projection and loss."""
+    """Towers, pooling, projection and loss.
+
+    >>> ModelArguments(vision_tower="vit", image_size=32, freeze_text=False).projection_dim
+    512
+    """
 
     text_tower: str = _option(
         "distilbert/distilbert-base-uncased", "Hub id or folder, or a model type to train from scratch (distilbert)."
@@ -56,7 +60,11 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Where the pairs come from and what is done to the pictures."""
+    """Where the pairs come from and what is done to the pictures.
+
+    >>> DataArguments(dataset="photos", horizontal_flip=0.5).validation_fraction
+    0.1
+    """
 
     dataset: str = _option("digits", "digits, scenes, a Hub id, or the path of a folder or file.")
     dataset_revision: str | None = _option(None, "Branch, tag or commit of a Hub data set.")
@@ -100,6 +108,10 @@ class ClipScratchTrainingArguments(TrainingArguments):
     cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0.
     New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`, `ema_decay`,
     `save_minutes`, `overwrite_output_dir`.
+
+    >>> args = ClipScratchTrainingArguments(global_batch_size=128, num_train_epochs=3)
+    >>> args.global_batch_size, args.learning_rate
+    (128, 0.001)
     """
 
     global_batch_size: int | None = _option(

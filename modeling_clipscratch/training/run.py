@@ -48,6 +48,13 @@ def train(
         model_options, data, args, settings: from `parse_recipe`.
     Returns: {data set: {metric: value}} on the test split (validation where the recipe wants no test).
     Raises: ValueError for what the user can mend.
+
+    >>> from modeling_clipscratch.training import parse_recipe
+    >>> options = ["--max_steps", "1", "--output_dir", "runs/again", "--disable_tqdm", "true"]
+    >>> options += ["--text_num_layers", "1", "--vision_num_layers", "1", "--overwrite_output_dir"]
+    >>> metrics = train(*parse_recipe(["digits.yaml", *options]))
+    >>> sorted(metrics["digits"])[-2:]
+    ['top5', 'top5_ci95']
     """
     check_processes(args)
     settings = {**settings, "global_batch_size": args.global_batch_size}  # on other processes it must stay what it is

@@ -36,6 +36,18 @@ class ClipScratchTrainer(Trainer):
         augment: what is done to training pictures, on the device.
 
     Raises: ValueError if the training data fill no whole batch.
+
+    >>> from modeling_clipscratch.data import CaptionTable, Preprocess, TokenTable, load_rows
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> from modeling_clipscratch.training import ClipScratchTrainingArguments
+    >>> rows, (model, processor) = load_rows("digits", "validation"), load_model("runs/digits")
+    >>> read, captions = Preprocess(processor.image_processor), CaptionTable(rows)
+    >>> tokens = TokenTable(captions.texts, processor.tokenizer, max_length=64)
+    >>> pairs = PairDataset(rows, captions, seed=0, preprocess=read, tokens=tokens)
+    >>> args = ClipScratchTrainingArguments("runs/own", max_steps=1, global_batch_size=64, eval_strategy="no")
+    >>> trainer = ClipScratchTrainer(model, args, train_dataset=pairs, augment=Augment(mean=read.mean, std=read.std))
+    >>> trainer.train().global_step
+    1
     """
 
     loss_is_scaled_for_ga = False
