@@ -39,4 +39,4 @@ def show(room: str, **names: list[str]) -> list[str]:
     module = sys.modules[room]
     vars(module)["_shown"] = {name: file for file, of_file in names.items() for name in of_file}
     module.__class__ = _Room
-    return sorted(vars(module)["_shown"])
+    return list(vars(module)["_shown"])
