@@ -3,7 +3,9 @@
 A section here may begin on the line that names it ("Returns: (B, P)."); pdoc reads what stands below such a line.
 """
 
+import dataclasses
 import importlib
+import inspect
 import re
 import sys
 import warnings
@@ -46,6 +48,18 @@ def with_sections_below(docstring: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", parted)
 
 
+def use_own_words(shown: pdoc.doc.Class) -> None:
+    """A recipe's field is told by its `--help`; no member of ours by the words of what it overrides."""
+    fields = dataclasses.fields(shown.obj) if dataclasses.is_dataclass(shown.obj) else ()
+    helps = {field.name: field.metadata.get("help", "") for field in fields}
+    for member in shown.own_members:
+        if isinstance(member, pdoc.doc.Variable):
+            if not isinstance(vars(shown.obj).get(member.name), property):
+                member.docstring = helps.get(member.name, "")
+        elif not inspect.unwrap(getattr(member.obj, "__func__", member.obj)).__doc__:
+            member.docstring = ""
+
+
 def build(folder: Path) -> list[Path]:
     """Writes the pages. Returns: their paths. Raises: a warning of pdoc's, as an error."""
     names = [PACKAGE, *(f"{PACKAGE}.{room}" for room in ROOMS)]
@@ -56,6 +70,8 @@ def build(folder: Path) -> list[Path]:
     pages = {name: pdoc.doc.Module(module) for name, module in modules.items()}
     for name, page in pages.items():  # of the files of a room only what it shows
         page.submodules = [pages[other] for other in names[1:]] if name == PACKAGE else []
+        for shown in page.classes:
+            use_own_words(shown)
     of_google, docstrings.google = docstrings.google, lambda text: of_google(with_sections_below(text))
     render.configure(docformat="google", show_source=False, footer_text="ClipScratch")
     written = []

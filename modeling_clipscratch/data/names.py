@@ -1,6 +1,7 @@
 """What the user calls a data set, a model or a file goes in; a name that says nothing of this machine comes out."""
 
-from pathlib import Path, PureWindowsPath
+import os.path
+from pathlib import PureWindowsPath
 
 
 def is_local(given: str) -> bool:
@@ -10,7 +11,7 @@ def is_local(given: str) -> bool:
     (True, True, False)
     """
     drive = PureWindowsPath(given).drive != ""
-    return given.startswith((".", "~", "/", "\\")) or drive or Path(given).exists()
+    return given.startswith((".", "~", "/", "\\")) or drive or os.path.exists(given)
 
 
 def public_name(given: str) -> str:

@@ -99,8 +99,10 @@ def _write_model(folder, results, *, with_table):
 def _write_account(folder, model, results, command):
     """`evaluation.json`, for whoever publishes the figures: it names no place on this machine."""
     weights = Path(model) / "model.safetensors"
+    given = shlex.split(command or "")
+    words = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
     account = {
-        "command": command and shlex.join(public_name(word) for word in shlex.split(command)),
+        "command": shlex.join(public_name(word) for word in words),
         "weights_sha256": sha256(weights) if weights.is_file() else None,
         "data": {
             name: {"name": public_name(name), "split": found.rows.split, "task": found.task, "rows": len(found.rows)}

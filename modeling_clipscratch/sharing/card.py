@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 from functools import partial
 from pathlib import Path
@@ -80,7 +81,7 @@ def render_card(facts: dict, *, model: str, license: str | None, language: str) 
     )
     name = model.split("/")[-1]
     measured = [{**entry, "command": _with_model(entry["command"], model)} for entry in facts["measured"]]
-    page = environment.get_template("card.md").render(
+    page = environment.get_template("card.md.jinja").render(
         {**facts, "measured": measured},
         model=model,
         name=name,
@@ -144,10 +145,11 @@ def eval_results(entry: dict, data: dict) -> list[EvalResult]:
 
 def _plain(name):
     """A name as the Hub allows it for a data set's type, which has at most one slash."""
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name.split("/")[-1]) or "data"
+    return re.sub(r"[^\w.-]+", "-", name.split("/")[-1], flags=re.ASCII) or "data"
 
 
 def _with_model(command, model):
     words = shlex.split(command)
-    words[words.index("--model") + 1] = model
+    if "--model" in words:
+        words[words.index("--model") + 1] = model
     return shlex.join(words)

@@ -25,7 +25,7 @@ _OF_A_BOAT = ["a boat with a white sail on blue water", "a dog running through t
 
 
 def describe_tower(facts: dict, side: str) -> dict[str, str]:
-    """`what`, `origin` (an id of the Hub comes as a link) and `training` of a tower."""
+    """`what` the tower is, an id of the Hub as a link, and the `training` it got."""
     config = facts["config"]
     tower = getattr(config, f"{side}_config")
     layers = tower.to_dict().get(tower.attribute_map.get("num_hidden_layers", "num_hidden_layers"))

@@ -228,6 +228,16 @@ def test_no_place_on_this_machine_gets_into_the_card(caption_run):
     assert "secret" not in (caption_run / "run.json").read_text()
 
 
+def test_name_of_local_data_is_made_what_the_hub_allows(copy):
+    data = json.loads((copy / "run.json").read_text())["dataset"]
+    change(copy / "run.json", dataset={**data, "name": "bücher & co", "source": "local"})
+    write_card(copy)
+    data = metadata_load(copy / "README.md")
+    check_like_the_hub(data)
+    assert data["model-index"][0]["results"][0]["dataset"]["type"] == "b-cher-co"
+    assert "`bücher & co`" in text_of(copy)
+
+
 def test_card_of_captions_speaks_of_captions(caption_run):
     text = text_of(caption_run)
     assert "54 train, 6 validation pictures, 54 captions to train" in text
@@ -269,8 +279,7 @@ def test_metrics_of_nothing_are_no_section(copy):
 
 
 def test_report_of_these_weights_is_told_and_of_others_is_not(copy, caplog):
-    arguments = ["--model", str(copy), "--dataset", "digits", "--split", "validation", "--output_dir"]
-    run_eval.main([*arguments, str(copy / "report")])
+    run_eval.main([f"--model={copy}", "--dataset", "digits", "--split", "validation", f"--output_dir={copy}/report"])
     text = write_card(copy).read_text()
     assert "**digits**, split test, 360 pictures" in text and "**digits**, split validation, 180 pictures" in text
     assert "run_eval.py --model tiny-digits --dataset digits --split validation --output_dir report\n" in text
