@@ -109,7 +109,7 @@ def describe_budget(facts: dict) -> str | None:
         parts.append(f"{run['pictures_seen']:,} pictures seen in {run['steps']:,} steps")
     if run["seconds"]:
         parts.append(f"{_duration(run['seconds'])} of training with its evaluations")
-    if "device" in versions:
+    if parts and "device" in versions:  # alone it would be a budget of nothing
         processes = f"{run['processes']} processes on " if run["processes"] > 1 else ""
         cores = f", {run['cores']} cores" if run["cores"] else ""
         parts.append(f"{processes}{versions['device']}{cores}")

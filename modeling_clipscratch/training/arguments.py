@@ -124,7 +124,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
         "auto", "Pairs that a process encodes at once, a number; auto: as many as the memory budget allows."
     )
     memory_budget_gb: float | None = _option(
-        None, "Memory that encode_chunk_size=auto may fill, a process. Default: half of a CPU's, 90 % of a GPU's."
+        None,
+        "Memory that encode_chunk_size=auto may fill, a process. Default: half of a CPU's, nine tenths of a GPU's.",
     )
     per_device_eval_batch_size: int = _option(256, "Pictures or texts encoded at once, a process.")
     learning_rate: float = _option(1e-3, "Highest learning rate.")
