@@ -5,7 +5,7 @@ RUN ?= runs/digits
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint clean
+.PHONY: help train test lint docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1|/' | column -t -s '|'
@@ -28,5 +28,9 @@ lint: $(VENV)/installed  ## set up, lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+docs: $(VENV)/installed  ## set up, build the pages of the docstrings; a warning is an error
+	$(BIN)/python docs/build.py docs/html
+	@echo "Look at: docs/html/index.html"
+
 clean:  ## delete the environment and caches; runs/ stays
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build docs/html *.egg-info .pytest_cache .ruff_cache

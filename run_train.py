@@ -2,6 +2,7 @@
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.evaluation.tables import text_table
+from modeling_clipscratch.sharing.card import write_card
 from modeling_clipscratch.sharing.push import push_trained
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
@@ -12,6 +13,7 @@ def main(arguments: list[str]) -> None:
     metrics = train(model, data, args, settings)
     if args.should_save:
         print(text_table(metrics))
+        write_card(args.output_dir)
         print(f"model, metrics and curves: {args.output_dir}")
     if args.push_to_hub and args.process_index == 0:
         print(f"published: {push_trained(args)}")

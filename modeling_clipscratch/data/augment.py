@@ -29,6 +29,12 @@ class Augment:
         random_erasing: probability that a rectangle of 2 to 25 % of the picture becomes the mean colour.
         mix: how pictures of a batch are mixed, by `Views`; `None` for not at all.
     Source: crop Szegedy et al. 2014, arXiv 1409.4842; erasing Zhong et al. 2017, arXiv 1708.04896.
+
+    >>> augment = Augment(mean=[0.5] * 3, std=[0.5] * 3, random_shift=1)
+    >>> images = torch.full((2, 8, 8, 3), 255, dtype=torch.uint8)
+    >>> pixel_values = augment(images, samples=torch.tensor([3, 4]), may_flip=torch.tensor([True, True]))
+    >>> pixel_values.shape, pixel_values.max()
+    (torch.Size([2, 3, 8, 8]), tensor(1.))
     """
 
     mean: list

@@ -31,6 +31,16 @@ class PairDataset(torch.utils.data.Dataset):
 
     A batch holds `images` uint8 (B, H, W, 3) or `image_states` (B, D); `input_ids`, `attention_mask` (B, T) or
     `text_states` (B, D); `group` int64 (B,); `sample` int64 (B,) and `may_flip` bool (B,) for the augmentation.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> rows = load_rows("digits", "validation")
+    >>> captions = CaptionTable(rows)
+    >>> states = torch.zeros(len(captions.texts), 16)  # of a frozen text tower
+    >>> pixels = np.zeros((len(rows), 8, 8, 3), dtype=np.uint8)
+    >>> pairs = PairDataset(rows, captions, seed=0, pixels=pixels, text_states=states)
+    >>> batch = pairs.__getitems__([(0, 5), (0, 7)])  # (epoch, row) each
+    >>> batch["images"].shape, batch["text_states"].shape
+    (torch.Size([2, 8, 8, 3]), torch.Size([2, 16]))
     """
 
     def __init__(

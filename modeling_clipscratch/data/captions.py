@@ -23,6 +23,13 @@ class CaptionTable:
         texts: (U,) unique captions.
         survives_flip: (U,) bool tensor, False where a mirrored picture would make the caption wrong.
         group: (N,) int64 tensor, rows of equal group mean the same: one class, or the same set of captions.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> table = CaptionTable(load_rows("digits", "test"))
+    >>> len(table.texts), table.texts[0]  # ten classes in six prompts
+    (60, 'a photo of the digit zero.')
+    >>> table.group.shape
+    torch.Size([360])
     """
 
     def __init__(self, rows: Rows):
@@ -78,6 +85,12 @@ class TokenTable:
         texts: (U,) captions.
         tokenizer: the text tower's.
         max_length: tokens that the tower reads; longer captions are cut, counted and said once.
+
+    >>> from modeling_clipscratch.training import word_tokenizer
+    >>> texts = ["a red circle", "a circle"]
+    >>> TokenTable(texts, word_tokenizer(texts), max_length=8).batch(torch.tensor([0, 1]))["attention_mask"]
+    tensor([[1, 1, 1, 1],
+            [1, 1, 1, 0]])
     """
 
     def __init__(self, texts: list[str], tokenizer, max_length: int):

@@ -18,7 +18,11 @@ _LABEL_NAMES = ("label", "labels", "fine_label", "class", "class_name", "cls", "
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What the user says of a table: columns by name, where they cannot be told, and the words for the classes."""
+    """What the user says of a table: columns by name, where they cannot be told, and the words for the classes.
+
+    >>> Columns(caption="text", image="photo").caption
+    'text'
+    """
 
     image: str | None = None
     caption: str | None = None
@@ -35,6 +39,7 @@ class Columns:
 
 
 def is_text(feature) -> bool:
+    """Whether a column holds one text a row."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 

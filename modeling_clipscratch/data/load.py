@@ -106,6 +106,7 @@ def _readers(dataset: str, columns: Columns, revision: str | None, cache_dir: st
 
 
 def without_columns(readers: Readers, dataset: str, columns: Columns) -> Readers:
+    """The readers as they are. Raises: ValueError if columns were named, which only tables have."""
     named = {"image_column": columns.image, "caption_column": columns.caption, "label_column": columns.label}
     wrong = next((option for option, column in named.items() if column), None)
     if wrong:
@@ -164,6 +165,7 @@ def _cached_readers(
 def hub_tar_readers(
     dataset: str, folders: set[str], columns: Columns, revision: str | None, cache_dir: str | None
 ) -> Readers:
+    """Readers of the split folders of a Hub data set in tar shards; a split is fetched when it is read."""
     where = {"columns": columns, "revision": revision, "cache_dir": cache_dir}
     readers = {canonical_split(folder): partial(_read_hub_tars, dataset, folder, **where) for folder in sorted(folders)}
     return without_columns(readers, dataset, columns)
@@ -209,6 +211,7 @@ def _open_hub_table(dataset: str, own_split: str, offline: bool, **where) -> dat
 
 @contextmanager
 def hub_switch(dataset: str, revision: str | None, offline: bool) -> Iterator[None]:
+    """Inside, what `datasets` raises about a Hub data set becomes one sentence, and it asks no network if so wanted."""
     before = datasets.config.HF_HUB_OFFLINE
     # Known to be out of reach: without this, `datasets` tries for half a minute before it looks into its cache.
     datasets.config.HF_HUB_OFFLINE = before or offline
@@ -221,6 +224,7 @@ def hub_switch(dataset: str, revision: str | None, offline: bool) -> Iterator[No
 
 
 def hub_error(dataset: str, revision: str | None, error: Exception) -> ValueError:
+    """Why a Hub data set cannot be had, and what to do about it, as an error to raise."""
     reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     if isinstance(error, GatedRepoError):
         return ValueError(f"{dataset}: the Hub asks for an agreement first; accept it there, then `hf auth login`.")

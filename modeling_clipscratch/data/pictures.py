@@ -49,6 +49,9 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
     Raises:
         BadImageError: if the picture is missing, cut short, corrupt, of no known format, or so large that decoding
             it would exhaust memory (Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`, twice over).
+
+    >>> decode_image("photos/0.png", name="photos/0.png").size
+    (8, 8)
     """
     try:
         with _open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:

@@ -20,6 +20,11 @@ class Preprocess:
         image_processor: transformers image processor of the vision tower (PIL back-end).
 
     Normalisation is left to `normalize`, so that batches travel as bytes and become floats on the device.
+
+    >>> from transformers import ViTImageProcessorPil
+    >>> preprocess = Preprocess(ViTImageProcessorPil(size={"height": 8, "width": 8}))
+    >>> preprocess(Image.new("RGB", (640, 480), "gold")).shape
+    (8, 8, 3)
     """
 
     def __init__(self, image_processor):

@@ -13,7 +13,14 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 
 class BadImageError(ValueError):
-    """A picture that cannot be decoded; its message names the file, the member and the reason."""
+    """A picture that cannot be decoded; its message names the file, the member and the reason.
+
+    >>> try:
+    ...     raise BadImageError("photos/7.png cannot be read: it is cut short.")
+    ... except ValueError as error:
+    ...     print(error)
+    photos/7.png cannot be read: it is cut short.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,14 @@ class Rows:
 
     Raises:
         ValueError: if the split is empty, the counts differ or a label has no class name.
+
+    >>> rows = Rows(
+    ...     name="squares", split="train", kind="class", keys=["a", "b"], labels=np.array([0, 1]),
+    ...     class_names=["black", "white"], templates=["a {} square."], origin="made here", fingerprint="squares-1",
+    ...     read_image=lambda index: np.full((8, 8, 3), 255 * index, dtype=np.uint8),
+    ... )
+    >>> len(rows), rows[1]["captions"], rows[1]["label"]
+    (2, ['a white square.'], 1)
     """
 
     name: str

@@ -45,6 +45,7 @@ def _split_of(file_or_folder: str) -> str | None:
 
 
 def is_table(path: Path) -> bool:
+    """Whether the path ends like a table."""
     return path.suffix in _FORMATS
 
 
@@ -191,5 +192,6 @@ def _pictures_fingerprint(paths: Sequence[str], origin: str) -> str:
 
 
 def cell_texts(values: tuple) -> list[str]:
+    """The captions of a row, whose cells hold a text or a list of them each; empty ones are left out."""
     flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
     return [str(text).strip() for text in flat if text is not None and str(text).strip()]

@@ -192,6 +192,7 @@ def _index_shard(path: Path, size: int, mtime_ns: int) -> list[Sample]:
 
 
 def sample_kind(folder: Path, first: Sample, where: str) -> str:
+    """`class` or `caption`, as the folder states it or else its first sample shows. Raises: ValueError if neither."""
     kind_file = folder / KIND_FILE
     stated = kind_file.read_text(encoding="utf-8").strip() if kind_file.exists() else None
     if stated == "retrieval":
@@ -207,6 +208,7 @@ def sample_kind(folder: Path, first: Sample, where: str) -> str:
 
 
 def sample_captions(sample: Sample, where: str) -> list[str]:
+    """Lines of the sample's `.txt`. Raises: ValueError if it has none."""
     captions = [line.strip() for line in sample.texts.get("txt", "").splitlines() if line.strip()]
     if not captions:
         raise ValueError(f"{where}: has no captions (.txt) beside it; every sample of caption data needs one.")
@@ -214,6 +216,7 @@ def sample_captions(sample: Sample, where: str) -> list[str]:
 
 
 def sample_label(sample: Sample, where: str) -> int:
+    """Number in the sample's `.cls`. Raises: ValueError if it is none."""
     written = sample.texts.get("cls", "").strip()
     if not written.isdigit():
         raise ValueError(f"{where}: its label (.cls) is {written!r}; it must be a whole number, 0 or more.")
@@ -221,6 +224,7 @@ def sample_label(sample: Sample, where: str) -> int:
 
 
 def read_class_names(folder: Path) -> list[str]:
+    """Names in label order, a line each. Raises: ValueError if there is no such file."""
     path = folder / CLASSES_FILE
     if not path.exists():
         raise ValueError(f"{folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names.")
@@ -228,6 +232,7 @@ def read_class_names(folder: Path) -> list[str]:
 
 
 def read_templates(folder: Path) -> Sequence[str]:
+    """Prompts, a line each, `{}` for the class; the plain one where there is no such file."""
     path = folder / TEMPLATES_FILE
     if not path.exists():
         return DEFAULT_TEMPLATES

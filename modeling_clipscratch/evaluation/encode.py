@@ -92,6 +92,13 @@ def encode_images(
     Raises:
         BadImageError: if a picture cannot be read and `on_bad_image` is `raise`.
         ValueError: if no picture at all can be read.
+
+    >>> from modeling_clipscratch.data import Preprocess, load_rows
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> model, processor = load_model("runs/digits")
+    >>> found = encode_images(model, Preprocess(processor.image_processor), load_rows("digits", "validation"))
+    >>> found.embeds.shape, len(found.kept)
+    (torch.Size([180, 16]), 180)
     """
     embeds, kept, errors = [], [], []
     with tqdm(total=len(rows), disable=not progress, unit="picture", leave=False) as bar:
@@ -144,6 +151,11 @@ def encode_texts(
         batch_size: texts at once.
         say_cut: warn of texts that are too long; a caller that has said so already leaves it out.
     Returns: (M, P) float32 on the CPU.
+
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> model, processor = load_model("runs/digits")
+    >>> encode_texts(model, processor.tokenizer, ["the digit three.", "the digit eight."]).shape
+    torch.Size([2, 16])
     """
     unique = list(dict.fromkeys(texts))
     place = {text: number for number, text in enumerate(unique)}

@@ -34,6 +34,11 @@ def evaluate_models(
         device: of `load_model`.
         maps: also make the maps of where a model looks, for the report.
     Raises: ValueError before anything is measured, if a model cannot be loaded or the task does not fit.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_rows("digits", "test")}, train={})
+    >>> sorted(evaluations["runs/digits"]["digits"].metrics)[:3]
+    ['expected_calibration_error', 'expected_calibration_error_ci95', 'mean_per_class_recall']
     """
     for rows in data.values():
         task_for(rows, task)
@@ -48,7 +53,14 @@ def evaluate_models(
 
 
 def differences_to_first(evaluations: Evaluations) -> Differences:
-    """Data set -> model -> metric -> its difference to the first model, on the same pictures; none of one model."""
+    """Data set -> model -> metric -> its difference to the first model, on the same pictures; none of one model.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> first = evaluate_models(["runs/digits"], {"digits": load_rows("digits", "test")}, train={})["runs/digits"]
+    >>> same = differences_to_first({"first": first, "second": first})["digits"]["second"]["top1"]
+    >>> same.value, same.p_value
+    (0.0, 1.0)
+    """
     first, *others = evaluations
     return {
         where: {name: paired_differences(result.outcomes, evaluations[name][where].outcomes) for name in others}
@@ -57,7 +69,13 @@ def differences_to_first(evaluations: Evaluations) -> Differences:
 
 
 def text_summary(evaluations: Evaluations, differences: Differences, *, seeds: bool = False) -> str:
-    """The figures for a terminal; with `seeds` the models are seeds of one recipe, whose mean and spread follow."""
+    """The figures for a terminal; with `seeds` the models are seeds of one recipe, whose mean and spread follow.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_rows("digits", "test")}, train={})
+    >>> "top1" in text_summary(evaluations, differences={})
+    True
+    """
     metrics = {model: {where: found.metrics for where, found in of.items()} for model, of in evaluations.items()}
     first = next(iter(metrics.values()))
     tables = [text_table(first) if len(metrics) == 1 else text_comparison(metrics, differences)]

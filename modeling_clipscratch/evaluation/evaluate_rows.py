@@ -50,6 +50,13 @@ class Result:
         predicted: (N,) int64 classes.
         confidence: (N,) probability of the predicted class.
         maps: of `pictures.text_maps.make_maps`, where they were asked for.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> model, processor = load_model("runs/digits")
+    >>> result = evaluate_rows(model, processor, load_rows("digits", "test"))
+    >>> result.task, result.image_embeds.shape, result.confusion.sum()
+    ('zero_shot', torch.Size([360, 16]), np.int64(360))
     """
 
     rows: Rows
@@ -113,6 +120,14 @@ def evaluate_rows(
         on_bad_image: `raise`, or `skip` broken pictures with one warning.
         progress: show a bar.
     Raises: BadImageError, or ValueError if no picture can be read or the task does not fit the rows.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> model, processor = load_model("runs/digits")
+    >>> metrics = evaluate_rows(model, processor, load_rows("digits", "test")).metrics
+    >>> low, high = metrics["top1_ci95"]
+    >>> 0 <= low <= metrics["top1"] <= high <= 1
+    True
     """
     task = task_for(rows, task)
 

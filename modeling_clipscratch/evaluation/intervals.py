@@ -35,6 +35,9 @@ class Difference:
         value: of the metric, a fraction or a rank.
         low, high: ends of the 95 % interval.
         p_value: of no difference, in (0, 1], two-sided.
+
+    >>> Difference(value=0.02, low=-0.01, high=0.05, p_value=0.2).low < 0  # it may be chance
+    True
     """
 
     value: float

@@ -26,6 +26,10 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
     Returns: (model in `eval()`, processor with `.tokenizer` and `.image_processor`).
     Raises: ValueError if there is no such model, a part of it is missing, it has no picture or no text features, or
         the device is missing.
+
+    >>> model, processor = load_model("runs/digits")
+    >>> model.config.model_type, model.training
+    ('clipscratch', False)
     """
     where = str(folder_or_id)
     folder = Path(where)

@@ -23,6 +23,10 @@ class ClassOutcomes:
         ranks: (N,) int64, the rank of the right class, 1 for the best.
         classes: C.
         confidence: (N,) probability of the predicted class; `None` where the scores are no probabilities.
+
+    >>> outcomes = ClassOutcomes(labels=np.array([0, 1, 1, 2]), ranks=np.array([1, 1, 3, 1]), classes=3)
+    >>> float(outcomes.metrics()["top1"][0])
+    0.75
     """
 
     labels: np.ndarray
@@ -79,6 +83,12 @@ class RetrievalOutcomes:
         image_ranks: (N,) int64, the rank of each picture's best caption.
         text_ranks: (M,) int64, the rank of each caption's picture.
         caption_to_image: (M,) int64 in [0, N).
+
+    >>> outcomes = RetrievalOutcomes(
+    ...     image_ranks=np.array([1, 7]), text_ranks=np.array([1, 2, 2, 9]), caption_to_image=np.array([0, 0, 1, 1])
+    ... )
+    >>> float(outcomes.metrics()["image_to_text_recall@1"][0]), float(outcomes.metrics()["text_to_image_recall@5"][0])
+    (0.5, 0.75)
     """
 
     image_ranks: np.ndarray

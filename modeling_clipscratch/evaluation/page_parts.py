@@ -48,6 +48,7 @@ def in_words(name: str) -> str:
 
 
 def data_set_shown(result, name, short, pictures):
+    """What the page's template shows of one model on one data set."""
     rows, metrics = result.rows, result.metrics
     classes = None if result.class_names is None else len(result.class_names)
     names = [metric for metric in HEADLINES[rows.kind] if metric in metrics]
@@ -133,6 +134,7 @@ def _track(metrics, name, low, high):
 
 
 def comparison_shown(evaluations, data_set, short, names, differences):
+    """What the page's template shows of several models on one data set."""
     found = {model: of[data_set].metrics for model, of in evaluations.items() if data_set in of}
     apart = (differences or {}).get(data_set, {})
     lines = []

@@ -38,6 +38,13 @@ def rank_labels(
     Returns: for each picture `[{"label": str, "score": float}, ...]`, best first; scores are probabilities over the
         labels given and sum to 1: the softmax of exp(logit_scale) times the cosines.
     Raises: ValueError, see `check_labels`.
+
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> model, processor = load_model("runs/digits")
+    >>> picture = Image.new("RGB", (8, 8))
+    >>> (ranked,) = rank_labels(model, processor, [picture], ["three", "eight"], template="the digit {}.")
+    >>> sorted(entry["label"] for entry in ranked), round(sum(entry["score"] for entry in ranked), 6)
+    (['eight', 'three'], 1.0)
     """
     check_labels(labels, template)
     preprocess = Preprocess(processor.image_processor)

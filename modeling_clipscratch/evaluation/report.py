@@ -5,16 +5,18 @@ Each file is written whole or not at all.
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..data.names import public_name
 from .comparison import Differences, short_names, write_comparison
 from .evaluate_rows import Result
 from .page import render_page
 from .pictures.curves import plot_curves
 from .pictures.sheets import Picture, draw_pictures
 from .save import save_embeddings, save_predictions
-from .tables import markdown_table, write_metrics, write_whole
+from .tables import markdown_table, sha256, write_metrics, write_whole
 
 
 def open_folder(folder: str | Path) -> Path:
@@ -37,9 +39,10 @@ def write_report(
 ) -> list[Path]:
     """Writes `report.html`, a page that needs no other file, and what it was made of.
 
-    One model: `metrics.json`, `table.md` and a folder for each data set with its pictures and, for class data,
-    `per_class_recall.json`. Several models: `comparison.csv`, `.json` and `.md`, and for each model a folder with the
-    same. `curves.png` is drawn of the models that are run folders.
+    One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command), `table.md` and
+    a folder for each data set with its pictures and, for class data, `per_class_recall.json`. Several models:
+    `comparison.csv`, `.json` and `.md`, and for each model a folder with its pictures. `curves.png` is drawn of the
+    models that are run folders.
 
     Args:
         folder: made where it is not there; files of an earlier report are replaced.
@@ -49,6 +52,13 @@ def write_report(
         predictions: write `predictions.parquet` beside the pictures of each data set.
         embeddings: write `embeddings.safetensors` there.
     Returns: the files written.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> from modeling_clipscratch.evaluation import evaluate_rows, load_model
+    >>> rows = load_rows("scenes", "test").select(range(2))
+    >>> result = evaluate_rows(*load_model("runs/digits"), rows)
+    >>> write_report("report", {"runs/digits": {"scenes": result}})[0].name
+    'report.html'
     """
     folder = open_folder(folder)
     metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
@@ -57,6 +67,8 @@ def write_report(
     written, pictures = ([] if one else write_comparison(folder, metrics, differences)), {}
     for (model, results), place in zip(evaluations.items(), places, strict=True):
         paths, pictures[model] = _write_model(place, results, with_table=one)
+        if one:
+            paths.append(_write_account(place, model, results, command))
         written += paths + _save(place, results, predictions, embeddings)
     curves = folder / "curves.png"
     names = short_names(list(evaluations))
@@ -82,6 +94,24 @@ def _write_model(folder, results, *, with_table):
         paths, pictures[name] = _write_data_set(folder / place, results[name])
         written += paths
     return written, pictures
+
+
+def _write_account(folder, model, results, command):
+    """`evaluation.json`, for whoever publishes the figures: it names no place on this machine."""
+    weights = Path(model) / "model.safetensors"
+    given = shlex.split(command or "")
+    words = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    account = {
+        "command": shlex.join(public_name(word) for word in words),
+        "weights_sha256": sha256(weights) if weights.is_file() else None,
+        "data": {
+            name: {"name": public_name(name), "split": found.rows.split, "task": found.task, "rows": len(found.rows)}
+            for name, found in results.items()
+        },
+    }
+    text = json.dumps(account, indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / "evaluation.json", lambda path: path.write_text(text, encoding="utf-8"))
+    return folder / "evaluation.json"
 
 
 def _write_data_set(folder, result) -> tuple[list[Path], list[Picture]]:

@@ -16,6 +16,12 @@ def save_predictions(result: Result, path: str | Path) -> None:
 
     Class data: `key`, `label`, `class_name`, `predicted`, `predicted_name`, `confidence`, `rank`. Caption data: `key`,
     `caption`, `text_to_image_rank`, and the picture's `image_to_text_rank`.
+
+    >>> from modeling_clipscratch.data import load_rows
+    >>> from modeling_clipscratch.evaluation import evaluate_rows, load_model
+    >>> save_predictions(evaluate_rows(*load_model("runs/digits"), load_rows("digits", "test")), "predictions.parquet")
+    >>> Dataset.from_parquet("predictions.parquet", cache_dir="cache").column_names[:4]
+    ['key', 'label', 'class_name', 'predicted']
     """
     rows, outcomes = result.rows, result.outcomes
     if rows.kind == "class":
@@ -43,7 +49,15 @@ def save_predictions(result: Result, path: str | Path) -> None:
 
 def save_embeddings(result: Result, path: str | Path) -> None:
     """Unit embeddings, float32: `image_embeds` (N, P), `text_embeds` (C, P) of classes with `labels` (N,), or (M, P) of
-    captions with `caption_to_image` (M,); the pictures' keys stand in the file's metadata as JSON."""
+    captions with `caption_to_image` (M,); the pictures' keys stand in the file's metadata as JSON.
+
+    >>> from safetensors.torch import load_file
+    >>> from modeling_clipscratch.data import load_rows
+    >>> from modeling_clipscratch.evaluation import evaluate_rows, load_model
+    >>> save_embeddings(evaluate_rows(*load_model("runs/digits"), load_rows("digits", "test")), "embeds.safetensors")
+    >>> sorted(load_file("embeds.safetensors"))
+    ['image_embeds', 'labels', 'text_embeds']
+    """
     tensors = {"image_embeds": result.image_embeds, "text_embeds": result.text_embeds}
     if result.rows.kind == "class":
         tensors["labels"] = torch.as_tensor(result.outcomes.labels)

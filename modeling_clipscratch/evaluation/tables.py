@@ -1,5 +1,6 @@
 """Metrics of one or more data sets go in; a text table, a Markdown table or `metrics.json` comes out."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -84,10 +85,12 @@ def in_its_unit(name: str, value: float, sign: str = "") -> str:
 
 
 def is_rank(name: str) -> bool:
+    """Whether a metric is a rank, from 1 on, and no fraction."""
     return "rank" in name
 
 
 def less_is_better(name: str) -> bool:
+    """Whether the smaller value of a metric is the better one."""
     return is_rank(name) or "error" in name
 
 
@@ -95,6 +98,14 @@ def write_metrics(path: str | Path, metrics: Metrics) -> None:
     """`metrics.json`: data set -> metric -> fraction or rank, whole or not at all.
 
     Raises: ValueError if a value is NaN or infinite, which JSON cannot hold.
+
+    >>> write_metrics("metrics.json", {"digits": {"top1": 0.9825}})
+    >>> print(Path("metrics.json").read_text().strip())
+    {
+      "digits": {
+        "top1": 0.9825
+      }
+    }
     """
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -118,3 +129,9 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file, by which its content is known again."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,3 +25,8 @@ def with_features(output, features):
     output = {} if output is None else output
     kept = {name: output.get(name) for name in ("last_hidden_state", "hidden_states", "attentions")}
     return BaseModelOutputWithPooling(pooler_output=features, **kept)
+
+
+def given(**options):
+    """The options that are not `None`."""
+    return {name: value for name, value in options.items() if value is not None}

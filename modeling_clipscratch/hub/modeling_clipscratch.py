@@ -11,7 +11,7 @@ from transformers.utils import can_return_tuple
 
 from .chunks_clipscratch import in_chunks
 from .configuration_clipscratch import ClipScratchConfig
-from .heads_clipscratch import build_projection, unit_length, with_features
+from .heads_clipscratch import build_projection, given, unit_length, with_features
 from .losses_clipscratch import contrastive_logits, contrastive_loss
 from .outputs_clipscratch import ClipScratchOutput
 from .towers_clipscratch import build_tower, freeze_tower, last_blocks, load_tower, pool
@@ -22,6 +22,10 @@ class ClipScratchModel(PreTrainedModel):
 
     A frozen tower is frozen in four ways: no gradient, so nothing for an optimizer to hold; `eval()` for good, so no
     dropout; and its weights keep their bits.
+
+    >>> model = ClipScratchModel.from_pretrained("runs/digits")
+    >>> model.get_text_features(torch.tensor([[2, 5, 3]])).pooler_output.shape
+    torch.Size([1, 16])
     """
 
     config_class = ClipScratchConfig
@@ -210,9 +214,9 @@ class ClipScratchModel(PreTrainedModel):
                 pass. The towers' own outputs are not returned then.
         Returns: `ClipScratchOutput`.
         """
-        recorded = _given(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+        recorded = given(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         # Not every text tower knows these two (DistilBERT has no token types).
-        known = _given(position_ids=position_ids, token_type_ids=token_type_ids)
+        known = given(position_ids=position_ids, token_type_ids=token_type_ids)
         images = {"pixel_values": pixel_values, "image_states": image_states}
         texts = {"input_ids": input_ids, "attention_mask": attention_mask, "text_states": text_states, **known}
         if encode_chunk_size is None:
@@ -244,7 +248,3 @@ class ClipScratchModel(PreTrainedModel):
 
     def _text_features(self, **chunk):
         return self.get_text_features(**chunk, return_dict=True).pooler_output
-
-
-def _given(**options):
-    return {name: value for name, value in options.items() if value is not None}

@@ -9,7 +9,8 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class ClipScratchOutput(ModelOutput):
-    """
+    """What a `ClipScratchModel` gives for pictures and texts.
+
     Args:
         loss: scalar, nats; with `return_loss=True` only.
         logits_per_image: (images, texts), scaled cosine similarities.
@@ -20,6 +21,12 @@ class ClipScratchOutput(ModelOutput):
         logit_bias: scalar; with the sigmoid loss only.
         text_model_output: what the text tower gave, `pooler_output` projected, not of unit length.
         vision_model_output: the same for the vision tower.
+
+    >>> output = ClipScratchOutput(logits_per_image=torch.zeros(2, 3))
+    >>> output.logits_per_image.softmax(-1)[0]
+    tensor([0.3333, 0.3333, 0.3333])
+    >>> output.loss is None  # asked for with return_loss=True
+    True
     """
 
     loss: torch.Tensor | None = None

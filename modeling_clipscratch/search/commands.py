@@ -15,6 +15,7 @@ from .vectors import faiss_library
 
 
 def add_index_command(subparsers, every: argparse.ArgumentParser) -> None:
+    """Adds `index` and its options to the commands of run_inference.py."""
     parser = subparsers.add_parser(
         "index", parents=[every], help="makes the index of a folder of pictures, or brings it up to date"
     )
@@ -31,6 +32,7 @@ def add_index_command(subparsers, every: argparse.ArgumentParser) -> None:
 
 
 def add_search_command(subparsers, every: argparse.ArgumentParser) -> None:
+    """Adds `search` and its options to the commands of run_inference.py."""
     parser = subparsers.add_parser("search", parents=[every], help="the pictures nearest to a text or a picture")
     parser.add_argument("text", nargs="?", help="what the picture should show")
     parser.add_argument("--image", help="a picture instead of a text: look for others like it")
@@ -42,6 +44,7 @@ def add_search_command(subparsers, every: argparse.ArgumentParser) -> None:
 
 
 def index_command(options: argparse.Namespace) -> None:
+    """Makes an index or brings it up to date, and says what changed."""
     faiss_library()  # before the model is loaded
     model, processor = load_model(options.model, options.device)
     index, changes = update_index(
@@ -58,6 +61,7 @@ def index_command(options: argparse.Namespace) -> None:
 
 
 def search_command(options: argparse.Namespace) -> None:
+    """Prints what a search found, and writes the sheet where one is wanted."""
     check_query(text=options.text, image=options.image, top=options.top)
     if options.sheet:
         check_sheet(options.sheet)

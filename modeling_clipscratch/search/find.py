@@ -14,7 +14,11 @@ from .vectors import nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A picture of the index: its path, its name below the index's folder, its cosine with the query."""
+    """A picture of the index: its path, its name below the index's folder, its cosine with the query.
+
+    >>> Hit(path=Path("photos/0.png"), name="0.png", score=0.31).name
+    '0.png'
+    """
 
     path: Path
     name: str
@@ -38,7 +42,8 @@ def check_query(*, text: str | None, image: object | None, top: int) -> None:
 def search(
     index: PictureIndex, model, processor, *, text: str | None = None, image: Image.Image | None = None, top: int = 10
 ) -> list[Hit]:
-    """
+    """The pictures of an index that are nearest to a text, or to another picture.
+
     Args:
         index: made by this model.
         model: as `load_model` gives it, with its processor.
@@ -47,6 +52,14 @@ def search(
         top: how many are wanted; all there are, if fewer.
     Returns: the best first; equal ones in the order of their names.
     Raises: ValueError, see `check_query`.
+
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> from modeling_clipscratch.search import update_index
+    >>> model, processor = load_model("runs/digits")
+    >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
+    >>> hits = search(index, model, processor, text="the digit three.", top=2)
+    >>> len(hits), hits[0].score >= hits[1].score
+    (2, True)
     """
     check_query(text=text, image=image, top=top)
     if text is not None:

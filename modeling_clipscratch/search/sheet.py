@@ -62,12 +62,17 @@ def check_sheet(path: str | Path) -> None:
 
 
 def write_sheet(path: str | Path, hits: Sequence[Hit], *, query: str, image: Image.Image | None = None) -> None:
-    """
+    """Writes the hits of a search on one sheet to look at.
+
     Args:
         path: ends in `.png` or `.html`, which says the form.
         hits: the best first.
         query: the text, or the name of the picture.
         image: the picture that others like it were looked for.
+
+    >>> write_sheet("found.html", [Hit(path=Path("photos/0.png"), name="0.png", score=0.31)], query="a zero")
+    >>> "a zero" in Path("found.html").read_text()
+    True
     """
     check_sheet(path)
     if image is not None:
@@ -95,6 +100,7 @@ def printable(name: str) -> str:
 
 
 def note_of(hits: Sequence[Hit]) -> str:
+    """The line above the pictures."""
     return f"{len(hits)} nearest, the best first; the number is the cosine, at most 1"
 
 

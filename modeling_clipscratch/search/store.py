@@ -47,6 +47,13 @@ class PictureIndex:
         model_name: what the user called it.
         pictures: name below the folder -> `Picture`.
         vectors: of faiss, one for each different content.
+
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> from modeling_clipscratch.search import update_index
+    >>> model, processor = load_model("runs/digits")
+    >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
+    >>> sorted(index.pictures), index.vectors.ntotal
+    (['0.png', '1.png', '2.png', '3.png'], 4)
     """
 
     folder: Path
@@ -80,6 +87,13 @@ def find_index(place: str | Path) -> Path:
     """The folder of an index, given that folder or the folder of pictures that it lies in.
 
     Raises: ValueError if there is none.
+
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> from modeling_clipscratch.search import update_index
+    >>> model, processor = load_model("runs/digits")
+    >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
+    >>> find_index("photos").as_posix()
+    'photos/.clipscratch-index'
     """
     place = Path(place)
     for where in (place / INSIDE, place):
@@ -91,7 +105,17 @@ def find_index(place: str | Path) -> Path:
 
 
 def open_index(where: Path) -> PictureIndex:
-    """Raises: ValueError if the index is damaged, incomplete or of another version's form."""
+    """Reads an index and checks that it is whole.
+
+    Raises: ValueError if the index is damaged, incomplete or of another version's form.
+
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> from modeling_clipscratch.search import update_index
+    >>> model, processor = load_model("runs/digits")
+    >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
+    >>> open_index(find_index("photos")).model_name
+    'runs/digits'
+    """
     try:
         told = json.loads((where / TABLE).read_text(encoding="utf-8"))
         if told["format"] != FORMAT:

@@ -27,7 +27,11 @@ PART_PICTURES = 512  # about half a minute of a small ViT at 224 pixels on one C
 @dataclass
 class Changes:
     """What a call found: pictures encoded, known by their content (moved, copied, or encoded before a kill), known by
-    name, size and time, gone, and the errors of those left out."""
+    name, size and time, gone, and the errors of those left out.
+
+    >>> str(Changes(encoded=2, unchanged=7))
+    '2 encoded, 0 known by their content, 7 unchanged, 0 gone, 0 unreadable'
+    """
 
     encoded: int = 0
     recognised: int = 0
@@ -76,6 +80,12 @@ def update_index(
         BadImageError: at the first unreadable picture, if so chosen; what was encoded before it is kept.
         ValueError: if there is no picture, none can be read, the index is damaged or of another model or folder, or
             another process is writing it.
+
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> model, processor = load_model("runs/digits")
+    >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
+    >>> len(index.pictures), changes.encoded + changes.unchanged  # encoded once, known from then on
+    (4, 4)
     """
     folder = Path(folder).resolve()
     files = list_pictures(folder)

@@ -1,1 +1,10 @@
+from ..rooms import show
 
+__all__ = show(
+    __name__,
+    recipe=["parse_recipe", "read_recipe"],
+    arguments=["ClipScratchTrainingArguments", "DataArguments", "ModelArguments"],
+    build=["build_model", "word_tokenizer"],
+    trainer=["ClipScratchTrainer"],
+    run=["train"],
+)

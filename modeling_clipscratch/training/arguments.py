@@ -16,7 +16,11 @@ def _option(default, text, **more):
 
 @dataclass
 class ModelArguments:
-    """Towers, pooling, projection and loss."""
+    """Towers, pooling, projection and loss.
+
+    >>> ModelArguments(vision_tower="vit", image_size=32, freeze_text=False).projection_dim
+    512
+    """
 
     text_tower: str = _option(
         "distilbert/distilbert-base-uncased", "Hub id or folder, or a model type to train from scratch (distilbert)."
@@ -56,7 +60,11 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Where the pairs come from and what is done to the pictures."""
+    """Where the pairs come from and what is done to the pictures.
+
+    >>> DataArguments(dataset="photos", horizontal_flip=0.5).validation_fraction
+    0.1
+    """
 
     dataset: str = _option("digits", "digits, scenes, a Hub id, or the path of a folder or file.")
     dataset_revision: str | None = _option(None, "Branch, tag or commit of a Hub data set.")
@@ -102,6 +110,10 @@ class ClipScratchTrainingArguments(TrainingArguments):
     cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0.
     New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`,
     `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `overwrite_output_dir`.
+
+    >>> args = ClipScratchTrainingArguments(global_batch_size=128, num_train_epochs=3)
+    >>> args.global_batch_size, args.learning_rate
+    (128, 0.001)
     """
 
     global_batch_size: int | None = _option(
@@ -114,7 +126,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
         "auto", "Pairs that a process encodes at once, a number; auto: as many as the memory budget allows."
     )
     memory_budget_gb: float | None = _option(
-        None, "Memory that encode_chunk_size=auto may fill, a process. Default: half of a CPU's, 90 % of a GPU's."
+        None,
+        "Memory that encode_chunk_size=auto may fill, a process. Default: half of a CPU's, nine tenths of a GPU's.",
     )
     per_device_eval_batch_size: int = _option(256, "Pictures or texts encoded at once, a process.")
     learning_rate: float = _option(1e-3, "Highest learning rate.")

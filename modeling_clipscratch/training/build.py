@@ -21,13 +21,20 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(options: ModelArguments, captions: list[str] | None):
-    """
+    """The model that a recipe describes, with its tokenizer and image processor.
+
     Args:
         options: the recipe's model part.
         captions: training captions; only a text tower from scratch without a tokenizer looks at them.
             `None` where they are not known beforehand.
     Returns: (model, processor).
     Raises: ValueError if a tower, tokenizer or image processor cannot be had, or the sizes do not fit.
+
+    >>> sizes = {"text_hidden_size": 16, "text_num_layers": 1, "vision_hidden_size": 24, "vision_num_layers": 1}
+    >>> options = ModelArguments(text_tower="distilbert", vision_tower="vit", image_size=8, projection_dim=4, **sizes)
+    >>> model, processor = build_model(options, ["a red circle", "a blue square"])
+    >>> processor.tokenizer.tokenize("a blue circle"), model.config.projection_dim
+    (['a', 'blue', 'circle'], 4)
     """
     vision = _vision_source(options)
     image_processor = _image_processor(options)

@@ -20,7 +20,7 @@ _STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs 
 def set_callbacks(trainer) -> None:
     """Gives a `ClipScratchTrainer` what it does at its events, in this order; transformers' own bars go."""
     args = trainer.args
-    chosen = [ShareOfRun() if trainer.stream else EpochOfSampler(trainer.sampler), BoundedTemperature()]
+    chosen = [ShareOfRun() if trainer.stream else EpochOfSampler(trainer.sampler), BoundedTemperature(), Clock()]
     if args.ema_decay is not None:
         chosen.append(AverageWeights(trainer))
     if args.save_minutes is not None:
@@ -82,6 +82,22 @@ class EpochOfSampler(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.sampler.set_epoch(int(state.epoch or 0))
+
+
+class Clock(TrainerCallback):
+    """Adds to each line of the log the seconds of training until then, those before a resumption among them."""
+
+    def __init__(self):
+        self.last = time.monotonic()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.last = time.monotonic()
+
+    def on_log(self, args, state, control, **kwargs):
+        now = time.monotonic()
+        before = state.log_history[-2].get("seconds", 0.0) if len(state.log_history) > 1 else 0.0
+        state.log_history[-1]["seconds"] = before + now - self.last
+        self.last = now
 
 
 class BoundedTemperature(TrainerCallback):

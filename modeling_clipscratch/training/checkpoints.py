@@ -49,6 +49,31 @@ def publish(written: Path, args, state: TrainerState) -> None:
     )
 
 
+def save_whole(trainer, write) -> None:
+    """Writes a checkpoint beside the others under another name and renames it: it is whole or not there.
+
+    Args:
+        trainer: a `ClipScratchTrainer`, which saves into its `staging` folder while there is one.
+        write: function that has transformers' Trainer write its files.
+    """
+    args, name, wait = trainer.args, f"checkpoint-{trainer.state.global_step}", trainer.accelerator.wait_for_everyone
+    with staged(args, wait) as trainer.staging:
+        try:
+            write()
+            if trainer.average is not None:
+                trainer.average.save(trainer.staging / name, writes=args.should_save)
+            if trainer.stream is not None:
+                trainer.stream.save(trainer.staging / name)
+            wait()
+            if trainer.state.best_global_step:
+                best = Path(args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
+                trainer.state.best_model_checkpoint = str(best)
+            if args.should_save:
+                publish(trainer.staging / name, args, trainer.state)
+        finally:
+            trainer.staging = None
+
+
 def finished_state(checkpoint: str | None) -> TrainerState | None:
     """The state of a run that has made all its steps; the Trainer itself would make one more.
 

@@ -8,10 +8,12 @@ import torch.distributed as dist
 
 
 def process_count() -> int:
+    """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_index() -> int:
+    """Number of this process among them, from 0."""
     return dist.get_rank() if process_count() > 1 else 0
 
 

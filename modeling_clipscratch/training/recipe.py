@@ -28,6 +28,10 @@ def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, C
             line go before the recipe's, those before the defaults.
     Returns: model, data and training arguments, and a flat dict of every field that was named.
     Raises: ValueError if a key is unknown (the nearest is named) or a value has the wrong type.
+
+    >>> model, data, args, settings = parse_recipe(["digits.yaml", "--learning_rate", "5e-4"])
+    >>> data.dataset, args.learning_rate, settings["patch_size"]
+    ('digits', 0.0005, 2)
     """
     settings = {}
     if arguments and not arguments[0].startswith("-"):
@@ -46,7 +50,11 @@ def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, C
 
 
 def read_recipe(path: str | Path) -> dict:
-    """A recipe file -> {field: value}, checked."""
+    """A recipe file -> {field: value}, checked.
+
+    >>> read_recipe("digits.yaml")["dataset"]
+    'digits'
+    """
     path = Path(path)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)

@@ -12,6 +12,7 @@ from ..data.mix import Mix
 from ..data.pixels import Preprocess
 from ..data.splits import read_split
 from ..evaluation.evaluate_rows import evaluate_rows
+from ..evaluation.intervals import confidence_intervals
 from ..evaluation.pictures.curves import plot_curves
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
@@ -20,6 +21,7 @@ from .build import build_model, sides_for_muon
 from .checkpoints import check_agreement
 from .device import check_processes, choose_attention, describe_device
 from .drop import add_drops
+from .facts import count_trained, data_facts, run_facts
 from .optimizer import hidden_matrices
 from .push import open_for_pushes
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
@@ -50,6 +52,13 @@ def train(
         model_options, data, args, settings: from `parse_recipe`.
     Returns: {data set: {metric: value}} on the test split (validation where the recipe wants no test).
     Raises: ValueError for what the user can mend.
+
+    >>> from modeling_clipscratch.training import parse_recipe
+    >>> options = ["--max_steps", "1", "--output_dir", "runs/again", "--disable_tqdm", "true"]
+    >>> options += ["--text_num_layers", "1", "--vision_num_layers", "1", "--overwrite_output_dir"]
+    >>> metrics = train(*parse_recipe(["digits.yaml", *options]))
+    >>> sorted(metrics["digits"])[-2:]
+    ['top5', 'top5_ci95']
     """
     check_processes(args)
     settings = {**settings, "global_batch_size": args.global_batch_size}  # on other processes it must stay what it is
@@ -82,6 +91,7 @@ def train(
         precision = "fp32" if data.cache_states and is_fixed(tower) else args.precision
         tower.set_attn_implementation(choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
     add_drops(model, patches=args.patch_dropout, blocks=args.drop_path)
+    trained = count_trained(model)
     model.to(args.device)
 
     preprocess = Preprocess(processor.image_processor)
@@ -100,7 +110,8 @@ def train(
     if stream is not None:
         pairs["train"] = streamed_pairs(stream, model, processor, preprocess, data, args)
 
-    kind = (stream or rows["validation"]).kind
+    facts = data_facts(data, pairs, stream or rows["train"], test)
+    kind = facts["kind"]
     if args.metric_for_best_model is None:
         args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
         args.greater_is_better = True
@@ -137,6 +148,7 @@ def train(
             processor=processor,
             state=trainer.state,
             metrics=metrics,
+            facts=run_facts(model_options, facts, args, trainer.state, trained),
             pictures=lambda folder: plot_curves(trainer.state.log_history, folder / "curves.png"),
         )
     trainer.accelerator.wait_for_everyone()
@@ -228,7 +240,10 @@ def _test_rows(data, seed, others):
 def _measure(trainer, processor, test, data, args):
     """Metrics on the test split, else on validation; none where a streamed set has neither."""
     if test is None:
-        return {} if trainer.eval_dataset is None else trainer.measure(trainer.eval_dataset).metrics
+        if trainer.eval_dataset is None:
+            return {}
+        result = trainer.measure(trainer.eval_dataset)
+        return {**result.metrics, **confidence_intervals(result.outcomes)}
     model = trainer.accelerator.unwrap_model(trainer.model)
     with trainer.accelerator.autocast():
         return evaluate_rows(

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from transformers.trainer_utils import get_last_checkpoint
 from .sharding import own_class
 
 RECIPE = "recipe.yaml"
+CARD = "README.md"
+OUR_CARD = "<!-- Written by ClipScratch, which writes it anew. To keep your own words, delete this line. -->"
 CODE = "_clipscratch.py"  # ends of the names of the model's code
 # What loads a model and its processor, besides the code.
 OF_A_MODEL = {"config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json"}
 OF_A_MODEL |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"}
 OF_A_MODEL |= {"vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
 # What a run leaves behind besides its checkpoints and the model.
-OF_A_RUN = {RECIPE, "trainer_state.json", "metrics.json", "versions.json", "curves.png", "README.md"}
+OF_A_RUN = {RECIPE, "trainer_state.json", "metrics.json", "run.json", "versions.json", "curves.png", CARD}
 # What may differ between a run and its continuation, and is no part of the recipe that is kept.
 _FREE_TO_CHANGE = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "cache_dir", "disable_tqdm", "debug"}
 _FREE_TO_CHANGE |= {"logging_steps", "report_to", "save_total_limit", "dataloader_num_workers", "push_to_hub"}
@@ -86,8 +89,15 @@ def _delete_run(folder):
     for path in folder.iterdir():
         if path.is_dir() and (path.name.startswith("checkpoint-") or path.name in (".incomplete", PUSHING)):
             shutil.rmtree(path)
-        elif path.name in OF_A_RUN | {".gitattributes"} or is_of_a_model(path.name) or path.name.endswith(".part"):
+        elif is_of_a_run(path):
             path.unlink()
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Whether a run wrote a file: its model, code, results, or the card as long as nobody made it his own."""
+    if path.name == CARD:
+        return is_our_card(path)
+    return path.name in OF_A_RUN | {".gitattributes"} or is_of_a_model(path.name) or path.name.endswith(".part")
 
 
 def is_of_a_model(path: str) -> bool:
@@ -98,6 +108,11 @@ def is_of_a_model(path: str) -> bool:
     """
     shard = path.startswith("model") and path.endswith((".safetensors", ".safetensors.index.json"))
     return "/" not in path and (shard or path in OF_A_MODEL or path.endswith(CODE))
+
+
+def is_our_card(path: Path) -> bool:
+    """Whether a README.md still carries the line that says so; one that a person wrote, or took over, does not."""
+    return OUR_CARD in path.read_text(encoding="utf-8", errors="replace")
 
 
 def wants_to_resume(wanted: str | None) -> bool:
@@ -128,13 +143,16 @@ def find_checkpoint(folder: str | Path, wanted: str | None) -> str | None:
     return str(path)
 
 
-def finish_run_folder(folder: str | Path, *, model, weights=None, processor, state, metrics: dict, pictures) -> None:
+def finish_run_folder(
+    folder: str | Path, *, model, weights=None, processor, state, metrics: dict, facts: dict, pictures
+) -> None:
     """Writes the model, its processor and the run's results: all beside their places first, then renamed into them.
 
     Args:
         weights: state dict to save, where the model itself holds a part of it only.
         state: the Trainer's.
         metrics: {data set: {metric: value}}.
+        facts: what `run.json` is to hold.
         pictures: function (folder) that draws the run's pictures there.
     """
     folder = Path(folder)
@@ -147,6 +165,7 @@ def finish_run_folder(folder: str | Path, *, model, weights=None, processor, sta
             processor.save_pretrained(staging)
             state.save_to_json(str(staging / "trainer_state.json"))
             (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+            (staging / "run.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             (staging / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
             pictures(staging)
             for path in staging.iterdir():  # safetensors makes files that only their owner may read
@@ -164,8 +183,14 @@ def versions() -> dict[str, str]:
     """What a figure of this run depends on besides the recipe."""
     packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "safetensors", "numpy", "pillow")
     found = {name: importlib.metadata.version(name) for name in packages}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _name_of_cpu()
     return {"python": platform.python_version(), "platform": platform.platform(), "device": device, **found}
+
+
+def _name_of_cpu():
+    known = Path("/proc/cpuinfo")  # on Linux `platform` knows the architecture only
+    names = re.findall(r"^model name\s*: (.+)$", known.read_text(), re.MULTILINE) if known.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 class saying_what_failed:

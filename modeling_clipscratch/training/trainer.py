@@ -13,7 +13,7 @@ from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from .average import WeightAverage
 from .callbacks import set_callbacks
-from .checkpoints import final_weights, finished_state, publish, staged
+from .checkpoints import final_weights, finished_state, save_whole
 from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
 from .optimizer import build_optimizer, parameter_groups
@@ -39,6 +39,18 @@ class ClipScratchTrainer(Trainer):
         muon_matrices: names of the weights that take `args.muon_learning_rate`.
 
     Raises: ValueError if the training data fill no whole batch.
+
+    >>> from modeling_clipscratch.data import CaptionTable, Preprocess, TokenTable, load_rows
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> from modeling_clipscratch.training import ClipScratchTrainingArguments
+    >>> rows, (model, processor) = load_rows("digits", "validation"), load_model("runs/digits")
+    >>> read, captions = Preprocess(processor.image_processor), CaptionTable(rows)
+    >>> tokens = TokenTable(captions.texts, processor.tokenizer, max_length=64)
+    >>> pairs = PairDataset(rows, captions, seed=0, preprocess=read, tokens=tokens)
+    >>> args = ClipScratchTrainingArguments("runs/own", max_steps=1, global_batch_size=64, eval_strategy="no")
+    >>> trainer = ClipScratchTrainer(model, args, train_dataset=pairs, augment=Augment(mean=read.mean, std=read.std))
+    >>> trainer.train().global_step
+    1
     """
 
     loss_is_scaled_for_ga = False
@@ -71,7 +83,7 @@ class ClipScratchTrainer(Trainer):
         self.pairs_per_step = args.global_batch_size
         self.average = None
         self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
-        self._statistics, self._staging = StepMeans(), None
+        self._statistics, self.staging = StepMeans(), None
         self.chunk_size = self._measure_chunk()
         check_sharding(self)
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
@@ -215,7 +227,7 @@ class ClipScratchTrainer(Trainer):
             raise ValueError(f"the checkpoint does not fit the model: {len(odd)} weights differ ({odd[0]}, ...).")
 
     def _get_output_dir(self, trial):
-        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+        return super()._get_output_dir(trial) if self.staging is None else str(self.staging)
 
     def _save(self, output_dir=None, state_dict=None):
         with own_class(self.accelerator.unwrap_model(self.model)):
@@ -224,23 +236,8 @@ class ClipScratchTrainer(Trainer):
         Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
     def _save_checkpoint(self, model, trial):
-        """Writes beside the others under another name and renames: a checkpoint is whole or not there."""
-        name = f"checkpoint-{self.state.global_step}"
-        with staged(self.args, self.accelerator.wait_for_everyone) as self._staging:
-            try:
-                super()._save_checkpoint(model, trial)
-                if self.average is not None:
-                    self.average.save(self._staging / name, writes=self.args.should_save)
-                if self.stream is not None:
-                    self.stream.save(self._staging / name)
-                self.accelerator.wait_for_everyone()
-                if self.state.best_global_step:
-                    best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-                    self.state.best_model_checkpoint = str(best)
-                if self.args.should_save:
-                    publish(self._staging / name, self.args, self.state)
-            finally:
-                self._staging = None
+        write = super()._save_checkpoint
+        save_whole(self, lambda: write(model, trial))
 
     # The Hub
 

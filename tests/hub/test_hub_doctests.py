@@ -12,7 +12,8 @@ FILES = sorted(path.stem for path in Path(hub.__file__).parent.glob("*_clipscrat
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_docstring_examples_hold(name):
+def test_docstring_examples_hold(name, place_of_doctests, monkeypatch):
+    monkeypatch.chdir(place_of_doctests)
     module = importlib.import_module(f"modeling_clipscratch.hub.{name}")
     written = sum(len(test.examples) for test in doctest.DocTestFinder().find(module))
     result = doctest.testmod(module)

@@ -155,3 +155,10 @@ def test_every_recipe_of_the_project_can_be_parsed(path):
     for name, value in settings.items():
         [owner] = [part for part in (model, data, args) if name in type(part).__dataclass_fields__]
         assert getattr(owner, name) == value
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_recipe(["--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0 and all(f"--{name} " in told for name in recipe_fields())

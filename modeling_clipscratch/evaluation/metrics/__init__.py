@@ -14,11 +14,15 @@ METRICS = (
 
 
 def metric_path(name: str) -> str:
-    """
+    """The folder of one of our metrics for `evaluate`.
+
     Args:
         name: one of `METRICS`.
     Returns: a folder for `evaluate.load(metric_path(name))`.
     Raises: ValueError if there is no such metric.
+
+    >>> Path(metric_path("zero_shot_accuracy")).name
+    'zero_shot_accuracy'
     """
     if name not in METRICS:
         raise ValueError(f"metric {name!r} is not one of {', '.join(METRICS)}.")

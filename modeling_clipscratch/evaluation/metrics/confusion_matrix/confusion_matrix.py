@@ -17,6 +17,8 @@ Returns: confusion_matrix, C lists of C counts: a list a true class, an entry a 
 
 
 class ConfusionMatrix(evaluate.Metric):
+    """Counts of true against predicted classes; `inputs_description` says what `compute` takes."""
+
     def _info(self):
         return evaluate.MetricInfo(
             description=DESCRIPTION,

@@ -16,6 +16,8 @@ Returns: expected_calibration_error, a fraction; 0 is best.
 
 
 class ExpectedCalibrationError(evaluate.Metric):
+    """Gap between confidence and accuracy; `inputs_description` says what `compute` takes."""
+
     def _info(self):
         return evaluate.MetricInfo(
             description=DESCRIPTION,

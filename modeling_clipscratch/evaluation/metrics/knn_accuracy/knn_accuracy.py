@@ -19,6 +19,8 @@ Returns: knn_top1, knn_top5 (with more than 5 classes), knn_mean_per_class_recal
 
 
 class KnnAccuracy(evaluate.Metric):
+    """Accuracy of a vote of the nearest neighbours; `inputs_description` says what `compute` takes."""
+
     def _info(self):
         return evaluate.MetricInfo(
             description=DESCRIPTION,

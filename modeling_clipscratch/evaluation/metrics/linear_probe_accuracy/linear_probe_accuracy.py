@@ -19,6 +19,8 @@ Returns: linear_probe_top1, linear_probe_top5 (with more than 5 classes), linear
 
 
 class LinearProbeAccuracy(evaluate.Metric):
+    """Accuracy of logistic regression on embeddings; `inputs_description` says what `compute` takes."""
+
     def _info(self):
         return evaluate.MetricInfo(
             description=DESCRIPTION,

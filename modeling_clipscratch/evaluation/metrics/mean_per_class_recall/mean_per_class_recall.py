@@ -16,6 +16,8 @@ Returns: mean_per_class_recall, a fraction.
 
 
 class MeanPerClassRecall(evaluate.Metric):
+    """Recall, averaged over classes; `inputs_description` says what `compute` takes."""
+
     def _info(self):
         return evaluate.MetricInfo(
             description=DESCRIPTION,

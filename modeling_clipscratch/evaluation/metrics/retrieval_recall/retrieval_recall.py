@@ -17,6 +17,8 @@ Returns: image_to_text_recall@1|5|10, text_to_image_recall@1|5|10 (fractions) an
 
 
 class RetrievalRecall(evaluate.Metric):
+    """Recall of retrieval in both directions; `inputs_description` says what `compute` takes."""
+
     def _info(self):
         embeds = datasets.Sequence(datasets.Value("float32"))
         return evaluate.MetricInfo(

@@ -16,6 +16,8 @@ Returns: top1, top5 (with more than 5 classes) and mean_per_class_recall, fracti
 
 
 class ZeroShotAccuracy(evaluate.Metric):
+    """Accuracy of zero-shot classification; `inputs_description` says what `compute` takes."""
+
     def _info(self):
         return evaluate.MetricInfo(
             description=DESCRIPTION,

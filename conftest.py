@@ -1,0 +1,31 @@
+"""Doctests go in; each runs where a reader would: beside a `runs/digits` as of `make train`, and a few pictures."""
+
+import pytest
+from PIL import Image
+
+TINY = "--text_hidden_size 16 --text_num_layers 1 --text_num_heads 2 --vision_hidden_size 16 --vision_num_layers 1"
+TINY += " --vision_num_heads 2 --projection_dim 16 --max_steps 1 --disable_tqdm true --random_crop_min_area 1.0"
+
+
+@pytest.fixture(scope="session")
+def place_of_doctests(request, tmp_path_factory):
+    """A folder with `runs/digits` (the recipe of `make train`, made tiny), `digits.yaml` and `photos/`."""
+    from modeling_clipscratch.data import load_rows
+    from run_train import main
+
+    place = tmp_path_factory.mktemp("doctests")
+    recipe = request.config.rootpath / "configuration" / "digits.yaml"
+    (place / "digits.yaml").write_text(recipe.read_text())
+    places = ["--output_dir", str(place / "runs" / "digits"), "--cache_dir", str(place / "cache")]
+    main([str(recipe), *TINY.split(), *places])
+    (place / "photos").mkdir()
+    rows = load_rows("digits", "test")
+    for number in range(4):
+        Image.fromarray(rows.read_image(number)).save(place / "photos" / f"{number}.png")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _doctests_have_a_model(request, monkeypatch):
+    if isinstance(request.node, pytest.DoctestItem):
+        monkeypatch.chdir(request.getfixturevalue("place_of_doctests"))

@@ -1,0 +1,130 @@
+"""A trained folder goes in; what its card tells comes out, as far as the folder knows it and without local paths."""
+
+import json
+import logging
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+
+import yaml
+from safetensors import safe_open
+
+from ..data.names import is_local
+from ..evaluation.tables import sha256
+from ..hub.configuration_clipscratch import ClipScratchConfig
+from ..training.run_folder import CARD, is_of_a_run
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN = {"dataset": {}, "towers": {}, "trained_parameters": {}, "processes": 1}
+_UNKNOWN |= dict.fromkeys(("steps", "pictures_seen", "seconds", "cores", "precision"))
+_SOURCES = ("dataset", "text_tower", "vision_tower", "tokenizer")  # fields that may name something of the Hub
+
+
+def read_facts(folder: Path) -> dict:
+    """
+    Returns: `config`, `run`, `recipe`, `versions`, `parameters`, `files`, `measured`, `image_size`, `max_length`; what
+        the folder lacks is empty.
+    Raises: ValueError if it holds no ClipScratch model.
+    """
+    settings = _json(folder / "config.json")
+    if settings.get("model_type") != "clipscratch":
+        raise ValueError(f"{folder} holds no ClipScratch model (config.json); give the folder that training wrote.")
+    run = {**_UNKNOWN, **_json(folder / "run.json")}
+    recipe = public_recipe(yaml.safe_load(_text(folder / "recipe.yaml")) or {}, run)
+    files = [file_facts(path) for path in sorted(folder.iterdir()) if path.name != CARD and is_of_a_run(path)]
+    size = _json(folder / "processor_config.json").get("image_processor", {})
+    size = size.get("crop_size") or size.get("size") or {}
+    return {
+        "config": ClipScratchConfig(**settings),
+        "run": run,
+        "recipe": recipe,
+        "versions": _json(folder / "versions.json"),
+        "parameters": count_parameters(folder),
+        "files": files,
+        "measured": _measured(folder, run, recipe, files),
+        "image_size": size.get("height") or size.get("shortest_edge"),
+        "max_length": _json(folder / "tokenizer_config.json").get("model_max_length"),
+        "vocabulary": len(_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})),
+    }
+
+
+def file_facts(path: Path) -> dict:
+    """Name, bytes and SHA-256 of a file."""
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def count_parameters(folder: Path) -> dict[str, int]:
+    """Weights of the text tower, the vision tower and the heads, counted in the files' heads."""
+    counts = {"text": 0, "vision": 0, "heads": 0}
+    sides = {"text_model": "text", "vision_model": "vision"}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (no mapping)
+                size = 1
+                for length in tensors.get_slice(name).get_shape():
+                    size *= length
+                counts[sides.get(name.split(".")[0], "heads")] += size
+    return counts
+
+
+def public_recipe(recipe: Mapping, run: Mapping) -> dict:
+    """A recipe whose paths are names: only the run knows that a word with a slash was an id of the Hub.
+
+    >>> public_recipe({"dataset": "photos/birds", "text_tower": "me/bert", "templates": ["/home/me/prompts.txt"]},
+    ...               {"towers": {"text": {"name": "me/bert", "source": "hub"}}})
+    {'dataset': 'birds', 'text_tower': 'me/bert', 'templates': ['prompts.txt']}
+    """
+    known = [run.get("dataset", {}), *run.get("towers", {}).values()]
+    ids = {source["name"] for source in known if source.get("source") == "hub"}
+
+    def shown(name, value):
+        if isinstance(value, list):
+            return [shown(name, entry) for entry in value]
+        if not isinstance(value, str) or value in ids:
+            return value
+        a_path = name in _SOURCES or is_local(value) or re.search(r"[/\\]\S*\.\w+$", value)
+        return PureWindowsPath(value).name if a_path else value
+
+    return {name: shown(name, value) for name, value in recipe.items()}
+
+
+def _measured(folder: Path, run: Mapping, recipe: Mapping, files: list[dict]) -> list[dict]:
+    """What the run and its `report/` measured: `name`, `split`, `task`, `rows`, `metrics`, `command`, `by_training`."""
+    found, told = {}, run["dataset"]
+    for given, metrics in _json(folder / "metrics.json").items():
+        name, split = told.get("name") or PureWindowsPath(given).name, told.get("measured")
+        task = "zero_shot" if "top1" in metrics else "retrieval"
+        command = _command(given if told.get("source") == "hub" else name, split, recipe)
+        about = {"name": name, "split": split, "task": task, "rows": told.get("rows", {}).get(split)}
+        found[name, split, task] = {**about, "metrics": metrics, "command": command, "by_training": True}
+    report = folder / "report"
+    account, metrics = _json(report / "evaluation.json"), _json(report / "metrics.json")
+    weights = next((file["sha256"] for file in files if file["name"] == "model.safetensors"), None)
+    if account and account["weights_sha256"] != weights:
+        logger.info("%s was made of other weights; the card leaves it out.", report)
+        account = {}
+    for given, about in account.get("data", {}).items():
+        # Of figures of the same rows these are the ones that the command gives to the last digit.
+        key = (about["name"], about["split"], about["task"])
+        found[key] = {**about, "metrics": metrics[given], "command": account["command"], "by_training": False}
+    return [entry for entry in found.values() if entry["metrics"]]
+
+
+def _command(dataset: str, split: str | None, recipe: Mapping) -> str:
+    words = ["python", "run_eval.py", "--model", "MODEL", "--dataset", dataset]
+    words += ["--split", split] if split not in (None, "test") else []
+    for field in ("image_column", "caption_column", "label_column", "class_names", "templates"):
+        value = recipe.get(field)
+        if value is not None:
+            words += [f"--{field}", *(value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def _text(path):
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _json(path):
+    return json.loads(_text(path) or "{}")
