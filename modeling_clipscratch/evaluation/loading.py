@@ -7,12 +7,12 @@ from safetensors import SafetensorError
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoProcessor,
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 

@@ -3,6 +3,10 @@
 import math
 
 from transformers import AutoConfig, PretrainedConfig
+from transformers.utils.versions import require_version
+
+# Older ones know a ViT's weights by other names only, and would draw those that they miss at random.
+require_version("transformers>=5.9", "A ClipScratch folder needs it: pip install -U transformers")
 
 POOLINGS = ("cls", "mean", "cls+mean", "tower")
 STATE_NORMS = ("none", "l2")

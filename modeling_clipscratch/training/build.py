@@ -6,13 +6,13 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     VisionTextDualEncoderProcessor,
     ViTImageProcessorPil,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
 from ..hub.modeling_clipscratch import ClipScratchModel
 from .arguments import ModelArguments
