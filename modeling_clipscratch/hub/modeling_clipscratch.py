@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .chunks_clipscratch import encode_side
@@ -138,7 +139,9 @@ class ClipScratchModel(PreTrainedModel):
         return output, pool(output, None, self.config.vision_pooling, self.config.vision_state_norm)
 
     @can_return_tuple
-    def get_text_features(self, input_ids=None, attention_mask=None, text_states=None, **kwargs):
+    def get_text_features(
+        self, input_ids=None, attention_mask=None, text_states=None, **kwargs
+    ) -> BaseModelOutputWithPooling:
         """Projected text features, not of unit length, as transformers' `CLIPModel` gives them.
 
         Args:
@@ -153,7 +156,7 @@ class ClipScratchModel(PreTrainedModel):
         return with_features(output, self.text_projection(text_states.to(self.logit_scale.dtype)))
 
     @can_return_tuple
-    def get_image_features(self, pixel_values=None, image_states=None, **kwargs):
+    def get_image_features(self, pixel_values=None, image_states=None, **kwargs) -> BaseModelOutputWithPooling:
         """Projected picture features, not of unit length.
 
         Args:
@@ -197,7 +200,7 @@ class ClipScratchModel(PreTrainedModel):
         output_attentions=None,
         output_hidden_states=None,
         **kwargs,
-    ):
+    ) -> ClipScratchOutput:
         """Both sides, or one alone: its embeddings then come without logits, scale and bias.
 
         Args:
