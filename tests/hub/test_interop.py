@@ -11,7 +11,6 @@ from PIL import Image
 from modeling_clipscratch import ClipScratchModel
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.retrieval import retrieval_metrics
-from tests.conftest import WORDS
 
 COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 TEXTS = ["a photo of the red square", "a blue circle", "red"]
@@ -89,16 +88,15 @@ def test_clip_benchmark_s_retrieval_finds_our_figures_through_the_adapter_of_the
     documented = {}
     exec(adapter, documented)
     pixels = word_processor(images=pictures, return_tensors="pt")["pixel_values"]
-    captions = [
-        [f"a {first} {second}", f"the {second}"] for first, second in zip(WORDS[4:10], WORDS[6:12], strict=True)
-    ]
+    texts = ("red", "blue", "a square", "circle", "photo", "the blue")
+    captions = [[text, f"a photo of the {text}"] for text in texts]
     loader = [(pixels[start : start + 4], captions[start : start + 4]) for start in (0, 4)]
     model = ClipScratchModel.from_pretrained(folder).eval()
     tokenizer = documented["tokenizer_for_clip_benchmark"](word_processor)
     stand_in = documented["ForClipBenchmark"](model)
     said = library.evaluate(stand_in, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 5])
-    texts = encode_texts(model, word_processor.tokenizer, [text for texts in captions for text in texts])
-    ours = retrieval_metrics(outputs.image_embeds, texts, torch.arange(6).repeat_interleave(2))
+    embeds = encode_texts(model, word_processor.tokenizer, [text for own in captions for text in own])
+    ours = retrieval_metrics(outputs.image_embeds, embeds, torch.arange(6).repeat_interleave(2))
     for name, theirs in (("image_to_text", "text_retrieval"), ("text_to_image", "image_retrieval")):
         for k in (1, 5):
             assert said[f"{theirs}_recall@{k}"] == pytest.approx(ours[f"{name}_recall@{k}"])

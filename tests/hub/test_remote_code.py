@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,11 @@ def test_saved_folders_hold_the_code_weights_and_config_and_nothing_else(remote)
     for name in code:
         source = (Path(hub.__file__).parent / name).read_text()
         assert (folder / name).read_text() == (copy / name).read_text() == source
+
+
+def test_older_transformers_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "5.8.1")
+    with pytest.raises(
+        ImportError, match="transformers>=5.* is required .*found transformers==5.8.1.*\\s.*pip install"
+    ):
+        runpy.run_path(Path(hub.__file__).with_name("configuration_clipscratch.py"))
