@@ -16,7 +16,11 @@ ROOT = Path(__file__).parents[2]
 CODE = """
 import pathlib
 pathlib.Path({mark!r}).touch()
-from transformers import PretrainedConfig as Config, PreTrainedModel as Model
+from transformers import PretrainedConfig, PreTrainedModel
+class Config(PretrainedConfig):  # classes of their own: transformers marks what it loads, for good
+    model_type = "stranger"
+class Model(PreTrainedModel):
+    config_class = Config
 """
 CONFIG = {"AutoConfig": "stranger.Config", "AutoModel": "stranger.Model"}
 
