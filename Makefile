@@ -1,14 +1,15 @@
 # make train and make test do everything from a fresh clone on; make help lists the rest.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 RUN ?= runs/digits
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint docs clean
+.PHONY: help train test test-oldest lint docs clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | column -t -s '|'
 
 $(VENV)/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +25,18 @@ test: lint  ## set up, lint, run the tests
 	$(BIN)/python -m tests.hub.fetch_common_tests
 	$(BIN)/python -m pytest
 
+# Lines of the first file stand in the place of those of the second with the same name.
+$(OLDEST)/installed: setup.cfg constraints.txt constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	awk -F== '!seen[$$1]++' constraints-oldest.txt constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $(OLDEST)/constraints.txt --editable '.[test]'
+	@touch $@
+
+test-oldest: $(OLDEST)/installed  ## set up a second environment with the oldest transformers allowed, run the tests
+	$(OLDEST)/bin/python -m tests.hub.fetch_common_tests
+	$(OLDEST)/bin/python -m pytest
+
 lint: $(VENV)/installed  ## set up, lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,4 +46,4 @@ docs: $(VENV)/installed  ## set up, build the pages of the docstrings; a warning
 	@echo "Look at: docs/html/index.html"
 
 clean:  ## delete the environment and caches; runs/ stays
-	rm -rf $(VENV) build docs/html *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build docs/html *.egg-info .pytest_cache .ruff_cache

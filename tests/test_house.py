@@ -78,8 +78,53 @@ def test_what_travels_imports_torch_transformers_and_its_siblings_only():
                 assert {name.split(".")[0] for name in names} <= standard | {"torch", "transformers"}, path.name
 
 
+def unsafe_calls(source):
+    """Calls that may run what a file holds: unpickling, unsafe YAML, Auto classes that are not told to run no code."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names = {base + alias.name for alias in node.names} - {"pickle.UnpicklingError"}
+            unsafe = {"pickle", "dill", "joblib", "marshal", "shelve"}
+            yield from (name for name in names if name.split(".")[0] in unsafe)
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        auto = re.fullmatch(r"Auto\w+\.from_pretrained", name) and given.get("trust_remote_code") != "False"
+        load = name == "torch.load" and given.get("weights_only") != "True"
+        other = name in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle"}
+        if auto or load or other or given.get("allow_pickle") == "True":
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", [*modules(), *ROOT.glob("run_*.py")], ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_of_a_stranger_can_run_anything(path):
+    assert not list(unsafe_calls(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle", "from joblib import load", "torch.load(path)", "torch.load(path, weights_only=False)",
+        "yaml.load(text, yaml.Loader)", "np.load(path, allow_pickle=True)", "AutoModel.from_pretrained(folder)",
+        "AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)", "exec(text)",
+    ],
+)  # fmt: skip
+def test_the_test_of_strangers_files_sees_each(line):
+    """Else the test above could not fail."""
+    assert list(unsafe_calls(line))
+
+
+def test_the_oldest_transformers_is_named_alike_everywhere():
+    said = re.compile(r"transformers(?:>=|==)([\d.]+)")
+    install = said.search((ROOT / "setup.cfg").read_text())[1]
+    travels = said.search((PACKAGE / "hub" / "configuration_clipscratch.py").read_text())[1]
+    tested = said.search((ROOT / "constraints-oldest.txt").read_text())[1]
+    assert install == travels and tested == f"{install}.0"
+
+
 def test_the_scripts_have_no_logic_of_their_own():
-    for name in ("run_train.py", "run_eval.py", "run_inference.py", "run_demo.py", "run_share.py"):
+    for name in ("run_train.py", "run_eval.py", "run_inference.py", "run_demo.py", "run_convert.py", "run_share.py"):
         assert len((ROOT / name).read_text().splitlines()) <= 80, name
 
 

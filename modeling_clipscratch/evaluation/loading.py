@@ -7,14 +7,16 @@ from safetensors import SafetensorError
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoProcessor,
     PreTrainedModel,
     ProcessorMixin,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
+
+from .own_code import refusing_own_code
 
 
 def load_model(folder_or_id: str | Path, device: str = "auto"):
@@ -24,8 +26,8 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         folder_or_id: a folder that was saved with its processor, or a Hub id.
         device: `auto`, or a name that torch knows (`cpu`, `cuda:1`).
     Returns: (model in `eval()`, processor with `.tokenizer` and `.image_processor`).
-    Raises: ValueError if there is no such model, a part of it is missing, it has no picture or no text features, or
-        the device is missing.
+    Raises: ValueError if there is no such model, a part of it is missing, it has no picture or no text features, it
+        needs code of its own, or the device is missing.
 
     >>> model, processor = load_model("runs/digits")
     >>> model.config.model_type, model.training
@@ -38,6 +40,12 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         hint = f"did you mean {folder / runs[-1]}?" if runs else "give the folder that training wrote."
         raise ValueError(f"{where} has no config.json, so it holds no model; {hint}")
     chosen = find_device(device)
+    with refusing_own_code(where):
+        model, processor = _load(where)
+    return model.to(chosen).eval(), processor
+
+
+def _load(where):
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -72,7 +80,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
             "for one; copy the folder again, or save it again where it was trained."
         )
     _check_text_tower(model, where)
-    return model.to(chosen).eval(), processor
+    return model, processor
 
 
 def _check_text_tower(model: PreTrainedModel, where: str) -> None:

@@ -3,10 +3,14 @@
 import math
 
 from transformers import AutoConfig, PretrainedConfig
+from transformers.utils.versions import require_version
+
+# Older ones know a ViT's weights by other names only, and would draw those that they miss at random.
+require_version("transformers>=5.9", "A ClipScratch folder needs it: pip install -U transformers")
 
 POOLINGS = ("cls", "mean", "cls+mean", "tower")
 STATE_NORMS = ("none", "l2")
-PROJECTIONS = ("linear", "mlp")
+PROJECTIONS = ("linear", "mlp", "linear+norm")
 MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 LOSSES = ("softmax", "sigmoid", "diagonal")
 
@@ -18,7 +22,8 @@ class ClipScratchConfig(PretrainedConfig):
         text_config: config of the text tower, or its dict with `model_type`; default DistilBERT-base.
         vision_config: config of the vision tower, or its dict with `model_type`; default ViT-B/16 at 224 pixels.
         projection_dim: P, width of the shared space.
-        projection: `linear` (one matrix, no bias) or `mlp` (two matrices with a GELU between).
+        projection: `linear` (one matrix, no bias), `mlp` (two matrices with a GELU between) or `linear+norm` (one
+            matrix, with bias, and a LayerNorm after it).
         text_pooling: tokens to one text state: `cls` (first token), `mean` (over the attention mask), `cls+mean`
             (both, side by side), `tower` (the tower's own `pooler_output`).
         vision_pooling: the same for pictures; `mean` runs over all tokens.

@@ -7,10 +7,12 @@ from .losses_clipscratch import full_precision
 
 
 def build_projection(width, config):
-    """The head that takes states `width` wide to `config.projection_dim`: one matrix, or two with a GELU between."""
+    """The head that takes states `width` wide to `config.projection_dim`: see `ClipScratchConfig.projection`."""
     if config.projection == "linear":
         return nn.Linear(width, config.projection_dim, bias=False)
     hidden = nn.Linear(width, config.projection_dim)
+    if config.projection == "linear+norm":
+        return nn.Sequential(hidden, nn.LayerNorm(config.projection_dim))
     return nn.Sequential(hidden, nn.GELU(), nn.Linear(config.projection_dim, config.projection_dim))
 
 

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from .chunks_clipscratch import in_chunks
+from .chunks_clipscratch import encode_side
 from .configuration_clipscratch import ClipScratchConfig
 from .heads_clipscratch import build_projection, given, unit_length, with_features
 from .losses_clipscratch import contrastive_logits, contrastive_loss
@@ -142,7 +143,9 @@ class ClipScratchModel(PreTrainedModel):
         return output, pool(output, None, self.config.vision_pooling, self.config.vision_state_norm)
 
     @can_return_tuple
-    def get_text_features(self, input_ids=None, attention_mask=None, text_states=None, **kwargs):
+    def get_text_features(
+        self, input_ids=None, attention_mask=None, text_states=None, **kwargs
+    ) -> BaseModelOutputWithPooling:
         """Projected text features, not of unit length, as transformers' `CLIPModel` gives them.
 
         Args:
@@ -157,7 +160,7 @@ class ClipScratchModel(PreTrainedModel):
         return with_features(output, self.text_projection(text_states.to(self.logit_scale.dtype)))
 
     @can_return_tuple
-    def get_image_features(self, pixel_values=None, image_states=None, **kwargs):
+    def get_image_features(self, pixel_values=None, image_states=None, **kwargs) -> BaseModelOutputWithPooling:
         """Projected picture features, not of unit length.
 
         Args:
@@ -201,8 +204,9 @@ class ClipScratchModel(PreTrainedModel):
         output_attentions=None,
         output_hidden_states=None,
         **kwargs,
-    ):
-        """
+    ) -> ClipScratchOutput:
+        """Both sides, or one alone: its embeddings then come without logits, scale and bias.
+
         Args:
             input_ids, attention_mask, position_ids, token_type_ids: (B, T); or `text_states`: (B, D) from a cache.
             pixel_values: (B, 3, H, W); or `image_states`: (B, D) from a cache.
@@ -213,38 +217,33 @@ class ClipScratchModel(PreTrainedModel):
             encode_chunk_size: rows that a tower encodes at once; their activations are made again for the backward
                 pass. The towers' own outputs are not returned then.
         Returns: `ClipScratchOutput`.
+        Raises: ValueError if neither side is given, or the loss is wanted of one.
         """
         recorded = given(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         # Not every text tower knows these two (DistilBERT has no token types).
         known = given(position_ids=position_ids, token_type_ids=token_type_ids)
         images = {"pixel_values": pixel_values, "image_states": image_states}
         texts = {"input_ids": input_ids, "attention_mask": attention_mask, "text_states": text_states, **known}
-        if encode_chunk_size is None:
-            vision = self.get_image_features(**images, return_dict=True, **recorded, **kwargs)
-            text = self.get_text_features(**texts, return_dict=True, **recorded)
-        else:
-            vision = with_features(None, in_chunks(self._image_features, images, encode_chunk_size))
-            text = with_features(None, in_chunks(self._text_features, texts, encode_chunk_size))
-        image_embeds = unit_length(vision.pooler_output)
-        text_embeds = unit_length(text.pooler_output)
-        logits = self.logits(image_embeds, text_embeds) if return_logits else None
+        vision = encode_side(self.get_image_features, images, encode_chunk_size, **recorded, **kwargs)
+        text = encode_side(self.get_text_features, texts, encode_chunk_size, **recorded)
+        image_embeds = None if vision is None else unit_length(vision.pooler_output)
+        text_embeds = None if text is None else unit_length(text.pooler_output)
+        both = vision is not None and text is not None
+        if not both and (return_loss or (vision is None and text is None)):
+            raise ValueError("the model needs input_ids or pixel_values, and both for the loss; give them.")
+        logits = self.logits(image_embeds, text_embeds) if both and return_logits else None
         loss = None
         if return_loss and return_logits:
             loss = contrastive_loss(logits, loss=self.config.loss, group=group, targets=targets)
+        bias = None if self.logit_bias is None else self.logit_bias.squeeze().clone()  # FSDP wants no views
         return ClipScratchOutput(
             loss=loss,
             logits_per_image=logits,
-            logits_per_text=logits.t() if return_logits else None,
+            logits_per_text=None if logits is None else logits.t(),
             text_embeds=text_embeds,
             image_embeds=image_embeds,
-            logit_scale=self.clamped_logit_scale(),
-            logit_bias=None if self.logit_bias is None else self.logit_bias.squeeze().clone(),  # FSDP wants no views
+            logit_scale=self.clamped_logit_scale() if both else None,
+            logit_bias=bias if both else None,
             text_model_output=text,
             vision_model_output=vision,
         )
-
-    def _image_features(self, **chunk):
-        return self.get_image_features(**chunk, return_dict=True).pooler_output
-
-    def _text_features(self, **chunk):
-        return self.get_text_features(**chunk, return_dict=True).pooler_output

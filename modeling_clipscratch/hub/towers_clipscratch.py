@@ -32,12 +32,18 @@ def load_tower(source, side, pooling):
             tower, f"{source.model_type} (from scratch)", new=[n for n, _ in tower.named_parameters()]
         )
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # the tower's own code would not travel
         config = config.sub_configs and getattr(config, f"{side}_config", None) or config
         model_class = tower_class(config)
         extra = {"add_pooling_layer": pooling == "tower"} if _takes_pooler(model_class) else {}
         tower, info = AutoModel.from_pretrained(
-            source, config=config, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **extra
+            source,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **extra,
         )
     except OSError as error:
         raise ValueError(

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from ..hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
@@ -190,6 +191,12 @@ class ClipScratchTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_decay={self.ema_decay} is not between 0 and 1; choose 0.999, or leave it out.")
         if wanted is not None and named is None:
             self.greater_is_better = not wanted.endswith(("error", "median_rank", "loss"))
+
+    @property
+    def device(self) -> torch.device:
+        """As accelerate chose it, the CPU without a number: before 5.18 transformers asks torch to load to "cpu:0"."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
 
 RECIPE_GROUPS = (ModelArguments, DataArguments, ClipScratchTrainingArguments)

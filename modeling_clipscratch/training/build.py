@@ -6,14 +6,15 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoImageProcessor,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     VisionTextDualEncoderProcessor,
     ViTImageProcessorPil,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
+from ..evaluation.own_code import refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
 from .arguments import ModelArguments
 
@@ -28,7 +29,8 @@ def build_model(options: ModelArguments, captions: list[str] | None):
         captions: training captions; only a text tower from scratch without a tokenizer looks at them.
             `None` where they are not known beforehand.
     Returns: (model, processor).
-    Raises: ValueError if a tower, tokenizer or image processor cannot be had, or the sizes do not fit.
+    Raises: ValueError if a tower, tokenizer or image processor cannot be had or needs code of its own, or the sizes do
+        not fit.
 
     >>> sizes = {"text_hidden_size": 16, "text_num_layers": 1, "vision_hidden_size": 24, "vision_num_layers": 1}
     >>> options = ModelArguments(text_tower="distilbert", vision_tower="vit", image_size=8, projection_dim=4, **sizes)
@@ -36,6 +38,11 @@ def build_model(options: ModelArguments, captions: list[str] | None):
     >>> processor.tokenizer.tokenize("a blue circle"), model.config.projection_dim
     (['a', 'blue', 'circle'], 4)
     """
+    with refusing_own_code(options.vision_tower, options.tokenizer, options.text_tower):
+        return _build(options, captions)
+
+
+def _build(options, captions):
     vision = _vision_source(options)
     image_processor = _image_processor(options)
     tokenizer = _tokenizer(options, captions)
@@ -182,7 +189,7 @@ def _image_processor(options):
         size = {"height": options.image_size, "width": options.image_size}
         return ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     try:
-        processor = AutoImageProcessor.from_pretrained(options.vision_tower, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(options.vision_tower, backend="pil", trust_remote_code=False)
     except OSError as error:
         raise ValueError(
             f"vision_tower={options.vision_tower}: no image processor could be loaded; give a folder that has "
@@ -208,7 +215,7 @@ def _tokenizer(options, captions):
             )
         return word_tokenizer(captions)
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"tokenizer {source!r} could not be loaded; give a folder that has one, mend the id, or connect."

@@ -50,9 +50,9 @@ def siglip():
 
 def dual(text=None):
     text = text or BertConfig(**TOWER, vocab_size=20, max_position_embeddings=12)
-    config = VisionTextDualEncoderConfig(
-        vision_config=ViTConfig(**TOWER, image_size=8, patch_size=4), text_config=text, projection_dim=8
-    )
+    vision = ViTConfig(**TOWER, image_size=8, patch_size=4)
+    parts = {"vision_config": vision.to_dict(), "text_config": text.to_dict()}  # transformers 5.9 takes dicts only
+    config = VisionTextDualEncoderConfig(**parts, projection_dim=8)
     model = VisionTextDualEncoderModel(config)
     return model, VisionTextDualEncoderProcessor, ViTImageProcessorPil(size=SQUARE), {"padding": True}
 

@@ -120,6 +120,20 @@ def test_linear_head_is_one_matrix_and_mlp_two_with_a_gelu_between(make_model, b
     assert torch.allclose(features.double(), expected, **CLOSE)
 
 
+def test_head_with_a_norm_is_one_matrix_and_a_layer_norm(make_model, batch):
+    model = make_model(projection="linear+norm")
+    matrix, norm = model.text_projection
+    assert [tuple(p.shape) for p in model.text_projection.parameters()] == [(8, 16), (8,), (8,), (8,)]
+    with torch.no_grad():
+        norm.bias.fill_(0.5)
+        states = model.text_states(batch["input_ids"], batch["attention_mask"])[1].double()
+        projected = states @ matrix.weight.double().t() + matrix.bias.double()
+        centred = projected - projected.mean(-1, keepdim=True)
+        expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() + 0.5
+        features = model.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
+    assert torch.allclose(features.double(), expected, **CLOSE)
+
+
 def test_new_projections_have_the_deviation_that_the_config_names(make_model):
     model = make_model(projection_dim=2048)
     # 32,768 draws: their deviation is within 1 % of 16 ** -0.5 but once in 10 ** 6 seeds or so; the seed is fixed.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +13,29 @@ from transformers import AutoModel
 
 from modeling_clipscratch import ClipScratchModel, hub
 
+PROCESSOR = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 # Runs with the package blocked, in another folder, with a cache of remote code of its own.
 SCRIPT = """
 import sys
 sys.modules["modeling_clipscratch"] = None
 from pathlib import Path
 import torch
-from transformers import AutoModel, AutoModelForZeroShotImageClassification
+from PIL import Image
+from transformers import (
+    AutoConfig, AutoModel, AutoModelForZeroShotImageClassification, AutoProcessor, AutoTokenizer, pipeline
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-folder, copy, inputs, answers = map(Path, sys.argv[1:])
-batch = torch.load(inputs)
-found = {}
+folder, copy, renamed, answers = map(Path, sys.argv[1:])
+texts, picture = ["a red square", "a photo of the blue circle", "red", "circle"], Image.new("RGB", (13, 9), "red")
+pictures = [picture.rotate(60 * turn) for turn in range(4)]
+processor = AutoProcessor.from_pretrained(folder)
+batch = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
+assert AutoTokenizer.from_pretrained(folder)(texts)["input_ids"][2:] == [[2, 8, 3], [2, 11, 3]]
+alone = AutoImageProcessor.from_pretrained(folder, backend="pil")(picture, return_tensors="pt")
+assert torch.equal(alone.pixel_values[0], batch["pixel_values"][0])
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).projection_dim == 8
+found = {"batch": dict(batch)}
 
 def load(name, place, auto=AutoModel):
     model = auto.from_pretrained(place, trust_remote_code=True).eval()
@@ -42,27 +55,30 @@ with torch.no_grad():
 model.save_pretrained(folder)
 load("own folder", folder)
 model.save_pretrained(copy)
+processor.save_pretrained(copy)
 load("other folder", copy)
+copy.rename(renamed)
+load("renamed folder", renamed)
+zero_shot = pipeline("zero-shot-image-classification", model=str(renamed), trust_remote_code=True)
+found["pipeline"] = zero_shot(pictures, candidate_labels=texts, hypothesis_template="{}")
 torch.save(found, answers)
 """
 
 
 @pytest.fixture(scope="module")
-def remote(make_model, tmp_path_factory):
-    """(model, batch, folder, copy, answers of the other process)."""
+def remote(make_model, word_processor, tmp_path_factory):
+    """(model, batch, folder, its copy under another name, answers of the other process)."""
     base = tmp_path_factory.mktemp("remote")
-    folder, copy = base / "my-model", base / "copy"
+    folder, copy, renamed = base / "my-model", base / "copy", base / "my model v1.0 (best)"
     model = make_model(loss="sigmoid", text_pooling="mean", projection="mlp", vision="dinov2", vision_pooling="tower")
     model.save_pretrained(folder)
-    input_ids = torch.tensor([[2, 4, 8, 3], [2, 9, 3, 0], [2, 7, 11, 3], [2, 3, 0, 0]])
-    pixels = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    batch = {"input_ids": input_ids, "attention_mask": (input_ids > 0).long(), "pixel_values": pixels}
-    torch.save(batch, base / "inputs.pt")
+    word_processor.save_pretrained(folder)
     environment = {**os.environ, "HF_MODULES_CACHE": str(base / "modules"), "HF_HUB_OFFLINE": "1"}
-    arguments = [sys.executable, "-I", "-c", SCRIPT, folder, copy, base / "inputs.pt", base / "answers.pt"]
+    arguments = [sys.executable, "-I", "-c", SCRIPT, folder, copy, renamed, base / "answers.pt"]
     done = subprocess.run(arguments, cwd=base, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return model, batch, folder, copy, torch.load(base / "answers.pt")
+    answers = torch.load(base / "answers.pt", weights_only=True)
+    return model, answers.pop("batch"), folder, renamed, answers
 
 
 def outputs(model, batch):
@@ -80,10 +96,17 @@ def test_process_without_the_package_gives_the_same_outputs_to_the_bit(remote, n
 
 
 def test_freezing_travels_with_the_code(remote):
-    assert all(answer["frozen"] for answer in remote[-1].values())
+    assert all(answer["frozen"] for name, answer in remote[-1].items() if name != "pipeline")
 
 
-@pytest.mark.parametrize("name", ["own folder", "other folder"])
+def test_pipeline_from_remote_code_gives_the_softmax_of_the_logits(remote):
+    *_, answers = remote
+    for found, logits in zip(answers["pipeline"], answers["renamed folder"]["logits_per_image"], strict=True):
+        expected = sorted(logits.softmax(-1).tolist(), reverse=True)
+        assert [part["score"] for part in found] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["own folder", "other folder", "renamed folder"])
 def test_remote_model_can_be_saved_again(remote, name):
     model, batch, folder, copy, answers = remote
     place = folder if name == "own folder" else copy
@@ -99,7 +122,7 @@ def test_saved_folders_hold_the_code_weights_and_config_and_nothing_else(remote)
     _, _, folder, copy, _ = remote
     code = {path.name for path in Path(hub.__file__).parent.glob("*_clipscratch.py")}
     for place in (folder, copy):
-        assert {path.name for path in place.iterdir()} == {"config.json", "model.safetensors", *code}
+        assert {path.name for path in place.iterdir()} == {"config.json", "model.safetensors", *PROCESSOR, *code}
         assert json.loads((place / "config.json").read_text())["auto_map"] == {
             "AutoConfig": "configuration_clipscratch.ClipScratchConfig",
             "AutoModel": "modeling_clipscratch.ClipScratchModel",
@@ -108,3 +131,9 @@ def test_saved_folders_hold_the_code_weights_and_config_and_nothing_else(remote)
     for name in code:
         source = (Path(hub.__file__).parent / name).read_text()
         assert (folder / name).read_text() == (copy / name).read_text() == source
+
+
+def test_older_transformers_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "5.8.1")
+    with pytest.raises(ImportError, match=r"transformers>=5.* is required .*==5.8.1\.\s.*pip install"):
+        runpy.run_path(Path(hub.__file__).with_name("configuration_clipscratch.py"))

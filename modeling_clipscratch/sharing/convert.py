@@ -1,0 +1,84 @@
+"""A two-tower model of another kind goes in; a ClipScratch folder with its features and processor comes out."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..evaluation.loading import load_model
+from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
+from ..hub.modeling_clipscratch import ClipScratchModel
+from ..training.run_folder import publish_folder
+from .tutorial import read_tutorial
+
+logger = logging.getLogger(__name__)
+TYPES = ("clip", "vision-text-dual-encoder")
+
+
+def convert(source: str, output: str | Path, *, text_model: str, vision_model: str) -> Path:
+    """Writes a ClipScratch folder that gives the features of another model, to the bit.
+
+    Args:
+        source: folder or Hub id of a `CLIPModel` or a `VisionTextDualEncoderModel`, or a file of weights (`clip.pt`) of
+            the tutorial "Building CLIP from scratch in PyTorch".
+        output: the new folder; it must not be there, or be empty.
+        text_model: for a file of weights, which has neither: whose config and tokenizer the text tower has.
+        vision_model: the same for the vision tower: config and image processor.
+    Returns: the folder.
+    Raises: ValueError if the source cannot be read, is of another kind, or there is something at `output` already.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} is not empty; name a new folder, or take away what is there.")
+    if Path(source).is_file():
+        model, processor = read_tutorial(source, text_model, vision_model)
+    else:
+        theirs, processor = load_model(source, "cpu")
+        model = from_two_towers(theirs, source)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    written = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        model.save_pretrained(written)
+        processor.save_pretrained(written)
+        publish_folder(written, output)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+    logger.info("%s: text tower %s, vision tower %s", source, *_kinds(model))
+    return output
+
+
+def from_two_towers(theirs: nn.Module, source: str) -> ClipScratchModel:
+    """The ClipScratch model with the towers, projections and temperature of a `CLIPModel` or of one like it.
+
+    Both towers pool by themselves, project by one matrix, and learned with the loss of the diagonal.
+
+    Raises: ValueError if it is of another type.
+    """
+    kind = theirs.config.model_type
+    if kind not in TYPES:
+        # SigLIP too: it reads texts padded to 64 tokens only, which no processor of a folder can be made to keep.
+        raise ValueError(f"{source} is a model of type {kind!r}; what can be converted is {', '.join(TYPES)}.")
+    scale = theirs.logit_scale.item()
+    model, _ = ClipScratchModel.from_towers(
+        text=theirs.text_model,
+        vision=theirs.vision_model,
+        text_pooling="tower",
+        vision_pooling="tower",
+        projection_dim=theirs.config.projection_dim,
+        loss="diagonal",
+        freeze_text=False,
+        logit_scale_init_value=scale,
+        logit_scale_max=max(MAX_LOGIT_SCALE, scale),
+    )
+    model.text_projection.load_state_dict(theirs.text_projection.state_dict())
+    model.visual_projection.load_state_dict(theirs.visual_projection.state_dict())
+    with torch.no_grad():
+        model.logit_scale.fill_(theirs.logit_scale)
+    return model.eval()
+
+
+def _kinds(model):
+    return model.config.text_config.model_type, model.config.vision_config.model_type
