@@ -101,7 +101,7 @@ def _described(folder, model, processor):
         "opset": OPSET,
         "embedding_size": model.config.projection_dim,
         "logit_scale": log_scale(model),
-        "logit_bias": None if model.logit_bias is None else float(model.logit_bias),
+        "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
         "image_size": list(Preprocess(processor.image_processor).image_size),
         "max_length": longest_text(model, processor.tokenizer),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
