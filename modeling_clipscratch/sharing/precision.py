@@ -32,11 +32,15 @@ def write_precision(source: Path, precision: str, path: Path) -> None:
 
 def _write_half(source, path):
     onnx, _ = onnx_libraries()
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    # Unit length is made in float32, as in PyTorch: in half precision a norm is off by up to 5e-4.
-    kept = [*DEFAULT_OP_BLOCK_LIST, "ReduceL2", "Clip", "Div"]
-    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True, op_block_list=kept), path)
+    model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    # In half precision a norm is off by up to 5e-4; so unit length is made once more, of the float32 output.
+    name = model.graph.output[0].name
+    last = next(node for node in model.graph.node if name in node.output)
+    last.output[0] = f"{name}_half"
+    model.graph.node.append(onnx.helper.make_node("LpNormalization", [f"{name}_half"], [name], axis=-1, p=2))
+    onnx.save(model, path)
 
 
 def _write_int8(source, path):

@@ -159,7 +159,7 @@ def _write_pictures(model, processor, folder, names, where: Path) -> dict:
             if small is None:
                 raise BadImageError(f"{read.name}: went away while it was read; call again.")
             small.save(where / f"{len(embeds)}.jpg", quality=82)
-            embeds.append(encode_pixels(model, read.pixels[None], preprocess.mean, preprocess.std)[0].numpy())
+            embeds.append(encode_pixels(model, read.pixels[None].copy(), preprocess.mean, preprocess.std)[0].numpy())
     packed = np.stack(embeds).astype("<f4").tobytes() if embeds else b""
     return {
         "names": [printable(name) for name in names],

@@ -150,7 +150,10 @@ function preparePictures() {
 }
 
 function listen() {
-  const add = (files) => { if (files.length) then(() => addPictures([...files])); };
+  const add = (list) => {
+    const files = [...list]; // now: the list is emptied when its event ends
+    if (files.length) then(() => addPictures(files));
+  };
   $("files").onchange = () => { add($("files").files); $("files").value = ""; };
   for (const kind of ["dragenter", "dragover"]) {
     document.addEventListener(kind, (event) => { event.preventDefault(); $("drop").classList.add("over"); });
