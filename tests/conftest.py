@@ -1,4 +1,7 @@
-"""Nothing goes in; tiny random towers, models, a processor and a batch come out, for the tests of every folder."""
+"""Nothing goes in; tiny random towers, models, a processor, a batch and the shared real files come out."""
+
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from transformers import (
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "photo", "of", "the", "red", "blue", "square", "circle"]
 
 _BERT_SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -39,6 +43,15 @@ _CLASSES = {
     "dinov2": Dinov2Config,
 }
 _TEXT = {"vocab_size": len(WORDS), "max_position_embeddings": 12}
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Real data that is not part of the project: `CLIPSCRATCH_SHARED`, or `shared` beside the checkout."""
+    folder = Path(os.environ.get("CLIPSCRATCH_SHARED", REPOSITORY.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared real files are not here; set CLIPSCRATCH_SHARED to their folder to run this.")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,9 @@ def _texts(words: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
         mask = np.ones((batch, length), dtype=np.int64)
         for row in range(1, batch):
             kept = draw.integers(1, length + 1)
-            mask[row] = (np.arange(length) < kept, np.arange(length) >= length - kept, draw.random(length) < 0.7)[row % 3]
+            mask[row] = (np.arange(length) < kept, np.arange(length) >= length - kept, draw.random(length) < 0.7)[
+                row % 3
+            ]
             mask[row, draw.integers(length)] = 1
         yield {"input_ids": draw.integers(0, words, (batch, length)), "attention_mask": mask}
 

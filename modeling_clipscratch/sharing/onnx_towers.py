@@ -54,8 +54,8 @@ def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> No
     """Writes one tower in float32; batch and tokens may be of any size in it.
 
     Args:
-        model: in float32, on the CPU, in `eval()`. Its attention is set to `eager`, which makes the smallest graph: that
-            of `sdpa` has a third more nodes, which mend rows without any token.
+        model: in float32, on the CPU, in `eval()`. Its attention is set to `eager`, which makes the smallest graph:
+            that of `sdpa` has a third more nodes, which mend rows without any token.
         side: `text` or `vision`.
         image_size: height and width in pixels.
     Raises: ValueError if the tower's weights do not fit into one file.

@@ -113,7 +113,9 @@ def preprocess_settings(image_processor) -> dict:
             "2 or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge."
         )
     if crop is not None and (crop[0] > edges[0] or crop[1] > edges[1]):
-        raise ValueError(f"crop_size={crop} is larger than size={target}, and the page cannot pad; choose a smaller one.")
+        raise ValueError(
+            f"crop_size={crop} is larger than size={target}, and the page cannot pad; choose a smaller one."
+        )
     return {
         "size": target,
         "crop": crop,

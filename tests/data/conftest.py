@@ -1,23 +1,11 @@
-"""Nothing goes in; tiny pictures, tar shards and the shared real files come out, for the tests of this folder."""
+"""Nothing goes in; tiny pictures and tar shards come out, for the tests of this folder."""
 
 import io
-import os
 import tarfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def shared_folder() -> Path:
-    """Real data that is not part of the project: `CLIPSCRATCH_SHARED`, or `shared` beside the checkout."""
-    folder = Path(os.environ.get("CLIPSCRATCH_SHARED", REPOSITORY.parent / "shared")) / "data"
-    if not folder.is_dir():
-        pytest.skip("the shared real files are not here; set CLIPSCRATCH_SHARED to their folder to run this.")
-    return folder
 
 
 @pytest.fixture(scope="session")

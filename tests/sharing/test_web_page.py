@@ -1,4 +1,4 @@
-"""A tiny model's page is opened as a file in a headless Chromium; it must show what Python computes, and ask nothing."""
+"""A tiny model's page is opened as a file in a headless Chromium; it must show what Python computes, no more."""
 
 import base64
 import json
@@ -9,13 +9,14 @@ import numpy as np
 import PIL
 import pytest
 from PIL import Image
-from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
+from transformers import AutoTokenizer, CLIPImageProcessorPil, ViTImageProcessorPil
 
+from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.data.pictures import decode_image
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
-from modeling_clipscratch.sharing import npm, web_page
+from modeling_clipscratch.sharing import npm
 from modeling_clipscratch.sharing.npm import Package, read_package
 from modeling_clipscratch.sharing.web_page import ASSETS, preprocess_settings, write_page
 
@@ -103,7 +104,7 @@ def test_labels_have_the_probabilities_that_python_gives_them(page, pictures, tr
     assert found == pytest.approx({entry["label"]: entry["score"] for entry in ranked}, abs=APART)
     assert sum(found.values()) == pytest.approx(1)
     page.get_by_label("Labels").fill("a photo\ncircle")
-    page.get_by_text("a photo").last.wait_for()
+    page.locator("#bars").get_by_text("a photo").wait_for()
     assert set(shown(page, "#bars")) == {"a photo", "circle"}
 
 
@@ -202,3 +203,49 @@ def test_without_npm_or_network_one_sentence_and_nothing_written(trained, tmp_pa
     assert list(tmp_path.iterdir()) == [fake]
 
 
+def page_tokens(site, tokenizer, texts, longest, folder):
+    """Token numbers by the page's own scripts, run by node."""
+    if NODE is None:
+        pytest.skip("there is no node, which runs the page's script: install Node.js")
+    tokenizer.save_pretrained(folder)
+    scripts = [ASSETS / "payload.js", *sorted((site.parent / "payload").glob("tokenizers-*.js")), ASSETS / "embed.js"]
+    main = """
+const fs = require("fs");
+(async () => {
+  fs.writeFileSync("tokenizers.mjs", require("zlib").gunzipSync(Buffer.concat(pieces.tokenizers)));
+  const { Tokenizer } = await import(process.cwd() + "/tokenizers.mjs");
+  const json = (name) => JSON.parse(fs.readFileSync(name));
+  const tokenizer = new Tokenizer(json("tokenizer.json"), json("tokenizer_config.json"));
+  const { texts, longest } = json("given.json");
+  console.log(JSON.stringify(texts.map((text) => tokensOf(tokenizer, text, longest))));
+})();
+"""
+    (folder / "all.cjs").write_text("\n".join([*(path.read_text() for path in scripts), main]))
+    (folder / "given.json").write_text(json.dumps({"texts": texts, "longest": longest}))
+    ended = subprocess.run([NODE, "all.cjs"], cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(ended.stdout)
+
+
+def test_texts_have_the_tokens_of_the_tokenizer(site, word_processor, tmp_path):
+    """Those that are too long are cut as Python cuts them."""
+    texts = ["", "a red square", "The photo, of nothing known", "blue " * 30, "a the of " * 4]
+    tokens = word_processor.tokenizer(texts, truncation=True, max_length=12)["input_ids"]
+    assert page_tokens(site, word_processor.tokenizer, texts, 12, tmp_path) == tokens
+
+
+@pytest.mark.slow
+def test_all_captions_of_flickr8k_have_the_tokens_of_the_tokenizer(site, shared_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(shared_folder.parent / "models" / "minilm-l6-distilbert")
+    splits = [load_rows(str(shared_folder / "wds_flickr8k"), split) for split in ("train", "validation", "test")]
+    texts = [caption for rows in splits for captions in rows.captions for caption in captions]
+    odd = [
+        "Läuft in the SNOW; 你好 three!",
+        "tab\tand\u00a0space",
+        "emoji \U0001f600 here",
+        "e\u0301 naïve",
+        "word " * 600,
+    ]
+    tokens = tokenizer(texts + odd, truncation=True, max_length=512)["input_ids"]
+    found = page_tokens(site, tokenizer, texts + odd, 512, tmp_path)
+    assert len(texts) > 30_000
+    assert [text for text, one, other in zip(texts + odd, found, tokens, strict=True) if one != other] == []
