@@ -46,12 +46,12 @@ def _write_half(source, path):
 def _write_int8(source, path):
     """Dynamic quantisation but for the matrices that narrow, whose weights alone are in 8 bits.
 
-    Of a dynamically quantised product one scale serves a whole activation. What comes out of an MLP's widening half
-    has values far from all others, so that a ViT-tiny keeps a cosine of 0.91 to itself where all its matrices are
-    dynamic, 0.9995 where the narrowing ones keep float activations and a scale for each 32 weights; the file is 7 %
-    larger. Scales of the others: one a column, whose cosine is 0.993 for a MiniLM, with one a matrix 0.89. Seven bits
-    (`reduce_range`): with eight a CPU with AVX2 but without VNNI overflows, and the file may go to any CPU; the cosine
-    loses 0.001 by it. The table of tokens is in 8 bits too, half of a small tower's file.
+    One scale serves a whole activation that is quantised dynamically, and what comes out of an MLP's widening half has
+    values far from all others. So a ViT-tiny keeps a mean cosine of 0.91 to its float32 self with all matrices dynamic,
+    and 0.9995 where the narrowing ones read float activations and have a scale for each 32 weights; the file is 7 %
+    larger. The others have a scale a column: all dynamic, a MiniLM keeps 0.993 by it, 0.89 with a scale a matrix. Their
+    weights have seven bits (`reduce_range`), since with eight a CPU with AVX2 but without VNNI overflows, and the file
+    may go to any CPU; that costs 0.001. The table of tokens, half of a small tower, is in 8 bits too.
     """
     onnx, _ = onnx_libraries()
     from onnxruntime.quantization import QuantType, quantize_dynamic

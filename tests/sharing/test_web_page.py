@@ -226,6 +226,7 @@ const fs = require("fs");
     return json.loads(ended.stdout)
 
 
+@pytest.mark.slow
 def test_texts_have_the_tokens_of_the_tokenizer(site, word_processor, tmp_path):
     """Those that are too long are cut as Python cuts them."""
     texts = ["", "a red square", "The photo, of nothing known", "blue " * 30, "a the of " * 4]
