@@ -8,7 +8,7 @@ import subprocess
 import numpy as np
 import PIL
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, ViTImageProcessorPil
 
 from modeling_clipscratch.data import load_rows
@@ -250,3 +250,27 @@ def test_all_captions_of_flickr8k_have_the_tokens_of_the_tokenizer(site, shared_
     found = page_tokens(site, tokenizer, texts + odd, 512, tmp_path)
     assert len(texts) > 30_000
     assert [text for text, one, other in zip(texts + odd, found, tokens, strict=True) if one != other] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "ending", "apart"), [("RGB", "jpg", 0), ("RGB", "png", 0), ("RGBA", "png", 1)])
+def test_a_file_is_decoded_as_in_python(browser, site, tmp_path, mode, ending, apart):
+    """A JPEG lies on its side, as its EXIF says; transparency is on white, where roundings of one step may differ."""
+    image = Image.effect_noise((53, 37), 90).resize((106, 74)).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / f"picture.{ending}"
+    image.save(path, **({"exif": exif} if ending == "jpg" else {}))
+    context = browser.new_context(bypass_csp=True)  # to call the page's own functions
+    page = context.new_page()
+    page.goto(site.as_uri())
+    decoded = "async (text) => { const { width, height, data } = await decode(new File([fromBase64(text)], 'p'));"
+    found = page.evaluate(
+        f"{decoded} return {{ width, height, data: [...data] }}; }}", base64.b64encode(path.read_bytes()).decode()
+    )
+    context.close()
+    expected = np.asarray(decode_image(path, name="")).astype(int)
+    assert (found["height"], found["width"]) == expected.shape[:2]
+    assert np.abs(np.array(found["data"]).reshape(expected.shape) - expected).max() <= apart
