@@ -1,4 +1,4 @@
-"""Nothing goes in; tiny random towers, models, a processor and a batch come out, for the tests of every folder."""
+"""Nothing goes in; tiny random towers, models, a processor, a batch and the shared real files come out."""
 
 import os
 import time

@@ -124,7 +124,15 @@ def test_the_oldest_transformers_is_named_alike_everywhere():
 
 
 def test_the_scripts_have_no_logic_of_their_own():
-    for name in ("run_train.py", "run_eval.py", "run_inference.py", "run_demo.py", "run_convert.py", "run_share.py"):
+    for name in (
+        "run_train.py",
+        "run_eval.py",
+        "run_inference.py",
+        "run_demo.py",
+        "run_convert.py",
+        "run_share.py",
+        "run_export.py",
+    ):
         assert len((ROOT / name).read_text().splitlines()) <= 80, name
 
 

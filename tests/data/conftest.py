@@ -1,4 +1,4 @@
-"""Nothing goes in; tiny pictures, tar shards come out, for the tests of this folder."""
+"""Nothing goes in; tiny pictures and tar shards come out, for the tests of this folder."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""Nothing goes in; a folder as training leaves it, with a tiny model, comes out."""
+"""Nothing goes in; folders as training leaves them, with tiny models, come out."""
 
 import json
 import shutil
@@ -23,3 +23,16 @@ def trained_once(make_model, word_processor, tmp_path_factory):
 def trained(trained_once, tmp_path):
     """A copy of one folder for every test."""
     return shutil.copytree(trained_once, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def save_model(make_model, word_processor, tmp_path_factory):
+    """Settings of `make_model` -> (folder of a model with its processor, the model)."""
+
+    def save(**settings):
+        folder, model = tmp_path_factory.mktemp("model"), make_model(**settings)
+        model.save_pretrained(folder)
+        word_processor.save_pretrained(folder)
+        return folder, model
+
+    return save

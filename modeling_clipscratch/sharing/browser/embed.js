@@ -1,0 +1,70 @@
+// Texts and picture files go in; embeddings of unit length come out, from the model of this folder.
+"use strict";
+
+const model = {};
+
+// `told(stage, part)`: what is being done, and which part of it all is done, 0 to 1.
+async function loadModel(told) {
+  let done = 0;
+  const read = async (name, stage) => {
+    told(stage, done / SETTINGS.payload_bytes);
+    return payload(name, (bytes) => { done += bytes; told(stage, done / SETTINGS.payload_bytes); });
+  };
+  const asModule = async (name) =>
+    import(URL.createObjectURL(new Blob([await read(name, "Loading the program ...")], { type: "text/javascript" })));
+  const { Tokenizer } = await asModule("tokenizers");
+  model.ort = await asModule("onnxruntime");
+  // More threads would need headers that only a server can send.
+  model.ort.env.wasm.numThreads = 1;
+  model.ort.env.wasm.wasmBinary = await read("wasm", "Loading the program ...");
+  const text = new TextDecoder();
+  const json = async (name) => JSON.parse(text.decode(await read(name, "Loading the tokenizer ...")));
+  model.tokenizer = new Tokenizer(await json("tokenizer"), await json("tokenizer_config"));
+  for (const side of ["vision", "text"]) {
+    const stage = `Loading the ${side} tower ...`;
+    model[side] = await model.ort.InferenceSession.create(await read(side, stage), { executionProviders: ["wasm"] });
+  }
+  told("Ready.", 1);
+}
+
+// Token numbers of a text; what is too long loses its end, but not the tokens that stand around every text.
+function tokensOf(tokenizer, text, longest) {
+  const all = tokenizer.encode(text).ids;
+  if (all.length <= longest) return all;
+  const bare = tokenizer.encode(text, { add_special_tokens: false }).ids;
+  let before = 0;
+  while (!bare.every((id, place) => all[before + place] === id)) before++;
+  const after = all.slice(before + bare.length);
+  return [...all.slice(0, longest - after.length), ...after];
+}
+
+async function embedText(text) {
+  const ids = BigInt64Array.from(tokensOf(model.tokenizer, text, SETTINGS.max_length), BigInt);
+  const shape = [1, ids.length];
+  const found = await model.text.run({
+    input_ids: new model.ort.Tensor("int64", ids, shape),
+    attention_mask: new model.ort.Tensor("int64", new BigInt64Array(ids.length).fill(1n), shape),
+  });
+  return found.text_embeds.data;
+}
+
+async function embedPicture(file) {
+  const picture = fit(await decode(file), SETTINGS.preprocess);
+  const shape = [1, 3, picture.height, picture.width];
+  const values = normalise(picture, SETTINGS.preprocess);
+  return (await model.vision.run({ pixel_values: new model.ort.Tensor("float32", values, shape) })).image_embeds.data;
+}
+
+function cosine(left, right) {
+  let sum = 0;
+  for (let place = 0; place < left.length; place++) sum += left[place] * right[place];
+  return sum;
+}
+
+// Cosines -> probabilities at the model's temperature.
+function probabilities(cosines) {
+  const most = Math.max(...cosines);
+  const weights = cosines.map((score) => Math.exp(Math.exp(SETTINGS.logit_scale) * (score - most)));
+  const sum = weights.reduce((total, weight) => total + weight, 0);
+  return weights.map((weight) => weight / sum);
+}

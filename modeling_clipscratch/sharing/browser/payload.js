@@ -1,0 +1,38 @@
+// Scripts of this folder go in, base64 of gzip in pieces; bytes come out. A page opened from a file may fetch nothing,
+// but may add scripts, so what is large travels as scripts.
+"use strict";
+
+const pieces = {};
+
+// Each piece calls this.
+function received(name, place, text) {
+  (pieces[name] ??= [])[place] = fromBase64(text);
+}
+
+function fromBase64(text) {
+  const characters = atob(text);
+  const bytes = new Uint8Array(characters.length);
+  for (let place = 0; place < bytes.length; place++) bytes[place] = characters.charCodeAt(place);
+  return bytes;
+}
+
+function addScript(path) {
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = path;
+    script.onload = () => { script.remove(); resolve(); };
+    script.onerror = () => reject(new Error(`${path} is missing beside this page; copy the whole folder again.`));
+    document.head.append(script);
+  });
+}
+
+// SETTINGS.payload: name -> number of pieces. `told(bytes)` is called after each.
+async function payload(name, told) {
+  for (let place = 0; place < SETTINGS.payload[name]; place++) {
+    await addScript(`payload/${name}-${place}.js`);
+    told(pieces[name][place].length);
+  }
+  const packed = new Blob(pieces[name]).stream().pipeThrough(new DecompressionStream("gzip"));
+  delete pieces[name];
+  return new Uint8Array(await new Response(packed).arrayBuffer());
+}

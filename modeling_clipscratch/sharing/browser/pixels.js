@@ -1,0 +1,135 @@
+// A picture file goes in; the pixel values that the vision tower reads come out, as Pillow and the image processor make
+// them. A canvas would resize with filters of the browser's own.
+"use strict";
+
+const BITS = 22; // of a weight's fraction, as in Pillow's Resample.c for 8 bits a channel
+
+const sinc = (x) => (x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x));
+const cubic = (x) => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0);
+const FILTERS = { // PIL.Image.Resampling: its number -> half width, weight at a distance
+  1: { support: 3, weight: (x) => (x < 3 ? sinc(x) * sinc(x / 3) : 0) },
+  2: { support: 1, weight: (x) => (x < 1 ? 1 - x : 0) },
+  3: { support: 2, weight: cubic },
+};
+
+// For each place of the new line: the first old place it reads, and the weights of that and the next ones, as integers.
+function resizeWeights(before, after, filter) {
+  const scale = before / after;
+  const stretch = Math.max(scale, 1); // smaller: the filter covers all old pixels (antialias)
+  const support = filter.support * stretch;
+  return Array.from({ length: after }, (_, place) => {
+    const centre = (place + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - support + 0.5));
+    const end = Math.min(before, Math.trunc(centre + support + 0.5));
+    const weights = new Float64Array(end - first);
+    let sum = 0;
+    for (let k = 0; k < weights.length; k++) {
+      weights[k] = filter.weight(Math.abs((k + first - centre + 0.5) / stretch));
+      sum += weights[k];
+    }
+    const whole = Int32Array.from(weights, (weight) => {
+      const value = (weight / sum) * 2 ** BITS;
+      return Math.trunc(value < 0 ? value - 0.5 : value + 0.5);
+    });
+    return { first, weights: whole };
+  });
+}
+
+// One direction. `from`: bytes of `lines` lines; a step along a line, and from line to line, is so many bytes.
+function resizeLines(from, lines, step, nextLine, plan, to, toStep, toNextLine) {
+  for (let line = 0; line < lines; line++) {
+    for (let place = 0; place < plan.length; place++) {
+      const { first, weights } = plan[place];
+      for (let channel = 0; channel < 3; channel++) {
+        let sum = 2 ** (BITS - 1);
+        let at = line * nextLine + first * step + channel;
+        for (let k = 0; k < weights.length; k++, at += step) sum += from[at] * weights[k];
+        to[line * toNextLine + place * toStep + channel] = Math.min(255, Math.max(0, Math.floor(sum / 2 ** BITS)));
+      }
+    }
+  }
+}
+
+function resizeWidth({ width, height, data }, newWidth, filter) {
+  if (newWidth === width) return { width, height, data };
+  const to = new Uint8Array(newWidth * height * 3);
+  resizeLines(data, height, 3, width * 3, resizeWeights(width, newWidth, filter), to, 3, newWidth * 3);
+  return { width: newWidth, height, data: to };
+}
+
+function resizeHeight({ width, height, data }, newHeight, filter) {
+  if (newHeight === height) return { width, height, data };
+  const to = new Uint8Array(width * newHeight * 3);
+  resizeLines(data, width, width * 3, 3, resizeWeights(height, newHeight, filter), to, width * 3, 3);
+  return { width, height: newHeight, data: to };
+}
+
+// {width, height, data: RGB bytes} -> the same of another size; bit for bit what PIL.Image.resize gives. Bytes are
+// rounded between the two directions, so their order counts. Pillow 13 begins with the height where that loses more
+// than twice as many pixels as the width (found by trying all orders); before 13 always with the width.
+function resize(picture, newWidth, newHeight, resample) {
+  const filter = FILTERS[resample];
+  const lost = picture.height - newHeight;
+  if (lost > 0 && lost > 2 * (picture.width - newWidth)) {
+    return resizeWidth(resizeHeight(picture, newHeight, filter), newWidth, filter);
+  }
+  return resizeHeight(resizeWidth(picture, newWidth, filter), newHeight, filter);
+}
+
+// RGB picture -> RGB picture of the tower's size. `size`: [height, width], or one number for the shorter edge.
+function fit(picture, { size, crop, resample }) {
+  const { width, height } = picture;
+  const short = Math.min(width, height);
+  const long = (edge) => Math.trunc((size * edge) / short);
+  const [newHeight, newWidth] = Array.isArray(size)
+    ? size
+    : [height <= width ? size : long(height), width <= height ? size : long(width)];
+  const resized = resize(picture, newWidth, newHeight, resample);
+  if (crop === null) return resized;
+  const [cropHeight, cropWidth] = crop;
+  const top = Math.floor((newHeight - cropHeight) / 2);
+  const left = Math.floor((newWidth - cropWidth) / 2);
+  const data = new Uint8Array(cropHeight * cropWidth * 3);
+  for (let line = 0; line < cropHeight; line++) {
+    const start = ((top + line) * newWidth + left) * 3;
+    data.set(resized.data.subarray(start, start + cropWidth * 3), line * cropWidth * 3);
+  }
+  return { width: cropWidth, height: cropHeight, data };
+}
+
+// RGB picture -> Float32Array (3, H, W).
+function normalise({ width, height, data }, { mean, std }) {
+  const area = width * height;
+  const values = new Float32Array(3 * area);
+  for (let channel = 0; channel < 3; channel++) {
+    for (let place = 0; place < area; place++) {
+      values[channel * area + place] = (data[3 * place + channel] / 255 - mean[channel]) / std[channel];
+    }
+  }
+  return values;
+}
+
+// File -> RGB picture, upright as its EXIF says, transparency on white.
+async function decode(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+  } catch {
+    throw new Error(`${file.name} is no picture that this browser can read; choose a JPEG, PNG or WebP.`);
+  }
+  const { width, height } = bitmap;
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const data = new Uint8Array(width * height * 3);
+  for (let from = 0, to = 0; from < rgba.length; from += 4) {
+    data[to++] = rgba[from];
+    data[to++] = rgba[from + 1];
+    data[to++] = rgba[from + 2];
+  }
+  return { width, height, data };
+}

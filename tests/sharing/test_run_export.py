@@ -1,0 +1,56 @@
+"""Command lines go in; what they write, or refuse, is checked. The exports themselves have tests of their own."""
+
+import pytest
+
+import run_export
+from modeling_clipscratch.sharing.new_folder import check_new_folder, write_new_folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["runs/a"], "nothing to write: give --output_dir for ONNX files, --page for a page, or both"),
+        (["runs/a", "--output_dir", "onnx", "--labels", "cat", "dog"], "--pictures and --labels are of the page"),
+        (["runs/a", "--output_dir", "onnx", "--pictures", "holidays"], "--pictures and --labels are of the page"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run_export.main(arguments)
+
+
+def test_the_command_line_reaches_both_exports(monkeypatch, capsys, tmp_path):
+    called = {}
+
+    def export_onnx(folder, output_dir, *, precisions):
+        called["onnx"] = (folder, output_dir, precisions)
+        return {"largest_distance": {"int8": {"text": 0.01, "vision": 0.02}}}
+
+    def write_page(folder, page, **settings):
+        called["page"] = (folder, page, settings)
+        return f"{page}/index.html"
+
+    monkeypatch.setattr(run_export, "export_onnx", export_onnx)
+    monkeypatch.setattr(run_export, "write_page", write_page)
+    run_export.main(["runs/a", "--output_dir", "o", "--precision", "int8", "--page", "p", "--labels", "cat", "dog"])
+    assert called["onnx"] == ("runs/a", "o", ["int8"])
+    assert called["page"][:2] == ("runs/a", "p") and called["page"][2]["labels"] == ["cat", "dog"]
+    said = capsys.readouterr().out
+    assert "int8: largest distance to PyTorch's embeddings: text 1.0e-02, vision 2.0e-02" in said
+    assert "wrote p/index.html" in said
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    def stop(where):
+        (where / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_new_folder(tmp_path / "new", stop)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").mkdir()
+    check_new_folder("page", tmp_path / "new")  # an empty folder is as good as none
+    write_new_folder(tmp_path / "new", lambda where: (where / "file").write_text("whole"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "file"]
+    with pytest.raises(ValueError, match="page=.*new is there already; delete it, or choose another --page"):
+        check_new_folder("page", tmp_path / "new")

@@ -1,0 +1,276 @@
+"""A tiny model's page is opened as a file in a headless Chromium; it must show what Python computes, no more."""
+
+import base64
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import PIL
+import pytest
+from PIL import ExifTags, Image
+from transformers import AutoTokenizer, CLIPImageProcessorPil, ViTImageProcessorPil
+
+from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data.pictures import decode_image
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
+from modeling_clipscratch.evaluation.rank_labels import rank_labels
+from modeling_clipscratch.sharing import npm
+from modeling_clipscratch.sharing.npm import Package, read_package
+from modeling_clipscratch.sharing.web_page import ASSETS, preprocess_settings, write_page
+
+for needed in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(needed, reason=f"{needed} is not installed: pip install 'clipscratch[export]'")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NODE = shutil.which("node")
+LABELS = ["red", "blue square", "circle"]
+APART = 0.02  # of a cosine or a probability: 8-bit weights in the browser, float32 in Python
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for seed, size in enumerate([(9, 8), (8, 8), (40, 31), (16, 90)]):
+        pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(save_model):
+    return save_model()
+
+
+@pytest.fixture(scope="module")
+def site(trained, pictures, tmp_path_factory):
+    if shutil.which("npm") is None:
+        pytest.skip("there is no npm, which fetches what the page runs: install Node.js")
+    where = tmp_path_factory.mktemp("site") / "page"
+    try:
+        return write_page(trained[0], where, pictures=pictures, labels=LABELS, template="the {}")
+    except ValueError as error:
+        if "npm cannot fetch" not in str(error):
+            raise
+        pytest.skip(f"the npm registry cannot be reached: {error}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, site):
+    """The page as a phone shows it, opened as a file; all that it asks for is of its folder."""
+    page, urls, errors = browser.new_page(viewport={"width": 390, "height": 844}), [], []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(site.as_uri())
+    page.locator("#files:enabled").wait_for(state="attached")
+    yield page
+    assert page.locator("html").bounding_box()["width"] <= 390
+    page.close()
+    assert {url for url in urls if not url.startswith((site.parent.as_uri(), "blob:"))} == set()
+    assert errors == []
+
+
+def shown(page, selector):
+    """Rows of a list -> {text: number}, in their order."""
+    page.locator(f"{selector} data").first.wait_for()
+    rows = page.locator(f"{selector} li").all()
+    return {
+        row.locator("b, span").first.inner_text().split("\n")[0]: float(row.locator("data").get_attribute("value"))
+        for row in rows
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["0.png", "1.png", "2.png", "3.png"])
+def test_labels_have_the_probabilities_that_python_gives_them(page, pictures, trained, word_processor, name):
+    page.set_input_files("#files", str(pictures / name))
+    found = shown(page, "#bars")
+    image = decode_image(pictures / name, name=name)
+    (ranked,) = rank_labels(trained[1], word_processor, [image], LABELS, template="the {}")
+    assert found == pytest.approx({entry["label"]: entry["score"] for entry in ranked}, abs=APART)
+    assert sum(found.values()) == pytest.approx(1)
+    page.get_by_label("Labels").fill("a photo\ncircle")
+    page.locator("#bars").get_by_text("a photo").wait_for()
+    assert set(shown(page, "#bars")) == {"a photo", "circle"}
+
+
+@pytest.mark.slow
+def test_a_text_finds_prepared_and_chosen_pictures(page, pictures, trained, word_processor):
+    model = trained[1]
+    page.set_input_files("#files", {"name": "mine.png", "mimeType": "", "buffer": (pictures / "2.png").read_bytes()})
+    shown(page, "#bars")
+    page.get_by_label("What should the picture show?").fill("a red circle")
+    page.keyboard.press("Enter")
+    found = shown(page, "#hits")
+    preprocess = Preprocess(word_processor.image_processor)
+    pixels = np.stack([preprocess(decode_image(pictures / f"{seed}.png", name="")) for seed in range(4)])
+    embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std)
+    cosines = (embeds @ encode_texts(model, word_processor.tokenizer, ["a red circle"])[0]).tolist()
+    expected = {f"{seed}.png": cosine for seed, cosine in enumerate(cosines)} | {"mine.png": cosines[2]}
+    assert found == pytest.approx(expected, abs=APART)
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+@pytest.mark.slow
+def test_bad_input_is_said_on_the_page(page, pictures):
+    page.get_by_label("Labels").fill("red")
+    page.set_input_files("#files", str(pictures / "0.png"))
+    page.get_by_text("Write two labels or more").wait_for()
+    page.get_by_label("Labels").fill("red, blue")
+    page.get_by_label("Template").fill("the")
+    page.get_by_text("The template has no {}").wait_for()
+    page.set_input_files("#files", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no picture"})
+    page.get_by_role("alert").get_by_text("notes.txt is no picture that this browser can read").wait_for()
+
+
+@pytest.mark.parametrize(
+    "image_processor",
+    [
+        ViTImageProcessorPil(size={"height": 12, "width": 9}, resample=2),
+        ViTImageProcessorPil(size={"height": 7, "width": 30}, resample=3),
+        ViTImageProcessorPil(size={"height": 13, "width": 13}, resample=1, image_mean=[0.1, 0.2, 0.3]),
+        CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 14, "width": 12}),
+    ],
+    ids=["bilinear", "bicubic", "lanczos", "shorter edge, crop"],
+)
+@pytest.mark.parametrize("size", [(31, 40), (40, 31), (9, 7), (300, 200)])
+def test_pixels_are_those_of_the_image_processor_to_the_bit(image_processor, size):
+    if NODE is None:
+        pytest.skip("there is no node, which runs the page's script: install Node.js")
+    if int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow before 13 resizes the width first, always; the page does it as Pillow 13")
+    pixels = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), dtype=np.uint8)
+    given = {"picture": base64.b64encode(pixels.tobytes()).decode(), "height": size[0], "width": size[1]}
+    given["settings"] = preprocess_settings(image_processor)
+    script = (ASSETS / "pixels.js").read_text() + (
+        "const given = JSON.parse(require('fs').readFileSync(0));\n"
+        "const data = new Uint8Array(Buffer.from(given.picture, 'base64'));\n"
+        "const fitted = fit({ width: given.width, height: given.height, data }, given.settings);\n"
+        "const values = Array.from(normalise(fitted, given.settings));\n"
+        "console.log(JSON.stringify({ ...fitted, data: Array.from(fitted.data), values }));"
+    )
+    ended = subprocess.run([NODE, "-e", script], input=json.dumps(given), capture_output=True, text=True, check=True)
+    found = json.loads(ended.stdout)
+    expected = Preprocess(image_processor)(pixels)
+    assert (found["height"], found["width"]) == expected.shape[:2]
+    np.testing.assert_array_equal(np.array(found["data"]).reshape(expected.shape), expected)
+    whole = image_processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(np.array(found["values"]).reshape(whole.shape), whole, atol=1e-6)
+
+
+def test_what_the_page_cannot_prepare_is_refused():
+    with pytest.raises(ValueError, match="resample=0.*it can resize with resample 1, 2 or 3"):
+        preprocess_settings(ViTImageProcessorPil(size={"height": 8, "width": 8}, resample=0))
+    with pytest.raises(ValueError, match="the page cannot pad"):
+        preprocess_settings(CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 9, "width": 9}))
+
+
+def test_a_changed_package_is_refused(tmp_path, monkeypatch):
+    fake = tmp_path / "npm"
+    fake.write_text('#!/bin/sh\nwhile [ "$1" != --pack-destination ]; do shift; done; echo changed > "$2/a.tgz"\n')
+    fake.chmod(0o755)
+    monkeypatch.setattr(npm.shutil, "which", lambda name: str(fake))
+    with pytest.raises(ValueError, match="SHA-512 .*, not right; it was changed on its way"):
+        read_package(Package(name="some", version="1", sha512="right"), ["file"])
+
+
+@pytest.mark.parametrize("npm_does", ["exit 1", "echo 'npm error 404 not found' >&2; exit 1"])
+def test_without_npm_or_network_one_sentence_and_nothing_written(trained, tmp_path, monkeypatch, npm_does):
+    folder, _ = trained
+    monkeypatch.setattr(npm.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="there is no npm; install Node.js"):
+        write_page(folder, tmp_path / "page")
+    fake = tmp_path / "npm"
+    fake.write_text(f"#!/bin/sh\n{npm_does}\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(npm.shutil, "which", lambda name: str(fake))
+    with pytest.raises(ValueError, match=r"npm cannot fetch onnxruntime-web@.* \((npm error 404|it does not say)"):
+        write_page(folder, tmp_path / "page")
+    assert list(tmp_path.iterdir()) == [fake]
+
+
+def page_tokens(site, tokenizer, texts, longest, folder):
+    """Token numbers by the page's own scripts, run by node."""
+    if NODE is None:
+        pytest.skip("there is no node, which runs the page's script: install Node.js")
+    tokenizer.save_pretrained(folder)
+    scripts = [ASSETS / "payload.js", *sorted((site.parent / "payload").glob("tokenizers-*.js")), ASSETS / "embed.js"]
+    main = """
+const fs = require("fs");
+(async () => {
+  fs.writeFileSync("tokenizers.mjs", require("zlib").gunzipSync(Buffer.concat(pieces.tokenizers)));
+  const { Tokenizer } = await import(process.cwd() + "/tokenizers.mjs");
+  const json = (name) => JSON.parse(fs.readFileSync(name));
+  const tokenizer = new Tokenizer(json("tokenizer.json"), json("tokenizer_config.json"));
+  const { texts, longest } = json("given.json");
+  console.log(JSON.stringify(texts.map((text) => tokensOf(tokenizer, text, longest))));
+})();
+"""
+    (folder / "all.cjs").write_text("\n".join([*(path.read_text() for path in scripts), main]))
+    (folder / "given.json").write_text(json.dumps({"texts": texts, "longest": longest}))
+    ended = subprocess.run([NODE, "all.cjs"], cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(ended.stdout)
+
+
+@pytest.mark.slow
+def test_texts_have_the_tokens_of_the_tokenizer(site, word_processor, tmp_path):
+    """Those that are too long are cut as Python cuts them."""
+    texts = ["", "a red square", "The photo, of nothing known", "blue " * 30, "a the of " * 4]
+    tokens = word_processor.tokenizer(texts, truncation=True, max_length=12)["input_ids"]
+    assert page_tokens(site, word_processor.tokenizer, texts, 12, tmp_path) == tokens
+
+
+@pytest.mark.slow
+def test_all_captions_of_flickr8k_have_the_tokens_of_the_tokenizer(site, shared_folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(shared_folder.parent / "models" / "minilm-l6-distilbert")
+    splits = [load_rows(str(shared_folder / "wds_flickr8k"), split) for split in ("train", "validation", "test")]
+    texts = [caption for rows in splits for captions in rows.captions for caption in captions]
+    odd = [
+        "Läuft in the SNOW; 你好 three!",
+        "tab\tand\u00a0space",
+        "emoji \U0001f600 here",
+        "e\u0301 naïve",
+        "word " * 600,
+    ]
+    tokens = tokenizer(texts + odd, truncation=True, max_length=512)["input_ids"]
+    found = page_tokens(site, tokenizer, texts + odd, 512, tmp_path)
+    assert len(texts) > 30_000
+    assert [text for text, one, other in zip(texts + odd, found, tokens, strict=True) if one != other] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "ending", "apart"), [("RGB", "jpg", 0), ("RGB", "png", 0), ("RGBA", "png", 1)])
+def test_a_file_is_decoded_as_in_python(browser, site, tmp_path, mode, ending, apart):
+    """A JPEG lies on its side, as its EXIF says; transparency is on white, where roundings of one step may differ."""
+    image = Image.effect_noise((53, 37), 90).resize((106, 74)).convert(mode)
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / f"picture.{ending}"
+    image.save(path, **({"exif": exif} if ending == "jpg" else {}))
+    context = browser.new_context(bypass_csp=True)  # to call the page's own functions
+    page = context.new_page()
+    page.goto(site.as_uri())
+    decoded = "async (text) => { const { width, height, data } = await decode(new File([fromBase64(text)], 'p'));"
+    found = page.evaluate(
+        f"{decoded} return {{ width, height, data: [...data] }}; }}", base64.b64encode(path.read_bytes()).decode()
+    )
+    context.close()
+    expected = np.asarray(decode_image(path, name="")).astype(int)
+    assert (found["height"], found["width"]) == expected.shape[:2]
+    assert np.abs(np.array(found["data"]).reshape(expected.shape) - expected).max() <= apart
