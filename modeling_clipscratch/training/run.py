@@ -156,14 +156,15 @@ def train(
 
 
 def _mix(data, model):
-    if not (data.cutmix or data.mixup):
+    mix = Mix(cutmix=data.cutmix, mixup=data.mixup)
+    if mix == Mix():
         return None
     if is_fixed(model.vision_model) and data.cache_states:
         raise ValueError(
-            f"cutmix={data.cutmix} and mixup={data.mixup} mix pictures, but the vision tower is frozen and its states "
-            "are cached; leave them out, or set cache_states to false."
+            f"{mix} mixes pictures, but the vision tower is frozen and its states are cached; leave it out, or set "
+            "cache_states to false."
         )
-    return Mix(cutmix=data.cutmix, mixup=data.mixup)
+    return mix
 
 
 def _rows(data, split, seed, others=None):
