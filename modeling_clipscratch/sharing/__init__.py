@@ -5,4 +5,8 @@ from ..rooms import show
 __all__ = show(
     __name__,
     card=["write_card"],
+    push=["push_folder"],
+    export_onnx=["export_onnx"],
+    web_page=["write_page"],
+    convert=["convert"],
 )

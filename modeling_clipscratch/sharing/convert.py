@@ -1,8 +1,6 @@
 """A two-tower model of another kind goes in; a ClipScratch folder with its features and processor comes out."""
 
 import logging
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,7 +9,7 @@ from torch import nn
 from ..evaluation.loading import load_model
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
-from ..training.run_folder import publish_folder
+from .new_folder import check_new_folder, write_new_folder
 from .tutorial import read_tutorial
 
 logger = logging.getLogger(__name__)
@@ -29,25 +27,21 @@ def convert(source: str, output: str | Path, *, text_model: str, vision_model: s
         vision_model: the same for the vision tower: config and image processor.
     Returns: the folder.
     Raises: ValueError if the source cannot be read, is of another kind, or there is something at `output` already.
+
+    >>> convert("clip.pt", "photos", text_model="distilbert", vision_model="vit")
+    Traceback (most recent call last):
+        ...
+    ValueError: output=photos is there already; delete it, or choose another name.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} is not empty; name a new folder, or take away what is there.")
+    check_new_folder("output", output)
     if Path(source).is_file():
         model, processor = read_tutorial(source, text_model, vision_model)
     else:
         theirs, processor = load_model(source, "cpu")
         model = from_two_towers(theirs, source)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    written = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        model.save_pretrained(written)
-        processor.save_pretrained(written)
-        publish_folder(written, output)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
+    write_new_folder(output, lambda folder: (model.save_pretrained(folder), processor.save_pretrained(folder)))
     logger.info("%s: text tower %s, vision tower %s", source, *_kinds(model))
-    return output
+    return Path(output)
 
 
 def from_two_towers(theirs: nn.Module, source: str) -> ClipScratchModel:

@@ -56,6 +56,10 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
         SHA-256 of its weights, and versions. A picture's logit for a text is exp(logit_scale) times the inner product
         of their embeddings, plus the bias where there is one.
     Raises: ValueError if there is no model, something is at `output_dir`, or a file is not true to the model.
+
+    >>> table = export_onnx("runs/digits", "onnx")
+    >>> table["files"]["fp32"]["text"], table["opset"]
+    ('text_model.onnx', 20)
     """
     once_each("precision", precisions)
     check_new_folder("output_dir", output_dir)

@@ -13,7 +13,7 @@ def check_new_folder(option: str, path: str | Path) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists():
-        raise ValueError(f"{option}={path} is there already; delete it, or choose another --{option}.")
+        raise ValueError(f"{option}={path} is there already; delete it, or choose another name.")
 
 
 def write_new_folder(path: str | Path, fill: Callable[[Path], object]) -> None:

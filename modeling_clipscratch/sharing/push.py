@@ -35,6 +35,11 @@ def push_folder(
         repo_id, private, revision, token: as `hub_commit.open_repository` takes them.
     Returns: the page's address.
     Raises: ValueError or OSError with one sentence if the folder is no trained model, or the Hub refuses it.
+
+    >>> push_folder("photos", "you/your-clip")  # is looked at before anything is asked of the Hub
+    Traceback (most recent call last):
+        ...
+    ValueError: photos has no config.json, so it holds no model; give the folder that training wrote.
     """
     check_folder(folder)
     repo_id = open_repository(repo_id, private=private, revision=revision, token=token)

@@ -63,6 +63,11 @@ def write_page(
     Raises: ValueError if there is no model, something is at `page`, the model prepares pictures or texts as the page
         cannot, npm cannot fetch the two packages, or a file is not true to the model.
         BadImageError: at the first picture that cannot be read.
+
+    >>> write_page("runs/digits", "photos")  # looked at before anything is fetched
+    Traceback (most recent call last):
+        ...
+    ValueError: page=photos is there already; delete it, or choose another name.
     """
     check_new_folder("page", page)
     check_labels(labels, template) if labels else check_templates([template])

@@ -5,10 +5,8 @@ import logging
 from transformers import set_seed
 
 from ..data import load_rows
-from ..data.augment import Augment
 from ..data.batches import PairDataset
 from ..data.captions import CaptionTable, TokenTable
-from ..data.mix import Mix
 from ..data.pixels import Preprocess
 from ..data.splits import read_split
 from ..evaluation.evaluate_rows import evaluate_rows
@@ -17,6 +15,7 @@ from ..evaluation.pictures.curves import plot_curves
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
+from .augmentation import build_augment
 from .build import build_model, sides_for_muon
 from .checkpoints import check_agreement
 from .device import check_processes, choose_attention, describe_device
@@ -95,15 +94,7 @@ def train(
     model.to(args.device)
 
     preprocess = Preprocess(processor.image_processor)
-    augment = Augment(
-        mean=preprocess.mean,
-        std=preprocess.std,
-        random_shift=data.random_shift,
-        random_crop_min_area=data.random_crop_min_area,
-        horizontal_flip=data.horizontal_flip,
-        random_erasing=data.random_erasing,
-        mix=_mix(data, model),
-    )
+    augment = build_augment(data, preprocess, model)
     pairs = {
         split: _pairs(rows[split], captions[split], model, processor, preprocess, augment, data, args) for split in rows
     }
@@ -153,18 +144,6 @@ def train(
         )
     trainer.accelerator.wait_for_everyone()
     return metrics
-
-
-def _mix(data, model):
-    mix = Mix(cutmix=data.cutmix, mixup=data.mixup)
-    if mix == Mix():
-        return None
-    if is_fixed(model.vision_model) and data.cache_states:
-        raise ValueError(
-            f"{mix} mixes pictures, but the vision tower is frozen and its states are cached; leave it out, or set "
-            "cache_states to false."
-        )
-    return mix
 
 
 def _rows(data, split, seed, others=None):

@@ -173,7 +173,7 @@ def test_other_types_and_full_folders_are_refused(word_processor, tmp_path):
     word_processor.save_pretrained(tmp_path / "siglip")
     with pytest.raises(ValueError, match="is a model of type 'siglip'; what can be converted is clip, vision-text"):
         convert(str(tmp_path / "siglip"), tmp_path / "made", **TOWERS)
-    with pytest.raises(ValueError, match="siglip is not empty; name a new folder, or take away what is there"):
+    with pytest.raises(ValueError, match="siglip is there already; delete it, or choose another name"):
         convert(str(tmp_path / "siglip"), tmp_path / "siglip", **TOWERS)
 
 
@@ -190,4 +190,4 @@ def test_command_says_what_it_wrote_and_a_mistake_in_one_sentence(tutorial, tmp_
     monkeypatch.setattr(sys, "argv", ["run_convert.py", *arguments])
     with pytest.raises(SystemExit) as stopped:
         run_convert.program()
-    assert stopped.value.code == 2 and "is not empty" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "is there already" in capsys.readouterr().err

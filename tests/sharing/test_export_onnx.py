@@ -134,7 +134,7 @@ def test_bad_input_is_refused(save_model, tmp_path):
     folder, _ = save_model()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="there is there already; delete it, or choose another --output_dir"):
+    with pytest.raises(ValueError, match="there is there already; delete it, or choose another name"):
         export_onnx.export_onnx(folder, tmp_path / "there")
     with pytest.raises(ValueError, match="precision fp16 is named twice"):
         export_onnx.export_onnx(folder, tmp_path / "new", precisions=["fp16", "fp16"])

@@ -52,5 +52,5 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     check_new_folder("page", tmp_path / "new")  # an empty folder is as good as none
     write_new_folder(tmp_path / "new", lambda where: (where / "file").write_text("whole"))
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "file"]
-    with pytest.raises(ValueError, match="page=.*new is there already; delete it, or choose another --page"):
+    with pytest.raises(ValueError, match="page=.*new is there already; delete it, or choose another name"):
         check_new_folder("page", tmp_path / "new")
