@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import datasets
+import multiprocess
 import pytest
 import torch
 from PIL import Image
@@ -49,6 +50,8 @@ def test_sentence_transformers_encodes_texts_and_pictures(folder, pictures, outp
 
 def encode_pictures(rows, model, processor):
     """A batch of `Dataset.map`; everything that it needs is given, so it can be sent to processes and fingerprinted."""
+    if multiprocess.parent_process():  # a forked process waits forever for its parent's threads
+        torch.set_num_threads(1)
     inputs = processor(images=rows["image"], return_tensors="pt")
     with torch.inference_mode():
         return {"image_embeds": model(**inputs).image_embeds.numpy()}
