@@ -14,6 +14,7 @@ from transformers import (
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
+from ..data.names import public_name
 from ..evaluation.own_code import refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
 from .arguments import ModelArguments
@@ -64,6 +65,8 @@ def _build(options, captions):
         logit_scale_init_value=options.logit_scale_init_value,
     )
     tokenizer.model_max_length = _max_length(options, tokenizer, model)
+    for config in (model.config.text_config, model.config.vision_config):
+        config._name_or_path = public_name(config._name_or_path)  # saved with the model, read by strangers
     for line in describe_towers(model, report):
         logger.info(line)
     return model, VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer)
@@ -92,38 +95,13 @@ def describe_towers(model, report) -> list[str]:
     return lines
 
 
-def _from_scratch(name):
-    return name in CONFIG_MAPPING
-
-
-def sides_for_muon(options: ModelArguments, rate: float | None) -> list[str]:
-    """Sides (`text`, `vision`) whose tower is trained from scratch, where there is a rate for Muon.
-
-    Raises: ValueError if there is none: Muon's steps are as long in every direction, and would overwrite in a few of
-    them what pretraining or a frozen tower knows.
-    """
-    if rate is None:
-        return []
-    sides = ("text", "vision")
-    states = {side: _state_of_tower(options, side) for side in sides}
-    if "from scratch" not in states.values():
-        raise ValueError(
-            f"muon_learning_rate={rate} is for a tower from scratch, but the text tower is {states['text']} and the "
-            f"vision tower {states['vision']}; leave it out, or name a model type (vision_tower=vit)."
-        )
-    return [side for side in sides if states[side] == "from scratch"]
-
-
-def _state_of_tower(options, side):
-    if getattr(options, f"{side}_lora_rank"):
-        return "frozen with adapters"
-    if getattr(options, f"freeze_{side}"):
-        return "frozen"
-    return "from scratch" if _from_scratch(getattr(options, f"{side}_tower")) else "pretrained"
+def is_from_scratch(tower: str) -> bool:
+    """Whether a recipe names a type of tower rather than weights."""
+    return tower in CONFIG_MAPPING
 
 
 def _vision_source(options) -> str | PretrainedConfig:
-    if not _from_scratch(options.vision_tower):
+    if not is_from_scratch(options.vision_tower):
         return options.vision_tower
     if options.image_size is None:
         raise ValueError(f"vision_tower={options.vision_tower} is from scratch and needs image_size (pixels), e.g. 32.")
@@ -146,7 +124,7 @@ def _vision_source(options) -> str | PretrainedConfig:
 
 
 def _text_source(options, vocabulary, pad_token_id) -> str | PretrainedConfig:
-    if not _from_scratch(options.text_tower):
+    if not is_from_scratch(options.text_tower):
         return options.text_tower
     _check_heads("text", options.text_hidden_size, options.text_num_heads)
     sizes = {
@@ -185,7 +163,7 @@ def _check_heads(side, width, heads):
 
 
 def _image_processor(options):
-    if _from_scratch(options.vision_tower):
+    if is_from_scratch(options.vision_tower):
         size = {"height": options.image_size, "width": options.image_size}
         return ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     try:
@@ -207,7 +185,7 @@ def _image_processor(options):
 
 def _tokenizer(options, captions):
     source = options.tokenizer or options.text_tower
-    if options.tokenizer is None and _from_scratch(options.text_tower):
+    if options.tokenizer is None and is_from_scratch(options.text_tower):
         if captions is None:
             raise ValueError(
                 f"text_tower={options.text_tower} from scratch takes its words from the training captions, which are "

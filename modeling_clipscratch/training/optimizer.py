@@ -3,25 +3,41 @@
 import torch
 
 from ..hub.towers_clipscratch import last_blocks
+from .arguments import ModelArguments
+from .build import is_from_scratch
 from .muon import MuonAdamW
 
 
-def hidden_matrices(model, sides: list[str]) -> set[str]:
-    """Names of the matrices that Muon is for: those of the blocks, not embeddings, not heads.
+def muon_matrices(model, options: ModelArguments, rate: float | None) -> set[str]:
+    """Names of the weights that Muon trains: matrices in the blocks of towers from scratch, not embeddings, not heads.
 
     Args:
         model: unwrapped.
-        sides: `text`, `vision`: towers to look at.
+        options: the recipe's model part.
+        rate: `muon_learning_rate`; without one there are none.
+    Raises: ValueError if no tower is trained from scratch: Muon's steps are as long in every direction, and would
+        overwrite in a few of them what pretraining knows.
     """
-    towers = [getattr(model, f"{side}_model") for side in sides]
-    inside = {
-        id(weight)
-        for tower in towers
-        for block in last_blocks(tower, tower.config.num_hidden_layers)
-        for weight in block.parameters()
-        if weight.dim() == 2
-    }
+    if rate is None:
+        return set()
+    states = {side: _state_of_tower(options, side) for side in ("text", "vision")}
+    if "from scratch" not in states.values():
+        raise ValueError(
+            f"muon_learning_rate={rate} is for a tower from scratch, but the text tower is {states['text']} and the "
+            f"vision tower {states['vision']}; leave it out, or name a model type (vision_tower=vit)."
+        )
+    towers = [getattr(model, f"{side}_model") for side, state in states.items() if state == "from scratch"]
+    blocks = [block for tower in towers for block in last_blocks(tower, tower.config.num_hidden_layers)]
+    inside = {id(weight) for block in blocks for weight in block.parameters() if weight.dim() == 2}
     return {name for name, weight in model.named_parameters() if id(weight) in inside}
+
+
+def _state_of_tower(options, side):
+    if getattr(options, f"{side}_lora_rank"):
+        return "frozen with adapters"
+    if getattr(options, f"freeze_{side}"):
+        return "frozen"
+    return "from scratch" if is_from_scratch(getattr(options, f"{side}_tower")) else "pretrained"
 
 
 def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> list[dict]:

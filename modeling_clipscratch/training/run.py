@@ -16,12 +16,12 @@ from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .augmentation import build_augment
-from .build import build_model, sides_for_muon
+from .build import build_model
 from .checkpoints import check_agreement
 from .device import check_processes, choose_attention, describe_device
 from .drop import add_drops
 from .facts import count_trained, data_facts, run_facts
-from .optimizer import hidden_matrices
+from .optimizer import muon_matrices
 from .push import open_for_pushes
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
 from .sharding import whole_state_dict
@@ -118,7 +118,7 @@ def train(
         eval_dataset=pairs.get("validation"),
         processing_class=processor,
         augment=augment,
-        muon_matrices=hidden_matrices(model, sides_for_muon(model_options, args.muon_learning_rate)),
+        muon_matrices=muon_matrices(model, model_options, args.muon_learning_rate),
     )
     if adapters and trainer.is_fsdp_enabled:
         raise ValueError("adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP.")
