@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from modeling_clipscratch.training.run_folder import versions
+
 
 @pytest.fixture(scope="session")
 def trained_once(make_model, word_processor, tmp_path_factory):
@@ -13,7 +15,7 @@ def trained_once(make_model, word_processor, tmp_path_factory):
     word_processor.save_pretrained(folder)
     (folder / "recipe.yaml").write_text("dataset: digits\n")
     (folder / "metrics.json").write_text(json.dumps({"digits": {"top1": 0.5}}))
-    (folder / "versions.json").write_text(json.dumps({"torch": "2"}))
+    (folder / "versions.json").write_text(json.dumps(versions()))
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": []}))
     (folder / "curves.png").write_bytes(b"a picture")
     return folder

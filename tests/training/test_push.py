@@ -11,7 +11,7 @@ from transformers import AutoModel, TrainerCallback
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.training.adapters import add_adapters
 from modeling_clipscratch.training.arguments import ModelArguments
-from modeling_clipscratch.training.run_folder import begin_run_folder
+from modeling_clipscratch.training.run_folder import OUR_CARD, begin_run_folder
 
 ROOT = Path(__file__).parents[2]
 # Two steps, a checkpoint after each; every one is pushed, also where the one before is on its way.
@@ -205,7 +205,7 @@ def test_overwriting_deletes_what_pushing_left(tmp_path):
     begin_run_folder(tmp_path, {"dataset": "digits"}, resume=False)
     (tmp_path / ".pushing" / "checkpoint-3").mkdir(parents=True)
     for name in ("README.md", ".gitattributes", "merges.txt", "model-00001-of-00002.safetensors"):
-        (tmp_path / name).write_text("old")
+        (tmp_path / name).write_text(OUR_CARD)
     begin_run_folder(tmp_path, {"dataset": "scenes"}, resume=False)
     assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml"}
 
