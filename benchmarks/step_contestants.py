@@ -87,8 +87,14 @@ def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = N
 # ClipScratch: everything that run_train.py does
 
 
-def clipscratch(regime: Regime, steps: int, *options: str) -> float:
+def clipscratch(regime: Regime, steps: int) -> float:
     """The whole path of a recipe: sources, cache, Trainer, logging, the optimizer, the augmentation of cifar10.yaml."""
+    start, end = steps_of_clipscratch(regime, steps)
+    return end - start
+
+
+def steps_of_clipscratch(regime: Regime, steps: int) -> tuple[float, float]:
+    """When the first timed step began, and the one after the last: so what lies between two steps counts."""
     starts = []
     step = ClipScratchTrainer.training_step
 
@@ -98,10 +104,10 @@ def clipscratch(regime: Regime, steps: int, *options: str) -> float:
 
     ClipScratchTrainer.training_step = timed
     try:
-        train(*parse_recipe([*recipe_words(regime, steps), *options]))
+        train(*parse_recipe(recipe_words(regime, steps)))
     finally:
         ClipScratchTrainer.training_step = step
-    return starts[WARM_UP + steps] - starts[WARM_UP]  # of starts, so that what lies between two steps counts
+    return starts[WARM_UP], starts[WARM_UP + steps]
 
 
 def recipe_words(regime: Regime, steps: int) -> list[str]:

@@ -77,26 +77,25 @@ def parts_of_a_step(regime: ways.Regime, steps: int) -> dict[str, float]:
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
 
-    spent = dict.fromkeys(
-        ("data", "augmentation", "forward and loss", "backward", "clipping", "optimizer", "logging"), 0.0
-    )
     owners = {
         "data": (PairDataset, "__getitems__"), "augmentation": (Augment, "__call__"),
         "forward and loss": (ClipScratchTrainer, "compute_loss"), "backward": (Accelerator, "backward"),
         "clipping": (Accelerator, "clip_grad_norm_"), "optimizer": (AcceleratedOptimizer, "step"),
         "logging": (ClipScratchTrainer, "log"),
     }  # fmt: skip
+    calls = {part: [] for part in owners}
     with contextlib.ExitStack() as stack:
         for part, (owner, name) in owners.items():
-            stack.enter_context(_timed(owner, name, part, spent))
-        whole = ways.clipscratch(regime, steps) / steps
-    each = {part: seconds / (steps + ways.WARM_UP + 1) for part, seconds in spent.items()}
+            stack.enter_context(_timed(owner, name, calls[part]))
+        start, end = ways.steps_of_clipscratch(regime, steps)
+    each = {part: sum(spent for began, spent in made if start <= began < end) / steps for part, made in calls.items()}
     each["forward and loss"] -= each["augmentation"]  # made inside it
+    whole = (end - start) / steps
     return {**each, "the rest": whole - sum(each.values()), "whole": whole}
 
 
 @contextlib.contextmanager
-def _timed(owner, name, part, spent):
+def _timed(owner, name, calls):
     method = getattr(owner, name)
 
     def timed(*args, **kwargs):
@@ -104,7 +103,7 @@ def _timed(owner, name, part, spent):
         try:
             return method(*args, **kwargs)
         finally:
-            spent[part] += time.perf_counter() - start
+            calls.append((start, time.perf_counter() - start))
 
     setattr(owner, name, timed)
     try:
@@ -173,11 +172,13 @@ def compare(regime: ways.Regime, options) -> None:
     print(f"{machine()}; {precision}, peak {rate['peak'] / 1e9:,.0f} GFLOP/s; {work / 1e9:.2f} GFLOP a picture")
     rows = []
     for way in options.ways:
-        ratio = median(each[way] / each.get(HAND, each[way]) for each in rounds)
-        ahead = median(each.get(OURS, each[way]) / each[way] for each in rounds)
+        against = {
+            other: f"{median(each[way] / each[other] for each in rounds):.3f}" if other in options.ways else "-"
+            for other in (HAND, OURS)
+        }
         mfu = median(each[way] * work / each["peak"] for each in rounds)
-        rows.append([way, f"{rate[way]:.1f}", f"{ratio:.3f}", f"{ahead:.2f}", f"{mfu:.1%}"])
-    print_table(["way", "pictures a second", "of by hand", "ClipScratch is faster by", "MFU"], rows)
+        rows.append([way, f"{rate[way]:.1f}", against[HAND], against[OURS], f"{mfu:.1%}"])
+    print_table(["way", "pictures a second", "of by hand", "of ClipScratch", "MFU"], rows)
     figures = {"regime": options.regime, "precision": precision, "operations": work, "rounds": rounds}
     if OURS in options.ways and no_accelerator():
         figures["parts"] = parts_of_a_step(regime, steps)
