@@ -3,6 +3,7 @@
 Also a program: `torchrun --nproc_per_node 2 -m tests.training.test_muon` steps weights that two processes share.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,8 +83,10 @@ def step_sharded():
     for one, part, start in zip(weights["whole"], weights["sharded"], whole, strict=True):
         assert part.to_local().shape != one.shape
         assert torch.allclose(part.full_tensor(), one, atol=1e-6) and not torch.allclose(one, start, atol=0.01)
-    print("sharded as whole")
+    print("sharded as whole", flush=True)
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads may outlast the interpreter, which aborts it now and then (pytorch#179291)
 
 
 def test_muon_takes_the_matrices_of_the_blocks_of_towers_from_scratch(run_recipe, tmp_path):
