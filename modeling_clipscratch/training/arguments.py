@@ -39,6 +39,9 @@ class ModelArguments:
     vision_num_layers: int = _option(6, "Layers of a vision tower from scratch.")
     vision_num_heads: int = _option(3, "Attention heads of a vision tower from scratch.")
     patch_size: int = _option(4, "Patch of a vision tower from scratch, pixels.")
+    vision_init: str = _option(
+        "normal", "First weights of a ViT from scratch; mimetic: as trained ones look.", choices=("normal", "mimetic")
+    )
     image_size: int | None = _option(
         None, "Edge of the square that the tower sees, pixels; needed from scratch, else the pretrained tower's."
     )

@@ -18,6 +18,7 @@ from ..data.names import public_name
 from ..evaluation.own_code import refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
 from .arguments import ModelArguments
+from .mimetic import mimic_trained_weights
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ def _build(options, captions):
         loss=options.loss,
         logit_scale_init_value=options.logit_scale_init_value,
     )
+    if options.vision_init == "mimetic":
+        _mimic(model, options)
     tokenizer.model_max_length = _max_length(options, tokenizer, model)
     for config in (model.config.text_config, model.config.vision_config):
         config._name_or_path = public_name(config._name_or_path)  # saved with the model, read by strangers
@@ -121,6 +124,14 @@ def _vision_source(options) -> str | PretrainedConfig:
         patch_size=patch,
         initializer_range=initial_deviation(options.vision_hidden_size),
     )
+
+
+def _mimic(model, options):
+    if not is_from_scratch(options.vision_tower):
+        raise ValueError(
+            f"vision_init=mimetic is for a tower from scratch, and {options.vision_tower} is pretrained; leave it out."
+        )
+    mimic_trained_weights(model.vision_model)
 
 
 def _text_source(options, vocabulary, pad_token_id) -> str | PretrainedConfig:

@@ -75,6 +75,10 @@ def test_words_of_the_captions_are_the_tokens():
         ({"image_size": None}, "vision_tower=vit is from scratch and needs image_size"),
         ({"image_size": 30}, "image_size=30 is not a multiple of patch_size=4; choose 28"),
         ({"image_size": 3}, "image_size=3 is not a multiple of patch_size=4; choose 4"),
+        (
+            {"vision_init": "mimetic", "vision_hidden_size": 18},
+            "vision_hidden_size is a multiple of 4, not for a vit 18",
+        ),
         ({"vision_num_heads": 3}, "vision_hidden_size=16 is not a multiple of vision_num_heads=3; choose 15"),
         ({"text_num_heads": 5}, "text_hidden_size=16 is not a multiple of text_num_heads=5; choose 15"),
         ({"text_pooling": "max"}, "text_pooling='max' is not one of"),
@@ -104,5 +108,7 @@ def test_pretrained_folders_bring_their_tokenizer_and_picture_size(tmp_path):
         ValueError, match="image_size=16: the tower .* takes 8 pixels; leave image_size out or choose 8"
     ):
         build(**{**folders, "image_size": 16})
+    with pytest.raises(ValueError, match="vision_init=mimetic is for a tower from scratch"):
+        build(**folders, vision_init="mimetic")
     with pytest.raises(ValueError, match="max_length=65 is more than the text tower reads; choose at most 64"):
         build(**folders, max_length=65)
