@@ -5,8 +5,11 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
+
+import torch
 
 from modeling_clipscratch.evaluation.tables import write_whole
 
@@ -20,16 +23,22 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def machine() -> str:
-    """Processor, cores, versions and commit in one line."""
+    """Processor, cores, GPU, versions and commit in one line."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "accelerate")]
-    asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    parts = [names[0] if names else platform.processor(), f"{os.cpu_count()} cores", *versions]
-    return ", ".join([*parts, f"Python {platform.python_version()}", f"commit {asked.stdout.strip() or 'unknown'}"])
+    gpus = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    parts = [names[0] if names else platform.processor(), f"{os.cpu_count()} cores", *gpus, *versions]
+    return ", ".join([*parts, f"Python {platform.python_version()}", f"commit {_commit()}"])
+
+
+def _commit():
+    if shutil.which("git") is None:
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty"]
+    asked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
 
 
 def print_table(head: list[str], rows: list[list[str]]) -> None:

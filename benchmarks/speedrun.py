@@ -12,6 +12,7 @@ are those at the first look that is at or above a mark; means over the seeds tha
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -70,10 +71,10 @@ def operations(trainer) -> float:
     return counter.get_total_flops() / 8
 
 
-def attempt(recipe: str, seed: int, options) -> dict:
-    """One run: its looks, and its test figure."""
+def attempt(recipe: str, seed: int, options, more: Sequence[str] = ()) -> dict:
+    """One run: its looks, and its test figure; `more` words of the command line go before the recipe."""
     words = [recipe, "--seed", str(seed), "--output_dir", str(options.output / f"{Path(recipe).stem}-{seed}")]
-    words += ["--overwrite_output_dir", "true", "--disable_tqdm", "true", "--save_strategy", "no"]
+    words += ["--overwrite_output_dir", "true", "--disable_tqdm", "true", "--save_strategy", "no", *more]
     for name in ("dataset", "text_tower"):
         words += [f"--{name}", getattr(options, name)] if getattr(options, name) else []
     batch = parse_recipe(words)[2].global_batch_size

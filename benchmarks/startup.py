@@ -1,25 +1,44 @@
-"""A recipe with frozen towers goes in; how long its second run takes to its first step, and to its end, comes out.
+"""Commands go in; what they take until they say something, until their first step, and to their end, comes out.
 
+python -m benchmarks.startup --parts help digits
 python -m benchmarks.startup --dataset clip-benchmark/wds_flickr8k
 
-The first run fills the caches and is not counted. Then, in turn: a process that imports transformers' Trainer and
-loads the two towers, and a run of `configuration/flickr8k.yaml`, each started anew; medians of `--repeats`.
+help    `python run_train.py --help` beside a process that imports transformers' Trainer and nothing else.
+digits  `configuration/digits.yaml` until its first step is done, and what the seconds are spent on.
+second  the second run of `configuration/flickr8k.yaml`, its frozen towers' states cached by a first one that is not
+        counted, beside a process that imports the Trainer and loads the two towers.
+
+Each process is started anew, those of a part in turn; medians of `--repeats`.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from statistics import median
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.training.recipe import read_recipe
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
 
-RECIPE = REPOSITORY / "configuration" / "flickr8k.yaml"
+DIGITS, FLICKR8K = (REPOSITORY / "configuration" / f"{name}.yaml" for name in ("digits", "flickr8k"))
 # The clock is the system's, set before the process was started.
+TRAINER = """
+import sys, time
+from transformers import Trainer
+print("Trainer imported", time.time() - float(sys.argv[1]))
+"""
+HELP = """
+import contextlib, io, sys, time
+import run_train
+began = float(sys.argv[1])
+sys.argv[1:] = ["--help"]
+with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+    run_train.program()
+print("help printed", time.time() - began)
+"""
 FLOOR = """
 import sys, time
 from transformers import AutoModel, Trainer
@@ -30,16 +49,46 @@ print("loaded", time.time() - float(sys.argv[1]))
 RUN = """
 import sys, time
 import run_train
+began = float(sys.argv.pop(1))
+spent, inside = {"imports": time.time() - began}, []
+
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.training import run
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+
+def count(owner, name, part):
+    function = getattr(owner, name)
+    def counted(*args, **kwargs):
+        if inside:  # a part of what is counted already
+            return function(*args, **kwargs)
+        inside.append(part)
+        start = time.time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            inside.pop()
+            spent[part] = spent.get(part, 0) + time.time() - start
+    setattr(owner, name, counted)
+
+for owner, name, part in (
+    (run, "load_rows", "data"), (run, "CaptionTable", "data"), (run, "TokenTable", "data"),
+    (Preprocess, "read_all", "data"), (run, "build_model", "towers"), (run, "text_states", "cached states"),
+    (run, "image_states", "cached states"), (ClipScratchTrainer, "training_step", "first step"),
+):
+    count(owner, name, part)
+
 step, said = ClipScratchTrainer.training_step, []
 def first(self, *args, **kwargs):
     loss = step(self, *args, **kwargs)
     if not said:
-        said.append(print("first step", time.time() - float(sys.argv[1])))
+        whole = time.time() - began
+        said.append(print("first step", whole))
+        for part, seconds in {**spent, "the rest": whole - sum(spent.values())}.items():
+            print("of it " + part, seconds)
     return loss
 ClipScratchTrainer.training_step = first
-run_train.main(sys.argv[2:])
-print("end", time.time() - float(sys.argv[1]))
+run_train.program()
+print("end", time.time() - began)
 """
 
 
@@ -51,33 +100,64 @@ def seconds(program: str, *arguments: str) -> dict[str, float]:
     if done.returncode:
         raise RuntimeError(done.stderr)
     words = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
-    return {name: float(value) for name, value in words if name in ("loaded", "first step", "end")}
+    told = ("Trainer imported", "help printed", "loaded", "first step", "end")
+    return {name: float(value) for name, value in words if name in told or name.startswith("of it ")}
+
+
+def help_beside_trainer(options, folder: str) -> list[dict]:
+    found = [seconds(TRAINER) | seconds(HELP) for _ in range(options.repeats)]
+    medians = show(found)
+    print(f"help to Trainer: {medians['help printed'] / medians['Trainer imported']:.2f}")
+    return found
+
+
+def first_step_of_digits(options, folder: str) -> list[dict]:
+    given = [str(DIGITS), "--max_steps", "1", *_quietly(f"{folder}/digits"), "--eval_strategy", "no"]
+    found = [seconds(RUN, *given, "--save_strategy", "no") for _ in range(options.repeats)]
+    show(found)
+    return found
+
+
+def second_run(options, folder: str) -> list[dict]:
+    towers = [options.text_tower, options.vision_tower]
+    given = [str(FLICKR8K), "--dataset", options.dataset, "--text_tower", towers[0], "--vision_tower", towers[1]]
+    given += ["--cache_dir", options.cache_dir] if options.cache_dir else []
+    given += _quietly(f"{folder}/flickr8k")
+    print(f"first run: {seconds(RUN, *given)['end']:.1f} s, the caches filled where they were not", flush=True)
+    found = [seconds(FLOOR, *towers) | seconds(RUN, *given) for _ in range(options.repeats)]
+    medians = show(found)
+    print(f"first step after Trainer and towers: {medians['first step'] - medians['loaded']:.1f} s")
+    return found
+
+
+PARTS = {"help": help_beside_trainer, "digits": first_step_of_digits, "second": second_run}
+
+
+def _quietly(folder: str) -> list[str]:
+    return ["--test_split", "none", "--disable_tqdm", "true", "--overwrite_output_dir", "true", "--output_dir", folder]
+
+
+def show(found: list[dict]) -> dict[str, float]:
+    """A table of all that was told, and its medians."""
+    medians = {name: median(run[name] for run in found) for name in found[0]}
+    rows = [[name, f"{medians[name]:.2f} s", ", ".join(f"{run[name]:.2f}" for run in found)] for name in medians]
+    print_table(["since the start of the process", "median", "each"], rows)
+    return medians
 
 
 def main(arguments: list[str]) -> None:
     parser = parser_of("startup")
-    recipe = read_recipe(RECIPE)
+    recipe = read_recipe(FLICKR8K)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     for name in ("dataset", "text_tower", "vision_tower"):
-        parser.add_argument(f"--{name}", default=recipe[name])
+        parser.add_argument(f"--{name}", default=recipe[name], help="of the second run")
     parser.add_argument("--cache_dir")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
-    towers = [options.text_tower, options.vision_tower]
-    given = [str(RECIPE), "--dataset", options.dataset, "--text_tower", towers[0], "--vision_tower", towers[1]]
-    given += ["--test_split", "none", "--disable_tqdm", "true", "--overwrite_output_dir", "true"]
-    given += ["--cache_dir", options.cache_dir] if options.cache_dir else []
     print(machine())
-    found = []
     with tempfile.TemporaryDirectory() as folder:
-        given += ["--output_dir", f"{folder}/run"]
-        print(f"first run: {seconds(RUN, *given)['end']:.1f} s, the caches filled where they were not", flush=True)
-        for _ in range(options.repeats):
-            found.append(seconds(FLOOR, *towers) | seconds(RUN, *given))
-    medians = {name: statistics.median(run[name] for run in found) for name in found[0]}
-    rows = [[name, f"{medians[name]:.1f} s", ", ".join(f"{run[name]:.1f}" for run in found)] for name in medians]
-    print_table(["since the start of the process", "median", "each"], rows)
-    print(f"first step after Trainer and towers: {medians['first step'] - medians['loaded']:.1f} s")
-    save_figures(options.output / "startup.json", {"runs": found})
+        runs = {part: PARTS[part](options, folder) for part in options.parts}
+    save_figures(options.output / "startup.json", {"runs": runs})
 
 
 if __name__ == "__main__":

@@ -93,34 +93,52 @@ def clipscratch(regime: Regime, steps: int) -> float:
     return end - start
 
 
-def steps_of_clipscratch(regime: Regime, steps: int) -> tuple[float, float]:
+def steps_of_clipscratch(regime: Regime, steps: int, **fields) -> tuple[float, float]:
+    """The same for a run with other `fields` of the recipe."""
+    return steps_of_recipe(recipe_words(regime, **fields), steps)
+
+
+def steps_of_recipe(words: list[str], steps: int) -> tuple[float, float]:
     """When the first timed step began, and the one after the last: so what lies between two steps counts."""
     starts = []
     step = ClipScratchTrainer.training_step
 
     def timed(self, *args, **kwargs):
-        starts.append(time.perf_counter())
+        # A GPU may lie behind; it is waited for at the two ends only, else it could never be ahead.
+        starts.append(now() if len(starts) in (WARM_UP, WARM_UP + steps) else time.perf_counter())
         return step(self, *args, **kwargs)
 
     ClipScratchTrainer.training_step = timed
     try:
-        train(*parse_recipe(recipe_words(regime, steps)))
+        train(*parse_recipe([*words, "--max_steps", str(WARM_UP + steps + 1)]))
     finally:
         ClipScratchTrainer.training_step = step
     return starts[WARM_UP], starts[WARM_UP + steps]
 
 
-def recipe_words(regime: Regime, steps: int) -> list[str]:
-    """Command line of the run; one step more than is timed, whose start ends the last."""
+def now() -> float:
+    """Seconds of the clock, once the device has done all that it was given."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
+def words_of(fields: dict) -> list[str]:
+    """Fields of a recipe as a command line has them."""
+    return [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+
+
+def recipe_words(regime: Regime, **fields) -> list[str]:
+    """Command line of the run, without its number of steps."""
     fields = {
         "dataset": regime.dataset, "text_tower": regime.text_tower, "text_pooling": "mean", "vision_tower": "vit",
         "image_size": regime.image_size, "patch_size": regime.patch_size, "vision_hidden_size": regime.width,
         "vision_num_layers": regime.layers, "vision_num_heads": regime.heads, "global_batch_size": regime.batch,
-        "max_steps": WARM_UP + steps + 1, "random_shift": 4, "horizontal_flip": 0.5, "eval_strategy": "no",
-        "save_strategy": "no", "test_split": "none", "disable_tqdm": "true", "overwrite_output_dir": "true",
-        "output_dir": f"{regime.text_tower}-run", "cache_dir": f"{regime.text_tower}-cache", "logging_steps": 5,
+        "random_shift": 4, "horizontal_flip": 0.5, "eval_strategy": "no", "save_strategy": "no", "test_split": "none",
+        "disable_tqdm": "true", "overwrite_output_dir": "true", "output_dir": f"{regime.text_tower}-run",
+        "cache_dir": f"{regime.text_tower}-cache", "logging_steps": 5, **fields,
     }  # fmt: skip
-    return [word for name, value in fields.items() for word in (f"--{name}", str(value))]
+    return words_of(fields)
 
 
 # The best step by hand: nothing but the arithmetic
@@ -150,10 +168,10 @@ def by_hand(regime: Regime, steps: int) -> float:
     step = hand_step(regime)
     for _ in range(WARM_UP):
         step()
-    start = time.perf_counter()
+    start = now()
     for _ in range(steps):
         step()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def hand_step(regime: Regime):
@@ -279,7 +297,7 @@ class _Clock(TrainerCallback):
         self.starts = []
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.starts.append(time.perf_counter())
+        self.starts.append(now())
 
 
 def dual_encoder_trainer(regime: Regime, steps: int) -> float:

@@ -1,5 +1,6 @@
 """What the scripts share: one clear sentence and exit status 2 instead of a traceback, quiet libraries."""
 
+import gc
 import logging
 import sys
 import traceback
@@ -19,6 +20,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     quiet_libraries()
+    gc.freeze()  # what the libraries made is there for good: no collection need walk through it
     try:
         main([argument for argument in arguments if argument != "--debug"])
     except (ValueError, OSError) as error:

@@ -84,7 +84,7 @@ class PairDataset(torch.utils.data.Dataset):
         if self.preprocess is not None:
             indices, batch["images"] = self._read(indices)
         elif self.pixels is not None:
-            batch["images"] = self.pixels[indices]
+            batch["images"] = self.pixels.index_select(0, indices)  # copies rows; self.pixels[...] goes byte by byte
         samples = sample_ids(self._ids[indices], seed=self.seed, epoch=places[0][0])
         if self.image_states is not None:
             views = self.image_states.shape[1]

@@ -1,5 +1,6 @@
 """Pictures of any size go in; uint8 arrays of the tower's size, and normalised float batches, come out."""
 
+import functools
 import logging
 from concurrent.futures import ThreadPoolExecutor
 
@@ -89,9 +90,14 @@ def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
     >>> normalize(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8), [0.5] * 3, [0.5] * 3).flatten().tolist()
     [1.0, 1.0, 1.0]
     """
-    mean = torch.tensor(mean, device=images.device) * 255
-    std = torch.tensor(std, device=images.device) * 255
+    mean, std = (_of_channels(tuple(values), images.device) for values in (mean, std))
     return ((images - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+@functools.cache  # once: a list that becomes a tensor of a GPU makes the host wait for all that the GPU has to do
+def _of_channels(values, device):
+    with torch.inference_mode(False):  # kept for those who want gradients, too
+        return torch.tensor(values, device=device) * 255
 
 
 def _edges(size):

@@ -111,7 +111,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, every one of them, with defaults for contrastive training.
 
     Other defaults than transformers': a global batch of 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a
-    cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0.
+    cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0;
+    losses logged as they are, and batches copied to a GPU while it works.
     New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`,
     `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `overwrite_output_dir`.
 
@@ -145,6 +146,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
     save_total_limit: int | None = _option(2, "Checkpoints kept, the best one among them.")
     load_best_model_at_end: bool = _option(True, "End with the best checkpoint.")
     dataloader_drop_last: bool = _option(True, "Leave a last, smaller batch out: its loss would be another one.")
+    logging_nan_inf_filter: bool = _option(False, "Not log what is no number; each step then waits for the device.")
     remove_unused_columns: bool = _option(False, "Not used: batches are made whole.")
     report_to: str | None = _option("none", "tensorboard, trackio, wandb, ...")
     disable_tqdm: bool | None = _option(False, "No progress bars.")
@@ -180,6 +182,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
         if self.eval_strategy == "no" or self.save_strategy == "no":
             self.load_best_model_at_end = False
         wanted, named = self.metric_for_best_model, self.greater_is_better
+        if self.accelerator_config is None and self.dataloader_pin_memory and torch.cuda.is_available():
+            self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
         # transformers puts the loss there, which no evaluation here gives; the run chooses by the kind of its data.
         self.metric_for_best_model = wanted

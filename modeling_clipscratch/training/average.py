@@ -31,8 +31,7 @@ class WeightAverage:
     def update(self, step: int) -> None:
         """Takes the weights after `step` steps in."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, average in self.averages.items():
-            average.lerp_(self.weights[name], 1 - decay)
+        torch._foreach_lerp_(list(self.averages.values()), list(self.weights.values()), 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -11,7 +11,6 @@ from ..data.pixels import Preprocess
 from ..data.splits import read_split
 from ..evaluation.evaluate_rows import evaluate_rows
 from ..evaluation.intervals import confidence_intervals
-from ..evaluation.pictures.curves import plot_curves
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
@@ -140,10 +139,16 @@ def train(
             state=trainer.state,
             metrics=metrics,
             facts=run_facts(model_options, facts, args, trainer.state, trained),
-            pictures=lambda folder: plot_curves(trainer.state.log_history, folder / "curves.png"),
+            pictures=lambda folder: _draw_curves(trainer.state, folder),
         )
     trainer.accelerator.wait_for_everyone()
     return metrics
+
+
+def _draw_curves(state, folder):
+    from ..evaluation.pictures.curves import plot_curves  # brings matplotlib, which is slow to import
+
+    plot_curves(state.log_history, folder / "curves.png")
 
 
 def _rows(data, split, seed, others=None):

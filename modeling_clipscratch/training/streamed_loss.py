@@ -60,7 +60,10 @@ class GlobalLoss:
             columns = torch.arange(count, device=images.device)
         else:
             columns = all_rows(group)
-        _, columns, counts = columns.unique(return_inverse=True, return_counts=True)
+        # A group's number is its first place in the order: `unique` would make the host wait for the device's count.
+        order = columns.sort().values
+        counts = torch.searchsorted(order, order, right=True) - torch.searchsorted(order, order)
+        columns = torch.searchsorted(order, columns)
         counts, rows = counts.to(images.dtype), columns[own]
         groups = {"row_group": rows, "column_group": columns}
         if mixture is None:

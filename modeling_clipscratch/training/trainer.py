@@ -20,7 +20,7 @@ from .optimizer import build_optimizer, parameter_groups
 from .push import open_for_pushes
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
 from .step_means import StepMeans
-from .stream_state import StreamStates
+from .stream_state import StreamStates, to_device
 from .streamed_loss import GlobalLoss
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class ClipScratchTrainer(Trainer):
         """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
         if self.stream is not None:
             self.stream.take(inputs)
+            inputs = to_device(inputs, self.args)
         if "error" in inputs:
             raise ValueError(inputs["error"])
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"

@@ -1,0 +1,24 @@
+"""The commands go in; what their help brings along, and so makes the user wait for, is checked."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+# Each takes a tenth of a second or more, and none is needed before a picture is drawn, searched or measured.
+LATER = {"matplotlib", "sklearn", "scipy.stats", "evaluate", "faiss", "gradio", "onnx", "onnxruntime"}
+HELP = """
+import contextlib, io, json, sys
+import run_train
+said = io.StringIO()
+with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+    run_train.main(["--help"])
+print(json.dumps(["--learning_rate" in said.getvalue(), "transformers.trainer" in sys.modules, list(sys.modules)]))
+"""
+
+
+def test_help_of_training_imports_nothing_that_only_a_finished_run_needs():
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=True)
+    helps, has_trainer, imported = json.loads(done.stdout.splitlines()[-1])
+    assert helps and has_trainer and not LATER & set(imported)
