@@ -9,6 +9,7 @@ from torch import nn
 from .mix import Mix, Mixture
 from .pixels import normalize
 from .randomness import uniform
+from .trivial_augment import trivial_augment
 
 # One draw number a decision, so that switching one augmentation on leaves the others' draws as they are.
 _FLIP, _SHIFT_Y, _SHIFT_X, _SCALE, _RATIO, _CROP_Y, _CROP_X, _ERASE, _ERASE_Y, _ERASE_X, _ERASE_AREA, _ERASE_RATIO = (
@@ -26,8 +27,10 @@ class Augment:
         random_crop_min_area: share of the picture that a random crop keeps at least; 1 is no crop. The crop's aspect
             ratio is drawn from 3/4 to 4/3 and the crop resized back (bilinear).
         horizontal_flip: probability of a mirror image, where the caption allows it.
+        trivial_augment: probability of one random operation of `trivial_augment`, before a crop.
         random_erasing: probability that a rectangle of 2 to 25 % of the picture becomes the mean colour.
         mix: how pictures of a batch are mixed, by `Views`; `None` for not at all.
+    Raises: ValueError for what is no probability.
     Source: crop Szegedy et al. 2014, arXiv 1409.4842; erasing Zhong et al. 2017, arXiv 1708.04896.
 
     >>> augment = Augment(mean=[0.5] * 3, std=[0.5] * 3, random_shift=1)
@@ -42,8 +45,14 @@ class Augment:
     random_shift: int = 0
     random_crop_min_area: float = 1.0
     horizontal_flip: float = 0.0
+    trivial_augment: float = 0.0
     random_erasing: float = 0.0
     mix: Mix | None = field(default=None, repr=False)  # not a picture's own look: no part of a cache's key
+
+    def __post_init__(self):
+        for name in ("horizontal_flip", "trivial_augment", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not a probability; choose 0 to 1.")
 
     def __call__(self, images: torch.Tensor, samples: torch.Tensor, may_flip: torch.Tensor) -> torch.Tensor:
         """
@@ -56,6 +65,8 @@ class Augment:
         flip = (uniform(samples, _FLIP) < self.horizontal_flip) & may_flip
         if self.random_shift or self.horizontal_flip:
             images = self._shift_and_flip(images, samples, flip)
+        if self.trivial_augment:
+            images = trivial_augment(images, samples, may_flip, probability=self.trivial_augment)
         pixels = normalize(images, self.mean, self.std)
         if self.random_crop_min_area < 1:
             pixels = self._crop(pixels, samples)

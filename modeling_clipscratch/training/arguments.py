@@ -98,6 +98,9 @@ class DataArguments:
     random_shift: int = _option(0, "Training pictures move by up to this many pixels each way.")
     random_crop_min_area: float = _option(1.0, "Share of the picture that a random crop keeps at least; 1 is no crop.")
     horizontal_flip: float = _option(0.0, "Probability of a mirror image, where the caption survives it.")
+    trivial_augment: float = _option(
+        0.0, "Probability of one random change of colour, place or shape (TrivialAugment); colours in captions suffer."
+    )
     random_erasing: float = _option(0.0, "Probability that a rectangle is erased.")
     cutmix: float = _option(0.0, "Probability that a part of another picture is pasted in, its captions counting too.")
     mixup: float = _option(0.0, "Probability that another picture shines through, its captions counting too.")

@@ -27,6 +27,7 @@ def build_augment(data: DataArguments, preprocess: Preprocess, model) -> Augment
         random_shift=data.random_shift,
         random_crop_min_area=data.random_crop_min_area,
         horizontal_flip=data.horizontal_flip,
+        trivial_augment=data.trivial_augment,
         random_erasing=data.random_erasing,
         mix=None if mix == Mix() else mix,
     )

@@ -169,7 +169,8 @@ def test_share_of_erased_pictures_and_of_their_area_is_as_documented():
     assert erased.mean().item() == pytest.approx(0.135, abs=0.02)  # 240 draws, deviation 0.0665 / 240 ** 0.5 = 0.0043
 
 
-EVERYTHING = {"random_shift": 2, "random_crop_min_area": 0.4, "horizontal_flip": 0.5, "random_erasing": 0.5}
+EVERYTHING = {"random_shift": 2, "random_crop_min_area": 0.4, "horizontal_flip": 0.5, "random_erasing": 0.5,
+              "trivial_augment": 0.7}  # fmt: skip
 
 
 def test_sample_has_the_same_view_in_any_batch():
@@ -199,6 +200,17 @@ def test_one_augmentation_more_leaves_the_draws_of_the_others():
     kept = erased != 0
     assert 0.5 < kept.float().mean() < 0.99
     assert torch.equal(erased[kept], without[kept])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"horizontal_flip": 1.5}, {"trivial_augment": -0.1}, {"random_erasing": 25}],
+    ids=lambda said: next(iter(said)),
+)
+def test_what_is_no_probability_is_refused(said):
+    [(name, value)] = said.items()
+    with pytest.raises(ValueError, match=f"{name}={value} is not a probability; choose 0 to 1"):
+        Augment(**PLAIN, **said)
 
 
 def test_normalize_takes_each_channel_s_mean_and_deviation():

@@ -24,10 +24,10 @@ from modeling_clipscratch.training.run import train
 
 # Where a frozen text tower's states come from a cache, and the best of two epochs is kept.
 FROZEN = {"freeze_text": True, "max_steps": -1, "num_train_epochs": 2, "dataloader_num_workers": 1}
-# Seven steps are two epochs of three and a step, with dropout in the text tower and in the picture's shift.
+# Seven steps are two epochs of three and a step, with dropout in the text tower and draws for the pictures.
 LEARNED = {
     "freeze_text": False, "max_steps": 7, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 20,
-    "eval_strategy": "no", "test_split": "none",
+    "eval_strategy": "no", "test_split": "none", "trivial_augment": 0.5,
 }  # fmt: skip
 
 
