@@ -137,9 +137,10 @@ def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
     >>> normalize(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8), [0.5] * 3, [0.5] * 3).flatten().tolist()
     [1.0, 1.0, 1.0]
     """
-    mean = torch.tensor(mean, device=images.device) * 255
-    std = torch.tensor(std, device=images.device) * 255
-    return ((images - mean) / std).permute(0, 3, 1, 2).contiguous()
+    mean = torch.tensor(mean, device=images.device)[:, None, None] * 255
+    std = torch.tensor(std, device=images.device)[:, None, None] * 255
+    # Planes first, then floats: bytes less floats, channel by channel, take ten times as long.
+    return images.permute(0, 3, 1, 2).contiguous().float().sub(mean).div_(std)
 
 
 def _edges(size):
