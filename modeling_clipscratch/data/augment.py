@@ -82,7 +82,9 @@ class Augment:
         x = (torch.arange(width, device=images.device) + right[:, None]).clamp(0, width - 1)
         x = torch.where(flip[:, None], width - 1 - x, x)
         row = torch.arange(len(images), device=images.device)[:, None, None]
-        return images[row, y[:, :, None], x[:, None, :]]
+        # Whole pixels by their number: indexing by row, y and x would copy byte by byte, in five times the time.
+        pixels = ((row * height + y[:, :, None]) * width + x[:, None, :]).flatten()
+        return images.reshape(-1, images.shape[3]).index_select(0, pixels).view(images.shape)
 
     def _crop(self, pixels, samples):
         area = self.random_crop_min_area + (1 - self.random_crop_min_area) * uniform(samples, _SCALE)

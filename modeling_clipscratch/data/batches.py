@@ -107,17 +107,17 @@ class PairDataset(torch.utils.data.Dataset):
         return batch
 
     def plain_pictures(self, indices: torch.Tensor) -> torch.Tensor:
-        """(n,) row indices -> uint8 (n, H, W, 3), as evaluation sees them; a broken one raises."""
+        """(n,) row indices -> uint8 (n, H, W, 3), not augmented; a broken one raises."""
         if self.pixels is not None:
             return self.pixels[indices]
-        return torch.from_numpy(np.stack([self.preprocess(self.rows.read_image(i)) for i in indices.tolist()]))
+        return torch.from_numpy(np.stack([self.preprocess.read(self.rows, i) for i in indices.tolist()]))
 
     def _read(self, indices):
         kept, images = [], []
         for index in indices.tolist():
             for offset in range(len(self.rows)):
                 try:
-                    images.append(self.preprocess(self.rows.read_image((index + offset) % len(self.rows))))
+                    images.append(self.preprocess.read(self.rows, (index + offset) % len(self.rows)))
                     kept.append((index + offset) % len(self.rows))
                     break
                 except BadImageError as error:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from .columns import Columns, class_order, readable_class
-from .pictures import decode_image, is_picture_name
+from .pictures import is_picture_name
 from .rows import DEFAULT_TEMPLATES, Rows
 from .splits import Readers, canonical_split, is_split_name
-from .tables import files_fingerprint, table_readers
+from .tables import files_fingerprint, read_path, table_readers
 
 _METADATA = ("metadata.csv", "metadata.jsonl")
 
@@ -93,14 +93,11 @@ def _read_class_folders(
         split=split,
         kind="class",
         keys=keys,
-        read_image=partial(_read_path, paths),
+        read_image=partial(read_path, paths),
+        encoded=True,
         labels=np.array(labels, dtype=np.int64),
         class_names=class_names,
         templates=templates,
         origin=str(folder),
         fingerprint=files_fingerprint(paths),
     )
-
-
-def _read_path(paths: Sequence[str], index: int):
-    return decode_image(paths[index], name=paths[index])

@@ -1,13 +1,20 @@
-"""Picture files of any mode go in, as bytes or a path; upright 8-bit RGB pictures come out, or a `BadImageError`."""
+"""Picture files of any mode go in, as bytes or a path; upright 8-bit RGB comes out, or a `BadImageError`."""
 
+import contextlib
 import io
 import os
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from .rows import BadImageError
+
+try:
+    import simplejpeg
+except ImportError:  # the extra `jpeg` is not installed
+    simplejpeg = None
 
 IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
@@ -53,13 +60,54 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
     >>> decode_image("photos/0.png", name="photos/0.png").size
     (8, 8)
     """
+    with _bad_one_named(name), _open(data) as file:
+        _draft(file, draft_size)
+        image, orientation = _loaded(file)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    elif image is file:
+        image = image.copy()  # a picture of a file keeps its EXIF block, whatever is done to `info`
+    image.info.clear()  # an EXIF block that stayed would have the next reader rotate it again
+    return image
+
+
+def decode_pixels(data: bytes | PathLike | str, *, name: str, draft_size: int | None = None) -> np.ndarray:
+    """The pixels of `decode_image` to the bit, with less copying: uint8 (H, W, 3), writable.
+
+    Where `simplejpeg` is installed (extra `jpeg`) it decodes what Pillow takes for an RGB JPEG, at its full scale; what
+    it refuses is left to Pillow, whose verdict counts.
+
+    Args, Raises: as for `decode_image`.
+
+    >>> decode_pixels("photos/0.png", name="photos/0.png").shape
+    (8, 8, 3)
+    """
+    with _bad_one_named(name):
+        if not isinstance(data, bytes):
+            data = Path(data).read_bytes()
+        with _open(data) as file:
+            full = file.size
+            _draft(file, draft_size)
+            pixels = _fast_jpeg(data, file) if file.size == full else None
+            image, orientation = _loaded(file) if pixels is None else (None, _orientation(file))
+    if orientation in _UPRIGHT:
+        image = (Image.fromarray(pixels) if image is None else image).transpose(_UPRIGHT[orientation])
+    return pixels if image is None else np.array(image)
+
+
+def _fast_jpeg(data: bytes, file: Image.Image) -> np.ndarray | None:
+    if simplejpeg is None or file.format != "JPEG" or file.mode != "RGB":
+        return None
     try:
-        with _open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            if draft_size is not None:
-                image.draft("RGB", (draft_size, draft_size))
-            image.load()
-            orientation = _orientation(image)
-            image = _to_rgb(image)
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        return None
+
+
+@contextlib.contextmanager
+def _bad_one_named(name):
+    try:
+        yield
     except BadImageError:
         raise
     except FileNotFoundError as error:
@@ -67,12 +115,21 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
     except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
         reason = _reason(error, name)
         raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the picture or remove its row.") from error
-    image = image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image.copy()
-    image.info.clear()  # an EXIF block that stayed would have the next reader rotate it again
-    return image
 
 
-def _open(file) -> Image.Image:
+def _draft(file, size):
+    if size is not None:
+        file.draft("RGB", (size, size))
+
+
+def _loaded(file) -> tuple[Image.Image, int]:
+    file.load()
+    orientation = _orientation(file)
+    return _to_rgb(file), orientation
+
+
+def _open(data) -> Image.Image:
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
     # Pillow tries its formats in turn, and comes to WebP late: 60 of the 150 microseconds of a small picture.
     try:
         return Image.open(file, formats=COMMON_FORMATS)

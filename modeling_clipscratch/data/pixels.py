@@ -9,9 +9,16 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .pictures import decode_image, decode_pixels
 from .rows import BadImageError, Rows
 
 logger = logging.getLogger(__name__)
+
+
+# Resized by torch's kernels for bytes, which antialias as Pillow does, in a fifth of the time.
+_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+# A JPEG may be decoded at a part of its scale that is at least this many times the size it is resized to.
+_REDUCING_GAP = 3
 
 
 class Preprocess:
@@ -19,6 +26,11 @@ class Preprocess:
 
     Args:
         image_processor: transformers image processor of the vision tower (PIL back-end).
+        exact: the image processor's own pixels, for whatever is measured, cached or searched. Else pictures to train
+            on: files are decoded by `decode_pixels`, large JPEGs at a part of their scale, and resized by torch, in
+            about a quarter of the time. Resizing so differs by 0.03 of 255 levels in the mean of photographs, 6 at
+            most; a JPEG at half its scale by 1, at a quarter by 1.3, at sharp edges up to some 30. Image processors
+            that do more than resize (bilinear, bicubic) and crop keep their own resizing.
 
     Normalisation is left to `normalize`, so that batches travel as bytes and become floats on the device.
 
@@ -28,23 +40,59 @@ class Preprocess:
     (8, 8, 3)
     """
 
-    def __init__(self, image_processor):
+    def __init__(self, image_processor, *, exact: bool = True):
         self.image_processor = image_processor
         self.mean = list(image_processor.image_mean)
         self.std = list(image_processor.image_std)
         size = image_processor.crop_size if _crops(image_processor) else image_processor.size
         self.image_size = _edges(size)
         # Where a crop follows, a picture of the crop's size may be enlarged first (DINOv2: to 256, then 224 of it).
-        self._keeps_size = _edges(image_processor.size) == self.image_size
+        self._resized = _edges(image_processor.size)
+        self.exact = exact
+        self._mode = None if exact or not image_processor.do_resize else _MODES.get(image_processor.resample)
+        if self._mode is not None and not self._agrees():
+            self._mode = None
+
+    def decode(self, data, *, name: str) -> Image.Image | np.ndarray:
+        """An encoded picture, or the path to it, to what this is called with. Raises: `BadImageError`."""
+        if self.exact:
+            return decode_image(data, name=name)
+        return decode_pixels(data, name=name, draft_size=_REDUCING_GAP * max(self._resized))
+
+    def read(self, rows: Rows, index: int) -> np.ndarray:
+        """The picture of a row, decoded and resized. Raises: `BadImageError`."""
+        return self(rows.read_image(index, self.decode) if rows.encoded else rows.read_image(index))
 
     def __call__(self, image) -> np.ndarray:
         """PIL picture or uint8 array (H, W, 3) -> uint8 array of `image_size` (H', W', 3)."""
+        size = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
+        if size == self.image_size == self._resized:
+            return np.asarray(image)  # resizing to the same size is the identity
+        return self._own(image) if self._mode is None else self._fast(image)
+
+    def _own(self, image):
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)  # of an array the processor would guess which axis holds the channels
-        if image.size[::-1] == self.image_size and self._keeps_size:
-            return np.asarray(image)  # resizing to the same size is the identity
         pixels = self.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
         return np.ascontiguousarray(pixels[0].transpose(1, 2, 0), dtype=np.uint8)
+
+    def _fast(self, image):
+        pixels = torch.from_numpy(np.require(image, np.uint8, ["C", "W"]))
+        (tall, wide), (height, width) = self._resized, self.image_size
+        if self.image_processor.size.shortest_edge is not None:
+            shorter = min(pixels.shape[:2])
+            tall, wide = (tall * edge // shorter for edge in pixels.shape[:2])
+        # The batch's axis comes first: added last, torch would take the bytes for planes and pack them anew.
+        images = pixels[None].permute(0, 3, 1, 2)
+        images = torch.nn.functional.interpolate(images, size=(tall, wide), mode=self._mode, antialias=True)
+        top, left = (tall - height) // 2, (wide - width) // 2
+        return np.ascontiguousarray(images[0].permute(1, 2, 0)[top : top + height, left : left + width].numpy())
+
+    def _agrees(self):
+        """Whether the image processor does no more than `_fast` does."""
+        noise = np.random.default_rng(0).integers(0, 256, (2, 2 * self._resized[0], 3 * self._resized[1], 3), np.uint8)
+        made = [(self._own(image), self._fast(image)) for image in (noise[0], noise[1].swapaxes(0, 1))]
+        return all(own.shape == fast.shape and np.abs(own - fast.astype(float)).mean() < 0.5 for own, fast in made)
 
     def read_all(self, rows: Rows, *, on_bad_image: str = "raise", progress: bool = False):
         """Decodes every picture once.
@@ -60,7 +108,7 @@ class Preprocess:
 
         def read(index):
             try:
-                return self(rows.read_image(index))
+                return self.read(rows, index)
             except BadImageError as error:
                 if on_bad_image == "raise":
                     raise
@@ -91,13 +139,14 @@ def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
     [1.0, 1.0, 1.0]
     """
     mean, std = (_of_channels(tuple(values), images.device) for values in (mean, std))
-    return ((images - mean) / std).permute(0, 3, 1, 2).contiguous()
+    # Planes first, then floats: bytes less floats, channel by channel, take ten times as long.
+    return images.permute(0, 3, 1, 2).contiguous().float().sub(mean).div_(std)
 
 
 @functools.cache  # once: a list that becomes a tensor of a GPU makes the host wait for all that the GPU has to do
 def _of_channels(values, device):
     with torch.inference_mode(False):  # kept for those who want gradients, too
-        return torch.tensor(values, device=device) * 255
+        return torch.tensor(values, device=device)[:, None, None] * 255
 
 
 def _edges(size):

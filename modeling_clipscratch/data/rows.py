@@ -34,6 +34,8 @@ class Rows:
         keys: (N,) stable names, unique in the split; all randomness of a sample is drawn from its key.
         read_image: index -> PIL picture or uint8 array (H, W, 3), already RGB and upright. Reads from disk at
             each call; picklable, safe in several worker processes. Raises `BadImageError`.
+        encoded: whether the pictures are files, which `read_image` decodes with what it is given as second argument
+            (`decode_image` where there is none).
         captions: (N,) lists of one or more captions; `None` for class data.
         labels: (N,) int64 in [0, C); `None` for caption data.
         class_names: (C,) names; `None` for caption data.
@@ -57,7 +59,8 @@ class Rows:
     split: str
     kind: Literal["class", "caption"]
     keys: Sequence[str]
-    read_image: Callable[[int], Image.Image | np.ndarray]
+    read_image: Callable[..., Image.Image | np.ndarray]
+    encoded: bool = False
     captions: Sequence[Sequence[str]] | None = None
     labels: np.ndarray | None = None
     class_names: Sequence[str] | None = None
@@ -116,8 +119,8 @@ class Rows:
         )
 
 
-def _read_chosen(read_image, indices, index):  # a function, so that worker processes can be sent it
-    return read_image(int(indices[index]))
+def _read_chosen(read_image, indices, index, *decode):  # a function, so that worker processes can be sent it
+    return read_image(int(indices[index]), *decode)
 
 
 def class_prompts(class_name: str, templates: Sequence[str]) -> list[str]:

@@ -12,7 +12,6 @@ import torch
 
 from .batches import CAPTION_DRAW
 from .captions import CaptionTable, TokenTable, survives_flip
-from .pictures import decode_image
 from .pixels import Preprocess
 from .randomness import epoch_order, key_ids, sample_ids, uniform
 from .rows import BadImageError
@@ -101,7 +100,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
                 raise ValueError(f"{self.source.name}: none of its pictures can be read; {warnings[-1]}")
             try:
                 row = self.source.row(*raw)
-                picture = self.preprocess(decode_image(row.picture, name=row.where))
+                picture = self.preprocess(self.preprocess.decode(row.picture, name=row.where))
             except BadImageError as error:
                 if self.on_bad_image == "raise":
                     raise

@@ -133,7 +133,7 @@ def rows_from_table(
     if isinstance(table.features[image], datasets.Image):
         table = table.cast_column(image, datasets.Image(decode=False))
     pictures = table.select_columns([image])
-    shared = {"name": name, "split": split, "origin": origin}
+    shared = {"name": name, "split": split, "origin": origin, "encoded": True}
     if not is_text(table.features[image]):
         keys: Sequence[str] = [f"row-{index:08d}" for index in range(len(table))]
         shared["read_image"] = partial(_read_cell, pictures, image, keys, f"{name}, {split}", root)
@@ -142,7 +142,7 @@ def rows_from_table(
         keys, row_sets = _by_picture(pictures[image][:])
         paths = [str((root or Path()) / key) for key in keys]
         fingerprint += "-" + _pictures_fingerprint(paths, origin)
-        shared["read_image"] = partial(_read_path, paths)
+        shared["read_image"] = partial(read_path, paths)
         first_rows = np.array([rows[0] for rows in row_sets], dtype=np.int64)
     shared.update(keys=keys, fingerprint=fingerprint)
     if captions:
@@ -158,20 +158,23 @@ def rows_from_table(
     return Rows(kind="class", labels=labels[first_rows], class_names=class_names, templates=templates, **shared)
 
 
-def _read_cell(pictures, column: str, keys: Sequence[str], where: str, root: Path | None, index: int) -> Image.Image:
+def _read_cell(
+    pictures, column: str, keys: Sequence[str], where: str, root: Path | None, index: int, decode=decode_image
+) -> Image.Image | np.ndarray:
     cell = pictures[int(index)][column]
     where = f"{where}: {keys[index]}"
     cell = {"bytes": cell} if isinstance(cell, bytes) else (cell or {})
     if cell.get("bytes"):
-        return decode_image(cell["bytes"], name=where)
+        return decode(cell["bytes"], name=where)
     if cell.get("path"):
         path = (root or Path()) / cell["path"]
-        return decode_image(path, name=str(path))
+        return decode(path, name=str(path))
     raise BadImageError(f"{where}: has no picture in column {column!r}; remove the row.")
 
 
-def _read_path(paths: Sequence[str], index: int) -> Image.Image:
-    return decode_image(paths[index], name=paths[index])
+def read_path(paths: Sequence[str], index: int, decode=decode_image) -> Image.Image | np.ndarray:
+    """The picture at a place of a list."""
+    return decode(paths[index], name=paths[index])
 
 
 def _by_picture(paths: Sequence[str]) -> tuple[list[str], list[list[int]]]:

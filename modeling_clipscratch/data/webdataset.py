@@ -102,6 +102,7 @@ def _read_tar_split(
         "split": split,
         "keys": keys,
         "read_image": reader,
+        "encoded": True,
         "origin": origin,
         "fingerprint": f"{fingerprint}-{split}" if fingerprint else _fingerprint(shards),
     }
@@ -128,7 +129,7 @@ class TarPictures:
     sizes: np.ndarray
     members: list[str]
 
-    def __call__(self, index: int) -> Image.Image:
+    def __call__(self, index: int, decode=decode_image) -> Image.Image | np.ndarray:
         shard, stamp = self.shards[self.shard_of[index]]
         name = f"{shard}: {self.members[index]}"
         try:
@@ -137,7 +138,7 @@ class TarPictures:
             data = file.read(int(self.sizes[index]))
         except OSError as error:
             raise BadImageError(f"{name}: cannot be read ({error.strerror or error}); restore the shard.") from error
-        return decode_image(data, name=name)
+        return decode(data, name=name)
 
 
 # One handle a process and thread: a handle shared over a fork or between threads would share its position too. The

@@ -92,13 +92,12 @@ def train(
     trained = count_trained(model)
     model.to(args.device)
 
-    preprocess = Preprocess(processor.image_processor)
-    augment = build_augment(data, preprocess, model)
-    pairs = {
-        split: _pairs(rows[split], captions[split], model, processor, preprocess, augment, data, args) for split in rows
-    }
+    augment = build_augment(data, Preprocess(processor.image_processor), model)
+    pairs = {split: _pairs(rows[split], captions[split], model, processor, augment, data, args) for split in rows}
     if stream is not None:
-        pairs["train"] = streamed_pairs(stream, model, processor, preprocess, data, args)
+        pairs["train"] = streamed_pairs(
+            stream, model, processor, Preprocess(processor.image_processor, exact=False), data, args
+        )
 
     facts = data_facts(data, pairs, stream or rows["train"], test)
     kind = facts["kind"]
@@ -172,7 +171,7 @@ def _rows(data, split, seed, others=None):
     return rows
 
 
-def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
+def _pairs(rows, captions, model, processor, augment, data, args):
     """A `PairDataset`, with whatever a frozen tower would compute again and again taken from the cache."""
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
     cache = {"folder": data.cache_dir, "batch_size": args.per_device_eval_batch_size, "progress": not args.disable_tqdm}
@@ -180,6 +179,8 @@ def _pairs(rows, captions, model, processor, preprocess, augment, data, args):
     cache_pictures = data.cache_states and is_fixed(model.vision_model)
     texts = {"text_states": text_states(model, tokens, **cache)} if cache_text else {"tokens": tokens}
 
+    # States outlive the run, and evaluation is the image processor's.
+    preprocess = Preprocess(processor.image_processor, exact=cache_pictures or rows.split != "train")
     height, width = preprocess.image_size
     in_memory = data.keep_in_memory if rows.split == "train" else None  # validation is read at every evaluation
     if in_memory is None:

@@ -218,3 +218,12 @@ def test_normalize_takes_each_channel_s_mean_and_deviation():
     made = normalize(images, [0.5, 0.5, 0.1], [0.25, 0.5, 0.1])
     assert made.shape == (1, 3, 1, 1)
     assert made.flatten().tolist() == pytest.approx([2.0, -1.0, 1.0], abs=1e-6)
+
+
+def test_normalize_leaves_float_pictures_as_they_are():
+    images = torch.rand(2, 3, 4, 5).permute(0, 2, 3, 1) * 255  # so that planes of floats need no copy
+    before = images.clone()
+    made = normalize(images, [0.5] * 3, [0.5, 0.25, 0.1])
+    assert torch.equal(images, before) and made.is_contiguous()
+    std = torch.tensor([0.5, 0.25, 0.1]) * 255
+    assert torch.equal(made, ((before - 127.5) / std).permute(0, 3, 1, 2))

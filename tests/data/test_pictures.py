@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_clipscratch.data.pictures import decode_image
+from modeling_clipscratch.data import pictures
+from modeling_clipscratch.data.pictures import decode_image, decode_pixels
 from modeling_clipscratch.data.rows import BadImageError
 
 ORIENTATION = 0x0112
@@ -179,3 +180,83 @@ def test_decoding_is_silent(encode):
         warnings.simplefilter("error")
         decode_image(encode(), name="picture")
         decode_image(file_of(palette_picture(), transparency=b"\0\xff"), name="picture")
+
+
+def test_a_plain_picture_comes_out_without_its_file():
+    image = decode_image(file_of(Image.new("RGB", (2, 2), (1, 2, 3)), "JPEG"), name="picture")
+    assert type(image) is Image.Image
+
+
+# The pixels to train on: those of decode_image, whoever decodes them
+
+
+@pytest.fixture(params=["simplejpeg", "Pillow"])
+def decoder(request, monkeypatch):
+    """Both decoders; the first keeps count of the pictures that simplejpeg decoded."""
+    if request.param == "Pillow":
+        return monkeypatch.setattr(pictures, "simplejpeg", None)
+    simplejpeg = pytest.importorskip("simplejpeg", reason="simplejpeg is not installed (extra jpeg).")
+    decoded = []
+
+    class Counting:
+        @staticmethod
+        def decode_jpeg(data, colorspace):
+            decoded.append(simplejpeg.decode_jpeg(data, colorspace))
+            return decoded[-1]
+
+    monkeypatch.setattr(pictures, "simplejpeg", Counting)
+    return decoded
+
+
+def photograph(size=(61, 43)) -> Image.Image:
+    """Smooth colours with some noise, sides that are no multiple of a block."""
+    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    levels = np.stack([x, y, 255 - (x + y) / 2], axis=-1) + np.random.default_rng(0).normal(0, 20, (*x.shape, 3))
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+def assert_same_pixels(data):
+    made = decode_pixels(data, name="picture")
+    assert made.dtype == np.uint8 and made.flags.writeable and made.flags.c_contiguous
+    assert np.array_equal(made, np.asarray(decode_image(data, name="picture")))
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, *({"subsampling": number} for number in range(3))], ids=str)
+def test_pixels_of_a_jpeg_are_the_picture_s(decoder, options):
+    assert_same_pixels(file_of(photograph(), "JPEG", quality=70, **options))
+    assert decoder is None or len(decoder) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
+def test_pixels_are_upright(decoder, format, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    assert_same_pixels(file_of(photograph(), format, exif=exif))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_pixels_of_other_jpegs_are_left_to_pillow(decoder, mode):
+    assert_same_pixels(file_of(photograph().convert(mode), "JPEG"))
+    assert not decoder
+
+
+def test_pixels_of_a_path_are_read(decoder, tmp_path):
+    photograph().save(tmp_path / "cat.jpg")
+    assert np.array_equal(decode_pixels(tmp_path / "cat.jpg", name="cat"), decode_image(tmp_path / "cat.jpg", name="c"))
+    with pytest.raises(BadImageError, match="dog.jpg: there is no such picture"):
+        decode_pixels(tmp_path / "dog.jpg", name="dog.jpg")
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_pixels_of_a_truncated_jpeg_are_refused_with_its_name(decoder, share):
+    data = file_of(photograph(), "JPEG")
+    with pytest.raises(BadImageError, match="shard 3: cat.jpg: cannot be decoded"):
+        decode_pixels(data[: int(len(data) * share)], name="shard 3: cat.jpg")
+
+
+def test_pixels_at_a_part_of_their_scale_are_pillow_s(decoder):
+    data = file_of(photograph((800, 400)), "JPEG")
+    assert decode_pixels(data, name="picture", draft_size=100).shape == (100, 200, 3)
+    assert not decoder
+    assert decode_pixels(data, name="picture", draft_size=300).shape == (400, 800, 3)

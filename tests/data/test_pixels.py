@@ -1,11 +1,16 @@
 """Pictures of odd sizes go in; what `Preprocess` makes of them is held to the image processor's own output."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from transformers import CLIPImageProcessorPil, ViTImageProcessorPil
+from PIL import Image, ImageFilter
+from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil
 
+from benchmarks import input as input_benchmark
+from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data.pictures import decode_image
 from modeling_clipscratch.data.pixels import Preprocess, normalize
 from modeling_clipscratch.data.rows import BadImageError, Rows
 
@@ -105,3 +110,131 @@ def test_broken_picture_stops_the_reading_or_is_left_out():
 def test_no_readable_picture_at_all_is_an_error():
     with pytest.raises(ValueError, match="noise, split train: none of 2 pictures can be read"):
         Preprocess(resizing()).read_all(rows_of([None, None]), on_bad_image="skip")
+
+
+# Pictures to train on: not the image processor's own pixels, but near them
+
+
+BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+
+
+def differences(processor, images):
+    exact, fast = Preprocess(processor), Preprocess(processor, exact=False)
+    made = [(exact(image).astype(int), fast(image)) for image in images]
+    assert all(fast.dtype == np.uint8 and fast.flags.c_contiguous and fast.flags.writeable for _, fast in made)
+    return np.stack([np.abs(own - fast) for own, fast in made])
+
+
+def resized_processors(side):
+    square = {"height": side, "width": side}
+    for resample in (BILINEAR, BICUBIC):
+        yield ViTImageProcessorPil(size=square, resample=resample)
+        yield ViTImageProcessorPil(size={"height": side, "width": side // 2}, resample=resample)
+        for edge in (side, side + side // 7):
+            yield CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size=square, resample=resample)
+
+
+@pytest.mark.parametrize("processor", list(resized_processors(28)), ids=lambda processor: str(dict(processor.size)))
+def test_fast_pixels_are_near_the_image_processor_s(processor):
+    # Noise is the worst there is: torch weighs with 16 bits, Pillow with 22, and both round between the two passes.
+    found = differences(
+        processor, [noise(size) for size in ((90, 61), (61, 90), (37, 37), (29, 200), (10, 9), (28, 14))]
+    )
+    assert found.max() <= 6 and found.mean() < 0.1
+    assert found.any()  # else the fast way was not taken
+
+
+@pytest.mark.parametrize(("resample", "most"), [(BILINEAR, 1), (BICUBIC, 6)])
+def test_fast_pixels_of_photographs(shared_folder, resample, most):
+    images = [Image.open(path) for path in sorted((shared_folder / "flickr8k_fullsize").glob("*.jpg"))[:8]]
+    found = differences(ViTImageProcessorPil(resample=resample), images)
+    assert found.max() <= most and 0 < found.mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        ViTImageProcessorPil(size={"height": 28, "width": 28}, resample=Image.Resampling.LANCZOS),
+        ViTImageProcessorPil(size={"height": 28, "width": 28}, do_resize=False, do_center_crop=True, crop_size=28),
+        CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 28, "width": 28}),  # pads
+        ConvNextImageProcessorPil(size={"shortest_edge": 28}),  # resizes to 32 and crops
+    ],
+    ids=["another filter", "no resizing", "padding", "a way of its own"],
+)
+def test_other_image_processors_keep_their_own_resizing(processor):
+    assert not differences(processor, [noise((61, 90)), noise((90, 61))]).any()
+
+
+def test_fast_picture_of_the_right_size_is_unchanged():
+    assert np.array_equal(Preprocess(resizing(), exact=False)(noise((8, 8))), noise((8, 8)))
+
+
+def test_fast_pixels_are_the_same_for_arrays_of_any_layout():
+    fast, image = Preprocess(resizing(), exact=False), noise((13, 9))
+    assert np.array_equal(fast(image), fast(Image.fromarray(image)))
+    assert np.array_equal(fast(np.asfortranarray(image)), fast(image))
+    assert np.array_equal(fast(image[::-1]), fast(image[::-1].copy()))
+
+
+def encoded_rows(tmp_path, pictures):
+    for number, picture in enumerate(pictures):
+        (tmp_path / "cats").mkdir(exist_ok=True)
+        picture.save(tmp_path / "cats" / f"{number}.jpg", quality=95)
+    return load_rows(str(tmp_path), "train", validation_fraction=0.5)
+
+
+def smooth(size):
+    return Image.fromarray(noise(size)).filter(ImageFilter.GaussianBlur(6))
+
+
+def test_large_jpegs_are_read_at_a_part_of_their_scale_for_training_only(tmp_path):
+    rows = encoded_rows(tmp_path, [smooth((400, 300)) for _ in range(2)])
+    assert rows.encoded and rows.select([0]).encoded
+    seen, exact, fast = [], Preprocess(resizing()), Preprocess(resizing(), exact=False)
+    for way in (exact, fast):
+        own = way.decode
+        way.decode = lambda data, *, name, own=own: seen.append(own(data, name=name)) or seen[-1]
+    made = [way.read(rows.select([0]), 0) for way in (exact, fast)]
+    assert seen[0].size == (300, 400) and seen[1].shape == (50, 38, 3)  # an eighth, 3 times 8 pixels at least
+    assert np.array_equal(made[0], exact(decode_image(tmp_path / "cats" / "0.jpg", name="0")))
+    assert np.abs(made[0].astype(int) - made[1]).mean() < 2
+
+
+def test_pictures_are_resized_in_a_thread_each_and_in_forked_workers(tmp_path):
+    """Each of them is to take one thread of torch's, and a fork after resizing is to find no lock that is held."""
+    rows = encoded_rows(tmp_path, [smooth((60, 50)) for _ in range(8)])
+    fast = Preprocess(resizing(), exact=False)
+    here, kept = fast.read_all(rows)
+    loader = torch.utils.data.DataLoader(
+        [(fast, rows, index) for index in kept.tolist()], batch_size=None, num_workers=2, collate_fn=read_one,
+        multiprocessing_context="fork", timeout=60,
+    )  # fmt: skip
+    assert np.array_equal(np.stack(list(loader)), here)
+
+
+def read_one(item):
+    fast, rows, index = item
+    return fast.read(rows, index)
+
+
+def test_benchmark_in_small(tmp_path, write_class_set, capsys):
+    cifar, jpegs = write_class_set(tmp_path / "set"), tmp_path / "jpegs"
+    jpegs.mkdir()
+    for number in range(3):
+        smooth((40, 50)).save(jpegs / f"{number}.jpg")
+    words = ["--cifar", cifar, "--jpeg", jpegs, "--size", 16, "--batch", 2, "--rounds", 2, "--model_rate", 1e-3]
+    threads = torch.get_num_threads()
+    try:
+        input_benchmark.main([*map(str, words), "--output", str(tmp_path / "figures")])
+    finally:
+        torch.set_num_threads(threads)
+    sets = json.loads((tmp_path / "figures" / "input.json").read_text())["sets"]
+    assert {"32 x 32, 1", "JPEG to 16 x 16, 1"} <= set(sets)
+    stages = {input_benchmark.DECODER, input_benchmark.WHOLE, input_benchmark.TUTORIAL, input_benchmark.MEMORY}
+    assert all(stages <= set(found) and all(len(rates) == 2 for rates in found.values()) for found in sets.values())
+    assert "times what the model takes" in capsys.readouterr().out
+
+
+def test_benchmark_s_ratio_is_of_times_in_the_same_round():
+    rates = {"a": [10, 40, 20], "b": [5, 10, 20]}  # times of b over those of a: 2, 4, 1
+    assert input_benchmark.ratio(rates, "b", "a") == 2

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoProcessor
 from modeling_clipscratch import ClipScratchModel, hub
 from modeling_clipscratch.data.augment import Augment
 from modeling_clipscratch.data.captions import CaptionTable
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.pixels import Preprocess, normalize
 from modeling_clipscratch.data.rows import Rows
 from modeling_clipscratch.training import run as module
 from modeling_clipscratch.training.recipe import parse_recipe
@@ -271,10 +271,36 @@ def test_cached_views_are_not_mirrored_where_a_caption_names_a_side(make_model, 
     preprocess = Preprocess(word_processor.image_processor)
     look = Augment(mean=preprocess.mean, std=preprocess.std, horizontal_flip=1.0)
     model = make_model(freeze_vision=True)
-    pairs = module._pairs(rows, CaptionTable(rows), model, word_processor, preprocess, look, data, args)
+    pairs = module._pairs(rows, CaptionTable(rows), model, word_processor, look, data, args)
     plain, other = pairs.image_states[:, 0], pairs.image_states[:, 1]
     assert not torch.allclose(plain[1], other[1], atol=1e-3)
     assert torch.allclose(plain[0], other[0], atol=1e-6)  # the same picture in another batch
+
+
+@pytest.mark.parametrize(
+    ("split", "frozen", "exact"), [("train", False, False), ("train", True, True), ("validation", False, True)]
+)
+def test_pictures_are_the_image_processor_s_own_unless_they_are_to_train_on(
+    make_model, word_processor, tmp_path, write_recipe, split, frozen, exact
+):
+    """States of a frozen tower are cached under a key that names the image processor, so they are of its pixels."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (2, 90, 61, 3), dtype=np.uint8)
+    rows = Rows(
+        name="set", split=split, kind="caption", keys=["a", "b"], origin="a test", fingerprint="0",
+        read_image=lambda index: pictures[index], captions=[["a red square"], ["a circle"]],
+    )  # fmt: skip
+    _, data, args, _ = parse_recipe([str(write_recipe(tmp_path))])
+    own = Preprocess(word_processor.image_processor)
+    look = Augment(mean=own.mean, std=own.std)
+    model = make_model(freeze_vision=frozen)
+    pairs = module._pairs(rows, CaptionTable(rows), model, word_processor, look, data, args)
+    pixels = torch.from_numpy(np.stack([own(picture) for picture in pictures]))
+    if frozen:
+        expected = model.image_states(normalize(pixels, own.mean, own.std))[1]
+        assert torch.allclose(pairs.image_states[:, 0], expected, atol=1e-6, rtol=0)  # batches of two and of one
+    else:
+        assert torch.equal(pairs.pixels, pixels) == exact
 
 
 def test_library_is_silent_about_a_run_that_goes_well(run_recipe, tmp_path, caplog):

@@ -176,6 +176,16 @@ def test_words_of_a_streamed_caption_set_come_from_a_named_tokenizer(run_recipe,
     assert metrics == {str(captions): {}}  # neither validation nor test
 
 
+def test_streamed_pictures_are_read_the_fast_way(run_recipe, classes, tmp_path, monkeypatch):
+    made = []
+    own = StreamedPairs.__init__
+    monkeypatch.setattr(
+        StreamedPairs, "__init__", lambda self, *given, **named: made.append(named) or own(self, *given, **named)
+    )
+    run_recipe(tmp_path, **{**STREAMED, "dataset": str(classes), "max_steps": 1})
+    assert [named["preprocess"].exact for named in made] == [False]
+
+
 def test_chunks_are_measured_with_the_longest_caption_that_may_come(captions, word_processor, make_model):
     source, _ = open_stream(str(captions), Columns())
     preprocess = Preprocess(word_processor.image_processor)
