@@ -14,7 +14,6 @@ from .rows import BadImageError, Rows
 
 logger = logging.getLogger(__name__)
 
-
 # Resized by torch's kernels for bytes, which antialias as Pillow does, in a fifth of the time.
 _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 # A JPEG may be decoded at a part of its scale that is at least this many times the size it is resized to.
@@ -30,7 +29,7 @@ class Preprocess:
             on: files are decoded by `decode_pixels`, large JPEGs at a part of their scale, and resized by torch, in
             about a quarter of the time. Resizing so differs by 0.03 of 255 levels in the mean of photographs, 6 at
             most; a JPEG at half its scale by 1, at a quarter by 1.3, at sharp edges up to some 30. Image processors
-            that do more than resize (bilinear, bicubic) and crop keep their own resizing.
+            that do more than resize (bilinear, bicubic) and crop are left to their own way.
 
     Normalisation is left to `normalize`, so that batches travel as bytes and become floats on the device.
 
@@ -48,10 +47,8 @@ class Preprocess:
         self.image_size = _edges(size)
         # Where a crop follows, a picture of the crop's size may be enlarged first (DINOv2: to 256, then 224 of it).
         self._resized = _edges(image_processor.size)
-        self.exact = exact
         self._mode = None if exact or not image_processor.do_resize else _MODES.get(image_processor.resample)
-        if self._mode is not None and not self._agrees():
-            self._mode = None
+        self.exact = self._mode is None or not self._agrees()
 
     def decode(self, data, *, name: str) -> Image.Image | np.ndarray:
         """An encoded picture, or the path to it, to what this is called with. Raises: `BadImageError`."""
@@ -68,7 +65,7 @@ class Preprocess:
         size = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
         if size == self.image_size == self._resized:
             return np.asarray(image)  # resizing to the same size is the identity
-        return self._own(image) if self._mode is None else self._fast(image)
+        return self._own(image) if self.exact else self._fast(image)
 
     def _own(self, image):
         if isinstance(image, np.ndarray):

@@ -95,9 +95,7 @@ def train(
     augment = build_augment(data, Preprocess(processor.image_processor), model)
     pairs = {split: _pairs(rows[split], captions[split], model, processor, augment, data, args) for split in rows}
     if stream is not None:
-        pairs["train"] = streamed_pairs(
-            stream, model, processor, Preprocess(processor.image_processor, exact=False), data, args
-        )
+        pairs["train"] = streamed_pairs(stream, model, processor, data, args)
 
     facts = data_facts(data, pairs, stream or rows["train"], test)
     kind = facts["kind"]

@@ -59,7 +59,7 @@ def known_captions(source: StreamSource) -> list[str] | None:
     return None if source.kind == "caption" else CaptionTable.of_classes(source.class_names, source.templates).texts
 
 
-def streamed_pairs(source: StreamSource, model, processor, preprocess: Preprocess, data, args) -> StreamedPairs:
+def streamed_pairs(source: StreamSource, model, processor, data, args) -> StreamedPairs:
     """The batches of this process; the states of a frozen text tower come from the cache where prompts are known."""
     words = {"tokenizer": processor.tokenizer}
     if source.kind == "class":
@@ -74,7 +74,7 @@ def streamed_pairs(source: StreamSource, model, processor, preprocess: Preproces
         source,
         batch_size=args.per_device_train_batch_size,
         seed=args.seed,
-        preprocess=preprocess,
+        preprocess=Preprocess(processor.image_processor, exact=False),
         process=args.process_index,
         processes=args.world_size,
         workers=max(args.dataloader_num_workers, 1),

@@ -151,6 +151,16 @@ def test_fast_pixels_of_photographs(shared_folder, resample, most):
     assert found.max() <= most and 0 < found.mean() < 0.05
 
 
+@pytest.mark.parametrize("resample", [BILINEAR, BICUBIC])
+@pytest.mark.parametrize(("side", "least", "most"), [(40, 0.4, 1.0), (20, 0.8, 1.5)], ids=["half", "quarter"])
+def test_fast_pixels_of_photographs_decoded_at_a_part_of_their_scale(shared_folder, resample, side, least, most):
+    processor = ViTImageProcessorPil(size={"height": side, "width": side}, resample=resample)
+    exact, fast = Preprocess(processor), Preprocess(processor, exact=False)
+    paths = sorted((shared_folder / "flickr8k_fullsize").glob("*.jpg"))[:16]
+    made = [[way(way.decode(path, name=path.name)).astype(int) for path in paths] for way in (exact, fast)]
+    assert least < np.abs(np.subtract(*map(np.stack, made))).mean() < most
+
+
 @pytest.mark.parametrize(
     "processor",
     [
@@ -161,7 +171,8 @@ def test_fast_pixels_of_photographs(shared_folder, resample, most):
     ],
     ids=["another filter", "no resizing", "padding", "a way of its own"],
 )
-def test_other_image_processors_keep_their_own_resizing(processor):
+def test_other_image_processors_are_left_to_their_own_way(processor):
+    assert Preprocess(processor, exact=False).exact  # large JPEGs are not read at a part of their scale either
     assert not differences(processor, [noise((61, 90)), noise((90, 61))]).any()
 
 
