@@ -60,7 +60,7 @@ SMALL = {
     "d": {
         "dataset": "scenes", "text_tower": "distilbert", "text_hidden_size": 32, "text_num_layers": 1,
         "vision_tower": "vit", "image_size": 32, "patch_size": 16, **TINY, "global_batch_size": 32, "max_steps": 2,
-        "logging_steps": 1,
+        "logging_steps": 1, "keep_in_memory": "false",
     },
 }  # fmt: skip
 SMALL_REGIME = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "heads": 2, "batch": 32}
