@@ -248,10 +248,10 @@ def test_failing_save_leaves_the_earlier_checkpoint_whole_and_says_so(run_recipe
 
 
 def test_failing_last_save_leaves_no_half_written_result(run_recipe, tmp_path, monkeypatch):
-    def full(history, path):
+    def full(state, folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "plot_curves", full)
+    monkeypatch.setattr(module, "_draw_curves", full)
     with pytest.raises(OSError, match="No space left.* the last whole checkpoint is kept"):
         run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.yaml", "checkpoint-1"}
