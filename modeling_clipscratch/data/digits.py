@@ -1,9 +1,7 @@
 """Nothing goes in; 1,797 handwritten digits of 8x8 pixels come out as class rows, with no download."""
 
 from collections.abc import Sequence
-from functools import cache, partial
-from importlib.util import find_spec
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
@@ -37,29 +35,23 @@ def digits_readers(*, class_names: Sequence[str] | None = None, templates: Seque
 
 
 def _read_digits(split: str, class_names: Sequence[str], templates: Sequence[str]) -> Rows:
-    pixels, digits = _read_table()
-    grey = np.round(pixels * (255 / 16)).astype(np.uint8)  # 17 levels, 0 to 16
-    chosen = _split_indices(digits)[split]
+    from sklearn.datasets import load_digits  # slow to import; only those who want digits wait for it
+
+    bunch = load_digits()
+    grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # 17 levels, 0 to 16
+    chosen = _split_indices(bunch.target)[split]
     return Rows(
         name="digits",
         split=split,
         kind="class",
         keys=[f"digits-{i:04d}" for i in chosen],
         read_image=partial(_read_grey, grey[chosen]),
-        labels=digits[chosen],
+        labels=bunch.target[chosen].astype(np.int64),
         class_names=list(class_names),
         templates=list(templates),
         origin="scikit-learn's load_digits",
         fingerprint=f"digits-{_VERSION}-{split}",
     )
-
-
-@cache
-def _read_table():
-    """As `sklearn.datasets.load_digits` reads its file; importing it takes ten times as long."""
-    package = Path(find_spec("sklearn").origin).parent
-    table = np.loadtxt(package / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def _split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ def _build(options, captions):
         logit_scale_init_value=options.logit_scale_init_value,
     )
     if options.vision_init == "mimetic":
-        _mimic(model, options)
+        mimic_trained_weights(model.vision_model)
     tokenizer.model_max_length = _max_length(options, tokenizer, model)
     for config in (model.config.text_config, model.config.vision_config):
         config._name_or_path = public_name(config._name_or_path)  # saved with the model, read by strangers
@@ -105,6 +105,11 @@ def is_from_scratch(tower: str) -> bool:
 
 def _vision_source(options) -> str | PretrainedConfig:
     if not is_from_scratch(options.vision_tower):
+        if options.vision_init != "normal":
+            raise ValueError(
+                f"vision_init={options.vision_init} is for a tower from scratch, and {options.vision_tower} is "
+                "pretrained; leave it out."
+            )
         return options.vision_tower
     if options.image_size is None:
         raise ValueError(f"vision_tower={options.vision_tower} is from scratch and needs image_size (pixels), e.g. 32.")
@@ -124,14 +129,6 @@ def _vision_source(options) -> str | PretrainedConfig:
         patch_size=patch,
         initializer_range=initial_deviation(options.vision_hidden_size),
     )
-
-
-def _mimic(model, options):
-    if not is_from_scratch(options.vision_tower):
-        raise ValueError(
-            f"vision_init=mimetic is for a tower from scratch, and {options.vision_tower} is pretrained; leave it out."
-        )
-    mimic_trained_weights(model.vision_model)
 
 
 def _text_source(options, vocabulary, pad_token_id) -> str | PretrainedConfig:

@@ -4,9 +4,6 @@ import torch
 
 from ..hub.towers_clipscratch import last_blocks
 
-# transformers' names of an attention's matrices in a ViT, since 5.10 and before.
-_QUERY, _KEY, _VALUE = ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")
-_OUT = ("attention.o_proj", "attention.output.dense")
 _ALIKE, _UNLIKE = 0.7, 0.4  # of the identity, and of the noise, in queries x keys and in values x output
 
 
@@ -17,7 +14,7 @@ def mimic_trained_weights(tower) -> None:
     Positions are sines and cosines of a patch's row and column, so patches that lie near are alike; queries times keys
     are near the identity, so a patch looks at what is like it, first of all at what is near; values times output are
     near the negative of the identity, so what it adds is how it differs from there. New patches weigh as much as
-    positions. On CIFAR-10 it is worth more than any other setting of the recipe (`docs/log.md`).
+    positions. What it is worth on CIFAR-10: `docs/log.md`.
 
     Args:
         tower: `ViTModel`, W wide; changed in place.
@@ -51,7 +48,7 @@ def mimic_trained_weights(tower) -> None:
         return torch.randn(width, width) * width**-0.5
 
     for block in last_blocks(tower, config.num_hidden_layers):
-        query, key, value, out = (_matrix(block, names) for names in (_QUERY, _KEY, _VALUE, _OUT))
+        query, key, value, out = (getattr(block.attention, f"{name}_proj").weight for name in "qkvo")
         for rows in torch.arange(width).chunk(config.num_attention_heads):
             alike = _ALIKE * (noise() + torch.eye(width))
             left, strengths, right = torch.svd_lowrank(alike, q=len(rows), niter=4)
@@ -72,10 +69,3 @@ def sines(edge: int, width: int) -> torch.Tensor:
     angles = torch.arange(edge)[:, None] * rates
     waves = torch.cat([angles.sin(), angles.cos()], 1)
     return torch.cat([waves.repeat_interleave(edge, 0), waves.repeat(edge, 1)], 1)
-
-
-def _matrix(block, names):
-    found = [module.weight for name, module in block.named_modules() if name.endswith(names)]
-    if len(found) != 1:
-        raise ValueError(f"vision_init=mimetic finds no {names[0]} in a {type(block).__name__}; leave vision_init out.")
-    return found[0]

@@ -5,7 +5,6 @@ import logging
 from collections import deque
 from pathlib import Path
 
-from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
@@ -90,11 +89,6 @@ class StreamStates:
     def _circumstances(self):
         pairs = self.pairs
         return {"processes": pairs.processes, "workers": pairs.workers, "shards": pairs.source.fingerprint()}
-
-
-def to_device(batch: dict, args) -> dict:
-    """As accelerate's loaders do it: from pinned memory, without waiting, where `args` say so."""
-    return send_to_device(batch, args.device, args.accelerator_config.non_blocking)
 
 
 def _path(folder, process):

@@ -5,6 +5,7 @@ import hashlib
 import logging
 from pathlib import Path
 
+from accelerate.utils import send_to_device
 from transformers import Trainer, set_seed
 
 from ..data.augment import Augment, Views
@@ -20,7 +21,7 @@ from .optimizer import build_optimizer, parameter_groups
 from .push import open_for_pushes
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
 from .step_means import StepMeans
-from .stream_state import StreamStates, to_device
+from .stream_state import StreamStates
 from .streamed_loss import GlobalLoss
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,7 @@ class ClipScratchTrainer(Trainer):
             **kwargs,
         )
         self.augment, self.muon_matrices = augment, muon_matrices
-        self.pairs_per_step = args.global_batch_size
-        self.average = None
+        self.pairs_per_step, self.average = args.global_batch_size, None
         self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
         self._statistics, self.staging = StepMeans(), None
         self.chunk_size = self._measure_chunk()
@@ -101,8 +101,8 @@ class ClipScratchTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
         if self.stream is not None:
-            self.stream.take(inputs)
-            inputs = to_device(inputs, self.args)
+            self.stream.take(inputs)  # then as accelerate's loaders do it
+            inputs = send_to_device(inputs, self.args.device, self.args.accelerator_config.non_blocking)
         if "error" in inputs:
             raise ValueError(inputs["error"])
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"

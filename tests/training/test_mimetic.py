@@ -36,11 +36,8 @@ def test_first_block_looks_near():
 def test_values_times_output_take_the_mean_away():
     tower = make_tower()
     mimic_trained_weights(tower)
-    weights = dict(tower.named_parameters())
-    [value] = [weight for name, weight in weights.items() if "layers.0" in name.replace("layer.0", "layers.0")
-               and name.endswith(("v_proj.weight", "value.weight"))]  # fmt: skip
-    [out] = [weight for name, weight in weights.items() if "layers.0" in name.replace("layer.0", "layers.0")
-             and name.endswith(("o_proj.weight", "attention.output.dense.weight"))]  # fmt: skip
+    attention = tower.layers[0].attention
+    value, out = attention.v_proj.weight, attention.o_proj.weight
     both = out @ value
     rest = both - torch.eye(WIDTH) * both.diagonal().mean()
     assert both.diagonal().mean().item() == pytest.approx(-0.4, abs=0.05)
