@@ -14,7 +14,7 @@ from .rows import BadImageError, Rows
 
 logger = logging.getLogger(__name__)
 
-# Resized by torch's kernels for bytes, which antialias as Pillow does, in a fifth of the time.
+# Resized by torch's kernels for bytes, which antialias as Pillow does, in an eighth of the time (`benchmarks.input`).
 _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 # A JPEG may be decoded at a part of its scale that is at least this many times the size it is resized to.
 _REDUCING_GAP = 3
@@ -27,7 +27,7 @@ class Preprocess:
         image_processor: transformers image processor of the vision tower (PIL back-end).
         exact: the image processor's own pixels, for whatever is measured, cached or searched. Else pictures to train
             on: files are decoded by `decode_pixels`, large JPEGs at a part of their scale, and resized by torch, in
-            about a quarter of the time. Resizing so differs by 0.03 of 255 levels in the mean of photographs, 6 at
+            about half of the time. Resizing so differs by 0.03 of 255 levels in the mean of photographs, 6 at
             most; a JPEG at half its scale by 1, at a quarter by 1.3, at sharp edges up to some 30. Image processors
             that do more than resize (bilinear, bicubic) and crop are left to their own way.
 
