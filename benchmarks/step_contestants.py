@@ -87,9 +87,9 @@ def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = N
 # ClipScratch: everything that run_train.py does
 
 
-def clipscratch(regime: Regime, steps: int) -> float:
+def clipscratch(regime: Regime, steps: int, **fields) -> float:
     """The whole path of a recipe: sources, cache, Trainer, logging, the optimizer, the augmentation of cifar10.yaml."""
-    start, end = steps_of_clipscratch(regime, steps)
+    start, end = steps_of_clipscratch(regime, steps, **fields)
     return end - start
 
 

@@ -11,6 +11,7 @@ attention. Data are the digits, resized: no decoding, which is easy on the ways 
 
 MFU is the share of the matrix products' peak, measured in the same run: operations of a step by hand, as torch counts
 them, over the time. Memory is the highest resident size of a process (Linux) less that before its first step.
+`--fields muon_learning_rate=0.01` shows what an option of the recipe costs ClipScratch.
 """
 
 import contextlib
@@ -72,7 +73,7 @@ def operations(regime: ways.Regime) -> int:
     return counter.get_total_flops()
 
 
-def parts_of_a_step(regime: ways.Regime, steps: int) -> dict[str, float]:
+def parts_of_a_step(regime: ways.Regime, steps: int, **fields) -> dict[str, float]:
     """Seconds of ClipScratch's step by part; on a CPU, where every call waits for its result."""
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
@@ -87,7 +88,7 @@ def parts_of_a_step(regime: ways.Regime, steps: int) -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         for part, (owner, name) in owners.items():
             stack.enter_context(_timed(owner, name, calls[part]))
-        start, end = ways.steps_of_clipscratch(regime, steps)
+        start, end = ways.steps_of_clipscratch(regime, steps, **fields)
     each = {part: sum(spent for began, spent in made if start <= began < end) / steps for part, made in calls.items()}
     each["forward and loss"] -= each["augmentation"]  # made inside it
     whole = (end - start) / steps
@@ -148,8 +149,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--steps", type=int, help="timed steps of a round")
     parser.add_argument("--batch", type=int, help="pairs of a step")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--fields", nargs="+", default=[], metavar="NAME=VALUE", help="of ClipScratch's recipe")
     parser.add_argument("--memory_of", choices=(OURS, HAND), help="print the bytes that one way's steps take, no more")
     options = parser.parse_args(arguments)
+    options.fields = dict(field.split("=", 1) for field in options.fields)
     sizes = {**REGIMES[options.regime], **({"batch": options.batch} if options.batch else {})}
     quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
@@ -164,10 +167,13 @@ def compare(regime: ways.Regime, options) -> None:
     precision = choose_precision("auto", use_cpu=no_accelerator())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     work = operations(regime) / regime.batch
+    contestants = {**WAYS, OURS: partial(ways.clipscratch, **options.fields)}
+    contestants = {way: contestants[way] for way in options.ways}
     rounds = []
     for _ in range(options.rounds):
         peak = matmul_peak(dtype)
-        rounds.append({way: regime.batch * steps / WAYS[way](regime, steps) for way in options.ways} | {"peak": peak})
+        rates = {way: regime.batch * steps / run(regime, steps) for way, run in contestants.items()}
+        rounds.append({**rates, "peak": peak})
     rate = {way: median(each[way] for each in rounds) for way in rounds[0]}
     print(f"{machine()}; {precision}, peak {rate['peak'] / 1e9:,.0f} GFLOP/s; {work / 1e9:.2f} GFLOP a picture")
     rows = []
@@ -179,9 +185,10 @@ def compare(regime: ways.Regime, options) -> None:
         mfu = median(each[way] * work / each["peak"] for each in rounds)
         rows.append([way, f"{rate[way]:.1f}", against[HAND], against[OURS], f"{mfu:.1%}"])
     print_table(["way", "pictures a second", "of by hand", "of ClipScratch", "MFU"], rows)
-    figures = {"regime": options.regime, "precision": precision, "operations": work, "rounds": rounds}
+    figures = {"regime": options.regime, "fields": options.fields, "precision": precision}
+    figures |= {"operations": work, "rounds": rounds}
     if OURS in options.ways and no_accelerator():
-        figures["parts"] = parts_of_a_step(regime, steps)
+        figures["parts"] = parts_of_a_step(regime, steps, **options.fields)
         whole = figures["parts"]["whole"]
         lines = [[part, f"{1000 * s:.1f}", f"{s / whole:.1%}"] for part, s in figures["parts"].items()]
         print_table(["part of ClipScratch's step", "ms", "share"], lines)

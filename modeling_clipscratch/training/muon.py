@@ -71,7 +71,7 @@ def orthogonalize(matrices: list[torch.Tensor], *, dtype: torch.dtype) -> list[t
     """The nearest (semi-)orthogonal matrix of each, nearly: singular values of 0.7 to 1.2.
 
     Args:
-        matrices: each (rows, columns), of any shapes; sharded ones are gathered, and sharded again.
+        matrices: each (rows, columns), of any shapes and one dtype; sharded ones are gathered, and sharded again.
         dtype: of the arithmetic.
 
     >>> wide = torch.tensor([[5.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -83,11 +83,11 @@ def orthogonalize(matrices: list[torch.Tensor], *, dtype: torch.dtype) -> list[t
     for place, matrix in enumerate(matrices):
         whole = matrix.full_tensor() if isinstance(matrix, DTensor) else matrix
         wide = whole if whole.shape[0] <= whole.shape[1] else whole.t()
-        by_shape.setdefault(wide.shape, []).append((place, wide, wide is not whole))
+        by_shape.setdefault(wide.shape, []).append((place, wide.to(dtype), wide is not whole))
     for members in by_shape.values():
-        stack = torch.stack([wide for _, wide, _ in members]).to(dtype)
-        for (place, wide, turned), result in zip(members, _orthogonalize(stack).unbind(), strict=True):
-            flat[place] = (result.t() if turned else result).to(wide.dtype)
+        stack = _orthogonalize(torch.stack([wide for _, wide, _ in members])).to(matrices[0].dtype)
+        for (place, _, turned), result in zip(members, stack.unbind(), strict=True):
+            flat[place] = result.t() if turned else result
     return [_as_sharded(flat[place], matrix) for place, matrix in enumerate(matrices)]
 
 
