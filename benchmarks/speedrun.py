@@ -51,7 +51,9 @@ class Watch:
             start = time.perf_counter()
             metrics = watch._evaluate(trainer, *args, **kwargs)
             look = {"pictures": trainer.state.global_step * trainer.pairs_per_step, "top1": metrics["eval_top1"]}
-            watch.looks.append({**look, "seconds": start - watch._began - watch._measuring})
+            look["seconds"] = start - watch._began - watch._measuring
+            watch.looks.append(look)
+            print("{pictures:,} pictures, {seconds:,.0f} s: {top1:.1%} on validation".format(**look), flush=True)
             watch._measuring += time.perf_counter() - start
             return metrics
 
