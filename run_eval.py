@@ -33,6 +33,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for column, what in (("image", "pictures"), ("caption", "captions"), ("label", "labels")):
         add(f"--{column}_column", help=f"name of the column of {what}")
     add("--class_names", nargs="+", help="names of the classes in the order of their labels, or a .txt with one a line")
+    add("--validation_fraction", type=float, default=0.1, help="as in training, where train has to give validation")
     add("--templates", nargs="+", help="prompts, {} stands for the class; a .txt; or cifar10, cifar100, imagenet")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -50,7 +51,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    of_rows = ("image_column", "caption_column", "label_column", "class_names", "templates")
+    of_rows = ("image_column", "caption_column", "label_column", "class_names", "templates", "validation_fraction")
     named = {name: vars(options)[name] for name in of_rows}
     # All data sets are opened before any is measured, so that a wrong name is known at once.
     data = {name: load_rows(name, options.split, **named) for name in options.dataset}

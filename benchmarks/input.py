@@ -7,7 +7,7 @@ timed with one thread up to all cores, as `Preprocess.read_all` uses them; those
 threads of torch's. Beside them stand Pillow's `Image.open(...).load()` of the same bytes, the decoder's own limit, and
 `ViTImageProcessorPil` picture by picture, the tutorials' way. All take turns, `--rounds` times: medians of their rates,
 and of each round's ratios of times to the decoder. What the model takes is measured in the same rounds: forward,
-backward and AdamW of the ViT of `configuration/cifar10.yaml` by hand (`step_contestants.py`), unless `--model_rate`
+backward and AdamW of a ViT 192 wide, 6 deep, patch 4, by hand (`step_contestants.py`), unless `--model_rate`
 states it.
 """
 

@@ -88,7 +88,7 @@ def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = N
 
 
 def clipscratch(regime: Regime, steps: int, **fields) -> float:
-    """The whole path of a recipe: sources, cache, Trainer, logging, the optimizer, the augmentation of cifar10.yaml."""
+    """The whole path of a recipe: sources, cache, Trainer, logging, the optimizer, shifts and flips."""
     start, end = steps_of_clipscratch(regime, steps, **fields)
     return end - start
 

@@ -139,6 +139,18 @@ def plain_metrics(outcomes: Outcomes) -> dict[str, float]:
     return {name: float(values[0]) for name, values in outcomes.metrics().items()}
 
 
+def metric_names(classes: int | None) -> list[str]:
+    """What is measured of class data with so many classes; with `None`, of captions.
+
+    >>> metric_names(2)
+    ['top1', 'mean_per_class_recall', 'expected_calibration_error']
+    """
+    zero, one = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
+    if classes is None:
+        return list(RetrievalOutcomes(image_ranks=one, text_ranks=one, caption_to_image=zero).metrics())
+    return list(ClassOutcomes(labels=zero, ranks=one, classes=classes, confidence=np.ones(1)).metrics())
+
+
 def mean_recall(right: np.ndarray, total: np.ndarray) -> np.ndarray:
     """(..., C) right and (..., C) all pictures of each class -> (...) mean recall of the classes that have any.
 

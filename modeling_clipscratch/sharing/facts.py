@@ -115,10 +115,10 @@ def _measured(folder: Path, run: Mapping, recipe: Mapping, files: list[dict]) ->
 def _command(dataset: str, split: str | None, recipe: Mapping) -> str:
     words = ["python", "run_eval.py", "--model", "MODEL", "--dataset", dataset]
     words += ["--split", split] if split not in (None, "test") else []
-    for field in ("image_column", "caption_column", "label_column", "class_names", "templates"):
+    for field in ("image_column", "caption_column", "label_column", "class_names", "templates", "validation_fraction"):
         value = recipe.get(field)
         if value is not None:
-            words += [f"--{field}", *(value if isinstance(value, list) else [value])]
+            words += [f"--{field}", *(value if isinstance(value, list) else [str(value)])]
     return shlex.join(words)
 
 

@@ -113,10 +113,11 @@ class DataArguments:
 class ClipScratchTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, every one of them, with defaults for contrastive training.
 
-    Other defaults than transformers': a global batch of 256, learning rate 1e-3, weight decay 0.1, beta2 0.98, a
-    cosine schedule, an evaluation and a checkpoint each epoch, the best checkpoint kept, no reporting service, seed 0;
+    Other defaults than transformers': a global batch of 256, of 256 for evaluation too, the last incomplete one left
+    out, learning rate 1e-3, weight decay 0.1, beta2 0.98, a cosine schedule after a warm-up of 5 %, a log line each 10
+    steps, an evaluation and a checkpoint each epoch, two kept and the best one loaded, no reporting service, seed 0;
     losses logged as they are, and batches copied to a GPU while it works.
-    New: `global_batch_size` and the fields after it, `precision`, `attention`, `tower_learning_rate`,
+    New: `global_batch_size`, `encode_chunk_size`, `memory_budget_gb`, `precision`, `attention`, `tower_learning_rate`,
     `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `overwrite_output_dir`.
 
     >>> args = ClipScratchTrainingArguments(global_batch_size=128, num_train_epochs=3)

@@ -96,7 +96,8 @@ def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch
 
 def check_agreement(checkpoint: str | None, device) -> None:
     """Raises: ValueError if the processes found different checkpoints to go on from."""
-    step = -1 if checkpoint is None else int(Path(checkpoint).name.rpartition("-")[2])
+    file = None if checkpoint is None else Path(checkpoint) / "trainer_state.json"
+    step = -1 if file is None else TrainerState.load_from_json(str(file)).global_step
     found = all_rows(torch.tensor([step], device=device)).tolist()
     if len(set(found)) > 1:
         raise ValueError(

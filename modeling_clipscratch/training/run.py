@@ -11,6 +11,7 @@ from ..data.pixels import Preprocess
 from ..data.splits import read_split
 from ..evaluation.evaluate_rows import evaluate_rows
 from ..evaluation.intervals import confidence_intervals
+from ..evaluation.outcomes import metric_names
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
@@ -30,14 +31,6 @@ from .trainer import ClipScratchTrainer
 
 logger = logging.getLogger(__name__)
 
-METRICS = {
-    "class": ("top1", "top5", "mean_per_class_recall", "expected_calibration_error"),
-    "caption": tuple(
-        f"{way}_{what}"
-        for way in ("image_to_text", "text_to_image")
-        for what in ("recall@1", "recall@5", "recall@10", "median_rank")
-    ),
-}
 _IN_MEMORY = 4e9  # bytes of decoded pictures
 
 
@@ -74,8 +67,8 @@ def train(
     set_seed(args.seed)
     stream, others = open_train_stream(data, args) if data.streaming else (None, None)
     splits = ("train", "validation") if stream is None else ("validation",) if "validation" in others else ()
-    rows = {split: _rows(data, split, args.seed, others) for split in splits}
-    test = _test_rows(data, args.seed, others)  # now: a missing split is better known before the training than after
+    rows = {split: _rows(data, split, others) for split in splits}
+    test = _test_rows(data, others)  # now: a missing split is better known before the training than after
     captions = {split: CaptionTable(part) for split, part in rows.items()}
     model, processor = build_model(model_options, captions["train"].texts if stream is None else known_captions(stream))
     adapters = add_adapters(model, model_options)
@@ -102,10 +95,11 @@ def train(
     if args.metric_for_best_model is None:
         args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
         args.greater_is_better = True
-    elif args.metric_for_best_model.removeprefix("eval_") not in METRICS[kind]:
+    names = metric_names(len((stream or rows["train"]).class_names) if kind == "class" else None)
+    if args.metric_for_best_model.removeprefix("eval_") not in names:
         raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model} is not measured on {kind} data; choose one of "
-            f"{', '.join(METRICS[kind])}."
+            f"metric_for_best_model={args.metric_for_best_model} is not measured on this {kind} data; choose one of "
+            f"{', '.join(names)}."
         )
     trainer = ClipScratchTrainer(
         model,
@@ -148,7 +142,7 @@ def _draw_curves(state, folder):
     plot_curves(state.log_history, folder / "curves.png")
 
 
-def _rows(data, split, seed, others=None):
+def _rows(data, split, others=None):
     """Args: others: readers of the splits beside a streamed one."""
     if others is not None:
         rows = read_split(others, split, dataset=data.dataset)
@@ -162,7 +156,6 @@ def _rows(data, split, seed, others=None):
             class_names=data.class_names,
             templates=data.templates,
             validation_fraction=data.validation_fraction,
-            seed=seed,
             revision=data.dataset_revision,
         )
     logger.info("%s: %s rows of %s data (%s)", split, f"{len(rows):,}", rows.kind, rows.origin)
@@ -212,11 +205,11 @@ def _pairs(rows, captions, model, processor, augment, data, args):
     return PairDataset(rows, captions, seed=args.seed, image_states=states, **texts)
 
 
-def _test_rows(data, seed, others):
+def _test_rows(data, others):
     if data.test_split in (None, "none"):
         return None
     try:
-        return _rows(data, data.test_split, seed, others)
+        return _rows(data, data.test_split, others)
     except ValueError as error:
         raise ValueError(f"{error} (Or do without a test: --test_split none.)") from error
 

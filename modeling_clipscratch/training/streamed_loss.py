@@ -125,7 +125,7 @@ class _Streamed(torch.autograd.Function):
                 kept["logits"] = made
             return made
 
-        first_pass = _sigmoid_sums if square.loss == "sigmoid" else _softmax_sums
+        first_pass = _FIRST_PASS[square.loss]
         share, slope, statistics = first_pass(square, logits, images, len(all_texts))
         if learning:
             to_images, to_texts = torch.zeros_like(images), torch.zeros_like(all_texts)
@@ -186,6 +186,9 @@ def _sigmoid_sums(square, logits, images, count):
         return values.sigmoid().sub_(square.wanted(r, c, images.dtype)).mul_(1 / count)
 
     return share, slope, _statistics(row, column)
+
+
+_FIRST_PASS = {"softmax": _softmax_sums, "diagonal": _softmax_sums, "sigmoid": _sigmoid_sums}
 
 
 class _Axis:

@@ -30,3 +30,13 @@ def test_a_recipe_says_nothing_of_mixing_by_default(make_model, word_processor):
 def test_a_probability_above_1_is_refused(make_model, word_processor, name):
     with pytest.raises(ValueError, match=f"{name}=1.5 is not a probability"):
         build_augment(DataArguments(**{name: 1.5}), Preprocess(word_processor.image_processor), make_model())
+
+
+@pytest.mark.parametrize("said", [{"horizontal_flip": 0.5}, {"random_crop_min_area": 0.6}, {"random_erasing": 0.1}])
+def test_changes_that_a_cache_of_one_view_would_not_have_are_refused(make_model, word_processor, said):
+    preprocess, frozen = Preprocess(word_processor.image_processor), make_model(freeze_vision=True)
+    (name,) = said
+    with pytest.raises(ValueError, match=f"{name}=.* set image_views to 2 or more, or cache_states to false"):
+        build_augment(DataArguments(**said), preprocess, frozen)
+    for way in ({"image_views": 2}, {"cache_states": False}):
+        assert getattr(build_augment(DataArguments(**said, **way), preprocess, frozen), name) == said[name]
