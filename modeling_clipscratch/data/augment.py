@@ -96,8 +96,9 @@ class Augment:
         x = (1 - width) * (2 * uniform(samples, _CROP_X) - 1)
         zero = torch.zeros_like(x)
         theta = torch.stack([torch.stack([width, zero, x], -1), torch.stack([zero, height, y], -1)], 1)
-        grid = nn.functional.affine_grid(theta, list(pixels.shape), align_corners=False)
-        return nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+        with torch.autocast(pixels.device.type, enabled=False):  # the grid's matrix product would be rounded
+            grid = nn.functional.affine_grid(theta, list(pixels.shape), align_corners=False)
+            return nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
     def _erase(self, pixels, samples):
         height, width = pixels.shape[2:]

@@ -102,6 +102,19 @@ class Preprocess:
         Raises: BadImageError at the first picture that cannot be decoded, unless it is to be skipped; ValueError if
             none can.
         """
+        pixels = np.empty((len(rows), *self.image_size, 3), dtype=np.uint8)
+        kept = []
+        for index, picture in self._readable(rows, on_bad_image, progress):
+            pixels[len(kept)] = picture
+            kept.append(index)
+        return pixels[: len(kept)], np.array(kept, dtype=np.int64)
+
+    def readable(self, rows: Rows, *, progress: bool = False) -> np.ndarray:
+        """The int64 indices of the rows whose pictures can be read; none is kept. Raises: as `read_all`."""
+        return np.array([index for index, _ in self._readable(rows, "skip", progress)], dtype=np.int64)
+
+    def _readable(self, rows, on_bad_image, progress):
+        """Pairs of an index and its picture, in order."""
 
         def read(index):
             try:
@@ -112,21 +125,20 @@ class Preprocess:
                 logger.warning("skipped: %s", error)
                 return None
 
-        pixels = np.empty((len(rows), *self.image_size, 3), dtype=np.uint8)
-        kept = []
-        with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-            blocks = range(0, len(rows), 256)
-            with tqdm(total=len(rows), unit="picture", desc=f"reading {rows.split}", disable=not progress) as bar:
-                for block in blocks:
-                    indices = range(block, min(block + 256, len(rows)))
-                    for index, picture in zip(indices, pool.map(read, indices), strict=True):
-                        if picture is not None:
-                            pixels[len(kept)] = picture
-                            kept.append(index)
-                    bar.update(len(indices))
-        if not kept:
+        found = 0
+        with (
+            ThreadPoolExecutor() as pool,  # decoding releases the interpreter's lock
+            tqdm(total=len(rows), unit="picture", desc=f"reading {rows.split}", disable=not progress) as bar,
+        ):
+            for block in range(0, len(rows), 256):
+                indices = range(block, min(block + 256, len(rows)))
+                for index, picture in zip(indices, pool.map(read, indices), strict=True):
+                    if picture is not None:
+                        found += 1
+                        yield index, picture
+                bar.update(len(indices))
+        if not found:
             raise ValueError(f"{rows.name}, split {rows.split}: none of {len(rows)} pictures can be read.")
-        return pixels[: len(kept)], np.array(kept, dtype=np.int64)
 
 
 def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:

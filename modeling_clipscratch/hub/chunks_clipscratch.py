@@ -9,22 +9,23 @@ from torch.utils.checkpoint import checkpoint
 from .heads_clipscratch import with_features
 
 
-def encode_side(encode, inputs, chunk_size, **options):
+def encode_side(encode, inputs, chunk_size, recorded, **options):
     """One side's features, in one go or in chunks.
 
     Args:
         encode: the model's `get_text_features` or `get_image_features`.
         inputs: as `in_chunks` takes them.
-        chunk_size: rows at once, or `None` for all; `options` of `encode` are for that.
+        chunk_size: rows at once, or `None` for all.
+        recorded: options of `encode` for more outputs, which chunks do not have; `options` are the others.
     Returns: what `encode` gives, of chunks its `pooler_output` only; `None` where there is nothing to encode.
     """
     if all(value is None for name, value in inputs.items() if name != "attention_mask"):
         return None
     if chunk_size is None:
-        return encode(**inputs, return_dict=True, **options)
+        return encode(**inputs, return_dict=True, **recorded, **options)
 
     def features(**chunk):
-        return encode(**chunk, return_dict=True).pooler_output
+        return encode(**chunk, return_dict=True, **options).pooler_output
 
     return with_features(None, in_chunks(features, inputs, chunk_size))
 

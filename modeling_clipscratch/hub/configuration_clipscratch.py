@@ -106,12 +106,12 @@ class ClipScratchConfig(PretrainedConfig):
     @property
     def text_state_dim(self):
         """D of the pooled text state."""
-        return self.text_config.hidden_size * (2 if self.text_pooling == "cls+mean" else 1)
+        return _width(self.text_config) * (2 if self.text_pooling == "cls+mean" else 1)
 
     @property
     def vision_state_dim(self):
         """D of the pooled picture state."""
-        return self.vision_config.hidden_size * (2 if self.vision_pooling == "cls+mean" else 1)
+        return _width(self.vision_config) * (2 if self.vision_pooling == "cls+mean" else 1)
 
 
 def _tower_config(given, name, default_type):
@@ -123,6 +123,15 @@ def _tower_config(given, name, default_type):
         settings = dict(given)
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
     return given
+
+
+def _width(tower):
+    if not hasattr(tower, "hidden_size"):
+        raise ValueError(
+            f"a tower of type {tower.model_type} has no hidden_size, one width for all its tokens; choose another, "
+            "for example a ViT, DINOv2, BERT or DistilBERT."
+        )
+    return tower.hidden_size
 
 
 def _layers(side, count, frozen):

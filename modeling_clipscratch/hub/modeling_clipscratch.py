@@ -224,8 +224,8 @@ class ClipScratchModel(PreTrainedModel):
         known = given(position_ids=position_ids, token_type_ids=token_type_ids)
         images = {"pixel_values": pixel_values, "image_states": image_states}
         texts = {"input_ids": input_ids, "attention_mask": attention_mask, "text_states": text_states, **known}
-        vision = encode_side(self.get_image_features, images, encode_chunk_size, **recorded, **kwargs)
-        text = encode_side(self.get_text_features, texts, encode_chunk_size, **recorded)
+        vision = encode_side(self.get_image_features, images, encode_chunk_size, recorded, **kwargs)
+        text = encode_side(self.get_text_features, texts, encode_chunk_size, recorded)
         image_embeds = None if vision is None else unit_length(vision.pooler_output)
         text_embeds = None if text is None else unit_length(text.pooler_output)
         both = vision is not None and text is not None

@@ -194,10 +194,10 @@ class ClipScratchTrainingArguments(TrainingArguments):
         settle_global_batch(self)
         if self.save_minutes is not None and self.save_minutes <= 0:
             raise ValueError(f"save_minutes={self.save_minutes} is not above 0; choose 10, or leave it out.")
-        if self.muon_learning_rate is not None and self.muon_learning_rate <= 0:
-            raise ValueError(
-                f"muon_learning_rate={self.muon_learning_rate} is not above 0; choose 0.02, or leave it out."
-            )
+        for name, usual in (("tower_learning_rate", 1e-5), ("muon_learning_rate", 0.02)):
+            rate = getattr(self, name)
+            if rate is not None and rate <= 0:
+                raise ValueError(f"{name}={rate} is not above 0; choose {usual}, or leave it out.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay={self.ema_decay} is not between 0 and 1; choose 0.999, or leave it out.")
         if wanted is not None and named is None:

@@ -21,7 +21,7 @@ def build_augment(data: DataArguments, preprocess: Preprocess, model) -> Augment
     changes = {name: getattr(data, name) for name in names}
     mix = Mix(cutmix=data.cutmix, mixup=data.mixup)
     augment = Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
-    if is_fixed(model.vision_model) and data.cache_states:
+    if is_fixed(model.vision_model) and data.cache_states and not data.streaming:
         if mix != Mix():
             raise ValueError(
                 f"cutmix={data.cutmix} and mixup={data.mixup} mix pictures, but the vision tower is frozen and its "

@@ -118,6 +118,12 @@ def _vision_source(options) -> str | PretrainedConfig:
         raise ValueError(
             f"image_size={size} is not a multiple of patch_size={patch}; choose {max(patch, patch * (size // patch))}."
         )
+    known = AutoConfig.for_model(options.vision_tower)
+    if any(hasattr(known, name) for name in ("depths", "hidden_sizes")):
+        raise ValueError(
+            f"vision_tower={options.vision_tower} is of stages of several widths, which a recipe does not describe; "
+            "choose vit or dinov2, or a folder or Hub id with weights."
+        )
     _check_heads("vision", options.vision_hidden_size, options.vision_num_heads)
     return AutoConfig.for_model(
         options.vision_tower,
@@ -201,11 +207,16 @@ def _tokenizer(options, captions):
             )
         return word_tokenizer(captions)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"tokenizer {source!r} could not be loaded; give a folder that has one, mend the id, or connect."
         ) from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(f"tokenizer {source!r} has no token to pad with; give it a pad_token and save it.")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _max_length(options, tokenizer, model):

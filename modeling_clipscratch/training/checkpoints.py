@@ -1,6 +1,7 @@
 """A checkpoint goes in while it is written and comes out whole or not at all; and what goes on from one."""
 
 import contextlib
+import math
 import shutil
 from pathlib import Path
 
@@ -67,23 +68,28 @@ def save_whole(trainer, write) -> None:
             wait()
             if trainer.state.best_global_step:
                 best = Path(args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
-                trainer.state.best_model_checkpoint = str(best)
+                if best.name == name or best.is_dir():  # not every evaluation has a checkpoint, nor this folder all
+                    trainer.state.best_model_checkpoint = str(best)
             if args.should_save:
                 publish(trainer.staging / name, args, trainer.state)
+            wait()  # another machine must not clear what is being published on their common disk
         finally:
             trainer.staging = None
 
 
-def finished_state(checkpoint: str | None) -> TrainerState | None:
+def finished_state(checkpoint: str | None, args, train_batches) -> TrainerState | None:
     """The state of a run that has made all its steps; the Trainer itself would make one more.
 
     Args:
         checkpoint: folder that the run is to go on from.
+        args: the Trainer's; they may want more steps than that run made.
+        train_batches: function without arguments that gives an epoch's.
     """
     if checkpoint is None:
         return None
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train_batches()))
     state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    return state if state.global_step >= state.max_steps else None
+    return state if state.global_step >= steps else None
 
 
 def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch.Tensor]:

@@ -2,27 +2,29 @@
 
 import torch
 
-from ..hub.towers_clipscratch import is_fixed, last_blocks
+from ..hub.towers_clipscratch import last_blocks
 
 
-def add_drops(model, *, patches: float, blocks: float) -> None:
+def add_drops(model, *, patches: float, blocks: float, image_size: tuple[int, int]) -> None:
     """Hooks that work in training only and are no part of what is saved.
 
     Args:
-        model: on any device; its vision tower has a grid of patches.
+        model: on the CPU.
         patches: share of a picture's patches that are left out, so that a step has less to compute.
         blocks: probability that a picture passes the last block unchanged; less for those before, none for the first.
-    Raises: ValueError for shares outside [0, 1), a frozen tower, or one that has no grid of patches.
+        image_size: height and width of the pictures, in pixels.
+    Raises: ValueError for shares outside [0, 1), parts that are frozen, or a tower that has no grid of patches.
     Source: patches Li et al. 2022, arXiv 2212.00794; blocks Huang et al. 2016, arXiv 1603.09382.
     """
     for name, share in (("patch_dropout", patches), ("drop_path", blocks)):
         if not 0 <= share < 1:
             raise ValueError(f"{name}={share} is not a share from 0 to below 1; choose 0.5 or less.")
-        if share and is_fixed(model.vision_model):
+        trains = not model.config.freeze_vision or (name == "drop_path" and model.config.unfreeze_vision_layers)
+        if share and not trains:  # with adapters, too: the tower itself is as in evaluation
             raise ValueError(f"{name}={share} drops parts of a tower in training, but the vision tower is frozen.")
     tower = model.vision_model
     if patches:
-        grid = _grid(tower.config)
+        grid = _grid(tower, *image_size)
         tower.embeddings.register_forward_hook(lambda module, _, out: _drop_patches(out, grid, patches, module))
     if blocks:
         count = tower.config.num_hidden_layers
@@ -31,13 +33,18 @@ def add_drops(model, *, patches: float, blocks: float) -> None:
             block.register_forward_hook(lambda module, given, out, rate=rate: _drop_block(given[0], out, rate, module))
 
 
-def _grid(config):
+def _grid(tower, height, width):
     """Number of patches of a picture."""
-    if not (hasattr(config, "image_size") and hasattr(config, "patch_size")):
+    tokens, patch = None, getattr(tower.config, "patch_size", None)
+    if isinstance(patch, int):
+        with torch.no_grad():
+            tokens = tower.embeddings(torch.zeros(1, 3, height, width))
+    grid = 0 if tokens is None else (height // patch) * (width // patch)
+    if not isinstance(tokens, torch.Tensor) or tokens.dim() != 3 or tokens.shape[1] < grid:
         raise ValueError(
-            f"patch_dropout needs a tower that cuts pictures into patches; a {config.model_type} does not."
+            f"patch_dropout needs a tower that cuts pictures into patches; a {tower.config.model_type} does not."
         )
-    return (config.image_size // config.patch_size) ** 2
+    return grid
 
 
 def _drop_patches(tokens, grid, share, module):

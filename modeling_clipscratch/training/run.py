@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 from transformers import set_seed
 
 from ..data import load_rows
@@ -79,13 +80,14 @@ def train(
         )
     for tower in (model.text_model, model.vision_model):
         # States are computed once, in full precision.
-        precision = "fp32" if data.cache_states and is_fixed(tower) else args.precision
+        precision = "fp32" if data.cache_states and stream is None and is_fixed(tower) else args.precision
         tower.set_attn_implementation(choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
-    add_drops(model, patches=args.patch_dropout, blocks=args.drop_path)
+    preprocess = Preprocess(processor.image_processor)
+    add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
     trained = count_trained(model)
     model.to(args.device)
 
-    augment = build_augment(data, Preprocess(processor.image_processor), model)
+    augment = build_augment(data, preprocess, model)
     pairs = {split: _pairs(rows[split], captions[split], model, processor, augment, data, args) for split in rows}
     if stream is not None:
         pairs["train"] = streamed_pairs(stream, model, processor, data, args)
@@ -176,24 +178,22 @@ def _pairs(rows, captions, model, processor, augment, data, args):
     in_memory = data.keep_in_memory if rows.split == "train" else None  # validation is read at every evaluation
     if in_memory is None:
         in_memory = len(rows) * height * width * 3 < _IN_MEMORY
-    if not (in_memory or cache_pictures):
-        return PairDataset(
-            rows, captions, seed=args.seed, preprocess=preprocess, on_bad_image=data.on_bad_image, **texts
+    pixels, kept, progress = None, np.arange(len(rows)), not args.disable_tqdm
+    if in_memory and not cache_pictures:
+        pixels, kept = preprocess.read_all(rows, on_bad_image=data.on_bad_image, progress=progress)
+    elif data.on_bad_image == "skip" and (cache_pictures or rows.split != "train"):
+        kept = preprocess.readable(rows, progress=progress)  # while it trains, another picture takes a place
+    if len(kept) < len(rows):
+        logger.warning(
+            "%s: %d of %d pictures cannot be read and are left out.", rows.split, len(rows) - len(kept), len(rows)
         )
-    pixels = None
-    if not cache_pictures or data.on_bad_image == "skip":  # else pictures whose states are there are never opened
-        pixels, kept = preprocess.read_all(rows, on_bad_image=data.on_bad_image, progress=not args.disable_tqdm)
-        if len(kept) < len(rows):
-            logger.warning(
-                "%s: %d of %d pictures cannot be read and are left out.", rows.split, len(rows) - len(kept), len(rows)
-            )
-            rows = rows.select(kept)
-            captions = captions.select(kept)
+        rows, captions = rows.select(kept), captions.select(kept)
     if not cache_pictures:
-        return PairDataset(rows, captions, seed=args.seed, pixels=pixels, **texts)
+        read = {"preprocess": preprocess, "on_bad_image": data.on_bad_image} if pixels is None else {"pixels": pixels}
+        return PairDataset(rows, captions, seed=args.seed, **read, **texts)
     states = image_states(
         model,
-        lambda chosen: preprocess.read_all(rows.select(chosen))[0] if pixels is None else pixels[chosen],
+        lambda chosen: preprocess.read_all(rows.select(chosen))[0],
         [rows.fingerprint, processor.image_processor.to_json_string()],
         rows.keys,
         augment,

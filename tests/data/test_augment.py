@@ -135,6 +135,15 @@ def test_crop_is_the_drawn_rectangle_brought_to_full_size(draws, scale, ratio, y
         assert np.allclose(made[0, channel].numpy(), expected, atol=1e-5)
 
 
+def test_crop_is_the_same_where_the_model_is_in_half_precision():
+    images = torch.randint(0, 256, (4, 64, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    augment = Augment(**PLAIN, random_crop_min_area=0.3)
+    given = images, torch.arange(4), torch.ones(4, dtype=torch.bool)
+    expected = augment(*given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augment(*given), expected)
+
+
 def test_crop_of_the_whole_picture_leaves_it_as_it_is(draws):
     draws.update({module._FLIP: 0.5, module._SCALE: 1.0, module._RATIO: 0.5, module._CROP_Y: 0.7, module._CROP_X: 0.2})
     assert view(Augment(**PLAIN, random_crop_min_area=0.3), picture())[0][3] == [30, 31, 32, 33]

@@ -5,6 +5,7 @@ import logging
 import huggingface_hub
 import pytest
 import torch
+from transformers import ResNetConfig, ResNetModel, ViTImageProcessorPil
 
 from modeling_clipscratch.training.arguments import ModelArguments
 from modeling_clipscratch.training.build import build_model, word_tokenizer
@@ -112,3 +113,29 @@ def test_pretrained_folders_bring_their_tokenizer_and_picture_size(tmp_path):
         build(**folders, vision_init="mimetic")
     with pytest.raises(ValueError, match="max_length=65 is more than the text tower reads; choose at most 64"):
         build(**folders, max_length=65)
+
+
+@pytest.mark.parametrize("tower", ["swin", "convnext"])
+def test_tower_of_several_widths_is_not_built_from_scratch(tower):
+    with pytest.raises(ValueError, match=f"vision_tower={tower} is of stages of several widths"):
+        build(vision_tower=tower)
+
+
+def test_pretrained_tower_without_one_width_is_refused(tmp_path):
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a tower of type resnet has no hidden_size"):
+        build(vision_tower=str(tmp_path), image_size=None)
+
+
+@pytest.mark.parametrize("end", ["[CLS]", None])
+def test_tokenizer_without_a_token_to_pad_with_takes_that_of_the_end(tmp_path, end):
+    tokenizer = word_tokenizer(CAPTIONS)
+    tokenizer.pad_token, tokenizer.eos_token = None, end
+    tokenizer.save_pretrained(tmp_path)
+    if end is None:
+        with pytest.raises(ValueError, match="has no token to pad with; give it a pad_token and save it"):
+            build(tokenizer=str(tmp_path))
+    else:
+        _, processor = build(tokenizer=str(tmp_path))
+        assert processor.tokenizer.pad_token == end

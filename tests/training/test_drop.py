@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import ResNetConfig, ResNetModel, SwinConfig, SwinModel
 
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
 from modeling_clipscratch.training.drop import add_drops
@@ -14,7 +15,7 @@ PIXELS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def test_towers_see_fewer_patches_in_training_and_all_in_evaluation(make_trainer, vision):
     model = make_trainer({"vision_tower": vision, "patch_size": 2}).model
     before = model.eval().vision_model(PIXELS).last_hidden_state
-    add_drops(model, patches=0.75, blocks=0.0)
+    add_drops(model, patches=0.75, blocks=0.0, image_size=(8, 8))
     assert torch.equal(model.vision_model(PIXELS).last_hidden_state, before)
     seen = model.train().vision_model(PIXELS).last_hidden_state
     assert (before.shape[1], seen.shape[1]) == (17, 5)
@@ -23,7 +24,7 @@ def test_towers_see_fewer_patches_in_training_and_all_in_evaluation(make_trainer
 def test_the_class_token_stays_and_patches_are_drawn_for_each_picture(make_trainer):
     model = make_trainer({"patch_size": 2}).model.train()
     whole = model.vision_model.embeddings(PIXELS)
-    add_drops(model, patches=0.5, blocks=0.0)
+    add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
     kept = model.vision_model.embeddings(PIXELS)
     assert torch.equal(kept[:, 0], whole[:, 0])
     places = [
@@ -52,7 +53,7 @@ def through_last_block(model, pixels):
 @pytest.mark.parametrize("vision", ["vit", "dinov2", "clip_vision_model"])
 def test_last_block_is_passed_unchanged_as_often_as_is_said(make_trainer, vision):
     model = make_trainer({"vision_tower": vision, "vision_num_layers": 2}).model.train()
-    add_drops(model, patches=0.0, blocks=0.4)
+    add_drops(model, patches=0.0, blocks=0.4, image_size=(8, 8))
     before, after = through_last_block(model, PIXELS.repeat(20, 1, 1, 1))
     unchanged = (before == after).flatten(1).all(1).float().mean()
     assert unchanged == pytest.approx(0.4, abs=0.055)  # 1,280 pictures, four standard deviations
@@ -61,7 +62,7 @@ def test_last_block_is_passed_unchanged_as_often_as_is_said(make_trainer, vision
 def test_on_average_a_block_adds_what_it_would(make_trainer):
     model = make_trainer({"vision_num_layers": 2}).model.train()
     _, expected = through_last_block(model, PIXELS[:1])
-    add_drops(model, patches=0.0, blocks=0.5)
+    add_drops(model, patches=0.0, blocks=0.5, image_size=(8, 8))
     _, found = through_last_block(model, PIXELS[:1].expand(4000, -1, -1, -1))
     assert found.std(0).max() > 0.1
     assert (found.mean(0) - expected[0]).abs().max() < 0.08 * found.std(0).max()  # five standard errors
@@ -84,9 +85,29 @@ def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_r
         ({}, {"patches": 1.0, "blocks": 0.0}, "patch_dropout=1.0 is not a share"),
         ({}, {"patches": 0.0, "blocks": -0.1}, "drop_path=-0.1 is not a share"),
         ({"freeze_vision": True}, {"patches": 0.5, "blocks": 0.0}, "but the vision tower is frozen"),
+        (
+            {"freeze_vision": True, "unfreeze_vision_layers": 1},
+            {"patches": 0.5, "blocks": 0.0},
+            "but the vision tower is frozen",
+        ),
     ],
 )
 def test_drops_that_do_not_fit_are_refused(make_trainer, model, said, sentence):
     trainer = make_trainer({**model, **({"freeze_text": False} if model else {})})
     with pytest.raises(ValueError, match=sentence):
-        add_drops(trainer.model, **said)
+        add_drops(trainer.model, **said, image_size=(8, 8))
+
+
+def test_patches_are_those_of_the_pictures_not_of_the_tower_s_first_training(make_trainer):
+    model = make_trainer({"vision_tower": "dinov2", "image_size": 16, "patch_size": 2}).model.train()
+    add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
+    assert model.vision_model.embeddings(PIXELS).shape[1] == 1 + 8
+
+
+def test_tower_without_a_grid_of_patches_is_refused(make_trainer):
+    model = make_trainer({}).model
+    swin = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=2, image_size=8, patch_size=2)
+    for tower in (SwinModel(swin), ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))):
+        model.vision_model = tower
+        with pytest.raises(ValueError, match=f"a {tower.config.model_type} does not"):
+            add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))

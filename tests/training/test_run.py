@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from modeling_clipscratch import ClipScratchModel, hub
+from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.data.augment import Augment
 from modeling_clipscratch.data.captions import CaptionTable
 from modeling_clipscratch.data.pixels import Preprocess, normalize
@@ -21,6 +22,7 @@ from modeling_clipscratch.data.rows import Rows
 from modeling_clipscratch.training import run as module
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 # Where a frozen text tower's states come from a cache, and the best of two epochs is kept.
 FROZEN = {"freeze_text": True, "max_steps": -1, "num_train_epochs": 2, "dataloader_num_workers": 1}
@@ -49,6 +51,16 @@ def weights(folder):
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.fixture
+def two_classes(tmp_path):
+    """A folder of 20 red and 20 blue pictures without splits."""
+    for name in ("red", "blue"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (8, 8), name).save(tmp_path / "pictures" / name / f"{number}.png")
+    return tmp_path / "pictures"
 
 
 # A finished run
@@ -153,6 +165,37 @@ def test_metric_that_is_not_measured_is_refused_before_training(run_recipe, tmp_
             run_recipe(tmp_path / metric, **FROZEN, metric_for_best_model=metric)
 
 
+def test_top5_of_two_classes_is_refused_before_training(run_recipe, tmp_path, two_classes):
+    recipe = {"dataset": str(two_classes), "per_device_train_batch_size": 2, "test_split": "none"}
+    with pytest.raises(ValueError, match="metric_for_best_model=top5 is not measured .* choose one of top1, mean"):
+        run_recipe(tmp_path, **recipe, metric_for_best_model="top5")
+
+
+# Validation rows that are taken from train
+
+
+def test_validation_rows_are_the_same_whatever_the_seed(tmp_path, two_classes, write_recipe):
+    kept = []
+    for seed in (0, 1):
+        _, data, _, _ = parse_recipe([str(write_recipe(tmp_path, dataset=str(two_classes), seed=seed))])
+        kept.append(module._rows(data, "validation").keys)
+    assert kept[0] == kept[1] == load_rows(str(two_classes), "validation").keys and len(kept[0]) == 4
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_broken_validation_pictures_are_left_out_also_where_they_stay_on_disk(
+    run_recipe, tmp_path, two_classes, in_memory, monkeypatch
+):
+    broken = two_classes / "red" / load_rows(str(two_classes), "validation").keys[0].rpartition("/")[2]
+    broken.write_bytes(b"no picture")
+    monkeypatch.setattr(module, "_IN_MEMORY", 4e9 if in_memory else 0)
+    recipe = {"dataset": str(two_classes), "per_device_train_batch_size": 16, "max_steps": 2, "test_split": "none"}
+    _, metrics = run_recipe(
+        tmp_path, **recipe, on_bad_image="skip", eval_strategy="steps", eval_steps=1, save_strategy="no"
+    )
+    assert 0 <= metrics[str(two_classes)]["top1"] <= 1
+
+
 # Resuming
 
 
@@ -170,6 +213,25 @@ def test_resumed_run_equals_the_straight_one_to_the_bit(run_recipe, straight, tm
         for run in (straight, resumed)
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 7
+
+
+def test_finished_run_is_lengthened_from_its_checkpoint_whatever_that_is_called(run_recipe, straight, tmp_path):
+    renamed = shutil.copytree(straight / "checkpoint-7", tmp_path / "last-checkpoint")
+    folder, _ = run_recipe(tmp_path, **{**LEARNED, "max_steps": 9}, resume_from_checkpoint=str(renamed))
+    assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 9
+    assert not same(weights(folder), weights(straight))
+
+
+def test_run_whose_best_evaluation_had_no_checkpoint_ends_all_the_same(run_recipe, tmp_path, monkeypatch):
+    def worse_and_worse(trainer, *args, **kwargs):
+        return {"eval_top1": 1 / (1 + trainer.state.global_step)}
+
+    monkeypatch.setattr(ClipScratchTrainer, "evaluate", worse_and_worse)
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 2}
+    folder, _ = run_recipe(tmp_path, **steps, max_steps=4, save_total_limit=1, ema_decay=0.5, test_split="none")
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert state["best_global_step"] == 1 and state["best_model_checkpoint"] is None
+    assert (folder / "model.safetensors").is_file() and (folder / "checkpoint-4").is_dir()
 
 
 def test_straight_run_learns_at_every_step(straight):
@@ -340,7 +402,7 @@ def test_broken_picture_is_one_sentence_from_a_worker_too(run_recipe, tmp_path, 
 
 
 def test_second_run_with_cached_states_opens_no_picture(run_recipe, tmp_path, monkeypatch):
-    frozen = {**FROZEN, "freeze_vision": True, "test_split": "none", "dataloader_num_workers": 0}
+    frozen = {**FROZEN, "freeze_vision": True, "random_shift": 0, "test_split": "none", "dataloader_num_workers": 0}
     first, expected = run_recipe(tmp_path, **frozen)
     bits = (first / "model.safetensors").read_bytes()
     monkeypatch.setattr(Preprocess, "__call__", lambda *given: pytest.fail("a picture was opened"))
