@@ -7,6 +7,7 @@ python run_inference.py search "a dog in the snow" --model runs/mine --index hol
 
 import argparse
 import json
+from pathlib import Path
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data.pictures import decode_image
@@ -40,7 +41,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def classify(options: argparse.Namespace) -> None:
     check_labels(options.labels, options.template)
-    images = [decode_image(path, name=path) for path in options.images]
+    for path in options.images:
+        if not Path(path).is_file():
+            decode_image(path, name=path)  # says what is wrong with it, before the model is loaded
+    images = (decode_image(path, name=path) for path in options.images)  # one in memory at a time
     model, processor = load_model(options.model, options.device)
     ranked = rank_labels(model, processor, images, options.labels, template=options.template)
     if options.json:

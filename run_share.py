@@ -7,7 +7,7 @@ python run_share.py push runs/mine you/your-clip --private true
 import argparse
 
 from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.sharing.card import write_card
+from modeling_clipscratch.sharing.card import is_our_card, write_card
 from modeling_clipscratch.sharing.push import check_folder, push_folder
 
 
@@ -34,7 +34,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def card(options: argparse.Namespace) -> None:
     check_folder(options.folder)
-    print(f"wrote {write_card(options.folder, repo_id=options.repo_id)}")
+    path = write_card(options.folder, repo_id=options.repo_id)
+    if is_our_card(path):
+        print(f"wrote {path}")
 
 
 def push(options: argparse.Namespace) -> None:

@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import datasets
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Runs `main(arguments)` as a program.
 
-    A `ValueError` or `OSError` is the user's to mend: its message goes to stderr as one sentence, the exit status
-    is 2; with `--debug` anywhere on the command line the traceback comes too. Anything else is a bug and is raised.
+    A `ValueError` or `OSError` is the user's to mend (safetensors has its own error for a full disk): its message goes
+    to stderr as one sentence, the exit status is 2; with `--debug` anywhere on the command line the traceback comes
+    too. Anything else is a bug and is raised.
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
@@ -23,7 +25,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     gc.freeze()  # what the libraries made is there for good: no collection need walk through it
     try:
         main([argument for argument in arguments if argument != "--debug"])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SafetensorError) as error:
         if debug:
             traceback.print_exc()
         sentence = " ".join(str(error).split()) or type(error).__name__

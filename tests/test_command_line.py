@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from safetensors import SafetensorError
+
+from modeling_clipscratch.command_line import run_command
+
 ROOT = Path(__file__).parent.parent
 # Each takes a tenth of a second or more, and none is needed before a picture is drawn, searched or measured.
 LATER = {"matplotlib", "sklearn", "scipy.stats", "evaluate", "faiss", "gradio", "onnx", "onnxruntime"}
@@ -22,3 +27,13 @@ def test_help_of_training_imports_nothing_that_only_a_finished_run_needs():
     done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=True)
     helps, has_trainer, imported = json.loads(done.stdout.splitlines()[-1])
     assert helps and has_trainer and not LATER & set(imported)
+
+
+def test_full_disk_is_one_sentence_whichever_library_met_it(capsys):
+    def fill(arguments):
+        raise SafetensorError("I/O error: No space left on device")
+
+    with pytest.raises(SystemExit) as exit:
+        run_command(fill)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err == "error: I/O error: No space left on device\n"

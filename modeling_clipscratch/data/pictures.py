@@ -111,7 +111,7 @@ def _bad_one_named(name):
     except BadImageError:
         raise
     except FileNotFoundError as error:
-        raise BadImageError(f"{name}: there is no such picture; restore it or remove its row.") from error
+        raise BadImageError(f"{name}: there is no such picture; check the path, or remove its row.") from error
     except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
         reason = _reason(error, name)
         raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the picture or remove its row.") from error

@@ -143,10 +143,11 @@ def evaluate_rows(
     result = evaluate_embeddings(encode, embeds, kept, logit_scale=log_scale(model), skipped=len(rows) - len(kept))
     if task in PROBES:
         # scikit-learn takes half a second to import, which training would pay at every start.
-        from .probes import knn_scores, linear_probe_scores
+        from .probes import NEIGHBOURS, knn_scores, linear_probe_scores
 
-        learn = knn_scores if task == "knn" else linear_probe_scores
         train_embeds, train_kept = embed(train)
+        nearest = partial(knn_scores, neighbours=min(NEIGHBOURS, len(train_embeds)))
+        learn = nearest if task == "knn" else linear_probe_scores
         scores = learn(train_embeds, train_kept.labels, embeds, len(rows.class_names))
         confidence = scores.amax(1)  # shares of votes, or log-probabilities
         result = replace(

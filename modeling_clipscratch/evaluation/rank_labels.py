@@ -1,6 +1,6 @@
 """A model, pictures and labels go in; for each picture the labels with their probabilities, best first, come out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ def check_labels(labels: Sequence[str], template: str) -> None:
 
 
 def rank_labels(
-    model, processor, images: Sequence[Image.Image], labels: Sequence[str], *, template: str, batch_size: int = 64
+    model, processor, images: Iterable[Image.Image], labels: Sequence[str], *, template: str, batch_size: int = 64
 ) -> list[list[dict]]:
     """Zero-shot classification of pictures by labels of the user's own.
 

@@ -6,6 +6,7 @@ Each file is written whole or not at all.
 import json
 import re
 import shlex
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,11 +21,22 @@ from .tables import markdown_table, sha256, write_metrics, write_whole
 
 
 def open_folder(folder: str | Path) -> Path:
-    """Makes the folder, before an evaluation that may take long. Raises: ValueError if that cannot be done."""
+    """Makes the folder, before an evaluation that may take long.
+
+    Raises: ValueError if that cannot be done, nothing can be written there, or a model is there.
+    """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
-        raise ValueError(f"output_dir={folder} cannot be made ({error.strerror}); choose another folder.") from error
+        raise ValueError(
+            f"output_dir={folder} cannot be written to ({error.strerror}); choose another folder."
+        ) from error
+    if (Path(folder) / "config.json").is_file():
+        raise ValueError(
+            f"output_dir={folder} holds a model, with figures of its own; choose {Path(folder) / 'report'}."
+        )
     return Path(folder)
 
 
@@ -73,6 +85,7 @@ def write_report(
     curves = folder / "curves.png"
     names = short_names(list(evaluations))
     histories = {names[model]: history for model in evaluations if (history := _log_history(model))}
+    curves.unlink(missing_ok=True)  # an earlier report's
     plot_curves(next(iter(histories.values())) if len(histories) == 1 else histories, curves)
     drawn = bool(histories) and curves.is_file()
     page = render_page(
@@ -97,7 +110,7 @@ def _write_model(folder, results, *, with_table):
 
 
 def _write_account(folder, model, results, command):
-    """`evaluation.json`, for whoever publishes the figures: it names no place on this machine."""
+    """`evaluation.json`, for whoever publishes the figures; its command names no place on this machine."""
     weights = Path(model) / "model.safetensors"
     given = shlex.split(command or "")
     words = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]

@@ -117,27 +117,38 @@ def open_index(where: Path) -> PictureIndex:
     'runs/digits'
     """
     try:
-        told = json.loads((where / TABLE).read_text(encoding="utf-8"))
-        if told["format"] != FORMAT:
-            raise ValueError(f"its format is {told['format']}, this version reads {FORMAT}")
-        index = PictureIndex(
-            folder=(where / told["folder"]).resolve(),
-            model=told["model"],
-            model_name=told["model_name"],
-            pictures={name: Picture(*entry) for name, entry in told["pictures"].items()},
-            vectors=read_vectors(where / told["vectors"]),
-        )
-        if len(index.names_of) != index.vectors.ntotal:
-            raise ValueError(f"{len(index.names_of)} contents in the table, {index.vectors.ntotal} vectors")
+        try:
+            return _read_index(where)
+        except FileNotFoundError:  # a writer has replaced the vectors since the table was read
+            return _read_index(where)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
         if "clipscratch[search]" in str(error):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
         raise ValueError(
-            f"{where} holds a damaged index ({reason}); make it anew: "
-            "run_inference.py index FOLDER --model DIR --rebuild"
+            f"{where} holds a damaged index ({reason}); make it anew: {_rebuild('FOLDER', where)}"
         ) from error
+
+
+def _read_index(where):
+    told = json.loads((where / TABLE).read_text(encoding="utf-8"))
+    if told["format"] != FORMAT:
+        raise ValueError(f"its format is {told['format']}, this version reads {FORMAT}")
+    index = PictureIndex(
+        folder=(where / told["folder"]).resolve(),
+        model=told["model"],
+        model_name=told["model_name"],
+        pictures={name: Picture(*entry) for name, entry in told["pictures"].items()},
+        vectors=read_vectors(where / told["vectors"]),
+    )
+    if len(index.names_of) != index.vectors.ntotal:
+        raise ValueError(f"{len(index.names_of)} contents in the table, {index.vectors.ntotal} vectors")
     return index
+
+
+def _rebuild(folder, where):
+    elsewhere = "" if where.name == INSIDE else f" --index {where}"
+    return f"run_inference.py index {folder}{elsewhere} --model DIR --rebuild"
 
 
 def check_model(index: PictureIndex, where: Path, fingerprint: str) -> None:
@@ -145,8 +156,7 @@ def check_model(index: PictureIndex, where: Path, fingerprint: str) -> None:
     if index.model != fingerprint:
         raise ValueError(
             f"the index {where} was made with another model ({index.model_name}, fingerprint {index.model[:8]}; this "
-            f"one is {fingerprint[:8]}); give that one, or make the index anew with: run_inference.py index "
-            f"{index.folder} --model DIR --rebuild"
+            f"one is {fingerprint[:8]}); give that one, or make the index anew with: {_rebuild(index.folder, where)}"
         )
 
 

@@ -145,7 +145,7 @@ def eval_results(entry: dict, data: dict) -> list[EvalResult]:
 
 def _plain(name):
     """A name as the Hub allows it for a data set's type, which has at most one slash."""
-    return re.sub(r"[^\w.-]+", "-", name.split("/")[-1], flags=re.ASCII) or "data"
+    return re.sub(r"[^\w.-]+", "-", name.split("/")[-1], flags=re.ASCII).strip("-.") or "data"
 
 
 def _with_model(command, model):

@@ -10,6 +10,8 @@ from pathlib import Path
 def check_new_folder(option: str, path: str | Path) -> None:
     """Raises: ValueError if something is there already, but for an empty folder."""
     path = Path(path)
+    if path.is_mount():
+        raise ValueError(f"{option}={path} is where a disk is mounted and cannot be replaced; choose a folder in it.")
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists():
@@ -18,7 +20,7 @@ def check_new_folder(option: str, path: str | Path) -> None:
 
 def write_new_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
     """Calls `fill(temporary folder)` beside `path` and renames it: no reader sees a part of it."""
-    path = Path(path).absolute()
+    path = Path(path).resolve()  # through a link: a rename would meet the link, not the folder
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     try:

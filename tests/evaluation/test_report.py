@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import tempfile
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
 from modeling_clipscratch.evaluation.pictures import confusion as confusions
 from modeling_clipscratch.evaluation.pictures.class_sheets import plot_examples
 from modeling_clipscratch.evaluation.pictures.curves import plot_curves
-from modeling_clipscratch.evaluation.report import write_report
+from modeling_clipscratch.evaluation.report import open_folder, write_report
 from modeling_clipscratch.evaluation.tables import markdown_table, text_table, write_metrics, write_whole
 
 METRICS = {"digits": {"top1": 0.98251}, "owner/birds": {"top1": 0.5, "text_to_image_median_rank": 3.0}}
@@ -164,6 +165,29 @@ def test_a_report_has_the_files_it_says_it_wrote_and_no_others(model, processor,
     assert (folder / "similarity.png").is_file()
     assert (folder / "confusion.png").exists() == (kind == "class_rows")
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"owner/colours": result.metrics}
+
+
+def test_pictures_of_an_earlier_report_do_not_get_into_the_next(model, processor, class_rows, tmp_path):
+    stale = [tmp_path / "curves.png", tmp_path / "owner-colours" / "text_maps.png"]
+    stale[1].parent.mkdir()
+    for path in stale:
+        path.write_bytes(b"another model's")
+    result = evaluate_rows(model, processor, class_rows)
+    assert not set(stale) & set(write_report(tmp_path, {"owner/model": {"owner/colours": result}}))
+    assert not any(path.exists() for path in stale)
+
+
+def test_folder_that_a_report_cannot_have_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a model, with figures of its own; choose .*report"):
+        open_folder(tmp_path)
+
+    def full(dir):
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(ValueError, match="cannot be written to .Permission denied.; choose another folder"):
+        open_folder(tmp_path / "new")
 
 
 def test_small_pictures_are_enlarged_without_smoothing(model, processor, class_rows, tmp_path, figures):

@@ -155,7 +155,7 @@ def test_evaluation_refuses_before_it_loads_the_model(scripts, changed, sentence
 def test_a_folder_that_cannot_be_made_is_known_before_anything_is_measured(scripts, saved, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = ["--model", saved, "--dataset", "digits", "--output_dir", str(tmp_path / "file" / "report")]
-    with pytest.raises(ValueError, match="cannot be made"):
+    with pytest.raises(ValueError, match="cannot be written to"):
         scripts[0].main(arguments)
 
 

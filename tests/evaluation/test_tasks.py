@@ -25,6 +25,11 @@ def test_a_probe_tells_colours_apart_that_prompts_do_not(model, processor, class
     assert evaluate_rows(model, processor, class_rows).metrics["top1"] < 1.0
 
 
+def test_of_few_training_pictures_all_are_neighbours(model, processor, class_rows, make_rows):
+    probe = evaluate_rows(model, processor, class_rows, task="knn", train=make_rows(12, labels=np.arange(12) % 3))
+    assert probe.metrics["top1"] == 1.0
+
+
 def test_a_probe_leaves_embeddings_as_they_are(model, processor, class_rows, train_rows):
     probe = evaluate_rows(model, processor, class_rows, task="knn", train=train_rows)
     zero_shot = evaluate_rows(model, processor, class_rows)

@@ -209,6 +209,27 @@ def test_a_damaged_index_is_refused_until_it_is_rebuilt(pictures, update, damage
     assert counts(update(pictures, rebuild=True)[1]) == {"encoded": 10}
 
 
+def test_a_reader_that_meets_a_writer_gets_the_new_index(pictures, update, monkeypatch):
+    update(pictures)
+    where, read = pictures / INSIDE, store.read_vectors
+    reads = []
+
+    def meanwhile(path):
+        reads.append(path)
+        if len(reads) == 1:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return read(path)
+
+    monkeypatch.setattr(store, "read_vectors", meanwhile)
+    assert store.open_index(where).vectors.ntotal == 10 and len(reads) == 2
+
+
+def test_remedy_for_an_index_elsewhere_names_it(pictures, update, make_model, tmp_path):
+    update(pictures, where=tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"index {pictures} --index {tmp_path}/elsewhere --model DIR --rebuild$"):
+        update(pictures, where=tmp_path / "elsewhere", model=make_model(seed=1))
+
+
 def test_an_index_moves_with_its_folder(pictures, update, tmp_path):
     update(pictures)
     moved = pictures.rename(tmp_path / "elsewhere")

@@ -230,12 +230,13 @@ def test_no_place_on_this_machine_gets_into_the_card(caption_run):
 
 def test_name_of_local_data_is_made_what_the_hub_allows(copy):
     data = json.loads((copy / "run.json").read_text())["dataset"]
-    change(copy / "run.json", dataset={**data, "name": "bücher & co", "source": "local"})
-    write_card(copy)
-    data = metadata_load(copy / "README.md")
-    check_like_the_hub(data)
-    assert data["model-index"][0]["results"][0]["dataset"]["type"] == "b-cher-co"
-    assert "`bücher & co`" in text_of(copy)
+    for name, plain in (("bücher & co", "b-cher-co"), ("照片", "data")):
+        change(copy / "run.json", dataset={**data, "name": name, "source": "local"})
+        write_card(copy)
+        read = metadata_load(copy / "README.md")
+        check_like_the_hub(read)
+        assert read["model-index"][0]["results"][0]["dataset"]["type"] == plain
+        assert f"`{name}`" in text_of(copy)
 
 
 def test_card_of_captions_speaks_of_captions(caption_run):

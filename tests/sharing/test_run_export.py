@@ -54,3 +54,17 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "file"]
     with pytest.raises(ValueError, match="page=.*new is there already; delete it, or choose another name"):
         check_new_folder("page", tmp_path / "new")
+
+
+def test_an_empty_folder_behind_a_link_is_filled(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("there")
+    check_new_folder("page", link)
+    write_new_folder(link, lambda where: (where / "file").write_text("whole"))
+    assert link.is_symlink() and (tmp_path / "there" / "file").read_text() == "whole"
+
+
+def test_a_mounted_disk_is_refused():
+    with pytest.raises(ValueError, match="page=/ is where a disk is mounted"):
+        check_new_folder("page", "/")

@@ -1,6 +1,7 @@
 """A `Result` and a folder go in; every picture that it has something for comes out there, with how to read it."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..evaluate_rows import Result
@@ -57,33 +58,27 @@ class Picture:
 def draw_pictures(result: Result, folder: Path) -> list[Picture]:
     """Draws them into the folder, those of more weight first; leaves out what has nothing to show."""
     if result.rows.kind == "class":
-        plot_confusion(result.confusion, result.class_names, folder / "confusion.png")
-        plot_calibration(result.outcomes, folder / "calibration.png")
-        plot_extremes(result, folder / "hits_and_misses.png")
-        plot_examples(result, folder / "examples.png")
+        plot_matrix = partial(plot_confusion, result.confusion, result.class_names)
         found = [
-            ("confusion.png", "Confusion", CONFUSION),
-            ("calibration.png", "Calibration", CALIBRATION),
-            ("hits_and_misses.png", "Surest hits, worst misses", EXTREMES),
-            ("examples.png", "Ordinary pictures", EXAMPLES),
+            ("confusion.png", "Confusion", CONFUSION, plot_matrix),
+            ("calibration.png", "Calibration", CALIBRATION, partial(plot_calibration, result.outcomes)),
+            ("hits_and_misses.png", "Surest hits, worst misses", EXTREMES, partial(plot_extremes, result)),
+            ("examples.png", "Ordinary pictures", EXAMPLES, partial(plot_examples, result)),
         ]
     else:
-        plot_searches(result, folder / "text_to_image.png")
-        plot_captions(result, folder / "image_to_text.png")
-        plot_retrieval_misses(result, folder / "misses.png")
         found = [
-            ("text_to_image.png", "Searches by caption", SEARCHES),
-            ("image_to_text.png", "Captions of pictures", CAPTIONS),
-            ("misses.png", "Worst misses", MISSES),
+            ("text_to_image.png", "Searches by caption", SEARCHES, partial(plot_searches, result)),
+            ("image_to_text.png", "Captions of pictures", CAPTIONS, partial(plot_captions, result)),
+            ("misses.png", "Worst misses", MISSES, partial(plot_retrieval_misses, result)),
         ]
-    plot_similarity(result, folder / "similarity.png")
-    plot_embeddings(result, folder / "embeddings.png")
-    plot_maps(result.maps, folder / "text_maps.png")
     reading = CLASS_MAP if result.rows.kind == "class" else CAPTION_MAP
     found += [
-        ("similarity.png", "Similarities", SIMILARITY),
-        ("embeddings.png", "Map of embeddings", reading),
-        ("text_maps.png", "What speaks for a text", MAPS),
+        ("similarity.png", "Similarities", SIMILARITY, partial(plot_similarity, result)),
+        ("embeddings.png", "Map of embeddings", reading, partial(plot_embeddings, result)),
+        ("text_maps.png", "What speaks for a text", MAPS, partial(plot_maps, result.maps)),
     ]
-    pictures = [Picture(path=folder / name, title=title, reading=reading) for name, title, reading in found]
+    for name, _, _, plot in found:
+        (folder / name).unlink(missing_ok=True)  # an earlier report's, where there is nothing to show this time
+        plot(folder / name)
+    pictures = [Picture(path=folder / name, title=title, reading=reading) for name, title, reading, _ in found]
     return [picture for picture in pictures if picture.path.is_file()]

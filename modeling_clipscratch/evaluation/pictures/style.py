@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, shades are of one hue, so colour-blind people and g
 differ in dashes and markers too, right and wrong in a sign too.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..tables import write_whole
+from .fonts import choose_fonts
 
 BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E69F00", "#CC79A7"
 SKY = "#56B4E9"
@@ -32,7 +34,10 @@ def new_figure(width: float, height: float, *, layout: str = "constrained") -> F
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """One PNG, whole or not at all."""
-    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+    choose_fonts(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `choose_fonts` has said so
+        write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 def shortened(text: str, longest: int) -> str:

@@ -38,7 +38,8 @@ function thumbnail(picture, image) {
 }
 
 function labelsGiven() {
-  const labels = $("labels").value.split(/[\n,]/).map((label) => label.trim()).filter(Boolean);
+  const given = $("labels").value; // a label may have a comma where each has a line
+  const labels = given.split(given.includes("\n") ? "\n" : ",").map((label) => label.trim()).filter(Boolean);
   if (new Set(labels).size < labels.length) throw new Error("A label stands twice among the labels; name each once.");
   if (labels.length < 2) throw new Error("Write two labels or more; a picture is compared with them.");
   if (!$("template").value.includes("{}")) throw new Error("The template has no {}, where the label goes.");
@@ -58,7 +59,7 @@ async function namePicture() {
   say("name-note", "Reading the labels ...");
   const embeds = [];
   for (const label of labels) {
-    embeds.push(await textEmbed($("template").value.replaceAll("{}", label)));
+    embeds.push(await textEmbed($("template").value.replaceAll("{}", () => label)));
     await new Promise((resolve) => setTimeout(resolve)); // lets the browser draw, and take what is typed meanwhile
     if (mine !== naming) return undefined;
   }
@@ -169,7 +170,7 @@ function listen() {
 async function start() {
   document.title = `${SETTINGS.name} in the browser`;
   say("title", SETTINGS.name);
-  $("labels").value = SETTINGS.labels.join(", ");
+  $("labels").value = SETTINGS.labels.join("\n");
   $("template").value = SETTINGS.template;
   preparePictures();
   if (typeof WebAssembly === "undefined" || typeof DecompressionStream === "undefined") {
