@@ -170,7 +170,7 @@ function listen() {
 async function start() {
   document.title = `${SETTINGS.name} in the browser`;
   say("title", SETTINGS.name);
-  $("labels").value = SETTINGS.labels.join("\n");
+  $("labels").value = SETTINGS.labels.join(SETTINGS.labels.some((label) => label.includes(",")) ? "\n" : ", ");
   $("template").value = SETTINGS.template;
   preparePictures();
   if (typeof WebAssembly === "undefined" || typeof DecompressionStream === "undefined") {
