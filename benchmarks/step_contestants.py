@@ -29,11 +29,11 @@ from transformers import (
 from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.data.augment import Augment
 from modeling_clipscratch.data.rows import Rows
-from modeling_clipscratch.training.build import word_tokenizer
 from modeling_clipscratch.training.device import choose_attention, choose_precision
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from modeling_clipscratch.training.word_tokenizer import word_tokenizer
 
 WARM_UP, PROJECTION, CONTEXT = 2, 512, 128
 MEAN = [0.5] * 3

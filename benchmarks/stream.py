@@ -31,10 +31,10 @@ from modeling_clipscratch.data.randomness import key_ids, sample_ids
 from modeling_clipscratch.data.stream import open_stream
 from modeling_clipscratch.data.streamed_batches import StreamedPairs
 from modeling_clipscratch.evaluation.pictures.style import BLUE, VERMILLION, new_figure, save_figure
-from modeling_clipscratch.training.build import word_tokenizer
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from modeling_clipscratch.training.word_tokenizer import word_tokenizer
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
 

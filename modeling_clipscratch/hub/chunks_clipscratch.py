@@ -27,11 +27,11 @@ def encode_side(encode, inputs, chunk_size, recorded, **options):
     def features(**chunk):
         return encode(**chunk, return_dict=True, **options).pooler_output
 
-    return with_features(None, in_chunks(features, inputs, chunk_size))
+    return with_features(None, in_chunks(features, inputs, chunk_size, device=encode.__self__.device))
 
 
 @torch.compiler.disable(recursive=False)  # the towers inside are compiled; this loop and its replayed draws cannot be
-def in_chunks(encode, inputs, chunk_size):
+def in_chunks(encode, inputs, chunk_size, device="cpu"):
     """The features of a batch with the activations of one chunk in memory at a time, to the same gradients.
 
     1. Each chunk is encoded; its activations are dropped, its inputs kept.
@@ -42,19 +42,20 @@ def in_chunks(encode, inputs, chunk_size):
         encode: function of a chunk's inputs -> features (n, P).
         inputs: {name: (B, ...)}, tensors or whatever gives a part when sliced; names with `None` stay so.
         chunk_size: rows at once; the last chunk may be smaller.
+        device: where `encode` draws.
     Returns: (B, P).
     Source: Gao et al. 2021, arXiv 2101.06983, which caches embeddings in two passes; here autograd keeps the order.
     """
 
-    def rows_from(start):  # sliced here, so that a chunk's own inputs too are made again rather than kept
+    def rows_from(start, _=None):  # sliced here, so that a chunk's own inputs too are made again rather than kept
         return encode(**{name: None if t is None else t[start : start + chunk_size] for name, t in inputs.items()})
 
     starts = range(0, next(len(t) for t in inputs.values() if t is not None), chunk_size)
     if not torch.is_grad_enabled():
         return torch.cat([rows_from(start) for start in starts])
-    # `checkpoint` itself replays torch's generators, of the CPU and of the device.
-    again = {"use_reentrant": False, "context_fn": _same_python_draws}
-    return torch.cat([checkpoint(rows_from, start, **again) for start in starts])
+    # `checkpoint` itself replays torch's generators, of the CPU and of the devices of tensors that it is given.
+    again, there = {"use_reentrant": False, "context_fn": _same_python_draws}, torch.empty(0, device=device)
+    return torch.cat([checkpoint(rows_from, start, there, **again) for start in starts])
 
 
 def _same_python_draws():

@@ -67,9 +67,11 @@ def contrastive_logits(image_embeds, text_embeds, logit_scale, logit_bias=None):
         logit_bias: scalar or `None`.
     Returns: (R, C).
     """
-    with torch.autocast(image_embeds.device.type, enabled=False):
-        logits = full_precision(image_embeds) @ full_precision(text_embeds).t() * full_precision(logit_scale).exp()
-        return logits if logit_bias is None else logits + full_precision(logit_bias)
+    device = image_embeds.device  # a device_map may have put the towers on two
+    with torch.autocast(device.type, enabled=False):
+        logits = full_precision(image_embeds) @ full_precision(text_embeds).to(device).t()
+        logits = logits * full_precision(logit_scale).exp().to(device)
+        return logits if logit_bias is None else logits + full_precision(logit_bias).to(device)
 
 
 def contrastive_loss(logits, *, loss, group=None, targets=None):

@@ -35,7 +35,7 @@ def load_tower(source, side, pooling):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # the tower's own code would not travel
         config = config.sub_configs and getattr(config, f"{side}_config", None) or config
         model_class = tower_class(config)
-        extra = {"add_pooling_layer": pooling == "tower"} if _takes_pooler(model_class) else {}
+        extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(model_class) else {}
         tower, info = AutoModel.from_pretrained(
             source,
             config=config,
@@ -87,14 +87,15 @@ def tower_class(config):
     return MODEL_MAPPING[type(config)]
 
 
-def _takes_pooler(model_class):
+def takes_pooler(model_class):
+    """Whether towers of the class may be had without a pooling layer."""
     return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
 
 
 def build_tower(config, pooling):
     """A tower from its config, without the pooling layer that it would never use (DDP wants every weight used)."""
-    takes_pooler = _takes_pooler(tower_class(config))
-    return AutoModel.from_config(config, **({"add_pooling_layer": pooling == "tower"} if takes_pooler else {}))
+    extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(tower_class(config)) else {}
+    return AutoModel.from_config(config, **extra)
 
 
 def freeze_tower(tower, unfrozen_layers):
@@ -119,8 +120,12 @@ def is_fixed(tower):
 def last_blocks(tower, count):
     """The last `count` blocks of a tower, first to last; its blocks are its longest list of modules.
 
-    Raises: ValueError if it has fewer.
+    Raises: ValueError if it has fewer, or they are parted into stages.
     """
+    if count and hasattr(tower.config, "depths"):
+        raise ValueError(
+            f"a {tower.config.model_type} tower is of stages, whose layers are in no one row; train all of it or none."
+        )
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
     blocks = list(max(lists, key=len, default=[]))
     if count > len(blocks):

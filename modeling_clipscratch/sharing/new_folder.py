@@ -27,7 +27,9 @@ def write_new_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
         fill(beside)
         mask = os.umask(0)
         os.umask(mask)
-        beside.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner may read
+        beside.chmod(0o777 & ~mask)  # mkdtemp makes folders that only their owner may read, safetensors such files
+        for made in beside.rglob("*"):
+            made.chmod((0o777 if made.is_dir() else 0o666) & ~mask)
         os.replace(beside, path)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)

@@ -11,7 +11,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from ..evaluation.own_code import refusing_own_code
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
-from ..hub.towers_clipscratch import tower_class
+from ..hub.towers_clipscratch import takes_pooler, tower_class
 
 SIDES = {"text": "text_encoder", "vision": "image_encoder"}  # ours -> the tutorial's
 HEAD = {"projection.weight": "0.weight", "projection.bias": "0.bias"}
@@ -92,7 +92,7 @@ def _tower(weights, side, config, path):
     prefix = f"{SIDES[side]}.model."
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     made = tower_class(config)
-    extra = {"add_pooling_layer": False} if side == "vision" else {}
+    extra = {"add_pooling_layer": False} if side == "vision" and takes_pooler(made) else {}
     settings = {"config": config, "state_dict": own, "output_loading_info": True, "ignore_mismatched_sizes": True}
     tower, info = made.from_pretrained(None, **settings, **extra)  # knows a ViT's older names, too
     wrong = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])

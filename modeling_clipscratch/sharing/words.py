@@ -134,10 +134,11 @@ def limits(facts: dict) -> list[str]:
     found = []
     rows = data["rows"].get("train")
     seen = f"learned from {rows:,} pictures" if rows else "learned from one data set"
-    found.append(
-        f"**Small.** {sum(facts['parameters'].values()):,} parameters that {seen}; a CLIP for the open world sees "
-        "hundreds of millions. Pictures unlike those it learned from get an answer too, and the answer means little."
-    )
+    if run["steps"]:
+        found.append(
+            f"**Small.** {sum(facts['parameters'].values()):,} parameters that {seen}; a CLIP for the open world sees "
+            "hundreds of millions. Pictures unlike those it learned from get an answer too, and it means little."
+        )
     if data["kind"] == "class":
         many = f"{len(data['class_names'])} class names" if data["class_names"] else "the class names of its data"
         found.append(
@@ -149,7 +150,8 @@ def limits(facts: dict) -> list[str]:
             "**Words.** It learned from captions that say what is to be seen; names, written text, counts and fine "
             "differences were hardly part of them."
         )
-    if run["towers"].get("text", {}).get("source") == "scratch" and facts["vocabulary"]:
+    own_words = run["towers"].get("text", {}).get("source") == "scratch" and not facts["recipe"].get("tokenizer")
+    if own_words and facts["vocabulary"]:
         found.append(
             f"**Vocabulary.** The text tower is from scratch and knows the {facts['vocabulary']:,} words and marks of "
             "its training captions; any other word reads as unknown."
@@ -167,6 +169,6 @@ def limits(facts: dict) -> list[str]:
         "fairness; do not let it decide about people, nor where a mistake does harm."
     )
     bases = [tower for tower in run["towers"].values() if tower["source"] != "scratch"]
-    if bases or config.freeze_text or config.freeze_vision:
+    if bases or not run["steps"] or config.freeze_text or config.freeze_vision:
         found.append("**Licence.** Weights of pretrained towers keep the licence they came with, and data their terms.")
     return found

@@ -2,13 +2,11 @@
 
 import logging
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoTokenizer,
     PretrainedConfig,
-    PreTrainedTokenizerFast,
     VisionTextDualEncoderProcessor,
     ViTImageProcessorPil,
 )
@@ -19,6 +17,7 @@ from ..evaluation.own_code import refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
 from .arguments import ModelArguments
 from .mimetic import mimic_trained_weights
+from .word_tokenizer import word_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -149,12 +148,17 @@ def _text_source(options, vocabulary, pad_token_id) -> str | PretrainedConfig:
         "hidden_dim": 4 * options.text_hidden_size,  # DistilBERT's name of the same
         "vocab_size": vocabulary,
         "pad_token_id": pad_token_id,
-        "max_position_embeddings": options.max_length or 64,
+        "max_position_embeddings": (options.max_length or 64) + _first_position(options.text_tower, pad_token_id),
     }
     known = AutoConfig.for_model(options.text_tower)
     return AutoConfig.for_model(
         options.text_tower, **{name: size for name, size in sizes.items() if hasattr(known, name)}
     )
+
+
+def _first_position(tower_type, pad_token_id):
+    """RoBERTa and its kin number positions from the one after the padding's number."""
+    return pad_token_id + 1 if tower_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
 
 
 def initial_deviation(width: int) -> float:
@@ -220,29 +224,9 @@ def _tokenizer(options, captions):
 
 
 def _max_length(options, tokenizer, model):
-    reads = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+    text = model.config.text_config
+    positions = text.max_position_embeddings - _first_position(text.model_type, text.pad_token_id)
+    reads = min(tokenizer.model_max_length, positions)
     if options.max_length is not None and options.max_length > reads:
         raise ValueError(f"max_length={options.max_length} is more than the text tower reads; choose at most {reads}.")
     return options.max_length or reads
-
-
-def word_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
-    """Every word and punctuation mark of the captions is a token, lower case; a [CLS] stands first.
-
-    >>> word_tokenizer(["A red circle."])("a blue circle")["input_ids"]  # 1 stands for words never seen
-    [2, 4, 1, 5]
-    """
-    split = pre_tokenizers.BertPreTokenizer()
-    words = dict.fromkeys(word for text in captions for word, _ in split.pre_tokenize_str(text.lower()))
-    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", *sorted(words)])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = split
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        model_input_names=["input_ids", "attention_mask"],
-    )

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import math
 import types
 import typing
 from enum import Enum
@@ -104,15 +105,22 @@ def _check_type(path, name, value, field):
             f"YAML reads {'yes, on' if value else 'no, off'} as {value}; write {'yes' if value else 'no'!r} in quotes."
         )
     if isinstance(value, str) and kinds & {float, int}:
-        with contextlib.suppress(ValueError):
-            remedy = f"YAML reads {value} as text; write {_yaml_float(float(value))}."
+        with contextlib.suppress(ValueError, OverflowError):  # of what is no number, or not finite
+            number = _yaml_float(float(value)) if float in kinds else str(int(float(value)))
+            remedy = f"YAML reads {value} as text; write {number}."
     raise ValueError(f"recipe {path}: {name}: {value!r} is of type {type(value).__name__}; {remedy}")
 
 
 def _yaml_float(number):
-    mantissa, _, exponent = f"{number:g}".partition("e")
+    """
+    >>> _yaml_float(1.2345678e-05), _yaml_float(0.5), _yaml_float(1e22)
+    ('1.2345678e-5', '0.5', '1.0e+22')
+    """
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    mantissa, _, exponent = repr(number).partition("e")
     if not exponent:
-        return f"{number:g}"
+        return mantissa
     return (mantissa if "." in mantissa else mantissa + ".0") + "e" + exponent[0] + exponent[1:].lstrip("0")
 
 

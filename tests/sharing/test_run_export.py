@@ -1,5 +1,9 @@
 """Command lines go in; what they write, or refuse, is checked. The exports themselves have tests of their own."""
 
+import os
+import shutil
+import stat
+
 import pytest
 
 import run_export
@@ -52,6 +56,10 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     check_new_folder("page", tmp_path / "new")  # an empty folder is as good as none
     write_new_folder(tmp_path / "new", lambda where: (where / "file").write_text("whole"))
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "file"]
+    os.chmod(tmp_path / "new" / "file", 0o600)
+    write_new_folder(tmp_path / "again", lambda where: shutil.move(tmp_path / "new" / "file", where / "file"))
+    assert (tmp_path / "again" / "file").stat().st_mode == (tmp_path / "new").stat().st_mode & 0o666 | stat.S_IFREG
+    shutil.move(tmp_path / "again" / "file", tmp_path / "new" / "file")
     with pytest.raises(ValueError, match="page=.*new is there already; delete it, or choose another name"):
         check_new_folder("page", tmp_path / "new")
 

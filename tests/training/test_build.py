@@ -8,7 +8,8 @@ import torch
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessorPil
 
 from modeling_clipscratch.training.arguments import ModelArguments
-from modeling_clipscratch.training.build import build_model, word_tokenizer
+from modeling_clipscratch.training.build import build_model
+from modeling_clipscratch.training.word_tokenizer import word_tokenizer
 
 SCRATCH = {
     "text_tower": "distilbert", "text_hidden_size": 16, "text_num_layers": 1, "text_num_heads": 2,
@@ -139,3 +140,12 @@ def test_tokenizer_without_a_token_to_pad_with_takes_that_of_the_end(tmp_path, e
     else:
         _, processor = build(tokenizer=str(tmp_path))
         assert processor.tokenizer.pad_token == end
+
+
+@pytest.mark.parametrize("text", ["bert", "roberta"])
+def test_longest_text_fits_into_a_tower_from_scratch(text):
+    model, processor = build(text_tower=text, max_length=9)
+    assert processor.tokenizer.model_max_length == 9
+    words = processor.tokenizer(["red " * 20], truncation=True, return_tensors="pt")
+    assert words["input_ids"].shape == (1, 9)
+    assert model.get_text_features(**words).pooler_output.isfinite().all()

@@ -38,7 +38,7 @@ function thumbnail(picture, image) {
 }
 
 function labelsGiven() {
-  const given = $("labels").value; // a label may have a comma where each has a line
+  const given = $("labels").value.trim(); // a label may have a comma where each has a line
   const labels = given.split(given.includes("\n") ? "\n" : ",").map((label) => label.trim()).filter(Boolean);
   if (new Set(labels).size < labels.length) throw new Error("A label stands twice among the labels; name each once.");
   if (labels.length < 2) throw new Error("Write two labels or more; a picture is compared with them.");
