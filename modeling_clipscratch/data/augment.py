@@ -24,8 +24,8 @@ class Augment:
     Args:
         mean, std: (3,) of the image processor, in 0 to 1.
         random_shift: the picture moves by up to this many pixels each way, its edge repeated.
-        random_crop_min_area: share of the picture that a random crop keeps at least; 1 is no crop. The crop's aspect
-            ratio is drawn from 3/4 to 4/3 and the crop resized back (bilinear).
+        random_crop_min_area: least share of the picture that is drawn for a crop; 1 is no crop. Its aspect ratio is
+            drawn from 3/4 to 4/3, what would lie outside is cut, and the crop resized back (bilinear).
         horizontal_flip: probability of a mirror image, where the caption allows it.
         trivial_augment: probability of one random operation of `trivial_augment`, before a crop.
         random_erasing: probability that a rectangle of 2 to 25 % of the picture becomes the mean colour.
@@ -53,6 +53,8 @@ class Augment:
         for name in ("horizontal_flip", "trivial_augment", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not a probability; choose 0 to 1.")
+        if not 0 < self.random_crop_min_area <= 1:
+            raise ValueError(f"random_crop_min_area={self.random_crop_min_area} is not in (0, 1]; choose 0.6, say.")
 
     def __call__(self, images: torch.Tensor, samples: torch.Tensor, may_flip: torch.Tensor) -> torch.Tensor:
         """

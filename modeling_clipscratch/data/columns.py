@@ -33,14 +33,23 @@ class Columns:
     def __post_init__(self):
         # A name or a file may stand for a list; from here on it is the list.
         if self.class_names:
-            object.__setattr__(self, "class_names", class_names_from(self.class_names))
+            object.__setattr__(self, "class_names", class_names_from(_as_list(self.class_names)))
         if self.templates:
-            object.__setattr__(self, "templates", templates_from(self.templates))
+            object.__setattr__(self, "templates", templates_from(_as_list(self.templates)))
+
+
+def _as_list(words):
+    return [words] if isinstance(words, str) else words
 
 
 def is_text(feature) -> bool:
     """Whether a column holds one text a row."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
+
+
+def is_whole_number(feature) -> bool:
+    """Whether a column holds one whole number a row."""
+    return isinstance(feature, datasets.Value) and "int" in feature.dtype
 
 
 def _is_texts(feature) -> bool:
@@ -99,7 +108,10 @@ def find_columns(features: datasets.Features, columns: Columns, *, origin: str) 
 
 def _image_column(features: datasets.Features, named: str | None, origin: str) -> str:
     if named:
-        return _named(features, named, "image", origin)
+        image = _named(features, named, "image", origin)
+        if not (_is_picture(features[image]) or _may_be_picture(features[image])):
+            raise ValueError(f"{origin}: image_column={image!r} holds {features[image]}, neither pictures nor paths.")
+        return image
     pictures = [column for column, feature in features.items() if _is_picture(feature)]
     if len(pictures) == 1:
         return pictures[0]
@@ -161,7 +173,7 @@ def read_labels(
         if strange is not None:
             raise ValueError(f"{origin}: label {strange!r} is not among the {len(known)} class names; add it to them.")
         return np.array([numbers[value] for value in values], dtype=np.int64), known
-    if not isinstance(feature, datasets.Value) or "int" not in feature.dtype:
+    if not is_whole_number(feature):
         raise ValueError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
     if not names:
         raise ValueError(

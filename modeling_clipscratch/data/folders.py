@@ -1,7 +1,7 @@
 """Folders of pictures go in, one sub-folder a class or with a metadata table; rows come out."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from .columns import Columns, class_order, readable_class
 from .pictures import is_picture_name
 from .rows import DEFAULT_TEMPLATES, Rows
-from .splits import Readers, canonical_split, is_split_name
+from .splits import Readers, by_split, is_split_name
 from .tables import files_fingerprint, read_path, table_readers
 
 _METADATA = ("metadata.csv", "metadata.jsonl")
@@ -54,14 +54,19 @@ def class_folder_readers(
             templates=list(templates or DEFAULT_TEMPLATES),
         )
         for split, split_folder in _split_folders(folder).items()
-        if any(_has_pictures(split_folder / found) for found in classes[split])
+        if classes[split]
     }
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     """Sub-folders that are named after splits; where there is none, the folder itself is train."""
-    found = {canonical_split(path.name): path for path in sorted(folder.iterdir()) if _is_split_folder(path)}
-    return found or {"train": folder}
+    names = [path.name for path in sorted(folder.iterdir()) if _is_split_folder(path)]
+    found = {split: folder / name for split, name in by_split(names, str(folder)).items()}
+    return found if any(map(_holds_rows, found.values())) else {"train": folder}  # a class may be called train
+
+
+def _holds_rows(folder: Path) -> bool:
+    return any((folder / file).exists() for file in _METADATA) or bool(_class_folders(folder))
 
 
 def _is_split_folder(path: Path) -> bool:
@@ -69,11 +74,22 @@ def _is_split_folder(path: Path) -> bool:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return [path.name for path in folder.iterdir() if path.is_dir() and not _is_junk(path.name) and _has_pictures(path)]
+
+
+def _is_junk(folder_name: str) -> bool:
+    """Folders that file managers and notebooks leave behind."""
+    return folder_name.startswith((".", "@", "__MACOSX"))
 
 
 def _has_pictures(folder: Path) -> bool:
-    return any(is_picture_name(file) for _, _, files in os.walk(folder) for file in files)
+    return any(is_picture_name(file) for _, files in _walk(folder) for file in files)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    for parent, subfolders, files in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not _is_junk(name))
+        yield parent, sorted(files)
 
 
 def _read_class_folders(
@@ -81,10 +97,9 @@ def _read_class_folders(
 ) -> Rows:
     keys, labels = [], []
     for label, class_folder in enumerate(classes):
-        for parent, subfolders, files in os.walk(folder / class_folder):
-            subfolders.sort()
+        for parent, files in _walk(folder / class_folder):
             inside = Path(parent).relative_to(folder).as_posix()
-            pictures = [f"{inside}/{file}" for file in sorted(files) if is_picture_name(file)]
+            pictures = [f"{inside}/{file}" for file in files if is_picture_name(file)]
             keys += pictures
             labels += [label] * len(pictures)
     paths = [str(folder / key) for key in keys]

@@ -22,7 +22,7 @@ from .digits import digits_readers
 from .folders import class_folder_readers, metadata_readers
 from .rows import Rows
 from .scenes import scenes_readers
-from .splits import Readers, canonical_split, read_split
+from .splits import Readers, by_split, canonical_split, is_split_name, read_split
 from .tables import file_readers, is_table, rows_from_table, table_files, table_readers
 from .webdataset import METADATA_FILES, tar_split_folders, webdataset_readers
 
@@ -116,7 +116,8 @@ def without_columns(readers: Readers, dataset: str, columns: Columns) -> Readers
 
 def _folder_readers(folder: Path, dataset: str, columns: Columns, cache_dir: str | None) -> Readers:
     words = {"class_names": columns.class_names, "templates": columns.templates}
-    if tar_split_folders(folder):
+    tars = tar_split_folders(folder)
+    if any(map(is_split_name, tars)):  # other folders with tars may be what was downloaded
         return without_columns(webdataset_readers(folder, name=dataset, **words), dataset, columns)
     if readers := metadata_readers(folder, name=dataset, columns=columns, cache_dir=cache_dir):
         return readers
@@ -124,6 +125,8 @@ def _folder_readers(folder: Path, dataset: str, columns: Columns, cache_dir: str
         return table_readers(files, dataset, columns, cache_dir)
     if readers := class_folder_readers(folder, name=dataset, **words):
         return without_columns(readers, dataset, columns)
+    if tars:
+        return without_columns(webdataset_readers(folder, name=dataset, **words), dataset, columns)
     raise ValueError(
         f"{dataset}: holds none of the known forms: tar shards (<split>/0.tar), pictures with a metadata.csv or "
         "metadata.jsonl, tables (.parquet, .csv, .jsonl), or pictures in one sub-folder a class."
@@ -139,7 +142,7 @@ def _hub_readers(dataset: str, columns: Columns, revision: str | None, cache_dir
         return _cached_readers(dataset, columns, revision, cache_dir, cause=error)
     files = [file.rfilename for file in info.siblings or []]
     folders = {file.split("/")[0] for file in files if re.fullmatch(r"[^/]+/[^/]+\.tar", file)}
-    if folders:
+    if any(map(is_split_name, folders)):
         return hub_tar_readers(dataset, folders, columns, revision, cache_dir)
     return _hub_table_readers(dataset, columns, revision, cache_dir)
 
@@ -167,7 +170,8 @@ def hub_tar_readers(
 ) -> Readers:
     """Readers of the split folders of a Hub data set in tar shards; a split is fetched when it is read."""
     where = {"columns": columns, "revision": revision, "cache_dir": cache_dir}
-    readers = {canonical_split(folder): partial(_read_hub_tars, dataset, folder, **where) for folder in sorted(folders)}
+    own = by_split(sorted(folders), dataset)
+    readers = {split: partial(_read_hub_tars, dataset, folder, **where) for split, folder in own.items()}
     return without_columns(readers, dataset, columns)
 
 
@@ -196,7 +200,8 @@ def _hub_table_readers(
     where = {"revision": revision, "cache_dir": cache_dir}
     with hub_switch(dataset, revision, offline):
         splits = datasets.get_dataset_split_names(dataset, **where)
-    tables = {canonical_split(own): partial(_open_hub_table, dataset, own, offline, **where) for own in splits}
+    own = by_split(splits, dataset)
+    tables = {split: partial(_open_hub_table, dataset, own[split], offline, **where) for split in own}
     origin = f"{dataset} on the Hub" + (f" at revision {revision}" if revision else "")
     return {
         split: partial(rows_from_table, tables, split=split, name=dataset, columns=columns, origin=origin)

@@ -16,7 +16,7 @@ _MIX_2 = 0x94D049BB133111EB - 2**64
 
 def key_ids(keys) -> torch.Tensor:
     """(N,) names -> (N,) int64, stable hashes."""
-    hashes = b"".join(hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys)
+    hashes = b"".join(hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest() for key in keys)
     return torch.from_numpy(np.frombuffer(hashes, dtype="<i8").astype(np.int64))
 
 

@@ -1,13 +1,27 @@
 """A folder of tar shards, or the names in it, goes in; the shards in order, none missing, come out."""
 
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from .pictures import is_picture_name
 
 
 def shard_files(split_folder: Path) -> list[Path]:
     """The shards of one split in order; the file that says how many there are has the last word."""
-    names = [path.name for path in split_folder.glob("*.tar")]
+    names = [path.name for path in split_folder.glob("*.tar") if is_shard_name(path.name)]
     return [split_folder / name for name in shard_names(names, split_folder / "nshards.txt")]
+
+
+def is_shard_name(name: str) -> bool:
+    """Not macOS's `._0.tar`, which holds no pictures."""
+    return name.endswith(".tar") and not name.startswith(".")
+
+
+def refuse_link(member: tarfile.TarInfo) -> None:
+    """Raises: tarfile.ReadError for a picture that has no bytes of its own: GNU tar links what is there twice."""
+    if (member.islnk() or member.issym()) and is_picture_name(member.name.rpartition("/")[2]):
+        raise tarfile.ReadError(f"{member.name} is a link to {member.linkname}; tar --hard-dereference writes pictures")
 
 
 def shard_names(present: Sequence[str], count_file: Path) -> list[str]:
@@ -20,7 +34,7 @@ def shard_names(present: Sequence[str], count_file: Path) -> list[str]:
     """
     if not count_file.exists():
         return sorted(present, key=lambda name: (len(name), name))  # 2 before 10
-    written = count_file.read_text(encoding="utf-8").strip()
+    written = count_file.read_text(encoding="utf-8-sig").strip()
     if not written.isdigit() or int(written) == 0:
         raise ValueError(f"{count_file}: {written!r} is not a number of shards; write how many there are.")
     names = [f"{number}.tar" for number in range(int(written))]

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -36,6 +36,23 @@ def is_split_name(name: str) -> bool:
     return canonical_split(name) in _ALIASES
 
 
+def by_split(names: Iterable[str], dataset: str) -> dict[str, str]:
+    """The names of a set's splits or split folders by the split that they stand for.
+
+    Raises: ValueError if two stand for one.
+
+    >>> by_split(["train", "dev"], "birds")
+    {'train': 'train', 'validation': 'dev'}
+    """
+    found = {}
+    for name in names:
+        split = canonical_split(name)
+        if split in found:
+            raise ValueError(f"{dataset}: {found[split]!r} and {name!r} both stand for {split}; rename or remove one.")
+        found[split] = name
+    return found
+
+
 def read_split(readers: Readers, split: str, *, dataset: str, validation_fraction: float = 0.1, seed: int = 0) -> Rows:
     """The rows of one split. A set without a validation split gets one from train, and train is then the rest.
 
@@ -59,7 +76,7 @@ def read_split(readers: Readers, split: str, *, dataset: str, validation_fractio
     if len(held) == 0 or len(rest) == 0:
         raise ValueError(
             f"{dataset}: {len(train)} rows are too few to take {validation_fraction:g} of them for validation; "
-            "give more rows, a validation split, or validation_fraction 0."
+            "give more rows, a validation split, or validation_fraction 0 (to train: with eval_strategy no)."
         )
     return train.select(rest) if split == "train" else train.select(held, split="validation")
 
@@ -98,7 +115,8 @@ def carve_out(
 
 def hash_of(seed: int, key: str) -> int:
     """64 bits that depend on nothing but (seed, key), on every machine and in every process."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest(), "big")
+    text = f"{seed}\0{key}".encode(errors="surrogateescape")  # file names may be no UTF-8
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
 def _no_such_split(readers: Readers, split: str, *, dataset: str, carved: bool) -> str:
@@ -109,5 +127,5 @@ def _no_such_split(readers: Readers, split: str, *, dataset: str, carved: bool) 
         if "train" in readers:
             remedy += "; split train with validation_fraction 0 gives every row"
     if split == "validation" and "train" in readers:
-        remedy += ", or give validation_fraction a value above 0"
+        remedy += ", or give validation_fraction a value above 0 (to train without: eval_strategy no)"
     return f"{dataset} has no split {split!r}; it has: {listed}. To go on, {remedy}."

@@ -8,11 +8,11 @@ from pathlib import Path
 import datasets
 from huggingface_hub import HfApi, snapshot_download
 
-from .columns import Columns, find_columns, is_text, readable_class
+from .columns import Columns, find_columns, is_text, is_whole_number, readable_class
 from .load import HUB_ID, hub_error, hub_switch, hub_tar_readers, without_columns
 from .rows import DEFAULT_TEMPLATES
 from .shards import shard_files, shard_names
-from .splits import Readers, canonical_split
+from .splits import Readers, by_split, canonical_split, is_split_name
 from .streamed_rows import StreamSource, tar_sample
 from .streamed_shards import Shards, parquet_shards, tar_shards
 from .tables import file_readers, rows_from_table, table_files, table_readers
@@ -37,7 +37,8 @@ def open_stream(
     """
     path = Path(dataset or "?").expanduser()
     if path.is_dir():
-        if folders := tar_split_folders(path):
+        folders = tar_split_folders(path)
+        if any(map(is_split_name, folders)):
             words = {"class_names": columns.class_names, "templates": columns.templates}
             readers = without_columns(webdataset_readers(path, name=dataset, **words), dataset, columns)
             files = [str(file) for file in shard_files(folders[_train(folders, dataset)])]
@@ -66,8 +67,9 @@ def _open_on_hub(dataset, columns, revision, cache_dir):
         info = HfApi().dataset_info(dataset, revision=revision)
     files = [file.rfilename for file in info.siblings or []]
     tars = [file for file in files if re.fullmatch(r"[^/]+/[^/]+\.tar", file)]
-    if tars:
-        folders = {canonical_split(folder): folder for folder in sorted({file.split("/")[0] for file in tars})}
+    folders = sorted({file.split("/")[0] for file in tars})
+    if any(map(is_split_name, folders)):
+        folders = by_split(folders, dataset)
         train = folders[_train(folders, dataset)]
         patterns = [*METADATA_FILES, f"{train}/nshards.txt"]
         try:
@@ -150,7 +152,7 @@ def _parquet_source(dataset, files, columns, features=None):
     names, feature = columns.class_names, features[label]
     if isinstance(feature, datasets.ClassLabel):
         names = names or list(map(readable_class, feature.names))
-    elif not is_text(feature) and "int" not in str(feature):
+    elif not (is_text(feature) or is_whole_number(feature)):
         raise ValueError(f"{dataset}: label column {label!r} holds {feature}; labels are whole numbers or words.")
     if not names:
         raise ValueError(

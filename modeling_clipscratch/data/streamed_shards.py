@@ -10,6 +10,7 @@ import datasets
 from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY, xopen
 
 from .pictures import is_picture_name
+from .shards import refuse_link
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def _samples(shards: list[str]) -> Iterator[dict]:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # else it keeps every header
                 parent, slash, base = member.name.rpartition("/")
+                refuse_link(member)
                 if not member.isfile() or base.startswith("."):
                     continue
                 stem, _, ending = base.partition(".")

@@ -1,5 +1,6 @@
 """Tables with a picture column go in (parquet, CSV, JSON lines, a `datasets.Dataset`); rows come out."""
 
+import glob
 import hashlib
 import os
 import re
@@ -24,19 +25,23 @@ def table_files(folder: Path) -> dict[str, list[Path]]:
     """The tables of a folder by split: named by their beginning (`train-0.parquet`, `data/test.csv`) or by their
     sub-folder (`val/rows.csv`); where none is, all tables in the folder itself are train.
     """
-    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix in _FORMATS]
+    found = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if _is_table_name(path)]
     for suffix in _FORMATS:
         splits: dict[str, list[Path]] = {}
-        for path in sorted(path for path in found if path.suffix == suffix):
+        for path in sorted(path for path in found if path.suffix.lower() == suffix):
             split = _split_of(path.name) or (_split_of(path.parent.name) if path.parent != folder else None)
             if split:
                 splits.setdefault(split, []).append(path)
         if splits:
             return splits
     for suffix in (".parquet", ".csv", ".jsonl"):  # a .json of another name is as likely to be settings
-        if files := sorted(path for path in folder.glob(f"*{suffix}")):
+        if files := sorted(path for path in found if path.suffix.lower() == suffix and path.parent == folder):
             return {"train": files}
     return {}
+
+
+def _is_table_name(path: Path) -> bool:
+    return is_table(path) and not path.name.startswith(".")  # macOS leaves ._rows.csv beside rows.csv
 
 
 def _split_of(file_or_folder: str) -> str | None:
@@ -46,7 +51,7 @@ def _split_of(file_or_folder: str) -> str | None:
 
 def is_table(path: Path) -> bool:
     """Whether the path ends like a table."""
-    return path.suffix in _FORMATS
+    return path.suffix.lower() in _FORMATS
 
 
 def file_readers(path: Path, *, name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
@@ -77,15 +82,15 @@ def files_fingerprint(paths: Sequence[str | Path]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         status = os.stat(path)
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 def _open_files(paths: list[Path], cache_dir: str | None) -> datasets.Dataset:
-    kind = _FORMATS[paths[0].suffix]
+    kind = _FORMATS[paths[0].suffix.lower()]
     # Without this, pandas reads a caption such as "None" or "NA" as an empty cell.
     options = {"keep_default_na": False} if kind == "csv" else {}
-    files = [str(path) for path in paths]
+    files = [glob.escape(str(path)) for path in paths]
     try:
         with _no_progress():
             # Not load_dataset("csv", ...), which tells the Hub of the load and waits where there is no network.
@@ -93,7 +98,9 @@ def _open_files(paths: list[Path], cache_dir: str | None) -> datasets.Dataset:
             return read.get(kind, datasets.Dataset.from_json)(files, cache_dir=cache_dir, **options)
     except Exception as error:  # every format's reader has errors of its own
         cause = error.__cause__ or error
-        raise ValueError(f"{', '.join(files)}: cannot be read as {kind} ({cause}); mend or remove it.") from error
+        raise ValueError(
+            f"{', '.join(map(str, paths))}: cannot be read as {kind} ({cause}); mend or remove it."
+        ) from error
 
 
 @contextmanager

@@ -142,7 +142,7 @@ def templates_from(words: Sequence[str]) -> list[str]:
     ['a drawing of a {}.']
     """
     if len(words) == 1 and words[0].endswith(".txt"):
-        found = [line.replace("{c}", "{}") for line in _lines(words[0])]
+        found = [line.replace("{c}", "{}") for line in _lines(words[0]) if line]
     elif len(words) == 1 and "{}" not in words[0] and len(words[0].split()) == 1:
         found = named_templates(words[0])
     else:

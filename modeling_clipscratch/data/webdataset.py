@@ -15,8 +15,9 @@ from PIL import Image
 
 from .pictures import decode_image, is_picture_name
 from .rows import DEFAULT_TEMPLATES, BadImageError, Rows
-from .shards import shard_files
-from .splits import Readers, canonical_split
+from .shards import is_shard_name, refuse_link, shard_files
+from .splits import Readers, by_split
+from .templates import class_names_from, templates_from
 
 # The small files beside the splits, by the names that CLIP_benchmark's writer gives them.
 KIND_FILE, CLASSES_FILE, TEMPLATES_FILE = "dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt"
@@ -36,8 +37,8 @@ class Sample(NamedTuple):
 
 def tar_split_folders(folder: Path) -> dict[str, Path]:
     """The sub-folders that hold tar shards, by split."""
-    found = sorted({path.parent for path in folder.glob("*/*.tar")})
-    return {canonical_split(path.name): path for path in found}
+    found = sorted({path.parent.name for path in folder.glob("*/*.tar") if is_shard_name(path.name)})
+    return {split: folder / name for split, name in by_split(found, str(folder)).items()}
 
 
 def webdataset_readers(
@@ -166,6 +167,7 @@ def _index_shard(path: Path, size: int, mtime_ns: int) -> list[Sample]:
         with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 parent, slash, base = member.name.rpartition("/")
+                refuse_link(member)
                 if not member.isfile() or base.startswith("."):
                     continue
                 if member.offset_data + member.size > size:
@@ -195,7 +197,7 @@ def _index_shard(path: Path, size: int, mtime_ns: int) -> list[Sample]:
 def sample_kind(folder: Path, first: Sample, where: str) -> str:
     """`class` or `caption`, as the folder states it or else its first sample shows. Raises: ValueError if neither."""
     kind_file = folder / KIND_FILE
-    stated = kind_file.read_text(encoding="utf-8").strip() if kind_file.exists() else None
+    stated = kind_file.read_text(encoding="utf-8-sig").strip() if kind_file.exists() else None
     if stated == "retrieval":
         return "caption"
     if stated not in (None, "classification"):
@@ -225,17 +227,15 @@ def sample_label(sample: Sample, where: str) -> int:
 
 
 def read_class_names(folder: Path) -> list[str]:
-    """Names in label order, a line each. Raises: ValueError if there is no such file."""
+    """Names in label order, a line each. Raises: ValueError if there is no such file, or it skips a line."""
     path = folder / CLASSES_FILE
     if not path.exists():
         raise ValueError(f"{folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names.")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return class_names_from([str(path)])
 
 
 def read_templates(folder: Path) -> Sequence[str]:
     """Prompts, a line each, `{}` for the class; the plain one where there is no such file."""
     path = folder / TEMPLATES_FILE
-    if not path.exists():
-        return DEFAULT_TEMPLATES
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.strip().replace("{c}", "{}") for line in lines if line.strip()] or DEFAULT_TEMPLATES
+    empty = not path.exists() or not path.read_text(encoding="utf-8-sig").strip()
+    return DEFAULT_TEMPLATES if empty else templates_from([str(path)])

@@ -67,7 +67,9 @@ def train(
 
     set_seed(args.seed)
     stream, others = open_train_stream(data, args) if data.streaming else (None, None)
-    splits = ("train", "validation") if stream is None else ("validation",) if "validation" in others else ()
+    measures = args.eval_strategy != "no" or data.validation_fraction > 0
+    splits = [] if stream is not None else ["train"]
+    splits += ["validation"] if measures and (stream is None or "validation" in others) else []
     rows = {split: _rows(data, split, others) for split in splits}
     test = _test_rows(data, others)  # now: a missing split is better known before the training than after
     captions = {split: CaptionTable(part) for split, part in rows.items()}

@@ -236,3 +236,9 @@ def test_normalize_leaves_float_pictures_as_they_are():
     assert torch.equal(images, before) and made.is_contiguous()
     std = torch.tensor([0.5, 0.25, 0.1]) * 255
     assert torch.equal(made, ((before - 127.5) / std).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("area", [0.0, -1.0, 80.0])
+def test_crop_of_no_share_is_refused(area):
+    with pytest.raises(ValueError, match=f"random_crop_min_area={area} is not in"):
+        Augment(**PLAIN, random_crop_min_area=area)

@@ -78,3 +78,26 @@ def test_fingerprint_follows_the_pictures(write_pictures, encode):
     assert load(folder).fingerprint == first
     write_pictures("y/c.png")
     assert load(folder).fingerprint != first
+
+
+def test_what_file_managers_leave_behind_is_no_class_and_no_row(write_pictures):
+    names = ("cat/1.png", "dog/1.png", "cat/.ipynb_checkpoints/1.png", "dog/@eaDir/1.png", "__MACOSX/1.png")
+    folder = write_pictures(*names)
+    (folder / "empty").mkdir()
+    rows = load(folder)
+    assert rows.class_names == ["cat", "dog"] and rows.keys == ["cat/1.png", "dog/1.png"]
+
+
+def test_a_class_may_be_called_train(write_pictures):
+    assert load(write_pictures("bus/1.png", "car/1.png", "train/1.png")).class_names == ["bus", "car", "train"]
+
+
+def test_two_folders_of_one_split_are_refused(write_pictures):
+    with pytest.raises(ValueError, match="'eval' and 'val' both stand for validation; rename or remove one"):
+        load(write_pictures("train/a/1.png", "eval/a/1.png", "val/a/1.png"))
+
+
+def test_tars_that_are_no_split_do_not_hide_the_pictures(write_pictures, write_shard):
+    folder = write_pictures("train/cat/1.png", "train/dog/1.png")
+    write_shard(folder / "downloads" / "raw.tar", {"1.png": b""})
+    assert load(folder).class_names == ["cat", "dog"]

@@ -61,3 +61,8 @@ def test_seed_chooses_the_validation_rows(tmp_path, encode):
     chosen = [load_rows(str(tmp_path), "validation", validation_fraction=0.25, seed=seed).keys for seed in (0, 0, 1)]
     assert len(chosen[0]) == 5
     assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_prompts_may_be_the_name_of_a_list():
+    one, other = (load_rows("digits", "test", templates=said).templates for said in ("cifar10", ["cifar10"]))
+    assert one == other and len(one) == 18

@@ -203,6 +203,7 @@ def test_fingerprint_follows_table_and_pictures(load, pictures, encode):
 
 
 def test_reading_tables_says_nothing(load, pictures, capfd):
+    datasets.enable_progress_bars()  # a command that another test ran has turned them off
     (pictures / "train.csv").write_text("image,caption\nimages/a.png,one\n")
     load(pictures)
     assert capfd.readouterr() == ("", "")
@@ -213,3 +214,18 @@ def test_flickr8k_captions_are_grouped_by_picture(shared_folder, load):
     assert (len(rows), {len(captions) for captions in rows.captions}) == (60, {5})
     assert np.array([rows.read_image(i).size for i in range(3)]).max() == 500
     assert load(shared_folder / "flickr8k_fullsize").keys == rows.keys
+
+
+def test_tables_are_found_by_any_name_that_a_system_allows(load, tmp_path, encode):
+    folder = tmp_path / "photos [1]"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encode())
+    (folder / "ROWS.CSV").write_text("image,caption\na.png,one\n")
+    (folder / "._ROWS.CSV").write_bytes(b"of macOS")
+    assert load(folder).captions == [["one"]]
+
+
+def test_image_column_of_numbers_is_refused(load, pictures):
+    (pictures / "train.csv").write_text("id,image,caption\n7,images/a.png,one\n")
+    with pytest.raises(ValueError, match="image_column='id' holds .*, neither pictures nor paths"):
+        load(pictures, image_column="id")

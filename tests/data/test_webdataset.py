@@ -1,8 +1,10 @@
 """Tar shards, tiny ones and the shared real ones, go in; rows, and sentences about damage, are checked."""
 
 import multiprocessing
+import os
 import pickle
 import re
+import tarfile
 import threading
 
 import numpy as np
@@ -194,3 +196,30 @@ def test_flickr8k_has_five_captions_a_picture(shared_folder):
     assert (len(rows), rows.kind, rows.split) == (1000, "caption", "validation")
     assert {len(captions) for captions in rows.captions} == {5}
     assert min(rows.read_image(500).size) == 160
+
+
+def test_picture_that_is_a_link_to_another_is_refused(tmp_path, encode):
+    path = tmp_path / "train" / "0.tar"
+    path.parent.mkdir()
+    (tmp_path / "a.png").write_bytes(encode())
+    os.link(tmp_path / "a.png", tmp_path / "b.png")
+    with tarfile.open(path, "w") as tar:
+        for name in ("a", "b"):
+            tar.add(tmp_path / f"{name}.png", f"{name}.png")
+    with pytest.raises(ValueError, match="b.png is a link to a.png; tar --hard-dereference writes pictures"):
+        load_rows(str(tmp_path), "train", validation_fraction=0)
+
+
+def test_small_files_of_windows_are_read_and_a_skipped_class_is_refused(tmp_path, write_class_set):
+    folder = write_class_set(tmp_path)
+    (folder / "classnames.txt").write_text("red\ndeep blue\n", encoding="utf-8-sig")
+    (folder / "dataset_type.txt").write_text("classification", encoding="utf-8-sig")
+    (folder / "train" / "._0.tar").write_bytes(b"of macOS")
+    assert load_rows(str(folder), "train", validation_fraction=0).class_names == ["red", "deep blue"]
+    (folder / "classnames.txt").write_text("red\n\ndeep blue\n")
+    with pytest.raises(ValueError, match="label 2 of 3 is empty"):
+        load_rows(str(folder), "train", validation_fraction=0)
+    (folder / "classnames.txt").write_text("red\ndeep blue\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("a thing.\n")
+    with pytest.raises(ValueError, match="template 'a thing.' has no {}"):
+        load_rows(str(folder), "train", validation_fraction=0)

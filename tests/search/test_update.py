@@ -1,5 +1,6 @@
 """Folders that change and calls that are killed go in; how many pictures were encoded, and what is kept, is counted."""
 
+import copy
 import os
 import shutil
 import signal
@@ -306,3 +307,11 @@ def test_a_name_that_is_no_utf_8_is_kept(pictures, update):
     (pictures / "0.png").rename(pictures / raw)
     update(pictures)
     assert raw in open_index(pictures / INSIDE).pictures
+
+
+def test_another_way_to_prepare_pictures_is_another_model(pictures, update, model, word_processor):
+    update(pictures)
+    processor = copy.deepcopy(word_processor)
+    processor.image_processor.image_mean = [0.1] * 3
+    with pytest.raises(ValueError, match="made with another model"):
+        module.update_index(pictures, model, processor, model_name="a model")

@@ -106,6 +106,8 @@ def test_pretrained_folders_bring_their_tokenizer_and_picture_size(tmp_path):
         assert all(torch.equal(tensor, saved[name]) for name, tensor in getattr(model, side).state_dict().items())
     assert own.tokenizer(CAPTIONS)["input_ids"] == processor.tokenizer(CAPTIONS)["input_ids"]
     assert own.image_processor.size["height"] == 8
+    model.save_pretrained(tmp_path / "model")
+    assert str(tmp_path) not in (tmp_path / "model" / "config.json").read_text()  # it may be published
     with pytest.raises(
         ValueError, match="image_size=16: the tower .* takes 8 pixels; leave image_size out or choose 8"
     ):

@@ -20,6 +20,7 @@ from modeling_clipscratch.data.captions import CaptionTable
 from modeling_clipscratch.data.pixels import Preprocess, normalize
 from modeling_clipscratch.data.rows import Rows
 from modeling_clipscratch.training import run as module
+from modeling_clipscratch.training.arguments import DataArguments
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
@@ -149,8 +150,34 @@ def test_history_has_the_loss_of_every_step_and_the_validation_of_every_epoch(fi
     assert [(line["step"], line["epoch"]) for line in history if "eval_top1" in line] == [(3, 1), (6, 2)]
 
 
-def test_best_metric_need_not_be_named(run_recipe, tmp_path):
-    run_recipe(tmp_path, **FROZEN, metric_for_best_model=None)
+def test_best_metric_need_not_be_named_and_is_the_highest(run_recipe, tmp_path, monkeypatch):
+    def worse_and_worse(trainer, *args, **kwargs):
+        return {"eval_top1": 1 / (1 + trainer.state.global_step)}
+
+    monkeypatch.setattr(ClipScratchTrainer, "evaluate", worse_and_worse)
+    folder, _ = run_recipe(tmp_path, **FROZEN, metric_for_best_model=None)
+    assert json.loads((folder / "trainer_state.json").read_text())["best_global_step"] == 3
+
+
+def test_run_of_too_few_rows_for_validation_does_without(run_recipe, tmp_path):
+    (tmp_path / "set" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "set" / "cat" / "1.png")
+    alone = {"dataset": str(tmp_path / "set"), "per_device_train_batch_size": 1, "max_steps": 1, "test_split": "none"}
+    with pytest.raises(ValueError, match="too few .* eval_strategy no"):
+        run_recipe(tmp_path, **alone)
+    plain = {"validation_fraction": 0.0, "eval_strategy": "no", "save_strategy": "no"}
+    assert run_recipe(tmp_path, **alone, **plain)[1] == {str(tmp_path / "set"): {}}
+
+
+def test_every_word_about_the_data_reaches_the_reader(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(module, "load_rows", lambda *given, **named: seen.update(named) or load_rows("digits", "train"))
+    said = {
+        "image_column": "i", "caption_column": "c", "label_column": "l", "class_names": ["a", "b"],
+        "templates": ["{}"], "validation_fraction": 0.3,
+    }  # fmt: skip
+    module._rows(DataArguments(dataset="x", dataset_revision="r", **said), "train")
+    assert seen == {**said, "revision": "r"}
 
 
 @pytest.mark.parametrize("metric", ["expected_calibration_error", "text_to_image_median_rank"])

@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
+from modeling_clipscratch.training import checkpoints
 from modeling_clipscratch.training.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.arguments import ModelArguments
 from modeling_clipscratch.training.average import WeightAverage
 from modeling_clipscratch.training.run_folder import find_checkpoint
+from modeling_clipscratch.training.sharding import has_unused_parameters
 
 SHORT = {
     "max_steps": 4,
@@ -166,3 +168,23 @@ def test_merged_adapters_compute_what_they_computed_before(make_trainer):
 def test_switches_that_do_not_fit_are_refused(run_recipe, tmp_path, said, sentence):
     with pytest.raises(ValueError, match=sentence):
         run_recipe(tmp_path, **{**SHORT, "freeze_text": True, **said})
+
+
+def test_save_minutes_saves_between_the_checkpoints(run_recipe, tmp_path):
+    steps = {"save_strategy": "steps", "save_steps": 100, "eval_strategy": "no", "test_split": "none", "max_steps": 2}
+    folder, _ = run_recipe(tmp_path, **steps, save_minutes=1e-9)
+    assert (folder / "checkpoint-1").is_dir()
+
+
+def test_weights_without_a_part_in_the_embeddings_are_found(make_trainer):
+    found = {}
+    for vision in ("vit", "dinov2"):
+        trainer = make_trainer({"vision_tower": vision})
+        found[vision] = has_unused_parameters(trainer.model, trainer._largest_rows(2))
+    assert found == {"vit": False, "dinov2": True}
+
+
+def test_processes_that_found_different_checkpoints_stop(monkeypatch):
+    monkeypatch.setattr(checkpoints, "all_rows", lambda rows: torch.tensor([4, -1]))
+    with pytest.raises(ValueError, match="different checkpoints .steps -1, 4; -1 is none."):
+        checkpoints.check_agreement(None, "cpu")
