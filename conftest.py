@@ -1,7 +1,16 @@
 """Doctests go in; each runs where a reader would: beside a `runs/digits` as of `make train`, and a few pictures."""
 
+import atexit
+import os
+import shutil
+import tempfile
+
 import pytest
 from PIL import Image
+
+# Before transformers or datasets are imported: what tests load, cache and lock is gone with them.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="clipscratch-tests-")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 TINY = "--text_hidden_size 16 --text_num_layers 1 --text_num_heads 2 --vision_hidden_size 16 --vision_num_layers 1"
 TINY += " --vision_num_heads 2 --projection_dim 16 --max_steps 1 --disable_tqdm true --random_crop_min_area 1.0"
