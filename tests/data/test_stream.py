@@ -19,6 +19,8 @@ from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.randomness import key_ids, sample_ids
 from modeling_clipscratch.data.stream import open_stream
 from modeling_clipscratch.data.streamed_batches import StreamedPairs
+from modeling_clipscratch.data.streamed_rows import StreamSource
+from modeling_clipscratch.data.streamed_shards import Shards
 from modeling_clipscratch.training.stream_state import StreamStates
 
 
@@ -450,3 +452,34 @@ def test_parquet_of_paths_and_unnamed_classes_are_refused(tmp_path, write_parque
     write_parquet(tmp_path / "numbers", [2], labels=datasets.Value("int64"))
     with pytest.raises(ValueError, match="give their names in label order"):
         open_stream(str(tmp_path / "numbers"), Columns())
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers", "sentence"),
+    [
+        ({"image": {"bytes": b"x"}, "label": -1}, None, "row 7: label -1 has no class name; 2 names are known"),
+        ({"image": {"bytes": b"x"}, "label": 2}, None, "row 7: label 2 has no class name"),
+        ({"image": {"bytes": b"x"}, "label": None}, None, "row 7: has no label in column 'label'"),
+        ({"image": {"bytes": b"x"}, "label": "ox"}, {"a": 0, "b": 1}, "row 7: label 'ox' is not among the 2 class"),
+        ({"image": {"bytes": None}, "label": 1}, None, "row 7: has no picture in column 'image'"),
+    ],
+)
+def test_row_that_lacks_what_it_needs_is_named(cells, numbers, sentence):
+    about = {"name": "set", "kind": "class", "columns": ("image", [], "label"), "class_names": ["a", "b"]}
+    source = StreamSource(**about, numbers=numbers, shards=Shards(files=["0.parquet"], stream=None))
+    with pytest.raises(ValueError, match=f"0.parquet: {sentence}"):
+        source.row(cells, 0, 7)
+
+
+def test_row_of_words_has_the_number_of_its_class():
+    about = {"name": "set", "kind": "class", "columns": ("image", [], "label"), "class_names": ["a", "b"]}
+    source = StreamSource(**about, numbers={"a": 0, "b": 1}, shards=Shards(files=["0.parquet"], stream=None))
+    row = source.row({"image": {"bytes": b"x"}, "label": "b"}, 0, 7)
+    assert (row.label, row.captions) == (1, None)
+
+
+def test_row_without_a_caption_is_refused():
+    about = {"name": "set", "kind": "caption", "columns": ("image", ["text"], None)}
+    source = StreamSource(**about, shards=Shards(files=["0.parquet"], stream=None))
+    with pytest.raises(ValueError, match="row 7: has no caption; every row needs at least one"):
+        source.row({"image": {"bytes": b"x"}, "text": " "}, 0, 7)

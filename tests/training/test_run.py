@@ -190,6 +190,7 @@ def test_metric_that_is_not_measured_is_refused_before_training(run_recipe, tmp_
     for metric in ("top_1", "text_to_image_recall@5"):  # digits have classes, not captions
         with pytest.raises(ValueError, match=f"metric_for_best_model={metric}"):
             run_recipe(tmp_path / metric, **FROZEN, metric_for_best_model=metric)
+        assert not (tmp_path / metric / "run").exists()
 
 
 def test_top5_of_two_classes_is_refused_before_training(run_recipe, tmp_path, two_classes):
