@@ -207,7 +207,7 @@ def test_next_readable_row_takes_the_place_of_a_broken_one(make_pairs, caplog):
     assert batch["group"].tolist() == pairs.captions.group[stand_ins].tolist()
     # Caption, sample and group are the stand-in's too, so the pair is a true one.
     assert torch.equal(batch["sample"], pairs.__getitems__([(0, index) for index in stand_ins])["sample"])
-        pairs.__getitems__([(1, 2)])
+    pairs.__getitems__([(1, 2)])
     said = [record.getMessage() for record in caplog.records]
     assert said.count("skipped: k2: cannot be decoded.") == 1  # not once an epoch
 
