@@ -55,7 +55,10 @@ def in_chunks(encode, inputs, chunk_size, device="cpu"):
         return torch.cat([rows_from(start) for start in starts])
     # `checkpoint` itself replays torch's generators, of the CPU and of the devices of tensors that it is given.
     again, there = {"use_reentrant": False, "context_fn": _same_python_draws}, torch.empty(0, device=device)
-    return torch.cat([checkpoint(rows_from, start, there, **again) for start in starts])
+    features = []
+    for start in starts:  # no comprehension: that is a frame of its own, which torch.compile would take for itself
+        features.append(checkpoint(rows_from, start, there, **again))
+    return torch.cat(features)
 
 
 def _same_python_draws():

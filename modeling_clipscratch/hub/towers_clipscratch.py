@@ -103,6 +103,10 @@ def freeze_tower(tower, unfrozen_layers):
 
     Raises: ValueError if the tower has fewer blocks.
     """
+    if unfrozen_layers and hasattr(tower.config, "depths"):
+        raise ValueError(
+            f"a {tower.config.model_type} tower is of stages, whose layers are in no one row; train all of it or none."
+        )
     tower.requires_grad_(False)
     if unfrozen_layers:
         first = next(last_blocks(tower, unfrozen_layers)[0].parameters())
@@ -120,12 +124,8 @@ def is_fixed(tower):
 def last_blocks(tower, count):
     """The last `count` blocks of a tower, first to last; its blocks are its longest list of modules.
 
-    Raises: ValueError if it has fewer, or they are parted into stages.
+    Raises: ValueError if it has fewer.
     """
-    if count and hasattr(tower.config, "depths"):
-        raise ValueError(
-            f"a {tower.config.model_type} tower is of stages, whose layers are in no one row; train all of it or none."
-        )
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
     blocks = list(max(lists, key=len, default=[]))
     if count > len(blocks):
