@@ -96,7 +96,9 @@ class DataArguments:
         None, "Decode all pictures once and keep them as bytes. Default: where that takes less than 4 GB."
     )
     random_shift: int = _option(0, "Training pictures move by up to this many pixels each way.")
-    random_crop_min_area: float = _option(1.0, "Least share of the picture that a random crop has; 1 is no crop.")
+    random_crop_min_area: float = _option(
+        1.0, "Least share of the picture that a random crop is drawn with; 1 is no crop."
+    )
     horizontal_flip: float = _option(0.0, "Probability of a mirror image, where the caption survives it.")
     trivial_augment: float = _option(
         0.0, "Probability of one random change of colour, place or shape (TrivialAugment); colours in captions suffer."

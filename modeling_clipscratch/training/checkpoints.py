@@ -1,7 +1,6 @@
 """A checkpoint goes in while it is written and comes out whole or not at all; and what goes on from one."""
 
 import contextlib
-import math
 import shutil
 from pathlib import Path
 
@@ -77,17 +76,16 @@ def save_whole(trainer, write) -> None:
             trainer.staging = None
 
 
-def finished_state(checkpoint: str | None, args, train_batches) -> TrainerState | None:
+def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     """The state of a run that has made all its steps; the Trainer itself would make one more.
 
     Args:
+        trainer: a `ClipScratchTrainer`, which may be to make more steps than that run was.
         checkpoint: folder that the run is to go on from.
-        args: the Trainer's; they may want more steps than that run made.
-        train_batches: function without arguments that gives an epoch's.
     """
     if checkpoint is None:
         return None
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(train_batches()))
+    *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     return state if state.global_step >= steps else None
 

@@ -181,10 +181,11 @@ def _pairs(rows, captions, model, processor, augment, data, args):
     if in_memory is None:
         in_memory = len(rows) * height * width * 3 < _IN_MEMORY
     pixels, kept, progress = None, np.arange(len(rows)), not args.disable_tqdm
-    if in_memory and not cache_pictures:
+    skips = data.on_bad_image == "skip"
+    if in_memory and (skips or not cache_pictures):  # else pictures whose states are there are never opened
         pixels, kept = preprocess.read_all(rows, on_bad_image=data.on_bad_image, progress=progress)
-    elif data.on_bad_image == "skip" and (cache_pictures or rows.split != "train"):
-        kept = preprocess.readable(rows, progress=progress)  # while it trains, another picture takes a place
+    elif skips and (cache_pictures or rows.split != "train"):  # while it trains, another picture takes a place
+        kept = preprocess.readable(rows, progress=progress)
     if len(kept) < len(rows):
         logger.warning(
             "%s: %d of %d pictures cannot be read and are left out.", rows.split, len(rows) - len(kept), len(rows)
@@ -195,7 +196,7 @@ def _pairs(rows, captions, model, processor, augment, data, args):
         return PairDataset(rows, captions, seed=args.seed, **read, **texts)
     states = image_states(
         model,
-        lambda chosen: preprocess.read_all(rows.select(chosen))[0],
+        lambda chosen: preprocess.read_all(rows.select(chosen))[0] if pixels is None else pixels[chosen],
         [rows.fingerprint, processor.image_processor.to_json_string()],
         rows.keys,
         augment,

@@ -167,7 +167,7 @@ class ClipScratchTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """The Trainer's; with `ema_decay` the model ends with the averaged weights."""
-        state = finished_state(resume_from_checkpoint, self.args, self.get_train_dataloader)
+        state = finished_state(self, resume_from_checkpoint)
         if state is not None:
             self.state = state
             weights = final_weights(resume_from_checkpoint, self.args, state)
