@@ -36,7 +36,8 @@ def class_folder_readers(
 
     Classes are numbered by train's sub-folders, in order of their names; `class_names` renames them in that order.
     """
-    classes = {split: _class_folders(split_folder) for split, split_folder in _split_folders(folder).items()}
+    splits = _split_folders(folder)
+    classes = {split: _class_folders(split_folder) for split, split_folder in splits.items()}
     every = class_order(classes.get("train", []), [found for folders in classes.values() for found in folders])
     if class_names and len(class_names) != len(every):
         raise ValueError(
@@ -53,7 +54,7 @@ def class_folder_readers(
             class_names=list(class_names or map(readable_class, every)),
             templates=list(templates or DEFAULT_TEMPLATES),
         )
-        for split, split_folder in _split_folders(folder).items()
+        for split, split_folder in splits.items()
         if classes[split]
     }
 
@@ -66,7 +67,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _holds_rows(folder: Path) -> bool:
-    return any((folder / file).exists() for file in _METADATA) or bool(_class_folders(folder))
+    return any((folder / file).exists() for file in _METADATA) or any(map(_has_pictures, _sub_folders(folder)))
 
 
 def _is_split_folder(path: Path) -> bool:
@@ -74,7 +75,11 @@ def _is_split_folder(path: Path) -> bool:
 
 
 def _class_folders(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_dir() and not _is_junk(path.name) and _has_pictures(path)]
+    return [path.name for path in _sub_folders(folder) if _has_pictures(path)]
+
+
+def _sub_folders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir() and not _is_junk(path.name)]
 
 
 def _is_junk(folder_name: str) -> bool:
