@@ -167,8 +167,7 @@ def compare(regime: ways.Regime, options) -> None:
     precision = choose_precision("auto", use_cpu=no_accelerator())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     work = operations(regime) / regime.batch
-    contestants = {**WAYS, OURS: partial(ways.clipscratch, **options.fields)}
-    contestants = {way: contestants[way] for way in options.ways}
+    contestants = {way: partial(WAYS[way], **(options.fields if way == OURS else {})) for way in options.ways}
     rounds = []
     for _ in range(options.rounds):
         peak = matmul_peak(dtype)

@@ -12,7 +12,7 @@ _OWN = "DejaVu Sans"
 
 
 def choose_fonts(figure) -> None:
-    """Changes the figure's texts in place. Characters that no installed font has are named in the log, once each."""
+    """Changes the figure's texts in place. Characters that no installed font has are named in the log."""
     for text in figure.findobj(Text):
         missing = frozenset(_codes(text.get_text()) - _characters(findfont(_OWN)))
         if missing:
@@ -27,7 +27,7 @@ def _families(missing):
     left = missing - _characters(best.fname)
     if left:
         logger.warning(
-            "no installed font has %s, which pictures show as boxes; install one, for example Noto Sans CJK.",
+            "no installed font has %s, which pictures show as boxes; install one, for example one of the Noto fonts.",
             ", ".join(map(chr, sorted(left)[:5])),
         )
     return [best.name] if len(left) < len(missing) else []
