@@ -5,14 +5,18 @@ python -m benchmarks.speedrun configuration/cifar10.yaml benchmarks/seed_style.y
 
 The track: towers from scratch on the picture side, CIFAR-10's training split without 5,000 pictures for validation,
 accuracy through the 18 prompts. On the way the validation split is measured `--looks` times; the test split is read
-once, when a run has ended. A recipe enters with its own number of pictures, or with `--pictures`. Pictures, operations
-(of the matrix products, as torch counts a step's) and seconds (training only: what is spent on measuring is taken off)
-are those at the first look that is at or above a mark; means over the seeds that reached it, and how many did.
+once, when a run has ended. A recipe enters with its own number of pictures, or with `--pictures`; the speedrun.json of
+another process enters as it is, so seeds can be trained side by side and told together. Pictures, operations (of the
+matrix products, as torch counts a step's) and seconds (training only: what is spent on measuring is taken off) are
+those at the first look that is at or above a mark; means over the seeds that reached it, and how many did.
 """
 
+import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -20,11 +24,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.evaluation.pictures.style import COLOURS, DASHES, MARKERS, new_figure, save_figure
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
-from .reporting import machine, parser_of, print_table, save_figures
+from .reporting import machine, parser_of, print_table, save_figures, tidy
 
 MARKS = (0.5, 0.6, 0.7, 0.8, 0.9)
 TRAINING_ROWS = 45_000
@@ -114,23 +119,50 @@ def table(runs: list[dict]) -> list[list[str]]:
     return lines
 
 
+def draw(entries: dict[str, list[dict]], path: Path) -> None:
+    """A line an entry, the mean of its seeds, as far as they were looked at after equally many pictures."""
+    figure = new_figure(7, 3.6)
+    axes = figure.subplots()
+    styles = zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
+    for (name, runs), (colour, dashes, marker) in zip(entries.items(), styles, strict=False):
+        looks = zip(*(run["looks"] for run in runs), strict=False)
+        looks = [look for look in looks if len({part["pictures"] for part in look}) == 1]
+        heights = [100 * mean(part["top1"] for part in look) for look in looks]
+        pictures = [look[0]["pictures"] / 1000 for look in looks]
+        axes.plot(pictures, heights, dashes, marker=marker, markersize=4, color=colour, label=name)
+    tidy(axes, "Zero-shot on validation, towers from scratch", "thousand training pictures", "top-1, %")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    save_figure(figure, path)
+
+
 def main(arguments: list[str]) -> None:
     parser = parser_of("speedrun")
-    parser.add_argument("recipes", nargs="+", help="recipe files that enter")
+    parser.add_argument(
+        "entries", nargs="+", help="recipe files that enter, and speedrun.json files of other processes"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--pictures", type=int, help="training pictures of each run; default: the recipe's own")
     parser.add_argument("--looks", type=int, default=20, help="measurements of the validation split in a run")
     parser.add_argument("--dataset", help="where CIFAR-10 is, if not on the Hub")
     parser.add_argument("--text_tower", help="another text tower than the recipe's")
     options = parser.parse_args(arguments)
-    results = {}
-    for recipe in options.recipes:
-        runs = results[recipe] = [attempt(recipe, seed, options) for seed in options.seeds]
-        save_figures(options.output / "speedrun.json", results)  # after each: a stop loses one recipe at most
+    runs = []
+    for entry in options.entries:
+        told = entry.endswith(".json")
+        runs += json.loads(Path(entry).read_text())["runs"] if told else []
+        for seed in [] if told else options.seeds:
+            runs.append(attempt(entry, seed, options))
+            save_figures(options.output / "speedrun.json", {"runs": runs})  # after each: a stop loses one at most
+    entries = defaultdict(list)
+    for run in runs:
+        entries[f"{Path(run['recipe']).name}, {run['pictures']:,} pictures"].append(run)
+    for name, runs in entries.items():
         top1 = [run["test_top1"] for run in runs]
         spread = f", standard deviation {stdev(top1):.1%}" if len(top1) > 1 else ""
-        print(f"{recipe}: test top-1 {mean(top1):.1%}{spread}, {len(runs)} seeds, {runs[0]['pictures']:,} pictures")
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        print(f"{name}: test top-1 {mean(top1):.1%}{spread}, seeds {seeds}")
         print_table(["validation at", "pictures", "TFLOP", "seconds", "seeds"], table(runs))
+    draw(entries, options.output / "speedrun.png")
     print(f"{machine()}; {torch.get_num_threads()} threads")
 
 
