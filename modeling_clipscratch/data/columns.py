@@ -157,7 +157,7 @@ def read_labels(
         train: opens the train split of the same set, where this is another: classes written as words are numbered by
             train, so that all splits number them alike.
     """
-    feature, values = table.features[column], table[column][:]
+    feature, values = table.features[column], _stripped(table[column][:])
     empty = next((row for row, value in enumerate(values) if value is None or value == ""), None)
     if empty is not None:
         raise ValueError(f"{origin}: row {empty} has no label in column {column!r}; every row of class data needs one.")
@@ -166,7 +166,7 @@ def read_labels(
     if is_text(feature):
         known = list(names) if names else []
         if not names:
-            theirs = set(train()[column][:]) if train else set()
+            theirs = set(_stripped(train()[column][:])) if train else set()
             known = class_order(theirs - {None, ""}, values)
         numbers = {name: number for number, name in enumerate(known)}
         strange = next((value for value in values if value not in numbers), None)
@@ -181,6 +181,10 @@ def read_labels(
             "order (class_names), since captions are made of them."
         )
     return np.array(values, dtype=np.int64), list(names)
+
+
+def _stripped(values):
+    return [value.strip() if isinstance(value, str) else value for value in values]
 
 
 def class_order(train: Iterable[str], others: Iterable[str]) -> list[str]:

@@ -18,15 +18,18 @@ _METADATA = ("metadata.csv", "metadata.jsonl")
 
 def metadata_readers(folder: Path, *, name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
     """One reader for each split folder with a metadata table, or one for the folder's own; none where there is none."""
-    found = {}
-    for split, split_folder in _split_folders(folder).items():
-        table = next((split_folder / file for file in _METADATA if (split_folder / file).exists()), None)
-        if table is not None:
-            found[split] = [table]
-    stray = next((file for file in _METADATA if not found and (folder / file).exists()), None)
-    if stray:
-        raise ValueError(f"{folder / stray}: lies beside split folders; put one into each of them, with its own rows.")
+    splits = _split_folders(folder)
+    tables = {split: _metadata(split_folder) for split, split_folder in splits.items()}
+    found = {split: [table] for split, table in tables.items() if table is not None}
+    parted = [path for path in _sub_folders(folder) if is_split_name(path.name) and _has_pictures(path)]
+    stray = _metadata(folder)
+    if stray and (len(parted) > 1 if splits == {"train": folder} else not found):
+        raise ValueError(f"{stray}: lies beside split folders; put one into each of them, with its own rows.")
     return table_readers(found, name, columns, cache_dir)
+
+
+def _metadata(folder):
+    return next((folder / file for file in _METADATA if (folder / file).exists()), None)
 
 
 def class_folder_readers(
@@ -44,6 +47,8 @@ def class_folder_readers(
             f"{name}: {len(class_names)} class names for {len(every)} sub-folders ({', '.join(every[:5])}, ...); "
             "give one name for each."
         )
+    if not class_names:
+        _check_folder_names(name, every)
     return {
         split: partial(
             _read_class_folders,
@@ -59,6 +64,22 @@ def class_folder_readers(
     }
 
 
+def _check_folder_names(name, folders):
+    read = {}
+    for folder in folders:
+        words = readable_class(folder)
+        if words.encode(errors="ignore").decode() != words:
+            raise ValueError(
+                f"{name}: the sub-folder {folder!a} has a name that is no UTF-8; rename it, or give class_names."
+            )
+        if words in read:
+            raise ValueError(
+                f"{name}: the sub-folders {read[words]!r} and {folder!r} would be classes of one name; rename one, or "
+                "give class_names."
+            )
+        read[words] = folder
+
+
 def _split_folders(folder: Path) -> dict[str, Path]:
     """Sub-folders that are named after splits; where there is none, the folder itself is train."""
     names = [path.name for path in sorted(folder.iterdir()) if _is_split_folder(path)]
@@ -67,7 +88,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
 
 
 def _holds_rows(folder: Path) -> bool:
-    return any((folder / file).exists() for file in _METADATA) or any(map(_has_pictures, _sub_folders(folder)))
+    return _metadata(folder) is not None or any(map(_has_pictures, _sub_folders(folder)))
 
 
 def _is_split_folder(path: Path) -> bool:
@@ -119,5 +140,5 @@ def _read_class_folders(
         class_names=class_names,
         templates=templates,
         origin=str(folder),
-        fingerprint=files_fingerprint(paths),
+        fingerprint=files_fingerprint(paths, str(folder)),
     )

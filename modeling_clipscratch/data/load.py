@@ -2,29 +2,23 @@
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import datasets
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from .columns import Columns
 from .digits import digits_readers
 from .folders import class_folder_readers, metadata_readers
+from .hub_errors import hub_error, hub_switch
 from .rows import Rows
 from .scenes import scenes_readers
 from .splits import Readers, by_split, canonical_split, is_split_name, read_split
 from .tables import file_readers, is_table, rows_from_table, table_files, table_readers
-from .webdataset import METADATA_FILES, tar_split_folders, webdataset_readers
+from .webdataset import METADATA_FILES, loose_shards, tar_split_folders, webdataset_readers
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -46,9 +40,9 @@ def load_rows(
     """Opens one split of a data set, whatever its form: labels and captions now, pictures as they are asked for.
 
     1. `digits` and `scenes` are built in; a local set of such a name is `./digits`.
-    2. A path is a folder of tar shards in CLIP_benchmark's layout (`<split>/0.tar`), a folder of pictures with a
-       `metadata.csv` or `metadata.jsonl`, a folder with tables or one table (parquet, CSV, JSON lines), or a folder of
-       pictures with one sub-folder a class; the last two may be parted into split folders.
+    2. A path is a folder of tar shards (`<split>/0.tar` as CLIP_benchmark has them, or all in one folder), a folder of
+       pictures with a `metadata.csv` or `metadata.jsonl`, a folder with tables or one table (parquet, CSV, JSON lines),
+       or a folder of pictures with one sub-folder a class; the last two may be parted into split folders.
     3. Anything else is a data set of the Hub, as tar shards in that layout or as `datasets.load_dataset` reads it.
 
     Args:
@@ -96,7 +90,12 @@ def _readers(dataset: str, columns: Columns, revision: str | None, cache_dir: st
         return _folder_readers(path, dataset, columns, cache_dir)
     if path.exists():
         if not is_table(path):
-            raise ValueError(f"{dataset}: is a file of no known kind; give a folder, or a .parquet, .csv or .jsonl.")
+            known = (
+                "the folder that holds the shards"
+                if path.suffix == ".tar"
+                else "a folder, or a .parquet, .csv or .jsonl"
+            )
+            raise ValueError(f"{dataset}: is a file of no known kind; give {known}.")
         return file_readers(path, name=dataset, columns=columns, cache_dir=cache_dir)
     if dataset.startswith((".", "~")) or path.is_absolute() or dataset.count(os.sep) > 1 or is_table(path):
         raise ValueError(f"{dataset}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
@@ -121,12 +120,14 @@ def _folder_readers(folder: Path, dataset: str, columns: Columns, cache_dir: str
         return without_columns(webdataset_readers(folder, name=dataset, **words), dataset, columns)
     if readers := metadata_readers(folder, name=dataset, columns=columns, cache_dir=cache_dir):
         return readers
-    if files := table_files(folder):
+    files = table_files(folder)
+    loose = loose_shards(folder, chain(*files.values()))
+    if files and not loose:
         return table_readers(files, dataset, columns, cache_dir)
     if readers := class_folder_readers(folder, name=dataset, **words):
         return without_columns(readers, dataset, columns)
-    if tars:
-        return without_columns(webdataset_readers(folder, name=dataset, **words), dataset, columns)
+    if tars := tars or loose:
+        return without_columns(webdataset_readers(folder, name=dataset, splits=tars, **words), dataset, columns)
     raise ValueError(
         f"{dataset}: holds none of the known forms: tar shards (<split>/0.tar), pictures with a metadata.csv or "
         "metadata.jsonl, tables (.parquet, .csv, .jsonl), or pictures in one sub-folder a class."
@@ -212,38 +213,3 @@ def _hub_table_readers(
 def _open_hub_table(dataset: str, own_split: str, offline: bool, **where) -> datasets.Dataset:
     with hub_switch(dataset, where["revision"], offline):
         return datasets.load_dataset(dataset, split=own_split, **where)
-
-
-@contextmanager
-def hub_switch(dataset: str, revision: str | None, offline: bool) -> Iterator[None]:
-    """Inside, what `datasets` raises about a Hub data set becomes one sentence, and it asks no network if so wanted."""
-    before = datasets.config.HF_HUB_OFFLINE
-    # Known to be out of reach: without this, `datasets` tries for half a minute before it looks into its cache.
-    datasets.config.HF_HUB_OFFLINE = before or offline
-    try:
-        yield
-    except Exception as error:  # from the network, the Hub, the file format or the builder
-        raise hub_error(dataset, revision, error) from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
-
-
-def hub_error(dataset: str, revision: str | None, error: Exception) -> ValueError:
-    """Why a Hub data set cannot be had, and what to do about it, as an error to raise."""
-    reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-    if isinstance(error, GatedRepoError):
-        return ValueError(f"{dataset}: the Hub asks for an agreement first; accept it there, then `hf auth login`.")
-    if isinstance(error, RevisionNotFoundError):
-        return ValueError(f"{dataset}: has no revision {revision!r} on the Hub; give a branch, tag or commit of it.")
-    if isinstance(error, RepositoryNotFoundError | HFValidationError | datasets.exceptions.DatasetNotFoundError):
-        return ValueError(
-            f"{dataset}: there is no such local folder, and the Hub ({constants.ENDPOINT}) has no such data set; check "
-            "the spelling, `hf auth login` for a private one, or give a local folder."
-        )
-    if isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError) or "httpx" in type(error).__module__:
-        return ValueError(
-            f"{dataset}: there is no such local folder, the Hub ({constants.ENDPOINT}) cannot be reached ({reason}) "
-            f"and its cache ({constants.HF_HUB_CACHE}) does not hold it; connect, give a local folder, or set HF_HOME "
-            "to where it is kept."
-        )
-    return ValueError(f"{dataset}: `datasets` cannot read it ({reason}); give a local copy in one of the known forms.")

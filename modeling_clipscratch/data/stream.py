@@ -3,13 +3,15 @@
 import os
 import re
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import datasets
 from huggingface_hub import HfApi, snapshot_download
 
 from .columns import Columns, find_columns, is_text, is_whole_number, readable_class
-from .load import HUB_ID, hub_error, hub_switch, hub_tar_readers, without_columns
+from .hub_errors import hub_error, hub_switch
+from .load import HUB_ID, hub_tar_readers, without_columns
 from .rows import DEFAULT_TEMPLATES
 from .shards import shard_files, shard_names
 from .splits import Readers, by_split, canonical_split, is_split_name
@@ -18,6 +20,7 @@ from .streamed_shards import Shards, parquet_shards, tar_shards
 from .tables import file_readers, rows_from_table, table_files, table_readers
 from .webdataset import (
     METADATA_FILES,
+    loose_shards,
     read_class_names,
     read_templates,
     sample_kind,
@@ -44,6 +47,9 @@ def open_stream(
             files = [str(file) for file in shard_files(folders[_train(folders, dataset)])]
             return _tar_source(dataset, path, files, columns), _without_train(readers)
         tables = table_files(path)
+        if loose := loose_shards(path, chain(*tables.values())):
+            without_columns({}, dataset, columns)
+            return _tar_source(dataset, path, [str(file) for file in shard_files(loose["train"])], columns), {}
         _check_parquet(dataset, [str(file) for files in tables.values() for file in files])
         readers = table_readers(tables, dataset, columns, cache_dir)
         files = [str(file) for file in tables[_train(tables, dataset)]]

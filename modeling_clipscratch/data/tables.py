@@ -4,7 +4,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -77,12 +77,24 @@ def table_readers(files: dict[str, list[Path]], name: str, columns: Columns, cac
     }
 
 
-def files_fingerprint(paths: Sequence[str | Path]) -> str:
-    """Changes when a file is added, removed, renamed, resized or written again."""
-    digest = hashlib.blake2b(digest_size=16)
+def files_fingerprint(paths: Sequence[str | Path], origin: str = "") -> str:
+    """Changes when a file is added, removed, renamed, resized or written again.
+
+    A file that is missing is told of by who reads it. Raises: ValueError if all of `origin`'s are.
+    """
+    digest, missing = hashlib.blake2b(digest_size=16), 0
     for path in paths:
-        status = os.stat(path)
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="surrogateescape"))
+        try:
+            status = os.stat(path)
+            stamp = f"{status.st_size}\0{status.st_mtime_ns}"
+        except OSError:
+            stamp, missing = "missing", missing + 1
+        digest.update(f"{path}\0{stamp}\n".encode(errors="surrogateescape"))
+    if missing and missing == len(paths):
+        raise ValueError(
+            f"{origin}: names the picture {paths[0]}, which is not there, nor is any other; paths are relative to the "
+            "table."
+        )
     return digest.hexdigest()
 
 
@@ -142,21 +154,24 @@ def rows_from_table(
     pictures = table.select_columns([image])
     shared = {"name": name, "split": split, "origin": origin, "encoded": True}
     if not is_text(table.features[image]):
-        keys: Sequence[str] = [f"row-{index:08d}" for index in range(len(table))]
-        shared["read_image"] = partial(_read_cell, pictures, image, keys, f"{name}, {split}", root)
-        first_rows, row_sets = np.arange(len(table)), None
+        one_caption = len(captions) == 1 and is_text(table.features[captions[0]])
+        same = _digests(pictures, image) if one_caption else range(len(table))
+        row_sets = list(_alike(same).values())
+        first_rows = [rows[0] for rows in row_sets]
+        keys: Sequence[str] = [f"row-{row:08d}" for row in first_rows]
+        shared["read_image"] = partial(_read_cell, pictures, image, first_rows, f"{name}, {split}", root)
     else:
-        keys, row_sets = _by_picture(pictures[image][:])
+        by_path = _alike(map(str, pictures[image][:]))
+        keys, row_sets = list(by_path), list(by_path.values())
         paths = [str((root or Path()) / key) for key in keys]
-        fingerprint += "-" + _pictures_fingerprint(paths, origin)
+        fingerprint += "-" + files_fingerprint(paths, origin)
         shared["read_image"] = partial(read_path, paths)
-        first_rows = np.array([rows[0] for rows in row_sets], dtype=np.int64)
+        first_rows = [rows[0] for rows in row_sets]
     shared.update(keys=keys, fingerprint=fingerprint)
     if captions:
         cells = [cell_texts(values) for values in zip(*(table[column][:] for column in captions), strict=True)]
-        grouped = cells if row_sets is None else [sum((cells[r] for r in rows), []) for rows in row_sets]
-        return Rows(kind="caption", captions=grouped, **shared)
-    if row_sets is not None and len(row_sets) < len(table):
+        return Rows(kind="caption", captions=[sum((cells[r] for r in rows), []) for rows in row_sets], **shared)
+    if len(row_sets) < len(table):
         twice = next(key for key, rows in zip(keys, row_sets, strict=True) if len(rows) > 1)
         raise ValueError(f"{origin}: {twice} is in several rows; class data has one row and one label a picture.")
     train = tables.get("train") if split != "train" else None
@@ -166,10 +181,10 @@ def rows_from_table(
 
 
 def _read_cell(
-    pictures, column: str, keys: Sequence[str], where: str, root: Path | None, index: int, decode=decode_image
+    pictures, column: str, rows: Sequence[int], where: str, root: Path | None, index: int, decode=decode_image
 ) -> Image.Image | np.ndarray:
-    cell = pictures[int(index)][column]
-    where = f"{where}: {keys[index]}"
+    cell = pictures[rows[index]][column]
+    where = f"{where}: row-{rows[index]:08d}"
     cell = {"bytes": cell} if isinstance(cell, bytes) else (cell or {})
     if cell.get("bytes"):
         return decode(cell["bytes"], name=where)
@@ -184,21 +199,20 @@ def read_path(paths: Sequence[str], index: int, decode=decode_image) -> Image.Im
     return decode(paths[index], name=paths[index])
 
 
-def _by_picture(paths: Sequence[str]) -> tuple[list[str], list[list[int]]]:
-    """Paths in the order of their first row, and the rows of each: sets with five captions a picture have five."""
-    rows: dict[str, list[int]] = {}
-    for index, path in enumerate(paths):
-        rows.setdefault(str(path), []).append(index)
-    return list(rows), list(rows.values())
+def _alike(values: Iterable[Hashable]) -> dict[Hashable, list[int]]:
+    """The rows of each value, in the order of the first of them: sets with five captions a picture have five."""
+    rows: dict[Hashable, list[int]] = {}
+    for index, value in enumerate(values):
+        rows.setdefault(value, []).append(index)
+    return rows
 
 
-def _pictures_fingerprint(paths: Sequence[str], origin: str) -> str:
-    try:
-        return files_fingerprint(paths)
-    except OSError as error:
-        raise ValueError(
-            f"{origin}: names the picture {error.filename}, which is not there; paths are relative to the table."
-        ) from error
+def _digests(pictures: datasets.Dataset, column: str) -> Iterator[Hashable]:
+    """Of each row's picture as it is stored, which a table with a caption a row repeats; a row without one is alone."""
+    for batch in pictures.iter(batch_size=64):
+        for cell in batch[column]:
+            stored = cell.get("bytes") or (cell.get("path") or "").encode() if isinstance(cell, dict) else cell
+            yield hashlib.blake2b(stored, digest_size=16).digest() if stored else object()
 
 
 def cell_texts(values: tuple) -> list[str]:

@@ -5,8 +5,12 @@ The lists are facts of CLIP's release (github.com/openai/CLIP): `data/prompts.md
 """
 
 import difflib
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 CIFAR = (
     "a photo of a {}.",
@@ -161,6 +165,18 @@ def class_names_from(words: Sequence[str]) -> list[str]:
     return found
 
 
+def published_class_names(path: Path) -> list[str]:
+    """A data set's own list, a name a line in label order. Names that stand for two classes are told and kept.
+
+    Raises: ValueError if the file is missing or empty, or skips a line, which would shift the labels.
+    """
+    found = _lines(path)
+    _check_none_is_empty(found)
+    if twice := _given_twice(found):
+        logger.warning("%s: %s stand for several classes each, which no prompt can tell apart.", path, ", ".join(twice))
+    return found
+
+
 def check_templates(templates: Sequence[str]) -> None:
     """Raises: ValueError if a template has no `{}`."""
     wrong = next((template for template in templates if "{}" not in template), None)
@@ -170,13 +186,19 @@ def check_templates(templates: Sequence[str]) -> None:
 
 def check_class_names(labels: Sequence[str]) -> None:
     """Raises: ValueError if a label is empty or given twice: two classes of one name tie in every picture."""
-    seen = set()
+    _check_none_is_empty(labels)
+    for label in _given_twice(labels):
+        raise ValueError(f"label {label!r} is given twice; name each class once, and no two alike.")
+
+
+def _check_none_is_empty(labels):
     for number, label in enumerate(labels, 1):
         if not label.strip():
             raise ValueError(f"label {number} of {len(labels)} is empty; give each class a name.")
-        if label in seen:
-            raise ValueError(f"label {label!r} is given twice; name each class once, and no two alike.")
-        seen.add(label)
+
+
+def _given_twice(labels):
+    return [label for label, count in Counter(labels).items() if count > 1]
 
 
 def _lines(path):

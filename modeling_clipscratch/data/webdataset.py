@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from .pictures import decode_image, is_picture_name
 from .rows import DEFAULT_TEMPLATES, BadImageError, Rows
 from .shards import is_shard_name, refuse_link, shard_files
 from .splits import Readers, by_split
-from .templates import class_names_from, templates_from
+from .templates import published_class_names, templates_from
 
 # The small files beside the splits, by the names that CLIP_benchmark's writer gives them.
 KIND_FILE, CLASSES_FILE, TEMPLATES_FILE = "dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt"
@@ -41,10 +41,17 @@ def tar_split_folders(folder: Path) -> dict[str, Path]:
     return {split: folder / name for split, name in by_split(found, str(folder)).items()}
 
 
+def loose_shards(folder: Path, tables: Iterable[Path]) -> dict[str, Path]:
+    """`{"train": folder}` where it holds shards itself, and no tables but those that img2dataset puts beside them."""
+    shards = {path.stem for path in folder.glob("*.tar") if is_shard_name(path.name)}
+    return {"train": folder} if shards and shards.issuperset(path.stem for path in tables) else {}
+
+
 def webdataset_readers(
     folder: Path,
     *,
     name: str,
+    splits: dict[str, Path] | None = None,
     origin: str | None = None,
     fingerprint: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -54,12 +61,14 @@ def webdataset_readers(
 
     Args:
         folder: holds `<split>/0.tar`, ... and, for class data, `classnames.txt` and prompt templates.
+        splits: where the shards are, if not in sub-folders named after splits.
         origin: where the rows came from, if not this folder.
         fingerprint: of the content, if the files' sizes and times do not tell it.
     """
     return {
         split: partial(
             _read_tar_split,
+            folder,
             split_folder,
             name=name,
             split=split,
@@ -68,11 +77,12 @@ def webdataset_readers(
             class_names=class_names,
             templates=templates,
         )
-        for split, split_folder in tar_split_folders(folder).items()
+        for split, split_folder in (splits or tar_split_folders(folder)).items()
     }
 
 
 def _read_tar_split(
+    folder: Path,
     split_folder: Path,
     *,
     name: str,
@@ -82,7 +92,6 @@ def _read_tar_split(
     class_names: Sequence[str] | None,
     templates: Sequence[str] | None,
 ) -> Rows:
-    folder = split_folder.parent
     shards = shard_files(split_folder)
     indexed = [_index_shard(shard, *_stamp(shard)) for shard in shards]
     samples = [sample for shard in indexed for sample in shard]
@@ -231,7 +240,7 @@ def read_class_names(folder: Path) -> list[str]:
     path = folder / CLASSES_FILE
     if not path.exists():
         raise ValueError(f"{folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names.")
-    return class_names_from([str(path)])
+    return published_class_names(path)
 
 
 def read_templates(folder: Path) -> Sequence[str]:

@@ -71,6 +71,7 @@ def train(
     splits = [] if stream is not None else ["train"]
     splits += ["validation"] if measures and (stream is None or "validation" in others) else []
     rows = {split: _rows(data, split, others) for split in splits}
+    _check_classes(stream or rows["train"])
     test = _test_rows(data, others)  # now: a missing split is better known before the training than after
     captions = {split: CaptionTable(part) for split, part in rows.items()}
     model, processor = build_model(model_options, captions["train"].texts if stream is None else known_captions(stream))
@@ -206,6 +207,14 @@ def _pairs(rows, captions, model, processor, augment, data, args):
         **cache,
     )
     return PairDataset(rows, captions, seed=args.seed, image_states=states, **texts)
+
+
+def _check_classes(rows):
+    if rows.kind == "class" and len(rows.class_names) < 2:
+        raise ValueError(
+            f"{rows.name} has one class, {rows.class_names[0]!r}, so there is nothing to tell apart; give the folder "
+            "whose sub-folders are the classes, or captions (metadata.csv)."
+        )
 
 
 def _test_rows(data, others):

@@ -1,8 +1,14 @@
 """Folders of pictures go in; classes, their order and metadata tables are checked."""
 
+import os
+from pathlib import Path
+
+import datasets
 import pytest
 
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import BadImageError, load_rows
+from modeling_clipscratch.data.columns import Columns
+from modeling_clipscratch.data.stream import open_stream
 
 
 @pytest.fixture
@@ -101,3 +107,57 @@ def test_tars_that_are_no_split_do_not_hide_the_pictures(write_pictures, write_s
     folder = write_pictures("train/cat/1.png", "train/dog/1.png")
     write_shard(folder / "downloads" / "raw.tar", {"1.png": b""})
     assert load(folder).class_names == ["cat", "dog"]
+
+
+def test_metadata_beside_folders_of_pictures_named_after_splits_is_refused(write_pictures):
+    folder = write_pictures("train/a.png", "test/b.png")
+    (folder / "metadata.csv").write_text("file_name,text\ntrain/a.png,one\ntest/b.png,two\n")
+    with pytest.raises(ValueError, match="metadata.csv: lies beside split folders"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("second", "sentence"),
+    [
+        ("maple tree", "'maple tree' and 'maple_tree' would be classes of one name; rename one"),
+        (os.fsdecode(b"caf\xe9"), r"'caf\\udce9' has a name that is no UTF-8; rename it"),
+    ],
+)
+def test_folders_whose_names_do_not_make_classes_are_named(write_pictures, second, sentence):
+    folder = write_pictures("maple_tree/a.png", f"{second}/b.png")
+    with pytest.raises(ValueError, match=sentence):
+        load(folder)
+    assert load(folder, class_names=["one", "two"]).class_names == ["one", "two"]
+
+
+def test_link_to_a_picture_that_went_away_is_a_bad_picture(write_pictures):
+    folder = write_pictures("red/a.png")
+    (folder / "red" / "b.png").symlink_to(folder / "gone.png")
+    with pytest.raises(BadImageError, match="b.png: there is no such picture"):
+        load(folder).read_image(1)
+
+
+def test_img2dataset_s_folder_is_read(tmp_path, write_shard, encode):
+    folder = tmp_path / "fetched"
+    for shard in range(2):
+        members = {f"{shard}0.jpg": encode("red", "JPEG"), f"{shard}0.txt": b"a rose", f"{shard}0.json": b"{}"}
+        write_shard(folder / f"0000{shard}.tar", members)
+        table = {"url": ["https://x"], "caption": ["a rose"], "key": [f"{shard}0"], "status": ["success"]}
+        datasets.Dataset.from_dict(table).to_parquet(folder / f"0000{shard}.parquet")
+        (folder / f"0000{shard}_stats.json").write_text("{}")
+    rows = load(folder)
+    assert (rows.keys, rows.captions) == (["00", "10"], [["a rose"], ["a rose"]])
+    stream, others = open_stream(str(folder), Columns())
+    assert [Path(file).name for file in stream.shards.files] == ["00000.tar", "00001.tar"]
+    assert (stream.kind, others) == ("caption", {})
+    with pytest.raises(
+        ValueError, match="00000.tar: is a file of no known kind; give the folder that holds the shards"
+    ):
+        load(folder / "00000.tar")
+
+
+def test_tar_beside_a_table_of_another_name_is_not_read(write_pictures, write_shard, tmp_path):
+    folder = write_pictures("a.png")
+    write_shard(folder / "backup.tar", {})
+    (folder / "train.csv").write_text("image,caption\na.png,one\n")
+    assert load(folder, cache_dir=str(tmp_path / "cache")).captions == [["one"]]

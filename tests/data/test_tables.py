@@ -173,7 +173,7 @@ def test_named_columns_settle_it(load, pictures):
 
 def test_picture_that_is_not_there_is_named(load, pictures):
     (pictures / "train.csv").write_text("image,caption\nimages/nowhere.png,one\n")
-    with pytest.raises(ValueError, match="names the picture .*nowhere.png, which is not there; paths are relative"):
+    with pytest.raises(ValueError, match="names the picture .*nowhere.png, which is not there, .* relative"):
         load(pictures)
 
 
@@ -229,3 +229,35 @@ def test_image_column_of_numbers_is_refused(load, pictures):
     (pictures / "train.csv").write_text("id,image,caption\n7,images/a.png,one\n")
     with pytest.raises(ValueError, match="image_column='id' holds .*, neither pictures nor paths"):
         load(pictures, image_column="id")
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_pictures_inside_a_table_that_repeat_are_one_row(tmp_path, load, encode, as_bytes):
+    cells = [encode("red"), encode("blue"), encode("red"), None, None]
+    kind = datasets.Value("binary") if as_bytes else datasets.Image()
+    cells = cells if as_bytes else [cell and {"bytes": cell, "path": f"{row}.png"} for row, cell in enumerate(cells)]
+    columns = {"image": cells, "text": ["a rose", "the sea", "a fire", "lost", "gone"]}
+    features = datasets.Features({"image": kind, "text": datasets.Value("string")})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "train.parquet")
+    rows = load(tmp_path / "train.parquet")
+    assert rows.captions == [["a rose", "a fire"], ["the sea"], ["lost"], ["gone"]]
+    assert rows.keys == ["row-00000000", "row-00000001", "row-00000003", "row-00000004"]
+    assert rows.read_image(1).getpixel((0, 0)) == (0, 0, 255)
+    with pytest.raises(BadImageError, match="row-00000003: has no picture"):
+        rows.read_image(2)
+
+
+def test_one_picture_of_many_that_is_missing_is_told_when_it_is_read(load, pictures):
+    (pictures / "train.csv").write_text("image,caption\nimages/a.png,one\nimages/nowhere.png,two\n")
+    rows = load(pictures)
+    with pytest.raises(BadImageError, match="nowhere.png: there is no such picture"):
+        rows.read_image(1)
+    before = rows.fingerprint
+    (pictures / "images" / "nowhere.png").write_bytes((pictures / "images" / "a.png").read_bytes())
+    assert load(pictures).fingerprint != before
+
+
+def test_blanks_around_a_label_make_no_class(load, pictures):
+    (pictures / "train.csv").write_text("image,label\nimages/a.png,dog\nimages/b.png,dog \nimages/c.png, cat\n")
+    rows = load(pictures)
+    assert (rows.class_names, rows.labels.tolist()) == (["cat", "dog"], [1, 1, 0])

@@ -223,3 +223,10 @@ def test_small_files_of_windows_are_read_and_a_skipped_class_is_refused(tmp_path
     (folder / "zeroshot_classification_templates.txt").write_text("a thing.\n")
     with pytest.raises(ValueError, match="template 'a thing.' has no {}"):
         load_rows(str(folder), "train", validation_fraction=0)
+
+
+def test_published_list_with_two_classes_of_one_name_is_read_with_a_word(tmp_path, write_class_set, caplog):
+    write_class_set(tmp_path)
+    (tmp_path / "classnames.txt").write_text("missile\nmissile\n")
+    assert load_rows(str(tmp_path), "train").class_names == ["missile", "missile"]
+    assert "missile stand for several classes each" in caplog.text

@@ -160,13 +160,26 @@ def test_best_metric_need_not_be_named_and_is_the_highest(run_recipe, tmp_path, 
 
 
 def test_run_of_too_few_rows_for_validation_does_without(run_recipe, tmp_path):
-    (tmp_path / "set" / "cat").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(tmp_path / "set" / "cat" / "1.png")
-    alone = {"dataset": str(tmp_path / "set"), "per_device_train_batch_size": 1, "max_steps": 1, "test_split": "none"}
+    write_classes(tmp_path / "set", "cat", "dog")
+    few = {"dataset": str(tmp_path / "set"), "per_device_train_batch_size": 2, "max_steps": 1, "test_split": "none"}
     with pytest.raises(ValueError, match="too few .* eval_strategy no"):
-        run_recipe(tmp_path, **alone)
+        run_recipe(tmp_path, **few)
     plain = {"validation_fraction": 0.0, "eval_strategy": "no", "save_strategy": "no"}
-    assert run_recipe(tmp_path, **alone, **plain)[1] == {str(tmp_path / "set"): {}}
+    assert run_recipe(tmp_path, **few, **plain)[1] == {str(tmp_path / "set"): {}}
+
+
+def write_classes(folder, *names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / name / "1.png")
+
+
+def test_one_class_alone_is_refused(run_recipe, tmp_path):
+    write_classes(tmp_path / "flowers" / "all", "daisy", "rose")
+    with pytest.raises(
+        ValueError, match="flowers has one class, 'all', so there is nothing to tell apart; give the fo"
+    ):
+        run_recipe(tmp_path, dataset=str(tmp_path / "flowers"))
 
 
 def test_every_word_about_the_data_reaches_the_reader(monkeypatch):
