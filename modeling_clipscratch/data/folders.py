@@ -1,5 +1,6 @@
 """Folders of pictures go in, one sub-folder a class or with a metadata table; rows come out."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,7 +14,10 @@ from .rows import DEFAULT_TEMPLATES, Rows
 from .splits import Readers, by_split, is_split_name
 from .tables import files_fingerprint, read_path, table_readers
 
+logger = logging.getLogger(__name__)
+
 _METADATA = ("metadata.csv", "metadata.jsonl")
+_UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".dng")  # of phones and cameras
 
 
 def metadata_readers(folder: Path, *, name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
@@ -122,12 +126,19 @@ def _read_class_folders(
     folder: Path, *, name: str, split: str, classes: list[str], class_names: list[str], templates: list[str]
 ) -> Rows:
     keys, labels = [], []
+    unread = [f"{parent}/{file}" for parent, files in _walk(folder) for file in files if file.lower().endswith(_UNREAD)]
     for label, class_folder in enumerate(classes):
         for parent, files in _walk(folder / class_folder):
             inside = Path(parent).relative_to(folder).as_posix()
             pictures = [f"{inside}/{file}" for file in files if is_picture_name(file)]
             keys += pictures
             labels += [label] * len(pictures)
+    if unread:
+        logger.warning(
+            "%d pictures are of a kind that is not read (%s, ...) and are left out; convert them to JPEG.",
+            len(unread),
+            unread[0],
+        )
     paths = [str(folder / key) for key in keys]
     return Rows(
         name=name,

@@ -137,6 +137,12 @@ def test_link_to_a_picture_that_went_away_is_a_bad_picture(write_pictures):
         load(folder).read_image(1)
 
 
+def test_pictures_of_phones_that_are_left_out_are_counted(write_pictures, caplog):
+    folder = write_pictures("red/a.png", "red/b.HEIC", "blue/c.heic")
+    assert len(load(folder)) == 1
+    assert "2 pictures are of a kind that is not read" in caplog.text
+
+
 def test_img2dataset_s_folder_is_read(tmp_path, write_shard, encode):
     folder = tmp_path / "fetched"
     for shard in range(2):
