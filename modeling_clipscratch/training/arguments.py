@@ -7,7 +7,6 @@ import torch
 from transformers import TrainingArguments
 
 from ..hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
-from .checks import check_numbers, check_switches
 from .device import ATTENTIONS, PRECISIONS, choose_precision, no_accelerator
 from .global_batch import settle_global_batch
 
@@ -62,9 +61,6 @@ class ModelArguments:
     loss: str = _option("softmax", "Contrastive loss.", choices=LOSSES)
     logit_scale_init_value: float = _option(2.6592, "Natural log of the first inverse temperature.")
 
-    def __post_init__(self):
-        check_numbers(self)
-
 
 @dataclass
 class DataArguments:
@@ -113,9 +109,6 @@ class DataArguments:
     cache_states: bool = _option(True, "Run a frozen tower once over all it will see and keep its states on disk.")
     image_views: int = _option(1, "Augmented views of a picture that a frozen vision tower's cache holds.")
     cache_dir: str | None = _option(None, "Folder of the state cache. Default: clipscratch in the Hugging Face cache.")
-
-    def __post_init__(self):
-        check_numbers(self)
 
 
 @dataclass
@@ -166,8 +159,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
     seed: int = _option(0, "Seed of weights, order, captions and augmentation.")
     output_dir: str | None = _option("runs/clipscratch", "Folder of the run.")
     precision: str = _option("auto", "Arithmetic of the towers; auto asks the device.", choices=PRECISIONS)
-    bf16: bool | None = _option(None, "As precision bf16; false: not that one.")
-    fp16: bool | None = _option(None, "As precision fp16; false: not that one.")
     attention: str = _option("auto", "Attention kernel; auto: eager for bf16 on CPUs, else sdpa.", choices=ATTENTIONS)
     tower_learning_rate: float | None = _option(
         None, "Highest learning rate of the towers' weights, where it is not that of the heads."
@@ -184,13 +175,16 @@ class ClipScratchTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = _option(False, "Begin anew in a folder that holds another run.")
 
     def __post_init__(self):
-        check_numbers(self)
         if no_accelerator():
             # accelerate makes two processes of a CPU launch only where the state is told so before it is made.
             self.use_cpu = True
         if self.use_cpu:
             self.dataloader_pin_memory = False
-        self._settle_precision()
+        if not (self.bf16 or self.fp16):
+            self.precision = choose_precision(self.precision, use_cpu=self.use_cpu)
+            self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
+        else:
+            self.precision = "bf16" if self.bf16 else "fp16"
         if self.eval_strategy == "no" or self.save_strategy == "no":
             self.load_best_model_at_end = False
         wanted, named = self.metric_for_best_model, self.greater_is_better
@@ -200,7 +194,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
         # transformers puts the loss there, which no evaluation here gives; the run chooses by the kind of its data.
         self.metric_for_best_model = wanted
         settle_global_batch(self)
-        check_switches(self)
         if self.save_minutes is not None and self.save_minutes <= 0:
             raise ValueError(f"save_minutes={self.save_minutes} is not above 0; choose 10, or leave it out.")
         for name, usual in (("tower_learning_rate", 1e-5), ("muon_learning_rate", 0.02)):
@@ -211,20 +204,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
             raise ValueError(f"ema_decay={self.ema_decay} is not between 0 and 1; choose 0.999, or leave it out.")
         if wanted is not None and named is None:
             self.greater_is_better = not wanted.endswith(("error", "median_rank", "loss"))
-
-    def _settle_precision(self):
-        flags = {name: getattr(self, name) for name in ("bf16", "fp16") if getattr(self, name) is not None}
-        if self.precision == "auto":
-            asked = next((name for name, wanted in flags.items() if wanted), "auto")
-            self.precision = choose_precision(asked, use_cpu=self.use_cpu)
-            if flags.get(self.precision) is False:
-                self.precision = "fp32"
-        for name, wanted in flags.items():
-            if wanted != (self.precision == name):
-                raise ValueError(
-                    f"precision={self.precision} and {name}={wanted} contradict each other; leave one out."
-                )
-        self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
 
     @property
     def device(self) -> torch.device:

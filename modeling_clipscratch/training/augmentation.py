@@ -34,9 +34,4 @@ def build_augment(data: DataArguments, preprocess: Preprocess, model) -> Augment
                 f"{wanted[0]} changes pictures, but the vision tower is frozen and the cache has each as it is; set "
                 "image_views to 2 or more, or cache_states to false."
             )
-    elif data.image_views > 1:
-        raise ValueError(
-            f"image_views={data.image_views} is of the cache of a frozen vision tower, and no states are cached here: "
-            "every picture is changed anew each time; leave it out."
-        )
     return augment

@@ -225,11 +225,6 @@ def _tokenizer(options, captions):
 
 def _max_length(options, tokenizer, model):
     text = model.config.text_config
-    if not hasattr(text, "max_position_embeddings"):
-        raise ValueError(
-            f"text_tower={options.text_tower} has no table of positions, so how long a caption it reads is not known; "
-            "choose distilbert, bert or roberta."
-        )
     positions = text.max_position_embeddings - _first_position(text.model_type, text.pad_token_id)
     reads = min(tokenizer.model_max_length, positions)
     if options.max_length is not None and options.max_length > reads:

@@ -82,28 +82,18 @@ def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     Args:
         trainer: a `ClipScratchTrainer`, which may be to make more steps than that run was.
         checkpoint: folder that the run is to go on from.
-    Raises: ValueError if steps are left and the checkpoint holds nothing but weights.
     """
     if checkpoint is None:
         return None
     *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    if state.global_step >= steps:
-        return state
-    if not (Path(checkpoint) / "scheduler.pt").is_file():
-        raise ValueError(
-            f"{checkpoint} was saved with save_only_model: optimizer and schedule would begin anew; take a checkpoint "
-            "that has them, or begin anew with --overwrite_output_dir true."
-        )
-    return None
+    return state if state.global_step >= steps else None
 
 
 def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch.Tensor]:
     """State dict that a finished run ends with: of the last or the best checkpoint, averaged or not."""
     best = state.best_model_checkpoint if args.load_best_model_at_end else None
     folder = Path(best or checkpoint)
-    if not folder.is_dir():  # the run's folder was moved
-        folder = Path(checkpoint).parent / folder.name
     averaged = {} if args.ema_decay is None else read_average(folder)
     return load_file(folder / "model.safetensors") | averaged
 

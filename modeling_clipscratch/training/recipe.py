@@ -98,11 +98,12 @@ def _check_type(path, name, value, field):
         return
     if any(_fits(value, kind) for kind in kinds) and not _odd_entries(value, hint):
         return
-    wanted = " or ".join(sorted("list of str" if kind is list else kind.__name__ for kind in kinds))
+    wanted = " or ".join(sorted(kind.__name__ for kind in kinds)) + (" of str" if isinstance(value, list) else "")
     remedy = f"give {wanted}."
     if isinstance(value, bool) and str in kinds:
-        said, word = ("yes, on", "true") if value else ("no, off", "no")
-        remedy = f"YAML reads {said} as {value}; write {word!r} in quotes."
+        remedy = (
+            f"YAML reads {'yes, on' if value else 'no, off'} as {value}; write {'yes' if value else 'no'!r} in quotes."
+        )
     if isinstance(value, str) and kinds & {float, int}:
         with contextlib.suppress(ValueError, OverflowError):  # of what is no number, or not finite
             number = _yaml_float(float(value)) if float in kinds else str(int(float(value)))

@@ -27,9 +27,6 @@ def open_train_stream(data, args) -> tuple[StreamSource, Readers]:
         )
     if data.keep_in_memory:
         raise ValueError("streaming and keep_in_memory exclude each other; leave one out.")
-    for name in ("dataloader_multiprocessing_context", "dataloader_persistent_workers"):
-        if getattr(args, name):
-            raise ValueError(f"streaming: {name}={getattr(args, name)} has no effect on a stream; leave it out.")
     if data.stream_shuffle_rows < 1:
         raise ValueError(
             f"stream_shuffle_rows={data.stream_shuffle_rows} is less than 1; choose 2048, or 1 for no shuffle."

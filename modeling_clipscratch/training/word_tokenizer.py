@@ -10,12 +10,11 @@ def word_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
     >>> word_tokenizer(["A red circle."])("a blue circle")["input_ids"]  # 1 stands for words never seen
     [2, 4, 1, 5]
     """
-    split, lower = pre_tokenizers.BertPreTokenizer(), normalizers.Lowercase()  # Python's own has another final sigma
-    lines = map(lower.normalize_str, captions)
-    words = dict.fromkeys(word for line in lines for word, _ in split.pre_tokenize_str(line))
+    split = pre_tokenizers.BertPreTokenizer()
+    words = dict.fromkeys(word for text in captions for word, _ in split.pre_tokenize_str(text.lower()))
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = lower
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = split
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
     return PreTrainedTokenizerFast(

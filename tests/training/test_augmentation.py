@@ -40,10 +40,3 @@ def test_changes_that_a_cache_of_one_view_would_not_have_are_refused(make_model,
         build_augment(DataArguments(**said), preprocess, frozen)
     for way in ({"image_views": 2}, {"cache_states": False}):
         assert getattr(build_augment(DataArguments(**said, **way), preprocess, frozen), name) == said[name]
-
-
-@pytest.mark.parametrize("change", [{"freeze_vision": False}, {"freeze_vision": True, "cache_states": False}])
-def test_views_without_a_cache_are_refused(make_model, word_processor, change):
-    data = DataArguments(image_views=3, cache_states=change.pop("cache_states", True))
-    with pytest.raises(ValueError, match="image_views=3 is of the cache of a frozen vision tower"):
-        build_augment(data, Preprocess(word_processor.image_processor), make_model(**change))

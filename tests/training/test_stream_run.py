@@ -144,7 +144,6 @@ def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
     ({"eval_strategy": "steps"}, "has no validation split, .* --eval_strategy no goes without"),
     ({"max_steps": -1}, "num_train_epochs has no use; set max_steps"),
     ({"keep_in_memory": True}, "streaming and keep_in_memory exclude each other"),
-    ({"dataloader_persistent_workers": True}, "dataloader_persistent_workers=True has no effect on a stream"),
     ({"stream_shuffle_rows": 0}, "stream_shuffle_rows=0 is less than 1"),
     ({"test_split": "testing2"}, "has no split 'testing2'; it has: test"),
     ({"dataset": "digits"}, "digits: is of a form that is not streamed"),

@@ -1,7 +1,6 @@
 """The Trainer's usual switches go in; what each must change, and what it must leave as it is, is checked."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -189,29 +188,3 @@ def test_processes_that_found_different_checkpoints_stop(monkeypatch):
     monkeypatch.setattr(checkpoints, "all_rows", lambda rows: torch.tensor([4, -1]))
     with pytest.raises(ValueError, match="different checkpoints .steps -1, 4; -1 is none."):
         checkpoints.check_agreement(None, "cpu")
-
-
-def test_checkpoint_of_weights_alone_ends_a_run_but_does_not_go_on(run_recipe, tmp_path):
-    steps = {**SHORT, "save_strategy": "steps", "save_steps": 2, "save_only_model": True, "save_total_limit": 5}
-    run, _ = run_recipe(tmp_path, **steps)
-    whole = weights(run)
-    (run / "config.json").unlink()
-    run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
-    assert all(torch.equal(weights(run)[name], tensor) for name, tensor in whole.items())
-    shutil.rmtree(run / f"checkpoint-{SHORT['max_steps']}")
-    with pytest.raises(ValueError, match="was saved with save_only_model: optimizer and schedule would begin anew"):
-        run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
-
-
-def test_finished_run_that_was_moved_ends_with_its_best_weights(run_recipe, tmp_path):
-    steps = {**SHORT, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-    steps |= {"save_total_limit": 5, "learning_rate": 1.0, "metric_for_best_model": "top5"}
-    run, _ = run_recipe(tmp_path / "a", **steps)
-    best = json.loads((run / "trainer_state.json").read_text())["best_global_step"]
-    assert best < SHORT["max_steps"], "else it is the last one's"
-    whole = weights(run)
-    (run / "config.json").unlink()
-    (tmp_path / "b").mkdir()
-    run.rename(tmp_path / "b" / "run")
-    run, _ = run_recipe(tmp_path / "b", **steps, resume_from_checkpoint="auto")
-    assert all(torch.equal(weights(run)[name], tensor) for name, tensor in whole.items())
