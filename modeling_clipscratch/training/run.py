@@ -209,7 +209,7 @@ def _pairs(rows, captions, model, processor, augment, data, args):
 
 
 def _test_rows(data, others):
-    if data.test_split in (None, "none"):
+    if data.test_split in (None, "none", "no"):
         return None
     try:
         return _rows(data, data.test_split, others)
