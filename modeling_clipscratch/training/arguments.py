@@ -7,7 +7,8 @@ import torch
 from transformers import TrainingArguments
 
 from ..hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
-from .device import ATTENTIONS, PRECISIONS, choose_precision, no_accelerator
+from .checks import check_numbers, check_switches
+from .device import ATTENTIONS, PRECISIONS, no_accelerator, settle_precision
 from .global_batch import settle_global_batch
 
 
@@ -61,6 +62,9 @@ class ModelArguments:
     loss: str = _option("softmax", "Contrastive loss.", choices=LOSSES)
     logit_scale_init_value: float = _option(2.6592, "Natural log of the first inverse temperature.")
 
+    def __post_init__(self):
+        check_numbers(self)
+
 
 @dataclass
 class DataArguments:
@@ -110,6 +114,9 @@ class DataArguments:
     image_views: int = _option(1, "Augmented views of a picture that a frozen vision tower's cache holds.")
     cache_dir: str | None = _option(None, "Folder of the state cache. Default: clipscratch in the Hugging Face cache.")
 
+    def __post_init__(self):
+        check_numbers(self)
+
 
 @dataclass
 class ClipScratchTrainingArguments(TrainingArguments):
@@ -118,7 +125,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
     Other defaults than transformers': a global batch of 256, of 256 for evaluation too, the last incomplete one left
     out, learning rate 1e-3, weight decay 0.1, beta2 0.98, a cosine schedule after a warm-up of 5 %, a log line each 10
     steps, an evaluation and a checkpoint each epoch, two kept and the best one loaded, no reporting service, seed 0;
-    losses logged as they are, and batches copied to a GPU while it works.
+    losses logged as they are, batches copied to a GPU while it works; `bf16` and `fp16` follow from `precision`, and
+    one that is false excludes that choice.
     New: `global_batch_size`, `encode_chunk_size`, `memory_budget_gb`, `precision`, `attention`, `tower_learning_rate`,
     `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `overwrite_output_dir`.
 
@@ -154,11 +162,13 @@ class ClipScratchTrainingArguments(TrainingArguments):
     dataloader_drop_last: bool = _option(True, "Leave a last, smaller batch out: its loss would be another one.")
     logging_nan_inf_filter: bool = _option(False, "Not log what is no number; each step then waits for the device.")
     remove_unused_columns: bool = _option(False, "Not used: batches are made whole.")
-    report_to: str | None = _option("none", "tensorboard, trackio, wandb, ...")
+    report_to: list[str] | str | None = _option("none", "tensorboard, trackio, wandb, ..., or several.", nargs="+")
     disable_tqdm: bool | None = _option(False, "No progress bars.")
     seed: int = _option(0, "Seed of weights, order, captions and augmentation.")
     output_dir: str | None = _option("runs/clipscratch", "Folder of the run.")
     precision: str = _option("auto", "Arithmetic of the towers; auto asks the device.", choices=PRECISIONS)
+    bf16: bool | None = _option(None, "The same as precision bf16; false: any but that.", nargs="?", const=True)
+    fp16: bool | None = _option(None, "The same as precision fp16; false: any but that.", nargs="?", const=True)
     attention: str = _option("auto", "Attention kernel; auto: eager for bf16 on CPUs, else sdpa.", choices=ATTENTIONS)
     tower_learning_rate: float | None = _option(
         None, "Highest learning rate of the towers' weights, where it is not that of the heads."
@@ -175,16 +185,13 @@ class ClipScratchTrainingArguments(TrainingArguments):
     overwrite_output_dir: bool = _option(False, "Begin anew in a folder that holds another run.")
 
     def __post_init__(self):
+        check_numbers(self)
         if no_accelerator():
             # accelerate makes two processes of a CPU launch only where the state is told so before it is made.
             self.use_cpu = True
         if self.use_cpu:
             self.dataloader_pin_memory = False
-        if not (self.bf16 or self.fp16):
-            self.precision = choose_precision(self.precision, use_cpu=self.use_cpu)
-            self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
-        else:
-            self.precision = "bf16" if self.bf16 else "fp16"
+        settle_precision(self)
         if self.eval_strategy == "no" or self.save_strategy == "no":
             self.load_best_model_at_end = False
         wanted, named = self.metric_for_best_model, self.greater_is_better
@@ -193,6 +200,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
         super().__post_init__()
         # transformers puts the loss there, which no evaluation here gives; the run chooses by the kind of its data.
         self.metric_for_best_model = wanted
+        check_switches(self)
         settle_global_batch(self)
         if self.save_minutes is not None and self.save_minutes <= 0:
             raise ValueError(f"save_minutes={self.save_minutes} is not above 0; choose 10, or leave it out.")

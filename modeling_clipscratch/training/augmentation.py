@@ -15,7 +15,8 @@ def build_augment(data: DataArguments, preprocess: Preprocess, model) -> Augment
         data: the recipe's data part.
         preprocess: of the vision tower, whose mean and deviation normalise.
         model: unwrapped.
-    Raises: ValueError if pictures are to be changed or mixed of which the cache has no more than they are.
+    Raises: ValueError if pictures are to be changed or mixed of which the cache has no more than they are, or several
+        views wanted where no cache holds them.
     """
     names = ("random_shift", "random_crop_min_area", "horizontal_flip", "trivial_augment", "random_erasing")
     changes = {name: getattr(data, name) for name in names}
@@ -34,4 +35,9 @@ def build_augment(data: DataArguments, preprocess: Preprocess, model) -> Augment
                 f"{wanted[0]} changes pictures, but the vision tower is frozen and the cache has each as it is; set "
                 "image_views to 2 or more, or cache_states to false."
             )
+    elif data.image_views > 1:
+        raise ValueError(
+            f"image_views={data.image_views} are views that the cache of a frozen vision tower holds, and this run has "
+            "none: each picture is changed anew whenever it comes; leave it out."
+        )
     return augment

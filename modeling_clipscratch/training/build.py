@@ -225,6 +225,11 @@ def _tokenizer(options, captions):
 
 def _max_length(options, tokenizer, model):
     text = model.config.text_config
+    if not hasattr(text, "max_position_embeddings"):
+        raise ValueError(
+            f"text_tower={options.text_tower}: a tower of type {text.model_type} does not say how many tokens it reads "
+            "(max_position_embeddings); choose distilbert or bert, or a folder or Hub id of such a type."
+        )
     positions = text.max_position_embeddings - _first_position(text.model_type, text.pad_token_id)
     reads = min(tokenizer.model_max_length, positions)
     if options.max_length is not None and options.max_length > reads:

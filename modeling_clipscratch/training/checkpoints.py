@@ -1,17 +1,20 @@
 """A checkpoint goes in while it is written and comes out whole or not at all; and what goes on from one."""
 
 import contextlib
+import logging
 import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from .average import read_average
 from .gather import all_rows
 from .run_folder import publish_folder, saying_what_failed
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -82,12 +85,45 @@ def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     Args:
         trainer: a `ClipScratchTrainer`, which may be to make more steps than that run was.
         checkpoint: folder that the run is to go on from.
+    Raises: ValueError if there are steps to make and the checkpoint holds nothing but weights.
     """
     if checkpoint is None:
         return None
     *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
-    return state if state.global_step >= steps else None
+    state.best_model_checkpoint = _best(checkpoint, trainer.args, state)
+    if state.global_step >= steps:
+        return state
+    if not (Path(checkpoint) / "scheduler.pt").is_file():
+        raise ValueError(
+            f"resume_from_checkpoint: {checkpoint} holds weights only (save_only_model), and optimizer and learning "
+            "rate would begin anew; begin a new run without save_only_model."
+        )
+    trainer.add_callback(_KnowsBest(state.best_model_checkpoint))
+    return None
+
+
+def _best(checkpoint, args, state):
+    """Path of the best checkpoint, also in a run folder that was moved; `None` where it is gone."""
+    best = state.best_model_checkpoint
+    if best is None or Path(best).is_dir():
+        return best
+    beside = Path(checkpoint).parent / Path(best).name
+    if beside.is_dir():
+        return str(beside)
+    if args.load_best_model_at_end:
+        logger.warning("the best checkpoint, %s, is gone: the last weights, or better ones to come, are taken.", best)
+    return None
+
+
+class _KnowsBest(TrainerCallback):
+    """The Trainer forgets a best checkpoint that is not where it was."""
+
+    def __init__(self, best):
+        self.best = best
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        state.best_model_checkpoint = self.best
 
 
 def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch.Tensor]:

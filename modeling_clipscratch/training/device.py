@@ -23,6 +23,23 @@ def choose_precision(wanted: str, *, use_cpu: bool) -> str:
     return _precision(use_cpu)[0] if wanted == "auto" else wanted
 
 
+def settle_precision(args) -> None:
+    """Makes `precision`, `bf16` and `fp16` one; a flag that is `None` says nothing.
+
+    Args: args: `ClipScratchTrainingArguments`, whose `use_cpu` is settled.
+    Raises: ValueError for a flag that contradicts the others.
+    """
+    flags = {"bf16": args.bf16, "fp16": args.fp16}
+    if args.precision == "auto":
+        chosen = choose_precision("auto", use_cpu=args.use_cpu)
+        refused = "fp32" if flags.get(chosen) is False else chosen
+        args.precision = next((name for name, flag in flags.items() if flag), refused)
+    for name, flag in flags.items():
+        if flag is not None and flag != (name == args.precision):
+            raise ValueError(f"{name}={flag} contradicts precision={args.precision}; leave one out.")
+        setattr(args, name, name == args.precision)
+
+
 def choose_attention(wanted: str, *, precision: str, use_cpu: bool) -> str:
     """`auto`, `eager` or `sdpa` -> the one to use. On CPUs in bf16 eager was 1.7 times as fast as sdpa."""
     if wanted != "auto":

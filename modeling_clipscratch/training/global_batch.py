@@ -33,6 +33,11 @@ def settle_global_batch(args) -> None:
     batch = args.global_batch_size
     if batch is None:
         batch = DEFAULT_BATCH if at_once is None else at_once * accumulated * processes
+    if processes == 1 and batch < 2:
+        raise ValueError(
+            f"global_batch_size={batch} leaves a contrastive loss nothing to compare; choose 2 or more (left out, it "
+            "is per_device_train_batch_size x gradient_accumulation_steps x processes)."
+        )
     if batch < processes or batch % processes:
         fits = max(batch // processes, 1) * processes
         raise ValueError(
@@ -83,6 +88,10 @@ def _refuse_other_losses(args):
         "dataloader_drop_last": (
             not args.dataloader_drop_last,
             "=False ends each epoch with a smaller batch, whose loss is another one; leave it out",
+        ),
+        "remove_unused_columns": (
+            args.remove_unused_columns,
+            "has no columns to remove: batches are made whole; leave it out",
         ),
         "split_batches": (args.accelerator_config.split_batches, "divides the batch again; leave it out"),
     }

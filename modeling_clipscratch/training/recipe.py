@@ -14,6 +14,8 @@ from transformers import HfArgumentParser
 from .arguments import RECIPE_GROUPS, ClipScratchTrainingArguments, DataArguments, ModelArguments, recipe_fields
 
 _NUMBER_OR_WORD = {"encode_chunk_size"}  # texts for the command line, whose parser knows one type a field
+# What YAML's yes or no is meant to be, where it is not that word.
+_WORDS = {("resume_from_checkpoint", True): "true", ("report_to", False): "none"}
 
 
 class _Parser(HfArgumentParser):
@@ -98,12 +100,11 @@ def _check_type(path, name, value, field):
         return
     if any(_fits(value, kind) for kind in kinds) and not _odd_entries(value, hint):
         return
-    wanted = " or ".join(sorted(kind.__name__ for kind in kinds)) + (" of str" if isinstance(value, list) else "")
+    wanted = " or ".join(sorted("list of str" if kind is list else kind.__name__ for kind in kinds))
     remedy = f"give {wanted}."
     if isinstance(value, bool) and str in kinds:
-        remedy = (
-            f"YAML reads {'yes, on' if value else 'no, off'} as {value}; write {'yes' if value else 'no'!r} in quotes."
-        )
+        word = _WORDS.get((name, value), "yes" if value else "no")
+        remedy = f"YAML reads {'true, yes, on' if value else 'false, no, off'} as {value}; write {word!r} in quotes."
     if isinstance(value, str) and kinds & {float, int}:
         with contextlib.suppress(ValueError, OverflowError):  # of what is no number, or not finite
             number = _yaml_float(float(value)) if float in kinds else str(int(float(value)))

@@ -218,7 +218,7 @@ def _check_classes(rows):
 
 
 def _test_rows(data, others):
-    if data.test_split in (None, "none"):
+    if data.test_split in (None, "none", "no"):
         return None
     try:
         return _rows(data, data.test_split, others)

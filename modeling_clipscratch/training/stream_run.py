@@ -27,9 +27,9 @@ def open_train_stream(data, args) -> tuple[StreamSource, Readers]:
         )
     if data.keep_in_memory:
         raise ValueError("streaming and keep_in_memory exclude each other; leave one out.")
-    if data.stream_shuffle_rows < 1:
+    if args.dataloader_persistent_workers:
         raise ValueError(
-            f"stream_shuffle_rows={data.stream_shuffle_rows} is less than 1; choose 2048, or 1 for no shuffle."
+            "dataloader_persistent_workers would do nothing: a stream's readers have no epoch to outlive; leave it out."
         )
     columns = Columns(
         image=data.image_column,

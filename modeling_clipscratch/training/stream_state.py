@@ -40,6 +40,7 @@ class StreamStates:
             batch_size=None,
             num_workers=args.dataloader_num_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
             pin_memory=args.dataloader_pin_memory,
         )
 

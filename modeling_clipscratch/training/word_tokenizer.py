@@ -10,11 +10,12 @@ def word_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
     >>> word_tokenizer(["A red circle."])("a blue circle")["input_ids"]  # 1 stands for words never seen
     [2, 4, 1, 5]
     """
-    split = pre_tokenizers.BertPreTokenizer()
-    words = dict.fromkeys(word for text in captions for word, _ in split.pre_tokenize_str(text.lower()))
+    lower, split = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
+    lowered = map(lower.normalize_str, captions)  # Python's own lower() has another letter at the end of Greek words
+    words = dict.fromkeys(word for text in lowered for word, _ in split.pre_tokenize_str(text))
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", *sorted(words)])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = lower
     tokenizer.pre_tokenizer = split
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
     return PreTrainedTokenizerFast(

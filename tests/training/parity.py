@@ -17,6 +17,7 @@ from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.mix import Mixture
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
+from modeling_clipscratch.training.drop import add_drops
 from modeling_clipscratch.training.sharding import open_methods
 from modeling_clipscratch.training.streamed_loss import GlobalLoss
 
@@ -40,7 +41,9 @@ def build(case) -> ClipScratchModel:
         text, vision, projection_dim=6, loss=case["loss"], logit_bias_init_value=-2.0,
         freeze_text=case.get("cached", False), text_pooling="mean",
     )  # fmt: skip
-    model = ClipScratchModel(config).double().train()
+    model = ClipScratchModel(config).train()
+    add_drops(model, patches=0.0, blocks=case.get("drop_path", 0.0), image_size=(8, 8))
+    model.double()
     if case.get("patch_dropout"):
         model.vision_model.embeddings.register_forward_hook(drop_half_of_the_patches)
     return model

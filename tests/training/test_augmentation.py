@@ -40,3 +40,12 @@ def test_changes_that_a_cache_of_one_view_would_not_have_are_refused(make_model,
         build_augment(DataArguments(**said), preprocess, frozen)
     for way in ({"image_views": 2}, {"cache_states": False}):
         assert getattr(build_augment(DataArguments(**said, **way), preprocess, frozen), name) == said[name]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "said"), [(False, {}), (True, {"streaming": True}), (True, {"cache_states": False})]
+)
+def test_views_that_no_cache_would_hold_are_refused(make_model, word_processor, frozen, said):
+    preprocess, model = Preprocess(word_processor.image_processor), make_model(freeze_vision=frozen)
+    with pytest.raises(ValueError, match="^image_views=3 are views that the cache of a frozen vision tower holds"):
+        build_augment(DataArguments(image_views=3, **said), preprocess, model)

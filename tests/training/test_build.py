@@ -71,6 +71,12 @@ def test_words_of_the_captions_are_the_tokens():
     assert tokenizer("A BLUE dragon.")["input_ids"] == [2, 5, 6, 1, 4]
 
 
+@pytest.mark.parametrize("caption", ["ΣΚΥΛΟΣ ΚΑΙ ΓΑΤΟΣ", "İstanbul", "Ein GROẞES Haus"])
+def test_no_word_of_the_captions_is_unknown_in_any_alphabet(caption):
+    tokenizer = word_tokenizer([caption])
+    assert tokenizer.unk_token_id not in tokenizer(caption)["input_ids"]
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -84,6 +90,7 @@ def test_words_of_the_captions_are_the_tokens():
         ({"vision_num_heads": 3}, "vision_hidden_size=16 is not a multiple of vision_num_heads=3; choose 15"),
         ({"text_num_heads": 5}, "text_hidden_size=16 is not a multiple of text_num_heads=5; choose 15"),
         ({"text_pooling": "max"}, "text_pooling='max' is not one of"),
+        ({"text_tower": "t5"}, "text_tower=t5: a tower of type t5 does not say how many tokens it reads"),
         ({"tokenizer": "nobody/no-such-tokenizer"}, "tokenizer 'nobody/no-such-tokenizer' could not be loaded"),
         ({"vision_tower": "nobody/no-such-tower"}, "vision_tower=nobody/no-such-tower: no image processor could be"),
     ],

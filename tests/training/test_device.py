@@ -1,11 +1,14 @@
 """Wishes and machines go in; the arithmetic and the attention kernel chosen for them are checked."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.utils import DistributedType
 
+from modeling_clipscratch.training import device
+from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments
 from modeling_clipscratch.training.device import check_processes, choose_attention, choose_precision
 
 
@@ -26,6 +29,41 @@ def test_cpu_is_asked_what_it_can_do(monkeypatch, able, expected):
 @pytest.mark.parametrize("wanted", ["fp32", "bf16", "fp16"])
 def test_wish_goes_before_the_machine(wanted):
     assert choose_precision(wanted, use_cpu=True) == wanted
+
+
+@pytest.mark.parametrize(
+    ("able", "said", "expected"),
+    [
+        ("bf16", {}, "bf16"),
+        ("bf16", {"bf16": False}, "fp32"),
+        ("bf16", {"fp16": False}, "bf16"),
+        ("fp16", {"fp16": False}, "fp32"),
+        ("fp32", {"bf16": True}, "bf16"),
+        ("fp32", {"bf16": False, "fp16": False}, "fp32"),
+        ("fp32", {"bf16": True, "precision": "bf16"}, "bf16"),
+        ("bf16", {"bf16": False, "precision": "fp32"}, "fp32"),
+    ],
+)
+def test_flags_of_transformers_and_precision_are_one(monkeypatch, able, said, expected):
+    monkeypatch.setattr(device, "_precision", lambda use_cpu: (able, "a test"))
+    args = ClipScratchTrainingArguments(**said)
+    assert (args.precision, args.bf16, args.fp16) == (expected, expected == "bf16", expected == "fp16")
+    again = dataclasses.replace(args, seed=1)
+    assert (again.precision, again.bf16, again.fp16) == (args.precision, args.bf16, args.fp16)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"bf16": True, "precision": "fp32"},
+        {"bf16": False, "precision": "bf16"},
+        {"fp16": True, "precision": "bf16"},
+        {"fp16": True, "bf16": True},
+    ],
+)
+def test_flag_that_contradicts_the_precision_is_refused(said):
+    with pytest.raises(ValueError, match="16=(True|False) contradicts precision=.*; leave one out"):
+        ClipScratchTrainingArguments(**said)
 
 
 def test_attention_is_eager_for_bf16_on_cpus_only_unless_asked():

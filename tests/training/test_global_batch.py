@@ -12,7 +12,7 @@ def args_of(processes=1, **said):
     defaults = {
         "global_batch_size": None, "per_device_train_batch_size": None, "gradient_accumulation_steps": 1,
         "encode_chunk_size": "auto", "world_size": processes, "auto_find_batch_size": False,
-        "label_smoothing_factor": 0.0, "dataloader_drop_last": True,
+        "label_smoothing_factor": 0.0, "dataloader_drop_last": True, "remove_unused_columns": False,
         "accelerator_config": SimpleNamespace(split_batches=False), "memory_budget_gb": None,
         "device": torch.device("cpu"),
     }  # fmt: skip
@@ -60,6 +60,9 @@ def test_batch_is_shared_out_and_accumulation_makes_it_larger(processes, said, b
             {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 2, "encode_chunk_size": 32},
             "encode_chunk_size=32 and per_device_train_batch_size=64 both say",
         ),
+        (1, {"global_batch_size": 1}, "global_batch_size=1 leaves a contrastive loss nothing to compare; choose 2"),
+        (1, {"per_device_train_batch_size": 1}, "global_batch_size=1 leaves a contrastive loss nothing to compare"),
+        (1, {"global_batch_size": 0}, "global_batch_size=0 leaves .* choose 2"),
         (1, {"encode_chunk_size": "many"}, "encode_chunk_size='many' is neither auto nor a number of pairs"),
         (1, {"encode_chunk_size": "0"}, "encode_chunk_size='0' is neither"),
         (1, {"auto_find_batch_size": True}, "auto_find_batch_size makes the batch smaller"),

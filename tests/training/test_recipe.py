@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from modeling_clipscratch.training import checks
 from modeling_clipscratch.training.arguments import recipe_fields
 from modeling_clipscratch.training.recipe import parse_recipe, read_recipe
 
@@ -63,6 +64,22 @@ def test_lists_are_read_from_both(recipe):
     assert data.class_names == ["tom cat", "hound"] and data.templates == ["a {}", "the {}"]
 
 
+def test_reporting_services_may_be_several(recipe, monkeypatch):
+    monkeypatch.setattr(checks, "get_available_reporting_integrations", lambda: ["tensorboard", "wandb"])
+    both = ["tensorboard", "wandb"]
+    assert parse_recipe([recipe("report_to: [tensorboard, wandb]\n")])[2].report_to == both
+    assert parse_recipe(["--report_to", *both])[2].report_to == both
+    assert parse_recipe(["--report_to", "tensorboard"])[2].report_to == ["tensorboard"]
+    assert parse_recipe([recipe("report_to: none\n")])[2].report_to == []
+    assert parse_recipe([recipe("report_to: wandb\n"), "--report_to", "none"])[2].report_to == []
+
+
+@pytest.mark.parametrize(("said", "wanted"), [([], None), (["--bf16"], True), (["--bf16", "false"], False)])
+def test_flag_of_precision_may_be_said_bare_or_not_at_all(said, wanted):
+    settings = parse_recipe(said)[3]
+    assert settings.get("bf16") is wanted
+
+
 def test_whole_numbers_do_for_fractions_and_null_for_what_may_be_left_out(recipe):
     _, data, args, _ = parse_recipe([recipe("learning_rate: 1\nimage_column: null\nnum_train_epochs: 2\n")])
     assert args.learning_rate == 1 and data.image_column is None and args.num_train_epochs == 2
@@ -91,6 +108,12 @@ def test_every_setting_of_a_run_can_be_written_as_yaml_again(recipe):
         ("seed: true\n", "seed: True is of type bool; give int"),
         ("freeze_text: 1\n", "freeze_text: 1 is of type int; give bool"),
         ("templates: a {}\n", "templates: 'a {}' is of type str; give list"),
+        ("dataset: [a, b]\n", r"dataset: \['a', 'b'\] is of type list; give str\."),
+        ("report_to: [1]\n", r"report_to: \[1\] is of type list; give list of str or str\."),
+        ("report_to: no\n", "YAML reads false, no, off as False; write 'none' in quotes"),
+        ("resume_from_checkpoint: true\n", "YAML reads true, yes, on as True; write 'true' in quotes"),
+        ("test_split: no\n", "write 'no' in quotes"),
+        ("bf16: 1\n", "bf16: 1 is of type int; give bool"),
         ("loss: hinge\n", "loss: 'hinge' is not one of softmax, sigmoid, diagonal"),
         ("- dataset\n", "must be a flat list of 'field: value' lines"),
         ("", "must be a flat list of 'field: value' lines"),

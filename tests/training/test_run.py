@@ -161,7 +161,7 @@ def test_best_metric_need_not_be_named_and_is_the_highest(run_recipe, tmp_path, 
 
 def test_run_of_too_few_rows_for_validation_does_without(run_recipe, tmp_path):
     write_classes(tmp_path / "set", "cat", "dog")
-    few = {"dataset": str(tmp_path / "set"), "per_device_train_batch_size": 2, "max_steps": 1, "test_split": "none"}
+    few = {"dataset": str(tmp_path / "set"), "per_device_train_batch_size": 2, "max_steps": 1, "test_split": "no"}
     with pytest.raises(ValueError, match="too few .* eval_strategy no"):
         run_recipe(tmp_path, **few)
     plain = {"validation_fraction": 0.0, "eval_strategy": "no", "save_strategy": "no"}
@@ -273,6 +273,41 @@ def test_run_whose_best_evaluation_had_no_checkpoint_ends_all_the_same(run_recip
     state = json.loads((folder / "trainer_state.json").read_text())
     assert state["best_global_step"] == 1 and state["best_model_checkpoint"] is None
     assert (folder / "model.safetensors").is_file() and (folder / "checkpoint-4").is_dir()
+
+
+def test_checkpoint_of_weights_only_is_not_gone_on_from_but_finishes_a_run(run_recipe, tmp_path):
+    steps = {**LEARNED, "max_steps": 2, "save_only_model": True}
+    run, _ = run_recipe(tmp_path, **steps)
+    bits = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").unlink()
+    run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
+    assert (run / "model.safetensors").read_bytes() == bits
+    sentence = "checkpoint-1 holds weights only .save_only_model., and optimizer and learning rate would begin anew"
+    with pytest.raises(ValueError, match=sentence):
+        run_recipe(tmp_path / "named", **steps, resume_from_checkpoint=str(run / "checkpoint-1"))
+    shutil.rmtree(run / "checkpoint-2")
+    with pytest.raises(ValueError, match=sentence):
+        run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
+
+
+def test_run_whose_folder_was_moved_still_ends_with_its_best_checkpoint(run_recipe, tmp_path, monkeypatch, caplog):
+    def worse_and_worse(trainer, *args, **kwargs):
+        return {"eval_top1": 1 / (1 + trainer.state.global_step)}
+
+    monkeypatch.setattr(ClipScratchTrainer, "evaluate", worse_and_worse)
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    run_recipe(tmp_path / "old", **steps, test_split="none")
+    run = (tmp_path / "old").rename(tmp_path / "new") / "run"
+    (run / "model.safetensors").unlink()
+    run_recipe(tmp_path / "new", **steps, test_split="none", resume_from_checkpoint="auto")
+    assert same(weights(run), weights(run / "checkpoint-2"))
+    longer = {**steps, "max_steps": 6, "test_split": "none", "resume_from_checkpoint": str(run / "checkpoint-4")}
+    assert same(weights(run_recipe(tmp_path / "longer", **longer)[0]), weights(run / "checkpoint-2"))
+    assert not [record for record in caplog.records if "is gone" in record.message]
+    shutil.rmtree(run / "checkpoint-2")
+    run_recipe(tmp_path / "new", **steps, test_split="none", resume_from_checkpoint="auto")
+    assert same(weights(run), weights(run / "checkpoint-4"))
+    assert [record for record in caplog.records if "checkpoint-2, is gone: the last weights" in record.message]
 
 
 def test_straight_run_learns_at_every_step(straight):

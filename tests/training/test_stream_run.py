@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from modeling_clipscratch.training.global_batch import choose_chunk
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.stream_run import streamed_pairs
+from modeling_clipscratch.training.stream_state import StreamStates
 
 # Twenty rows are two and a half batches, so a batch straddles epochs; blocks of six are cut by most batches.
 STREAMED = {
@@ -145,6 +147,7 @@ def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
     ({"max_steps": -1}, "num_train_epochs has no use; set max_steps"),
     ({"keep_in_memory": True}, "streaming and keep_in_memory exclude each other"),
     ({"stream_shuffle_rows": 0}, "stream_shuffle_rows=0 is less than 1"),
+    ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "dataloader_persistent_workers would do"),
     ({"test_split": "testing2"}, "has no split 'testing2'; it has: test"),
     ({"dataset": "digits"}, "digits: is of a form that is not streamed"),
 ])  # fmt: skip
@@ -181,6 +184,19 @@ def test_streamed_pictures_are_read_the_fast_way(captions, word_processor, make_
     _, data, args, _ = parse_recipe(["--global_batch_size", "4"])
     source, _ = open_stream(str(captions), Columns())
     assert not streamed_pairs(source, make_model(), word_processor, data, args).preprocess.exact
+
+
+def test_readers_of_a_stream_are_started_as_asked(captions, word_processor, make_model):
+    args = SimpleNamespace(
+        dataloader_num_workers=1, dataloader_prefetch_factor=2, dataloader_pin_memory=False,
+        dataloader_multiprocessing_context="spawn",
+    )  # fmt: skip
+    _, data, recipe, _ = parse_recipe(["--global_batch_size", "4"])
+    source, _ = open_stream(str(captions), Columns())
+    pairs = streamed_pairs(source, make_model(), word_processor, data, recipe)
+    assert StreamStates(pairs).loader(args).multiprocessing_context.get_start_method() == "spawn"
+    del args.dataloader_multiprocessing_context  # transformers 5.9 has no such field
+    assert StreamStates(pairs).loader(args).multiprocessing_context is None
 
 
 def test_chunks_are_measured_with_the_longest_caption_that_may_come(captions, word_processor, make_model):

@@ -1,0 +1,66 @@
+"""Fields of a recipe go in; one sentence comes out on the first that cannot be, or that nothing here would read."""
+
+import dataclasses
+
+import torch
+from transformers import get_scheduler
+from transformers.integrations.integration_utils import (
+    INTEGRATION_TO_CALLBACK,
+    get_available_reporting_integrations,
+)
+
+_AT_LEAST = {
+    "text_hidden_size": 1, "text_num_layers": 1, "text_num_heads": 1, "vision_hidden_size": 1, "vision_num_layers": 1,
+    "vision_num_heads": 1, "patch_size": 1, "image_size": 1, "max_length": 1, "projection_dim": 1,
+    "stream_shuffle_rows": 1, "image_views": 1, "random_shift": 0, "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1,
+}  # fmt: skip
+# Fields of transformers that nothing here reads: default, and what to do instead.
+_NOT_READ = {
+    "data_seed": (None, "seed gives the order of the rows, too"),
+    "train_sampling_strategy": ("random", "the order of the rows is random, from seed"),
+    "bf16_full_eval": (False, "evaluation is in the precision of the training; set precision"),
+    "fp16_full_eval": (False, "evaluation is in the precision of the training; set precision"),
+    "eval_accumulation_steps": (None, "per_device_eval_batch_size says how much is encoded at once"),
+    "prediction_loss_only": (False, "an evaluation gives metrics of the whole split; eval_strategy no does without"),
+    "include_for_metrics": ([], "metrics are made of embeddings only"),
+}
+_NOT_KNOWN_AS_INSTALLED = {"azure_ml", "flyte"}  # transformers lists them never, or not always
+
+
+def check_numbers(part) -> None:
+    """Raises: ValueError if a number of a recipe's part is less than it can be."""
+    for item in dataclasses.fields(part):
+        least, value = _AT_LEAST.get(item.name), getattr(part, item.name)
+        if least is not None and value is not None and value < least:
+            raise ValueError(f"{item.name}={value} is less than {least}; choose {least} or more.")
+
+
+def check_switches(args) -> None:
+    """Refuses what would do nothing in silence, or end in a traceback once the data are read.
+
+    Args:
+        args: `ClipScratchTrainingArguments`, after transformers' own checks.
+    Raises: ValueError.
+    """
+    for name, (default, instead) in _NOT_READ.items():
+        value = getattr(args, name, default)
+        if value != default:
+            raise ValueError(f"{name}={value} would do nothing: {instead}; leave it out.")
+    if args.save_strategy == "best" and args.eval_strategy == "no":
+        raise ValueError(
+            "save_strategy=best would save nothing, since eval_strategy=no finds no best; set save_strategy to steps."
+        )
+    for name in args.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(f"report_to={name} is not one of none, all, {', '.join(INTEGRATION_TO_CALLBACK)}.")
+        if name not in {*get_available_reporting_integrations(), *_NOT_KNOWN_AS_INSTALLED}:
+            raise ValueError(f"report_to={name}: its package is not installed; pip install {name}, or leave it out.")
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 100, args.lr_scheduler_kwargs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"lr_scheduler_type={args.lr_scheduler_type.value} with lr_scheduler_kwargs={args.lr_scheduler_kwargs}: "
+            f"{error}; mend lr_scheduler_kwargs, which are written like '{{\"num_decay_steps\": 100}}'."
+        ) from error
