@@ -107,7 +107,7 @@ def test_tutorial_s_file_gives_its_features_to_the_bit(tutorial, batch, tmp_path
         assert torch.equal(ours.get_image_features(batch["pixel_values"]).pooler_output, expected)
     assert ours.logit_scale.item() == pytest.approx(-1.5 + math.log(24))
     assert ours.config.freeze_text and ours.config.freeze_vision
-    assert processor(text="a red square", images=Image.new("RGB", (9, 9)))["input_ids"]
+    assert processor(text="a red square", images=Image.new("LA", (9, 9)))["input_ids"]
 
 
 def test_tutorial_s_file_of_another_device_and_older_names_is_read(tutorial, batch, tmp_path):
