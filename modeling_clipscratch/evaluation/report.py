@@ -17,7 +17,7 @@ from .page import render_page
 from .pictures.curves import plot_curves
 from .pictures.sheets import Picture, draw_pictures
 from .save import save_embeddings, save_predictions
-from .tables import markdown_table, sha256, write_metrics, write_whole
+from .tables import ACCOUNT, markdown_table, weights_sha256, write_metrics, write_whole
 
 
 def open_folder(folder: str | Path) -> Path:
@@ -73,6 +73,7 @@ def write_report(
     'report.html'
     """
     folder = open_folder(folder)
+    (folder / ACCOUNT).unlink(missing_ok=True)  # it vouches for figures that are about to be replaced
     metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
     one = len(evaluations) == 1
     places = [folder] if one else [folder / place for place in folder_names(list(evaluations))]
@@ -111,20 +112,19 @@ def _write_model(folder, results, *, with_table):
 
 def _write_account(folder, model, results, command):
     """`evaluation.json`, for whoever publishes the figures; its command names no place on this machine."""
-    weights = Path(model) / "model.safetensors"
     given = shlex.split(command or "")
     words = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
     account = {
         "command": shlex.join(public_name(word) for word in words),
-        "weights_sha256": sha256(weights) if weights.is_file() else None,
+        "weights_sha256": weights_sha256(model),
         "data": {
             name: {"name": public_name(name), "split": found.rows.split, "task": found.task, "rows": len(found.rows)}
             for name, found in results.items()
         },
     }
     text = json.dumps(account, indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / "evaluation.json", lambda path: path.write_text(text, encoding="utf-8"))
-    return folder / "evaluation.json"
+    write_whole(folder / ACCOUNT, lambda path: path.write_text(text, encoding="utf-8"))
+    return folder / ACCOUNT
 
 
 def _write_data_set(folder, result) -> tuple[list[Path], list[Picture]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
 INTERVAL = "_ci95"
+ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights
 
 
 def text_table(metrics: Metrics) -> str:
@@ -131,7 +132,16 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file, by which its content is known again."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Hexadecimal digest of a file, or of several one after the other, by which the content is known again."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def weights_sha256(folder: str | Path) -> str | None:
+    """Digest of a model's weights, of all shards in the order of their names; `None` where there are none."""
+    shards = sorted(Path(folder).glob("*.safetensors"))
+    return sha256(*shards) if shards else None
