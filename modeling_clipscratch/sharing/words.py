@@ -90,8 +90,8 @@ def describe_data(facts: dict) -> dict:
 
 
 def sample(facts: dict) -> dict:
-    """For the snippets: `picture` (code that draws one), `texts`, or `labels` and `template`, and whether the template is
-    `plain`, as `str.format` of transformers' pipeline takes it."""
+    """For the snippets: `picture` (code that draws one), `texts`, or `labels` and `template`, and whether that is
+    `plain` enough for the `str.format` of transformers' pipeline."""
     data = describe_data(facts)
     if data["kind"] == "class" and (data["class_names"] or data["name"] == "digits"):
         template = (data["templates"] or TEMPLATES)[0]

@@ -177,6 +177,15 @@ def test_other_types_and_full_folders_are_refused(word_processor, tmp_path):
         convert(str(tmp_path / "siglip"), tmp_path / "siglip", **TOWERS)
 
 
+@pytest.mark.parametrize("option", ["--text_model", "--vision_model"])
+def test_towers_named_for_another_source_than_a_file_are_refused(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    import run_convert
+
+    with pytest.raises(ValueError, match="are of a file of weights, and owner/clip is none; leave them out"):
+        run_convert.main(["owner/clip", str(tmp_path / "made"), option, "bert-base-uncased"])
+
+
 def test_command_says_what_it_wrote_and_a_mistake_in_one_sentence(tutorial, tmp_path, monkeypatch, capsys):
     weights, _, _, towers = tutorial
     torch.save(weights, tmp_path / "clip.pt")
