@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..data.names import printable
+
 Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
 INTERVAL = "_ci95"
 ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights
@@ -108,8 +110,12 @@ def write_metrics(path: str | Path, metrics: Metrics) -> None:
       }
     }
     """
-    text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text whole or not at all, with `\\ufffd` for what UTF-8 has not: names of files may be of any bytes."""
+    write_whole(path, lambda temporary: temporary.write_text(printable(text), encoding="utf-8"))
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
