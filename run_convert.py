@@ -5,9 +5,12 @@ python run_convert.py clip.pt runs/tutorial
 """
 
 import argparse
+from pathlib import Path
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.sharing.convert import convert
+
+TEXT_MODEL, VISION_MODEL = "distilbert-base-uncased", "google/vit-base-patch16-224"  # the tutorial's
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -16,12 +19,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "source", help="folder or Hub id: CLIPModel, VisionTextDualEncoderModel; or the tutorial's clip.pt"
     )
     parser.add_argument("output", help="the new folder")
-    of_file = "of clip.pt: folder or Hub id whose %s it has (default: %%(default)s)"
-    parser.add_argument("--text_model", default="distilbert-base-uncased", help=of_file % "config and tokenizer")
-    parser.add_argument(
-        "--vision_model", default="google/vit-base-patch16-224", help=of_file % "config and image processor"
-    )
-    return parser.parse_args(arguments)
+    of_file = "of clip.pt: folder or Hub id whose %s it has (default: %s)"
+    parser.add_argument("--text_model", help=of_file % ("config and tokenizer", TEXT_MODEL))
+    parser.add_argument("--vision_model", help=of_file % ("config and image processor", VISION_MODEL))
+    options = parser.parse_args(arguments)
+    if not Path(options.source).is_file() and (options.text_model or options.vision_model):
+        raise ValueError(
+            f"--text_model and --vision_model are of a file of weights, and {options.source} is none; leave them out."
+        )
+    options.text_model = options.text_model or TEXT_MODEL
+    options.vision_model = options.vision_model or VISION_MODEL
+    return options
 
 
 def main(arguments: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -17,14 +18,20 @@ def run_command(main: Callable[[list[str]], None]) -> None:
 
     A `ValueError` or `OSError` is the user's to mend (safetensors has its own error for a full disk): its message goes
     to stderr as one sentence, the exit status is 2; with `--debug` anywhere on the command line the traceback comes
-    too. Anything else is a bug and is raised.
+    too. Anything else is a bug and is raised. A reader that closes stdout (`| head`) ends it in silence.
     """
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     quiet_libraries()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold bytes that are no UTF-8
     gc.freeze()  # what the libraries made is there for good: no collection need walk through it
     try:
         main([argument for argument in arguments if argument != "--debug"])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has enough (`| head`); Python's own flush at the end is to find no pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError, SafetensorError) as error:
         if debug:
             traceback.print_exc()

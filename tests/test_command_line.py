@@ -1,6 +1,7 @@
 """The commands go in; what their help brings along, and so makes the user wait for, is checked."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,15 @@ def test_help_of_training_imports_nothing_that_only_a_finished_run_needs():
     done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=True)
     helps, has_trainer, imported = json.loads(done.stdout.splitlines()[-1])
     assert helps and has_trainer and not LATER & set(imported)
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from modeling_clipscratch.command_line import run_command\n"
+    )
+    script += "run_command(lambda arguments: print('line\\n' * 100_000))"
+    done = subprocess.run(f"{sys.executable} -c {shlex.quote(script)} | head -1", shell=True, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"line\n", b"")
 
 
 def test_full_disk_is_one_sentence_whichever_library_met_it(capsys):

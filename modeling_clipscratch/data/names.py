@@ -1,6 +1,7 @@
 """What the user calls a data set, a model or a file goes in; a name that says nothing of this machine comes out."""
 
 import os.path
+import re
 from pathlib import PureWindowsPath
 
 
@@ -12,6 +13,24 @@ def is_local(given: str) -> bool:
     """
     drive = PureWindowsPath(given).drive != ""
     return given.startswith((".", "~", "/", "\\")) or drive or os.path.exists(given)
+
+
+def printable(name: str) -> str:
+    """Names of files may hold bytes that are no UTF-8, which Python keeps as surrogates; those become `\\ufffd`.
+
+    >>> printable("caf\\udce9.jpg") == "caf\\ufffd.jpg"
+    True
+    """
+    return re.sub("[\ud800-\udfff]", "\ufffd", name)
+
+
+def is_junk_folder(name: str) -> bool:
+    """Whether a folder is one that file managers and notebooks leave behind.
+
+    >>> is_junk_folder("__MACOSX"), is_junk_folder("@eaDir"), is_junk_folder(".thumbnails"), is_junk_folder("cats")
+    (True, True, True, False)
+    """
+    return name.startswith((".", "@", "__MACOSX"))
 
 
 def public_name(given: str) -> str:

@@ -33,6 +33,9 @@ class Preprocess:
 
     Normalisation is left to `normalize`, so that batches travel as bytes and become floats on the device.
 
+    Raises: ValueError if the image processor scales pixels otherwise than to [0, 1], normalises without a mean or
+        deviation, or gives pictures of differing shapes.
+
     >>> from transformers import ViTImageProcessorPil
     >>> preprocess = Preprocess(ViTImageProcessorPil(size={"height": 8, "width": 8}))
     >>> preprocess(Image.new("RGB", (640, 480), "gold")).shape
@@ -41,10 +44,11 @@ class Preprocess:
 
     def __init__(self, image_processor, *, exact: bool = True):
         self.image_processor = image_processor
-        self.mean = list(image_processor.image_mean)
-        self.std = list(image_processor.image_std)
+        self.mean, self.std = _statistics(image_processor)
         size = image_processor.crop_size if _crops(image_processor) else image_processor.size
         self.image_size = _edges(size)
+        if not _crops(image_processor) and not (image_processor.do_resize and image_processor.size.height):
+            self._check_shapes()
         # Where a crop follows, a picture of the crop's size may be enlarged first (DINOv2: to 256, then 224 of it).
         self._resized = _edges(image_processor.size)
         self._mode = None if exact or not image_processor.do_resize else _MODES.get(image_processor.resample)
@@ -90,6 +94,16 @@ class Preprocess:
         noise = np.random.default_rng(0).integers(0, 256, (2, 2 * self._resized[0], 3 * self._resized[1], 3), np.uint8)
         made = [(self._own(image), self._fast(image)) for image in (noise[0], noise[1].swapaxes(0, 1))]
         return all(own.shape == fast.shape and np.abs(own - fast.astype(float)).mean() < 0.5 for own, fast in made)
+
+    def _check_shapes(self):
+        shapes = [self._own(np.zeros((*size, 3), np.uint8)).shape[:2] for size in ((8, 16), (16, 8))]
+        if shapes != [self.image_size] * 2:
+            own = self.image_processor
+            raise ValueError(
+                f"this image processor (do_resize={own.do_resize}, size={dict(own.size)}, do_center_crop="
+                f"{own.do_center_crop}) gives pictures of differing shapes, {shapes[0]} and {shapes[1]} for one, and "
+                "a batch needs one shape; give size a height and a width, or crop_size with do_center_crop."
+            )
 
     def read_all(self, rows: Rows, *, on_bad_image: str = "raise", progress: bool = False):
         """Decodes every picture once.
@@ -156,6 +170,24 @@ def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
 def _of_channels(values, device):
     with torch.inference_mode(False):  # kept for those who want gradients, too
         return torch.tensor(values, device=device)[:, None, None] * 255
+
+
+def _statistics(image_processor):
+    """Mean and deviation of pixels in [0, 1]."""
+    scale = image_processor.rescale_factor if image_processor.do_rescale else 1
+    if abs(255 * scale - 1) > 1e-6:
+        raise ValueError(
+            f"this image processor multiplies bytes by {scale}, and only 1/255 is known here; set do_rescale to true "
+            "and rescale_factor to 1/255 if the model was trained so."
+        )
+    if not image_processor.do_normalize:
+        return [0.0] * 3, [1.0] * 3
+    for name in ("image_mean", "image_std"):
+        if getattr(image_processor, name) is None:
+            raise ValueError(
+                f"this image processor normalises with {name}=null; give three numbers, or set do_normalize to false."
+            )
+    return list(image_processor.image_mean), list(image_processor.image_std)
 
 
 def _edges(size):

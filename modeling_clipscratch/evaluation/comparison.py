@@ -17,6 +17,7 @@ from .tables import (
     less_is_better,
     shown_of,
     values_only,
+    write_text,
     write_whole,
 )
 
@@ -37,10 +38,13 @@ def text_comparison(metrics: ByModel, differences: Differences | None = None) ->
     return "\n\n".join(f"{name}\n{aligned(comparison_cells(metrics, name, differences))}" for name in names)
 
 
-def markdown_comparison(metrics: ByModel, differences: Differences | None = None) -> str:
-    """The same as Markdown."""
+def markdown_comparison(
+    metrics: ByModel, differences: Differences | None = None, titles: Mapping[str, str] | None = None
+) -> str:
+    """The same as Markdown; `titles` are the heads of data sets that are not to have their name there."""
     tables = (
-        f"## {name}\n\n{as_markdown(comparison_cells(metrics, name, differences))}" for name in data_sets(metrics)
+        f"## {(titles or {}).get(name, name)}\n\n{as_markdown(comparison_cells(metrics, name, differences))}"
+        for name in data_sets(metrics)
     )
     return "\n\n".join(tables)
 
@@ -98,12 +102,17 @@ def verdict(name: str, difference) -> str:
     return "better" if (difference.value < 0) == less_is_better(name) else "worse"
 
 
-def write_comparison(folder: str | Path, metrics: ByModel, differences: Differences | None = None) -> list[Path]:
+def write_comparison(
+    folder: str | Path,
+    metrics: ByModel,
+    differences: Differences | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Writes `comparison.csv` (a line a data set, model and metric), `comparison.json` and `comparison.md`."""
     folder = Path(folder)
 
     def write_csv(path):
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with open(path, "w", newline="", encoding="utf-8", errors="replace") as file:
             writer = csv.writer(file)
             writer.writerow(["data_set", "model", "metric", "value", "low", "high"])
             for data_set in data_sets(metrics):
@@ -114,10 +123,10 @@ def write_comparison(folder: str | Path, metrics: ByModel, differences: Differen
 
     numbers = {"metrics": metrics, "differences": _plain(differences or {})}
     text = json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    table = markdown_comparison(metrics, differences) + "\n"
+    table = markdown_comparison(metrics, differences, titles) + "\n"
     write_whole(folder / "comparison.csv", write_csv)
-    write_whole(folder / "comparison.json", lambda path: path.write_text(text, encoding="utf-8"))
-    write_whole(folder / "comparison.md", lambda path: path.write_text(table, encoding="utf-8"))
+    write_text(folder / "comparison.json", text)
+    write_text(folder / "comparison.md", table)
     return [folder / f"comparison.{kind}" for kind in ("csv", "json", "md")]
 
 
@@ -134,7 +143,7 @@ def short_names(names: list[str]) -> dict[str, str]:
     >>> short_names(["one/clip/", "two/clip"])
     {'one/clip/': 'one/clip', 'two/clip': 'two/clip'}
     """
-    parts = {name: Path(name).parts for name in names}
+    parts = {name: Path(name).parts or (Path(name).resolve().name,) for name in names}  # of "." there are none
     for length in range(1, max(map(len, parts.values())) + 1):
         short = {name: "/".join(of[-length:]) for name, of in parts.items()}
         if len(set(short.values())) == len(names):

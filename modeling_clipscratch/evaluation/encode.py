@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import normalize as unit_length
 from tqdm.auto import tqdm
 
+from ..data.names import printable
 from ..data.pixels import normalize
 from ..data.rows import BadImageError, Rows
 
@@ -151,6 +152,7 @@ def encode_texts(
         batch_size: texts at once.
         say_cut: warn of texts that are too long; a caller that has said so already leaves it out.
     Returns: (M, P) float32 on the CPU.
+    Raises: ValueError if a text is no Unicode.
 
     >>> from modeling_clipscratch.evaluation import load_model
     >>> model, processor = load_model("runs/digits")
@@ -158,6 +160,9 @@ def encode_texts(
     torch.Size([2, 16])
     """
     unique = list(dict.fromkeys(texts))
+    broken = next((text for text in unique if printable(text) != text), None)
+    if broken is not None:
+        raise ValueError(f"the text {broken!r} holds bytes that are no UTF-8; write it in UTF-8.")
     place = {text: number for number, text in enumerate(unique)}
     longest = longest_text(model, tokenizer)
     # verbose=False: the tokenizer's own warning about long texts would come before ours.

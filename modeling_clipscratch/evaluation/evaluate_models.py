@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ..data.rows import Rows
 from .comparison import Differences, text_comparison
-from .evaluate_rows import Result, evaluate_rows, task_for
+from .evaluate_rows import Result, evaluate_rows, task_for, titled
 from .intervals import over_seeds, paired_differences
 from .loading import load_model
 from .pictures.text_maps import make_maps
@@ -76,7 +76,9 @@ def text_summary(evaluations: Evaluations, differences: Differences, *, seeds: b
     >>> "top1" in text_summary(evaluations, differences={})
     True
     """
-    metrics = {model: {where: found.metrics for where, found in of.items()} for model, of in evaluations.items()}
+    heads = {where: titled(where, found.task) for of in evaluations.values() for where, found in of.items()}
+    metrics = {model: {heads[where]: found.metrics for where, found in of.items()} for model, of in evaluations.items()}
+    differences = {heads[where]: of for where, of in differences.items()}
     first = next(iter(metrics.values()))
     tables = [text_table(first) if len(metrics) == 1 else text_comparison(metrics, differences)]
     if seeds:

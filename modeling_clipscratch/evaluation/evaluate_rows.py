@@ -119,7 +119,8 @@ def evaluate_rows(
         batch_size: pictures, or texts, at once.
         on_bad_image: `raise`, or `skip` broken pictures with one warning.
         progress: show a bar.
-    Raises: BadImageError, or ValueError if no picture can be read or the task does not fit the rows.
+    Raises: BadImageError, or ValueError if no picture can be read, the task does not fit the rows or a probe has no
+        training rows.
 
     >>> from modeling_clipscratch.data import load_rows
     >>> from modeling_clipscratch.evaluation import load_model
@@ -130,6 +131,8 @@ def evaluate_rows(
     True
     """
     task = task_for(rows, task)
+    if task in PROBES and train is None:
+        raise ValueError(f"task={task} learns from training rows and there are none; give some as train.")
 
     def embed(rows):
         preprocess = Preprocess(processor.image_processor)
@@ -191,6 +194,15 @@ def evaluate_embeddings(
         skipped=skipped,
         **measured,
     )
+
+
+def titled(name: str, task: str) -> str:
+    """A data set's name as a table's head, where metrics of a probe are not to pass for those of prompts.
+
+    >>> titled("digits", "zero_shot"), titled("digits", "knn")
+    ('digits', 'digits, knn')
+    """
+    return f"{name}, {task}" if task in PROBES else name
 
 
 def log_scale(model) -> float:

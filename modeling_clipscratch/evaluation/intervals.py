@@ -13,14 +13,12 @@ Sources: Efron & Tibshirani 1993, An Introduction to the Bootstrap; Field & Wels
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
-from .outcomes import ClassOutcomes, Outcomes, plain_metrics
+from .outcomes import ClassOutcomes, Outcomes, plain_metrics, share_interval
 
 TAILS = (0.025, 0.975)
-Z = NormalDist().inv_cdf(TAILS[1])
 BLOCK = 2**20  # weights held at once
 TINY = 1e-9  # what rounding alone may do to a metric
 MEDIAN = "median_rank"
@@ -216,9 +214,7 @@ def _independent(outcomes, name):
 def _score_ends(value, drawn, pictures):
     """Wilson's interval of a fraction that varies as `drawn`; `pictures` is the number to take if it does not."""
     count = value * (1 - value) / drawn.var() if _varies(drawn) else pictures
-    middle = (value + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z * np.sqrt(value * (1 - value) / count + (Z / (2 * count)) ** 2) / (1 + Z**2 / count)
-    return float(middle - half), float(middle + half)
+    return share_interval(value, count)
 
 
 def _calibration_ends(gaps, drawn):

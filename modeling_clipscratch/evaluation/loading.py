@@ -1,5 +1,6 @@
 """A folder or a Hub id goes in; a model on its device, ready to read, and its processor come out."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
     where = str(folder_or_id)
     folder = Path(where)
     if folder.exists() and not (folder / "config.json").is_file():
-        runs = sorted(found.parent.name for found in folder.glob("*/config.json")) if folder.is_dir() else []
+        names = (found.parent.name for found in folder.glob("*/config.json"))
+        runs = sorted(names, key=_by_number) if folder.is_dir() else []
         hint = f"did you mean {folder / runs[-1]}?" if runs else "give the folder that training wrote."
         raise ValueError(f"{where} has no config.json, so it holds no model; {hint}")
     chosen = find_device(device)
@@ -73,6 +75,12 @@ def _load(where):
             "image processor) beside it."
         )
     processor.image_processor = image_processor
+    lacking = [part for part in ("logit_scale", "text_model", "vision_model") if not hasattr(model, part)]
+    if lacking or config.model_type == "siglip2":
+        why = f"has no {lacking[0]}" if lacking else "reads patches of pictures of any shape"
+        raise ValueError(
+            f"{where} holds a model of type {config.model_type!r}, which {why}; give a ClipScratch model or a CLIP."
+        )
     missing = sorted(report["missing_keys"])
     if missing:  # transformers would draw them at random
         raise ValueError(
@@ -107,6 +115,11 @@ def find_device(device: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device} cannot be used here: {_first_line(error)} Choose auto or cpu.") from error
     return torch.device(device)
+
+
+def _by_number(name):
+    """`checkpoint-900` comes before `checkpoint-1000`."""
+    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def _first_line(error):

@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 
 from .comparison import Differences, data_sets, short_names
-from .evaluate_rows import Result
+from .evaluate_rows import Result, titled
 from .page_parts import as_data_uri, comparison_shown, data_set_shown
 from .pictures.sheets import Picture
 
@@ -36,7 +36,8 @@ def render_page(
         command: that measured.
     """
     names, sets = short_names(list(evaluations)), data_sets(evaluations)
-    shorter = short_names(sets)
+    tasks = {name: found.task for results in evaluations.values() for name, found in results.items()}
+    shorter = {name: titled(short, tasks[name]) for name, short in short_names(sets).items()}
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .comparison import shown_p, verdict
+from .evaluate_rows import PROBES
 from .pictures.confusion import worst_confusions
 from .pictures.retrieval_sheets import worst_of_pictures
 from .tables import INTERVAL, in_its_unit, is_rank, shown_of, values_only
@@ -22,6 +23,7 @@ WORDS = {
     "mean_per_class_recall": "mean per-class recall",
     "expected_calibration_error": "calibration error",
 }
+TASK_WORDS = {"zero_shot": "zero-shot", "knn": "k nearest neighbours", "linear_probe": "linear probe"}
 PHOTO_GAIN = 2  # a picture travels as JPEG where that makes it so many times smaller
 MOST_RECALLS = 40  # classes with a line each; of more, the lowest
 
@@ -47,10 +49,19 @@ def in_words(name: str) -> str:
     return WORDS.get(name, name.replace("_", " "))
 
 
+def task_in_words(task: str) -> str:
+    """
+    >>> [task_in_words(task) for task in ("knn", "retrieval")]
+    ['k nearest neighbours', 'retrieval']
+    """
+    return TASK_WORDS.get(task, task)
+
+
 def data_set_shown(result, name, short, pictures):
     """What the page's template shows of one model on one data set."""
     rows, metrics = result.rows, result.metrics
     classes = None if result.class_names is None else len(result.class_names)
+    probe = result.task in PROBES
     names = [metric for metric in HEADLINES[rows.kind] if metric in metrics]
     # With as many pictures in each class the two say the same.
     if metrics.get("top1") == metrics.get("mean_per_class_recall"):
@@ -62,7 +73,8 @@ def data_set_shown(result, name, short, pictures):
         "origin": rows.origin,
         "pictures_measured": f"{len(rows):,}",
         "skipped": result.skipped,
-        "texts": f"{classes:,} classes, {len(rows.templates)} prompt{'s' * (len(rows.templates) > 1)} each"
+        "task": task_in_words(result.task) + (", learned from the training split" if probe else ""),
+        "texts": f"{classes:,} classes" + ("" if probe else _prompts(len(rows.templates)))
         if classes
         else f"{len(result.text_embeds):,} captions",
         "headlines": [
@@ -93,6 +105,10 @@ def data_set_shown(result, name, short, pictures):
             for picture in pictures
         ],
     }
+
+
+def _prompts(count):
+    return f", {count} prompt{'s' * (count > 1)} each"
 
 
 def _class_details(result):

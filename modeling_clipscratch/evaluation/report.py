@@ -12,19 +12,20 @@ from pathlib import Path
 
 from ..data.names import public_name
 from .comparison import Differences, short_names, write_comparison
-from .evaluate_rows import Result
+from .evaluate_rows import Result, titled
 from .page import render_page
 from .pictures.curves import plot_curves
 from .pictures.sheets import Picture, draw_pictures
 from .save import save_embeddings, save_predictions
-from .tables import markdown_table, sha256, write_metrics, write_whole
+from .tables import ACCOUNT, markdown_table, weights_sha256, write_metrics, write_text
 
 
 def open_folder(folder: str | Path) -> Path:
-    """Makes the folder, before an evaluation that may take long.
+    """Tries to write there, before an evaluation that may take long; leaves nothing behind.
 
-    Raises: ValueError if that cannot be done, nothing can be written there, or a model is there.
+    Raises: ValueError if that cannot be done, or a model is there.
     """
+    made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -33,6 +34,9 @@ def open_folder(folder: str | Path) -> Path:
         raise ValueError(
             f"output_dir={folder} cannot be written to ({error.strerror}); choose another folder."
         ) from error
+    finally:
+        for path in filter(Path.is_dir, made):
+            path.rmdir()
     if (Path(folder) / "config.json").is_file():
         raise ValueError(
             f"output_dir={folder} holds a model, with figures of its own; choose {Path(folder) / 'report'}."
@@ -73,10 +77,12 @@ def write_report(
     'report.html'
     """
     folder = open_folder(folder)
+    (folder / ACCOUNT).unlink(missing_ok=True)  # it vouches for figures that are about to be replaced
     metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
     one = len(evaluations) == 1
     places = [folder] if one else [folder / place for place in folder_names(list(evaluations))]
-    written, pictures = ([] if one else write_comparison(folder, metrics, differences)), {}
+    titles = {name: titled(name, found.task) for of in evaluations.values() for name, found in of.items()}
+    written, pictures = ([] if one else write_comparison(folder, metrics, differences, titles)), {}
     for (model, results), place in zip(evaluations.items(), places, strict=True):
         paths, pictures[model] = _write_model(place, results, with_table=one)
         if one:
@@ -91,7 +97,7 @@ def write_report(
     page = render_page(
         evaluations, pictures, differences=differences, curves=curves if drawn else None, command=command
     )
-    write_whole(folder / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    write_text(folder / "report.html", page)
     return [folder / "report.html", *written, *([curves] if drawn else [])]
 
 
@@ -102,7 +108,8 @@ def _write_model(folder, results, *, with_table):
     write_metrics(written[0], metrics)
     if with_table:
         written.append(folder / "table.md")
-        write_whole(written[1], lambda path: path.write_text(markdown_table(metrics) + "\n", encoding="utf-8"))
+        table = markdown_table({titled(name, found.task): found.metrics for name, found in results.items()})
+        write_text(written[1], table + "\n")
     for name, place in zip(results, folder_names(list(results)), strict=True):
         paths, pictures[name] = _write_data_set(folder / place, results[name])
         written += paths
@@ -111,20 +118,19 @@ def _write_model(folder, results, *, with_table):
 
 def _write_account(folder, model, results, command):
     """`evaluation.json`, for whoever publishes the figures; its command names no place on this machine."""
-    weights = Path(model) / "model.safetensors"
     given = shlex.split(command or "")
     words = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
     account = {
         "command": shlex.join(public_name(word) for word in words),
-        "weights_sha256": sha256(weights) if weights.is_file() else None,
+        "weights_sha256": weights_sha256(model),
         "data": {
             name: {"name": public_name(name), "split": found.rows.split, "task": found.task, "rows": len(found.rows)}
             for name, found in results.items()
         },
     }
     text = json.dumps(account, indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / "evaluation.json", lambda path: path.write_text(text, encoding="utf-8"))
-    return folder / "evaluation.json"
+    write_text(folder / ACCOUNT, text)
+    return folder / ACCOUNT
 
 
 def _write_data_set(folder, result) -> tuple[list[Path], list[Picture]]:
@@ -132,7 +138,7 @@ def _write_data_set(folder, result) -> tuple[list[Path], list[Picture]]:
     written = [picture.path for picture in pictures]
     if result.confusion is not None:
         recalls = json.dumps(result.per_class_recall, indent=2, ensure_ascii=False) + "\n"
-        write_whole(folder / "per_class_recall.json", lambda path: path.write_text(recalls, encoding="utf-8"))
+        write_text(folder / "per_class_recall.json", recalls)
         written.append(folder / "per_class_recall.json")
     return written, pictures
 

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_file
 
+from ..data.names import printable
 from .evaluate_rows import Result
 from .tables import write_whole
 
@@ -24,10 +25,11 @@ def save_predictions(result: Result, path: str | Path) -> None:
     ['key', 'label', 'class_name', 'predicted']
     """
     rows, outcomes = result.rows, result.outcomes
+    keys = [printable(key) for key in rows.keys]
     if rows.kind == "class":
         names = list(rows.class_names)
         columns = {
-            "key": list(rows.keys),
+            "key": keys,
             "label": outcomes.labels,
             "class_name": [names[label] for label in outcomes.labels],
             "predicted": result.predicted,
@@ -38,7 +40,7 @@ def save_predictions(result: Result, path: str | Path) -> None:
     else:
         owners = outcomes.caption_to_image
         columns = {
-            "key": [rows.keys[owner] for owner in owners],
+            "key": [keys[owner] for owner in owners],
             "caption": [caption for captions in rows.captions for caption in captions],
             "text_to_image_rank": outcomes.text_ranks,
             "image_to_text_rank": outcomes.image_ranks[owners],
@@ -63,6 +65,8 @@ def save_embeddings(result: Result, path: str | Path) -> None:
         tensors["labels"] = torch.as_tensor(result.outcomes.labels)
     else:
         tensors["caption_to_image"] = torch.as_tensor(result.outcomes.caption_to_image)
-    metadata = {"keys": json.dumps(list(result.rows.keys)), "dataset": result.rows.name, "split": result.rows.split}
+    rows = result.rows
+    metadata = {"keys": json.dumps([printable(key) for key in rows.keys])}
+    metadata |= {"dataset": printable(rows.name), "split": rows.split}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

@@ -7,8 +7,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..data.names import printable
+
 Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
 INTERVAL = "_ci95"
+ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights
 
 
 def text_table(metrics: Metrics) -> str:
@@ -107,8 +110,12 @@ def write_metrics(path: str | Path, metrics: Metrics) -> None:
       }
     }
     """
-    text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text whole or not at all, with `\\ufffd` for what UTF-8 has not: names of files may be of any bytes."""
+    write_whole(path, lambda temporary: temporary.write_text(printable(text), encoding="utf-8"))
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -131,7 +138,16 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file, by which its content is known again."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(*paths: Path) -> str:
+    """Hexadecimal digest of a file, or of several one after the other, by which the content is known again."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def weights_sha256(folder: str | Path) -> str | None:
+    """Digest of a model's weights, of all shards in the order of their names; `None` where there are none."""
+    shards = sorted(Path(folder).glob("*.safetensors"))
+    return sha256(*shards) if shards else None

@@ -146,13 +146,19 @@ def mean_per_class_recall(confusion: np.ndarray) -> float:
 
 
 def per_class_recall(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float | None]:
-    """Class name -> recall, `None` where the class has no picture.
+    """Class name -> recall, `None` where the class has no picture. Further classes of one name are `name (2)`, ...
 
     >>> per_class_recall(np.array([[3, 1], [0, 0]]), ["cat", "dog"])
     {'cat': 0.75, 'dog': None}
     """
-    counts = zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True)
-    return {name: float(right / total) if total else None for name, right, total in counts}
+    found = {}
+    for name, right, total in zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True):
+        number, key = 1, name
+        while key in found:
+            number += 1
+            key = f"{name} ({number})"
+        found[key] = float(right / total) if total else None
+    return found
 
 
 def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
@@ -162,9 +168,15 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
         probabilities: (N, C), rows sum to 1.
         labels: (N,) integers in [0, C).
     Returns: fraction in [0, 1]; 0 when, of the pictures predicted with 70 %, 70 % are right, and so on.
+    Raises: ValueError if a value is no probability, or as `class_outcomes`.
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
     """
     probabilities = torch.as_tensor(probabilities)
+    least, most = probabilities.aminmax() if probabilities.numel() else (0, 0)
+    if least < 0 or most > 1 + 1e-6:  # sums of float32 shares may pass 1 by a rounding
+        raise ValueError(
+            f"probabilities run from {least:.3g} to {most:.3g}, outside of 0 to 1; give a softmax's output."
+        )
     outcomes = class_outcomes(probabilities, labels, confidence=probabilities.amax(1))
     return plain_metrics(outcomes)["expected_calibration_error"]
 

@@ -5,10 +5,11 @@ import json
 import os
 import sys
 
+from ..data.names import printable
 from ..data.pictures import decode_image
 from ..evaluation.loading import load_model
 from .find import check_query, search
-from .sheet import check_sheet, printable, write_sheet
+from .sheet import check_sheet, write_sheet
 from .store import check_model, find_index, model_fingerprint, open_index
 from .update import update_index
 from .vectors import faiss_library

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.names import is_junk_folder
 from ..data.pictures import decode_image, is_picture_name
 from ..data.rows import BadImageError
 from .vectors import digest_of
@@ -26,6 +27,8 @@ class Read:
 def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     """Name below the folder, with `/` -> (bytes, time of the last change in ns), in the order of the names.
 
+    Links to folders are followed, but for those that lead back up.
+
     Raises: ValueError if the folder, or one inside it, cannot be read, or if no picture is there.
     """
     if not folder.is_dir():
@@ -34,9 +37,11 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     def refuse(error):  # passing over it would drop all its pictures from the index
         raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
 
-    found = {}
-    for parent, subfolders, files in os.walk(folder, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]  # the system's, and our own
+    found, above = {}, {str(folder): {os.path.realpath(folder)}}  # folder -> where it and all over it really lie
+    for parent, subfolders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
+        subfolders[:] = [name for name, place in real.items() if place not in above[parent]]
+        above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
         for path in (Path(parent, file) for file in files if is_picture_name(file)):
             try:
                 told = path.stat()

@@ -65,7 +65,8 @@ def search(
     if text is not None:
         return best(index, encode_texts(model, processor.tokenizer, [text])[0], top)
     preprocess = Preprocess(processor.image_processor)
-    return best(index, encode_pixels(model, preprocess(image)[None], preprocess.mean, preprocess.std)[0], top)
+    pixels = preprocess(image)[None].copy()  # Pillow's may not be written to, of which torch warns
+    return best(index, encode_pixels(model, pixels, preprocess.mean, preprocess.std)[0], top)
 
 
 def best(index: PictureIndex, query: torch.Tensor, top: int) -> list[Hit]:

@@ -3,13 +3,13 @@
 import base64
 import html
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
 from PIL import Image, ImageOps
 
+from ..data.names import printable
 from ..data.pictures import decode_image
 from ..data.rows import BadImageError
 from ..evaluation.pictures.style import new_figure, save_figure, shortened
@@ -92,11 +92,6 @@ def thumbnail(path: Path) -> Image.Image | None:
         image = ImageOps.scale(image, SIDE // max(image.size), resample=Image.Resampling.NEAREST)
     image.thumbnail((SIDE, SIDE))
     return image
-
-
-def printable(name: str) -> str:
-    """Names of files may hold bytes that are no UTF-8; those become `\\ufffd`."""
-    return os.fsencode(name).decode(errors="replace")
 
 
 def note_of(hits: Sequence[Hit]) -> str:

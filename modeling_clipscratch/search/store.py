@@ -79,6 +79,8 @@ def model_fingerprint(model, image_processor) -> str:
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     told = image_processor.to_dict()
     settings = {name: told.get(name) for name in _SETTINGS}
+    if not image_processor.do_normalize:
+        settings["do_normalize"] = False
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

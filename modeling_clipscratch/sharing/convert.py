@@ -17,7 +17,10 @@ TYPES = ("clip", "vision-text-dual-encoder")
 
 
 def convert(source: str, output: str | Path, *, text_model: str, vision_model: str) -> Path:
-    """Writes a ClipScratch folder that gives the features of another model, to the bit.
+    """Writes a ClipScratch folder that gives the features of another model.
+
+    They are the same to the bit where its weights are float32; float16 and bfloat16 ones become float32, which rounds
+    less.
 
     Args:
         source: folder or Hub id of a `CLIPModel` or a `VisionTextDualEncoderModel`, or a file of weights (`clip.pt`) of

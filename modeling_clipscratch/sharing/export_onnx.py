@@ -1,6 +1,5 @@
 """A trained folder goes in; a folder with its towers as ONNX files, and all that one needs beside them, comes out."""
 
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -12,6 +11,7 @@ from ..data.pixels import Preprocess
 from ..evaluation.encode import longest_text
 from ..evaluation.evaluate_rows import log_scale
 from ..evaluation.loading import load_model
+from ..evaluation.tables import weights_sha256
 from .agreement import check_agreement
 from .new_folder import check_new_folder, write_new_folder
 from .onnx_towers import OPSET, SIDES, file_name, write_tower
@@ -96,12 +96,9 @@ def write_towers(model, processor, where: Path, precisions: Sequence[str]) -> di
 
 
 def _described(folder, model, processor):
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        digest.update(path.read_bytes())
     return {
         "source": Path(folder).resolve().name,
-        "source_sha256": digest.hexdigest(),
+        "source_sha256": weights_sha256(folder),
         "opset": OPSET,
         "embedding_size": model.config.projection_dim,
         "logit_scale": log_scale(model),

@@ -11,12 +11,13 @@ import yaml
 from safetensors import safe_open
 
 from ..data.names import is_local
-from ..evaluation.tables import sha256
+from ..evaluation.tables import ACCOUNT, sha256, weights_sha256
 from ..hub.configuration_clipscratch import ClipScratchConfig
 from ..training.run_folder import CARD, is_of_a_run
 
 logger = logging.getLogger(__name__)
 
+REPORT = "report"  # folder of a model's folder and repository
 _UNKNOWN = {"dataset": {}, "towers": {}, "trained_parameters": {}, "processes": 1}
 _UNKNOWN |= dict.fromkeys(("steps", "pictures_seen", "seconds", "cores", "precision"))
 _SOURCES = ("dataset", "text_tower", "vision_tower", "tokenizer")  # fields that may name something of the Hub
@@ -43,7 +44,7 @@ def read_facts(folder: Path) -> dict:
         "versions": _json(folder / "versions.json"),
         "parameters": count_parameters(folder),
         "files": files,
-        "measured": _measured(folder, run, recipe, files),
+        "measured": _measured(folder, run, recipe),
         "image_size": size.get("height") or size.get("shortest_edge"),
         "max_length": _json(folder / "tokenizer_config.json").get("model_max_length"),
         "vocabulary": len(_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})),
@@ -90,7 +91,14 @@ def public_recipe(recipe: Mapping, run: Mapping) -> dict:
     return {name: shown(name, value) for name, value in recipe.items()}
 
 
-def _measured(folder: Path, run: Mapping, recipe: Mapping, files: list[dict]) -> list[dict]:
+def report_account(folder: Path) -> dict:
+    """What the folder's `report/` says of itself; empty where that is nothing, or it was made of other weights."""
+    account = _json(folder / REPORT / ACCOUNT)
+    of = account.get("weights_sha256")
+    return account if of is not None and of == weights_sha256(folder) else {}
+
+
+def _measured(folder: Path, run: Mapping, recipe: Mapping) -> list[dict]:
     """What the run and its `report/` measured: `name`, `split`, `task`, `rows`, `metrics`, `command`, `by_training`."""
     found, told = {}, run["dataset"]
     for given, metrics in _json(folder / "metrics.json").items():
@@ -99,13 +107,13 @@ def _measured(folder: Path, run: Mapping, recipe: Mapping, files: list[dict]) ->
         command = _command(given if told.get("source") == "hub" else name, split, recipe)
         about = {"name": name, "split": split, "task": task, "rows": told.get("rows", {}).get(split)}
         found[name, split, task] = {**about, "metrics": metrics, "command": command, "by_training": True}
-    report = folder / "report"
-    account, metrics = _json(report / "evaluation.json"), _json(report / "metrics.json")
-    weights = next((file["sha256"] for file in files if file["name"] == "model.safetensors"), None)
-    if account and account["weights_sha256"] != weights:
+    report = folder / REPORT
+    account, metrics = report_account(folder), _json(report / "metrics.json")
+    if not account and (report / ACCOUNT).is_file():
         logger.info("%s was made of other weights; the card leaves it out.", report)
-        account = {}
     for given, about in account.get("data", {}).items():
+        if given not in metrics:  # of another report
+            continue
         # Of figures of the same rows these are the ones that the command gives to the last digit.
         key = (about["name"], about["split"], about["task"])
         found[key] = {**about, "metrics": metrics[given], "command": account["command"], "by_training": False}

@@ -10,10 +10,10 @@ from huggingface_hub import constants
 from ..hub_commit import commit_files, open_repository
 from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
 from .card import write_card
+from .facts import REPORT, report_account
 
 logger = logging.getLogger(__name__)
 
-REPORT = "report"  # folder of a model's folder and repository
 OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # page, tables and pictures; not predictions, not embeddings
 
 
@@ -27,8 +27,8 @@ def push_folder(
 ) -> str:
     """Publishes a trained folder in one commit: model, code, processor, card, recipe, metrics, curves and report.
 
-    Checkpoints and files that no run wrote stay where they are. What loads a model, and is left there of an earlier
-    push, is deleted by the same commit. The card is written anew.
+    Checkpoints, files that no run wrote and a report of other weights stay where they are. What loads a model, and is
+    left there of an earlier push, is deleted by the same commit. The card is written anew.
 
     Args:
         folder: what training wrote, or `save_pretrained` of a model and its processor.
@@ -45,6 +45,9 @@ def push_folder(
     repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
     write_card(folder, repo_id=repo_id)
     files, left = _published(Path(folder))
+    if REPORT in left:
+        left.remove(REPORT)
+        logger.info("not pushed, since it is not of these weights: %s", Path(folder) / REPORT)
     if left:
         logger.info("not pushed, since no run wrote them: %s", ", ".join(left))
     where = {"revision": revision, "token": token}
@@ -97,7 +100,7 @@ def _published(folder):
     """Returns ({path in the repository: file}, names of what is left out without being known)."""
     files, left = {}, []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name == REPORT:
+        if path.is_dir() and path.name == REPORT and report_account(folder):
             wanted = [file for file in sorted(path.rglob("*")) if file.suffix in OF_A_REPORT and file.is_file()]
             files.update({file.relative_to(folder).as_posix(): file for file in wanted})
         elif path.name in OF_A_RUN or is_of_a_model(path.name):

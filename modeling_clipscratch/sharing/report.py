@@ -11,8 +11,8 @@ from .push import OF_A_REPORT, REPORT
 
 
 def open_report(folder: str | Path, repo_id: str | None) -> None:
-    """Makes a report's folder and, where a model's repository is given, makes sure that it is there and writable; both
-    before an evaluation that may take long. Raises: ValueError or OSError with one sentence."""
+    """Makes sure that a report's folder and, where one is given, a model's repository can be written to, before an
+    evaluation that may take long. Raises: ValueError or OSError with one sentence."""
     open_folder(folder)
     if repo_id is not None:
         open_repository(repo_id, create=False)

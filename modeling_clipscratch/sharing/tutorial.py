@@ -79,7 +79,9 @@ def _configs_and_processor(text_model, vision_model):
         sources = {"text": text_model, "vision": vision_model}
         configs = {side: AutoConfig.from_pretrained(where, trust_remote_code=False) for side, where in sources.items()}
         tokenizer = AutoTokenizer.from_pretrained(text_model, trust_remote_code=False)
-        images = AutoImageProcessor.from_pretrained(vision_model, backend="pil", trust_remote_code=False)
+        images = AutoImageProcessor.from_pretrained(
+            vision_model, backend="pil", trust_remote_code=False, do_convert_rgb=True
+        )
     except OSError as error:
         raise ValueError(
             f"config, tokenizer or image processor of {text_model} or {vision_model} cannot be had; name folders with "

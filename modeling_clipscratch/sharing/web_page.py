@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.names import printable
 from ..data.pixels import Preprocess
 from ..data.rows import BadImageError
 from ..data.templates import check_templates
@@ -21,7 +22,7 @@ from ..evaluation.encode import encode_pixels, longest_text
 from ..evaluation.evaluate_rows import log_scale
 from ..evaluation.rank_labels import check_labels
 from ..search.files import list_pictures, read_pictures
-from ..search.sheet import printable, thumbnail
+from ..search.sheet import thumbnail
 from .export_onnx import load_for_export, write_towers
 from .new_folder import check_new_folder, write_new_folder
 from .npm import Package, read_package
@@ -69,9 +70,7 @@ def write_page(
         ...
     ValueError: page=photos is there already; delete it, or choose another name.
     """
-    check_new_folder("page", page)
-    check_labels(labels, template) if labels else check_templates([template])
-    names = [] if pictures is None else list(list_pictures(Path(pictures)))
+    names = check_page(page, pictures=pictures, labels=labels, template=template)
     model, processor = load_for_export(folder)
     settings = {
         "name": Path(folder).resolve().name,
@@ -99,6 +98,17 @@ def write_page(
 
     write_new_folder(page, fill)
     return Path(page) / "index.html"
+
+
+def check_page(page: str | Path, *, pictures: str | Path | None, labels: Sequence[str], template: str) -> list[str]:
+    """Looks at what `write_page` is given, before anything is loaded.
+
+    Returns: the names of the pictures.
+    Raises: ValueError if it is not right.
+    """
+    check_new_folder("page", page)
+    check_labels(labels, template) if labels else check_templates([template])
+    return [] if pictures is None else list(list_pictures(Path(pictures)))
 
 
 def preprocess_settings(image_processor) -> dict:

@@ -90,15 +90,17 @@ def describe_data(facts: dict) -> dict:
 
 
 def sample(facts: dict) -> dict:
-    """For the snippets: `picture` (code that draws one), `texts`, and for the pipeline `labels` and `template`."""
+    """For the snippets: `picture` (code that draws one), `texts`, or `labels` and `template`, and whether that is
+    `plain` enough for the `str.format` of transformers' pipeline."""
     data = describe_data(facts)
     if data["kind"] == "class" and (data["class_names"] or data["name"] == "digits"):
         template = (data["templates"] or TEMPLATES)[0]
         labels = list(data["class_names"] or CLASS_NAMES)[:_MOST_LABELS]
         picture = _ZERO if data["name"] == "digits" else _BOAT
-        return {"picture": picture, "labels": labels, "template": template, "texts": None}
+        plain = template.count("{") == template.count("}") == template.count("{}") == 1
+        return {"picture": picture, "labels": labels, "template": template, "plain": plain, "texts": None}
     picture, texts = (_SHAPES, _OF_SHAPES) if data["name"] == "scenes" else (_BOAT, _OF_A_BOAT)
-    return {"picture": picture, "labels": texts, "template": "{}", "texts": texts}
+    return {"picture": picture, "labels": texts, "template": "{}", "plain": True, "texts": texts}
 
 
 def describe_budget(facts: dict) -> str | None:

@@ -183,9 +183,11 @@ def _check_heads(side, width, heads):
 def _image_processor(options):
     if is_from_scratch(options.vision_tower):
         size = {"height": options.image_size, "width": options.image_size}
-        return ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    try:
-        processor = AutoImageProcessor.from_pretrained(options.vision_tower, backend="pil", trust_remote_code=False)
+        return ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_convert_rgb=True)
+    try:  # whoever calls the saved processor may give it pictures that are grey, transparent, ...
+        processor = AutoImageProcessor.from_pretrained(
+            options.vision_tower, backend="pil", trust_remote_code=False, do_convert_rgb=True
+        )
     except OSError as error:
         raise ValueError(
             f"vision_tower={options.vision_tower}: no image processor could be loaded; give a folder that has "

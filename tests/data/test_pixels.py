@@ -70,6 +70,35 @@ def test_picture_of_the_crop_s_size_is_enlarged_and_cropped_too():
     assert_same_as_processor(cropping(shortest_edge=10), Image.fromarray(noise((8, 8))))
 
 
+@pytest.mark.parametrize("size", [(13, 9), (8, 8)])
+def test_picture_is_not_normalised_where_the_image_processor_does_not(size):
+    plain = ViTImageProcessorPil(size={"height": 8, "width": 8}, do_normalize=False)
+    assert_same_as_processor(plain, Image.fromarray(noise(size)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rescale_factor": 1 / 127.5}, "multiplies bytes by 0.0078.*, and only 1/255 is known here"),
+        ({"do_rescale": False}, "multiplies bytes by 1, and only 1/255 is known here; set do_rescale to true"),
+        ({"image_mean": None}, "normalises with image_mean=null; give three numbers"),
+        ({"image_std": None}, "normalises with image_std=null; give three numbers"),
+        ({"do_resize": False}, r"gives pictures of differing shapes, \(8, 16\) and \(16, 8\) for one"),
+    ],
+)
+def test_image_processor_of_which_pictures_would_be_wrong_is_refused(changes, sentence):
+    processor = resizing()
+    vars(processor).update(changes)
+    with pytest.raises(ValueError, match=sentence):
+        Preprocess(processor)
+
+
+def test_image_processor_that_keeps_the_proportions_is_refused():
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False)
+    with pytest.raises(ValueError, match="differing shapes, .*; give size a height and a width, or crop_size"):
+        Preprocess(processor)
+
+
 def test_size_and_statistics_are_the_processor_s():
     preprocess = Preprocess(resizing())
     assert (preprocess.image_size, preprocess.mean, preprocess.std) == ((8, 8), [0.5, 0.4, 0.3], [0.2, 0.3, 0.4])

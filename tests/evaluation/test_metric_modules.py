@@ -60,6 +60,13 @@ def test_expected_calibration_error_equals_the_plain_function(load):
     assert found == {"expected_calibration_error": expected_calibration_error(scores, labels)}
 
 
+def test_expected_calibration_error_refuses_logits(load):
+    module = load("expected_calibration_error")
+    for logits in ([[6.0, 1.0]], [[0.5, -0.5]]):
+        with pytest.raises(ValueError, match="probabilities run from .*, outside of 0 to 1; give a softmax's output"):
+            module.compute(predictions=logits, references=[1])
+
+
 def test_retrieval_recall_equals_the_plain_function_whatever_the_ids(load):
     torch.manual_seed(0)
     owners = torch.tensor([3, 0, 1, 1, 2, 3, 0, 3])

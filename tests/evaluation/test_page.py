@@ -202,6 +202,13 @@ def test_a_difference_is_real_only_where_interval_and_p_agree(name, value, low, 
     assert verdict(name, SimpleNamespace(value=value, low=low, high=high, p_value=p_value)) == expected
 
 
+def test_a_model_in_the_working_folder_has_a_column_head_too(tmp_path, monkeypatch):
+    (tmp_path / "first").mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    table = text_comparison({".": {"digits": {"top1": 0.5}}, "../second": {"digits": {"top1": 0.75}}})
+    assert table.splitlines()[1].split() == ["first", "second"]
+
+
 def test_photographs_travel_as_jpeg_and_drawings_as_png(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((256, 256), Image.Resampling.BICUBIC).save(tmp_path / "photo.png")

@@ -6,12 +6,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AlignConfig,
+    AlignModel,
     BertConfig,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
     DistilBertConfig,
+    FlavaConfig,
+    FlavaModel,
+    Siglip2Config,
+    Siglip2Model,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -69,6 +75,26 @@ def save(tmp_path, processor):
     return write
 
 
+def align():
+    text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
+    vision = {"image_size": 8, "num_block_repeats": [1], "kernel_sizes": [3], "in_channels": [8], "out_channels": [8]}
+    vision |= {"strides": [1], "expand_ratios": [1], "depthwise_padding": [], "hidden_dim": 16}
+    return AlignModel(AlignConfig(text_config=text, vision_config=vision)), CLIPProcessor, *clip()[2:]
+
+
+def siglip2():
+    text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
+    vision = {**TOWER, "num_patches": 4, "patch_size": 4}
+    return Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)), *siglip()[1:]
+
+
+def flava():
+    parts = {name: TOWER for name in ("image_config", "text_config", "multimodal_config")}
+    codebook = {"num_groups": 4, "num_blocks_per_group": 1, "hidden_size": 4, "vocab_size": 8}
+    config = FlavaConfig(**parts, image_codebook_config=codebook, hidden_size=16, projection_dim=8)
+    return FlavaModel(config), CLIPProcessor, *clip()[2:]
+
+
 @pytest.mark.parametrize("make", [clip, siglip, dual])
 def test_our_cosines_are_those_of_the_model_s_own_logits(make, save):
     torch.manual_seed(0)
@@ -99,6 +125,17 @@ def test_a_peer_is_measured_on_rows_as_ours_is(make, save, class_rows, caption_r
     assert "image_to_text_recall@5" in evaluate_rows(model, processor, caption_rows).metrics  # some texts are cut
 
 
+def test_a_peer_that_does_not_normalise_pictures_is_read_as_it_learned(save):
+    plain = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=SQUARE, do_normalize=False)
+    model, processor = load_model(save(*clip()[:2], plain, {}), "cpu")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (11, 14, 3), dtype=np.uint8))
+    with torch.no_grad():
+        expected = model.get_image_features(**processor(images=picture, return_tensors="pt")).pooler_output
+    preprocess = Preprocess(processor.image_processor)
+    found = encode_pixels(model, preprocess(picture)[None].copy(), preprocess.mean, preprocess.std)
+    assert torch.allclose(found, torch.nn.functional.normalize(expected), atol=1e-6)
+
+
 def test_the_pictures_are_prepared_by_pillow(save):
     assert type(load_model(save(*clip()), "cpu")[1].image_processor) is CLIPImageProcessorPil
 
@@ -108,6 +145,19 @@ def test_a_text_tower_that_does_not_pool_is_named(save):
     with pytest.raises(ValueError, match="'distilbert' text tower, which gives no pooled output") as error:
         load_model(save(*dual(text)), "cpu")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (align, "has no logit_scale"),
+        (flava, "has no vision_model"),
+        (siglip2, "reads patches of pictures of any shape"),
+    ],
+)
+def test_a_model_that_cannot_be_measured_is_refused_when_it_is_loaded(make, why, save):
+    with pytest.raises(ValueError, match=f"type '{make.__name__}', which {why}; give a ClipScratch model or a CLIP"):
+        load_model(save(*make()), "cpu")
 
 
 def test_weights_that_the_file_lacks_are_named_and_not_drawn_at_random(save):

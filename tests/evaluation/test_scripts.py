@@ -1,9 +1,12 @@
 """Command lines go in; what `run_eval.py` and `run_inference.py` print, write and refuse is checked."""
 
 import copy
+import io
 import json
 import math
+import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 from PIL import Image
 from transformers import BertConfig, CLIPConfig, CLIPModel
 
+from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
 from modeling_clipscratch.evaluation.loading import find_device, load_model
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
@@ -123,6 +127,29 @@ def test_two_models_are_compared_on_the_same_pictures(scripts, saved, model, pro
         assert len(list(report.glob(f"*/digits/{name}"))) == 2
 
 
+def test_a_wrong_model_leaves_no_empty_report(scripts, tmp_path):
+    with pytest.raises(ValueError, match="nowhere is neither a folder"):
+        scripts[0].main(["--model", "nowhere", "--dataset", "digits", "--output_dir", str(tmp_path / "new" / "report")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_label_that_is_no_utf8_is_refused_and_a_path_of_any_bytes_is_printed(
+    scripts, saved, pictures, tmp_path, monkeypatch
+):
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", strict)
+    monkeypatch.setattr("modeling_clipscratch.command_line.quiet_libraries", lambda: None)
+    raw = str(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    shutil.copy(pictures[0], raw)
+    words = ["run_inference.py", "--model", saved, "--images", raw, "--labels", "red"]
+    monkeypatch.setattr(sys, "argv", [*words, "blue"])
+    run_command(scripts[1].main)
+    strict.flush()
+    assert "caf\\udce9.png\n  " in strict.buffer.getvalue().decode()
+    with pytest.raises(ValueError, match=r"the text 'a photo of a bl\\udce9.' holds bytes that are no UTF-8"):
+        scripts[1].main([*words[1:], os.fsdecode(b"bl\xe9"), "--template", "a photo of a {}."])
+
+
 def test_a_probe_learns_from_the_training_split(scripts, saved, capsys):
     scripts[0].main(["--model", saved, "--dataset", "digits", "--task", "knn", "--split", "validation"])
     top1 = float(re.search(r"top1 +([\d.]+) %", capsys.readouterr().out)[1])
@@ -182,9 +209,10 @@ def test_a_clip_of_transformers_is_measured_as_ours_is(tmp_path, processor, clas
 def test_a_folder_without_a_model_points_to_the_model_inside_it(tmp_path):
     with pytest.raises(ValueError, match="has no config.json"):
         load_model(tmp_path)
-    (tmp_path / "checkpoint-5").mkdir()
-    (tmp_path / "checkpoint-5" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="did you mean .*checkpoint-5"):
+    for step in (5, 900, 1000):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="did you mean .*checkpoint-1000"):
         load_model(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Rows of both kinds and a tiny model go in; what a task measures, saves and refuses is checked."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ import torch
 from datasets import Dataset
 from safetensors import safe_open
 
+from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, text_summary
 from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.pictures.text_maps import make_maps
+from modeling_clipscratch.evaluation.report import write_report
 from modeling_clipscratch.evaluation.save import save_embeddings, save_predictions
 
 
@@ -28,6 +32,49 @@ def test_a_probe_tells_colours_apart_that_prompts_do_not(model, processor, class
 def test_of_few_training_pictures_all_are_neighbours(model, processor, class_rows, make_rows):
     probe = evaluate_rows(model, processor, class_rows, task="knn", train=make_rows(12, labels=np.arange(12) % 3))
     assert probe.metrics["top1"] == 1.0
+
+
+def test_a_probe_without_training_rows_is_refused(model, processor, class_rows):
+    with pytest.raises(ValueError, match="task=knn learns from training rows and there are none; give some as train"):
+        evaluate_rows(model, processor, class_rows, task="knn")
+
+
+def test_tables_and_page_of_a_probe_do_not_pass_for_those_of_prompts(
+    model, processor, class_rows, train_rows, tmp_path
+):
+    probe = evaluate_rows(model, processor, class_rows, task="knn", train=train_rows)
+    probe = replace(probe, maps=make_maps(model, processor, probe))
+    assert probe.maps and not any(found.what == "came second" for found in probe.maps)
+    write_report(tmp_path / "one", {"model": {"colours": probe}})
+    page, table = ((tmp_path / "one" / name).read_text() for name in ("report.html", "table.md"))
+    assert "<dt>task</dt><dd>k nearest neighbours, learned from the training split</dd>" in page
+    assert "<h2>colours, knn</h2>" in page and "3 classes" in page and "prompt" not in page
+    assert table.startswith("| metric | colours, knn |")
+    assert "colours, knn" in text_summary({"model": {"colours": probe}}, {}).splitlines()[0]
+    both = {"a": {"colours": probe}, "b": {"colours": probe}}
+    write_report(tmp_path / "two", both, differences_to_first(both))
+    assert "## colours, knn\n" in (tmp_path / "two" / "comparison.md").read_text()
+    assert text_summary(both, differences_to_first(both)).startswith("colours, knn\n")
+
+
+def test_page_of_prompts_says_so_and_counts_them(model, processor, class_rows, tmp_path):
+    write_report(tmp_path, {"model": {"colours": evaluate_rows(model, processor, class_rows)}})
+    page = (tmp_path / "report.html").read_text()
+    assert "<dt>task</dt><dd>zero-shot</dd>" in page and "3 classes, 2 prompts each" in page
+
+
+def test_keys_of_any_bytes_are_saved(model, processor, class_rows, caption_rows, tmp_path):
+    for rows in (class_rows, caption_rows):
+        keys = ["caf\udce9.png", *rows.keys[1:]]
+        result = evaluate_rows(model, processor, replace(rows, keys=keys, origin="caf\udce9"))
+        write_report(tmp_path, {"model": {"colours": result}}, predictions=True, embeddings=True)
+        assert "caf\ufffd" in (tmp_path / "report.html").read_text()
+        saved = Dataset.from_parquet(
+            str(tmp_path / "colours" / "predictions.parquet"), cache_dir=str(tmp_path / rows.kind)
+        )
+        assert saved["key"][0] == "caf\ufffd.png"
+        with safe_open(tmp_path / "colours" / "embeddings.safetensors", framework="pt") as file:
+            assert json.loads(file.metadata()["keys"])[0] == "caf\ufffd.png"
 
 
 def test_a_probe_leaves_embeddings_as_they_are(model, processor, class_rows, train_rows):

@@ -69,6 +69,11 @@ def test_a_class_without_pictures_has_no_recall_and_lowers_no_mean():
     assert recalls == {"cat": 0.75, "dog": None, "owl": 0.5}
 
 
+def test_classes_of_one_name_keep_a_recall_each():
+    found = zero_shot.per_class_recall(np.diag([1, 2, 0]) + np.eye(3, k=1, dtype=int), ["missile", "owl", "missile"])
+    assert found == {"missile": 1 / 2, "owl": 2 / 3, "missile (2)": None}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_agree_with_scikit_learn_where_there_are_no_ties(seed):
     generator = np.random.default_rng(seed)

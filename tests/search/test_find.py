@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling_clipscratch.data.pictures import decode_image
 from modeling_clipscratch.evaluation.encode import encode_texts
@@ -22,6 +23,23 @@ def index_of(embeds, names, tmp_path):
 def unit_vectors(count, width, seed):
     embeds = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
     return embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def every_warning():
+    """Also those that torch gives once a process."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
+
+
+def test_a_picture_that_may_not_be_written_to_is_looked_for_without_a_warning(
+    every_warning, model, word_processor, tmp_path, recwarn
+):
+    index = index_of(np.eye(8), list("abcdefgh"), tmp_path)
+    search(index, model, word_processor, image=Image.new("RGB", (8, 8)))
+    assert not [warning for warning in recwarn if "writ" in str(warning.message)]
 
 
 def test_cosines_are_those_worked_out_by_hand(tmp_path):

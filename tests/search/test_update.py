@@ -309,6 +309,31 @@ def test_a_name_that_is_no_utf_8_is_kept(pictures, update):
     assert raw in open_index(pictures / INSIDE).pictures
 
 
+@pytest.mark.parametrize("junk", ["__MACOSX", "@eaDir", ".cache"])
+def test_folders_that_file_managers_leave_are_passed_over(pictures, update, save_picture, junk):
+    save_picture(pictures / "deep" / junk / "small.png", 1)
+    assert list(update(pictures)[0].pictures) == NAMES
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(pictures, update, save_picture, tmp_path):
+    save_picture(tmp_path / "elsewhere" / "far.png", 77)
+    (pictures / "link").symlink_to(tmp_path / "elsewhere")
+    (pictures / "twin").symlink_to(pictures / "deep" / "er")
+    (pictures / "deep" / "up").symlink_to(pictures)
+    (tmp_path / "elsewhere" / "back").symlink_to(pictures)
+    (tmp_path / "elsewhere" / "self").symlink_to(".")
+    twins = [f"twin/{n}.png" for n in range(5, 10)]
+    assert list(update(pictures)[0].pictures) == sorted([*NAMES, "link/far.png", *twins])
+
+
+def test_pictures_that_are_not_normalised_are_of_another_model(pictures, update, model, word_processor):
+    update(pictures)
+    processor = copy.deepcopy(word_processor)
+    processor.image_processor.do_normalize = False
+    with pytest.raises(ValueError, match="made with another model"):
+        module.update_index(pictures, model, processor, model_name="a model")
+
+
 def test_another_way_to_prepare_pictures_is_another_model(pictures, update, model, word_processor):
     update(pictures)
     processor = copy.deepcopy(word_processor)

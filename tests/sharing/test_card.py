@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from PIL import Image
+from transformers import AutoModel
 
 import run_eval
 import run_train
@@ -118,6 +119,18 @@ def test_snippets_name_the_repository_where_there_is_one(copy):
     assert text.count('"ann/my-clip"') == 5 and "# my-clip\n" in text
     assert "beside the folder" not in text and "beside the folder" in write_card(copy).read_text()
     assert "--model ann/my-clip" not in text_of(copy) and "--model ann/my-clip" in text
+
+
+@pytest.mark.parametrize(
+    ("template", "label"),
+    [("a {} or a {}.", r"a (\w+) or a \1\."), ("{size} of {}", r"\{size\} of \w+"), ("100 % {}", r"\w+")],
+)
+def test_pipeline_snippet_takes_any_template(copy, template, label, monkeypatch, capsys):
+    run = json.loads((copy / "run.json").read_text())
+    change(copy / "run.json", dataset={**run["dataset"], "templates": [template]})
+    monkeypatch.chdir(copy.parent)
+    exec(snippets(write_card(copy).read_text())[1], {})
+    assert len(re.findall(rf"%  {label}$", capsys.readouterr().out, re.MULTILINE)) == 3
 
 
 # The metadata
@@ -289,6 +302,29 @@ def test_report_of_these_weights_is_told_and_of_others_is_not(copy, caplog):
     with caplog.at_level(logging.INFO, module.__package__):
         assert "split validation" not in write_card(copy).read_text()
     assert "made of other weights; the card leaves it out" in caplog.text
+
+
+def test_report_of_weights_in_shards_is_told_until_any_shard_is_another(copy):
+    model = AutoModel.from_pretrained(copy)
+    (copy / "model.safetensors").unlink()
+    model.save_pretrained(copy, max_shard_size="10KB")
+    first, *others = sorted(copy.glob("model-*.safetensors"))
+    run_eval.main([f"--model={copy}", "--dataset", "digits", "--split", "validation", f"--output_dir={copy}/report"])
+    assert others and "split validation" in write_card(copy).read_text()
+    shutil.copy(first, others[-1])
+    assert "split validation" not in write_card(copy).read_text()
+
+
+def test_report_that_was_stopped_half_way_tells_nothing_and_stops_no_card(copy, monkeypatch):
+    report = ["--split", "validation", f"--output_dir={copy}/report"]
+    run_eval.main([f"--model={copy}", "--dataset", "digits", *report])
+    account = (copy / "report" / "evaluation.json").read_text()
+    monkeypatch.setattr("modeling_clipscratch.evaluation.report.draw_pictures", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_eval.main([f"--model={copy}", "--dataset", "scenes", *report])
+    assert "split validation" not in write_card(copy).read_text()
+    (copy / "report" / "evaluation.json").write_text(account)  # as an earlier version left it
+    assert "split validation" not in write_card(copy).read_text()
 
 
 def test_card_of_somebody_s_own_is_kept(copy, caplog):

@@ -107,7 +107,7 @@ def test_tutorial_s_file_gives_its_features_to_the_bit(tutorial, batch, tmp_path
         assert torch.equal(ours.get_image_features(batch["pixel_values"]).pooler_output, expected)
     assert ours.logit_scale.item() == pytest.approx(-1.5 + math.log(24))
     assert ours.config.freeze_text and ours.config.freeze_vision
-    assert processor(text="a red square", images=Image.new("RGB", (9, 9)))["input_ids"]
+    assert processor(text="a red square", images=Image.new("LA", (9, 9)))["input_ids"]
 
 
 def test_tutorial_s_file_of_another_device_and_older_names_is_read(tutorial, batch, tmp_path):
@@ -175,6 +175,15 @@ def test_other_types_and_full_folders_are_refused(word_processor, tmp_path):
         convert(str(tmp_path / "siglip"), tmp_path / "made", **TOWERS)
     with pytest.raises(ValueError, match="siglip is there already; delete it, or choose another name"):
         convert(str(tmp_path / "siglip"), tmp_path / "siglip", **TOWERS)
+
+
+@pytest.mark.parametrize("option", ["--text_model", "--vision_model"])
+def test_towers_named_for_another_source_than_a_file_are_refused(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    import run_convert
+
+    with pytest.raises(ValueError, match="are of a file of weights, and owner/clip is none; leave them out"):
+        run_convert.main(["owner/clip", str(tmp_path / "made"), option, "bert-base-uncased"])
 
 
 def test_command_says_what_it_wrote_and_a_mistake_in_one_sentence(tutorial, tmp_path, monkeypatch, capsys):

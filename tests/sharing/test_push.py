@@ -1,5 +1,6 @@
 """Trained folders go in; what is on the Hub afterwards, and what is said where it is not, is checked."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from transformers import AutoModel
 
 from modeling_clipscratch import hub as package
 from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.evaluation.tables import weights_sha256
 from modeling_clipscratch.sharing.push import check_folder, push_folder
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +48,7 @@ def leave_more(folder):
     (folder / "report" / "digits").mkdir(parents=True)
     for name in ("report.html", "table.md", "digits/sheet.png", "digits/predictions.parquet"):
         (folder / "report" / name).write_bytes(b"of the report")
+    (folder / "report" / "evaluation.json").write_text(json.dumps({"weights_sha256": weights_sha256(folder)}))
 
 
 def test_model_code_processor_card_and_results_are_published_and_nothing_else(hub, trained, caplog):
@@ -53,7 +56,7 @@ def test_model_code_processor_card_and_results_are_published_and_nothing_else(hu
     leave_more(trained)
     assert push_folder(trained, "you/clip") == f"{hub.url}/you/clip"
     repo = hub.repos["model", "you/clip"]
-    report = {"report/report.html", "report/table.md", "report/digits/sheet.png"}
+    report = {f"report/{name}" for name in ("report.html", "table.md", "digits/sheet.png", "evaluation.json")}
     assert set(repo.files()) - {".gitattributes"} == CODE | MODEL | RESULTS | report
     assert repo.history == ["initial commit", "Trained ClipScratch model"]
     assert all(repo.files()[name] == (trained / name).read_bytes() for name in CODE | MODEL | RESULTS)
@@ -76,6 +79,18 @@ def test_sharded_weights_are_published_whole(hub, trained):
     push_folder(trained, "you/clip")
     there = set(hub.repos["model", "you/clip"].files())
     assert len(shards) > 1 and shards | {"model.safetensors.index.json"} <= there and "model.safetensors" not in there
+
+
+@pytest.mark.parametrize("account", ['{"weights_sha256": "0123"}', '{"weights_sha256": null}', None])
+def test_report_of_other_weights_is_named_and_not_published(hub, trained, caplog, account):
+    caplog.set_level("INFO", "modeling_clipscratch")
+    (trained / "report").mkdir()
+    (trained / "report" / "report.html").write_text("of another model")
+    if account is not None:
+        (trained / "report" / "evaluation.json").write_text(account)
+    push_folder(trained, "you/clip")
+    assert not any(name.startswith("report") for name in hub.repos["model", "you/clip"].files())
+    assert f"not pushed, since it is not of these weights: {trained / 'report'}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,33 @@ from modeling_clipscratch.sharing.new_folder import check_new_folder, write_new_
     ("arguments", "sentence"),
     [
         (["runs/a"], "nothing to write: give --output_dir for ONNX files, --page for a page, or both"),
-        (["runs/a", "--output_dir", "onnx", "--labels", "cat", "dog"], "--pictures and --labels are of the page"),
-        (["runs/a", "--output_dir", "onnx", "--pictures", "holidays"], "--pictures and --labels are of the page"),
+        (["runs/a", "--output_dir", "onnx", "--labels", "cat", "dog"], "--labels and --template are of the page"),
+        (["runs/a", "--output_dir", "onnx", "--pictures", "holidays"], "--labels and --template are of the page"),
+        (["runs/a", "--output_dir", "onnx", "--template", "a {}"], "--labels and --template are of the page"),
+        (["runs/a", "--page", "site", "--precision", "fp32"], "--precision is of the ONNX files; give --output_dir"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         run_export.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "page=.*site is there already"),
+        (["--labels", "cat"], "1 label given"),
+        (["--template", "no braces"], "no braces"),
+        (["--pictures", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_what_the_page_lacks_is_known_before_the_first_export(monkeypatch, tmp_path, words, sentence):
+    monkeypatch.setattr(run_export, "export_onnx", lambda *args, **more: pytest.fail("it was exported"))
+    page = tmp_path / "site"
+    if not words:
+        page.write_text("there")
+    with pytest.raises(ValueError, match=sentence):
+        run_export.main(["runs/a", "--output_dir", str(tmp_path / "onnx"), "--page", str(page), *words])
 
 
 def test_the_command_line_reaches_both_exports(monkeypatch, capsys, tmp_path):
@@ -36,6 +56,7 @@ def test_the_command_line_reaches_both_exports(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(run_export, "export_onnx", export_onnx)
     monkeypatch.setattr(run_export, "write_page", write_page)
+    monkeypatch.chdir(tmp_path)
     run_export.main(["runs/a", "--output_dir", "o", "--precision", "int8", "--page", "p", "--labels", "cat", "dog"])
     assert called["onnx"] == ("runs/a", "o", ["int8"])
     assert called["page"][:2] == ("runs/a", "p") and called["page"][2]["labels"] == ["cat", "dog"]

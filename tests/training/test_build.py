@@ -5,7 +5,8 @@ import logging
 import huggingface_hub
 import pytest
 import torch
-from transformers import ResNetConfig, ResNetModel, ViTImageProcessorPil
+from PIL import Image
+from transformers import AutoProcessor, ResNetConfig, ResNetModel, ViTImageProcessorPil
 
 from modeling_clipscratch.training.arguments import ModelArguments
 from modeling_clipscratch.training.build import build_model
@@ -123,6 +124,25 @@ def test_pretrained_folders_bring_their_tokenizer_and_picture_size(tmp_path):
         build(**folders, vision_init="mimetic")
     with pytest.raises(ValueError, match="max_length=65 is more than the text tower reads; choose at most 64"):
         build(**folders, max_length=65)
+
+
+@pytest.fixture(scope="module", params=["scratch", "pretrained"])
+def saved_processor(request, tmp_path_factory):
+    """A processor as the users of a run get it, whose tower is from scratch or not."""
+    folder, vision = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("vision")
+    model, processor = build()
+    if request.param == "pretrained":
+        model.vision_model.save_pretrained(vision)
+        ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(vision)
+        _, processor = build(vision_tower=str(vision), image_size=None)
+    processor.save_pretrained(folder)
+    return AutoProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
+def test_saved_processor_takes_pictures_of_every_mode(saved_processor, mode):
+    pixels = saved_processor(images=Image.new(mode, (9, 12)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 8, 8)
 
 
 @pytest.mark.parametrize("tower", ["swin", "convnext"])

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from ..outcomes import CALIBRATION_BINS, ClassOutcomes, calibration_bins
+from ..outcomes import CALIBRATION_BINS, ClassOutcomes, calibration_bins, share_interval
 from .style import BLACK, BLUE, VERMILLION, new_figure, plain_legend, save_figure, tidy
-
-Z = 1.959964  # of a 95 % interval
 
 
 def plot_calibration(outcomes: ClassOutcomes, path: str | Path) -> None:
@@ -25,7 +23,7 @@ def plot_calibration(outcomes: ClassOutcomes, path: str | Path) -> None:
     filled = counts > 0
     total, right, sure = counts[filled], right[filled], sure[filled]
     accuracy, confidence = 100 * right / total, 100 * sure / total
-    low, high = (100 * end for end in share_interval(right, total))
+    low, high = (100 * end for end in share_interval(right / total, total))
 
     figure = new_figure(5.6, 5.8)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -60,17 +58,3 @@ def plot_calibration(outcomes: ClassOutcomes, path: str | Path) -> None:
     for axes in (upper, lower):
         tidy(axes)
     save_figure(figure, path)
-
-
-def share_interval(hits: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval of a share, which holds for few pictures and near 0 and 1 too.
-
-    Source: Wilson 1927, Journal of the American Statistical Association 22.
-
-    >>> [round(float(end), 4) for end in share_interval(np.array(8), np.array(10))]
-    [0.4902, 0.9433]
-    """
-    share = hits / total
-    centre = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
-    half = Z / (1 + Z**2 / total) * np.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
-    return centre - half, centre + half

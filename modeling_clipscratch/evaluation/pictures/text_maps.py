@@ -28,7 +28,8 @@ def make_maps(model, processor, result: Result) -> tuple[TextMap, ...]:
     """Maps of about six pictures, for `Result.maps`.
 
     Class data: the three worst misses for the class predicted and the true class, and surest hits for their class and
-    the one that came second. Caption data: pictures spread evenly, each for its first caption.
+    the one that came second (by the texts, so not for a probe). Caption data: pictures spread evenly, each for its
+    first caption.
 
     Args:
         model, processor, result: as given to and got from `evaluate_rows`.
@@ -96,7 +97,7 @@ def _class_texts(result):
     for row in hits:
         order = cosines(result.image_embeds[[row]], result.text_embeds)[0].argsort(descending=True).tolist()
         second = [("came second", prompt(number)) for number in order if number != labels[row]][:1]
-        yield row, [("right", prompt(labels[row])), *second]
+        yield row, [("right", prompt(labels[row])), *(second if result.task == "zero_shot" else [])]
 
 
 def _caption_texts(result):
