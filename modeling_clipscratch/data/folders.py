@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .columns import Columns, class_order, readable_class
+from .names import is_junk_folder
 from .pictures import is_picture_name
 from .rows import DEFAULT_TEMPLATES, Rows
 from .splits import Readers, by_split, is_split_name
@@ -104,12 +105,7 @@ def _class_folders(folder: Path) -> list[str]:
 
 
 def _sub_folders(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir() and not _is_junk(path.name)]
-
-
-def _is_junk(folder_name: str) -> bool:
-    """Folders that file managers and notebooks leave behind."""
-    return folder_name.startswith((".", "@", "__MACOSX"))
+    return [path for path in folder.iterdir() if path.is_dir() and not is_junk_folder(path.name)]
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -118,7 +114,7 @@ def _has_pictures(folder: Path) -> bool:
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     for parent, subfolders, files in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not _is_junk(name))
+        subfolders[:] = sorted(name for name in subfolders if not is_junk_folder(name))
         yield parent, sorted(files)
 
 
