@@ -148,9 +148,10 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     runs = []
     for entry in options.entries:
-        told = entry.endswith(".json")
-        runs += json.loads(Path(entry).read_text())["runs"] if told else []
-        for seed in [] if told else options.seeds:
+        if entry.endswith(".json"):
+            runs += json.loads(Path(entry).read_text())["runs"]
+            continue
+        for seed in options.seeds:
             runs.append(attempt(entry, seed, options))
             save_figures(options.output / "speedrun.json", {"runs": runs})  # after each: a stop loses one at most
     entries = defaultdict(list)

@@ -121,10 +121,11 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 def _read_class_folders(
     folder: Path, *, name: str, split: str, classes: list[str], class_names: list[str], templates: list[str]
 ) -> Rows:
-    keys, labels = [], []
-    unread = [f"{parent}/{file}" for parent, files in _walk(folder) for file in files if file.lower().endswith(_UNREAD)]
-    for label, class_folder in enumerate(classes):
+    keys, labels, unread = [], [], []
+    others = sorted({path.name for path in _sub_folders(folder)}.difference(classes))  # none of their pictures is read
+    for label, class_folder in enumerate([*classes, *others]):
         for parent, files in _walk(folder / class_folder):
+            unread += [f"{parent}/{file}" for file in files if file.lower().endswith(_UNREAD)]
             inside = Path(parent).relative_to(folder).as_posix()
             pictures = [f"{inside}/{file}" for file in files if is_picture_name(file)]
             keys += pictures
@@ -147,5 +148,5 @@ def _read_class_folders(
         class_names=class_names,
         templates=templates,
         origin=str(folder),
-        fingerprint=files_fingerprint(paths, str(folder)),
+        fingerprint=files_fingerprint(paths),
     )

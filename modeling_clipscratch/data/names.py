@@ -1,4 +1,4 @@
-"""What the user calls a data set, a model or a file goes in; a name that says nothing of this machine comes out."""
+"""A name goes in, of a data set, a model, a file or a folder; what it is, or how it may be shown, comes out."""
 
 import os.path
 import re

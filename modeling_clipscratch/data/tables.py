@@ -77,24 +77,18 @@ def table_readers(files: dict[str, list[Path]], name: str, columns: Columns, cac
     }
 
 
-def files_fingerprint(paths: Sequence[str | Path], origin: str = "") -> str:
-    """Changes when a file is added, removed, renamed, resized or written again.
-
-    A file that is missing is told of by who reads it. Raises: ValueError if all of `origin`'s are.
+def files_fingerprint(paths: Sequence[str | Path]) -> str:
+    """Changes when a file is added, removed, renamed, resized or written again; whoever reads one tells if it is not
+    there.
     """
-    digest, missing = hashlib.blake2b(digest_size=16), 0
+    digest = hashlib.blake2b(digest_size=16)
     for path in paths:
         try:
             status = os.stat(path)
             stamp = f"{status.st_size}\0{status.st_mtime_ns}"
         except OSError:
-            stamp, missing = "missing", missing + 1
+            stamp = "missing"
         digest.update(f"{path}\0{stamp}\n".encode(errors="surrogateescape"))
-    if missing and missing == len(paths):
-        raise ValueError(
-            f"{origin}: names the picture {paths[0]}, which is not there, nor is any other; paths are relative to the "
-            "table."
-        )
     return digest.hexdigest()
 
 
@@ -153,20 +147,25 @@ def rows_from_table(
         table = table.cast_column(image, datasets.Image(decode=False))
     pictures = table.select_columns([image])
     shared = {"name": name, "split": split, "origin": origin, "encoded": True}
-    if not is_text(table.features[image]):
-        one_caption = len(captions) == 1 and is_text(table.features[captions[0]])
-        same = _digests(pictures, image) if one_caption else range(len(table))
-        row_sets = list(_alike(same).values())
-        first_rows = [rows[0] for rows in row_sets]
-        keys: Sequence[str] = [f"row-{row:08d}" for row in first_rows]
-        shared["read_image"] = partial(_read_cell, pictures, image, first_rows, f"{name}, {split}", root)
-    else:
-        by_path = _alike(map(str, pictures[image][:]))
-        keys, row_sets = list(by_path), list(by_path.values())
+    by_path = is_text(table.features[image])
+    one_caption = len(captions) == 1 and is_text(table.features[captions[0]])
+    same = map(str, pictures[image][:]) if by_path else _digests(pictures, image) if one_caption else range(len(table))
+    alike = _alike(same)
+    row_sets = list(alike.values())
+    first_rows = [rows[0] for rows in row_sets]
+    if by_path:
+        keys = list(alike)
         paths = [str((root or Path()) / key) for key in keys]
-        fingerprint += "-" + files_fingerprint(paths, origin)
+        if paths and not any(map(os.path.exists, paths)):
+            raise ValueError(
+                f"{origin}: names the picture {paths[0]}, which is not there, nor is any other; paths are relative to "
+                "the table."
+            )
+        fingerprint += "-" + files_fingerprint(paths)
         shared["read_image"] = partial(read_path, paths)
-        first_rows = [rows[0] for rows in row_sets]
+    else:
+        keys = [f"row-{row:08d}" for row in first_rows]
+        shared["read_image"] = partial(_read_cell, pictures, image, first_rows, f"{name}, {split}", root)
     shared.update(keys=keys, fingerprint=fingerprint)
     if captions:
         cells = [cell_texts(values) for values in zip(*(table[column][:] for column in captions), strict=True)]

@@ -33,7 +33,7 @@ def settle_global_batch(args) -> None:
     batch = args.global_batch_size
     if batch is None:
         batch = DEFAULT_BATCH if at_once is None else at_once * accumulated * processes
-    if processes == 1 and batch < 2:
+    if batch < 2:
         raise ValueError(
             f"global_batch_size={batch} leaves a contrastive loss nothing to compare; choose 2 or more (left out, it "
             "is per_device_train_batch_size x gradient_accumulation_steps x processes)."
