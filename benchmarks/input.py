@@ -3,12 +3,12 @@
 python -m benchmarks.input --cifar DATA/wds_vtab-cifar10 --jpeg DATA/flickr8k_fullsize
 
 CIFAR-10 stays at 32 x 32, the JPEGs (which are put into a tar first) become 224 x 224. Stages of single pictures are
-timed with one thread up to all cores, as `Preprocess.read_all` uses them; those of a batch by one caller with as many
-threads of torch's. Beside them stand Pillow's `Image.open(...).load()` of the same bytes, the decoder's own limit, and
-`ViTImageProcessorPil` picture by picture, the tutorials' way. All take turns, `--rounds` times: medians of their rates,
-and of each round's ratios of times to the decoder. What the model takes is measured in the same rounds: forward,
-backward and AdamW of a ViT 192 wide, 6 deep, patch 4, by hand (`step_contestants.py`), unless `--model_rate`
-states it.
+timed with one thread up to all cores; those of a batch by one caller with as many threads of torch's; `read_all`, a
+run's own way, finds out how many threads are worth it. Beside them stand Pillow's `Image.open(...).load()` of the same
+bytes, the decoder's own limit, and `ViTImageProcessorPil` picture by picture, the tutorials' way. All take turns,
+`--rounds` times: medians of their rates, and of each round's ratios of times to the decoder. What the model takes is
+measured in the same rounds: forward, backward and AdamW of a ViT 192 wide, 6 deep, patch 4, by hand
+(`step_contestants.py`), unless `--model_rate` states it.
 """
 
 import io
@@ -41,7 +41,7 @@ from .step_contestants import Regime, hand_step
 from .train_step import REGIMES
 
 DECODER, WHOLE, EXACT, TUTORIAL = "Pillow's decoder alone", "tar to pixels", "tar to pixels, exact", "tutorials' way"
-MEMORY, MODEL = "memory to device batch", "the model, forward and backward"
+READ_ALL, MEMORY, MODEL = "tar to pixels, read_all", "memory to device batch", "the model, forward and backward"
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -127,13 +127,15 @@ def measure(rows: Rows, image_processor, *, batch: int, rounds: int, threads: in
     """Stage -> pictures a second in each round; `step`: a training step of `batch` pictures, the model's."""
     torch.set_num_threads(threads)
     singles, batches = stages_of_pictures(rows, image_processor), stages_of_batches(rows, image_processor, batch)
-    found = {stage: [] for stage in [*singles, *batches, *([MODEL] if step else [])]}
+    own_way = Preprocess(image_processor, exact=False)
+    found = {stage: [] for stage in [*singles, READ_ALL, *batches, *([MODEL] if step else [])]}
     with ThreadPoolExecutor(threads) as workers:
         for number in range(rounds + 1):
             made = {}
             torch.set_num_threads(1)  # the threads are the pool's
             for stage, (function, items) in singles.items():
                 made[stage] = len(items) / seconds(function, items, workers if threads > 1 else None)
+            made[READ_ALL] = len(rows) / seconds(own_way.read_all, [rows], None)
             torch.set_num_threads(threads)
             for stage, (function, items) in batches.items():
                 made[stage] = batch * len(items) / seconds(function, items, None)
@@ -149,7 +151,7 @@ def show(found: dict[str, list[float]]) -> None:
     """The table of one set and number of threads: rates, and a picture's time over the decoder's."""
     lines = [[stage, f"{median(rates):,.0f}", f"{ratio(found, stage):.3f}"] for stage, rates in found.items()]
     print_table(["stage", "pictures a second", "time / decoder's"], lines)
-    for stage in (WHOLE, MEMORY) if MODEL in found else ():
+    for stage in (READ_ALL, MEMORY) if MODEL in found else ():
         print(f"{stage} feeds {ratio(found, MODEL, stage):.1f} times what the model takes")
 
 

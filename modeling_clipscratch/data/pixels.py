@@ -2,7 +2,6 @@
 
 import functools
 import logging
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .pictures import decode_image, decode_pixels
+from .read_ahead import read_ahead
 from .rows import BadImageError, Rows
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class Preprocess:
 
         def read(index):
             try:
-                return self.read(rows, index)
+                return index, self.read(rows, index)
             except BadImageError as error:
                 if on_bad_image == "raise":
                     raise
@@ -140,17 +140,12 @@ class Preprocess:
                 return None
 
         found = 0
-        with (
-            ThreadPoolExecutor() as pool,  # decoding releases the interpreter's lock
-            tqdm(total=len(rows), unit="picture", desc=f"reading {rows.split}", disable=not progress) as bar,
-        ):
-            for block in range(0, len(rows), 256):
-                indices = range(block, min(block + 256, len(rows)))
-                for index, picture in zip(indices, pool.map(read, indices), strict=True):
-                    if picture is not None:
-                        found += 1
-                        yield index, picture
-                bar.update(len(indices))
+        with tqdm(total=len(rows), unit="picture", desc=f"reading {rows.split}", disable=not progress) as bar:
+            for batch in read_ahead(read, range(len(rows)), 256):
+                good = [pair for pair in batch if pair is not None]
+                found += len(good)
+                yield from good
+                bar.update(len(batch))
         if not found:
             raise ValueError(f"{rows.name}, split {rows.split}: none of {len(rows)} pictures can be read.")
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 from ..data.names import printable
 from ..data.pixels import normalize
+from ..data.read_ahead import read_ahead
 from ..data.rows import BadImageError, Rows
 
 logger = logging.getLogger(__name__)
@@ -101,18 +101,25 @@ def encode_images(
     >>> found.embeds.shape, len(found.kept)
     (torch.Size([180, 16]), 180)
     """
+
+    def read(index):
+        try:
+            return index, preprocess(rows.read_image(index))
+        except BadImageError as error:
+            return index, error
+
     embeds, kept, errors = [], [], []
     with tqdm(total=len(rows), disable=not progress, unit="picture", leave=False) as bar:
-        for start, batch in _read_ahead(preprocess, rows, batch_size):
-            bad = [picture for picture in batch if isinstance(picture, BadImageError)]
+        for batch in read_ahead(read, range(len(rows)), batch_size):
+            bad = [found for _, found in batch if isinstance(found, BadImageError)]
             if bad and on_bad_image == "raise":
                 raise bad[0]
             errors += bad
-            good = [place for place, picture in enumerate(batch) if not isinstance(picture, BadImageError)]
+            good = [(index, found) for index, found in batch if not isinstance(found, BadImageError)]
             if good:
-                pixels = np.stack([batch[place] for place in good])
+                pixels = np.stack([picture for _, picture in good])
                 embeds.append(encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size))
-                kept += [start + place for place in good]
+                kept += [index for index, _ in good]
             bar.update(len(batch))
     if not kept:
         raise ValueError(f"{rows.name}, split {rows.split}: none of {len(rows)} pictures can be read; {errors[0]}")
@@ -120,24 +127,6 @@ def encode_images(
         shown = "; ".join(str(error) for error in errors[:3]) + ("; ..." if len(errors) > 3 else "")
         logger.warning("%s: left out %d of %d pictures: %s", rows.name, len(errors), len(rows), shown)
     return ImageEmbeddings(embeds=torch.cat(embeds), kept=np.array(kept, dtype=np.int64))
-
-
-def _read_ahead(preprocess, rows, batch_size):
-    """(first index, [uint8 (H, W, 3) or BadImageError]) a batch; the next is decoded while this one is encoded."""
-
-    def read(index):
-        try:
-            return preprocess(rows.read_image(index))
-        except BadImageError as error:
-            return error
-
-    starts = range(0, len(rows), batch_size)
-    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        batches = (pool.map(read, range(start, min(start + batch_size, len(rows)))) for start in starts)
-        coming = next(batches)
-        for start in starts:
-            batch, coming = coming, next(batches, None)
-            yield start, list(batch)
 
 
 def encode_texts(

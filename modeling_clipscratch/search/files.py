@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ..data.names import is_junk_folder
 from ..data.pictures import decode_image, is_picture_name
+from ..data.read_ahead import read_ahead
 from ..data.rows import BadImageError
 from .vectors import digest_of
 
@@ -78,9 +78,4 @@ def read_pictures(
                 name=name, error=BadImageError(f"{path}: cannot be read ({error.strerror}); mend or remove it.")
             )
 
-    with ThreadPoolExecutor() as pool:  # reading, hashing and decoding release the interpreter's lock
-        batches = (pool.map(read, names[start : start + batch_size]) for start in range(0, len(names), batch_size))
-        coming = next(batches, None)
-        while coming is not None:
-            batch, coming = coming, next(batches, None)
-            yield list(batch)
+    return read_ahead(read, names, batch_size)

@@ -1,0 +1,65 @@
+import threading
+import time
+
+import pytest
+
+from modeling_clipscratch.data.read_ahead import PROBE, WORTH_A_THREAD, read_ahead
+
+
+@pytest.mark.parametrize("count", [0, 1, PROBE, 8, 9, 24])
+@pytest.mark.parametrize("seconds", [0, 2 * WORTH_A_THREAD])
+def test_batches_come_in_the_order_of_the_items(count, seconds):
+    def read(item):
+        time.sleep(seconds)
+        return 2 * item
+
+    expected = [[2 * item for item in range(count)[start : start + 8]] for start in range(0, count, 8)]
+    assert list(read_ahead(read, range(count), 8)) == expected
+
+
+@pytest.mark.parametrize(("worth_a_thread", "several"), [(60, False), (0, True)])
+def test_quick_reads_share_one_thread_and_long_ones_have_several(monkeypatch, worth_a_thread, several):
+    monkeypatch.setattr("modeling_clipscratch.data.read_ahead.WORTH_A_THREAD", worth_a_thread)
+    readers = set()
+
+    def read(item):
+        time.sleep(2e-3)
+        readers.add(threading.get_ident())
+
+    assert sum(map(len, read_ahead(read, range(40), 40))) == 40
+    assert (len(readers - {threading.get_ident()}) > 1) is several
+
+
+def test_the_next_batch_and_no_more_is_read_while_the_caller_works():
+    begun = []
+    batches = read_ahead(begun.append, range(32), 8)
+    assert not begun
+    next(batches)
+    deadline = time.monotonic() + 10
+    while len(begun) < 16 and time.monotonic() < deadline:
+        time.sleep(1e-3)
+    time.sleep(0.05)
+    assert begun == list(range(16))
+
+
+@pytest.mark.parametrize("seconds", [0, 2 * WORTH_A_THREAD])
+@pytest.mark.parametrize("broken", [8, 15])
+def test_an_error_comes_in_the_turn_of_its_batch(broken, seconds):
+    def read(item):
+        time.sleep(seconds)
+        if item == broken:
+            raise ValueError(f"item {item}")
+        return item
+
+    batches = read_ahead(read, range(24), 8)
+    assert next(batches) == list(range(8))
+    with pytest.raises(ValueError, match=f"item {broken}"):
+        next(batches)
+
+
+def test_a_caller_that_stops_leaves_no_thread_behind():
+    before = threading.active_count()
+    batches = read_ahead(lambda item: item, range(24), 8)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
