@@ -29,7 +29,8 @@ from transformers import (
 from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.data.augment import Augment
 from modeling_clipscratch.data.rows import Rows
-from modeling_clipscratch.training.device import choose_attention, choose_precision
+from modeling_clipscratch.training.attention import choose_attention
+from modeling_clipscratch.training.device import choose_precision
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
@@ -163,9 +164,9 @@ class ByHand(nn.Module):
         return (nn.functional.cross_entropy(logits, targets) + nn.functional.cross_entropy(logits.t(), targets)) / 2
 
 
-def by_hand(regime: Regime, steps: int) -> float:
+def by_hand(regime: Regime, steps: int, *, attention: str = "auto") -> float:
     """Pixels and text states in memory, fused AdamW, arithmetic and attention as the run would choose them."""
-    step = hand_step(regime)
+    step = hand_step(regime, attention)
     for _ in range(WARM_UP):
         step()
     start = now()
@@ -174,13 +175,13 @@ def by_hand(regime: Regime, steps: int) -> float:
     return now() - start
 
 
-def hand_step(regime: Regime):
+def hand_step(regime: Regime, attention: str = "auto"):
     """One step as a function, with its inputs in memory."""
     torch.manual_seed(0)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     use_cpu = device.type == "cpu"
     precision = choose_precision("auto", use_cpu=use_cpu)
-    attention = choose_attention("auto", precision=precision, use_cpu=use_cpu)
+    attention = choose_attention(attention, precision=precision, use_cpu=use_cpu)
     model = ByHand(regime, attention).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     shape = (4 * regime.batch, regime.image_size, regime.image_size, 3)

@@ -46,6 +46,7 @@ OURS, HAND = "ClipScratch", "by hand"
 WAYS = {
     OURS: ways.clipscratch,
     HAND: ways.by_hand,
+    "by hand, transformers' eager": partial(ways.by_hand, attention="eager"),
     "seed loop, 128 tokens": partial(ways.seed_loop, padding="max_length"),
     "seed loop, longest": partial(ways.seed_loop, padding="longest"),
     "VisionTextDualEncoder + Trainer": ways.dual_encoder_trainer,

@@ -7,8 +7,9 @@ import torch
 from transformers import TrainingArguments
 
 from ..hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
+from .attention import ATTENTIONS
 from .checks import check_numbers, check_switches
-from .device import ATTENTIONS, PRECISIONS, no_accelerator, settle_precision
+from .device import PRECISIONS, no_accelerator, settle_precision
 from .global_batch import settle_global_batch
 
 
@@ -169,7 +170,9 @@ class ClipScratchTrainingArguments(TrainingArguments):
     precision: str = _option("auto", "Arithmetic of the towers; auto asks the device.", choices=PRECISIONS)
     bf16: bool | None = _option(None, "The same as precision bf16; false: any but that.", nargs="?", const=True)
     fp16: bool | None = _option(None, "The same as precision fp16; false: any but that.", nargs="?", const=True)
-    attention: str = _option("auto", "Attention kernel; auto: eager for bf16 on CPUs, else sdpa.", choices=ATTENTIONS)
+    attention: str = _option(
+        "auto", "Attention kernel; auto: eager_bf16 for bf16 on CPUs, else sdpa.", choices=ATTENTIONS
+    )
     tower_learning_rate: float | None = _option(
         None, "Highest learning rate of the towers' weights, where it is not that of the heads."
     )

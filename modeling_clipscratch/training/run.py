@@ -16,10 +16,11 @@ from ..evaluation.outcomes import metric_names
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
+from .attention import choose_attention, set_attention
 from .augmentation import build_augment
 from .build import build_model
 from .checkpoints import check_agreement
-from .device import check_processes, choose_attention, describe_device
+from .device import check_processes, describe_device
 from .drop import add_drops
 from .facts import count_trained, data_facts, run_facts
 from .optimizer import muon_matrices
@@ -84,7 +85,7 @@ def train(
     for tower in (model.text_model, model.vision_model):
         # States are computed once, in full precision.
         precision = "fp32" if data.cache_states and stream is None and is_fixed(tower) else args.precision
-        tower.set_attn_implementation(choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
+        set_attention(tower, choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
     preprocess = Preprocess(processor.image_processor)
     add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
     trained = count_trained(model)

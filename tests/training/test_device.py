@@ -9,7 +9,7 @@ from accelerate.utils import DistributedType
 
 from modeling_clipscratch.training import device
 from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments
-from modeling_clipscratch.training.device import check_processes, choose_attention, choose_precision
+from modeling_clipscratch.training.device import check_processes, choose_precision
 
 
 @pytest.mark.parametrize(
@@ -64,13 +64,6 @@ def test_flags_of_transformers_and_precision_are_one(monkeypatch, able, said, ex
 def test_flag_that_contradicts_the_precision_is_refused(said):
     with pytest.raises(ValueError, match="16=(True|False) contradicts precision=.*; leave one out"):
         ClipScratchTrainingArguments(**said)
-
-
-def test_attention_is_eager_for_bf16_on_cpus_only_unless_asked():
-    choices = {(p, cpu): choose_attention("auto", precision=p, use_cpu=cpu) for p in ("fp32", "bf16") for cpu in (0, 1)}
-    assert choices == {("fp32", 0): "sdpa", ("fp32", 1): "sdpa", ("bf16", 0): "sdpa", ("bf16", 1): "eager"}
-    assert choose_attention("eager", precision="fp32", use_cpu=False) == "eager"
-    assert choose_attention("sdpa", precision="bf16", use_cpu=True) == "sdpa"
 
 
 def test_processes_that_do_not_know_of_each_other_refuse_to_start(monkeypatch):
