@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 ATTENTIONS = ("auto", "eager", "eager_bf16", "sdpa")
@@ -32,9 +33,8 @@ def attend(
         dropout: share of the weights that is dropped in training.
     Returns: (B, T, H, D) and the weights (B, H, T, S).
     """
-    batch, heads, length, width = query.shape
-    if key.shape[1] != heads:
-        key, value = (each.repeat_interleave(heads // key.shape[1], dim=1) for each in (key, value))
+    batch, heads, _, width = query.shape
+    key, value = (repeat_kv(each, heads // each.shape[1]) for each in (key, value))
     query = query * (width**-0.5 if scaling is None else scaling)
     # Heads as one dimension of contiguous matrices: matmul would turn the keys round before it multiplies.
     scores = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)).unflatten(0, (batch, heads))
