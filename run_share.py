@@ -29,19 +29,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     push_parser.add_argument("--private", choices=["true", "false"], help="who may see it, if it is made now")
     push_parser.add_argument("--revision", help="branch, made where it is not there (default: main)")
     push_parser.set_defaults(run=push)
+    for with_card in (card_parser, push_parser):
+        with_card.add_argument("--license", help="the Hub's name of the model's licence, such as apache-2.0")
+        with_card.add_argument("--language", help="ISO 639-1 code of the texts that the model reads, such as en")
     return parser.parse_args(arguments)
 
 
 def card(options: argparse.Namespace) -> None:
     check_folder(options.folder)
-    path = write_card(options.folder, repo_id=options.repo_id)
+    path = write_card(options.folder, repo_id=options.repo_id, license=options.license, language=options.language)
     if is_our_card(path):
         print(f"wrote {path}")
 
 
 def push(options: argparse.Namespace) -> None:
     private = None if options.private is None else options.private == "true"
-    page = push_folder(options.folder, options.repo_id, private=private, revision=options.revision)
+    of_card = {"license": options.license, "language": options.language}
+    page = push_folder(options.folder, options.repo_id, private=private, revision=options.revision, **of_card)
     print(f"published: {page}")
 
 

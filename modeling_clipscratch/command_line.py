@@ -7,10 +7,13 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import datasets
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
+
+_OF_THE_TRAINER = ("underflow_overflow", "tpu_metrics_debug")  # what TrainingArguments' own --debug is followed by
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
@@ -21,13 +24,14 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     too. Anything else is a bug and is raised. A reader that closes stdout (`| head`) ends it in silence.
     """
     arguments = sys.argv[1:]
-    debug = "--debug" in arguments
+    followed = enumerate(pairwise([*arguments, ""]))
+    debug = [place for place, (word, after) in followed if word == "--debug" and after not in _OF_THE_TRAINER]
     quiet_libraries()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold bytes that are no UTF-8
     gc.freeze()  # what the libraries made is there for good: no collection need walk through it
     try:
-        main([argument for argument in arguments if argument != "--debug"])
+        main([argument for place, argument in enumerate(arguments) if place not in debug])
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has enough (`| head`); Python's own flush at the end is to find no pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -54,6 +54,8 @@ def open_repository(
     api = HfApi(token=token)
     if create:
         repo_id = _ask(repo_id, lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
+    elif "/" not in repo_id:
+        repo_id = f"{_ask(repo_id, api.whoami)['name']}/{repo_id}"
     _ask(repo_id, lambda: api.auth_check(repo_id, write=True))  # one of others is found without a word by create_repo
     if private and not _ask(repo_id, lambda: api.repo_info(repo_id)).private:
         raise ValueError(

@@ -53,3 +53,18 @@ def test_full_disk_is_one_sentence_whichever_library_met_it(capsys):
         run_command(fill)
     assert exit.value.code == 2
     assert capsys.readouterr().err == "error: I/O error: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["--debug", "push", "runs/a"], ["push", "runs/a"]),
+        (["recipe.yaml", "--debug"], ["recipe.yaml"]),
+        (["--debug", "underflow_overflow", "--max_steps", "5"], ["--debug", "underflow_overflow", "--max_steps", "5"]),
+    ],
+)
+def test_debug_is_ours_unless_the_trainer_s_word_follows(monkeypatch, words, left):
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
+    run_command(seen.extend)
+    assert seen == left

@@ -215,6 +215,11 @@ def test_repository_that_is_not_to_be_made_must_be_there(hub):
     assert not hub.repos
 
 
+def test_name_alone_is_a_repository_of_the_token_s_owner(hub):
+    hub.add("you/clip", {"README.md": b"card"})
+    assert open_repository("clip", create=False) == "you/clip"
+
+
 def test_revision_that_is_not_there_is_said(hub, push, files):
     with pytest.raises(OSError, match="it has no such revision; give a branch. Nothing was published."):
         commit_files(files, "you/clip", message="pushed", revision="nowhere")

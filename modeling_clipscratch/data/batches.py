@@ -1,6 +1,8 @@
 """Rows and a tokenizer (or cached states) go in; whole batches come out, the same for any worker, process or resume."""
 
 import logging
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ import torch
 from .captions import CaptionTable, TokenTable
 from .pixels import Preprocess
 from .randomness import epoch_order, key_ids, sample_ids, uniform
+from .read_ahead import read_ahead
 from .rows import BadImageError, Rows
 
 logger = logging.getLogger(__name__)
@@ -106,11 +109,16 @@ class PairDataset(torch.utils.data.Dataset):
             batch.update(self.tokens.batch(self.tokens.by_length()[-1:].repeat(count)))
         return batch
 
-    def plain_pictures(self, indices: torch.Tensor) -> torch.Tensor:
-        """(n,) row indices -> uint8 (n, H, W, 3), not augmented; a broken one raises."""
+    def plain_pictures(self, indices: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
+        """(n,) row indices -> uint8 (B, H, W, 3) after another, not augmented; a broken one raises.
+
+        What is not in memory is read ahead while the caller works on the batch before.
+        """
         if self.pixels is not None:
-            return self.pixels[indices]
-        return torch.from_numpy(np.stack([self.preprocess.read(self.rows, i) for i in indices.tolist()]))
+            yield from (self.pixels[chosen] for chosen in indices.split(batch_size))
+        else:
+            read = partial(self.preprocess.read, self.rows)
+            yield from (torch.from_numpy(np.stack(batch)) for batch in read_ahead(read, indices.tolist(), batch_size))
 
     def _read(self, indices):
         kept, images = [], []

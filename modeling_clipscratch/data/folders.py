@@ -10,7 +10,7 @@ import numpy as np
 
 from .columns import Columns, class_order, readable_class
 from .names import is_junk_folder
-from .pictures import is_picture_name
+from .pictures import is_picture_name, is_unread_name, warn_of_unread
 from .rows import DEFAULT_TEMPLATES, Rows
 from .splits import Readers, by_split, is_split_name
 from .tables import files_fingerprint, read_path, table_readers
@@ -18,7 +18,6 @@ from .tables import files_fingerprint, read_path, table_readers
 logger = logging.getLogger(__name__)
 
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".dng")  # of phones and cameras
 
 
 def metadata_readers(folder: Path, *, name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
@@ -125,17 +124,12 @@ def _read_class_folders(
     others = sorted({path.name for path in _sub_folders(folder)}.difference(classes))  # none of their pictures is read
     for label, class_folder in enumerate([*classes, *others]):
         for parent, files in _walk(folder / class_folder):
-            unread += [f"{parent}/{file}" for file in files if file.lower().endswith(_UNREAD)]
+            unread += [f"{parent}/{file}" for file in files if is_unread_name(file)]
             inside = Path(parent).relative_to(folder).as_posix()
             pictures = [f"{inside}/{file}" for file in files if is_picture_name(file)]
             keys += pictures
             labels += [label] * len(pictures)
-    if unread:
-        logger.warning(
-            "%d pictures are of a kind that is not read (%s, ...) and are left out; convert them to JPEG.",
-            len(unread),
-            unread[0],
-        )
+    warn_of_unread(unread)
     paths = [str(folder / key) for key in keys]
     return Rows(
         name=name,

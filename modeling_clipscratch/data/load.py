@@ -2,7 +2,7 @@
 
 import os
 import re
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 
@@ -27,17 +27,42 @@ def load_rows(
     dataset: str,
     split: str,
     *,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    **options: str | list[str] | None,
+) -> Rows:
+    """Opens one split of a data set, whatever its form: labels and captions now, pictures as they are asked for.
+
+    Args:
+        split: `train`, `validation`, `test` or one of their other names (`val`, `dev`, ...), or a split of the set's
+            own. Where a set has no validation split, one is taken from train, and train is the rest.
+        validation_fraction: share of train, in [0, 1), for sets without a validation split; 0 takes none.
+        seed: of that choice, which depends on (seed, key) alone.
+        dataset, options: as `open_splits` takes them (`image_column`, `class_names`, `templates`, `revision`, ...).
+
+    Raises:
+        ValueError: one sentence, where the set cannot be found, lacks the split or columns, or is damaged.
+
+    >>> rows = load_rows("digits", "test")
+    >>> len(rows), rows.kind, rows[0]["key"]
+    (360, 'class', 'digits-0005')
+    """
+    readers = open_splits(dataset, **options)
+    return read_split(readers, split, dataset=dataset, validation_fraction=validation_fraction, seed=seed)
+
+
+def open_splits(
+    dataset: str,
+    *,
     image_column: str | None = None,
     caption_column: str | None = None,
     label_column: str | None = None,
     class_names: list[str] | None = None,
     templates: list[str] | None = None,
-    validation_fraction: float = 0.1,
-    seed: int = 0,
     revision: str | None = None,
     cache_dir: str | None = None,
-) -> Rows:
-    """Opens one split of a data set, whatever its form: labels and captions now, pictures as they are asked for.
+) -> Readers:
+    """The splits that a data set has of its own, each with what reads it, once however often it is called.
 
     1. `digits` and `scenes` are built in; a local set of such a name is `./digits`.
     2. A path is a folder of tar shards (`<split>/0.tar` as CLIP_benchmark has them, or all in one folder), a folder of
@@ -46,23 +71,19 @@ def load_rows(
     3. Anything else is a data set of the Hub, as tar shards in that layout or as `datasets.load_dataset` reads it.
 
     Args:
-        split: `train`, `validation`, `test` or one of their other names (`val`, `dev`, ...), or a split of the set's
-            own. Where a set has no validation split, one is taken from train, and train is the rest.
         image_column, caption_column, label_column: columns of a table, where they cannot be told.
         class_names: in label order, where the set has none, or instead of them; or one `.txt` with a name a line.
         templates: prompts for class data, `{}` stands for the class; or the name of a published list (`cifar10`,
             `cifar100`, `imagenet`), or one `.txt` with a prompt a line.
-        validation_fraction: share of train, in [0, 1), for sets without a validation split; 0 takes none.
-        seed: of that choice, which depends on (seed, key) alone.
         revision: branch, tag or commit of a Hub data set.
         cache_dir: where the Hub's files and the tables' Arrow copies are kept, if not where `datasets` keeps them.
 
     Raises:
-        ValueError: one sentence, where the set cannot be found, lacks the split or columns, or is damaged.
+        ValueError: one sentence, where the set cannot be found or lacks columns; a reader raises it where the split is
+            damaged.
 
-    >>> rows = load_rows("digits", "test")
-    >>> len(rows), rows.kind, rows[0]["key"]
-    (360, 'class', 'digits-0005')
+    >>> sorted(open_splits("digits"))
+    ['test', 'train', 'validation']
     """
     columns = Columns(
         image=image_column,
@@ -72,9 +93,13 @@ def load_rows(
         templates=templates,
     )
     readers = _readers(dataset, columns, revision, cache_dir)
-    rows = read_split(readers, split, dataset=dataset, validation_fraction=validation_fraction, seed=seed)
-    if rows.kind == "caption" and (class_names or templates):
-        given = "class_names" if class_names else "templates"
+    return {split: cache(partial(_read, reader, dataset, columns)) for split, reader in readers.items()}
+
+
+def _read(reader, dataset, columns):
+    rows = reader()
+    if rows.kind == "caption" and (columns.class_names or columns.templates):
+        given = "class_names" if columns.class_names else "templates"
         raise ValueError(f"{dataset} has captions of its own, so {given} has no use; leave it out.")
     return rows
 

@@ -27,10 +27,10 @@ def printable(name: str) -> str:
 def is_junk_folder(name: str) -> bool:
     """Whether a folder is one that file managers and notebooks leave behind.
 
-    >>> is_junk_folder("__MACOSX"), is_junk_folder("@eaDir"), is_junk_folder(".thumbnails"), is_junk_folder("cats")
+    >>> is_junk_folder("__MACOSX"), is_junk_folder("@eaDir"), is_junk_folder(".thumbnails"), is_junk_folder("@ann")
     (True, True, True, False)
     """
-    return name.startswith((".", "@", "__MACOSX"))
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "@tmp", "@Recycle", "#recycle")
 
 
 def public_name(given: str) -> str:

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import logging
 import os
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -15,6 +17,8 @@ try:
     import simplejpeg
 except ImportError:  # the extra `jpeg` is not installed
     simplejpeg = None
+
+logger = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
@@ -42,6 +46,25 @@ def is_picture_name(name: str | PathLike) -> bool:
     """
     base = os.path.basename(name)
     return base.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not base.startswith(".")
+
+
+def is_unread_name(name: str) -> bool:
+    """Whether it is a picture of a phone or a camera of a kind that is not read.
+
+    >>> is_unread_name("IMG_1.HEIC"), is_unread_name("IMG_1.JPG")
+    (True, False)
+    """
+    return name.lower().endswith((".heic", ".heif", ".jxl", ".jp2", ".dng")) and not name.startswith(".")
+
+
+def warn_of_unread(paths: Sequence[str]) -> None:
+    """Says how many pictures of such a kind are left out, if any."""
+    if paths:
+        logger.warning(
+            "%d pictures are of a kind that is not read (%s, ...) and are left out; convert them to JPEG.",
+            len(paths),
+            paths[0],
+        )
 
 
 def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | None = None) -> Image.Image:

@@ -19,6 +19,10 @@ _ALIASES = {
 }
 
 
+class NoSuchSplitError(ValueError):
+    """A data set does not have the split that was asked for, nor one to take it from."""
+
+
 def canonical_split(name: str) -> str:
     """`train`, `validation` or `test` where the name is one of theirs, else the name as it is.
 
@@ -57,7 +61,8 @@ def read_split(readers: Readers, split: str, *, dataset: str, validation_fractio
     """The rows of one split. A set without a validation split gets one from train, and train is then the rest.
 
     Raises:
-        ValueError: if the set has no such split, or the fraction is not in [0, 1).
+        NoSuchSplitError: if the set has no such split.
+        ValueError: if the fraction is not in [0, 1).
     """
     if not 0 <= validation_fraction < 1:
         raise ValueError(
@@ -69,7 +74,7 @@ def read_split(readers: Readers, split: str, *, dataset: str, validation_fractio
     if split in readers and not (split == "train" and carved):
         return readers[split]()
     if split not in ("train", "validation") or not carved:
-        raise ValueError(_no_such_split(readers, split, dataset=dataset, carved=carved))
+        raise NoSuchSplitError(_no_such_split(readers, split, dataset=dataset, carved=carved))
     train = readers["train"]()
     labels = None if train.kind == "caption" else train.labels
     rest, held = carve_out(train.keys, labels=labels, fraction=validation_fraction, seed=seed)

@@ -1,5 +1,6 @@
 """Shards go in, tars or parquet files, as paths or addresses of the Hub; their raw rows come out, nothing is kept."""
 
+import glob
 import logging
 import tarfile
 import time
@@ -75,7 +76,8 @@ def tar_shards(files: list[str]) -> Shards:
 def parquet_shards(files: list[str], features: datasets.Features | None = None) -> Shards:
     """Rows of a parquet file: its columns; pictures as bytes."""
     try:
-        stream = datasets.IterableDataset.from_parquet(files, features=features)
+        patterns = [file if "://" in file else glob.escape(file) for file in files]  # as which they are read
+        stream = datasets.IterableDataset.from_parquet(patterns, features=features)
     except Exception as error:  # pyarrow's, the system's or the network's
         raise ValueError(
             f"{files[0]}{', ...' if len(files) > 1 else ''}: cannot be read as parquet ({_reason(error)}); mend it."

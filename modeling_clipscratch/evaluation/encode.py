@@ -15,6 +15,7 @@ from ..data.names import printable
 from ..data.pixels import normalize
 from ..data.read_ahead import read_ahead
 from ..data.rows import BadImageError, Rows
+from ..hub.towers_clipscratch import first_position
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,8 @@ def _tokens(model, tokenizer, texts, longest):
     if model.config.model_type == "siglip":
         # It takes the last token for the text, and learned from texts padded to the full length, without a mask.
         names, padding = ["input_ids"], "max_length"
+        if "Gemma" in type(tokenizer).__name__:  # SigLIP 2's, whose texts were in lower case
+            texts = [text.lower() for text in texts]
     else:
         names, padding = ["input_ids", "attention_mask"], True
     given = tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=longest)
@@ -192,6 +195,8 @@ def _tokens(model, tokenizer, texts, longest):
 
 def longest_text(model, tokenizer) -> int:
     """Tokens that the text tower reads at most: the tokenizer's limit or the tower's positions, whichever is less."""
-    # Towers with relative positions (T5) name no maximum.
-    positions = model.config.text_config.to_dict().get("max_position_embeddings", tokenizer.model_max_length)
+    text = model.config.text_config.to_dict()
+    if "max_position_embeddings" not in text:  # towers with relative positions (T5) name no maximum
+        return tokenizer.model_max_length
+    positions = text["max_position_embeddings"] - first_position(text["model_type"], text.get("pad_token_id"))
     return min(tokenizer.model_max_length, positions)

@@ -23,11 +23,10 @@ from .text_map import TextMap
 from .zero_shot import (
     class_embeddings,
     class_outcomes,
-    class_probabilities,
     confusion_matrix,
-    cosines,
     per_class_recall,
     predictions,
+    zero_shot_outcomes,
 )
 
 TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
@@ -84,7 +83,7 @@ class Result:
 def task_for(rows: Rows, task: str = "auto") -> str:
     """`auto` -> the task of the rows' kind; another -> itself, if it fits.
 
-    Raises: ValueError if the data are of another kind than the task needs.
+    Raises: ValueError if the data are of another kind than the task needs, or what a probe learns from.
     """
     if task == "auto":
         return "zero_shot" if rows.kind == "class" else "retrieval"
@@ -94,6 +93,8 @@ def task_for(rows: Rows, task: str = "auto") -> str:
         raise ValueError(
             f"{rows.name}, split {rows.split}, has {has} and task={task} needs {needs}; choose task={fits}."
         )
+    if task in PROBES and rows.split == "train":
+        raise ValueError(f"task={task} learns from the training split; measure it on another (--split test).")
     return task
 
 
@@ -153,9 +154,9 @@ def evaluate_rows(
         learn = nearest if task == "knn" else linear_probe_scores
         scores = learn(train_embeds, train_kept.labels, embeds, len(rows.class_names))
         confidence = scores.amax(1)  # shares of votes, or log-probabilities
-        result = replace(
-            result, **_classified(scores, confidence.exp() if task == "linear_probe" else confidence, kept)
-        )
+        confidence = confidence.exp() if task == "linear_probe" else confidence
+        predicted = predictions(scores, torch.as_tensor(kept.labels))
+        result = replace(result, **_classified(class_outcomes(scores, kept.labels, confidence=confidence), predicted))
     metrics = {**plain_metrics(result.outcomes), **confidence_intervals(result.outcomes)}
     return replace(result, task=task, metrics=metrics)
 
@@ -179,8 +180,7 @@ def evaluate_embeddings(
     assert len(image_embeds) == len(rows), f"{len(image_embeds)} embeddings for {len(rows)} rows"
     if rows.kind == "class":
         text_embeds = encode_classes(encode, rows.class_names, rows.templates)
-        scores = cosines(image_embeds, text_embeds)
-        measured = _classified(scores, class_probabilities(scores, logit_scale).amax(1), rows)
+        measured = _classified(*zero_shot_outcomes(image_embeds, text_embeds, rows.labels, logit_scale))
     else:
         text_embeds = encode([caption for captions in rows.captions for caption in captions])
         caption_to_image = torch.tensor([row for row, captions in enumerate(rows.captions) for _ in captions])
@@ -218,13 +218,11 @@ def encode_classes(encode, class_names, templates) -> torch.Tensor:
     return class_embeddings(encode(prompts).view(len(class_names), len(templates), -1))
 
 
-def _classified(scores, confidence, rows):
-    """What a `Result` has of class data: from (N, C) scores and the (N,) probabilities of what they predict."""
-    labels = torch.as_tensor(rows.labels)
-    predicted = predictions(scores, labels)
+def _classified(outcomes, predicted):
+    """What a `Result` has of class data."""
     return {
-        "outcomes": class_outcomes(scores, labels, confidence=confidence),
-        "confusion": confusion_matrix(predicted, labels, len(rows.class_names)),
+        "outcomes": outcomes,
+        "confusion": confusion_matrix(predicted, outcomes.labels, outcomes.classes),
         "predicted": predicted.numpy(),
-        "confidence": confidence.double().numpy(),
+        "confidence": outcomes.confidence,
     }

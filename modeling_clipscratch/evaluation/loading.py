@@ -65,7 +65,12 @@ def _load(where):
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
         # The same pixels, whether torchvision is installed or not; it resizes a little differently.
         image_processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False, backend="pil")
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except ImportError as error:  # the older tokenizers of some families (SigLIP) have a library of their own
+        raise ValueError(
+            f"{where} needs a library that is not installed: {_first_line(error)} Often it is "
+            "pip install sentencepiece protobuf."
+        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {_first_line(error)}"
         ) from error

@@ -55,10 +55,10 @@ def write_report(
 ) -> list[Path]:
     """Writes `report.html`, a page that needs no other file, and what it was made of.
 
-    One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command), `table.md` and
-    a folder for each data set with its pictures and, for class data, `per_class_recall.json`. Several models:
-    `comparison.csv`, `.json` and `.md`, and for each model a folder with its pictures. `curves.png` is drawn of the
-    models that are run folders.
+    One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command; the report's
+    files), `table.md` and a folder for each data set with its pictures and, for class data, `per_class_recall.json`.
+    Several models: `comparison.csv`, `.json` and `.md`, and for each model a folder with its pictures. `curves.png` is
+    drawn of the models that are run folders.
 
     Args:
         folder: made where it is not there; files of an earlier report are replaced.
@@ -85,9 +85,7 @@ def write_report(
     written, pictures = ([] if one else write_comparison(folder, metrics, differences, titles)), {}
     for (model, results), place in zip(evaluations.items(), places, strict=True):
         paths, pictures[model] = _write_model(place, results, with_table=one)
-        if one:
-            paths.append(_write_account(place, model, results, command))
-        written += paths + _save(place, results, predictions, embeddings)
+        written += paths
     curves = folder / "curves.png"
     names = short_names(list(evaluations))
     histories = {names[model]: history for model in evaluations if (history := _log_history(model))}
@@ -97,8 +95,14 @@ def write_report(
     page = render_page(
         evaluations, pictures, differences=differences, curves=curves if drawn else None, command=command
     )
-    write_text(folder / "report.html", page)
-    return [folder / "report.html", *written, *([curves] if drawn else [])]
+    written = [folder / "report.html", *written, *([curves] if drawn else [])]
+    write_text(written[0], page)
+    for results, place in zip(evaluations.values(), places, strict=True):
+        written += _save(place, results, predictions, embeddings)
+    if one:
+        [(model, results)] = evaluations.items()
+        written.append(_write_account(folder, model, results, command, written))
+    return written
 
 
 def _write_model(folder, results, *, with_table):
@@ -116,8 +120,9 @@ def _write_model(folder, results, *, with_table):
     return written, pictures
 
 
-def _write_account(folder, model, results, command):
-    """`evaluation.json`, for whoever publishes the figures; its command names no place on this machine."""
+def _write_account(folder, model, results, command, written):
+    """`evaluation.json`, for whoever publishes these figures and files: the folder may hold more, of earlier reports.
+    Its command names no place on this machine."""
     given = shlex.split(command or "")
     words = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
     account = {
@@ -127,6 +132,7 @@ def _write_account(folder, model, results, command):
             name: {"name": public_name(name), "split": found.rows.split, "task": found.task, "rows": len(found.rows)}
             for name, found in results.items()
         },
+        "files": [path.relative_to(folder).as_posix() for path in written],
     }
     text = json.dumps(account, indent=2, ensure_ascii=False) + "\n"
     write_text(folder / ACCOUNT, text)

@@ -6,11 +6,7 @@ Shapes: N pictures, M captions, P projection. Pictures may have any number of ca
 import torch
 
 from .outcomes import RetrievalOutcomes, plain_metrics
-from .zero_shot import in_float64, products, ranks
-
-BLOCK = (
-    2**22
-)  # similarities held at once, about 100 MB with all that is made of them, however many candidates there are
+from .zero_shot import BLOCK, in_float64, products, ranks
 
 
 def retrieval_outcomes(

@@ -66,7 +66,8 @@ def save_embeddings(result: Result, path: str | Path) -> None:
     else:
         tensors["caption_to_image"] = torch.as_tensor(result.outcomes.caption_to_image)
     rows = result.rows
-    metadata = {"keys": json.dumps([printable(key) for key in rows.keys])}
+    keys = [printable(key) for key in rows.keys]
+    metadata = {"keys": json.dumps(keys, ensure_ascii=False)}  # a header holds 100 MB at most
     metadata |= {"dataset": printable(rows.name), "split": rows.split}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

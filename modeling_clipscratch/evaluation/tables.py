@@ -11,7 +11,7 @@ from ..data.names import printable
 
 Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
 INTERVAL = "_ci95"
-ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights
+ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights, and its files
 
 
 def text_table(metrics: Metrics) -> str:

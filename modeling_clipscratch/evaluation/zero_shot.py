@@ -13,6 +13,9 @@ from torch.nn.functional import normalize
 
 from .outcomes import ClassOutcomes, mean_recall, plain_metrics
 
+# Similarities held at once: about 100 MB with all that is made of them, however many candidates there are.
+BLOCK = 2**22
+
 
 def class_embeddings(text_embeds: torch.Tensor) -> torch.Tensor:
     """One embedding a class: the mean over its templates, made unit length again.
@@ -44,13 +47,18 @@ def products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def in_float64(name: str, embeds: torch.Tensor) -> torch.Tensor:
     """Raises: ValueError if an embedding is not finite."""
+    check_finite(name, embeds)
+    return embeds.double()
+
+
+def check_finite(name: str, embeds: torch.Tensor) -> None:
+    """Raises: ValueError if an embedding is not finite."""
     broken = int((~torch.isfinite(embeds).all(-1)).sum())
     if broken:
         raise ValueError(
             f"{broken} of {len(embeds)} {name} embeddings are not finite; the model gives NaN or infinity for "
             "them. Check its weights, or train it with a lower learning rate."
         )
-    return embeds.double()
 
 
 def ranks(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -125,9 +133,42 @@ def zero_shot_metrics(
         logit_scale: natural log of the inverse temperature; only `expected_calibration_error` depends on it.
     Returns: those of `accuracy_metrics` and `expected_calibration_error`, all fractions.
     """
-    scores = cosines(image_embeds, class_embeds)
-    confidence = class_probabilities(scores, logit_scale).amax(1)
-    return plain_metrics(class_outcomes(scores, labels, confidence=confidence))
+    return plain_metrics(zero_shot_outcomes(image_embeds, class_embeds, labels, logit_scale)[0])
+
+
+def zero_shot_outcomes(
+    image_embeds: torch.Tensor,
+    class_embeds: torch.Tensor,
+    labels: torch.Tensor,
+    logit_scale: float,
+    *,
+    block: int | None = None,
+) -> tuple[ClassOutcomes, torch.Tensor]:
+    """What the classification does with each picture, and (N,) int64, the class that each is given.
+
+    Args:
+        image_embeds, class_embeds, labels, logit_scale: of `zero_shot_metrics`.
+        block: pictures scored at once; changes memory, not the result. Without it, as many as keep the memory the same
+            for any number of classes.
+    """
+    labels = _checked_labels(labels, len(image_embeds), len(class_embeds)).to(image_embeds.device)
+    check_finite("image", image_embeds)
+    classes, rows = in_float64("class", class_embeds), block or max(1, BLOCK // len(class_embeds))
+    # Filled in place, as in `retrieval_outcomes`.
+    found, predicted = torch.empty_like(labels), torch.empty_like(labels)
+    confidence = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
+    for start in range(0, len(labels), rows):
+        some = slice(start, start + rows)
+        scores = products(image_embeds[some].double(), classes)
+        found[some], predicted[some] = ranks(scores, labels[some]), predictions(scores, labels[some])
+        confidence[some] = class_probabilities(scores, logit_scale).amax(1).double()
+    outcomes = ClassOutcomes(
+        labels=labels.cpu().numpy(),
+        ranks=found.cpu().numpy(),
+        classes=len(class_embeds),
+        confidence=confidence.cpu().numpy(),
+    )
+    return outcomes, predicted.cpu()
 
 
 def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> np.ndarray:
@@ -183,15 +224,23 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
 
 def _checked(scores, labels):
     scores, labels = torch.as_tensor(scores), torch.as_tensor(labels).long()
-    if scores.ndim != 2 or labels.ndim != 1 or len(scores) != len(labels) or len(labels) == 0:
-        raise ValueError(
-            f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} do not fit; give (N, C) and (N,), N >= 1."
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= scores.shape[1]:
-        raise ValueError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}, the scores know classes 0 to "
-            f"{scores.shape[1] - 1}; give one column of scores a class."
-        )
+    if scores.ndim != 2:
+        raise ValueError(f"scores {tuple(scores.shape)} are no table; give (N, C).")
+    labels = _checked_labels(labels, *scores.shape)
     if bool(scores.isnan().any()):
         raise ValueError("some scores are NaN; the model's output is broken, so no accuracy can be given.")
     return scores, labels.to(scores.device)
+
+
+def _checked_labels(labels, pictures, classes):
+    labels = torch.as_tensor(labels).long()
+    if labels.shape != (pictures,) or pictures == 0:
+        raise ValueError(
+            f"scores {(pictures, classes)} and labels {tuple(labels.shape)} do not fit; give (N, C) and (N,), N >= 1."
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, the scores know classes 0 to {classes - 1}; "
+            "give one column of scores a class."
+        )
+    return labels

@@ -15,7 +15,7 @@ from .configuration_clipscratch import ClipScratchConfig
 from .heads_clipscratch import build_projection, given, unit_length, with_features
 from .losses_clipscratch import contrastive_logits, contrastive_loss
 from .outputs_clipscratch import ClipScratchOutput
-from .towers_clipscratch import build_tower, freeze_tower, last_blocks, load_tower, pool
+from .towers_clipscratch import build_tower, check_whole, freeze_tower, last_blocks, load_tower, pool
 
 
 class ClipScratchModel(PreTrainedModel):
@@ -74,11 +74,11 @@ class ClipScratchModel(PreTrainedModel):
             super()._init_weights(module)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        # Loading makes new parameters that all want gradients.
-        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_towers()
-        return loaded
+    def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_whole(model.config, report["missing_keys"])
+        model.freeze_towers()  # loading makes new parameters that all want gradients
+        return (model, report) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         # One class can name one auto class only; the zero-shot pipeline looks for a second one.

@@ -16,12 +16,24 @@ def load_tower(source, side, pooling):
     Args:
         source: Hub id or local folder (pretrained weights, as float32), a config (new weights), or a module, which
             is taken as it is.
-        side: `text` or `vision`; of a folder with both (CLIP, SigLIP) that side is taken.
+        side: `text` or `vision`; of a folder with both (CLIP; SigLIP's pictures) that side is taken.
         pooling: as in `ClipScratchConfig`; the pooling layer is made for `tower` only.
     Returns: (tower, report): report has `source`, `parameters` (their number), `loaded`, `new` and `unused` (lists
         of weight names).
-    Raises: ValueError if `AutoModel` does not know the type, or there is no such id or folder.
+    Raises: ValueError if `AutoModel` does not know the type, there is no such id or folder, or the pooling can tell no
+        text of such a tower from another.
     """
+    tower, report = _find_tower(source, side, pooling)
+    kind = tower.config.model_type
+    if side == "text" and pooling in ("cls", "cls+mean") and _reads_left_to_right(tower):
+        raise ValueError(
+            f"{side}_pooling {pooling!r}: a {kind} reads from left to right, so its first token is the same for every "
+            "text; choose mean, or tower for a CLIP's."
+        )
+    return tower, report
+
+
+def _find_tower(source, side, pooling):
     if isinstance(source, nn.Module):
         return source, _account(
             source, type(source).__name__ + " (as given)", loaded=[n for n, _ in source.named_parameters()]
@@ -63,6 +75,29 @@ def load_tower(source, side, pooling):
     )
 
 
+@torch.no_grad()
+def _reads_left_to_right(tower):
+    """Whether what comes after the first token changes nothing about its state."""
+    if getattr(tower.config, "is_encoder_decoder", False):  # takes more than texts
+        return False
+    was_training = tower.training
+    tower.eval()
+    ids = torch.tensor([[0, 0], [0, 1]], device=next(tower.parameters()).device)
+    first = tower(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+    tower.train(was_training)
+    return torch.equal(first[0], first[1])
+
+
+def check_whole(config, missing):
+    """Raises: ValueError if weights are not in a folder's file: transformers would draw them at random."""
+    if missing := sorted(missing):
+        raise ValueError(
+            f"{len(missing)} of the model's weights are not in its file under the names that this transformers knows, "
+            f"{missing[0]} for one; it was saved with transformers {config.transformers_version}: load it with that "
+            "version, copy the folder again, or save it again where it was trained."
+        )
+
+
 def _account(tower, source, *, loaded=(), new=(), unused=()):
     return {
         "source": source,
@@ -85,6 +120,11 @@ def tower_class(config):
             f"model_type {config.model_type!r} is not an encoder that AutoModel knows; choose another tower."
         )
     return MODEL_MAPPING[type(config)]
+
+
+def first_position(tower_type, pad_token_id):
+    """RoBERTa and its kin number positions from the one after the padding's number."""
+    return pad_token_id + 1 if tower_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
 
 
 def takes_pooler(model_class):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.names import is_junk_folder
-from ..data.pictures import decode_image, is_picture_name
+from ..data.pictures import decode_image, is_picture_name, is_unread_name, warn_of_unread
 from ..data.read_ahead import read_ahead
 from ..data.rows import BadImageError
 from .vectors import digest_of
@@ -27,7 +27,8 @@ class Read:
 def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     """Name below the folder, with `/` -> (bytes, time of the last change in ns), in the order of the names.
 
-    Links to folders are followed, but for those that lead back up.
+    Links to folders are followed, but for those that lead back up. Pictures of a kind that is not read are counted in
+    a warning.
 
     Raises: ValueError if the folder, or one inside it, cannot be read, or if no picture is there.
     """
@@ -37,17 +38,20 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     def refuse(error):  # passing over it would drop all its pictures from the index
         raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
 
+    unread = []
     found, above = {}, {str(folder): {os.path.realpath(folder)}}  # folder -> where it and all over it really lie
     for parent, subfolders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
         subfolders[:] = [name for name, place in real.items() if place not in above[parent]]
         above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
+        unread += [os.path.join(parent, file) for file in files if is_unread_name(file)]
         for path in (Path(parent, file) for file in files if is_picture_name(file)):
             try:
                 told = path.stat()
             except FileNotFoundError:  # taken away in this moment, or a link to nowhere
                 continue
             found[path.relative_to(folder).as_posix()] = (told.st_size, told.st_mtime_ns)
+    warn_of_unread(unread)
     if not found:
         raise ValueError(f"{folder} holds no picture, nor does any folder in it; give one with .jpg, .png, ... files.")
     return dict(sorted(found.items()))

@@ -75,9 +75,10 @@ def read_vectors(path: Path):
     faiss = faiss_library()
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    if found != path.stem.rpartition("-")[2]:
-        raise ValueError(f"{path} is damaged (its content is not what its name says).")
-    return faiss.read_index(str(path))
+        if found != path.stem.rpartition("-")[2]:
+            raise ValueError(f"{path} is damaged (its content is not what its name says).")
+        file.seek(0)
+        return faiss.read_index(faiss.PyCallbackIOReader(file.read))  # it takes no path that is not UTF-8
 
 
 def nearest(vectors, query: torch.Tensor, top: int) -> tuple[np.ndarray, np.ndarray]:

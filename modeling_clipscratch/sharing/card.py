@@ -31,7 +31,7 @@ _TASKS = {  # ours -> type and name on the Hub, which has no retrieval between p
 
 
 def write_card(
-    folder: str | Path, *, repo_id: str | None = None, license: str | None = None, language: str = "en"
+    folder: str | Path, *, repo_id: str | None = None, license: str | None = None, language: str | None = None
 ) -> Path:
     """Writes the model card of a trained folder, from what lies there and nothing else.
 
@@ -41,7 +41,7 @@ def write_card(
         folder: a run's, or of `save_pretrained` with the processor.
         repo_id: where the model will lie on the Hub; without one the snippets name the folder and run beside it.
         license: the Hub's name of the model's licence (`apache-2.0`), where there is one.
-        language: ISO 639-1 code of the texts that the model reads.
+        language: ISO 639-1 code of the texts that the model reads, where it is known.
     Returns: the path of the card.
     Raises: ValueError if the folder holds no ClipScratch model.
 
@@ -49,8 +49,8 @@ def write_card(
     'README.md'
     >>> print("".join(open("runs/digits/README.md").readlines()[:3]), end="")
     ---
-    language: en
     library_name: transformers
+    pipeline_tag: zero-shot-image-classification
     """
     path = Path(folder) / CARD
     facts = read_facts(Path(folder))
@@ -62,7 +62,7 @@ def write_card(
     return path
 
 
-def render_card(facts: dict, *, model: str, license: str | None, language: str) -> str:
+def render_card(facts: dict, *, model: str, license: str | None, language: str | None) -> str:
     """The card's text.
 
     Args:
@@ -98,7 +98,7 @@ def render_card(facts: dict, *, model: str, license: str | None, language: str) 
     return page.rstrip() + "\n"
 
 
-def metadata(facts: dict, *, name: str, license: str | None, language: str) -> ModelCardData:
+def metadata(facts: dict, *, name: str, license: str | None, language: str | None) -> ModelCardData:
     """What the Hub reads of a card: only what it accepts, so ids of the Hub and no names of local data."""
     run = facts["run"]
     base = [tower["name"] for tower in run["towers"].values() if tower["source"] == "hub"]

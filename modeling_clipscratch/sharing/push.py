@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
+from ..evaluation.tables import ACCOUNT
 from ..hub_commit import commit_files, open_repository
 from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
 from .card import write_card
@@ -24,15 +25,19 @@ def push_folder(
     private: bool | None = None,
     revision: str | None = None,
     token: str | None = None,
+    license: str | None = None,
+    language: str | None = None,
 ) -> str:
     """Publishes a trained folder in one commit: model, code, processor, card, recipe, metrics, curves and report.
 
-    Checkpoints, files that no run wrote and a report of other weights stay where they are. What loads a model, and is
-    left there of an earlier push, is deleted by the same commit. The card is written anew.
+    Checkpoints, files that no run wrote, a report of other weights and what its folder holds of earlier reports stay
+    where they are. What loads a model, and is left there of an earlier push, is deleted by the same commit, as is an
+    earlier report where a new one comes. The card is written anew.
 
     Args:
         folder: what training wrote, or `save_pretrained` of a model and its processor.
         repo_id, private, revision, token: as `hub_commit.open_repository` takes them.
+        license, language: of the card, as `write_card` takes them.
     Returns: the page's address.
     Raises: ValueError or OSError with one sentence if the folder is no trained model, or the Hub refuses it.
 
@@ -43,15 +48,19 @@ def push_folder(
     """
     check_folder(folder)
     repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
-    write_card(folder, repo_id=repo_id)
+    write_card(folder, repo_id=repo_id, license=license, language=language)
     files, left = _published(Path(folder))
     if REPORT in left:
         left.remove(REPORT)
         logger.info("not pushed, since it is not of these weights: %s", Path(folder) / REPORT)
     if left:
         logger.info("not pushed, since no run wrote them: %s", ", ".join(left))
-    where = {"revision": revision, "token": token}
-    commit_files(files, repo_id, message="Trained ClipScratch model", stale=is_of_a_model, **where)
+    has_report = f"{REPORT}/{ACCOUNT}" in files
+
+    def stale(name):
+        return is_of_a_model(name) or has_report and name.startswith(f"{REPORT}/")
+
+    commit_files(files, repo_id, message="Trained ClipScratch model", stale=stale, revision=revision, token=token)
     return f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
 
 
@@ -100,9 +109,12 @@ def _published(folder):
     """Returns ({path in the repository: file}, names of what is left out without being known)."""
     files, left = {}, []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name == REPORT and report_account(folder):
-            wanted = [file for file in sorted(path.rglob("*")) if file.suffix in OF_A_REPORT and file.is_file()]
-            files.update({file.relative_to(folder).as_posix(): file for file in wanted})
+        if path.is_dir() and path.name == REPORT and (account := report_account(folder)):
+            inside = path.resolve()
+            for name in (ACCOUNT, *account.get("files", ())):
+                file = (path / name).resolve()
+                if file.suffix in OF_A_REPORT and file.is_file() and file.is_relative_to(inside):
+                    files[f"{REPORT}/{file.relative_to(inside).as_posix()}"] = file
         elif path.name in OF_A_RUN or is_of_a_model(path.name):
             files[path.name] = path
         elif not path.name.startswith((".", "checkpoint-")):

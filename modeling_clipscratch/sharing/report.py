@@ -10,12 +10,15 @@ from ..hub_commit import commit_files, open_repository
 from .push import OF_A_REPORT, REPORT
 
 
-def open_report(folder: str | Path, repo_id: str | None) -> None:
+def open_report(folder: str | Path, repo_id: str | None) -> str | None:
     """Makes sure that a report's folder and, where one is given, a model's repository can be written to, before an
-    evaluation that may take long. Raises: ValueError or OSError with one sentence."""
+    evaluation that may take long.
+
+    Returns: the repository's whole id.
+    Raises: ValueError or OSError with one sentence.
+    """
     open_folder(folder)
-    if repo_id is not None:
-        open_repository(repo_id, create=False)
+    return None if repo_id is None else open_repository(repo_id, create=False)
 
 
 def push_report(folder: str | Path, files: Sequence[Path], repo_id: str, *, token: str | None = None) -> str:

@@ -77,7 +77,9 @@ class DataArguments:
 
     dataset: str = _option("digits", "digits, scenes, a Hub id, or the path of a folder or file.")
     dataset_revision: str | None = _option(None, "Branch, tag or commit of a Hub data set.")
-    test_split: str | None = _option("test", "Split that the finished run is measured on; 'none' leaves it out.")
+    test_split: str | None = _option(
+        "auto", "Split that the finished run is measured on; 'none' for validation; auto: test where the data has one."
+    )
     image_column: str | None = _option(None, "Column of the pictures, where it is not plain.")
     caption_column: str | None = _option(None, "Column of the captions, where it is not plain.")
     label_column: str | None = _option(None, "Column of the classes, where it is not plain.")

@@ -15,6 +15,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 from ..data.names import public_name
 from ..evaluation.own_code import refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
+from ..hub.towers_clipscratch import first_position
 from .arguments import ModelArguments
 from .mimetic import mimic_trained_weights
 from .word_tokenizer import word_tokenizer
@@ -148,17 +149,12 @@ def _text_source(options, vocabulary, pad_token_id) -> str | PretrainedConfig:
         "hidden_dim": 4 * options.text_hidden_size,  # DistilBERT's name of the same
         "vocab_size": vocabulary,
         "pad_token_id": pad_token_id,
-        "max_position_embeddings": (options.max_length or 64) + _first_position(options.text_tower, pad_token_id),
+        "max_position_embeddings": (options.max_length or 64) + first_position(options.text_tower, pad_token_id),
     }
     known = AutoConfig.for_model(options.text_tower)
     return AutoConfig.for_model(
         options.text_tower, **{name: size for name, size in sizes.items() if hasattr(known, name)}
     )
-
-
-def _first_position(tower_type, pad_token_id):
-    """RoBERTa and its kin number positions from the one after the padding's number."""
-    return pad_token_id + 1 if tower_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
 
 
 def initial_deviation(width: int) -> float:
@@ -232,7 +228,7 @@ def _max_length(options, tokenizer, model):
             f"text_tower={options.text_tower}: a tower of type {text.model_type} does not say how many tokens it reads "
             "(max_position_embeddings); choose distilbert or bert, or a folder or Hub id of such a type."
         )
-    positions = text.max_position_embeddings - _first_position(text.model_type, text.pad_token_id)
+    positions = text.max_position_embeddings - first_position(text.model_type, text.pad_token_id)
     reads = min(tokenizer.model_max_length, positions)
     if options.max_length is not None and options.max_length > reads:
         raise ValueError(f"max_length={options.max_length} is more than the text tower reads; choose at most {reads}.")

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
 from .gather import process_count
 from .push import PushCheckpoints
@@ -25,6 +25,7 @@ def set_callbacks(trainer) -> None:
         chosen.append(AverageWeights(trainer))
     if args.save_minutes is not None:
         chosen.append(SaveByTheClock(args.save_minutes))
+    chosen.append(SaveAfterEvaluation())
     if args.push_to_hub and args.hub_strategy != HubStrategy.END:
         chosen.append(PushCheckpoints(trainer.hub_model_id))
     if not args.disable_tqdm:
@@ -115,6 +116,23 @@ class AverageWeights(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.average.update(state.global_step)
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """What is to be saved at an epoch's last step waits for the evaluation that the epoch ends with: a run that went on
+    from a checkpoint before it would never make up for it."""
+
+    def __init__(self):
+        self.waits = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        last = state.epoch is not None and float(state.epoch).is_integer() or state.global_step >= state.max_steps
+        if control.should_save and args.eval_strategy == IntervalStrategy.EPOCH and last:
+            control.should_save, self.waits = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.waits:
+            control.should_save, self.waits = True, False
 
 
 class SaveByTheClock(TrainerCallback):

@@ -51,6 +51,11 @@ def check_switches(args) -> None:
         raise ValueError(
             "save_strategy=best would save nothing, since eval_strategy=no finds no best; set save_strategy to steps."
         )
+    if str(args.optim.value).startswith("schedule_free"):
+        raise ValueError(
+            f"optim={args.optim.value} measures and saves other weights than it trains, which is not done here; choose "
+            "adamw_torch_fused, with ema_decay for an average."
+        )
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             raise ValueError(f"report_to={name} is not one of none, all, {', '.join(INTEGRATION_TO_CALLBACK)}.")

@@ -26,6 +26,7 @@ def add_drops(model, *, patches: float, blocks: float, image_size: tuple[int, in
     if patches:
         grid = _grid(tower, *image_size)
         tower.embeddings.register_forward_hook(lambda module, _, out: _drop_patches(out, grid, patches, module))
+        _try(tower, torch.zeros(1, 3, *image_size))
     if blocks:
         count = tower.config.num_hidden_layers
         for place, block in enumerate(last_blocks(tower, count)):
@@ -45,6 +46,21 @@ def _grid(tower, height, width):
             f"patch_dropout needs a tower that cuts pictures into patches; a {tower.config.model_type} does not."
         )
     return grid
+
+
+def _try(tower, pictures):
+    """One step forward: positions that a tower adds in its blocks (DINOv3, BEiT) are those of all patches."""
+    was_training = tower.training
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            tower.train()(pixel_values=pictures)
+        except RuntimeError as error:
+            raise ValueError(
+                f"patch_dropout: a {tower.config.model_type} tower cannot leave patches out, since its blocks count on "
+                "all of them; leave patch_dropout out, or choose vit, deit, dinov2 or clip."
+            ) from error
+        finally:
+            tower.train(was_training)
 
 
 def _drop_patches(tokens, grid, share, module):

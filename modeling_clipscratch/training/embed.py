@@ -30,13 +30,12 @@ def embed_split(model, pairs: PairDataset, look: Augment, batch_size: int) -> to
 
 def embed_pictures(model, pairs: PairDataset, indices: torch.Tensor, look: Augment, batch_size: int) -> torch.Tensor:
     """(n,) row indices -> (n, P) float32 unit embeddings of the plain pictures, on the CPU."""
-    parts = []
-    for chosen in indices.split(batch_size):
-        if pairs.image_states is None:
-            parts.append(encode_pixels(model, pairs.plain_pictures(chosen), look.mean, look.std, batch_size))
-        else:
-            states = pairs.image_states[chosen, 0]
-            parts.append(_from_states(lambda states: model.get_image_features(image_states=states), model, states))
+    if pairs.image_states is None:
+        pictures = pairs.plain_pictures(indices, batch_size)
+        parts = [encode_pixels(model, some, look.mean, look.std, batch_size) for some in pictures]
+    else:
+        states = pairs.image_states[indices, 0].split(batch_size)
+        parts = [_from_states(lambda some: model.get_image_features(image_states=some), model, some) for some in states]
     return torch.cat(parts)
 
 

@@ -1,15 +1,16 @@
 """A parsed recipe goes in; a trained run folder and its metrics come out. The data's way, from top to bottom."""
 
 import logging
+import os
 
 import numpy as np
-from transformers import set_seed
+from transformers import SchedulerType, set_seed
 
-from ..data import load_rows
 from ..data.batches import PairDataset
 from ..data.captions import CaptionTable, TokenTable
+from ..data.load import open_splits
 from ..data.pixels import Preprocess
-from ..data.splits import read_split
+from ..data.splits import NoSuchSplitError, read_split
 from ..evaluation.evaluate_rows import evaluate_rows
 from ..evaluation.intervals import confidence_intervals
 from ..evaluation.outcomes import metric_names
@@ -33,7 +34,7 @@ from .trainer import ClipScratchTrainer
 
 logger = logging.getLogger(__name__)
 
-_IN_MEMORY = 4e9  # bytes of decoded pictures
+_IN_MEMORY = 4e9  # bytes of a split's decoded pictures, in all processes of a machine together
 
 
 def train(
@@ -43,7 +44,7 @@ def train(
 
     Args:
         model_options, data, args, settings: from `parse_recipe`.
-    Returns: {data set: {metric: value}} on the test split (validation where the recipe wants no test).
+    Returns: {data set: {metric: value}} on the test split (validation where there is none, or the recipe wants none).
     Raises: ValueError for what the user can mend.
 
     >>> from modeling_clipscratch.training import parse_recipe
@@ -67,13 +68,14 @@ def train(
     logger.info("running on %s", describe_device(args))
 
     set_seed(args.seed)
-    stream, others = open_train_stream(data, args) if data.streaming else (None, None)
+    stream, readers = open_train_stream(data, args) if data.streaming else (None, _open_splits(data))
     measures = args.eval_strategy != "no" or data.validation_fraction > 0
     splits = [] if stream is not None else ["train"]
-    splits += ["validation"] if measures and (stream is None or "validation" in others) else []
-    rows = {split: _rows(data, split, others) for split in splits}
+    splits += ["validation"] if measures and (stream is None or "validation" in readers) else []
+    rows = {split: _rows(data, split, readers) for split in splits}
     _check_classes(stream or rows["train"])
-    test = _test_rows(data, others)  # now: a missing split is better known before the training than after
+    test = _test_rows(data, readers)  # now: a missing split is better known before the training than after
+    del readers  # and with it rows that were parted
     captions = {split: CaptionTable(part) for split, part in rows.items()}
     model, processor = build_model(model_options, captions["train"].texts if stream is None else known_captions(stream))
     adapters = add_adapters(model, model_options)
@@ -101,6 +103,9 @@ def train(
     if args.metric_for_best_model is None:
         args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
         args.greater_is_better = True
+    if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):  # theirs is a loss
+        mode = "max" if args.greater_is_better else "min"
+        args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
     names = metric_names(len((stream or rows["train"]).class_names) if kind == "class" else None)
     if args.metric_for_best_model.removeprefix("eval_") not in names:
         raise ValueError(
@@ -148,22 +153,20 @@ def _draw_curves(state, folder):
     plot_curves(state.log_history, folder / "curves.png")
 
 
-def _rows(data, split, others=None):
-    """Args: others: readers of the splits beside a streamed one."""
-    if others is not None:
-        rows = read_split(others, split, dataset=data.dataset)
-    else:
-        rows = load_rows(
-            data.dataset,
-            split,
-            image_column=data.image_column,
-            caption_column=data.caption_column,
-            label_column=data.label_column,
-            class_names=data.class_names,
-            templates=data.templates,
-            validation_fraction=data.validation_fraction,
-            revision=data.dataset_revision,
-        )
+def _open_splits(data):
+    return open_splits(
+        data.dataset,
+        image_column=data.image_column,
+        caption_column=data.caption_column,
+        label_column=data.label_column,
+        class_names=data.class_names,
+        templates=data.templates,
+        revision=data.dataset_revision,
+    )
+
+
+def _rows(data, split, readers):
+    rows = read_split(readers, split, dataset=data.dataset, validation_fraction=data.validation_fraction)
     logger.info("%s: %s rows of %s data (%s)", split, f"{len(rows):,}", rows.kind, rows.origin)
     return rows
 
@@ -181,7 +184,8 @@ def _pairs(rows, captions, model, processor, augment, data, args):
     height, width = preprocess.image_size
     in_memory = data.keep_in_memory if rows.split == "train" else None  # validation is read at every evaluation
     if in_memory is None:
-        in_memory = len(rows) * height * width * 3 < _IN_MEMORY
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # each holds the whole split
+        in_memory = len(rows) * height * width * 3 * processes < _IN_MEMORY
     pixels, kept, progress = None, np.arange(len(rows)), not args.disable_tqdm
     skips = data.on_bad_image == "skip"
     if in_memory and (skips or not cache_pictures):  # else pictures whose states are there are never opened
@@ -218,12 +222,15 @@ def _check_classes(rows):
         )
 
 
-def _test_rows(data, others):
+def _test_rows(data, readers):
     if data.test_split in (None, "none", "no"):
         return None
     try:
-        return _rows(data, data.test_split, others)
-    except ValueError as error:
+        return _rows(data, "test" if data.test_split == "auto" else data.test_split, readers)
+    except NoSuchSplitError as error:
+        if data.test_split == "auto":
+            logger.info("%s has no test split: the finished run is measured on validation", data.dataset)
+            return None
         raise ValueError(f"{error} (Or do without a test: --test_split none.)") from error
 
 

@@ -219,7 +219,8 @@ def test_no_readable_picture_at_all_is_an_error(make_pairs):
 
 def test_plain_pictures_are_those_of_evaluation(make_pairs):
     for pairs in (make_pairs(), make_pairs(in_memory=True)):
-        plain = pairs.plain_pictures(torch.tensor([5, 1]))
-        assert np.array_equal(plain.numpy(), np.stack([read((), 5), read((), 1)]))
+        first, second = pairs.plain_pictures(torch.tensor([5, 1, 2]), 2)
+        assert np.array_equal(first.numpy(), np.stack([read((), 5), read((), 1)]))
+        assert np.array_equal(second.numpy(), read((), 2)[None])
     with pytest.raises(BadImageError, match="k1"):
-        make_pairs(broken={1}, on_bad_image="skip").plain_pictures(torch.tensor([1]))
+        list(make_pairs(broken={1}, on_bad_image="skip").plain_pictures(torch.tensor([1]), 2))

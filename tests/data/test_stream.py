@@ -193,7 +193,8 @@ def test_each_row_comes_once_an_epoch_over_two_processes_of_two_workers(write_ta
 
 
 def test_each_row_of_parquet_comes_once_an_epoch(write_parquet, open_pairs, tmp_path):
-    epochs = epochs_by_slot(open_pairs, write_parquet(tmp_path, [7, 3, 8]), processes=2, workers=2)
+    folder = write_parquet(tmp_path / "pairs [2024]", [7, 3, 8])  # no pattern
+    epochs = epochs_by_slot(open_pairs, folder, processes=2, workers=2)
     assert [sorted(rows) for rows in epochs] == [list(range(18))] * 2
 
 

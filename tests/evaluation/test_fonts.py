@@ -38,3 +38,7 @@ def test_characters_that_no_font_has_are_named_once(tmp_path, caplog, recwarn):
     said = [record.getMessage() for record in caplog.records if record.name == fonts.__name__]
     assert len(said) == 1 and f"no installed font has {nowhere}" in said[0]
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_a_font_that_is_gone_since_matplotlib_made_its_list_stops_nothing():
+    assert fonts._characters("nowhere.ttf") == frozenset()

@@ -16,6 +16,7 @@ from transformers import (
     DistilBertConfig,
     FlavaConfig,
     FlavaModel,
+    RobertaConfig,
     Siglip2Config,
     Siglip2Model,
     SiglipConfig,
@@ -30,7 +31,7 @@ from transformers import (
 )
 
 from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
+from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts, longest_text
 from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows, log_scale
 from modeling_clipscratch.evaluation.loading import load_model
 from modeling_clipscratch.evaluation.zero_shot import cosines
@@ -123,6 +124,36 @@ def test_a_peer_is_measured_on_rows_as_ours_is(make, save, class_rows, caption_r
     model, processor = load_model(save(*make()), "cpu")
     assert evaluate_rows(model, processor, class_rows).metrics.keys() >= {"top1", "expected_calibration_error"}
     assert "image_to_text_recall@5" in evaluate_rows(model, processor, caption_rows).metrics  # some texts are cut
+
+
+def test_texts_of_siglip_2_are_in_lower_case_as_it_learned(processor):
+    class GemmaTokenizer:
+        model_max_length, seen = 12, []
+
+        def __call__(self, texts, **options):
+            self.seen.append(texts)
+            return processor.tokenizer(texts, **options)
+
+    encode_texts(siglip()[0], GemmaTokenizer(), ["A Bright Green"])
+    assert GemmaTokenizer.seen[-1] == ["a bright green"]
+
+
+def test_a_roberta_reads_no_more_than_its_positions_hold(save):
+    text = RobertaConfig(**TOWER, vocab_size=20, max_position_embeddings=12, pad_token_id=1)
+    model, processor = load_model(save(*dual(text)), "cpu")
+    processor.tokenizer.model_max_length = 512
+    assert longest_text(model, processor.tokenizer) == 10
+    assert encode_texts(model, processor.tokenizer, [" ".join(30 * ["red"])]).shape == (1, 8)
+
+
+def test_a_library_that_a_tokenizer_needs_is_named(save, monkeypatch):
+    def needs(*given, **named):
+        raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found.")
+
+    folder = save(*siglip())
+    monkeypatch.setattr("modeling_clipscratch.evaluation.loading.AutoProcessor.from_pretrained", needs)
+    with pytest.raises(ValueError, match="needs a library that is not installed: SiglipTokenizer requires .* pip inst"):
+        load_model(folder, "cpu")
 
 
 def test_a_peer_that_does_not_normalise_pictures_is_read_as_it_learned(save):

@@ -166,7 +166,7 @@ def test_a_probe_learns_from_the_training_split(scripts, saved, capsys):
         ({"seeds": []}, "--seeds needs the models of two seeds"),
         ({"save_predictions": []}, "need --output_dir"),
         ({"task": ["retrieval"]}, "digits, split test, has classes and task=retrieval needs captions"),
-        ({"task": ["knn"], "split": ["train"]}, "task=knn learns from the training split"),
+        ({"task": ["knn"], "split": ["training"]}, "task=knn learns from the training split"),
         ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
         ({"class_names": ["a", ""]}, "label 2 of 2 is empty"),
         ({"templates": ["imagnet"]}, "did you mean imagenet"),

@@ -130,7 +130,24 @@ def test_the_temperature_changes_calibration_only():
     assert {name for name in cold if cold[name] != warm[name]} == {"expected_calibration_error"}
 
 
+def test_blocks_change_nothing():
+    generator = torch.Generator().manual_seed(2)
+    images, classes = (torch.nn.functional.normalize(torch.randn(n, 5, generator=generator)) for n in (20, 6))
+    labels = torch.arange(20) % 6
+    (one, predicted), (two, again) = (
+        zero_shot.zero_shot_outcomes(images, classes, labels, 1.0, block=block) for block in (None, 3)
+    )
+    scores = zero_shot.cosines(images, classes)
+    assert torch.equal(predicted, again) and torch.equal(predicted, zero_shot.predictions(scores, labels))
+    assert np.array_equal(one.ranks, two.ranks) and np.array_equal(one.ranks, zero_shot.ranks(scores, labels))
+    assert np.array_equal(one.confidence, two.confidence) and one.classes == 6
+
+
 def test_broken_inputs_are_named():
+    with pytest.raises(ValueError, match="1 of 2 image embeddings are not finite"):
+        zero_shot.zero_shot_metrics(
+            torch.tensor([[1.0, 0.0], [math.nan, 0.0]]), torch.eye(2), torch.tensor([0, 1]), 0.0
+        )
     with pytest.raises(ValueError, match="2 of 3 left embeddings are not finite"):
         zero_shot.cosines(torch.tensor([[1.0, 0.0], [math.nan, 0.0], [math.inf, 0.0]]), torch.eye(2))
     with pytest.raises(ValueError, match="labels run from 0 to 3"):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutput
@@ -419,3 +420,12 @@ def test_towers_by_default_are_distilbert_and_vit_and_may_be_dicts():
     assert config.projection_dim == 512 and config.freeze_text and not config.freeze_vision
     given = ClipScratchConfig({"model_type": "bert", "hidden_size": 48}, text_pooling="cls+mean")
     assert given.text_config.hidden_size == 48 and given.text_state_dim == 96
+
+
+def test_weights_that_the_file_lacks_are_named_and_not_drawn_at_random(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="^1 of the model's weights are not in its file .*text_projection.weight for"):
+        ClipScratchModel.from_pretrained(tmp_path)

@@ -1,5 +1,7 @@
 """Folders, configs and modules of tiny towers go in; the model of `from_towers` and its account are checked."""
 
+import re
+
 import huggingface_hub
 import pytest
 import torch
@@ -127,7 +129,7 @@ def test_model_from_towers_is_saved_and_loaded_whole(folder_of, batch, tmp_path)
 def test_of_a_whole_clip_the_tower_of_that_side_is_taken(clip_folder, tower_config, side):
     folder, clip = clip_folder
     sources = {"text": tower_config("distilbert"), "vision": tower_config("vit"), side: folder}
-    model, report = ClipScratchModel.from_towers(**sources, projection_dim=8)
+    model, report = ClipScratchModel.from_towers(**sources, text_pooling="mean", projection_dim=8)
     tower, part = getattr(model, f"{side}_model"), report[side]
     assert_same_weights(tower, getattr(clip, f"{side}_model"))
     assert part["model_type"] == {"text": "clip_text_model", "vision": "clip_vision_model"}[side]
@@ -135,6 +137,13 @@ def test_of_a_whole_clip_the_tower_of_that_side_is_taken(clip_folder, tower_conf
     # Every weight of the file was loaded or is named as left aside: the other side, projections, temperature.
     assert len(part["loaded"]) + len(part["unused"]) == len(saved_names(folder))
     assert "logit_scale" in part["unused"]
+
+
+@pytest.mark.parametrize("pooling", ["cls", "cls+mean"])
+def test_the_first_token_of_a_tower_that_reads_from_left_to_right_is_refused(clip_folder, tower_config, pooling):
+    with pytest.raises(ValueError, match=f"^text_pooling '{re.escape(pooling)}': a clip_text_model reads from left"):
+        ClipScratchModel.from_towers(text=clip_folder[0], vision=tower_config("vit"), text_pooling=pooling)
+    ClipScratchModel.from_towers(text=clip_folder[0], vision=tower_config("vit"), text_pooling="tower")
 
 
 def test_pretrained_weights_in_half_precision_are_taken_as_float32(folder_of, tower_config, tmp_path):

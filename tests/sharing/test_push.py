@@ -45,10 +45,13 @@ def leave_more(folder):
         (folder / name / "optimizer.pt").write_bytes(b"state")
     for name in ("training_args.bin", "notes.txt", ".env", "recipe.yaml.part"):
         (folder / name).write_text("mine")
-    (folder / "report" / "digits").mkdir(parents=True)
-    for name in ("report.html", "table.md", "digits/sheet.png", "digits/predictions.parquet"):
+    written = ["report.html", "table.md", "digits/sheet.png", "digits/predictions.parquet"]
+    for name in (*written, "private/sheet.png"):  # the last is an earlier report's
+        (folder / "report" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "report" / name).write_bytes(b"of the report")
-    (folder / "report" / "evaluation.json").write_text(json.dumps({"weights_sha256": weights_sha256(folder)}))
+    account = {"weights_sha256": weights_sha256(folder), "files": [*written, "../../of_others.json"]}
+    (folder.parent / "of_others.json").write_text("{}")
+    (folder / "report" / "evaluation.json").write_text(json.dumps(account))
 
 
 def test_model_code_processor_card_and_results_are_published_and_nothing_else(hub, trained, caplog):
@@ -69,6 +72,14 @@ def test_what_loaded_an_earlier_model_goes_and_what_others_added_stays(hub, trai
     hub.add("you/clip", dict.fromkeys((*earlier, *added), b"there"))
     push_folder(trained, "you/clip")
     assert set(hub.repos["model", "you/clip"].files()) == CODE | MODEL | RESULTS | set(added)
+
+
+def test_a_new_report_takes_the_place_of_the_one_that_is_there(hub, trained):
+    hub.add("you/clip", {"report/report.html": b"old", "report/other/sheet.png": b"old"})
+    leave_more(trained)
+    push_folder(trained, "you/clip")
+    files = hub.repos["model", "you/clip"].files()
+    assert files["report/report.html"] == b"of the report" and "report/other/sheet.png" not in files
 
 
 def test_sharded_weights_are_published_whole(hub, trained):
@@ -126,6 +137,12 @@ def test_command_publishes_and_says_where(hub, trained, command):
     assert (status, out) == (0, f"published: {hub.url}/you/clip/tree/trial\n")
     repo = hub.repos["model", "you/clip"]
     assert repo.private and "config.json" in repo.files("trial") and "config.json" not in repo.files("main")
+
+
+def test_licence_and_language_are_those_that_were_said(hub, trained, command):
+    assert command("push", trained, "you/clip", "--license", "mit", "--language", "de")[0] == 0
+    card = hub.repos["model", "you/clip"].files()["README.md"].decode()
+    assert "license: mit\n" in card and "language: de\n" in card
 
 
 def test_command_writes_the_card(trained, command):

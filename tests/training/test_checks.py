@@ -37,6 +37,10 @@ def test_number_below_the_least_is_refused_and_the_least_is_not(name):
             "save_strategy=best would save nothing, since eval_strategy",
         ),
         ({"remove_unused_columns": True}, "remove_unused_columns has no columns to remove"),
+        (
+            {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant"},
+            "optim=schedule_free_adamw measures and saves other weights .* with ema_decay",
+        ),
         ({"report_to": "tensorbord"}, "report_to=tensorbord is not one of none, all, .*tensorboard"),
     ],
 )

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import ResNetConfig, ResNetModel, SwinConfig, SwinModel
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, ResNetConfig, ResNetModel, SwinConfig, SwinModel
 
+from modeling_clipscratch.hub.configuration_clipscratch import ClipScratchConfig
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
 from modeling_clipscratch.training.drop import add_drops
 
@@ -34,6 +35,20 @@ def test_the_class_token_stays_and_patches_are_drawn_for_each_picture(make_train
     assert all(len(chosen) == 8 for chosen in places) and len(set(places)) > 60
     counts = torch.tensor([sum(place in chosen for chosen in places) for place in range(16)])
     assert counts.min() > 15 and counts.max() < 49  # 32 each, four standard deviations
+
+
+def test_a_tower_whose_blocks_count_on_all_patches_is_refused():
+    tower = DINOv3ViTModel(
+        DINOv3ViTConfig(
+            image_size=8, patch_size=2, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+        )
+    )
+    model = torch.nn.Module()
+    model.vision_model, model.config = tower, ClipScratchConfig()
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="^patch_dropout: a dinov3_vit tower cannot leave patches out"):
+        add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def through_last_block(model, pixels):

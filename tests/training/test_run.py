@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from modeling_clipscratch import ClipScratchModel, hub
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import folders, load_rows
 from modeling_clipscratch.data.augment import Augment
 from modeling_clipscratch.data.captions import CaptionTable
 from modeling_clipscratch.data.pixels import Preprocess, normalize
@@ -184,13 +184,44 @@ def test_one_class_alone_is_refused(run_recipe, tmp_path):
 
 def test_every_word_about_the_data_reaches_the_reader(monkeypatch):
     seen = {}
-    monkeypatch.setattr(module, "load_rows", lambda *given, **named: seen.update(named) or load_rows("digits", "train"))
+    monkeypatch.setattr(module, "open_splits", lambda *given, **named: seen.update(named))
     said = {
-        "image_column": "i", "caption_column": "c", "label_column": "l", "class_names": ["a", "b"],
-        "templates": ["{}"], "validation_fraction": 0.3,
+        "image_column": "i", "caption_column": "c", "label_column": "l", "class_names": ["a", "b"], "templates": ["{}"],
     }  # fmt: skip
-    module._rows(DataArguments(dataset="x", dataset_revision="r", **said), "train")
+    module._open_splits(DataArguments(dataset="x", dataset_revision="r", **said))
     assert seen == {**said, "revision": "r"}
+
+
+def test_data_without_a_test_split_are_measured_on_validation_and_train_is_read_once(
+    run_recipe, tmp_path, two_classes, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "modeling_clipscratch")
+    reads, read = [], folders._read_class_folders
+    monkeypatch.setattr(
+        folders, "_read_class_folders", lambda *given, **named: reads.append(1) or read(*given, **named)
+    )
+    recipe = {"dataset": str(two_classes), "per_device_train_batch_size": 16, "max_steps": 1, "test_split": "auto"}
+    folder, metrics = run_recipe(tmp_path, **recipe, eval_strategy="no", save_strategy="no", validation_fraction=0.3)
+    assert "top1" in metrics[str(two_classes)] and len(reads) == 1
+    assert "has no test split: the finished run is measured on validation" in caplog.text
+    assert json.loads((folder / "run.json").read_text())["dataset"]["rows"] == {"train": 28, "validation": 12}
+    with pytest.raises(ValueError, match="has no split 'test'; .*--test_split none"):
+        run_recipe(tmp_path / "named", **{**recipe, "test_split": "test"})
+
+
+def test_processes_of_one_machine_share_the_limit_of_what_is_kept_in_memory(run_recipe, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(module, "_IN_MEMORY", 3 * 1257 * 8 * 8 * 3)  # of the digits' training pictures
+    read_all = Preprocess.read_all
+    monkeypatch.setattr(
+        Preprocess, "read_all", lambda self, rows, **named: kept.append(rows.split) or read_all(self, rows, **named)
+    )
+    for processes, expected in ((1, ["train", "validation"]), (4, ["validation"])):
+        kept.clear()
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        few = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "test_split": "none"}
+        run_recipe(tmp_path / str(processes), **few)
+        assert kept == expected
 
 
 @pytest.mark.parametrize("metric", ["expected_calibration_error", "text_to_image_median_rank"])
@@ -219,7 +250,7 @@ def test_validation_rows_are_the_same_whatever_the_seed(tmp_path, two_classes, w
     kept = []
     for seed in (0, 1):
         _, data, _, _ = parse_recipe([str(write_recipe(tmp_path, dataset=str(two_classes), seed=seed))])
-        kept.append(module._rows(data, "validation").keys)
+        kept.append(module._rows(data, "validation", module._open_splits(data)).keys)
     assert kept[0] == kept[1] == load_rows(str(two_classes), "validation").keys and len(kept[0]) == 4
 
 

@@ -13,6 +13,7 @@ from modeling_clipscratch.training.arguments import ModelArguments
 from modeling_clipscratch.training.average import WeightAverage
 from modeling_clipscratch.training.run_folder import find_checkpoint
 from modeling_clipscratch.training.sharding import has_unused_parameters
+from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 SHORT = {
     "max_steps": 4,
@@ -174,6 +175,30 @@ def test_save_minutes_saves_between_the_checkpoints(run_recipe, tmp_path):
     steps = {"save_strategy": "steps", "save_steps": 100, "eval_strategy": "no", "test_split": "none", "max_steps": 2}
     folder, _ = run_recipe(tmp_path, **steps, save_minutes=1e-9)
     assert (folder / "checkpoint-1").is_dir()
+
+
+@pytest.mark.parametrize("how", [{"save_minutes": 1e-9}, {"save_strategy": "steps", "save_steps": 1}])
+def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_recipe, tmp_path, how):
+    steps = {"max_steps": 5, "eval_strategy": "epoch", "save_strategy": "epoch", "test_split": "none"}
+    steps |= {"load_best_model_at_end": False, "save_total_limit": None, **how}
+    folder, _ = run_recipe(tmp_path, **steps)
+    for step, looks in ((2, []), (3, [3]), (4, [3]), (5, [3, 5])):  # an epoch is three steps
+        state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+        assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("top1", "max"), ("expected_calibration_error", "min")])
+def test_a_schedule_that_looks_at_the_metric_knows_which_way_is_better(run_recipe, tmp_path, monkeypatch, metric, mode):
+    seen, made = [], ClipScratchTrainer.create_scheduler
+
+    def create(trainer, *given, **named):
+        seen.append(made(trainer, *given, **named).mode)
+        return trainer.lr_scheduler
+
+    monkeypatch.setattr(ClipScratchTrainer, "create_scheduler", create)
+    steps = {**SHORT, "eval_strategy": "epoch", "lr_scheduler_type": "reduce_lr_on_plateau"}
+    run_recipe(tmp_path, **steps, metric_for_best_model=metric)
+    assert seen == [mode]
 
 
 def test_weights_without_a_part_in_the_embeddings_are_found(make_trainer):

@@ -76,15 +76,15 @@ def worst_confusions(confusion: np.ndarray, class_names: Sequence[str], most: in
     >>> worst_confusions(np.array([[3, 1], [0, 2]]), ["cat", "dog"])
     [{'true': 'cat', 'predicted': 'dog', 'count': 1, 'of': 4}]
     """
-    wrong = confusion - np.diag(confusion.diagonal())
-    cells = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    rows, columns = np.nonzero(confusion)  # of many classes few pairs are
+    rows, columns = rows[rows != columns], columns[rows != columns]
+    order = np.argsort(-confusion[rows, columns], kind="stable")[:most]
     return [
         {
             "true": class_names[row],
             "predicted": class_names[column],
-            "count": int(wrong[row, column]),
+            "count": int(confusion[row, column]),
             "of": int(confusion[row].sum()),
         }
-        for row, column in zip(*np.unravel_index(cells, wrong.shape), strict=True)
-        if wrong[row, column]
+        for row, column in zip(rows[order], columns[order], strict=True)
     ]

@@ -35,7 +35,10 @@ def _families(missing):
 
 @functools.cache
 def _characters(path):
-    return frozenset(get_font(path).get_charmap())
+    try:
+        return frozenset(get_font(path).get_charmap())
+    except (OSError, RuntimeError):  # matplotlib's list of fonts may be older than the fonts
+        return frozenset()
 
 
 def _codes(text):
