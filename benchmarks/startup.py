@@ -71,9 +71,10 @@ def count(owner, name, part):
     setattr(owner, name, counted)
 
 for owner, name, part in (
-    (run, "load_rows", "data"), (run, "CaptionTable", "data"), (run, "TokenTable", "data"),
-    (Preprocess, "read_all", "data"), (run, "build_model", "towers"), (run, "text_states", "cached states"),
-    (run, "image_states", "cached states"), (ClipScratchTrainer, "training_step", "first step"),
+    (run, "open_splits", "data"), (run, "read_split", "data"), (run, "CaptionTable", "data"),
+    (run, "TokenTable", "data"), (Preprocess, "read_all", "data"), (run, "build_model", "towers"),
+    (run, "text_states", "cached states"), (run, "image_states", "cached states"),
+    (ClipScratchTrainer, "training_step", "first step"),
 ):
     count(owner, name, part)
 

@@ -82,7 +82,7 @@ def _reads_left_to_right(tower):
         return False
     was_training = tower.training
     tower.eval()
-    ids = torch.tensor([[0, 0], [0, 1]], device=next(tower.parameters()).device)
+    ids = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1]], device=next(tower.parameters()).device)
     first = tower(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
     tower.train(was_training)
     return torch.equal(first[0], first[1])

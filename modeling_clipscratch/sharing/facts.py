@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ import yaml
 from safetensors import safe_open
 
 from ..data.names import is_local
-from ..evaluation.comparison import short_names
 from ..evaluation.tables import ACCOUNT, sha256, weights_sha256
 from ..hub.configuration_clipscratch import ClipScratchConfig
 from ..training.run_folder import CARD, is_of_a_run
@@ -103,33 +101,25 @@ def report_account(folder: Path) -> dict:
 def _measured(folder: Path, run: Mapping, recipe: Mapping) -> list[dict]:
     """What the run and its `report/` measured: `name`, `split`, `task`, `rows`, `metrics`, `command`, `by_training`."""
     found, told = {}, run["dataset"]
-
-    def key(given, about):  # figures of the same rows
-        return os.path.abspath(os.path.expanduser(given)), about["split"], about["task"]
-
     for given, metrics in _json(folder / "metrics.json").items():
         name, split = told.get("name") or PureWindowsPath(given).name, told.get("measured")
         task = "zero_shot" if "top1" in metrics else "retrieval"
         command = _command(given if told.get("source") == "hub" else name, split, recipe)
         about = {"name": name, "split": split, "task": task, "rows": told.get("rows", {}).get(split)}
-        found[key(given, about)] = {**about, "metrics": metrics, "command": command, "by_training": True}
+        found[name, split, task] = {**about, "metrics": metrics, "command": command, "by_training": True}
     report = folder / REPORT
     account, metrics = report_account(folder), _json(report / "metrics.json")
     if not account and (report / ACCOUNT).is_file():
         logger.info("%s was made of other weights; the card leaves it out.", report)
-    for given, about in account.get("data", {}).items():
-        if given not in metrics:  # of another report
-            continue
+    told = {given: about for given, about in account.get("data", {}).items() if given in metrics}  # not of another
+    for given, about in told.items():
         # Of figures of the same rows these are the ones that the command gives to the last digit.
+        found.pop((about["name"], about["split"], about["task"]), None)
+        if [other["name"] for other in told.values()].count(about["name"]) > 1:  # birds/pictures and cats/pictures
+            about = {**about, "name": "/".join(PureWindowsPath(given).parts[-2:])}
         by = {"command": account["command"], "by_training": False}
-        found[key(given, about)] = {**about, "metrics": metrics[given], **by}
-    entries = [(of, entry) for (of, *_), entry in found.items() if entry["metrics"]]
-    for name in {entry["name"] for _, entry in entries}:
-        places = list(dict.fromkeys(of for of, entry in entries if entry["name"] == name))
-        if len(places) > 1:  # birds/pictures and cats/pictures
-            names = short_names(places)
-            entries = [(of, {**entry, "name": names.get(of, entry["name"])}) for of, entry in entries]
-    return [entry for _, entry in entries]
+        found[given, about["split"], about["task"]] = {**about, "metrics": metrics[given], **by}
+    return [entry for entry in found.values() if entry["metrics"]]
 
 
 def _command(dataset: str, split: str | None, recipe: Mapping) -> str:

@@ -109,9 +109,9 @@ def _published(folder):
     """Returns ({path in the repository: file}, names of what is left out without being known)."""
     files, left = {}, []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name == REPORT and (account := report_account(folder)):
+        if path.is_dir() and path.name == REPORT and (names := report_account(folder).get("files")):
             inside = path.resolve()
-            for name in (ACCOUNT, *account.get("files", ())):
+            for name in (ACCOUNT, *names):
                 file = (path / name).resolve()
                 if file.suffix in OF_A_REPORT and file.is_file() and file.is_relative_to(inside):
                     files[f"{REPORT}/{file.relative_to(inside).as_posix()}"] = file

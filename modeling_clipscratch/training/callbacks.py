@@ -8,7 +8,7 @@ import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import HubStrategy, IntervalStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
 from .gather import process_count
 from .push import PushCheckpoints
@@ -120,14 +120,15 @@ class AverageWeights(TrainerCallback):
 
 class SaveAfterEvaluation(TrainerCallback):
     """What is to be saved at an epoch's last step waits for the evaluation that the epoch ends with: a run that went on
-    from a checkpoint before it would never make up for it."""
+    from a checkpoint before it would never make up for it. (`save_strategy: best` saves after evaluations only.)"""
 
     def __init__(self):
         self.waits = False
 
     def on_step_end(self, args, state, control, **kwargs):
         last = state.epoch is not None and float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        if control.should_save and args.eval_strategy == IntervalStrategy.EPOCH and last:
+        waits = args.eval_strategy == IntervalStrategy.EPOCH and args.save_strategy != SaveStrategy.BEST
+        if control.should_save and waits and last:
             control.should_save, self.waits = False, True
 
     def on_epoch_end(self, args, state, control, **kwargs):

@@ -1,13 +1,17 @@
-"""Fields of a recipe go in; one sentence comes out on the first that cannot be, or that nothing here would read."""
+"""Fields of a recipe go in; one sentence comes out on the first that cannot be, that nothing here would read, or that
+does not fit the data."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
-from transformers import get_scheduler
+from transformers import SchedulerType, get_scheduler
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
 )
+
+from ..evaluation.outcomes import metric_names
 
 _AT_LEAST = {
     "text_hidden_size": 1, "text_num_layers": 1, "text_num_heads": 1, "vision_hidden_size": 1, "vision_num_layers": 1,
@@ -69,3 +73,27 @@ def check_switches(args) -> None:
             f"lr_scheduler_type={args.lr_scheduler_type.value} with lr_scheduler_kwargs={args.lr_scheduler_kwargs}: "
             f"{error}; mend lr_scheduler_kwargs, which are written like '{{\"num_decay_steps\": 100}}'."
         ) from error
+
+
+def settle_metric(args, kind: str, class_names: Sequence[str] | None) -> None:
+    """Chooses the metric of the best checkpoint, where none is named, and tells those schedules that look at it which
+    way is better.
+
+    Args:
+        args: `ClipScratchTrainingArguments`, changed in place.
+        kind: `class` or `caption`, of the data.
+        class_names: of class data.
+    Raises: ValueError if the metric that is named is not measured on such data.
+    """
+    if args.metric_for_best_model is None:
+        args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
+        args.greater_is_better = True
+    if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):  # they take it for a loss
+        mode = "max" if args.greater_is_better else "min"
+        args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
+    names = metric_names(len(class_names) if kind == "class" else None)
+    if args.metric_for_best_model.removeprefix("eval_") not in names:
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model} is not measured on this {kind} data; choose one of "
+            f"{', '.join(names)}."
+        )

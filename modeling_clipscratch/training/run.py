@@ -4,7 +4,7 @@ import logging
 import os
 
 import numpy as np
-from transformers import SchedulerType, set_seed
+from transformers import set_seed
 
 from ..data.batches import PairDataset
 from ..data.captions import CaptionTable, TokenTable
@@ -13,7 +13,6 @@ from ..data.pixels import Preprocess
 from ..data.splits import NoSuchSplitError, read_split
 from ..evaluation.evaluate_rows import evaluate_rows
 from ..evaluation.intervals import confidence_intervals
-from ..evaluation.outcomes import metric_names
 from ..hub.towers_clipscratch import is_fixed
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
@@ -21,6 +20,7 @@ from .attention import choose_attention, set_attention
 from .augmentation import build_augment
 from .build import build_model
 from .checkpoints import check_agreement
+from .checks import settle_metric
 from .device import check_processes, describe_device
 from .drop import add_drops
 from .facts import count_trained, data_facts, run_facts
@@ -74,7 +74,8 @@ def train(
     splits += ["validation"] if measures and (stream is None or "validation" in readers) else []
     rows = {split: _rows(data, split, readers) for split in splits}
     _check_classes(stream or rows["train"])
-    test = _test_rows(data, readers)  # now: a missing split is better known before the training than after
+    # Now: a missing split is better known before the training than after.
+    test = _test_rows(data, readers, "validation" if "validation" in rows else "nothing")
     del readers  # and with it rows that were parted
     captions = {split: CaptionTable(part) for split, part in rows.items()}
     model, processor = build_model(model_options, captions["train"].texts if stream is None else known_captions(stream))
@@ -99,19 +100,7 @@ def train(
         pairs["train"] = streamed_pairs(stream, model, processor, data, args)
 
     facts = data_facts(data, pairs, stream or rows["train"], test)
-    kind = facts["kind"]
-    if args.metric_for_best_model is None:
-        args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
-        args.greater_is_better = True
-    if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):  # theirs is a loss
-        mode = "max" if args.greater_is_better else "min"
-        args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
-    names = metric_names(len((stream or rows["train"]).class_names) if kind == "class" else None)
-    if args.metric_for_best_model.removeprefix("eval_") not in names:
-        raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model} is not measured on this {kind} data; choose one of "
-            f"{', '.join(names)}."
-        )
+    settle_metric(args, facts["kind"], (stream or rows["train"]).class_names)
     trainer = ClipScratchTrainer(
         model,
         args,
@@ -184,7 +173,8 @@ def _pairs(rows, captions, model, processor, augment, data, args):
     height, width = preprocess.image_size
     in_memory = data.keep_in_memory if rows.split == "train" else None  # validation is read at every evaluation
     if in_memory is None:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # each holds the whole split
+        # Each process holds the whole split. Rows must not depend on their number where broken pictures are skipped.
+        processes = 1 if data.on_bad_image == "skip" else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         in_memory = len(rows) * height * width * 3 * processes < _IN_MEMORY
     pixels, kept, progress = None, np.arange(len(rows)), not args.disable_tqdm
     skips = data.on_bad_image == "skip"
@@ -222,14 +212,15 @@ def _check_classes(rows):
         )
 
 
-def _test_rows(data, readers):
+def _test_rows(data, readers, otherwise):
+    """Args: otherwise: what the finished run is measured on where there is no test split."""
     if data.test_split in (None, "none", "no"):
         return None
     try:
         return _rows(data, "test" if data.test_split == "auto" else data.test_split, readers)
-    except NoSuchSplitError as error:
-        if data.test_split == "auto":
-            logger.info("%s has no test split: the finished run is measured on validation", data.dataset)
+    except ValueError as error:
+        if data.test_split == "auto" and isinstance(error, NoSuchSplitError):
+            logger.info("%s has no test split: the finished run is measured on %s", data.dataset, otherwise)
             return None
         raise ValueError(f"{error} (Or do without a test: --test_split none.)") from error
 

@@ -92,6 +92,15 @@ def test_sharded_weights_are_published_whole(hub, trained):
     assert len(shards) > 1 and shards | {"model.safetensors.index.json"} <= there and "model.safetensors" not in there
 
 
+def test_report_that_does_not_name_its_files_is_left_where_it_is(hub, trained):
+    hub.add("you/clip", {"report/report.html": b"there"})
+    (trained / "report").mkdir()
+    account = {"weights_sha256": weights_sha256(trained)}  # as an earlier version wrote it
+    (trained / "report" / "evaluation.json").write_text(json.dumps(account))
+    push_folder(trained, "you/clip")
+    assert hub.repos["model", "you/clip"].files()["report/report.html"] == b"there"
+
+
 @pytest.mark.parametrize("account", ['{"weights_sha256": "0123"}', '{"weights_sha256": null}', None])
 def test_report_of_other_weights_is_named_and_not_published(hub, trained, caplog, account):
     caplog.set_level("INFO", "modeling_clipscratch")

@@ -37,12 +37,10 @@ def test_the_class_token_stays_and_patches_are_drawn_for_each_picture(make_train
     assert counts.min() > 15 and counts.max() < 49  # 32 each, four standard deviations
 
 
-def test_a_tower_whose_blocks_count_on_all_patches_is_refused():
-    tower = DINOv3ViTModel(
-        DINOv3ViTConfig(
-            image_size=8, patch_size=2, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-        )
-    )
+@pytest.mark.parametrize("registers", [0, 12])  # with twelve as many tokens are left as there are patches
+def test_a_tower_whose_blocks_count_on_all_patches_is_refused(registers):
+    sizes = {"image_size": 8, "patch_size": 2, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    tower = DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_attention_heads=2, num_register_tokens=registers))
     model = torch.nn.Module()
     model.vision_model, model.config = tower, ClipScratchConfig()
     state = torch.get_rng_state()
