@@ -77,6 +77,15 @@ class Figures(dict):
         self.update(found)
         save_figures(self.path, self)
 
+    @contextlib.contextmanager
+    def kept(self, way: str):
+        """A way that fails leaves its error here, and the next begins."""
+        try:
+            yield
+        except Exception:
+            traceback.print_exc()
+            self.note(failed={**self.get("failed", {}), way: traceback.format_exc()})
+
     def note_way(self, way: str, rate: float, **more) -> None:
         mfu = rate * self["operations"] / self["peak"]
         self.note(ways={**self.get("ways", {}), way: {"rate": rate, "mfu": mfu, **more}})
@@ -90,9 +99,15 @@ def cifar10(options, compiled: dict, figures: Figures) -> None:
     pictures = options.pictures
     if pictures is None:
         steps = options.steps or 40
-        start, end = ways.steps_of_recipe(
-            [*words, *ways.words_of({**ONLY_STEPS, "output_dir": options.output / "rate"})], steps
-        )
+        try:
+            start, end = ways.steps_of_recipe(
+                [*words, *ways.words_of({**ONLY_STEPS, "output_dir": options.output / "rate"})], steps
+            )
+        except Exception as error:
+            if not compiled:
+                raise
+            print(f"without torch.compile: {' '.join(str(error).split())[:200]}", flush=True)
+            return cifar10(options, {}, figures)
         rate = args.global_batch_size * steps / (end - start)
         pictures = round(min(60 * options.minutes * rate, args.num_train_epochs * 45_000))
         figures.note(rate_before=rate)
@@ -111,7 +126,8 @@ def vit_b(options, compiled: dict, figures: Figures) -> None:
         figures.note(operations=_operations(regime), batch=regime.batch)
         tried = {train_step.OURS: {}} | ({f"{train_step.OURS}, compiled": compiled} if compiled else {})
         for way, fields in tried.items():
-            figures.note_way(way, _rate(regime, steps, ways.steps_of_clipscratch(regime, steps, **fields)))
+            with figures.kept(way):
+                figures.note_way(way, _rate(regime, steps, ways.steps_of_clipscratch(regime, steps, **fields)))
         figures.note_way(train_step.HAND, _rate(regime, steps, (0, ways.by_hand(regime, steps))))
 
 
@@ -124,11 +140,12 @@ def small_pictures(options, compiled: dict, figures: Figures) -> None:
     with _regime(options, "32", options.cifar10) as (regime, steps):
         figures.note(operations=_operations(regime), batch=regime.batch)
         for way, fields in tried.items():
-            with Gaps() as gaps:
+            with figures.kept(way), Gaps() as gaps:
                 times = ways.steps_of_clipscratch(regime, steps, **fields)
-            step = (times[1] - times[0]) / steps
-            figures.note_way(way, _rate(regime, steps, times), step=step, **gaps.told(steps, step))
-        figures.note(busy={way: _busy(regime, tried[way]) for way in ("plain", "compiled") if way in tried})
+                step = (times[1] - times[0]) / steps
+                figures.note_way(way, _rate(regime, steps, times), step=step, **gaps.told(steps, step))
+        for way in {"plain", "compiled"} & figures["ways"].keys():
+            figures.note(busy={**figures.get("busy", {}), way: _busy(regime, tried[way])})
         if no_accelerator():
             parts = train_step.parts_of_a_step(regime, steps)
             outside = parts["whole"] - sum(parts[part] for part in ("forward and loss", "backward", "optimizer"))
@@ -136,7 +153,8 @@ def small_pictures(options, compiled: dict, figures: Figures) -> None:
 
 
 class Gaps:
-    """How long a GPU has nothing to do from the end of a step's work to the begin of the next one's."""
+    """How long a GPU has none of a step's work from the end of one to the begin of the next: the copy of a batch lies
+    there, and what waits inside a step does not count (`busy` shows it)."""
 
     def __init__(self):
         self._ends, self._begins = [], []
@@ -247,7 +265,7 @@ def _regime(options, name: str, dataset: str | None):
         sizes, dataset, steps = SMALL_REGIME, "digits", 3
         text = DistilBertConfig(dim=32, n_layers=1, n_heads=2, hidden_dim=64)
     with tempfile.TemporaryDirectory() as folder:
-        yield ways.make_regime(dataset or "digits", Path(folder), text=text, **sizes), steps
+        yield ways.make_regime(dataset or "scenes", Path(folder), text=text, **sizes), steps
 
 
 def _rate(regime, steps, times) -> float:
@@ -264,7 +282,8 @@ def can_compile() -> bool:
     if no_accelerator():
         return False
     try:
-        torch.compile(lambda x: (x.sin() + 1).sum())(torch.ones(8, device=torch.accelerator.current_accelerator()))
+        given = torch.ones(8, device=torch.accelerator.current_accelerator(), requires_grad=True)
+        torch.compile(lambda x: (x.sin() + 1).sum())(given).backward()
     except Exception as error:  # whatever it lacks (Triton, a C compiler), the figures without it are worth having
         print(f"without torch.compile: {' '.join(str(error).split())[:200]}", flush=True)
         return False
@@ -316,6 +335,7 @@ def main(arguments: list[str]) -> None:
         try:
             PARTS[part](options, compiled, figures)
             show(part, figures)
+            failed += [part] if "failed" in figures else []
         except Exception:
             traceback.print_exc()
             failed.append(part)

@@ -37,7 +37,7 @@ from modeling_clipscratch.data.rows import Rows
 from modeling_clipscratch.training.device import no_accelerator
 
 from .reporting import machine, parser_of, print_table, save_figures
-from .step_contestants import Regime, hand_step
+from .step_contestants import Regime, hand_step, now
 from .train_step import REGIMES
 
 DECODER, WHOLE, EXACT, TUTORIAL = "Pillow's decoder alone", "tar to pixels", "tar to pixels, exact", "tutorials' way"
@@ -140,7 +140,7 @@ def measure(rows: Rows, image_processor, *, batch: int, rounds: int, threads: in
             for stage, (function, items) in batches.items():
                 made[stage] = batch * len(items) / seconds(function, items, None)
             if step:
-                made[MODEL] = 2 * batch / seconds(lambda _: step(), range(2), None)
+                made[MODEL] = 2 * batch / seconds(lambda _: (step(), now()), range(2), None)
             if number:  # the first brings files and code into memory
                 for stage, rate in made.items():
                     found[stage].append(rate)

@@ -11,7 +11,8 @@ loop over (picture, caption) pairs gives it; a tie counts for the model there, s
 import torch
 
 from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.retrieval import RECALLS, retrieval_metrics
+from modeling_clipscratch.evaluation.outcomes import RECALLS
+from modeling_clipscratch.evaluation.retrieval import retrieval_metrics
 from modeling_clipscratch.evaluation.zero_shot import cosines
 
 from .embeddings import Embedded, embedded, parser_with_model

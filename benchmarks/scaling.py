@@ -204,6 +204,7 @@ def main(arguments: list[str]) -> None:
     batch = options.global_batch_size
     recipe = [options.recipe, "--global_batch_size", str(batch), "--max_steps", str(options.steps)]
     recipe += ["--freeze_text", "true", "--precision", "fp32", "--attention", "sdpa", "--logging_steps", "1"]
+    recipe += ["--use_cpu", "true"]  # one process of a GPU and two of a CPU would say nothing
     recipe += ["--eval_strategy", "no", "--save_strategy", "no", "--test_split", "none", "--disable_tqdm", "true"]
     print(machine())
     with tempfile.TemporaryDirectory() as base:

@@ -192,7 +192,7 @@ def compare(regime: ways.Regime, options) -> None:
         whole = figures["parts"]["whole"]
         lines = [[part, f"{1000 * s:.1f}", f"{s / whole:.1%}"] for part, s in figures["parts"].items()]
         print_table(["part of ClipScratch's step", "ms", "share"], lines)
-    if {OURS, HAND} <= set(options.ways) and sys.platform == "linux":
+    if {OURS, HAND} <= set(options.ways) and sys.platform == "linux" and no_accelerator():  # the host's memory
         figures["memory"] = {way: memory_of(way, options) for way in (OURS, HAND)}
         ours, hand = figures["memory"].values()
         print(f"memory of the steps: {ours / 1e6:.0f} MB, by hand {hand / 1e6:.0f} MB, ratio {ours / hand:.2f}")

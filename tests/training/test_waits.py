@@ -50,7 +50,11 @@ def watched(monkeypatch):
         if not 1 <= number < 4:
             return step(self, *args, **kwargs)
         seen.append(number)
-        with Forbid(ASKS | LISTS):
+        with Forbid(ASKS | LISTS), pytest.MonkeyPatch.context() as patch:
+            for name in ("tolist", "cpu", "numpy"):  # copies, which on a CPU no operator shows
+                patch.setattr(
+                    torch.Tensor, name, lambda *given, name=name: pytest.fail(f"{name}() makes the host wait")
+                )
             return step(self, *args, **kwargs)
 
     monkeypatch.setattr(ClipScratchTrainer, "training_step", training_step)
@@ -69,6 +73,19 @@ def test_the_watch_sees_a_step_that_asks(run_recipe, tmp_path, watched):
     """Else the test above could not fail: transformers' filter of losses that are no number asks at each step."""
     with pytest.raises(AssertionError, match="_local_scalar_dense"):
         run_recipe(tmp_path, logging_nan_inf_filter=True, **SHORT)
+
+
+def test_the_watch_sees_a_copy_to_the_host(run_recipe, tmp_path, watched, monkeypatch):
+    loss = ClipScratchTrainer.compute_loss
+
+    def copies(*args, **kwargs):
+        found = loss(*args, **kwargs)
+        found.detach().cpu()
+        return found
+
+    monkeypatch.setattr(ClipScratchTrainer, "compute_loss", copies)
+    with pytest.raises(pytest.fail.Exception, match="cpu.. makes the host wait"):
+        run_recipe(tmp_path, **SHORT)
 
 
 def test_the_average_of_all_weights_is_one_call(make_model):
