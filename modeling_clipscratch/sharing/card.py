@@ -47,10 +47,9 @@ def write_card(
 
     >>> write_card("runs/digits", repo_id="you/digits").name
     'README.md'
-    >>> print("".join(open("runs/digits/README.md").readlines()[:3]), end="")
+    >>> print("".join(open("runs/digits/README.md").readlines()[:2]), end="")
     ---
     library_name: transformers
-    pipeline_tag: zero-shot-image-classification
     """
     path = Path(folder) / CARD
     facts = read_facts(Path(folder))
