@@ -5,9 +5,10 @@ import logging
 import shlex
 from pathlib import Path
 
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import HTTPError
 
-from ..evaluation.tables import ACCOUNT
+from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub_commit import commit_files, open_repository
 from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
 from .card import write_card
@@ -31,8 +32,8 @@ def push_folder(
     """Publishes a trained folder in one commit: model, code, processor, card, recipe, metrics, curves and report.
 
     Checkpoints, files that no run wrote, a report of other weights and what its folder holds of earlier reports stay
-    where they are. What loads a model, and is left there of an earlier push, is deleted by the same commit, as is an
-    earlier report where a new one comes. The card is written anew.
+    where they are. What loads a model, and is left there of an earlier push, is deleted by the same commit, as is a
+    report of other weights, or an earlier one where a new one comes. The card is written anew.
 
     Args:
         folder: what training wrote, or `save_pretrained` of a model and its processor.
@@ -55,10 +56,10 @@ def push_folder(
         logger.info("not pushed, since it is not of these weights: %s", Path(folder) / REPORT)
     if left:
         logger.info("not pushed, since no run wrote them: %s", ", ".join(left))
-    has_report = f"{REPORT}/{ACCOUNT}" in files
+    replaced = f"{REPORT}/{ACCOUNT}" in files or _tells_of_other_weights(folder, repo_id, revision, token)
 
     def stale(name):
-        return is_of_a_model(name) or has_report and name.startswith(f"{REPORT}/")
+        return is_of_a_model(name) or replaced and name.startswith(f"{REPORT}/")
 
     commit_files(files, repo_id, message="Trained ClipScratch model", stale=stale, revision=revision, token=token)
     return f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
@@ -103,6 +104,15 @@ def check_folder(folder: str | Path) -> None:
             f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "
             "save the model and its processor there."
         )
+
+
+def _tells_of_other_weights(folder, repo_id, revision, token):
+    """Whether the Hub has a report beside the model that was made of other weights than the folder's."""
+    try:
+        account = hf_hub_download(repo_id, f"{REPORT}/{ACCOUNT}", revision=revision, token=token)
+        return json.loads(Path(account).read_text(encoding="utf-8")).get("weights_sha256") != weights_sha256(folder)
+    except (OSError, ValueError, HTTPError):  # there is none, or the push itself will say what is wrong
+        return False
 
 
 def _published(folder):

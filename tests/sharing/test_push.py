@@ -82,6 +82,17 @@ def test_a_new_report_takes_the_place_of_the_one_that_is_there(hub, trained):
     assert files["report/report.html"] == b"of the report" and "report/other/sheet.png" not in files
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_a_report_on_the_hub_stays_as_long_as_it_is_of_these_weights(hub, trained, same):
+    account = json.dumps({"weights_sha256": weights_sha256(trained) if same else "0123"}).encode()
+    hub.add("you/clip", {"report/evaluation.json": account, "report/report.html": b"there", "notes.md": b"mine"})
+    push_folder(trained, "you/clip")
+    files = hub.repos["model", "you/clip"].files()
+    assert "notes.md" in files and {name in files for name in ("report/evaluation.json", "report/report.html")} == {
+        same
+    }
+
+
 def test_sharded_weights_are_published_whole(hub, trained):
     model = AutoModel.from_pretrained(trained)
     (trained / "model.safetensors").unlink()
