@@ -1,6 +1,5 @@
 """Folders of pictures go in, one sub-folder a class or with a metadata table; rows come out."""
 
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,8 +13,6 @@ from .pictures import is_picture_name, is_unread_name, warn_of_unread
 from .rows import DEFAULT_TEMPLATES, Rows
 from .splits import Readers, by_split, is_split_name
 from .tables import files_fingerprint, read_path, table_readers
-
-logger = logging.getLogger(__name__)
 
 _METADATA = ("metadata.csv", "metadata.jsonl")
 

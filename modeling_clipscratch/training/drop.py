@@ -51,19 +51,20 @@ def _grid(tower, height, width):
 def _try(tower, pictures):
     """One step forward: positions that a tower adds in its blocks (BEiT; DINOv3, which may not notice) are those of
     all patches."""
-    was_training = tower.training
+    was_training, why = tower.training, None
+    fits = not any("rope" in name for name, _ in tower.named_modules())
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             tower.train()(pixel_values=pictures)
-            if any("rope" in name for name, _ in tower.named_modules()):
-                raise RuntimeError("rotary positions")
         except RuntimeError as error:
-            raise ValueError(
-                f"patch_dropout: a {tower.config.model_type} tower cannot leave patches out, since its blocks count on "
-                "all of them; leave patch_dropout out, or choose vit, deit, dinov2 or clip."
-            ) from error
+            fits, why = False, error
         finally:
             tower.train(was_training)
+    if not fits:
+        raise ValueError(
+            f"patch_dropout: a {tower.config.model_type} tower cannot leave patches out, since its blocks count on all "
+            "of them; leave patch_dropout out, or choose vit, deit, dinov2 or clip."
+        ) from why
 
 
 def _drop_patches(tokens, grid, share, module):

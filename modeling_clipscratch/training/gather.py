@@ -3,6 +3,8 @@
 None of these carries gradients: `streamed_loss.py` sends its own.
 """
 
+import os
+
 import torch
 import torch.distributed as dist
 
@@ -15,6 +17,11 @@ def process_count() -> int:
 def process_index() -> int:
     """Number of this process among them, from 0."""
     return dist.get_rank() if process_count() > 1 else 0
+
+
+def local_process_count() -> int:
+    """How many of them share this machine and its memory, as the launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def all_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .gather import process_count
+from .gather import local_process_count, process_count
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def memory_budget(args, model) -> float:
     if args.device.type == "cuda":
         free = 0.9 * torch.cuda.get_device_properties(args.device).total_memory - torch.cuda.memory_allocated()
     else:
-        free = machine_memory() / 2 / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        free = machine_memory() / 2 / local_process_count()
     learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return free - 12 * learned  # gradient and AdamW's two moments
 

@@ -1,7 +1,6 @@
 """A parsed recipe goes in; a trained run folder and its metrics come out. The data's way, from top to bottom."""
 
 import logging
-import os
 
 import numpy as np
 from transformers import set_seed
@@ -24,6 +23,7 @@ from .checks import settle_metric
 from .device import check_processes, describe_device
 from .drop import add_drops
 from .facts import count_trained, data_facts, run_facts
+from .gather import local_process_count
 from .optimizer import muon_matrices
 from .push import open_for_pushes
 from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
@@ -172,12 +172,12 @@ def _pairs(rows, captions, model, processor, augment, data, args):
     preprocess = Preprocess(processor.image_processor, exact=cache_pictures or rows.split != "train")
     height, width = preprocess.image_size
     in_memory = data.keep_in_memory if rows.split == "train" else None  # validation is read at every evaluation
+    skips = data.on_bad_image == "skip"
     if in_memory is None:
         # Each process holds the whole split. Rows must not depend on their number where broken pictures are skipped.
-        processes = 1 if data.on_bad_image == "skip" else int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        processes = 1 if skips else local_process_count()
         in_memory = len(rows) * height * width * 3 * processes < _IN_MEMORY
     pixels, kept, progress = None, np.arange(len(rows)), not args.disable_tqdm
-    skips = data.on_bad_image == "skip"
     if in_memory and (skips or not cache_pictures):  # else pictures whose states are there are never opened
         pixels, kept = preprocess.read_all(rows, on_bad_image=data.on_bad_image, progress=progress)
     elif skips and (cache_pictures or rows.split != "train"):  # while it trains, another picture takes a place

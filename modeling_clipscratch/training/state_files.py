@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from .gather import process_count, process_index, sum_over_processes
+from .gather import local_process_count, process_count, process_index, sum_over_processes
 
 PART_ROWS = 1024  # about half a minute of a small ViT at 224 pixels on two CPU cores: what a kill may cost
 
@@ -47,7 +47,7 @@ def find_or_build(
 
 def _build(path, parts, count, encode, *, unit, progress):
     starts = range(0, count, PART_ROWS)
-    local, locals_ = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    local, locals_ = int(os.environ.get("LOCAL_RANK", 0)), local_process_count()
     mine = starts[process_index() :: process_count()]
     quiet = not progress or process_index() > 0
     with tqdm(total=len(mine) * PART_ROWS, unit=unit, desc=f"encoding {unit}s once", disable=quiet) as bar:
