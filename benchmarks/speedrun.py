@@ -8,8 +8,8 @@ accuracy through the 18 prompts. On the way the validation split is measured `--
 once, when a run has ended. A recipe enters with its own number of pictures, or with `--pictures`; the speedrun.json of
 another process enters as it is, so seeds can be trained side by side and told together. Pictures, operations (of the
 matrix products of the forward and backward pass, as torch counts them; an optimizer's own are left out: Muon's are 7 %
-more for `cifar10.yaml`) and seconds (training only: what is spent on measuring is taken off) are
-those at the first look that is at or above a mark; means over the seeds that reached it, and how many did.
+more for `cifar10.yaml`) and seconds (training only: what is spent on measuring is taken off) are those at the first
+look that is at or above a mark; means over the seeds that reached it, and how many did.
 """
 
 import json

@@ -100,8 +100,7 @@ class DataArguments:
     )
     stream_shuffle_rows: int = _option(2048, "Rows that each reader of a stream holds and shuffles at a time.")
     keep_in_memory: bool | None = _option(
-        None,
-        "Decode all pictures once and keep them as bytes. Default: where a split takes less than 4 GB.",
+        None, "Decode all pictures once and keep them as bytes. Default: where a split takes less than 4 GB."
     )
     random_shift: int = _option(0, "Training pictures move by up to this many pixels each way.")
     random_crop_min_area: float = _option(

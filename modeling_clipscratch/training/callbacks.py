@@ -127,8 +127,8 @@ class SaveAfterEvaluation(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         last = state.epoch is not None and float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        waits = args.eval_strategy == IntervalStrategy.EPOCH and args.save_strategy != SaveStrategy.BEST
-        if control.should_save and waits and last:
+        looks = args.eval_strategy == IntervalStrategy.EPOCH and args.save_strategy != SaveStrategy.BEST
+        if control.should_save and looks and last:
             control.should_save, self.waits = False, True
 
     def on_epoch_end(self, args, state, control, **kwargs):
