@@ -6,7 +6,7 @@ import time
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
@@ -26,6 +26,13 @@ def set_callbacks(trainer) -> None:
     if args.save_minutes is not None:
         chosen.append(SaveByTheClock(args.save_minutes))
     chosen.append(SaveAfterEvaluation())
+    if args.early_stopping_patience is not None:
+        if args.metric_for_best_model is None:
+            raise ValueError(
+                f"early_stopping_patience={args.early_stopping_patience} needs a metric to look at; set "
+                "metric_for_best_model, e.g. to top1."
+            )
+        chosen.append(EarlyStoppingCallback(args.early_stopping_patience))
     if args.push_to_hub and args.hub_strategy != HubStrategy.END:
         chosen.append(PushCheckpoints(trainer.hub_model_id))
     if not args.disable_tqdm:

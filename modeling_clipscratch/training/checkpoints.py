@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
 from .average import read_average
@@ -92,15 +93,23 @@ def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     state.best_model_checkpoint = _best(checkpoint, trainer.args, state)
-    if state.global_step >= steps:
+    if state.global_step >= steps or _stopped_early(trainer.args, state):
         return state
     if not (Path(checkpoint) / "scheduler.pt").is_file():
         raise ValueError(
             f"resume_from_checkpoint: {checkpoint} holds weights only (save_only_model), and optimizer and learning "
             "rate would begin anew; begin a new run without save_only_model."
         )
-    trainer.add_callback(_KnowsBest(state.best_model_checkpoint))
+    stateful = [item for item in trainer.callback_handler.callbacks if isinstance(item, ExportableState)]
+    trainer.add_callback(_KnowsBest(state.best_model_checkpoint, {type(item).__name__: {} for item in stateful}))
     return None
+
+
+def _stopped_early(args, state):
+    saved = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+    if args.early_stopping_patience is None or not isinstance(saved, dict):
+        return False
+    return saved["attributes"]["early_stopping_patience_counter"] >= args.early_stopping_patience
 
 
 def _best(checkpoint, args, state):
@@ -117,13 +126,14 @@ def _best(checkpoint, args, state):
 
 
 class _KnowsBest(TrainerCallback):
-    """The Trainer forgets a best checkpoint that is not where it was."""
+    """The Trainer forgets a best checkpoint that is not where it was, and fails at a callback that is new."""
 
-    def __init__(self, best):
-        self.best = best
+    def __init__(self, best, callbacks):
+        self.best, self.callbacks = best, callbacks
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.best_model_checkpoint = self.best
+        state.stateful_callbacks = self.callbacks | state.stateful_callbacks
 
 
 def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch.Tensor]:

@@ -86,6 +86,11 @@ def _free_to_change(settings):
 
 
 def _delete_run(folder):
+    for events in folder.glob("runs/*/**/events.out.tfevents.*"):  # where transformers has TensorBoard write
+        events.unlink()
+    for path in sorted(folder.glob("runs/**"), reverse=True):  # innermost first; what others wrote stays
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
     for path in folder.iterdir():
         if path.is_dir() and (path.name.startswith("checkpoint-") or path.name in (".incomplete", PUSHING)):
             shutil.rmtree(path)

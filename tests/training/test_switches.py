@@ -1,6 +1,7 @@
 """The Trainer's usual switches go in; what each must change, and what it must leave as it is, is checked."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -175,6 +176,24 @@ def test_save_minutes_saves_between_the_checkpoints(run_recipe, tmp_path):
     steps = {"save_strategy": "steps", "save_steps": 100, "eval_strategy": "no", "test_split": "none", "max_steps": 2}
     folder, _ = run_recipe(tmp_path, **steps, save_minutes=1e-9)
     assert (folder / "checkpoint-1").is_dir()
+
+
+def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_resumption(run_recipe, tmp_path):
+    # A learning rate of 0: every evaluation gives the same.
+    stops = {**SHORT, "max_steps": 20, "learning_rate": 0.0, "early_stopping_patience": 2, "save_total_limit": None}
+    stops |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    for gone in ("nothing", "nothing", "checkpoint-6"):
+        shutil.rmtree(tmp_path / "run" / gone, ignore_errors=True)
+        folder, _ = run_recipe(tmp_path, **stops, resume_from_checkpoint="auto")
+        state = json.loads((folder / "trainer_state.json").read_text())
+        assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == [2, 4, 6]
+        assert state["global_step"] == 6
+        (folder / "trainer_state.json").unlink()
+
+
+def test_early_stop_without_a_metric_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="early_stopping_patience=1 needs a metric to look at; set metric_for_best"):
+        make_trainer(eval_strategy="epoch", early_stopping_patience=1)
 
 
 @pytest.mark.parametrize("how", [{"save_minutes": 1e-9, "save_steps": 100}, {"save_steps": 1}])
