@@ -1,13 +1,18 @@
 """Trainer events go in; a quiet progress bar, the sampler's epoch and a bounded temperature come out."""
 
+import os
+import signal
 import sys
+import threading
 import time
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
 from .gather import process_count
@@ -25,6 +30,10 @@ def set_callbacks(trainer) -> None:
         chosen.append(AverageWeights(trainer))
     if args.save_minutes is not None:
         chosen.append(SaveByTheClock(args.save_minutes))
+    if args.enable_jit_checkpoint:
+        # Gives the signal back: that one writes in the middle of a step, and each process at a step of its own.
+        trainer.pop_callback(JITCheckpointCallback).on_train_end(args, trainer.state, trainer.control)
+        chosen.append(SaveOnSigterm())
     chosen.append(SaveAfterEvaluation())
     if args.early_stopping_patience is not None:
         if args.metric_for_best_model is None:
@@ -141,6 +150,66 @@ class SaveAfterEvaluation(TrainerCallback):
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.waits:
             control.should_save, self.waits = True, False
+
+
+class SaveOnSigterm(TrainerCallback):
+    """After SIGTERM: a checkpoint at the end of the step, and then the end of the process with exit status 143. The run
+    is not finished, so nothing that comes after the training is done."""
+
+    def __init__(self):
+        self.signalled = self.stops = False
+        self.handler = signal.SIG_DFL
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        self.handler = signal.signal(signal.SIGTERM, self._note)
+        if not hasattr(signal, "sigwaitinfo"):  # as on macOS
+            return
+        # Launchers signal the data loader's workers, too, whose batches the step may still need.
+        loaders = [train_dataloader, getattr(train_dataloader, "base_dataloader", None)]  # accelerate's holds another
+        for loader in filter(None, loaders):
+            loader.worker_init_fn = partial(_heed_the_parent_only, loader.worker_init_fn)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the workers, which begin with this mask
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if hasattr(signal, "sigwaitinfo"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def _note(self, number, frame):
+        self.signalled = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.stops = self.signalled
+        if process_count() > 1:  # they must agree on the step
+            word = torch.tensor(int(self.signalled), device=args.device)
+            dist.all_reduce(word, dist.ReduceOp.MAX)
+            self.stops = bool(word)
+        control.should_save |= self.stops
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.stops:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.on_step_begin(args, state, control)
+        signal.signal(signal.SIGTERM, self.handler)
+        if self.signalled:  # after the last step
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _heed_the_parent_only(prepare, worker):
+    """`worker_init_fn` of a worker that SIGTERM, which it was born to block, ends only if its parent sends it."""
+
+    def wait():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+    if prepare is not None:
+        prepare(worker)
 
 
 class SaveByTheClock(TrainerCallback):
