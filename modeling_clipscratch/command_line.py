@@ -1,7 +1,6 @@
 """What the scripts share: one clear sentence and an exit status instead of a traceback, quiet libraries."""
 
 import gc
-import hashlib
 import logging
 import multiprocessing
 import os
@@ -52,6 +51,8 @@ def run_command(main: Callable[[list[str]], None]) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
             sys.exit(1)
         if not isinstance(error, (ValueError, OSError, SafetensorError)):
+            if (marker := _marker()) is not None and marker.exists():
+                _leave(1)  # another process ended, which this one met as a broken connection
             raise
         if debug:
             traceback.print_exc()
@@ -89,24 +90,32 @@ def _stop_again(unraisable):
 
 def _end(number, notes):
     _say_once(" ".join(["stopped." if number == signal.SIGINT else "stopped by SIGTERM.", *notes]))
+    _leave(128 + number)
+
+
+def _leave(status):
+    """Ends the process and its workers; Python's own end would wait for threads, and report what was cut short."""
     for child in multiprocessing.active_children():
         child.kill()
-    os._exit(128 + number)  # Python's own end would wait for threads and bring tracebacks of what was cut short
+    os._exit(status)
 
 
 def _say_once(sentence):
-    """Prints to stderr; of a launcher's processes on this machine, which fail alike, only the first one does."""
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # in a temporary folder of this process
-    if error_file is not None and Path(error_file).parent.parent.is_dir():
-        try:
-            (Path(error_file).parent.parent / hashlib.sha256(sentence.encode()).hexdigest()).touch(exist_ok=False)
-        except FileExistsError:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(
-                5
-            )  # the launcher ends this process when it sees the other one's end, and then reports one failure
-            return
-    print(sentence, file=sys.stderr)
+    """Prints to stderr; of the processes that a launcher started on this machine, only the first that has something to
+    say: they fail alike, or one after the other."""
+    marker = _marker()
+    try:
+        if marker is not None:
+            marker.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _marker():
+    """File that is there once one of a launcher's processes has said why they end; `None` without a launcher."""
+    error_file = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", ""))  # <temporary>/attempt_0/<process>/error.json
+    return error_file.parent.parent / "said" if len(error_file.parts) > 2 and error_file.parent.is_dir() else None
 
 
 def _end_with_the_launcher():
@@ -118,8 +127,8 @@ def _end_with_the_launcher():
     def watch():
         while os.getppid() == launcher:
             time.sleep(1)
-        os.write(2, b"the launcher is gone: this process ends, too.\n")
-        os._exit(1)
+        _say_once("stopped, since the launcher is gone.")
+        _leave(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

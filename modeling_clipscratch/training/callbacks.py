@@ -154,31 +154,36 @@ class SaveAfterEvaluation(TrainerCallback):
 
 class SaveOnSigterm(TrainerCallback):
     """After SIGTERM: a checkpoint at the end of the step, and then the end of the process with exit status 143. The run
-    is not finished, so nothing that comes after the training is done."""
+    is not finished, so nothing that comes after the training is done.
+
+    Whoever signals a launched run signals the data loader's workers, too, whose batches the step may still need. They
+    begin with SIGTERM blocked, and end by it if their own parent sends it (not on macOS, which has no sigwaitinfo).
+    """
 
     def __init__(self):
         self.signalled = self.stops = False
         self.handler = signal.SIG_DFL
+        self.shields_workers = hasattr(signal, "sigwaitinfo")
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
         self.handler = signal.signal(signal.SIGTERM, self._note)
-        if not hasattr(signal, "sigwaitinfo"):  # as on macOS
-            return
-        # Launchers signal the data loader's workers, too, whose batches the step may still need.
-        loaders = [train_dataloader, getattr(train_dataloader, "base_dataloader", None)]  # accelerate's holds another
-        for loader in filter(None, loaders):
-            loader.worker_init_fn = partial(_heed_the_parent_only, loader.worker_init_fn)
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if hasattr(signal, "sigwaitinfo"):
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for the workers, which begin with this mask
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if hasattr(signal, "sigwaitinfo"):
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        # accelerate's loader holds another, which it iterates over.
+        for loader in {train_dataloader, getattr(train_dataloader, "base_dataloader", train_dataloader)}:
+            if self.shields_workers:
+                loader.worker_init_fn = partial(_heed_the_parent, loader.worker_init_fn)
 
     def _note(self, number, frame):
         self.signalled = True
+
+    def _mask(self, how):
+        if self.shields_workers:
+            signal.pthread_sigmask(how, {signal.SIGTERM})
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._mask(signal.SIG_BLOCK)  # now the workers are started
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._mask(signal.SIG_UNBLOCK)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.stops = self.signalled
@@ -193,14 +198,14 @@ class SaveOnSigterm(TrainerCallback):
             raise SystemExit(128 + signal.SIGTERM)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.on_step_begin(args, state, control)
+        self._mask(signal.SIG_UNBLOCK)
         signal.signal(signal.SIGTERM, self.handler)
         if self.signalled:  # after the last step
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _heed_the_parent_only(prepare, worker):
-    """`worker_init_fn` of a worker that SIGTERM, which it was born to block, ends only if its parent sends it."""
+def _heed_the_parent(prepare, worker):
+    """`worker_init_fn` that makes SIGTERM, which the worker blocks, end it if its parent sends it."""
 
     def wait():
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():

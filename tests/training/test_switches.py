@@ -1,7 +1,9 @@
 """The Trainer's usual switches go in; what each must change, and what it must leave as it is, is checked."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from modeling_clipscratch.training.average import WeightAverage
 from modeling_clipscratch.training.run_folder import find_checkpoint
 from modeling_clipscratch.training.sharding import has_unused_parameters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from tests.training.kills import write_tars
 
 SHORT = {
     "max_steps": 4,
@@ -204,6 +207,33 @@ def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_
     for step, looks in ((2, []), (3, [3]), (4, [3]), (5, [3, 5])):  # an epoch is three steps
         state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
         assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_sigterm_leaves_the_checkpoint_of_a_whole_step_to_resume_from(run_recipe, tmp_path, monkeypatch, streaming):
+    steps = {**SHORT, "max_steps": 6, "enable_jit_checkpoint": True, "resume_from_checkpoint": "auto"}
+    if streaming:
+        write_tars(tmp_path / "tars", shards=2)
+        steps |= {"dataset": str(tmp_path / "tars"), "streaming": True, "stream_shuffle_rows": 128}
+    expected = weights(run_recipe(tmp_path / "straight", **steps)[0])
+    step, handler = ClipScratchTrainer.training_step, signal.getsignal(signal.SIGTERM)
+
+    def signalled_step(trainer, *given):
+        loss = step(trainer, *given)
+        if trainer.state.global_step == 2:  # steps that are finished; the third's gradients are there, its weights not
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClipScratchTrainer, "training_step", signalled_step)
+        with pytest.raises(SystemExit) as stop:
+            run_recipe(tmp_path / "stopped", **steps)
+    signal.signal(signal.SIGTERM, handler)
+    assert stop.value.code == 143
+    run = tmp_path / "stopped" / "run"
+    assert {path.name for path in run.iterdir()} == {"recipe.yaml", "checkpoint-3"}
+    resumed = weights(run_recipe(tmp_path / "stopped", **steps)[0])
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("top1", "max"), ("expected_calibration_error", "min")])
