@@ -1,6 +1,7 @@
 """A parsed recipe goes in; a trained run folder and its metrics come out. The data's way, from top to bottom."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from transformers import set_seed
@@ -18,7 +19,7 @@ from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArgumen
 from .attention import choose_attention, set_attention
 from .augmentation import build_augment
 from .build import build_model
-from .checkpoints import check_agreement
+from .checkpoints import check_agreement, check_fits, find_checkpoint, wants_to_resume
 from .checks import settle_metric
 from .device import check_processes, describe_device
 from .drop import add_drops
@@ -26,7 +27,15 @@ from .facts import count_trained, data_facts, run_facts
 from .gather import local_process_count
 from .optimizer import muon_matrices
 from .push import open_for_pushes
-from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
+from .run_folder import (
+    RECIPE,
+    begin_run_folder,
+    check_run_folder,
+    finish_run_folder,
+    lock_run_folder,
+    recipe_text,
+    resumed_elsewhere,
+)
 from .sharding import whole_state_dict
 from .state_cache import image_states, text_states
 from .stream_run import known_captions, open_train_stream, streamed_pairs
@@ -55,12 +64,18 @@ def train(
     ['top5', 'top5_ci95']
     """
     check_processes(args)
+    with lock_run_folder(args.output_dir, writes=args.should_save):
+        return _train(model_options, data, args, settings)
+
+
+def _train(model_options, data, args, settings):
     settings = {**settings, "global_batch_size": args.global_batch_size}  # on other processes it must stay what it is
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     check_agreement(checkpoint, args.device)
     resume = wants_to_resume(args.resume_from_checkpoint)
     if args.should_save:
         check_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
+    note = "" if checkpoint is None else _check_recipe_of(Path(checkpoint), settings)
     if args.push_to_hub and args.process_index == 0:
         args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
     if not args.should_log:
@@ -114,8 +129,11 @@ def train(
         raise ValueError("adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP.")
     if stream is not None and checkpoint is not None:
         trainer.stream.load(checkpoint)
+    if checkpoint is not None:
+        check_fits(checkpoint, trainer)
     if args.should_save:
-        begin_run_folder(args.output_dir, settings, resume=resume)
+        begin_run_folder(args.output_dir, settings, resume=resume, note=note)
+    trainer.recipe = recipe_text(settings, note)
     trainer.train(resume_from_checkpoint=checkpoint)
 
     metrics = {data.dataset: _measure(trainer, processor, test, data, args)}
@@ -129,11 +147,29 @@ def train(
             processor=processor,
             state=trainer.state,
             metrics=metrics,
-            facts=run_facts(model_options, facts, args, trainer.state, trained),
+            facts=run_facts(model_options, facts, args, trainer.state, trainer.record.images_seen, trained),
             pictures=lambda folder: _draw_curves(trainer.state, folder),
         )
     trainer.accelerator.wait_for_everyone()
     return metrics
+
+
+def _check_recipe_of(checkpoint: Path, settings: dict) -> str:
+    """Return a note for the recipe where a checkpoint of another length is resumed. Raises: see `check_recipe`."""
+    if not (checkpoint / RECIPE).is_file():
+        raise ValueError(
+            f"{checkpoint} has no {RECIPE}, so nothing tells what it was trained with; resume it with "
+            "ClipScratchTrainer.train, which wrote it, or give a checkpoint of run_train.py."
+        )
+    changed = resumed_elsewhere(checkpoint / RECIPE, settings)
+    lengths = [f"{name}={before}" for name, (before, _) in changed.items() if name in ("max_steps", "num_train_epochs")]
+    if not lengths:
+        return ""
+    logger.warning(
+        "%s was written by a run of %s; from there on the learning rate follows the new length.",
+        checkpoint, ", ".join(lengths),
+    )  # fmt: skip
+    return f"Resumed from {checkpoint.name} of a run of {', '.join(lengths)}."
 
 
 def _draw_curves(state, folder):

@@ -224,7 +224,7 @@ def test_another_run_that_finishes_first_does_no_harm(model, tokens, tmp_path, m
         ours = tmp_path / moment
         own = getattr(state_files, moment)
 
-        def overtaken(*given, own=own, ours=ours):
+        def overtaken(*given, own=own, ours=ours, **named):
             shutil.rmtree(next(ours.glob("*.parts*")))
             shutil.copy(theirs, ours / theirs.name)
             monkeypatch.undo()
