@@ -7,14 +7,13 @@ from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..evaluation.own_code import check_own_code
 from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub_commit import commit_files, open_repository
 from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
 from .card import write_card
-from .facts import REPORT, report_account
+from .facts import REPORT, code_files, report_account
 
 logger = logging.getLogger(__name__)
 
@@ -102,22 +101,13 @@ def check_folder(folder: str | Path) -> None:
     }
     missing = [what for what, names in needed.items() if not any((folder / name).is_file() for name in names)]
     if not missing:
-        missing = sorted(name for name in _code(folder) if not (folder / name).is_file())
+        missing = sorted(name for name in code_files(folder) if not (folder / name).is_file())
     if missing:
         raise ValueError(
             f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "
             "save the model and its processor there."
         )
     check_own_code(folder)
-
-
-def _code(folder):
-    """Names of the files that `trust_remote_code=True` runs: the model's, and what it imports."""
-    model = folder / f"modeling{CODE}"
-    try:
-        return {Path(name).name for name in (model, *get_relative_import_files(model))}
-    except FileNotFoundError as error:  # one imports what is not there
-        return {Path(error.filename).name}
 
 
 def _tells_of_other_weights(folder, repo_id, revision, token):
@@ -131,7 +121,7 @@ def _tells_of_other_weights(folder, repo_id, revision, token):
 
 def _published(folder):
     """Returns ({path in the repository: file}, names of what is left out without being known)."""
-    files, left, code = {}, [], _code(folder)
+    files, left, code = {}, [], code_files(folder)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name == REPORT and (names := report_account(folder).get("files")):
             inside = path.resolve()
