@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from ..hub.configuration_clipscratch import CODE_KEYS, OWN_CODE, own_code_only
+from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS, without_foreign_code
 
 # What transformers reads to find the classes of a folder's parts.
 _NAMES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
@@ -46,7 +46,7 @@ def own_code(source: str) -> list[str]:
     return sorted({name.replace("--", "/").rpartition(".")[0] + ".py" for name in references})
 
 
-def check_own_code(folder: str | Path) -> None:
+def check_code(folder: str | Path) -> None:
     """Check that the JSON files of a folder name ClipScratch's code only.
 
     Raises: ValueError with the file and the reference if one names other code, or cannot be read.
@@ -56,10 +56,11 @@ def check_own_code(folder: str | Path) -> None:
             references = list(_references(json.loads(path.read_text(encoding="utf-8"))))
         except ValueError as error:
             raise ValueError(f"{path} cannot be read ({error}); copy the folder again.") from error
-        if foreign := [name for name in references if name not in OWN_CODE.values()]:
+        if foreign := [name for name in references if name not in AUTO_MAP.values()]:
             raise ValueError(
                 f"{path} names code that is not ClipScratch's ({foreign[0]}), which would run wherever the folder is "
-                "loaded with trust_remote_code=True; delete its auto_map or custom_pipelines from the file."
+                "loaded with trust_remote_code=True; delete that reference, or load the model and its processor with "
+                "modeling_clipscratch.evaluation.load_model and save them again."
             )
 
 
@@ -78,9 +79,9 @@ def forget_code(processor):
                 "travel with the model; give a tokenizer and an image processor of transformers' own classes."
             )
         if isinstance(part, PreTrainedTokenizerBase):
-            part.init_kwargs = own_code_only(part.init_kwargs)
+            part.init_kwargs = without_foreign_code(part.init_kwargs)
         elif isinstance(part, ImageProcessingMixin):
-            part.__dict__ = own_code_only(vars(part))
+            part.__dict__ = without_foreign_code(vars(part))
     return processor
 
 

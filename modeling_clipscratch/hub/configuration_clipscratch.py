@@ -14,7 +14,7 @@ PROJECTIONS = ("linear", "mlp", "linear+norm")
 MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 LOSSES = ("softmax", "sigmoid", "diagonal")
 CODE_KEYS = ("auto_map", "custom_pipelines")  # where transformers looks for code to run
-OWN_CODE = {  # what the `auto_map` of a saved folder names
+AUTO_MAP = {  # what the `auto_map` of a saved folder names
     "AutoConfig": "configuration_clipscratch.ClipScratchConfig",
     "AutoModel": "modeling_clipscratch.ClipScratchModel",
     "AutoModelForZeroShotImageClassification": "modeling_clipscratch.ClipScratchModel",
@@ -112,9 +112,9 @@ class ClipScratchConfig(PretrainedConfig):
 
     def to_dict(self):
         """Serialize the config. Code that a tower's config names is left out: it would run with the model's own."""
-        output = own_code_only(super().to_dict())
-        # AutoTokenizer(trust_remote_code=False) reads config.json as a plain config; without a part of no model type it
-        # warns of ours.
+        output = without_foreign_code(super().to_dict())
+        # With trust_remote_code=False AutoTokenizer reads config.json as a plain config, and warns of our model type
+        # unless some part of the file has a plain config's, which is empty.
         output["without_code"] = {"model_type": ""}
         return output
 
@@ -129,25 +129,25 @@ class ClipScratchConfig(PretrainedConfig):
         return _width(self.vision_config) * (2 if self.vision_pooling == "cls+mean" else 1)
 
 
-def own_code_only(settings):
-    """Remove the references to code other than `OWN_CODE`, at any depth.
+def without_foreign_code(settings):
+    """Remove the references to code other than `AUTO_MAP`, at any depth.
 
     Args:
         settings: what a JSON file of a model or a processor holds.
     Returns: a copy.
 
-    >>> own_code_only({"auto_map": {"AutoModel": "you/repository--code.Model"}, "dim": 16})
+    >>> without_foreign_code({"auto_map": {"AutoModel": "you/repository--code.Model"}, "dim": 16})
     {'dim': 16}
     """
     if type(settings) is list:
-        return [own_code_only(value) for value in settings]
+        return [without_foreign_code(value) for value in settings]
     if type(settings) is not dict:
         return settings
     references = settings.get("auto_map")
     known = references if isinstance(references, dict) else {}
-    own = {auto: reference for auto, reference in OWN_CODE.items() if known.get(auto) == reference}
+    own = {auto: reference for auto, reference in AUTO_MAP.items() if known.get(auto) == reference}
     kept = {
-        name: own_code_only(value)
+        name: without_foreign_code(value)
         for name, value in settings.items()
         if name not in CODE_KEYS or isinstance(value, int)  # a token's number in a vocabulary
     }

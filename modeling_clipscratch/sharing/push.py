@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
-from ..evaluation.own_code import check_own_code
+from ..evaluation.own_code import check_code
 from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub_commit import commit_files, open_repository
 from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
@@ -107,7 +107,7 @@ def check_folder(folder: str | Path) -> None:
             f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "
             "save the model and its processor there."
         )
-    check_own_code(folder)
+    check_code(folder)
 
 
 def _tells_of_other_weights(folder, repo_id, revision, token):

@@ -12,7 +12,7 @@ from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
-from ..evaluation.own_code import check_own_code, forget_code
+from ..evaluation.own_code import check_code, forget_code
 from .average import WeightAverage
 from .callbacks import set_callbacks
 from .checkpoints import final_weights, finished_state, save_whole
@@ -252,7 +252,7 @@ class ClipScratchTrainer(Trainer):
 
     def push_to_hub(self, *args, **kwargs):
         """The Trainer's, which uploads the whole run folder. Raises ValueError if there is other code in it."""
-        check_own_code(self.args.output_dir)
+        check_code(self.args.output_dir)
         foreign = [path for path in Path(self.args.output_dir).glob("*.py") if not path.name.endswith(CODE)]
         if foreign:
             raise ValueError(f"{foreign[0]} is not ClipScratch's code, and would be pushed; move it to another folder.")

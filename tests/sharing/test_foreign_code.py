@@ -18,7 +18,7 @@ from transformers import DistilBertModel, ViTModel
 import run_train
 from modeling_clipscratch import ClipScratchModel, hub
 from modeling_clipscratch.evaluation.loading import load_model
-from modeling_clipscratch.hub.configuration_clipscratch import OWN_CODE
+from modeling_clipscratch.hub.configuration_clipscratch import AUTO_MAP
 from modeling_clipscratch.sharing.convert import convert
 from modeling_clipscratch.sharing.export_onnx import export_onnx
 from modeling_clipscratch.sharing.push import push_folder
@@ -65,7 +65,7 @@ def check_clean(folder):
 
 
 def check_part(part):
-    assert part.get("auto_map", OWN_CODE) == OWN_CODE and "custom_pipelines" not in part
+    assert part.get("auto_map", AUTO_MAP) == AUTO_MAP and "custom_pipelines" not in part
     return part
 
 
@@ -120,20 +120,18 @@ def test_training_saves_references_to_our_code_alone(trained, towers):
 
 
 def test_snippets_of_the_card_run_no_foreign_code_and_ask_nothing(trained, towers, tmp_path):
-    done = alone(trained, *snippets((trained / "README.md").read_text()), home=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """Last, so that the test can fail: a reference that was saved does run, with `trust_remote_code=True`."""
+    planted = Path(shutil.copytree(trained, tmp_path / "planted"))
+    mark = plant(planted, "tokenizer_config.json")
+    marks = [str(mark), *map(str, towers[2])]
+    look = f"from pathlib import Path\nprint('ran:', [Path(mark).exists() for mark in {marks}])"
+    load = "from transformers import AutoProcessor\nAutoProcessor.from_pretrained({!r}, trust_remote_code={})"
+    codes = [*snippets((trained / "README.md").read_text()), load.format(str(planted), False), look]
+    codes.append(load.format(str(planted), True))
+    done = alone(trained, *codes, home=tmp_path)
+    assert "ran: [False, False, False]" in done.stdout, done.stderr[-3000:]
     assert "custom code" not in done.stdout + done.stderr and "of type" not in done.stderr
-    assert not any(mark.exists() for mark in towers[2])
-
-
-def test_a_reference_that_was_saved_would_run(trained, tmp_path):
-    """Else the test above could not fail."""
-    folder = Path(shutil.copytree(trained, tmp_path / "run"))
-    mark = plant(folder, "tokenizer_config.json")
-    load = "from transformers import AutoProcessor\nAutoProcessor.from_pretrained('run', trust_remote_code={})"
-    look = f"from pathlib import Path\nprint('ran:', Path({str(mark)!r}).exists())"
-    done = alone(folder, load.format(False), look, load.format(True), home=tmp_path)
-    assert "ran: False" in done.stdout and mark.exists()
+    assert mark.exists() and "no attribute 'Evil'" in done.stderr
 
 
 @pytest.mark.parametrize("make", [clip, dual])
