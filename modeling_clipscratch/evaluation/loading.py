@@ -18,7 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
 from ..checksums import SUMS, find_damage
-from .own_code import refusing_own_code
+from .own_code import forget_code, refusing_own_code
 
 
 def load_model(folder_or_id: str | Path, device: str = "auto"):
@@ -85,6 +85,7 @@ def _load(where):
             "image processor) beside it."
         )
     processor.image_processor = image_processor
+    forget_code(processor)
     lacking = [part for part in ("logit_scale", "text_model", "vision_model") if not hasattr(model, part)]
     if lacking or config.model_type == "siglip2":
         why = f"has no {lacking[0]}" if lacking else "reads patches of pictures of any shape"

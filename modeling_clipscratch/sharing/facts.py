@@ -9,11 +9,12 @@ from pathlib import Path, PureWindowsPath
 
 import yaml
 from safetensors import safe_open
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..data.names import is_local
 from ..evaluation.tables import ACCOUNT, sha256, weights_sha256
 from ..hub.configuration_clipscratch import ClipScratchConfig
-from ..training.run_folder import CARD, is_of_a_run
+from ..training.run_folder import CARD, CODE, is_of_a_run
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,9 @@ def read_facts(folder: Path) -> dict:
         raise ValueError(f"{folder} holds no ClipScratch model (config.json); give the folder that training wrote.")
     run = {**_UNKNOWN, **_json(folder / "run.json")}
     recipe = public_recipe(yaml.safe_load(_text(folder / "recipe.yaml")) or {}, run)
-    files = [file_facts(path) for path in sorted(folder.iterdir()) if path.name != CARD and is_of_a_run(path)]
+    of_a_run = {path for path in folder.iterdir() if path.name != CARD and is_of_a_run(path)}
+    code = code_files(folder)
+    files = [file_facts(path) for path in sorted(of_a_run) if path.suffix != ".py" or path.name in code]
     size = _json(folder / "processor_config.json").get("image_processor", {})
     size = size.get("crop_size") or size.get("size") or {}
     return {
@@ -89,6 +92,15 @@ def public_recipe(recipe: Mapping, run: Mapping) -> dict:
         return PureWindowsPath(value).name if a_path else value
 
     return {name: shown(name, value) for name, value in recipe.items()}
+
+
+def code_files(folder: Path) -> set[str]:
+    """Names of the files that `trust_remote_code=True` runs: the model's code, and what it imports."""
+    model = folder / f"modeling{CODE}"
+    try:
+        return {Path(name).name for name in (model, *get_relative_import_files(model))}
+    except FileNotFoundError as error:
+        return {Path(error.filename).name}
 
 
 def report_account(folder: Path) -> dict:

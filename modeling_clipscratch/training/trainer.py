@@ -13,6 +13,7 @@ from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
+from ..evaluation.own_code import check_code, forget_code
 from .average import WeightAverage
 from .callbacks import TrainingRecord, set_callbacks
 from .checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
@@ -21,7 +22,7 @@ from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
 from .optimizer import build_optimizer, parameter_groups
 from .push import open_for_pushes
-from .run_folder import lock_run_folder
+from .run_folder import CODE, lock_run_folder
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
 from .step_means import StepMeans
 from .stream_state import StreamStates
@@ -74,6 +75,8 @@ class ClipScratchTrainer(Trainer):
         self.stream = StreamStates(train_dataset) if isinstance(train_dataset, StreamedPairs) else None
         if self.stream is None:
             check_rows(len(train_dataset), args)
+        if processing_class is not None:
+            forget_code(processing_class)
         super().__init__(
             model,
             args,
@@ -295,6 +298,14 @@ class ClipScratchTrainer(Trainer):
     def init_hf_repo(self, token=None, private=None):
         if self.is_world_process_zero():
             self.hub_model_id, self.push_in_progress = open_for_pushes(self.args, token=token, private=private), None
+
+    def push_to_hub(self, *args, **kwargs):
+        """The Trainer's, which uploads the whole run folder. Raises ValueError if there is other code in it."""
+        check_code(self.args.output_dir)
+        foreign = [path for path in Path(self.args.output_dir).glob("*.py") if not path.name.endswith(CODE)]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is not ClipScratch's code, and would be pushed; move it to another folder.")
+        return super().push_to_hub(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder):
         """Nothing: `PushCheckpoints` does it once the checkpoint has its name."""

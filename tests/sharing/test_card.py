@@ -105,7 +105,8 @@ def test_snippets_run_word_for_word_where_the_package_cannot_be_imported(request
         text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "custom code" not in done.stderr  # nobody is asked anything
+    assert "custom code" not in done.stdout + done.stderr  # nobody is asked anything
+    assert "of type" not in done.stderr  # transformers' warning of a model type that it does not know
     ranked, piped, nearest = done.stdout.split("----\n")[1:]
     assert first in ranked and ranked.count("%") >= 3 and piped.count("%") == 3
     assert re.fullmatch(
