@@ -18,6 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
 from ..checksums import SUMS, find_damage
+from ..model_files import is_of_a_model
 from .own_code import forget_code, refusing_own_code
 
 
@@ -42,7 +43,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         runs = sorted(names, key=_by_number) if folder.is_dir() else []
         hint = f"did you mean {folder / runs[-1]}?" if runs else "give the folder that training wrote."
         raise ValueError(f"{where} has no config.json, so it holds no model; {hint}")
-    if (folder / SUMS).is_file() and (damage := find_damage(folder, concerns=lambda name: name != "README.md")):
+    if (folder / SUMS).is_file() and (damage := find_damage(folder, concerns=is_of_a_model)):
         raise ValueError(
             f"{where} is damaged: {damage}; copy the folder again, or, if you changed it on purpose, delete its {SUMS}."
         )

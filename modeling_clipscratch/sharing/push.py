@@ -11,7 +11,8 @@ from huggingface_hub.errors import HTTPError
 from ..evaluation.own_code import check_code
 from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub_commit import commit_files, open_repository
-from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
+from ..model_files import CODE, is_of_a_model
+from ..training.run_folder import OF_A_RUN
 from .card import write_card
 from .facts import REPORT, code_files, report_account
 

@@ -12,7 +12,8 @@ from transformers.trainer_utils import HubStrategy
 
 from ..checksums import SUMS
 from ..hub_commit import commit_files, open_repository
-from .run_folder import PUSHING, RECIPE, is_of_a_model
+from ..model_files import is_of_a_model
+from .run_folder import PUSHING, RECIPE
 
 logger = logging.getLogger(__name__)
 

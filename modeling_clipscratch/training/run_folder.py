@@ -19,17 +19,13 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ..checksums import SUMS, write_sums
+from ..model_files import is_of_a_model
 from .arguments import recipe_fields
 from .sharding import own_class
 
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 OUR_CARD = "<!-- Written by ClipScratch, which writes it anew. To keep your own words, delete this line. -->"
-CODE = "_clipscratch.py"  # ends of the names of the model's code
-# What loads a model and its processor, besides the code.
-OF_A_MODEL = {"config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json"}
-OF_A_MODEL |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"}
-OF_A_MODEL |= {"vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
 # What a run leaves behind besides its checkpoints and the model.
 OF_A_RUN = {RECIPE, "trainer_state.json", "metrics.json", "run.json", "versions.json", "curves.png", CARD, SUMS}
 # What may differ between a run and its continuation, and is no part of the recipe that is kept.
@@ -37,6 +33,10 @@ _FREE_TO_CHANGE = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir
 _FREE_TO_CHANGE |= {"logging_steps", "report_to", "save_total_limit", "dataloader_num_workers", "push_to_hub"}
 # A token must never be: the recipe is published.
 _FREE_TO_CHANGE |= {"hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"}
+# What may differ, and is kept: when a run is measured and saved, not what it trains.
+_CADENCE = {"save_steps", "save_strategy", "save_only_model", "save_minutes", "eval_steps", "eval_strategy"}
+_CADENCE |= {"eval_delay", "eval_on_start", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
+_CADENCE |= {"early_stopping_patience", "per_device_eval_batch_size", "test_split", "keep_in_memory"}
 # What may differ as well where a new run resumes from a checkpoint of another: how long it trains.
 _LENGTH = {"max_steps", "num_train_epochs"}
 PUSHING = ".pushing"  # folder of what is on its way to the Hub
@@ -118,7 +118,7 @@ def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, res
         raise ValueError(f"output_dir={folder} is a file; choose another output_dir.")
     names = sorted(path.name for path in folder.iterdir() if not _is_leftover(path)) if folder.is_dir() else []
     if RECIPE in names and resume:
-        check_recipe(folder / RECIPE, settings, free=_free_to_change(settings))
+        check_recipe(folder / RECIPE, settings, free=_free_to_change(settings) | _CADENCE)
     elif names and names != [RECIPE] and not (RECIPE in names and overwrite):
         # A recipe alone is what a run left that was stopped before its first checkpoint.
         what, ways = f"other files ({names[0]}{', ...' if len(names) > 1 else ''})", ""
@@ -178,21 +178,20 @@ def _with_defaults(settings):
 
 def resumed_elsewhere(path: Path, settings: dict) -> dict:
     """Check that a run in a folder of its own may resume from a checkpoint of another; see `check_recipe`."""
-    return check_recipe(path, settings, free=_free_to_change(settings) | _LENGTH)
+    return check_recipe(path, settings, free=_free_to_change(settings) | _CADENCE | _LENGTH)
 
 
 def begin_run_folder(folder: str | Path, settings: dict, *, resume: bool, note: str = "") -> None:
-    """Delete what another run left in the folder, nothing else, and write the recipe there.
+    """Write the recipe into a folder, and delete what another run left there, nothing else, unless it is resumed.
 
     Args:
         note: comment line for the recipe.
     """
     folder = Path(folder)
-    if (folder / RECIPE).is_file() and resume:
-        return
     with saying_what_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _delete_run(folder)
+        if not ((folder / RECIPE).is_file() and resume):
+            _delete_run(folder)
         write_text(folder / RECIPE, recipe_text(settings, note))
 
 
@@ -226,16 +225,6 @@ def is_of_a_run(path: Path) -> bool:
     return path.name in OF_A_RUN | {".gitattributes"} or is_of_a_model(path.name) or path.name.endswith(".part")
 
 
-def is_of_a_model(path: str) -> bool:
-    """Whether a file of a folder or repository, by its path in there, is one of those that load the model.
-
-    >>> [is_of_a_model(path) for path in ("config.json", "model-00001-of-00002.safetensors", "last/config.json")]
-    [True, True, False]
-    """
-    shard = path.startswith("model") and path.endswith((".safetensors", ".safetensors.index.json"))
-    return "/" not in path and (shard or path in OF_A_MODEL or path.endswith(CODE))
-
-
 def is_our_card(path: Path) -> bool:
     """Whether a README.md still carries the line that says so; one that a person wrote, or took over, does not."""
     return OUR_CARD in path.read_text(encoding="utf-8", errors="replace")
@@ -266,6 +255,7 @@ def finish_run_folder(
             (staging / "run.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             (staging / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
             pictures(staging)
+            shutil.copy(folder / RECIPE, staging)
             write_sums(staging)
             for path in staging.iterdir():  # safetensors makes files that only their owner may read
                 path.chmod(0o644)

@@ -14,6 +14,7 @@ from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
 from ..evaluation.own_code import check_code, forget_code
+from ..model_files import CODE
 from .average import WeightAverage
 from .callbacks import TrainingRecord, set_callbacks
 from .checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
@@ -22,7 +23,7 @@ from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
 from .optimizer import build_optimizer, parameter_groups
 from .push import open_for_pushes
-from .run_folder import CODE, lock_run_folder
+from .run_folder import lock_run_folder
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
 from .step_means import StepMeans
 from .stream_state import StreamStates

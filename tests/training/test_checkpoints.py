@@ -14,6 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from modeling_clipscratch.checksums import SUMS, write_sums
+from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.sharing.card import write_card
 from modeling_clipscratch.training.checkpoints import find_checkpoint
 from modeling_clipscratch.training.divergence import DivergedError, LossWatch, check_weights
 
@@ -127,6 +129,17 @@ def test_what_may_change_on_resume_does_change(run_recipe, straight, copied):
     assert same(weights(copied), weights(straight))
 
 
+@pytest.mark.parametrize("place", ["elsewhere", "same"])
+def test_when_a_run_saves_may_change_on_resume_and_is_recorded(run_recipe, copied, straight, tmp_path, place):
+    for step in (2, 3, 4):
+        shutil.rmtree(copied / f"checkpoint-{step}")
+    folder, option = (copied.parent, "auto") if place == "same" else (tmp_path / "b", str(copied / "checkpoint-1"))
+    run, _ = run_recipe(folder, **{**STEPS, "save_steps": 2}, resume_from_checkpoint=option)
+    assert {path.name for path in run.glob("checkpoint-*")} - {"checkpoint-1"} == {"checkpoint-2", "checkpoint-4"}
+    assert same(weights(run), weights(straight))
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["save_steps"] == 2
+
+
 def test_images_seen_are_those_of_all_parts_of_a_run(run_recipe, straight, tmp_path):
     assert json.loads((straight / "run.json").read_text())["pictures_seen"] == 4 * 400
     longer = {**STEPS, "max_steps": 6, "resume_from_checkpoint": str(straight / "checkpoint-3")}
@@ -212,7 +225,7 @@ def pickled():
 
 
 @pytest.mark.parametrize("content", [b"", b"no file of torch", pickle.dumps(Malice()), pickled()])
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
 def test_pickle_that_cannot_be_read_safely_is_refused_though_its_digest_is_right(
     copied, name, content, tmp_path, monkeypatch
 ):
@@ -222,6 +235,9 @@ def test_pickle_that_cannot_be_read_safely_is_refused_though_its_digest_is_right
     with pytest.raises(ValueError, match=f"is damaged: {name} cannot be read .*; copy it again, or give an earlier"):
         find_checkpoint(copied, str(copied / "checkpoint-4"))
     assert not (tmp_path / "was run").exists()
+    if content.startswith(b"PK"):  # a whole file of torch; else this test could not fail
+        torch.load(io.BytesIO(content), weights_only=False)
+        assert (tmp_path / "was run").exists()
 
 
 def test_file_that_was_not_written_with_a_checkpoint_is_not_loaded(copied):
@@ -331,3 +347,29 @@ def test_checkpoint_has_the_recipe_without_what_does_not_change_the_result(strai
     recipe = yaml.safe_load((straight / "checkpoint-2" / "recipe.yaml").read_text())
     assert recipe["dataset"] == "digits" and recipe["global_batch_size"] == 400
     assert not {"output_dir", "cache_dir", "hub_token"} & recipe.keys()
+
+
+# Finished folders
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer_config.json", "processor_config.json"])
+def test_damaged_finished_folder_is_not_loaded(straight, tmp_path, name, damage):
+    run = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    load_model(run)
+    DAMAGES[damage](run / name)
+    with pytest.raises(ValueError, match=f"is damaged: {name}.*; copy the folder again|has no config.json"):
+        load_model(run)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "run.json", "recipe.yaml", "model.safetensors"])
+def test_card_is_not_written_of_a_damaged_folder(straight, tmp_path, name):
+    run = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    write_card(run)
+    data = (run / name).read_bytes()
+    (run / name).write_bytes(data.replace(b"1", b"2"))
+    with pytest.raises(ValueError, match=f"is damaged: {name} does not match SHA256SUMS; copy the folder"):
+        write_card(run)
+    (run / SUMS).unlink()
+    if name != "model.safetensors":
+        write_card(run)  # changed on purpose

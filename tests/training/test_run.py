@@ -72,10 +72,10 @@ def test_run_folder_holds_what_the_design_says_and_nothing_else(finished):
     code = {path.name for path in Path(hub.__file__).parent.glob("*_clipscratch.py")}
     model = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     results = {"recipe.yaml", "trainer_state.json", "metrics.json", "run.json", "versions.json", "curves.png"}
-    results.add("SHA256SUMS")
+    results |= {"SHA256SUMS"}
     checkpoints = {"checkpoint-3", "checkpoint-6"}
     assert {path.name for path in folder.iterdir()} == code | model | results | checkpoints
-    state = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    state = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "recipe.yaml", "SHA256SUMS"}
     for checkpoint in checkpoints:
         assert {path.name for path in (folder / checkpoint).iterdir()} == code | model | state
 
