@@ -28,13 +28,11 @@ from .gather import local_process_count
 from .optimizer import muon_matrices
 from .push import open_for_pushes
 from .run_folder import (
-    RECIPE,
     begin_run_folder,
+    check_recipe_of_checkpoint,
     check_run_folder,
     finish_run_folder,
     lock_run_folder,
-    recipe_text,
-    resumed_elsewhere,
 )
 from .sharding import whole_state_dict
 from .state_cache import image_states, text_states
@@ -75,7 +73,7 @@ def _train(model_options, data, args, settings):
     resume = wants_to_resume(args.resume_from_checkpoint)
     if args.should_save:
         check_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
-    note = "" if checkpoint is None else _check_recipe_of(Path(checkpoint), settings)
+    notes = "" if checkpoint is None else check_recipe_of_checkpoint(Path(checkpoint), settings)
     if args.push_to_hub and args.process_index == 0:
         args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
     if not args.should_log:
@@ -132,8 +130,7 @@ def _train(model_options, data, args, settings):
     if checkpoint is not None:
         check_fits(checkpoint, trainer)
     if args.should_save:
-        begin_run_folder(args.output_dir, settings, resume=resume, note=note)
-    trainer.recipe = recipe_text(settings, note)
+        trainer.recipe = begin_run_folder(args.output_dir, settings, resume=resume, notes=notes)
     trainer.train(resume_from_checkpoint=checkpoint)
 
     metrics = {data.dataset: _measure(trainer, processor, test, data, args)}
@@ -152,24 +149,6 @@ def _train(model_options, data, args, settings):
         )
     trainer.accelerator.wait_for_everyone()
     return metrics
-
-
-def _check_recipe_of(checkpoint: Path, settings: dict) -> str:
-    """Return a note for the recipe where a checkpoint of another length is resumed. Raises: see `check_recipe`."""
-    if not (checkpoint / RECIPE).is_file():
-        raise ValueError(
-            f"{checkpoint} has no {RECIPE}, so nothing tells what it was trained with; resume it with "
-            "ClipScratchTrainer.train, which wrote it, or give a checkpoint of run_train.py."
-        )
-    changed = resumed_elsewhere(checkpoint / RECIPE, settings)
-    lengths = [f"{name}={before}" for name, (before, _) in changed.items() if name in ("max_steps", "num_train_epochs")]
-    if not lengths:
-        return ""
-    logger.warning(
-        "%s was written by a run of %s; from there on the learning rate follows the new length.",
-        checkpoint, ", ".join(lengths),
-    )  # fmt: skip
-    return f"Resumed from {checkpoint.name} of a run of {', '.join(lengths)}."
 
 
 def _draw_curves(state, folder):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import re
@@ -22,6 +23,8 @@ from ..checksums import SUMS, write_sums
 from ..model_files import is_of_a_model
 from .arguments import recipe_fields
 from .sharding import own_class
+
+logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 CARD = "README.md"
@@ -158,7 +161,9 @@ def check_recipe(path: Path, settings: dict, *, free: set[str]) -> dict:
     Raises: ValueError with both values if another field differs.
     """
     before, now = _with_defaults(read_recipe_of_run(path)), _with_defaults(settings)
-    changed = {name: (before[name], now[name]) for name in now if str(before.get(name)) != str(now[name])}
+    # 3 and 3.0 are one value, and so are 64 and "64": the command line knows one type a field.
+    differs = {name for name in now if before[name] != now[name] and str(before[name]) != str(now[name])}
+    changed = {name: (before[name], now[name]) for name in differs}
     for name in sorted(changed.keys() - free):
         raise ValueError(
             f"{path.parent} was trained with {name}={changed[name][0]!r}, and now {name}={changed[name][1]!r} is asked "
@@ -176,33 +181,45 @@ def _with_defaults(settings):
     return values
 
 
-def resumed_elsewhere(path: Path, settings: dict) -> dict:
-    """Check that a run in a folder of its own may resume from a checkpoint of another; see `check_recipe`."""
-    return check_recipe(path, settings, free=_free_to_change(settings) | _CADENCE | _LENGTH)
+def check_recipe_of_checkpoint(checkpoint: Path, settings: dict) -> str:
+    """Check that a run may resume from a checkpoint, also from one of another folder; see `check_recipe`.
+
+    Returns: comment lines for the recipe, on what was resumed with another length.
+    """
+    if not (checkpoint / RECIPE).is_file():
+        raise ValueError(
+            f"{checkpoint} has no {RECIPE}, so nothing tells what it was trained with; resume it with "
+            "ClipScratchTrainer.train, which wrote it, or give a checkpoint of run_train.py."
+        )
+    free = _free_to_change(settings) | _CADENCE | _LENGTH
+    changed = check_recipe(checkpoint / RECIPE, settings, free=free)
+    lengths = ", ".join(f"{name}={changed[name][0]}" for name in sorted(_LENGTH & changed.keys()))
+    lines = (checkpoint / RECIPE).read_text(encoding="utf-8").splitlines()
+    notes = [line for line in lines if line.startswith("# ")]
+    if lengths:
+        logger.warning(
+            "%s is of a run of %s; from there on the learning rate follows the new length.", checkpoint, lengths
+        )
+        notes.append(f"# Resumed from {checkpoint.name} of a run of {lengths}.")
+    return "".join(f"{note}\n" for note in notes)
 
 
-def begin_run_folder(folder: str | Path, settings: dict, *, resume: bool, note: str = "") -> None:
+def begin_run_folder(folder: str | Path, settings: dict, *, resume: bool, notes: str = "") -> str:
     """Write the recipe into a folder, and delete what another run left there, nothing else, unless it is resumed.
 
     Args:
-        note: comment line for the recipe.
+        notes: comment lines for the recipe.
+    Returns: the recipe's text.
     """
     folder = Path(folder)
     with saying_what_failed(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not ((folder / RECIPE).is_file() and resume):
             _delete_run(folder)
-        write_text(folder / RECIPE, recipe_text(settings, note))
-
-
-def recipe_text(settings: dict, note: str = "") -> str:
-    """The recipe as it is kept with a run: without tokens, and without fields that do not change the result."""
-    text = yaml.safe_dump(_kept(settings), sort_keys=False, allow_unicode=True)
-    return (f"# {note}\n" if note else "") + text
-
-
-def _kept(settings):
-    return {name: value for name, value in settings.items() if name not in _free_to_change(settings)}
+        kept = {name: value for name, value in settings.items() if name not in _free_to_change(settings)}
+        text = notes + yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+        write_text(folder / RECIPE, text)
+    return text
 
 
 def _free_to_change(settings):

@@ -79,7 +79,7 @@ def test_another_recipe_is_refused_with_both_values(run_recipe, straight, tmp_pa
 
 
 def test_default_that_is_spelled_out_is_the_same_recipe(run_recipe, copied, straight):
-    run_recipe(copied.parent, **STEPS, seed=0, loss="softmax", num_train_epochs=3.0, resume_from_checkpoint="auto")
+    run_recipe(copied.parent, **STEPS, seed=0, loss="softmax", num_train_epochs=3, resume_from_checkpoint="auto")
     assert same(weights(copied), weights(straight))
 
 
@@ -147,6 +147,7 @@ def test_images_seen_are_those_of_all_parts_of_a_run(run_recipe, straight, tmp_p
     assert json.loads((run / "run.json").read_text())["pictures_seen"] == 6 * 400
     state = json.loads((run / "checkpoint-5" / "trainer_state.json").read_text())
     assert state["stateful_callbacks"]["TrainingRecord"]["attributes"] == {"images_seen": 5 * 400}
+    run_recipe(tmp_path, **{**longer, "resume_from_checkpoint": "auto"})
     for folder in (run, run / "checkpoint-5"):  # the card tells how it was trained, so it must tell this, too
         assert "# Resumed from checkpoint-3 of a run of max_steps=4." in (folder / "recipe.yaml").read_text()
 
