@@ -199,6 +199,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
     def __post_init__(self):
         check_numbers(self)
         check_before(self)
+        if self.max_steps == 0:  # for transformers that is num_train_epochs
+            self.num_train_epochs = 0
         if no_accelerator():
             # accelerate makes two processes of a CPU launch only where the state is told so before it is made.
             self.use_cpu = True
@@ -211,8 +213,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
         if self.accelerator_config is None and self.dataloader_pin_memory and torch.cuda.is_available():
             self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
-        # An early stop counts what an interrupted run had counted already.
-        self.restore_callback_states_from_checkpoint |= self.early_stopping_patience is not None
         # transformers puts the loss there, which no evaluation here gives; the run chooses by the kind of its data.
         self.metric_for_best_model = wanted
         check_switches(self)

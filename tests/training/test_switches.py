@@ -14,7 +14,7 @@ from modeling_clipscratch.training import checkpoints
 from modeling_clipscratch.training.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.arguments import ModelArguments
 from modeling_clipscratch.training.average import WeightAverage
-from modeling_clipscratch.training.run_folder import find_checkpoint
+from modeling_clipscratch.training.checkpoints import find_checkpoint
 from modeling_clipscratch.training.sharding import has_unused_parameters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from tests.training.kills import write_tars
@@ -116,7 +116,7 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
 def test_checkpoint_without_an_average_is_refused(run_recipe, tmp_path):
     steps = {**SHORT, "save_strategy": "steps", "save_steps": 2}
     run, _ = run_recipe(tmp_path / "a", **steps)
-    with pytest.raises(ValueError, match="holds no average of the weights"):
+    with pytest.raises(ValueError, match="was trained with ema_decay=None, and now ema_decay=0.5"):
         run_recipe(tmp_path / "b", **steps, ema_decay=0.5, resume_from_checkpoint=find_checkpoint(run, "auto"))
 
 
@@ -183,14 +183,20 @@ def test_save_minutes_saves_between_the_checkpoints(run_recipe, tmp_path):
 
 def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_resumption(run_recipe, tmp_path):
     # A learning rate of 0: every evaluation gives the same.
-    stops = {**SHORT, "max_steps": 20, "learning_rate": 0.0, "early_stopping_patience": 2, "save_total_limit": None}
+    stops = {**SHORT, "max_steps": 20, "learning_rate": 0.0, "save_total_limit": None}
     stops |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
-    for gone in ("nothing", "nothing", "checkpoint-6"):
+    for gone, patience, looks in (
+        ("nothing", 2, [2, 4, 6]),
+        ("nothing", 2, [2, 4, 6]),
+        ("checkpoint-6", 2, [2, 4, 6]),
+        ("nothing", 3, [2, 4, 6, 8]),
+    ):
         shutil.rmtree(tmp_path / "run" / gone, ignore_errors=True)
-        folder, _ = run_recipe(tmp_path, **stops, resume_from_checkpoint="auto")
+        stops |= {"early_stopping_patience": patience, "resume_from_checkpoint": "auto"}
+        folder, _ = run_recipe(tmp_path, **stops)
         state = json.loads((folder / "trainer_state.json").read_text())
-        assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == [2, 4, 6]
-        assert state["global_step"] == 6
+        assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
+        assert state["global_step"] == looks[-1]
         (folder / "trainer_state.json").unlink()
 
 
