@@ -18,7 +18,10 @@ _METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 def metadata_readers(folder: Path, *, name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
-    """One reader for each split folder with a metadata table, or one for the folder's own; none where there is none."""
+    """One reader for each split folder with a metadata table, or one for the folder's own; none where there is none.
+
+    Such a table names only files in `folder`: people get it from others, together with the images.
+    """
     splits = _split_folders(folder)
     tables = {split: _metadata(split_folder) for split, split_folder in splits.items()}
     found = {split: [table] for split, table in tables.items() if table is not None}
@@ -26,7 +29,7 @@ def metadata_readers(folder: Path, *, name: str, columns: Columns, cache_dir: st
     stray = _metadata(folder)
     if stray and (len(parted) > 1 if splits == {"train": folder} else not found):
         raise ValueError(f"{stray}: lies beside split folders; put one into each of them, with its own rows.")
-    return table_readers(found, name, columns, cache_dir)
+    return table_readers(found, name, columns, cache_dir, folder=folder)
 
 
 def _metadata(folder):

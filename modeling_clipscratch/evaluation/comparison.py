@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..atomic_files import write_text, write_whole
 from .tables import (
     INTERVAL,
     Metrics,
@@ -17,8 +18,6 @@ from .tables import (
     less_is_better,
     shown_of,
     values_only,
-    write_text,
-    write_whole,
 )
 
 ByModel = Mapping[str, Metrics]  # model -> data set -> metric -> value

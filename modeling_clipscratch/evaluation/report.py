@@ -1,6 +1,6 @@
 """Results by model and data set go in; a folder with numbers, tables, pictures and one page to look at comes out.
 
-Each file is written whole or not at all.
+A report is written whole, or the one that was there before stays.
 """
 
 import json
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..atomic_files import replacing_files, write_text
 from ..data.names import public_name
 from .comparison import Differences, short_names, write_comparison
 from .evaluate_rows import Result, titled
@@ -17,19 +18,23 @@ from .page import render_page
 from .pictures.curves import plot_curves
 from .pictures.sheets import Picture, draw_pictures
 from .save import save_embeddings, save_predictions
-from .tables import ACCOUNT, markdown_table, weights_sha256, write_metrics, write_text
+from .tables import ACCOUNT, markdown_table, weights_sha256, write_metrics
+
+_CURVES = "curves.png"
+_LEAST_SPACE = 2**20  # bytes of a small report
 
 
 def open_folder(folder: str | Path) -> Path:
     """Tries to write there, before an evaluation that may take long; leaves nothing behind.
 
-    Raises: ValueError if that cannot be done, or a model is there.
+    Raises: ValueError if that cannot be done, the disk is full, or a model is there.
     """
     made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_LEAST_SPACE))
+            file.flush()
     except OSError as error:
         raise ValueError(
             f"output_dir={folder} cannot be written to ({error.strerror}); choose another folder."
@@ -77,7 +82,17 @@ def write_report(
     'report.html'
     """
     folder = open_folder(folder)
-    (folder / ACCOUNT).unlink(missing_ok=True)  # it vouches for figures that are about to be replaced
+    histories = {model: history for model in evaluations if (history := _log_history(model))}
+    with replacing_files(folder, last=ACCOUNT) as staging:
+        saved = {"predictions": predictions, "embeddings": embeddings}
+        written = _write_files(staging, evaluations, differences, histories, command, **saved)
+        names = [path.relative_to(staging) for path in written]
+    if not histories:
+        (folder / _CURVES).unlink(missing_ok=True)  # an earlier report's
+    return [folder / name for name in names]
+
+
+def _write_files(folder, evaluations, differences, histories, command, *, predictions, embeddings):
     metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
     one = len(evaluations) == 1
     places = [folder] if one else [folder / place for place in folder_names(list(evaluations))]
@@ -86,12 +101,11 @@ def write_report(
     for (model, results), place in zip(evaluations.items(), places, strict=True):
         paths, pictures[model] = _write_model(place, results, with_table=one)
         written += paths
-    curves = folder / "curves.png"
+    curves = folder / _CURVES
     names = short_names(list(evaluations))
-    histories = {names[model]: history for model in evaluations if (history := _log_history(model))}
-    curves.unlink(missing_ok=True)  # an earlier report's
+    histories = {names[model]: history for model, history in histories.items()}
     plot_curves(next(iter(histories.values())) if len(histories) == 1 else histories, curves)
-    drawn = bool(histories) and curves.is_file()
+    drawn = curves.is_file()
     page = render_page(
         evaluations, pictures, differences=differences, curves=curves if drawn else None, command=command
     )

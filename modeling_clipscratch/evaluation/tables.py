@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..data.names import printable
+from ..atomic_files import write_text
 
 Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
 INTERVAL = "_ci95"
@@ -111,31 +109,6 @@ def write_metrics(path: str | Path, metrics: Metrics) -> None:
     }
     """
     write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text whole or not at all, with `\\ufffd` for what UTF-8 has not: names of files may be of any bytes."""
-    write_whole(path, lambda temporary: temporary.write_text(printable(text), encoding="utf-8"))
-
-
-def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(temporary path)` and moves the outcome to `path`: a reader sees the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    try:
-        # mkstemp makes files that only their owner may read; a report is for others too.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.fchmod(handle, 0o666 & ~mask)
-        os.close(handle)
-        write(Path(name))
-        with open(name, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def sha256(*paths: Path) -> str:

@@ -11,7 +11,8 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..evaluation.tables import INTERVAL, shown_of, values_only, write_whole
+from ..atomic_files import write_text
+from ..evaluation.tables import INTERVAL, shown_of, values_only
 from ..training.run_folder import CARD, OUR_CARD, is_our_card
 from .facts import read_facts
 from .words import describe_budget, describe_data, describe_loss, describe_tower, limits, sample
@@ -57,7 +58,7 @@ def write_card(
         logger.warning("%s was written by hand and stays as it is; delete it to have one made.", path)
         return path
     text = render_card(facts, model=repo_id or Path(folder).resolve().name, license=license, language=language)
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     return path
 
 

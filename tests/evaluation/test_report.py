@@ -15,7 +15,8 @@ from modeling_clipscratch.evaluation.pictures import confusion as confusions
 from modeling_clipscratch.evaluation.pictures.class_sheets import plot_examples
 from modeling_clipscratch.evaluation.pictures.curves import plot_curves
 from modeling_clipscratch.evaluation.report import open_folder, write_report
-from modeling_clipscratch.evaluation.tables import markdown_table, text_table, write_metrics, write_whole
+from modeling_clipscratch.atomic_files import write_whole
+from modeling_clipscratch.evaluation.tables import markdown_table, text_table, write_metrics
 
 METRICS = {"digits": {"top1": 0.98251}, "owner/birds": {"top1": 0.5, "text_to_image_median_rank": 3.0}}
 

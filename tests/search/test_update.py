@@ -145,7 +145,7 @@ def test_an_index_that_is_being_brought_up_to_date_is_still_the_old_one(pictures
     """The new vectors are written; what stops is the writing of the table."""
     update(pictures)
     save_picture(pictures / "new.png", 100)
-    monkeypatch.setattr(store, "write_whole", lambda *given: 1 / 0)
+    monkeypatch.setattr(store, "write_text", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         update(pictures)
     assert len([*(pictures / INSIDE).glob("vectors-*")]) == 2
