@@ -13,6 +13,8 @@ import datasets
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from .data.names import on_one_line
+
 _OF_THE_TRAINER = ("underflow_overflow", "tpu_metrics_debug")  # what TrainingArguments' own --debug is followed by
 
 
@@ -39,7 +41,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
     except (ValueError, OSError, SafetensorError) as error:
         if debug:
             traceback.print_exc()
-        sentence = " ".join(str(error).split()) or type(error).__name__
+        sentence = on_one_line(str(error)) or type(error).__name__
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..atomic_files import write_text, write_whole
+from .markdown import escaped
 from .tables import (
     INTERVAL,
     Metrics,
@@ -42,7 +43,7 @@ def markdown_comparison(
 ) -> str:
     """The same as Markdown; `titles` are the heads of data sets that are not to have their name there."""
     tables = (
-        f"## {(titles or {}).get(name, name)}\n\n{as_markdown(comparison_cells(metrics, name, differences))}"
+        f"## {escaped((titles or {}).get(name, name))}\n\n{as_markdown(comparison_cells(metrics, name, differences))}"
         for name in data_sets(metrics)
     )
     return "\n\n".join(tables)

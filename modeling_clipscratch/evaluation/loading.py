@@ -17,6 +17,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
+from .damaged_files import naming_damaged_files, try_image_processor
 from .own_code import refusing_own_code
 
 
@@ -28,7 +29,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         device: `auto`, or a name that torch knows (`cpu`, `cuda:1`).
     Returns: (model in `eval()`, processor with `.tokenizer` and `.image_processor`).
     Raises: ValueError if there is no such model, a part of it is missing, it has no picture or no text features, it
-        needs code of its own, or the device is missing.
+        needs code of its own, a file of it is damaged (named), or the device is missing.
 
     >>> model, processor = load_model("runs/digits")
     >>> model.config.model_type, model.training
@@ -42,7 +43,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         hint = f"did you mean {folder / runs[-1]}?" if runs else "give the folder that training wrote."
         raise ValueError(f"{where} has no config.json, so it holds no model; {hint}")
     chosen = find_device(device)
-    with refusing_own_code(where):
+    with refusing_own_code(where), naming_damaged_files(where):
         model, processor = _load(where)
     return model.to(chosen).eval(), processor
 
@@ -51,9 +52,9 @@ def _load(where):
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{where} is neither a folder with a model nor the id of one that can be reached: {_first_line(error)}"
-        ) from error
+        trouble = "is neither a folder with a model nor the id of one that can be reached"
+        place = f"{where}/config.json cannot be used" if Path(where).is_dir() else f"{where} {trouble}"
+        raise ValueError(f"{place}: {_first_line(error)}") from error
     model_class = MODEL_MAPPING.get(type(config), None)
     if not (hasattr(model_class, "get_image_features") and hasattr(model_class, "get_text_features")):
         raise ValueError(
@@ -65,14 +66,17 @@ def _load(where):
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
         # The same pixels, whether torchvision is installed or not; it resizes a little differently.
         image_processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False, backend="pil")
+        try_image_processor(image_processor)
     except ImportError as error:  # the older tokenizers of some families (SigLIP) have a library of their own
         raise ValueError(
             f"{where} needs a library that is not installed: {_first_line(error)} Often it is "
             "pip install sentencepiece protobuf."
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        mismatch = "the weights have other shapes than config.json says; copy the folder again."
+        reason = mismatch if "ignore_mismatched_sizes" in str(error) else _first_line(error)
         raise ValueError(
-            f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {_first_line(error)}"
+            f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {reason}"
         ) from error
     if not isinstance(processor, ProcessorMixin):
         raise ValueError(

@@ -1,11 +1,11 @@
 """Models that need code of their own go in; one sentence that names the files comes out, and nothing of them runs."""
 
 import contextlib
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from transformers.utils import cached_file
+
+from ..data.files import read_json
 
 # What transformers reads to find the classes of a folder's parts.
 _NAMES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
@@ -39,7 +39,7 @@ def own_code(source: str) -> list[str]:
     """The files with code that the JSON files of a folder or Hub id name, each once, in alphabetical order."""
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     found = (cached_file(source, name, **quiet) for name in _NAMES)
-    return sorted({file for path in found if path for file in _named(json.loads(Path(path).read_text("utf-8")))})
+    return sorted({file for path in found if path for file in _named(read_json(path))})
 
 
 def _named(part) -> Iterator[str]:

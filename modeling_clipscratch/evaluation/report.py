@@ -4,6 +4,7 @@ A report is written whole, or the one that was there before stays.
 """
 
 import json
+import logging
 import re
 import shlex
 import tempfile
@@ -11,14 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..atomic_files import replacing_files, write_text
+from ..data.files import read_json
 from ..data.names import public_name
 from .comparison import Differences, short_names, write_comparison
 from .evaluate_rows import Result, titled
 from .page import render_page
 from .pictures.curves import plot_curves
-from .pictures.sheets import Picture, draw_pictures
+from .pictures.sheets import FILES, Picture, draw_pictures
 from .save import save_embeddings, save_predictions
 from .tables import ACCOUNT, markdown_table, weights_sha256, write_metrics
+
+logger = logging.getLogger(__name__)
 
 _CURVES = "curves.png"
 _LEAST_SPACE = 2**20  # bytes of a small report
@@ -86,16 +90,24 @@ def write_report(
     with replacing_files(folder, last=ACCOUNT) as staging:
         saved = {"predictions": predictions, "embeddings": embeddings}
         written = _write_files(staging, evaluations, differences, histories, command, **saved)
-        names = [path.relative_to(staging) for path in written]
-    if not histories:
-        (folder / _CURVES).unlink(missing_ok=True)  # an earlier report's
-    return [folder / name for name in names]
+        written = [folder / path.relative_to(staging) for path in written]
+    places = [place / name for place, of in _places(folder, evaluations).items() for name in folder_names(list(of))]
+    for path in {folder / _CURVES, *(place / name for place in places for name in FILES)}.difference(written):
+        path.unlink(missing_ok=True)  # an earlier report's
+    return written
+
+
+def _places(folder, evaluations):
+    """Where the results of each model lie."""
+    one = len(evaluations) == 1
+    names = [folder] if one else [folder / name for name in folder_names(list(evaluations))]
+    return dict(zip(names, evaluations.values(), strict=True))
 
 
 def _write_files(folder, evaluations, differences, histories, command, *, predictions, embeddings):
     metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
     one = len(evaluations) == 1
-    places = [folder] if one else [folder / place for place in folder_names(list(evaluations))]
+    places = _places(folder, evaluations)
     titles = {name: titled(name, found.task) for of in evaluations.values() for name, found in of.items()}
     written, pictures = ([] if one else write_comparison(folder, metrics, differences, titles)), {}
     for (model, results), place in zip(evaluations.items(), places, strict=True):
@@ -111,7 +123,7 @@ def _write_files(folder, evaluations, differences, histories, command, *, predic
     )
     written = [folder / "report.html", *written, *([curves] if drawn else [])]
     write_text(written[0], page)
-    for results, place in zip(evaluations.values(), places, strict=True):
+    for place, results in places.items():
         written += _save(place, results, predictions, embeddings)
     if one:
         [(model, results)] = evaluations.items()
@@ -177,7 +189,14 @@ def _save(folder, results, predictions, embeddings):
 
 def _log_history(model):
     state = Path(model) / "trainer_state.json"
-    return json.loads(state.read_text(encoding="utf-8"))["log_history"] if state.is_file() else []
+    try:
+        history = read_json(state).get("log_history", []) if state.is_file() else []
+        if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+            raise ValueError(f"{state} is damaged (its log_history is no list of objects); copy it again.")
+    except ValueError as error:  # what took long to measure is not lost for it
+        logger.warning("%s The report has no curves of this run.", error)
+        return []
+    return history
 
 
 def folder_names(names: list[str]) -> list[str]:

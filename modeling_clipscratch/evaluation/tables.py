@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..atomic_files import write_text
+from ..data.names import on_one_line
+from .markdown import escaped
 
 Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
 INTERVAL = "_ci95"
@@ -45,6 +47,7 @@ def metric_cells(metrics: Metrics) -> list[list[str]]:
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
     """Cells -> lines whose columns are aligned, the first to the left, the others to the right."""
+    table = [[on_one_line(cell) for cell in line] for line in table]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     lines = (
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
@@ -56,7 +59,7 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
 def as_markdown(table: Sequence[Sequence[str]]) -> str:
     """Cells, the first column metrics -> a Markdown table."""
     head, *body = table
-    names = [name.replace("|", "\\|") for name in head[1:]]
+    names = [escaped(name) for name in head[1:]]
     lines = [["metric", *names], ["---", *["---:"] * len(names)]]
     lines += [[f"`{line[0]}`", *line[1:]] for line in body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -2,12 +2,12 @@
 
 import math
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, VisionTextDualEncoderProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from ..evaluation.damaged_files import naming_damaged_files
 from ..evaluation.own_code import refusing_own_code
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
@@ -34,7 +34,7 @@ def read_tutorial(path: str | Path, text_model: str, vision_model: str):
     Raises: ValueError if the file is none of the tutorial's, or does not fit the two configs.
     """
     weights = _state_dict(path)
-    with refusing_own_code(text_model, vision_model):
+    with refusing_own_code(text_model, vision_model), naming_damaged_files(text_model, vision_model):
         configs, processor = _configs_and_processor(text_model, vision_model)
     towers = {side: _tower(weights, side, config, path) for side, config in configs.items()}
     width = len(weights["text_encoder.layer_norm.bias"])
@@ -56,7 +56,7 @@ def read_tutorial(path: str | Path, text_model: str, vision_model: str):
 def _state_dict(path):
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # bytes that are no pickle raise anything
         raise ValueError(
             f"{path} is no file of weights that can be read without running code from it; save the model's "
             "state_dict() with torch.save, and nothing else."
