@@ -32,12 +32,16 @@ def explaining_failures(place: str | Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         cause = error.__cause__ if isinstance(error, WriteError) else error
         reason = getattr(cause, "strerror", None) or (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        there = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
-        free = shutil.disk_usage(there).free / 1e6
         raise WriteError(
-            f"{place} cannot be written ({reason}; {free:.0f} MB are free there), and what was there before is kept; "
+            f"{place} cannot be written ({reason}; {free_space(place)} free there), and what was there before is kept; "
             "make room, mend its permissions or choose another place."
         ) from cause
+
+
+def free_space(place: str | Path) -> str:
+    """How much may still be written at a place, whether it is there yet or not, such as `12 MB`."""
+    there = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
+    return f"{shutil.disk_usage(there).free / 1e6:,.0f} MB"
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -31,6 +31,16 @@ def check_regular(path: str | Path) -> None:
         raise ValueError(f"{path}: is a pipe, socket or device, which is not read; remove it, or give a regular file.")
 
 
+def refuse_unreadable(error: OSError) -> None:
+    """What `os.walk` calls for a folder that cannot be read: to pass over it would drop all that it holds.
+
+    Raises:
+        ValueError: If the folder is there.
+    """
+    if not isinstance(error, FileNotFoundError):
+        raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
+
+
 def read_json(path: str | Path) -> dict:
     """Read the JSON object of a file.
 
@@ -65,7 +75,9 @@ def is_inside(path: str | Path, folder: str | Path) -> bool:
     (True, False)
     """
     path = os.path.abspath(path)
-    return any(path.startswith(os.path.join(place, "")) for place in (os.path.abspath(folder), os.path.realpath(folder)))
+    return any(
+        path.startswith(os.path.join(place, "")) for place in (os.path.abspath(folder), os.path.realpath(folder))
+    )
 
 
 def backslash_hint(path: str) -> str:

@@ -200,8 +200,7 @@ def rows_from_table(
 
 
 def _paths(cells: Sequence[str], root: Path | None, inside: Path | None, where: str) -> list[str]:
-    """The files that a column names. Raises: ValueError if there is no folder to look in, or one leads out of `inside`.
-    """
+    """The files that a column names. Raises: ValueError if there is no folder to look in, or one leads out of `inside`."""
     if root is None:
         raise ValueError(
             f"{where} holds paths, not the images themselves, which are nowhere; name the column that holds them with "
@@ -215,9 +214,9 @@ def _paths(cells: Sequence[str], root: Path | None, inside: Path | None, where: 
 
 def _key(cell: str, path: str, root: Path) -> str:
     """The name of an image: its path from the table, in one spelling; outside the table's folder as it is written."""
-    if os.path.isabs(cell) and not is_inside(path, root):
-        return cell
-    return cell if cell == os.path.normpath(cell) and "\\" not in cell else os.path.relpath(path, root)
+    plain = cell == os.path.normpath(cell) and "\\" not in cell
+    keeps = not is_inside(path, root) if os.path.isabs(cell) else plain
+    return cell if keeps else os.path.relpath(path, root)
 
 
 def _check_inside(path, inside, where):

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..atomic_files import replacing_files, write_text
+from ..atomic_files import free_space, replacing_files, write_text
 from ..data.files import read_json
 from ..data.names import public_name
 from .comparison import Differences, short_names, write_comparison
@@ -41,7 +41,8 @@ def open_folder(folder: str | Path) -> Path:
             file.flush()
     except OSError as error:
         raise ValueError(
-            f"output_dir={folder} cannot be written to ({error.strerror}); choose another folder."
+            f"output_dir={folder} cannot be written to ({error.strerror}; {free_space(folder)} free there); "
+            "choose another folder."
         ) from error
     finally:
         for path in filter(Path.is_dir, made):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.files import refuse_unreadable
 from ..data.names import is_junk_folder
 from ..data.pictures import decode_image, is_picture_name, is_unread_name, warn_of_unread
 from ..data.read_ahead import read_ahead
@@ -39,12 +40,9 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the one that holds the pictures.")
 
-    def refuse(error):  # passing over it would drop all its pictures from the index
-        raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
-
     unread, special = [], []
     found, above = {}, {str(folder): {os.path.realpath(folder)}}  # folder -> where it and all over it really lie
-    for parent, subfolders, files in os.walk(folder, onerror=refuse, followlinks=True):
+    for parent, subfolders, files in os.walk(folder, onerror=refuse_unreadable, followlinks=True):
         real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
         subfolders[:] = [name for name, place in real.items() if place not in above[parent]]
         above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}

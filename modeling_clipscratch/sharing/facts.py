@@ -194,4 +194,6 @@ def _config(folder, settings):
     try:
         return ClipScratchConfig(**settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / 'config.json'} holds a value that cannot be used ({error}); copy it again.") from error
+        raise ValueError(
+            f"{folder / 'config.json'} holds a value that cannot be used ({error}); copy it again."
+        ) from error
