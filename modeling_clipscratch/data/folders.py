@@ -80,8 +80,8 @@ def _check_no_splits(name, folders):
     splits = {canonical_split(match[1]): folder for folder, match in words.items() if match and is_split_name(match[1])}
     if len(splits) > 1:
         raise ValueError(
-            f"{name}: the sub-folders {' and '.join(map(repr, splits.values()))} would be classes, and look like splits; "
-            f"rename them to {', '.join(splits)}."
+            f"{name}: the sub-folders {' and '.join(map(repr, splits.values()))} would be classes, and look like "
+            f"splits; rename them to {', '.join(splits)}."
         )
 
 

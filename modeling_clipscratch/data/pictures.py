@@ -78,8 +78,8 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
             side falls below this, which is several times faster for large photographs.
 
     Raises:
-        BadImageError: if the picture is missing, no regular file, cut short, corrupt, of no known format, or so large that decoding
-            it would exhaust memory (Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`, twice over).
+        BadImageError: if the picture is missing, no regular file, cut short, corrupt, of no known format, or so large
+            that decoding it would exhaust memory (Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`, twice over).
 
     >>> decode_image("photos/0.png", name="photos/0.png").size
     (8, 8)

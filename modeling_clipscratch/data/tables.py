@@ -200,7 +200,7 @@ def rows_from_table(
 
 
 def _paths(cells: Sequence[str], root: Path | None, inside: Path | None, where: str) -> list[str]:
-    """The files that a column names. Raises: ValueError if there is no folder to look in, or one leads out of `inside`."""
+    """The files that a column names. Raises: ValueError without a `root`, or if a file lies outside `inside`."""
     if root is None:
         raise ValueError(
             f"{where} holds paths, not the images themselves, which are nowhere; name the column that holds them with "

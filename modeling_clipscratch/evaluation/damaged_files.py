@@ -67,7 +67,8 @@ def _check_contents(folder):
 def _check_values(folder):
     """Raises: ValueError if a library cannot make anything of what a JSON file says."""
     where, settings = str(folder), {"trust_remote_code": False}
-    _try(lambda: AutoConfig.from_pretrained(where, **settings), folder / "config.json", _VALUES)
+    if _try(lambda: AutoConfig.from_pretrained(where, **settings), folder / "config.json", _VALUES) is None:
+        return  # the error says what is wrong with it
     if (tokenizer := folder / "tokenizer.json").is_file():
         _try(lambda: Tokenizer.from_file(str(tokenizer)), tokenizer, _VALUES)
     _try(lambda: AutoTokenizer.from_pretrained(where, **settings), folder / "tokenizer_config.json", _VALUES)
