@@ -75,9 +75,8 @@ def is_inside(path: str | Path, folder: str | Path) -> bool:
     (True, False)
     """
     path = os.path.abspath(path)
-    return any(
-        path.startswith(os.path.join(place, "")) for place in (os.path.abspath(folder), os.path.realpath(folder))
-    )
+    spellings = (spell(folder) for spell in (os.path.abspath, os.path.realpath))
+    return any(path.startswith(os.path.join(spelled, "")) for spelled in spellings)
 
 
 def backslash_hint(path: str) -> str:

@@ -66,14 +66,21 @@ def _check_contents(folder):
 
 def _check_values(folder):
     """Raises: ValueError if a library cannot make anything of what a JSON file says."""
-    where, settings = str(folder), {"trust_remote_code": False}
-    if _try(lambda: AutoConfig.from_pretrained(where, **settings), folder / "config.json", _VALUES) is None:
+    where = str(folder)
+    if (
+        _try(lambda: AutoConfig.from_pretrained(where, trust_remote_code=False), folder / "config.json", _VALUES)
+        is None
+    ):
         return  # the error says what is wrong with it
     if (tokenizer := folder / "tokenizer.json").is_file():
         _try(lambda: Tokenizer.from_file(str(tokenizer)), tokenizer, _VALUES)
-    _try(lambda: AutoTokenizer.from_pretrained(where, **settings), folder / "tokenizer_config.json", _VALUES)
+    _try(
+        lambda: AutoTokenizer.from_pretrained(where, trust_remote_code=False), folder / "tokenizer_config.json", _VALUES
+    )
     images = next((path for path in (folder / name for name in _JSON[3:]) if path.is_file()), folder)
-    found = _try(lambda: AutoImageProcessor.from_pretrained(where, backend="pil", **settings), images, _VALUES)
+    found = _try(
+        lambda: AutoImageProcessor.from_pretrained(where, backend="pil", trust_remote_code=False), images, _VALUES
+    )
     _try(lambda: found is None or try_image_processor(found), images, _VALUES, passed_over=())
 
 

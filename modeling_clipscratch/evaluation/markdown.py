@@ -12,7 +12,7 @@ class Markdown(str):
 
 
 def escaped(value) -> object:
-    """Text on one line, in which Markdown and HTML mean nothing; `Markdown` and what is no text stay as they are.
+    r"""Text on one line, in which Markdown and HTML mean nothing; `Markdown` and what is no text stay as they are.
 
     >>> escaped("a|b [x](javascript:y) *<script>*")
     'a\\|b \\[x\\](javascript:y) \\*&lt;script&gt;\\*'
