@@ -25,10 +25,12 @@ def explaining_failures(place: str | Path) -> Iterator[None]:
 
     Raises:
         WriteError: If an `OSError` or a `SafetensorError`, which is what safetensors raises on a full disk, is raised
-            inside.
+            inside. A `FileNotFoundError` is raised as it is.
     """
     try:
         yield
+    except FileNotFoundError:  # something that was to be read; it names the file
+        raise
     except (OSError, SafetensorError) as error:
         cause = error.__cause__ if isinstance(error, WriteError) else error
         reason = getattr(cause, "strerror", None) or (str(cause).strip() or type(cause).__name__).splitlines()[0]

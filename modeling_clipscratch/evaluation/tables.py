@@ -1,11 +1,11 @@
 """Metrics of one or more data sets go in; a text table, a Markdown table or `metrics.json` comes out."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..atomic_files import write_text
+from ..checksums import sha256
 from ..data.names import on_one_line
 from .markdown import escaped
 
@@ -112,15 +112,6 @@ def write_metrics(path: str | Path, metrics: Metrics) -> None:
     }
     """
     write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-
-
-def sha256(*paths: Path) -> str:
-    """Hexadecimal digest of a file, or of several one after the other, by which the content is known again."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()
 
 
 def weights_sha256(folder: str | Path) -> str | None:

@@ -13,7 +13,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
 from ..data.names import public_name
-from ..evaluation.own_code import refusing_own_code
+from ..evaluation.own_code import forget_code, refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..hub.towers_clipscratch import first_position
 from .arguments import ModelArguments
@@ -72,7 +72,7 @@ def _build(options, captions):
         config._name_or_path = public_name(config._name_or_path)  # saved with the model, read by strangers
     for line in describe_towers(model, report):
         logger.info(line)
-    return model, VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer)
+    return model, forget_code(VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer))
 
 
 def describe_towers(model, report) -> list[str]:
