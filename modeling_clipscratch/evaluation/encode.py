@@ -198,5 +198,4 @@ def longest_text(model, tokenizer) -> int:
     text = model.config.text_config.to_dict()
     if "max_position_embeddings" not in text:  # towers with relative positions (T5) name no maximum
         return tokenizer.model_max_length
-    positions = text["max_position_embeddings"] - first_position(text["model_type"], text.get("pad_token_id"))
-    return min(tokenizer.model_max_length, positions)
+    return min(tokenizer.model_max_length, text["max_position_embeddings"] - first_position(model.text_model))

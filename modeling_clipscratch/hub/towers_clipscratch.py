@@ -1,13 +1,18 @@
 """A Hub id, a folder, a config or a module goes in; a tower with an account of its weights comes out. And pooling."""
 
 import inspect
-import logging
 
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig
 
-logger = logging.getLogger(__name__)
+from .configuration_clipscratch import tower_width
+
+# Side -> (its input, its modality, types to recommend)
+_SIDES = {
+    "text": ("input_ids", "text", "distilbert, bert or roberta"),
+    "vision": ("pixel_values", "image", "vit, dinov2 or clip_vision_model"),
+}
 
 
 def load_tower(source, side, pooling):
@@ -20,25 +25,15 @@ def load_tower(source, side, pooling):
         pooling: as in `ClipScratchConfig`; the pooling layer is made for `tower` only.
     Returns: (tower, report): report has `source`, `parameters` (their number), `loaded`, `new` and `unused` (lists
         of weight names).
-    Raises: ValueError if `AutoModel` does not know the type, there is no such id or folder, or the pooling can tell no
-        text of such a tower from another.
+    Raises: ValueError if `check_tower_type` does not admit the tower, or there is no such id or folder.
     """
-    tower, report = _find_tower(source, side, pooling)
-    kind = tower.config.model_type
-    if side == "text" and pooling in ("cls", "cls+mean") and _reads_left_to_right(tower):
-        raise ValueError(
-            f"{side}_pooling {pooling!r}: a {kind} reads from left to right, so its first token is the same for every "
-            "text; choose mean, or tower for a CLIP's."
-        )
-    return tower, report
-
-
-def _find_tower(source, side, pooling):
     if isinstance(source, nn.Module):
+        check_tower_type(source.config, side)
         return source, _account(
             source, type(source).__name__ + " (as given)", loaded=[n for n, _ in source.named_parameters()]
         )
     if isinstance(source, PretrainedConfig):
+        check_tower_type(source, side)
         tower = build_tower(source, pooling)
         return tower, _account(
             tower, f"{source.model_type} (from scratch)", new=[n for n, _ in tower.named_parameters()]
@@ -46,8 +41,8 @@ def _find_tower(source, side, pooling):
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # the tower's own code would not travel
         config = config.sub_configs and getattr(config, f"{side}_config", None) or config
-        model_class = tower_class(config)
-        extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(model_class) else {}
+        check_tower_type(config, side)
+        extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(tower_class(config)) else {}
         tower, info = AutoModel.from_pretrained(
             source,
             config=config,
@@ -73,19 +68,6 @@ def _find_tower(source, side, pooling):
     return tower, _account(
         tower, str(source), loaded=loaded, new=sorted(missing), unused=sorted(info["unexpected_keys"])
     )
-
-
-@torch.no_grad()
-def _reads_left_to_right(tower):
-    """Whether what comes after the first token changes nothing about its state."""
-    if getattr(tower.config, "is_encoder_decoder", False):  # takes more than texts
-        return False
-    was_training = tower.training
-    tower.eval()
-    ids = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1]], device=next(tower.parameters()).device)
-    first = tower(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
-    tower.train(was_training)
-    return torch.equal(first[0], first[1])
 
 
 def check_whole(config, missing):
@@ -119,12 +101,51 @@ def tower_class(config):
         raise ValueError(
             f"model_type {config.model_type!r} is not an encoder that AutoModel knows; choose another tower."
         )
-    return MODEL_MAPPING[type(config)]
+    model_class = MODEL_MAPPING[type(config)]
+    return model_class[0] if isinstance(model_class, (list, tuple)) else model_class
 
 
-def first_position(tower_type, pad_token_id):
+def check_tower_type(config, side):
+    """Check by its config and class alone that a tower can be the `text` or the `vision` tower of a model.
+
+    Raises: ValueError if its class is no encoder of that side's inputs alone, or has not one width for all tokens.
+    """
+    kind, (expected, modality, remedy) = config.model_type, _SIDES[side]
+    part = getattr(config, f"{side}_config", None) if config.sub_configs else None
+    if part is not None:
+        raise ValueError(
+            f"{side} tower {kind!r} is a model of several towers; name the type of its {side} tower, "
+            f"{part.model_type!r}, or give a folder or Hub id with its weights."
+        )
+    model_class = tower_class(config)
+    try:
+        main, modalities = model_class.main_input_name, model_class.input_modalities
+    except ImportError as error:  # transformers puts a stand-in where a library is missing
+        raise ValueError(f"{side} tower {kind!r} cannot be used: {' '.join(str(error).split())}") from error
+    modalities = {modalities} if isinstance(modalities, str) else set(modalities)
+    inputs = inspect.signature(model_class.forward).parameters.values()
+    needed = [p.name for p in inputs if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+    if main != expected or not modalities <= {modality, "text"}:  # "text" is what a class has that says nothing
+        why = f"reads {', '.join([main] if isinstance(main, str) else main)} ({', '.join(sorted(modalities))})"
+    elif getattr(config, "is_encoder_decoder", False):
+        why = "is an encoder with a decoder, which needs inputs of its own"
+    elif set(needed) - {expected}:
+        why = f"needs {', '.join(name for name in needed if name != expected)} too"
+    elif side == "text" and not hasattr(config, "max_position_embeddings"):
+        why = "does not say how many tokens it reads (max_position_embeddings)"
+    else:
+        tower_width(config)
+        return
+    raise ValueError(
+        f"{side} tower: a model of type {kind!r} {why}, and a {side} tower is an encoder of {expected} alone; choose "
+        f"another, for example {remedy}."
+    )
+
+
+def first_position(tower):
     """RoBERTa and its kin number positions from the one after the padding's number."""
-    return pad_token_id + 1 if tower_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    tables = (module for name, module in tower.named_modules() if name.split(".")[-1] == "position_embeddings")
+    return next((table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None), 0)
 
 
 def takes_pooler(model_class):
@@ -162,12 +183,15 @@ def is_fixed(tower):
 
 
 def last_blocks(tower, count):
-    """The last `count` blocks of a tower, first to last; its blocks are its longest list of modules.
+    """The last `count` blocks of a tower, first to last; its blocks are its list of as many modules as
+    the config has layers, else its longest list.
 
     Raises: ValueError if it has fewer.
     """
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
-    blocks = list(max(lists, key=len, default=[]))
+    layers = getattr(tower.config, "num_hidden_layers", None)
+    # A mixture of experts may have more experts in a block than blocks.
+    blocks = list(max(lists, key=lambda modules: (len(modules) == layers, len(modules)), default=[]))
     if count > len(blocks):
         raise ValueError(
             f"{count} layers of a {tower.config.model_type} tower are to be trained, but it has {len(blocks)}; "

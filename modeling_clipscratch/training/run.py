@@ -17,7 +17,7 @@ from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .attention import choose_attention, set_attention
 from .augmentation import build_augment
-from .build import build_model
+from .build import build_model, check_towers
 from .checkpoints import check_agreement
 from .checks import settle_metric
 from .device import check_processes, describe_device
@@ -68,6 +68,7 @@ def train(
     logger.info("running on %s", describe_device(args))
 
     set_seed(args.seed)
+    built = check_towers(model_options)
     stream, readers = open_train_stream(data, args) if data.streaming else (None, _open_splits(data))
     measures = args.eval_strategy != "no" or data.validation_fraction > 0
     splits = [] if stream is not None else ["train"]
@@ -78,7 +79,9 @@ def train(
     test = _test_rows(data, readers, "validation" if "validation" in rows else "nothing")
     del readers  # and with it rows that were parted
     captions = {split: CaptionTable(part) for split, part in rows.items()}
-    model, processor = build_model(model_options, captions["train"].texts if stream is None else known_captions(stream))
+    model, processor = built or build_model(
+        model_options, captions["train"].texts if stream is None else known_captions(stream)
+    )
     adapters = add_adapters(model, model_options)
     if adapters and args.gradient_checkpointing:
         raise ValueError(

@@ -91,7 +91,7 @@ def test_no_word_of_the_captions_is_unknown_in_any_alphabet(caption):
         ({"vision_num_heads": 3}, "vision_hidden_size=16 is not a multiple of vision_num_heads=3; choose 15"),
         ({"text_num_heads": 5}, "text_hidden_size=16 is not a multiple of text_num_heads=5; choose 15"),
         ({"text_pooling": "max"}, "text_pooling='max' is not one of"),
-        ({"text_tower": "t5"}, "text_tower=t5: a tower of type t5 does not say how many tokens it reads"),
+        ({"text_tower": "t5"}, "text tower: a model of type 't5' is an encoder with a decoder"),
         ({"tokenizer": "nobody/no-such-tokenizer"}, "tokenizer 'nobody/no-such-tokenizer' could not be loaded"),
         ({"vision_tower": "nobody/no-such-tower"}, "vision_tower=nobody/no-such-tower: no image processor could be"),
     ],
