@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .towers_clipscratch import first_position, pool
+from .towers_clipscratch import first_position, one_line, pool
 
 # Relative distance of two states: below the first they are the same, above the second they are not (float32).
 _SAME, _APART = 1e-6, 1e-3
@@ -124,17 +124,21 @@ def _run(tower, side, pooling, **inputs):
     """(Number of tokens, pooled states (B, D) in float64)."""
     kind, width, modes = tower.config.model_type, tower.config.hidden_size, [(m, m.training) for m in tower.modules()]
     tower.eval()
+    versions = [parameter._version for parameter in tower.parameters()]
     inputs = {name: t.to(tower.device, tower.dtype if t.is_floating_point() else None) for name, t in inputs.items()}
     try:
         with torch.random.fork_rng(devices=[]):
             output = tower(**inputs, return_dict=True)
         tokens, rows = output.last_hidden_state, len(next(iter(inputs.values())))
-    except Exception as error:  # whatever a class of transformers raises at inputs that it is not made for
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(f"a {kind} cannot be the {side} tower, since it cannot read {', '.join(inputs)} ({why}).") from error
+    except Exception as error:  # of many kinds: whatever a class raises at inputs that it is not made for
+        raise ValueError(
+            f"a {kind} cannot be the {side} tower, since it does not read {' and '.join(inputs)} alone ({one_line(error)})."
+        ) from error
     finally:
         for module, mode in modes:
             module.training = mode
+    if versions != [parameter._version for parameter in tower.parameters()]:
+        raise ValueError(f"a {kind} cannot be the {side} tower, since it changes its weights when it reads (in eval()).")
     states = pool(output, inputs.get("attention_mask"), pooling, "none") if tokens.dim() == 3 else tokens
     expected = (rows, width * (2 if pooling == "cls+mean" else 1))
     if tuple(tokens.shape[::2]) != (rows, width) or tuple(states.shape) != expected:

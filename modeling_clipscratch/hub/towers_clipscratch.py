@@ -52,10 +52,12 @@ def load_tower(source, side, pooling):
             trust_remote_code=False,
             **extra,
         )
+    except ImportError as error:
+        raise ValueError(f"{side} tower {str(source)!r} cannot be used: {one_line(error)}") from error
     except OSError as error:
         raise ValueError(
             f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and "
-            f"safetensors here nor an id that the Hub or its cache could give ({_first_sentence(error)}); give a "
+            f"safetensors here nor an id that the Hub or its cache could give ({one_line(error).split('. ')[0]}); give a "
             "folder, mend the id, or connect."
         ) from error
     missing = set(info["missing_keys"])
@@ -91,8 +93,9 @@ def _account(tower, source, *, loaded=(), new=(), unused=()):
     }
 
 
-def _first_sentence(error):
-    return " ".join(str(error).split()).split(". ")[0]
+def one_line(error):
+    """What an error says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def tower_class(config):
@@ -121,7 +124,7 @@ def check_tower_type(config, side):
     try:
         main, modalities = model_class.main_input_name, model_class.input_modalities
     except ImportError as error:  # transformers puts a stand-in where a library is missing
-        raise ValueError(f"{side} tower {kind!r} cannot be used: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{side} tower {kind!r} cannot be used: {one_line(error)}") from error
     modalities = {modalities} if isinstance(modalities, str) else set(modalities)
     inputs = inspect.signature(model_class.forward).parameters.values()
     needed = [p.name for p in inputs if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD][1:]
@@ -154,9 +157,17 @@ def takes_pooler(model_class):
 
 
 def build_tower(config, pooling):
-    """A tower from its config, without the pooling layer that it would never use (DDP wants every weight used)."""
+    """A tower from its config, without the pooling layer that it would never use (DDP wants every weight used).
+
+    Raises: ValueError if its class cannot be built from it.
+    """
     extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(tower_class(config)) else {}
-    return AutoModel.from_config(config, **extra)
+    try:
+        return AutoModel.from_config(config, **extra)
+    except Exception as error:  # of many kinds: each class checks its sizes, or needs a library, in its own way
+        raise ValueError(
+            f"a tower of type {config.model_type!r} cannot be built from its config: {one_line(error)}"
+        ) from error
 
 
 def freeze_tower(tower, unfrozen_layers):

@@ -7,7 +7,6 @@ import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
     PretrainedConfig,
     VisionTextDualEncoderProcessor,
@@ -19,7 +18,14 @@ from ..data.names import public_name
 from ..data.pixels import Preprocess
 from ..evaluation.own_code import refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
-from ..hub.towers_clipscratch import check_tower_type, first_position, takes_pooler, tower_class
+from ..hub.towers_clipscratch import (
+    build_tower,
+    check_tower_type,
+    first_position,
+    one_line,
+    takes_pooler,
+    tower_class,
+)
 from .arguments import ModelArguments
 from .mimetic import mimic_trained_weights
 from .word_tokenizer import word_tokenizer
@@ -196,7 +202,7 @@ def _text_source(options, tokenizer) -> str | PretrainedConfig:
     known = AutoConfig.for_model(kind)
     config = _config(kind, **{name: size for name, size in sizes.items() if hasattr(known, name)})
     with torch.device("meta"):
-        config.max_position_embeddings += first_position(AutoModel.from_config(config))
+        config.max_position_embeddings += first_position(build_tower(config, options.text_pooling))
     return config
 
 
@@ -205,8 +211,8 @@ def _config(kind, **sizes):
         return AutoConfig.for_model(kind, **sizes)
     except Exception as error:  # of many kinds: each type checks its sizes in its own way
         raise ValueError(
-            f"a {kind} cannot be built from scratch of these sizes ({' '.join(str(error).split())}); choose another "
-            "type, for example distilbert or vit, or a folder or Hub id with weights."
+            f"a {kind} cannot be built from scratch in these sizes ({one_line(error)}); choose another type, for "
+            "example distilbert or vit, or a folder or Hub id with weights."
         ) from error
 
 
