@@ -104,7 +104,10 @@ def tower_class(config):
         raise ValueError(
             f"model_type {config.model_type!r} is not an encoder that AutoModel knows; choose another tower."
         )
-    model_class = MODEL_MAPPING[type(config)]
+    try:
+        model_class = MODEL_MAPPING[type(config)]
+    except ValueError as error:  # transformers names some classes that it does not have
+        raise ValueError(f"model_type {config.model_type!r} has no class in this transformers; choose another.") from error
     return model_class[0] if isinstance(model_class, (list, tuple)) else model_class
 
 
@@ -166,7 +169,7 @@ def build_tower(config, pooling):
         return AutoModel.from_config(config, **extra)
     except Exception as error:  # of many kinds: each class checks its sizes, or needs a library, in its own way
         raise ValueError(
-            f"a tower of type {config.model_type!r} cannot be built from its config: {one_line(error)}"
+            f"a tower of type {config.model_type!r} cannot be built from its config ({one_line(error)}); choose another."
         ) from error
 
 

