@@ -249,9 +249,16 @@ def _image_processor(options):
             f"vision_tower={options.vision_tower}: no image processor could be loaded; give a folder that has "
             "preprocessor_config.json, mend the id, or connect."
         ) from error
-    size = processor.crop_size if processor.do_center_crop else processor.size
-    native = size.height or size.shortest_edge
-    if options.image_size not in (None, native):
+    except (ImportError, ValueError) as error:
+        if "contains custom code" in str(error):
+            raise
+        raise ValueError(
+            f"vision_tower={options.vision_tower}: its image processor cannot be used ({one_line(error)[:300]}); "
+            "install what is missing, or write a preprocessor_config.json of a ViTImageProcessor with its sizes."
+        ) from error
+    height, width = Preprocess(processor).image_size
+    if options.image_size is not None and (height, width) != (options.image_size, options.image_size):
+        native = height if height == width else f"{height}x{width}"
         raise ValueError(
             f"image_size={options.image_size}: the tower {options.vision_tower} takes {native} pixels; "
             f"leave image_size out or choose {native}."
