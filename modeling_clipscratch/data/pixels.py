@@ -114,11 +114,11 @@ class Preprocess:
             )
         other = next((shape for shape in shapes if shape != shapes[0]), None)
         if other is not None:
-            settings = {name: getattr(own, name, None) for name in ("do_resize", "size", "do_center_crop")}
             raise ValueError(
-                f"this image processor ({', '.join(f'{name}={value}' for name, value in settings.items())}) gives "
-                f"pictures of differing shapes, {shapes[0]} and {other} for one, and a batch needs one shape; give "
-                "size a height and a width, or crop_size with do_center_crop."
+                f"this image processor (do_resize={getattr(own, 'do_resize', None)}, size={dict(own.size or {})}, "
+                f"do_center_crop={getattr(own, 'do_center_crop', None)}) gives pictures of differing shapes, "
+                f"{shapes[0]} and {other} for one, and a batch needs one shape; give size a height and a width, or "
+                "crop_size with do_center_crop."
             )
         expected = [normalize(torch.from_numpy(pixels)[None], self.mean, self.std) for pixels in made]
         deviation = torch.tensor(self.std)[:, None, None]
@@ -203,9 +203,11 @@ def _statistics(image_processor):
     if not image_processor.do_normalize:
         return [0.0] * 3, [1.0] * 3
     for name in ("image_mean", "image_std"):
-        if getattr(image_processor, name) is None:
+        values = getattr(image_processor, name)
+        if not isinstance(values, (list, tuple)) or len(values) != 3:
             raise ValueError(
-                f"this image processor normalises with {name}=null; give three numbers, or set do_normalize to false."
+                f"this image processor normalises with {name}={'null' if values is None else values}; give three "
+                "numbers, or set do_normalize to false."
             )
     return list(image_processor.image_mean), list(image_processor.image_std)
 

@@ -38,11 +38,9 @@ def load_tower(source, side, pooling):
         return tower, _account(
             tower, f"{source.model_type} (from scratch)", new=[n for n, _ in tower.named_parameters()]
         )
+    config = load_tower_config(source, side)
+    extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(tower_class(config)) else {}
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # the tower's own code would not travel
-        config = config.sub_configs and getattr(config, f"{side}_config", None) or config
-        check_tower_type(config, side)
-        extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(tower_class(config)) else {}
         tower, info = AutoModel.from_pretrained(
             source,
             config=config,
@@ -55,13 +53,14 @@ def load_tower(source, side, pooling):
     except ImportError as error:
         raise ValueError(f"{side} tower {str(source)!r} cannot be used: {one_line(error)}") from error
     except OSError as error:
-        raise ValueError(
-            f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and "
-            f"safetensors here nor an id that the Hub or its cache could give ({one_line(error).split('. ')[0]}); give a "
-            "folder, mend the id, or connect."
-        ) from error
+        raise _not_found(source, side, error) from error
     missing = set(info["missing_keys"])
     loaded = [name for name, _ in tower.named_parameters() if name not in missing]
+    if any(".lora_" in name for name in info["unexpected_keys"]):
+        raise ValueError(
+            f"{side} tower {str(source)!r} holds weights with adapters (LoRA, peft) that are not merged; call "
+            "merge_and_unload() on the model and save it again."
+        )
     if not loaded:
         raise ValueError(
             f"{side} tower {str(source)!r} holds none of the weights of a {config.model_type} (it has "
@@ -69,6 +68,31 @@ def load_tower(source, side, pooling):
         )
     return tower, _account(
         tower, str(source), loaded=loaded, new=sorted(missing), unused=sorted(info["unexpected_keys"])
+    )
+
+
+def load_tower_config(source, side):
+    """The config of the tower in a folder or under a Hub id; of a model with both sides that of this side.
+
+    Raises: ValueError if there is none, or `check_tower_type` does not admit it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # the tower's own code would not travel
+    except OSError as error:
+        raise _not_found(source, side, error) from error
+    config = config.sub_configs and getattr(config, f"{side}_config", None) or config
+    try:
+        check_tower_type(config, side)
+    except ValueError as error:
+        raise ValueError(f"{side} tower {str(source)!r}: {error}") from error
+    return config
+
+
+def _not_found(source, side, error):
+    return ValueError(
+        f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and safetensors "
+        f"here nor an id that the Hub or its cache could give ({one_line(error).split('. ')[0]}); give a folder, mend "
+        "the id, or connect."
     )
 
 
@@ -118,7 +142,8 @@ def check_tower_type(config, side):
     """
     kind, (expected, modality, remedy) = config.model_type, _SIDES[side]
     part = getattr(config, f"{side}_config", None) if config.sub_configs else None
-    if part is not None:
+    if isinstance(part, PretrainedConfig):
+        check_tower_type(part, side)
         raise ValueError(
             f"{side} tower {kind!r} is a model of several towers; name the type of its {side} tower, "
             f"{part.model_type!r}, or give a folder or Hub id with its weights."
@@ -143,7 +168,7 @@ def check_tower_type(config, side):
         tower_width(config)
         return
     raise ValueError(
-        f"{side} tower: a model of type {kind!r} {why}, and a {side} tower is an encoder of {expected} alone; choose "
+        f"a model of type {kind!r} {why}, and a {side} tower is an encoder of {expected} alone; choose "
         f"another, for example {remedy}."
     )
 

@@ -22,6 +22,7 @@ from ..hub.towers_clipscratch import (
     build_tower,
     check_tower_type,
     first_position,
+    load_tower_config,
     one_line,
     takes_pooler,
     tower_class,
@@ -86,8 +87,7 @@ def _reads_captions(options):
 
 def _build(options, captions):
     vision = _vision_source(options)
-    if is_from_scratch(options.text_tower):
-        check_tower_type(AutoConfig.for_model(options.text_tower), "text")
+    _check_type(options.text_tower, "text")
     image_processor = _image_processor(options)
     tokenizer = _tokenizer(options, captions)
     model, report = ClipScratchModel.from_towers(
@@ -146,6 +146,12 @@ def is_from_scratch(tower: str) -> bool:
     return tower in CONFIG_MAPPING
 
 
+def _check_type(tower, side):
+    if not is_from_scratch(tower):
+        return load_tower_config(tower, side)
+    return check_tower_type(AutoConfig.for_model(tower), side)
+
+
 def _vision_source(options) -> str | PretrainedConfig:
     if not is_from_scratch(options.vision_tower):
         if options.vision_init != "normal":
@@ -153,6 +159,7 @@ def _vision_source(options) -> str | PretrainedConfig:
                 f"vision_init={options.vision_init} is for a tower from scratch, and {options.vision_tower} is "
                 "pretrained; leave it out."
             )
+        _check_type(options.vision_tower, "vision")
         return options.vision_tower
     if options.image_size is None:
         raise ValueError(f"vision_tower={options.vision_tower} is from scratch and needs image_size (pixels), e.g. 32.")
@@ -167,7 +174,7 @@ def _vision_source(options) -> str | PretrainedConfig:
             f"vision_tower={options.vision_tower} is of stages of several widths, which a recipe does not describe; "
             "choose vit or dinov2, or a folder or Hub id with weights."
         )
-    check_tower_type(known, "vision")
+    _check_type(options.vision_tower, "vision")
     _check_heads("vision", options.vision_hidden_size, options.vision_num_heads)
     return _config(
         options.vision_tower,

@@ -91,9 +91,9 @@ def test_no_word_of_the_captions_is_unknown_in_any_alphabet(caption):
         ({"vision_num_heads": 3}, "vision_hidden_size=16 is not a multiple of vision_num_heads=3; choose 15"),
         ({"text_num_heads": 5}, "text_hidden_size=16 is not a multiple of text_num_heads=5; choose 15"),
         ({"text_pooling": "max"}, "text_pooling='max' is not one of"),
-        ({"text_tower": "t5"}, "text tower: a model of type 't5' is an encoder with a decoder"),
+        ({"text_tower": "t5"}, "a model of type 't5' is an encoder with a decoder"),
         ({"tokenizer": "nobody/no-such-tokenizer"}, "tokenizer 'nobody/no-such-tokenizer' could not be loaded"),
-        ({"vision_tower": "nobody/no-such-tower"}, "vision_tower=nobody/no-such-tower: no image processor could be"),
+        ({"vision_tower": "nobody/no-such-tower"}, "vision tower 'nobody/no-such-tower' could not be loaded"),
     ],
 )
 def test_sizes_and_names_that_do_not_fit_are_refused(monkeypatch, changes, sentence):
