@@ -3,6 +3,7 @@
 import itertools
 import logging
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -124,7 +125,14 @@ def assert_text_alone_counts(model, processor, folder):
         assert cosines.min() >= 1 - 1e-6, name
 
 
-@pytest.mark.parametrize(("tower", "tokens"), itertools.product(TOWERS, TOKENIZERS))
+QUICK = {"distilbert", "roberta", "gpt2", "clip", "clip with the former end"}
+PAIRS = [
+    pytest.param(tower, tokens, marks=[] if tower in QUICK else pytest.mark.slow)
+    for tower, tokens in itertools.product(TOWERS, TOKENIZERS)
+]
+
+
+@pytest.mark.parametrize(("tower", "tokens"), PAIRS)
 def test_an_embedding_depends_on_its_text_alone(tower, tokens, tower_folder, tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     TOKENIZERS[tokens]().save_pretrained(tmp_path / "tokenizer")
@@ -145,3 +153,27 @@ def test_an_embedding_depends_on_its_text_alone(tower, tokens, tower_folder, tmp
 def test_a_tower_from_scratch_reads_the_words_of_its_captions(tower, pooling, tmp_path):
     model, processor = build(tower, text_pooling=pooling, max_length=8)
     assert_text_alone_counts(model, processor, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tower", "tokens", "pooling"), [("distilbert", "left", "cls"), ("clip", "clip", "tower"), ("roberta", "fixed", "mean")]
+)
+def test_onnx_files_with_their_tokenizer_give_the_same_embeddings(tower, tokens, pooling, tower_folder, tmp_path):
+    for library in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(library, reason="pip install 'clipscratch[export]'")
+    from modeling_clipscratch.sharing.agreement import open_session
+    from modeling_clipscratch.sharing.export_onnx import export_onnx
+
+    TOKENIZERS[tokens]().save_pretrained(tmp_path / "tokenizer")
+    model, processor = build(tower_folder(tower), tmp_path / "tokenizer", text_pooling=pooling)
+    expected = encode_texts(model, processor.tokenizer, TEXTS)
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    session = open_session(tmp_path / "onnx" / "text_model.onnx")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "onnx" / "tokenizer.json"))
+    for number in (0, 1, 3, 4):
+        ids = np.array([tokenizer.encode(TEXTS[number]).ids])
+        (found,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        assert found[0] @ expected[number].numpy() >= 1 - 1e-6
