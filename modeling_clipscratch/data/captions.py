@@ -106,7 +106,8 @@ class TokenTable:
         long = [number for number, ids in enumerate(encoded) if len(ids) > max_length]
         if long:
             cut = tokenizer([texts[number] for number in long], padding=False, truncation=True, max_length=max_length)
-            tokenizer(texts[0], truncation=False, verbose=False)  # a tokenizer is saved with the truncation of its last call
+            # A tokenizer is saved with the truncation of its last call.
+            tokenizer(texts[0], truncation=False, verbose=False)
             for number, ids in zip(long, cut["input_ids"], strict=True):
                 encoded[number] = ids
             if warn:

@@ -103,7 +103,7 @@ class Preprocess:
             whole = [own(Image.fromarray(picture), return_tensors="pt")["pixel_values"] for picture in pictures]
             shapes = [pixels.shape[:2] for pixels in made]
             single = all(pixels.shape[2:] == (3,) for pixels in made)
-        except Exception as error:  # of many kinds: processors of patches, tiles, pairs or videos fail in their own ways
+        except Exception as error:  # of many kinds: those of patches, tiles, pairs or videos fail each in its own way
             single, why = False, f" ({type(error).__name__}: {' '.join(str(error).split())})"
         else:
             why = ""

@@ -26,7 +26,8 @@ def check_text_tower(tower, pooling, tokenizer=None):
     words = range(1, getattr(tower.config, "vocab_size", 3))
     if tokenizer is not None:
         _check_vocabulary(tower, tokenizer)
-        front, words, back, pad = *_tokens(tokenizer), tokenizer.pad_token_id
+        front, words, back = _tokens(tokenizer)
+        pad = tokenizer.pad_token_id or 0
         if pooling in ("cls", "cls+mean") and not front:
             raise ValueError(
                 f"text_pooling {pooling!r} takes the first token, and the tokenizer ({_name(tokenizer)}) puts none of "
@@ -132,13 +133,14 @@ def _run(tower, side, pooling, **inputs):
         tokens, rows = output.last_hidden_state, len(next(iter(inputs.values())))
     except Exception as error:  # of many kinds: whatever a class raises at inputs that it is not made for
         raise ValueError(
-            f"a {kind} cannot be the {side} tower, since it does not read {' and '.join(inputs)} alone ({one_line(error)})."
+            f"a {kind} cannot be the {side} tower, since it does not read {' and '.join(inputs)} alone "
+            f"({one_line(error)})."
         ) from error
     finally:
         for module, mode in modes:
             module.training = mode
     if versions != [parameter._version for parameter in tower.parameters()]:
-        raise ValueError(f"a {kind} cannot be the {side} tower, since it changes its weights when it reads (in eval()).")
+        raise ValueError(f"a {kind} cannot be the {side} tower, since it changes its weights when it reads.")
     states = pool(output, inputs.get("attention_mask"), pooling, "none") if tokens.dim() == 3 else tokens
     expected = (rows, width * (2 if pooling == "cls+mean" else 1))
     if tuple(tokens.shape[::2]) != (rows, width) or tuple(states.shape) != expected:

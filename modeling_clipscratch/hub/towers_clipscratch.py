@@ -29,6 +29,11 @@ def load_tower(source, side, pooling):
     """
     if isinstance(source, nn.Module):
         check_tower_type(source.config, side)
+        if not isinstance(source, tower_class(source.config)):  # a saved model is built by its config alone
+            raise ValueError(
+                f"{side} tower: a {type(source).__name__} is not what AutoModel makes of its config, a "
+                f"{tower_class(source.config).__name__}; give that."
+            )
         return source, _account(
             source, type(source).__name__ + " (as given)", loaded=[n for n, _ in source.named_parameters()]
         )
@@ -131,7 +136,7 @@ def tower_class(config):
     try:
         model_class = MODEL_MAPPING[type(config)]
     except ValueError as error:  # transformers names some classes that it does not have
-        raise ValueError(f"model_type {config.model_type!r} has no class in this transformers; choose another.") from error
+        raise ValueError(f"model_type {config.model_type!r} has no class here; choose another tower.") from error
     return model_class[0] if isinstance(model_class, (list, tuple)) else model_class
 
 
@@ -194,7 +199,8 @@ def build_tower(config, pooling):
         return AutoModel.from_config(config, **extra)
     except Exception as error:  # of many kinds: each class checks its sizes, or needs a library, in its own way
         raise ValueError(
-            f"a tower of type {config.model_type!r} cannot be built from its config ({one_line(error)}); choose another."
+            f"a tower of type {config.model_type!r} cannot be built from its config ({one_line(error)}); choose "
+            "another tower."
         ) from error
 
 

@@ -304,8 +304,8 @@ def settle_tokenizer(tokenizer) -> None:
     Towers number positions from the left, and training pads on the right. Token types are left out: some towers take
     none, and all of one text are the same.
     """
-    settings = {"padding_side": "right", "truncation_side": "right", "model_input_names": ["input_ids", "attention_mask"]}
-    for name, value in settings.items():
+    settings = {"padding_side": "right", "truncation_side": "right"}
+    for name, value in {**settings, "model_input_names": ["input_ids", "attention_mask"]}.items():
         setattr(tokenizer, name, value)
         tokenizer.init_kwargs[name] = value  # what is saved
     # What a tokenizer.json with padding or truncation sets, and a processor would call the tokenizer with.

@@ -1,4 +1,4 @@
-"""A text's embedding depends on the text alone: not on its batch, its padding, the tokenizer's defaults or the caller."""
+"""A text's embedding depends on the text alone, whatever the batch, the tokenizer's defaults and the caller."""
 
 import itertools
 import logging
@@ -157,7 +157,8 @@ def test_a_tower_from_scratch_reads_the_words_of_its_captions(tower, pooling, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tower", "tokens", "pooling"), [("distilbert", "left", "cls"), ("clip", "clip", "tower"), ("roberta", "fixed", "mean")]
+    ("tower", "tokens", "pooling"),
+    [("distilbert", "left", "cls"), ("clip", "clip", "tower"), ("roberta", "fixed", "mean")],
 )
 def test_onnx_files_with_their_tokenizer_give_the_same_embeddings(tower, tokens, pooling, tower_folder, tmp_path):
     for library in ("onnx", "onnxruntime", "onnxscript"):

@@ -44,7 +44,7 @@ def trainer():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("side", "kind"), ALL)
-def test_a_type_trains_frozen_whole_and_in_part_or_is_refused_in_one_sentence(side, kind, trainer, make_model, tmp_path):
+def test_a_type_trains_whole_frozen_and_in_part_or_is_refused(side, kind, trainer, make_model, tmp_path):
     try:
         known = CONFIG_MAPPING[kind]()
     except Exception as error:
