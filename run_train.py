@@ -6,17 +6,19 @@ from modeling_clipscratch.sharing.card import write_card
 from modeling_clipscratch.sharing.push import push_trained
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.run_folder import lock_run_folder
 
 
 def main(arguments: list[str]) -> None:
     model, data, args, settings = parse_recipe(arguments)
-    metrics = train(model, data, args, settings)
-    if args.should_save:
-        print(text_table(metrics))
-        write_card(args.output_dir)
-        print(f"model, metrics and curves: {args.output_dir}")
-    if args.push_to_hub and args.process_index == 0:
-        print(f"published: {push_trained(args)}")
+    with lock_run_folder(args.output_dir, writes=args.should_save):
+        metrics = train(model, data, args, settings)
+        if args.should_save:
+            print(text_table(metrics))
+            write_card(args.output_dir)
+            print(f"model, metrics and curves: {args.output_dir}")
+        if args.push_to_hub and args.process_index == 0:
+            print(f"published: {push_trained(args)}")
 
 
 def program() -> None:

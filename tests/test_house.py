@@ -17,7 +17,6 @@ MAY_USE = {  # room -> rooms of ours that it may import
     "training": {"hub", "data", "evaluation"},
     "sharing": {"hub", "data", "evaluation", "search", "training"},
 }
-LONGEST = 250  # lines
 
 
 def modules():
@@ -60,11 +59,6 @@ def test_the_arrows_test_sees_imports(tmp_path):
             return "from ..training import run\nimport modeling_clipscratch.hub\nfrom . import rows"
 
     assert sorted(rooms_used(Source())) == ["data", "hub", "training"]
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_file_holds_two_ideas(path):
-    assert len(path.read_text().splitlines()) <= LONGEST
 
 
 def test_what_travels_imports_torch_transformers_and_its_siblings_only():

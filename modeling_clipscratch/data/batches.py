@@ -1,5 +1,6 @@
 """Rows and a tokenizer (or cached states) go in; whole batches come out, the same for any worker, process or resume."""
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -71,6 +72,12 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __len__(self):
         return len(self.rows)
+
+    def digest(self) -> str:
+        """Return a digest of keys, captions and classes, by which a resumed run knows its data; pixels are not read."""
+        digest = hashlib.blake2b(self._ids.numpy().tobytes(), digest_size=8)
+        self.captions.add_to(digest)
+        return digest.hexdigest()
 
     def __getitems__(self, places: list[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """[(epoch, row index), ...] -> batch; in a worker that met a broken picture, `error` alone, its sentence."""

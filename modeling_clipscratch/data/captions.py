@@ -63,6 +63,12 @@ class CaptionTable:
         first, count = self._offsets[indices], self._offsets[indices + 1] - self._offsets[indices]
         return torch.from_numpy(self._flat[first + (draws.numpy() * count).astype(np.int64)])
 
+    def add_to(self, digest) -> None:
+        """Update a `hashlib` digest with the texts and who says which."""
+        for part in (self._flat, self._offsets, self.group.numpy()):
+            digest.update(part.tobytes())
+        digest.update("\0".join(self.texts).encode("utf-8", "surrogatepass"))
+
     def rows_survive_flip(self) -> torch.Tensor:
         """(N,) bool, False where any caption of the row names a side."""
         survives = self.survives_flip.numpy()[self._flat]

@@ -18,8 +18,10 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
+from ..checksums import SUMS, find_damage
+from ..model_files import is_of_a_model
 from .encode import encode_texts
-from .own_code import refusing_own_code
+from .own_code import forget_code, refusing_own_code
 
 
 def load_model(folder_or_id: str | Path, device: str = "auto"):
@@ -49,6 +51,10 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         runs = sorted(names, key=_by_number) if folder.is_dir() else []
         hint = f"did you mean {folder / runs[-1]}?" if runs else "give the folder that training wrote."
         raise ValueError(f"{where} has no config.json, so it holds no model; {hint}")
+    if (folder / SUMS).is_file() and (damage := find_damage(folder, concerns=is_of_a_model)):
+        raise ValueError(
+            f"{where} is damaged: {damage}; copy the folder again, or, if you changed it on purpose, delete its {SUMS}."
+        )
     chosen = find_device(device)
     with refusing_own_code(where):
         model, processor = _load(where)
@@ -88,6 +94,7 @@ def _load(where):
             "image processor) beside it."
         )
     processor.image_processor = image_processor
+    forget_code(processor)
     lacking = [part for part in ("logit_scale", "text_model", "vision_model") if not hasattr(model, part)]
     if lacking or config.model_type == "siglip2":
         why = f"has no {lacking[0]}" if lacking else "reads patches of pictures of any shape"

@@ -1,11 +1,14 @@
-"""Models that need code of their own go in; one sentence that names the files comes out, and nothing of them runs."""
+"""Find the code that the files of a model name, refuse it, and keep it out of what is saved."""
 
 import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 from transformers.utils import cached_file
+
+from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS, without_foreign_code
 
 # What transformers reads to find the classes of a folder's parts.
 _NAMES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
@@ -38,18 +41,57 @@ def refusing_own_code(*sources: str | None) -> Iterator[None]:
 def own_code(source: str) -> list[str]:
     """The files with code that the JSON files of a folder or Hub id name, each once, in alphabetical order."""
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-    found = (cached_file(source, name, **quiet) for name in _NAMES)
-    return sorted({file for path in found if path for file in _named(json.loads(Path(path).read_text("utf-8")))})
+    paths = (cached_file(source, name, **quiet) for name in _NAMES)
+    references = {name for path in paths if path for name in _references(json.loads(Path(path).read_text("utf-8")))}
+    return sorted({name.replace("--", "/").rpartition(".")[0] + ".py" for name in references})
 
 
-def _named(part) -> Iterator[str]:
-    if not isinstance(part, dict):
-        return
-    for name, value in part.items():
-        if name == "auto_map":
-            for classes in value.values():
-                for reference in classes if isinstance(classes, list) else [classes]:
-                    if reference is not None:  # "module.Class", or "owner/repository--module.Class"
-                        yield reference.replace("--", "/").rpartition(".")[0] + ".py"
-        else:
-            yield from _named(value)
+def check_code(folder: str | Path) -> None:
+    """Check that the JSON files of a folder name ClipScratch's code only.
+
+    Raises: ValueError with the file and the reference if one names other code, or cannot be read.
+    """
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            references = list(_references(json.loads(path.read_text(encoding="utf-8"))))
+        except ValueError as error:
+            raise ValueError(f"{path} cannot be read ({error}); copy the folder again.") from error
+        if foreign := [name for name in references if name not in AUTO_MAP.values()]:
+            raise ValueError(
+                f"{path} names code that is not ClipScratch's ({foreign[0]}), which would run wherever the folder is "
+                "loaded with trust_remote_code=True; delete that reference, or load the model and its processor with "
+                "modeling_clipscratch.evaluation.load_model and save them again."
+            )
+
+
+def forget_code(processor):
+    """Remove the code references that a processor's files held, so that they are not saved with it.
+
+    Args:
+        processor: a processor, tokenizer or image processor; it is changed in place.
+    Returns: the same.
+    Raises: ValueError if it, or a part of it, is of a class whose code would have to travel with it.
+    """
+    for part in (processor, *vars(processor).values()):
+        if getattr(part, "_auto_class", None) is not None:
+            raise ValueError(
+                f"{type(part).__name__} is a class with code of its own ({type(part).__module__}), which does not "
+                "travel with the model; give a tokenizer and an image processor of transformers' own classes."
+            )
+        if isinstance(part, PreTrainedTokenizerBase):
+            part.init_kwargs = without_foreign_code(part.init_kwargs)
+        elif isinstance(part, ImageProcessingMixin):
+            part.__dict__ = without_foreign_code(vars(part))
+    return processor
+
+
+def _references(settings, inside=False) -> Iterator[str]:
+    """Every "module.Class" or "owner/repository--module.Class" that a JSON file names, at any depth."""
+    if isinstance(settings, dict):
+        for name, value in settings.items():
+            yield from _references(value, inside or name in CODE_KEYS)
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from _references(value, inside)
+    elif inside and isinstance(settings, str) and "." in settings:
+        yield settings

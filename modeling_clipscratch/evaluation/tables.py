@@ -1,12 +1,12 @@
 """Metrics of one or more data sets go in; a text table, a Markdown table or `metrics.json` comes out."""
 
-import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..checksums import sha256
 from ..data.names import printable
 
 Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
@@ -136,15 +136,6 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def sha256(*paths: Path) -> str:
-    """Hexadecimal digest of a file, or of several one after the other, by which the content is known again."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()
 
 
 def weights_sha256(folder: str | Path) -> str | None:

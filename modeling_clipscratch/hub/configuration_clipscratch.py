@@ -13,6 +13,12 @@ STATE_NORMS = ("none", "l2")
 PROJECTIONS = ("linear", "mlp", "linear+norm")
 MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 LOSSES = ("softmax", "sigmoid", "diagonal")
+CODE_KEYS = ("auto_map", "custom_pipelines")  # where transformers looks for code to run
+AUTO_MAP = {  # what the `auto_map` of a saved folder names
+    "AutoConfig": "configuration_clipscratch.ClipScratchConfig",
+    "AutoModel": "modeling_clipscratch.ClipScratchModel",
+    "AutoModelForZeroShotImageClassification": "modeling_clipscratch.ClipScratchModel",
+}
 
 
 class ClipScratchConfig(PretrainedConfig):
@@ -101,7 +107,16 @@ class ClipScratchConfig(PretrainedConfig):
                 f"logit_scale_init_value={logit_scale_init_value} is above logit_scale_max={logit_scale_max:.4f}; "
                 "choose a smaller one (both are natural logarithms)."
             )
+        kwargs.pop("without_code", None)  # of `to_dict`
         super().__init__(**kwargs)
+
+    def to_dict(self):
+        """Serialize the config. Code that a tower's config names is left out: it would run with the model's own."""
+        output = without_foreign_code(super().to_dict())
+        # With trust_remote_code=False AutoTokenizer reads config.json as a plain config, and warns of our model type
+        # unless some part of the file has a plain config's, which is empty.
+        output["without_code"] = {"model_type": ""}
+        return output
 
     @property
     def text_state_dim(self):
@@ -112,6 +127,31 @@ class ClipScratchConfig(PretrainedConfig):
     def vision_state_dim(self):
         """D of the pooled picture state."""
         return tower_width(self.vision_config) * (2 if self.vision_pooling == "cls+mean" else 1)
+
+
+def without_foreign_code(settings):
+    """Remove the references to code other than `AUTO_MAP`, at any depth.
+
+    Args:
+        settings: what a JSON file of a model or a processor holds.
+    Returns: a copy.
+
+    >>> without_foreign_code({"auto_map": {"AutoModel": "you/repository--code.Model"}, "dim": 16})
+    {'dim': 16}
+    """
+    if type(settings) is list:
+        return [without_foreign_code(value) for value in settings]
+    if type(settings) is not dict:
+        return settings
+    references = settings.get("auto_map")
+    known = references if isinstance(references, dict) else {}
+    own = {auto: reference for auto, reference in AUTO_MAP.items() if known.get(auto) == reference}
+    kept = {
+        name: without_foreign_code(value)
+        for name, value in settings.items()
+        if name not in CODE_KEYS or isinstance(value, int)  # a token's number in a vocabulary
+    }
+    return kept | ({"auto_map": own} if own else {})
 
 
 def _tower_config(given, name, default_type):

@@ -83,12 +83,10 @@ class ClipScratchModel(PreTrainedModel):
         return (model, report) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        # One class can name one auto class only; the zero-shot pipeline looks for a second one.
+        # One class can name one auto class only, and from_pretrained changes which; the zero-shot pipeline looks for a
+        # second one.
         name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
-        self.config.auto_map = {
-            **(getattr(self.config, "auto_map", None) or {}),
-            "AutoModelForZeroShotImageClassification": name,
-        }
+        self.config.auto_map = dict.fromkeys(("AutoModel", "AutoModelForZeroShotImageClassification"), name)
         # Otherwise some towers (ViT) are written under older names. The Trainer reads a checkpoint's file as it is and
         # would leave those weights out, with a warning at most.
         kwargs.setdefault("save_original_format", False)

@@ -9,10 +9,13 @@ from pathlib import Path, PureWindowsPath
 
 import yaml
 from safetensors import safe_open
+from transformers.dynamic_module_utils import get_relative_import_files
 
+from ..checksums import SUMS, read_sums, sha256
 from ..data.names import is_local
-from ..evaluation.tables import ACCOUNT, sha256, weights_sha256
+from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub.configuration_clipscratch import ClipScratchConfig
+from ..model_files import CODE
 from ..training.run_folder import CARD, is_of_a_run
 
 logger = logging.getLogger(__name__)
@@ -27,14 +30,17 @@ def read_facts(folder: Path) -> dict:
     """
     Returns: `config`, `run`, `recipe`, `versions`, `parameters`, `files`, `measured`, `image_size`, `max_length`; what
         the folder lacks is empty.
-    Raises: ValueError if it holds no ClipScratch model.
+    Raises: ValueError if it holds no ClipScratch model, or a file is not as training wrote it.
     """
     settings = _json(folder / "config.json")
     if settings.get("model_type") != "clipscratch":
         raise ValueError(f"{folder} holds no ClipScratch model (config.json); give the folder that training wrote.")
     run = {**_UNKNOWN, **_json(folder / "run.json")}
     recipe = public_recipe(yaml.safe_load(_text(folder / "recipe.yaml")) or {}, run)
-    files = [file_facts(path) for path in sorted(folder.iterdir()) if path.name != CARD and is_of_a_run(path)]
+    of_a_run = {path for path in folder.iterdir() if path.name not in (CARD, SUMS) and is_of_a_run(path)}
+    code = code_files(folder)
+    files = [file_facts(path) for path in sorted(of_a_run) if path.suffix != ".py" or path.name in code]
+    _check_sums(folder, files)
     size = _json(folder / "processor_config.json").get("image_processor", {})
     size = size.get("crop_size") or size.get("size") or {}
     return {
@@ -54,6 +60,16 @@ def read_facts(folder: Path) -> dict:
 def file_facts(path: Path) -> dict:
     """Name, bytes and SHA-256 of a file."""
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def _check_sums(folder, files):
+    sums = read_sums(folder) if (folder / SUMS).is_file() else {}
+    for file in files:
+        if sums.get(file["name"], file["sha256"]) != file["sha256"]:
+            raise ValueError(
+                f"{folder} is damaged: {file['name']} does not match {SUMS}; copy the folder again, or, if you changed "
+                f"it on purpose, delete its {SUMS}."
+            )
 
 
 def count_parameters(folder: Path) -> dict[str, int]:
@@ -89,6 +105,15 @@ def public_recipe(recipe: Mapping, run: Mapping) -> dict:
         return PureWindowsPath(value).name if a_path else value
 
     return {name: shown(name, value) for name, value in recipe.items()}
+
+
+def code_files(folder: Path) -> set[str]:
+    """Names of the files that `trust_remote_code=True` runs: the model's code, and what it imports."""
+    model = folder / f"modeling{CODE}"
+    try:
+        return {Path(name).name for name in (model, *get_relative_import_files(model))}
+    except FileNotFoundError as error:
+        return {Path(error.filename).name}
 
 
 def report_account(folder: Path) -> dict:

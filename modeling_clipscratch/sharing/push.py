@@ -8,11 +8,13 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
+from ..evaluation.own_code import check_code
 from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub_commit import commit_files, open_repository
-from ..training.run_folder import CODE, OF_A_RUN, is_of_a_model
+from ..model_files import CODE, is_of_a_model
+from ..training.run_folder import OF_A_RUN
 from .card import write_card
-from .facts import REPORT, report_account
+from .facts import REPORT, code_files, report_account
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +101,14 @@ def check_folder(folder: str | Path) -> None:
         "the image processor": ("processor_config.json", "preprocessor_config.json"),
     }
     missing = [what for what, names in needed.items() if not any((folder / name).is_file() for name in names)]
+    if not missing:
+        missing = sorted(name for name in code_files(folder) if not (folder / name).is_file())
     if missing:
         raise ValueError(
             f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "
             "save the model and its processor there."
         )
+    check_code(folder)
 
 
 def _tells_of_other_weights(folder, repo_id, revision, token):
@@ -117,7 +122,7 @@ def _tells_of_other_weights(folder, repo_id, revision, token):
 
 def _published(folder):
     """Returns ({path in the repository: file}, names of what is left out without being known)."""
-    files, left = {}, []
+    files, left, code = {}, [], code_files(folder)
     for path in sorted(folder.iterdir()):
         if path.is_dir() and path.name == REPORT and (names := report_account(folder).get("files")):
             inside = path.resolve()
@@ -125,7 +130,7 @@ def _published(folder):
                 file = (path / name).resolve()
                 if file.suffix in OF_A_REPORT and file.is_file() and file.is_relative_to(inside):
                     files[f"{REPORT}/{file.relative_to(inside).as_posix()}"] = file
-        elif path.name in OF_A_RUN or is_of_a_model(path.name):
+        elif path.name in OF_A_RUN or is_of_a_model(path.name) and (path.suffix != ".py" or path.name in code):
             files[path.name] = path
         elif not path.name.startswith((".", "checkpoint-")):
             left.append(path.name)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, VisionTextDualEncoderProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from ..evaluation.own_code import refusing_own_code
+from ..evaluation.own_code import forget_code, refusing_own_code
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..hub.towers_clipscratch import takes_pooler, tower_class
@@ -89,7 +89,7 @@ def _configs_and_processor(text_model, vision_model):
             "--text_model and --vision_model, or connect."
         ) from error
     settle_tokenizer(tokenizer)
-    return configs, VisionTextDualEncoderProcessor(image_processor=images, tokenizer=tokenizer)
+    return configs, forget_code(VisionTextDualEncoderProcessor(image_processor=images, tokenizer=tokenizer))
 
 
 def _tower(weights, side, config, path):

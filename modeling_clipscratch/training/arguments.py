@@ -191,6 +191,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         check_numbers(self)
+        if self.max_steps == 0:  # for transformers that is num_train_epochs
+            self.num_train_epochs = 0
         if no_accelerator():
             # accelerate makes two processes of a CPU launch only where the state is told so before it is made.
             self.use_cpu = True

@@ -16,7 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 
 from ..data.names import public_name
 from ..data.pixels import Preprocess
-from ..evaluation.own_code import refusing_own_code
+from ..evaluation.own_code import forget_code, refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..hub.towers_clipscratch import (
     build_tower,
@@ -115,7 +115,7 @@ def _build(options, captions):
         config._name_or_path = public_name(config._name_or_path)  # saved with the model, read by strangers
     for line in describe_towers(model, report):
         logger.info(line)
-    return model, VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer)
+    return model, forget_code(VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer))
 
 
 def describe_towers(model, report) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
 from .gather import process_count
@@ -20,7 +20,8 @@ _STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs 
 def set_callbacks(trainer) -> None:
     """Gives a `ClipScratchTrainer` what it does at its events, in this order; transformers' own bars go."""
     args = trainer.args
-    chosen = [ShareOfRun() if trainer.stream else EpochOfSampler(trainer.sampler), BoundedTemperature(), Clock()]
+    chosen = [trainer.record, ShareOfRun() if trainer.stream else EpochOfSampler(trainer.sampler)]
+    chosen += [BoundedTemperature(), Clock()]
     if args.ema_decay is not None:
         chosen.append(AverageWeights(trainer))
     if args.save_minutes is not None:
@@ -34,6 +35,36 @@ def set_callbacks(trainer) -> None:
         trainer.remove_callback(callback)
     for callback in chosen:
         trainer.add_callback(callback)
+
+
+class TrainingRecord(TrainerCallback, ExportableState):
+    """Count the images that the model was trained on, and keep a digest of the data, in `trainer_state.json`.
+
+    Args:
+        images_per_step: rows of the global batch.
+        data: digest of the training rows, `None` where they are streamed.
+    """
+
+    def __init__(self, images_per_step: int, data: str | None = None):
+        self.images_per_step, self.data, self.images_seen = images_per_step, data, 0
+
+    def state(self) -> dict:
+        args = {"images_per_step": self.images_per_step, "data": self.data}
+        return {"args": args, "attributes": {"images_seen": self.images_seen}}
+
+    @staticmethod
+    def data_of(state: TrainerState) -> str | None:
+        """The digest that a checkpoint's state holds."""
+        return state.stateful_callbacks.get("TrainingRecord", {}).get("args", {}).get("data")
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        kept = state.stateful_callbacks.get("TrainingRecord", {}).get("attributes", {})
+        self.images_seen = kept.get("images_seen", 0) if state.global_step else 0
+        # transformers takes these from the checkpoint, so that a run resumed with other ones would keep the old.
+        state.compute_steps(args, state.max_steps)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.images_seen += self.images_per_step
 
 
 class Progress(TrainerCallback):

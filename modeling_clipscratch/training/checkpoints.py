@@ -1,20 +1,149 @@
-"""A checkpoint goes in while it is written and comes out whole or not at all; and what goes on from one."""
+"""Find, check, write and finish checkpoints. A checkpoint is whole, with its recipe and digests, or it is not used."""
 
 import contextlib
+import json
 import logging
+import re
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import TrainerCallback, TrainerState
+from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import rotate_checkpoints
 
+from ..checksums import find_damage, read_sums, write_sums
 from .average import read_average
+from .callbacks import TrainingRecord
 from .gather import all_rows
-from .run_folder import publish_folder, saying_what_failed
+from .run_folder import RECIPE, STAGING, one_line, publish_folder, saying_what_failed
 
 logger = logging.getLogger(__name__)
+
+_PICKLES = (".pt", ".pth", ".bin")
+
+
+def wants_to_resume(option: str | bool | None) -> bool:
+    """Whether `resume_from_checkpoint` asks for it: not where it is left out, `false` or `no`."""
+    return option is not None and str(option).lower() not in ("false", "no")
+
+
+def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None:
+    """Find the checkpoint that `resume_from_checkpoint` means, and check that it is whole.
+
+    Args:
+        folder: output_dir.
+        option: a checkpoint's path; `auto` or `true` for the last whole one in `folder`, if there is any.
+    Returns: its path; `None` to start from the first step.
+    Raises: ValueError if the path is no whole checkpoint of a ClipScratch model, or `auto` finds damaged ones only.
+    """
+    if not wants_to_resume(option):
+        return None
+    if str(option).lower() in ("auto", "true"):
+        return _last_whole(Path(folder))
+    path = Path(option)
+    if inside := numbered_checkpoints(path):
+        raise ValueError(
+            f"resume_from_checkpoint={path} is the folder of a run, not a checkpoint; give {inside[-1]}, its last one."
+        )
+    if not (path / "trainer_state.json").is_file():
+        raise ValueError(f"resume_from_checkpoint={path} is no checkpoint folder (no trainer_state.json); try auto.")
+    if (path / "metrics.json").is_file():
+        raise ValueError(
+            f"resume_from_checkpoint={path} is the folder of a finished run, and it holds no checkpoint-N; train a new "
+            "model, or give the checkpoint of another run."
+        )
+    kind = _model_type(path / "config.json")
+    if kind != "clipscratch":
+        raise ValueError(
+            f"resume_from_checkpoint={path} holds a model of type {kind!r}, not 'clipscratch'; "
+            "choose a checkpoint that run_train.py wrote."
+        )
+    if problem := find_problem(path):
+        raise ValueError(
+            f"resume_from_checkpoint={path} is damaged: {problem}; copy it again, or give an earlier checkpoint."
+        )
+    return str(path)
+
+
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """The folders `checkpoint-N` in a folder, in the order of N."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    found = [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name[11:]))
+
+
+def _last_whole(folder):
+    checkpoints = numbered_checkpoints(folder)
+    for path in reversed(checkpoints):
+        problem = find_problem(path)
+        if problem is None:
+            return str(path)
+        logger.warning("%s is damaged and not used: %s.", path, problem)
+    if checkpoints:
+        raise ValueError(
+            f"none of the {len(checkpoints)} checkpoints in {folder} is whole ({path.name}: {problem}); copy them "
+            "again, or start again with --overwrite_output_dir."
+        )
+    return None
+
+
+def _model_type(config):
+    try:
+        return json.loads(config.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def find_problem(checkpoint: Path) -> str | None:
+    """Look for what makes a checkpoint unfit for use: files that are missing, changed, or cannot be read.
+
+    Pickles are read as torch reads them without running code from them.
+
+    Returns: the problem, for a sentence; `None` if there is none.
+    """
+    if damage := find_damage(checkpoint):
+        return damage
+    for path in sorted(checkpoint.iterdir()):
+        if path.suffix in (*_PICKLES, ".safetensors") and path.name not in read_sums(checkpoint):
+            return f"{path.name} was not written with it"
+        try:
+            if path.suffix in _PICKLES:
+                with safe_globals():
+                    torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            elif path.suffix == ".safetensors":
+                safe_open(path, "pt").keys()
+            elif path.name == "trainer_state.json":
+                TrainerState.load_from_json(str(path))
+        except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, SafetensorError) as error:
+            return f"{path.name} cannot be read ({one_line(error)})"
+    return None
+
+
+def check_fits(checkpoint: str, trainer) -> None:
+    """Check that a checkpoint is one of the trainer's model and training data.
+
+    Raises: ValueError with both values if a weight has another shape, or the checkpoint saw other data.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in trainer.model.state_dict().items()}
+    with safe_open(Path(checkpoint) / "model.safetensors", "pt") as weights:
+        for name in weights.keys():  # noqa: SIM118  (safe_open is no dict)
+            shape = tuple(weights.get_slice(name).get_shape())
+            if name in shapes and shapes[name] != shape:
+                raise ValueError(
+                    f"{checkpoint} does not fit this model: {name} is {shape} there and {shapes[name]} here, so towers "
+                    "or vocabulary differ; resume with the data and towers that it was trained with."
+                )
+    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    before, now = TrainingRecord.data_of(state), trainer.record.data
+    if None not in (before, now) and before != now:
+        raise ValueError(
+            f"{checkpoint} was trained on other rows (digest {before}) than those that are here now (digest {now}); "
+            "resume with the same files, or train a new model in another output_dir."
+        )
 
 
 @contextlib.contextmanager
@@ -25,7 +154,7 @@ def staged(args, wait):
         args: the Trainer's.
         wait: function without arguments, the barrier of all processes.
     """
-    folder = Path(args.output_dir) / ".incomplete"
+    folder = Path(args.output_dir) / STAGING
     clears = args.local_process_index == 0  # a machine with a disk of its own clears that
     if clears:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run was writing
@@ -39,10 +168,13 @@ def staged(args, wait):
     wait()
 
 
-def publish(written: Path, args, state: TrainerState) -> None:
-    """Brings a checkpoint to disk, gives it its name, and lets older ones go; one process does it."""
+def publish(written: Path, args, state: TrainerState, recipe: str | None) -> None:
+    """Complete a checkpoint, give it its name, and delete older ones; one process does it."""
     run = Path(args.output_dir)
     state.save_to_json(str(written / "trainer_state.json"))
+    if recipe is not None:
+        (written / RECIPE).write_text(recipe, encoding="utf-8")
+    write_sums(written)
     publish_folder(written, run / written.name)
     rotate_checkpoints(
         output_dir=str(run),
@@ -59,6 +191,7 @@ def save_whole(trainer, write) -> None:
         trainer: a `ClipScratchTrainer`, which saves into its `staging` folder while there is one.
         write: function that has transformers' Trainer write its files.
     """
+    trainer.check_finite()
     args, name, wait = trainer.args, f"checkpoint-{trainer.state.global_step}", trainer.accelerator.wait_for_everyone
     with staged(args, wait) as trainer.staging:
         try:
@@ -73,7 +206,7 @@ def save_whole(trainer, write) -> None:
                 if best.name == name or best.is_dir():  # not every evaluation has a checkpoint, nor this folder all
                     trainer.state.best_model_checkpoint = str(best)
             if args.should_save:
-                publish(trainer.staging / name, args, trainer.state)
+                publish(trainer.staging / name, args, trainer.state, trainer.recipe)
             wait()  # another machine must not clear what is being published on their common disk
         finally:
             trainer.staging = None
@@ -107,13 +240,21 @@ def _best(checkpoint, args, state):
     """Path of the best checkpoint, also in a run folder that was moved; `None` where it is gone."""
     best = state.best_model_checkpoint
     if best is None or Path(best).is_dir():
-        return best
+        return usable(best)
     beside = Path(checkpoint).parent / Path(best).name
     if beside.is_dir():
-        return str(beside)
+        return usable(beside)
     if args.load_best_model_at_end:
         logger.warning("the best checkpoint, %s, is gone: the last weights, or better ones to come, are taken.", best)
     return None
+
+
+def usable(best: str | Path | None) -> str | None:
+    """The best checkpoint if it is whole; else `None`, with a warning, and the last weights are taken."""
+    if best is not None and (problem := find_problem(Path(best))):
+        logger.warning("the best checkpoint, %s, is damaged (%s): the last weights are taken.", best, problem)
+        return None
+    return None if best is None else str(best)
 
 
 class _KnowsBest(TrainerCallback):

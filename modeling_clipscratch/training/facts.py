@@ -31,12 +31,13 @@ def data_facts(data, pairs: dict, source, test) -> dict:
     return facts
 
 
-def run_facts(model_options, data: dict, args, state, trained: dict) -> dict:
+def run_facts(model_options, data: dict, args, state, images_seen: int, trained: dict) -> dict:
     """
     Args:
         model_options: `ModelArguments`.
         data: of `data_facts`.
         args, state: the Trainer's.
+        images_seen: images that the model was trained on, each as often as it came.
         trained: of `count_trained`.
     Returns: what `run.json` holds; `seconds` are those of training with its evaluations, over all resumed parts.
     """
@@ -47,7 +48,7 @@ def run_facts(model_options, data: dict, args, state, trained: dict) -> dict:
         "towers": {side: _source(name, scratch=name in CONFIG_MAPPING) for side, name in towers.items()},
         "trained_parameters": trained,
         "steps": state.global_step,
-        "pictures_seen": state.global_step * args.global_batch_size,
+        "pictures_seen": images_seen,
         "seconds": round(timed[-1], 1) if timed else None,
         "processes": args.world_size,
         "cores": os.cpu_count(),

@@ -10,8 +10,10 @@ from safetensors import safe_open
 from transformers import TrainerCallback
 from transformers.trainer_utils import HubStrategy
 
+from ..checksums import SUMS
 from ..hub_commit import commit_files, open_repository
-from .run_folder import PUSHING, RECIPE, is_of_a_model
+from ..model_files import is_of_a_model
+from .run_folder import PUSHING, RECIPE
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,7 @@ class PushCheckpoints(TrainerCallback):
         brings_model = "config.json" in self.waiting
 
         def stale(path):
-            return path.startswith(folders) or brings_model and is_of_a_model(path)
+            return path.startswith(folders) or brings_model and (is_of_a_model(path) or path == SUMS)
 
         where = {"revision": args.hub_revision, "token": args.hub_token}
         try:
@@ -100,8 +102,6 @@ def _snapshot(run, name):
     place = run / PUSHING / name
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(run / name, place, copy_function=_link)
-    if (run / RECIPE).is_file():
-        _link(run / RECIPE, place / RECIPE)
     return place
 
 
@@ -119,7 +119,7 @@ def _to_push(place, strategy):
     merged = not any(".lora_" in name for name in names)
     files = {path: file for path, file in inside.items() if merged and (is_of_a_model(path) or path == RECIPE)}
     folder = {HubStrategy.CHECKPOINT: "last-checkpoint", HubStrategy.ALL_CHECKPOINTS: place.name}.get(strategy)
-    return files | {f"{folder}/{path}": file for path, file in inside.items() if folder and path != RECIPE}
+    return files | {f"{folder}/{path}": file for path, file in inside.items() if folder}
 
 
 def _forget(files, kept):

@@ -1,6 +1,7 @@
 """A parsed recipe goes in; a trained run folder and its metrics come out. The data's way, from top to bottom."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 from transformers import set_seed
@@ -18,7 +19,7 @@ from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArgumen
 from .attention import choose_attention, set_attention
 from .augmentation import build_augment
 from .build import build_model, check_towers
-from .checkpoints import check_agreement
+from .checkpoints import check_agreement, check_fits, find_checkpoint, wants_to_resume
 from .checks import settle_metric
 from .device import check_processes, describe_device
 from .drop import add_drops
@@ -26,7 +27,13 @@ from .facts import count_trained, data_facts, run_facts
 from .gather import local_process_count
 from .optimizer import muon_matrices
 from .push import open_for_pushes
-from .run_folder import begin_run_folder, check_run_folder, find_checkpoint, finish_run_folder, wants_to_resume
+from .run_folder import (
+    begin_run_folder,
+    check_recipe_of_checkpoint,
+    check_run_folder,
+    finish_run_folder,
+    lock_run_folder,
+)
 from .sharding import whole_state_dict
 from .state_cache import image_states, text_states
 from .stream_run import known_captions, open_train_stream, streamed_pairs
@@ -55,20 +62,26 @@ def train(
     ['top5', 'top5_ci95']
     """
     check_processes(args)
+    with lock_run_folder(args.output_dir, writes=args.should_save):
+        return _train(model_options, data, args, settings)
+
+
+def _train(model_options, data, args, settings):
     settings = {**settings, "global_batch_size": args.global_batch_size}  # on other processes it must stay what it is
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     check_agreement(checkpoint, args.device)
     resume = wants_to_resume(args.resume_from_checkpoint)
     if args.should_save:
         check_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
-    if args.push_to_hub and args.process_index == 0:
-        args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
+    notes = "" if checkpoint is None else check_recipe_of_checkpoint(Path(checkpoint), settings)
     if not args.should_log:
         logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)
     logger.info("running on %s", describe_device(args))
 
     set_seed(args.seed)
     built = check_towers(model_options)
+    if args.push_to_hub and args.process_index == 0:
+        args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
     stream, readers = open_train_stream(data, args) if data.streaming else (None, _open_splits(data))
     measures = args.eval_strategy != "no" or data.validation_fraction > 0
     splits = [] if stream is not None else ["train"]
@@ -117,8 +130,10 @@ def train(
         raise ValueError("adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP.")
     if stream is not None and checkpoint is not None:
         trainer.stream.load(checkpoint)
+    if checkpoint is not None:
+        check_fits(checkpoint, trainer)
     if args.should_save:
-        begin_run_folder(args.output_dir, settings, resume=resume)
+        trainer.recipe = begin_run_folder(args.output_dir, settings, resume=resume, notes=notes)
     trainer.train(resume_from_checkpoint=checkpoint)
 
     metrics = {data.dataset: _measure(trainer, processor, test, data, args)}
@@ -132,7 +147,7 @@ def train(
             processor=processor,
             state=trainer.state,
             metrics=metrics,
-            facts=run_facts(model_options, facts, args, trainer.state, trained),
+            facts=run_facts(model_options, facts, args, trainer.state, trainer.record.images_seen, trained),
             pictures=lambda folder: _draw_curves(trainer.state, folder),
         )
     trainer.accelerator.wait_for_everyone()

@@ -1,83 +1,225 @@
-"""A run's parts go in; its folder comes out, each file whole or not there at all."""
+"""Check, lock, begin and finish the folder of a run; each file in it is whole or not there."""
 
+import contextlib
+import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import re
 import shutil
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from transformers.trainer_utils import get_last_checkpoint
 
+from ..checksums import SUMS, write_sums
+from ..model_files import is_of_a_model
+from .arguments import recipe_fields
 from .sharding import own_class
+
+logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 CARD = "README.md"
 OUR_CARD = "<!-- Written by ClipScratch, which writes it anew. To keep your own words, delete this line. -->"
-CODE = "_clipscratch.py"  # ends of the names of the model's code
-# What loads a model and its processor, besides the code.
-OF_A_MODEL = {"config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json"}
-OF_A_MODEL |= {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"}
-OF_A_MODEL |= {"vocab.json", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"}
 # What a run leaves behind besides its checkpoints and the model.
-OF_A_RUN = {RECIPE, "trainer_state.json", "metrics.json", "run.json", "versions.json", "curves.png", CARD}
+OF_A_RUN = {RECIPE, "trainer_state.json", "metrics.json", "run.json", "versions.json", "curves.png", CARD, SUMS}
 # What may differ between a run and its continuation, and is no part of the recipe that is kept.
 _FREE_TO_CHANGE = {"output_dir", "resume_from_checkpoint", "overwrite_output_dir", "cache_dir", "disable_tqdm", "debug"}
 _FREE_TO_CHANGE |= {"logging_steps", "report_to", "save_total_limit", "dataloader_num_workers", "push_to_hub"}
 # A token must never be: the recipe is published.
 _FREE_TO_CHANGE |= {"hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push", "hub_revision"}
+# What may differ, and is kept: when a run is measured and saved, not what it trains.
+_CADENCE = {"save_steps", "save_strategy", "save_only_model", "save_minutes", "eval_steps", "eval_strategy"}
+_CADENCE |= {"eval_delay", "eval_on_start", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
+_CADENCE |= {"early_stopping_patience", "per_device_eval_batch_size", "test_split", "keep_in_memory"}
+# What may differ as well where a new run resumes from a checkpoint of another: how long it trains.
+_LENGTH = {"max_steps", "num_train_epochs"}
 PUSHING = ".pushing"  # folder of what is on its way to the Hub
+STAGING = ".incomplete"  # folder of what is being written
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def lock_run_folder(folder: str | Path, *, writes: bool = True) -> Iterator[None]:
+    """Keep other runs out of a folder while this one writes there; the end of the process frees it in any case.
+
+    A process may lock a folder that it has locked already. A folder that is made for the lock and holds nothing else at
+    the end is removed.
+
+    Args:
+        folder: output_dir; made where it is missing.
+        writes: whether this process is the one of the run that writes; the others lock nothing.
+    Raises: ValueError if another run writes there, OSError if nobody can.
+    """
+    folder = Path(folder)
+    if not writes or (folder.exists() and not folder.is_dir()):  # `check_run_folder` refuses a file
+        yield
+        return
+    existed = folder.is_dir()
+    lock = FileLock(folder / LOCK, is_singleton=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_patience(folder / LOCK))
+    except Timeout as error:
+        pid, host = _holder(folder / LOCK)
+        raise ValueError(
+            f"output_dir={folder} is in use by another run (process {pid} on {host}); wait until it ends, stop it, or "
+            "choose another output_dir."
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"output_dir={folder} cannot be written to ({error.strerror}); choose another output_dir."
+        ) from error
+    outermost = lock.lock_counter == 1
+    if outermost:
+        with contextlib.suppress(PermissionError):  # Windows lets nobody write to a locked file
+            (folder / LOCK).write_text(f"{os.getpid()} {socket.gethostname()}\n")
+    try:
+        yield
+    finally:
+        if outermost:
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
+                if not existed and not any(folder.iterdir()):
+                    folder.rmdir()
+        lock.release()
+
+
+def _patience(lock):
+    """Seconds to wait for a lock: workers that a killed run leaves behind hold it for a moment."""
+    pid, host = _holder(lock)
+    return 10 if host == socket.gethostname() and not psutil.pid_exists(int(pid)) else 0
+
+
+def _holder(lock):
+    try:
+        pid, host = lock.read_text().split()
+        return pid, host
+    except (OSError, ValueError):
+        return "unknown", "an unknown host"
 
 
 def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, resume: bool) -> None:
-    """Refuses a folder that this run may not write to; changes nothing.
+    """Check that a run may write to a folder; change nothing.
 
     Args:
         settings: every field that the recipe or the command line named.
-        overwrite: another run's leavings are to be deleted.
-        resume: the folder's run is to go on, so its recipe must be this one.
+        overwrite: files of another run are to be deleted.
+        resume: the folder's run is to be resumed, so its recipe must be this one.
     Raises: ValueError if the folder holds another run, or files that no run wrote.
     """
     folder = Path(folder)
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir={folder} is a file; choose another output_dir.")
-    if RECIPE in there and resume:
-        before, now = yaml.safe_load((folder / RECIPE).read_text()), _kept(settings)
-        changed = sorted(n for n in {*before, *now} - _free_to_change(settings) if before.get(n) != now.get(n))
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"{folder} was begun with {name}={before.get(name)!r}, not {now.get(name)!r}; "
-                "resume with its own recipe, or choose another output_dir."
-            )
-    elif there and there != [RECIPE] and not (RECIPE in there and overwrite):
+    names = sorted(path.name for path in folder.iterdir() if not _is_leftover(path)) if folder.is_dir() else []
+    if RECIPE in names and resume:
+        check_recipe(folder / RECIPE, settings, free=_free_to_change(settings) | _CADENCE)
+    elif names and names != [RECIPE] and not (RECIPE in names and overwrite):
         # A recipe alone is what a run left that was stopped before its first checkpoint.
-        what = "another run" if RECIPE in there else f"other files ({there[0]}{', ...' if len(there) > 1 else ''})"
-        ways = (
-            "--overwrite_output_dir to begin anew, --resume_from_checkpoint auto to go on, or "
-            if RECIPE in there
-            else ""
-        )
+        what, ways = f"other files ({names[0]}{', ...' if len(names) > 1 else ''})", ""
+        if RECIPE in names:
+            what = "another run"
+            ways = "--overwrite_output_dir to replace it, --resume_from_checkpoint auto to resume it, or "
         raise ValueError(f"output_dir={folder} holds {what}; use {ways}another output_dir.")
 
 
-def begin_run_folder(folder: str | Path, settings: dict, *, resume: bool) -> None:
-    """Makes the folder and leaves the recipe there; what another run left there goes, nothing else."""
+def _is_leftover(path):
+    """Whether a killed run left a file or folder half written; `begin_run_folder` deletes it."""
+    return path.name in (STAGING, PUSHING, LOCK, RECIPE + ".part")
+
+
+def read_recipe_of_run(path: Path) -> dict:
+    """Return the recipe that a run left at `path`. Raises: ValueError if it cannot be read."""
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read ({one_line(error)}); {_NO_RECIPE}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} holds no recipe (it is {'empty' if recipe is None else 'no mapping'}); {_NO_RECIPE}")
+    return recipe
+
+
+_NO_RECIPE = "copy it from where the run was made, or start again with --overwrite_output_dir."
+
+
+def check_recipe(path: Path, settings: dict, *, free: set[str]) -> dict:
+    """Check that a run may be resumed with a recipe.
+
+    Args:
+        path: recipe that the run left.
+        settings: every field that is named now; defaults count as named.
+        free: names of fields that may differ.
+    Returns: {name: (value then, value now)} of the fields in `free` that differ.
+    Raises: ValueError with both values if another field differs.
+    """
+    before, now = _with_defaults(read_recipe_of_run(path)), _with_defaults(settings)
+    # 3 and 3.0 are one value, and so are 64 and "64": the command line knows one type a field.
+    differs = {name for name in now if before[name] != now[name] and str(before[name]) != str(now[name])}
+    changed = {name: (before[name], now[name]) for name in differs}
+    for name in sorted(changed.keys() - free):
+        raise ValueError(
+            f"{path.parent} was trained with {name}={changed[name][0]!r}, and now {name}={changed[name][1]!r} is asked "
+            f"for; resume with {name}={changed[name][0]!r}, or leave resume_from_checkpoint out and train a new model "
+            "in another output_dir."
+        )
+    return changed
+
+
+def _with_defaults(settings):
+    values = {}
+    for name, item in recipe_fields().items():
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        values[name] = settings.get(name, default)
+    return values
+
+
+def check_recipe_of_checkpoint(checkpoint: Path, settings: dict) -> str:
+    """Check that a run may resume from a checkpoint, also from one of another folder; see `check_recipe`.
+
+    Returns: comment lines for the recipe, on what was resumed with another length.
+    """
+    if not (checkpoint / RECIPE).is_file():
+        raise ValueError(
+            f"{checkpoint} has no {RECIPE}, so nothing tells what it was trained with; resume it with "
+            "ClipScratchTrainer.train, which wrote it, or give a checkpoint of run_train.py."
+        )
+    free = _free_to_change(settings) | _CADENCE | _LENGTH
+    changed = check_recipe(checkpoint / RECIPE, settings, free=free)
+    lengths = ", ".join(f"{name}={changed[name][0]}" for name in sorted(_LENGTH & changed.keys()))
+    lines = (checkpoint / RECIPE).read_text(encoding="utf-8").splitlines()
+    notes = [line for line in lines if line.startswith("# ")]
+    if lengths:
+        logger.warning(
+            "%s is of a run of %s; from there on the learning rate follows the new length.", checkpoint, lengths
+        )
+        notes.append(f"# Resumed from {checkpoint.name} of a run of {lengths}.")
+    return "".join(f"{note}\n" for note in notes)
+
+
+def begin_run_folder(folder: str | Path, settings: dict, *, resume: bool, notes: str = "") -> str:
+    """Write the recipe into a folder, and delete what another run left there, nothing else, unless it is resumed.
+
+    Args:
+        notes: comment lines for the recipe.
+    Returns: the recipe's text.
+    """
     folder = Path(folder)
-    if (folder / RECIPE).is_file() and resume:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    _delete_run(folder)
-    write_text(folder / RECIPE, yaml.safe_dump(_kept(settings), sort_keys=False, allow_unicode=True))
-
-
-def _kept(settings):
-    return {name: value for name, value in settings.items() if name not in _free_to_change(settings)}
+    with saying_what_failed(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not ((folder / RECIPE).is_file() and resume):
+            _delete_run(folder)
+        kept = {name: value for name, value in settings.items() if name not in _free_to_change(settings)}
+        text = notes + yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+        write_text(folder / RECIPE, text)
+    return text
 
 
 def _free_to_change(settings):
@@ -87,7 +229,7 @@ def _free_to_change(settings):
 
 def _delete_run(folder):
     for path in folder.iterdir():
-        if path.is_dir() and (path.name.startswith("checkpoint-") or path.name in (".incomplete", PUSHING)):
+        if path.is_dir() and (path.name.startswith("checkpoint-") or path.name in (STAGING, PUSHING)):
             shutil.rmtree(path)
         elif is_of_a_run(path):
             path.unlink()
@@ -100,47 +242,9 @@ def is_of_a_run(path: Path) -> bool:
     return path.name in OF_A_RUN | {".gitattributes"} or is_of_a_model(path.name) or path.name.endswith(".part")
 
 
-def is_of_a_model(path: str) -> bool:
-    """Whether a file of a folder or repository, by its path in there, is one of those that load the model.
-
-    >>> [is_of_a_model(path) for path in ("config.json", "model-00001-of-00002.safetensors", "last/config.json")]
-    [True, True, False]
-    """
-    shard = path.startswith("model") and path.endswith((".safetensors", ".safetensors.index.json"))
-    return "/" not in path and (shard or path in OF_A_MODEL or path.endswith(CODE))
-
-
 def is_our_card(path: Path) -> bool:
     """Whether a README.md still carries the line that says so; one that a person wrote, or took over, does not."""
     return OUR_CARD in path.read_text(encoding="utf-8", errors="replace")
-
-
-def wants_to_resume(wanted: str | None) -> bool:
-    """Whether `resume_from_checkpoint` asks for it: not where it is left out, `false` or `no`."""
-    return wanted is not None and str(wanted).lower() not in ("false", "no")
-
-
-def find_checkpoint(folder: str | Path, wanted: str | None) -> str | None:
-    """`resume_from_checkpoint` -> the checkpoint to go on from, or `None` to begin.
-
-    Args:
-        wanted: a checkpoint's path; `auto` (or `true`) for the last whole one in `folder`, if there is any.
-    Raises: ValueError if the path is no checkpoint of a ClipScratch model.
-    """
-    if not wants_to_resume(wanted):
-        return None
-    if str(wanted).lower() in ("auto", "true"):
-        return get_last_checkpoint(str(folder)) if Path(folder).is_dir() else None
-    path = Path(wanted)
-    if not (path / "trainer_state.json").is_file():
-        raise ValueError(f"resume_from_checkpoint={wanted} is no checkpoint folder (no trainer_state.json); try auto.")
-    kind = json.loads((path / "config.json").read_text())["model_type"] if (path / "config.json").is_file() else None
-    if kind != "clipscratch":
-        raise ValueError(
-            f"resume_from_checkpoint={wanted} holds a model of type {kind!r}, not 'clipscratch'; "
-            "choose a checkpoint that run_train.py wrote."
-        )
-    return str(path)
 
 
 def finish_run_folder(
@@ -156,7 +260,7 @@ def finish_run_folder(
         pictures: function (folder) that draws the run's pictures there.
     """
     folder = Path(folder)
-    staging = folder / ".incomplete"
+    staging = folder / STAGING
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
@@ -168,6 +272,8 @@ def finish_run_folder(
             (staging / "run.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             (staging / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
             pictures(staging)
+            shutil.copy(folder / RECIPE, staging)
+            write_sums(staging)
             for path in staging.iterdir():  # safetensors makes files that only their owner may read
                 path.chmod(0o644)
             sync_folder(staging)
@@ -193,24 +299,35 @@ def _name_of_cpu():
     return names[0] if names else platform.processor() or platform.machine()
 
 
-class saying_what_failed:
-    """Turns a failed write, whichever library made it, into one `OSError` that names the folder."""
+@contextlib.contextmanager
+def saying_what_failed(folder: str | Path, *, remedy: str | None = None) -> Iterator[None]:
+    """Turn a failed write, whichever library made it, into one `OSError` that names the folder and the remedy.
 
-    def __init__(self, folder):
-        self.folder = folder
+    Args:
+        remedy: default for the folder of a run: make room, and resume from its last checkpoint if it has one.
+    """
+    try:
+        yield
+    # For a full disk torch and safetensors have errors of their own, whose words change with where it filled.
+    except FileNotFoundError:  # names the file, and is not for want of room
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        folder = Path(folder)
+        if remedy is None:
+            steps = sorted(int(path.name[11:]) for path in folder.glob("checkpoint-*[0-9]"))
+            remedy = "no checkpoint was written yet: make room, then start again."
+            if steps:
+                remedy = f"checkpoint-{steps[-1]} is whole: make room, then resume with --resume_from_checkpoint auto."
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(there).free / 1e6
+        raise OSError(
+            f"writing to {folder} failed ({type(error).__name__}: {one_line(error)}; {free:.0f} MB are free); {remedy}"
+        ) from error
 
-    def __enter__(self):
-        return self
 
-    def __exit__(self, kind, error, trace):
-        # For a full disk torch and safetensors have errors of their own, whose words change with where it filled.
-        if isinstance(error, (OSError, RuntimeError, SafetensorError)):
-            message = f"{type(error).__name__}: {error}"
-            free = shutil.disk_usage(self.folder).free
-            raise OSError(
-                f"writing to {self.folder} failed ({message.splitlines()[0]}; {free / 1e6:.0f} MB are free); "
-                "the last whole checkpoint is kept: make room, then go on with --resume_from_checkpoint auto."
-            ) from error
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, without a stop, for use within a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def write_text(path: Path, text: str) -> None:

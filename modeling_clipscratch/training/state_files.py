@@ -1,11 +1,14 @@
-"""A function that encodes some rows goes in; one memory-mapped file with the states of all rows comes out.
+"""Build a memory-mapped file with the features of all rows of a frozen tower, and check it when it is used again.
 
-All processes build a file together, in parts that are whole or not there. So a build that was killed goes on, two
+All processes build a file together, in parts that are whole or not there. So a build that was killed is resumed, two
 runs that want the same file use each other's parts, and machines that share no disk each end with a file of their own.
+Each part has a digest: a damaged one is encoded again.
 """
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -19,6 +22,9 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from .gather import local_process_count, process_count, process_index, sum_over_processes
+from .run_folder import saying_what_failed
+
+logger = logging.getLogger(__name__)
 
 PART_ROWS = 1024  # about half a minute of a small ViT at 224 pixels on two CPU cores: what a kill may cost
 
@@ -35,14 +41,51 @@ def find_or_build(
         unit, progress: of the bar.
     Returns: (N, D) float32, memory-mapped; and whether it was there already.
     """
-    missing = int(sum_over_processes(torch.tensor(int(not path.is_file()), device=device)))
     parts = path.with_suffix(f".parts{PART_ROWS}")
+    local = int(os.environ.get("LOCAL_RANK", 0)) == 0  # a machine with a disk of its own looks at that
+    if local and path.is_file():
+        _keep_whole_parts(path, parts, count)
+    _wait()
+    missing = int(sum_over_processes(torch.tensor(int(not path.is_file()), device=device)))
     if missing:
         _build(path, parts, count, encode, unit=unit, progress=progress)
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+    if local:
         shutil.rmtree(parts, ignore_errors=True)
     with safe_open(path, framework="pt") as file:  # pages come in as they are read
         return file.get_tensor("states"), not missing
+
+
+def _keep_whole_parts(path, parts, count):
+    """Check a file against its digests. Of a damaged one the whole parts stay, as files in `parts`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            digests = (file.metadata() or {}).get("sha256", "").split()
+            states = file.get_tensor("states")
+    except (SafetensorError, FileNotFoundError):
+        digests, states = [], torch.empty(1)
+    pieces = dict(zip(range(0, len(states), PART_ROWS), states.split(PART_ROWS), strict=False))
+    whole = [
+        start for start, digest in zip(pieces, digests, strict=False) if _digest(path, start, pieces[start]) == digest
+    ]
+    if len(states) == count and len(whole) == len(pieces) == len(digests):
+        return
+    logger.warning("%s: %d of %d parts are damaged and encoded again.", path, len(pieces) - len(whole), len(pieces))
+    for start in whole:
+        with _written_whole(_part(parts, start), parts) as part:
+            _save_part(path, start, pieces[start], part)
+    del pieces, states
+    path.unlink(missing_ok=True)
+
+
+def _digest(path, start, states):
+    """Of a part's rows, their place and what the file is named after, so that no part passes for another."""
+    digest = hashlib.sha256(f"{path.stem} {start} {tuple(states.shape)}".encode())
+    digest.update(states.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _save_part(path, start, states, name):
+    save_file({"states": states.contiguous()}, name, metadata={"sha256": _digest(path, start, states)})
 
 
 def _build(path, parts, count, encode, *, unit, progress):
@@ -60,7 +103,7 @@ def _build(path, parts, count, encode, *, unit, progress):
         _make_part(path, parts, start, count, encode)
     _wait()
     if local == 0:
-        with _unless_there(path):
+        with _saying_what_failed(path), _unless_there(path):
             _join(path, parts, starts, count)
     _wait()
 
@@ -70,20 +113,35 @@ def _part(parts, start):
 
 
 def _make_part(path, parts, start, count, encode):
-    if path.is_file() or _part(parts, start).is_file():
+    if path.is_file() or _is_whole(path, parts, start):
         return
     states = encode(start, min(start + PART_ROWS, count))
-    with _unless_there(path), _written_whole(_part(parts, start), parts) as part:
-        save_file({"states": states}, part)
+    with _saying_what_failed(path), _unless_there(path), _written_whole(_part(parts, start), parts) as part:
+        _save_part(path, start, states, part)
+
+
+def _is_whole(path, parts, start):
+    part = _part(parts, start)
+    if not part.is_file():
+        return False
+    with contextlib.suppress(SafetensorError, FileNotFoundError), safe_open(part, framework="pt") as file:
+        if (file.metadata() or {}).get("sha256") == _digest(path, start, file.get_tensor("states")):
+            return True
+    logger.warning("%s is damaged and encoded again.", part)
+    return False
 
 
 def _join(path, parts, starts, count):
-    """Writes the safetensors format part after part, since the states of all rows may not fit into memory."""
+    """Write the safetensors format part after part, since the states of all rows may not fit into memory."""
     if path.is_file():
         return
-    width = load_file(_part(parts, 0))["states"].shape[1]
+    digests, width = [], 0
+    for start in starts:
+        with safe_open(_part(parts, start), framework="pt") as file:
+            digests.append(file.metadata()["sha256"])
+            width = file.get_slice("states").get_shape()[1]
     entry = {"dtype": "F32", "shape": [count, width], "data_offsets": [0, 4 * count * width]}
-    header = json.dumps({"states": entry}).encode()
+    header = json.dumps({"__metadata__": {"sha256": " ".join(digests)}, "states": entry}).encode()
     header += b" " * (-len(header) % 8)  # the format aligns its data so
     with _written_whole(path, parts) as whole, open(whole, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -115,6 +173,10 @@ def _unless_there(path):
     except (FileNotFoundError, SafetensorError):
         if not path.is_file():
             raise
+
+
+def _saying_what_failed(path):
+    return saying_what_failed(path.parent, remedy="make room, or set cache_dir to another disk, and start again.")
 
 
 def _wait():

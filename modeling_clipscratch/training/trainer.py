@@ -7,18 +7,23 @@ from pathlib import Path
 
 from accelerate.utils import send_to_device
 from transformers import Trainer, set_seed
+from transformers.trainer_utils import TrainOutput
 
 from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..data.streamed_batches import StreamedPairs
 from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
+from ..evaluation.own_code import check_code, forget_code
+from ..model_files import CODE
 from .average import WeightAverage
-from .callbacks import set_callbacks
-from .checkpoints import final_weights, finished_state, save_whole
+from .callbacks import TrainingRecord, set_callbacks
+from .checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
+from .divergence import DivergedError, LossWatch, check_weights
 from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
 from .optimizer import build_optimizer, parameter_groups
 from .push import open_for_pushes
+from .run_folder import lock_run_folder
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
 from .step_means import StepMeans
 from .stream_state import StreamStates
@@ -71,6 +76,8 @@ class ClipScratchTrainer(Trainer):
         self.stream = StreamStates(train_dataset) if isinstance(train_dataset, StreamedPairs) else None
         if self.stream is None:
             check_rows(len(train_dataset), args)
+        if processing_class is not None:
+            forget_code(processing_class)
         super().__init__(
             model,
             args,
@@ -83,7 +90,9 @@ class ClipScratchTrainer(Trainer):
         self.augment, self.muon_matrices = augment, muon_matrices
         self.pairs_per_step, self.average = args.global_batch_size, None
         self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
-        self._statistics, self.staging = StepMeans(), None
+        self._statistics, self.staging, self._losses = StepMeans(), None, LossWatch()
+        self.recipe = None  # text of recipe.yaml, kept with each checkpoint
+        self.record = TrainingRecord(self.pairs_per_step, None if self.stream else train_dataset.digest())
         self.chunk_size = self._measure_chunk()
         check_sharding(self)
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
@@ -107,7 +116,9 @@ class ClipScratchTrainer(Trainer):
             raise ValueError(inputs["error"])
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._losses.add(loss)
+        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This process's share of the global loss (`GlobalLoss`), times the processes: DDP takes the mean."""
@@ -145,8 +156,31 @@ class ClipScratchTrainer(Trainer):
 
     def log(self, logs, start_time=None):
         if "loss" in logs and (means := self._statistics.take()):
-            logs.update(means, pictures_seen=self.state.global_step * self.pairs_per_step)
+            self._check_losses()
+            logs.update(means, pictures_seen=self.record.images_seen)
         super().log(logs, start_time)
+
+    def check_finite(self) -> None:
+        """Raise DivergedError if a loss since the last check, or a trained weight, is NaN or infinite."""
+        self._check_losses()
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        averages = [] if self.average is None else list(self.average.averages.values())
+        with self._saying_how_to_go_on():
+            check_weights([*weights, *averages], self.state.global_step)
+
+    def _check_losses(self):
+        with self._saying_how_to_go_on():
+            self._losses.check(self.state.global_step)
+
+    @contextlib.contextmanager
+    def _saying_how_to_go_on(self):
+        try:
+            yield
+        except DivergedError as error:
+            raise DivergedError(
+                f"{error}: training diverged and was stopped before anything of it was saved; earlier checkpoints are "
+                f"whole. Train again with a lower learning_rate (it is {self.args.learning_rate:g})."
+            ) from error
 
     # The optimizer
 
@@ -167,17 +201,32 @@ class ClipScratchTrainer(Trainer):
     # The average of the weights
 
     def train(self, resume_from_checkpoint=None, **kwargs):
-        """The Trainer's; with `ema_decay` the model ends with the averaged weights."""
-        state = finished_state(self, resume_from_checkpoint)
-        if state is not None:
-            self.state = state
-            weights = final_weights(resume_from_checkpoint, self.args, state)
-            return self._issue_warnings_after_load(self.model.load_state_dict(weights, strict=False))
-        output = super().train(resume_from_checkpoint, **kwargs)
-        if self.average is not None:
-            self.average.swap()
-            self.average = None
-        return output
+        """Train as `Trainer.train` does; with `ema_decay` the model ends with the averaged weights.
+
+        Args:
+            resume_from_checkpoint: path of a checkpoint; `True` or `auto` for the last whole one in `output_dir`.
+            kwargs: as `Trainer.train` takes them.
+        Returns: `TrainOutput`, also where the checkpoint has made all steps already.
+        Raises: ValueError if the checkpoint is damaged or of another run, `output_dir` is in use by another run, or a
+            loss or weight is no longer finite.
+        """
+        with lock_run_folder(self.args.output_dir, writes=self.args.should_save):
+            checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
+            if checkpoint is not None:
+                check_fits(checkpoint, self)
+            state = finished_state(self, checkpoint)
+            if state is not None:
+                self.state = state
+                weights = final_weights(checkpoint, self.args, state)
+                self._issue_warnings_after_load(self.model.load_state_dict(weights, strict=False))
+                losses = [line["loss"] for line in state.log_history if "loss" in line]
+                return TrainOutput(state.global_step, sum(losses) / max(len(losses), 1), {})
+            output = super().train(checkpoint, **kwargs)
+            self.check_finite()
+            if self.average is not None:
+                self.average.swap()
+                self.average = None
+            return output
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
@@ -190,6 +239,9 @@ class ClipScratchTrainer(Trainer):
         return prepared
 
     def _load_best_model(self):
+        self.state.best_model_checkpoint = usable(self.state.best_model_checkpoint)
+        if self.state.best_model_checkpoint is None:
+            return
         super()._load_best_model()
         if self.average is not None:
             self.average.load(self.state.best_model_checkpoint)
@@ -198,6 +250,8 @@ class ClipScratchTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Metrics from embeddings of the whole split, never from batches of logits."""
+        if self.is_in_train:
+            self.check_finite()
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
             result = self.measure(self.eval_dataset if eval_dataset is None else eval_dataset)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
@@ -246,6 +300,14 @@ class ClipScratchTrainer(Trainer):
     def init_hf_repo(self, token=None, private=None):
         if self.is_world_process_zero():
             self.hub_model_id, self.push_in_progress = open_for_pushes(self.args, token=token, private=private), None
+
+    def push_to_hub(self, *args, **kwargs):
+        """The Trainer's, which uploads the whole run folder. Raises ValueError if there is other code in it."""
+        check_code(self.args.output_dir)
+        foreign = [path for path in Path(self.args.output_dir).glob("*.py") if not path.name.endswith(CODE)]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is not ClipScratch's code, and would be pushed; move it to another folder.")
+        return super().push_to_hub(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder):
         """Nothing: `PushCheckpoints` does it once the checkpoint has its name."""

@@ -64,13 +64,14 @@ def test_the_mark_is_left_where_code_runs(stranger):
     [
         ("config.json", {"model_type": "stranger", "auto_map": CONFIG}),
         ("tokenizer_config.json", {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": [None, "stranger.Model"]}}),
+        ("tokenizer_config.json", {"tokenizer_class": "T", "auto_map": ["stranger.Model", None]}),
         ("processor_config.json", {"processor_class": "P", "auto_map": {"AutoProcessor": "stranger.Model"}}),
         (
             "processor_config.json",
             {"image_processor": {"image_processor_type": "I", "auto_map": {"AutoImageProcessor": "stranger.Model"}}},
         ),
     ],
-    ids=["model", "tokenizer", "processor", "image processor"],
+    ids=["model", "tokenizer", "older tokenizer", "processor", "image processor"],
 )
 def test_what_needs_a_stranger_s_code_is_refused_with_its_files(stranger, file, changes):
     folder = stranger[0](file, changes)
@@ -84,9 +85,10 @@ def test_what_needs_a_stranger_s_code_is_refused_with_its_files(stranger, file, 
         ("config.json", {"auto_map": CONFIG}),
         ("config.json", {"text_config": {"auto_map": CONFIG}}),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "stranger.Model"]}}),
+        ("tokenizer_config.json", {"auto_map": ["stranger.Model", None]}),
         ("processor_config.json", {"image_processor": {"auto_map": {"AutoImageProcessor": "stranger.Model"}}}),
     ],
-    ids=["model", "tower", "tokenizer", "image processor"],
+    ids=["model", "tower", "tokenizer", "older tokenizer", "image processor"],
 )
 def test_of_known_types_our_own_classes_are_used(stranger, file, changes):
     loaded, _ = load_model(stranger[0](file, changes))

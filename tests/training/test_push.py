@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SAVES = {"push_to_hub": True, "hub_model_id": "you/clip", "hub_always_push": True, "save_strategy": "steps",
     "save_steps": 1, "eval_strategy": "no"}  # fmt: skip
 PROGRESS = ["Training in progress, step 1", "Training in progress, step 2"]
-STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "SHA256SUMS"}
 
 
 @pytest.fixture
@@ -189,8 +189,8 @@ def test_run_keeps_its_token_to_itself_and_goes_on_with_other_hub_settings(hub, 
     folder, _ = run_recipe(tmp_path, **{**named, **secret, "max_steps": 2})
     repo = hub.repos["model", "you/run"]  # named after the folder
     assert repo.private and repo.history[1:] == PROGRESS and "config.json" not in repo.files("main")
-    assert "last-checkpoint/recipe.yaml" not in repo.files("trial")
-    assert repo.files("trial")["recipe.yaml"] == (folder / "recipe.yaml").read_bytes()
+    for name in ("recipe.yaml", "last-checkpoint/recipe.yaml"):
+        assert repo.files("trial")[name] == (folder / "recipe.yaml").read_bytes()
     written = [path for path in folder.rglob("*") if path.is_file()]
     assert len(written) > 20 and not any(b"hf_owner" in path.read_bytes() for path in written)
     assert not any(b"hf_owner" in data for files in repo.commits.values() for data in files.values())

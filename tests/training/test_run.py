@@ -72,9 +72,10 @@ def test_run_folder_holds_what_the_design_says_and_nothing_else(finished):
     code = {path.name for path in Path(hub.__file__).parent.glob("*_clipscratch.py")}
     model = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     results = {"recipe.yaml", "trainer_state.json", "metrics.json", "run.json", "versions.json", "curves.png"}
+    results |= {"SHA256SUMS"}
     checkpoints = {"checkpoint-3", "checkpoint-6"}
     assert {path.name for path in folder.iterdir()} == code | model | results | checkpoints
-    state = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    state = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "recipe.yaml", "SHA256SUMS"}
     for checkpoint in checkpoints:
         assert {path.name for path in (folder / checkpoint).iterdir()} == code | model | state
 
@@ -408,7 +409,7 @@ def test_failing_save_leaves_the_earlier_checkpoint_whole_and_says_so(run_recipe
         return own(self, folder, *given, **named)
 
     monkeypatch.setattr(ClipScratchModel, "save_pretrained", full_at_the_second)
-    with pytest.raises(OSError, match="writing to .*run failed .*No space left.* the last whole checkpoint is kept"):
+    with pytest.raises(OSError, match="writing to .*run failed .*No space left.* checkpoint-1 is whole: make room"):
         run_recipe(tmp_path, **LEARNED)
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "checkpoint-1"}
@@ -421,7 +422,7 @@ def test_failing_last_save_leaves_no_half_written_result(run_recipe, tmp_path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "_draw_curves", full)
-    with pytest.raises(OSError, match="No space left.* the last whole checkpoint is kept"):
+    with pytest.raises(OSError, match="No space left.* checkpoint-1 is whole: make room"):
         run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.yaml", "checkpoint-1"}
 

@@ -6,10 +6,11 @@ import os
 import pytest
 import yaml
 
+from modeling_clipscratch.checksums import write_sums
+from modeling_clipscratch.training.checkpoints import find_checkpoint
 from modeling_clipscratch.training.run_folder import (
     begin_run_folder,
     check_run_folder,
-    find_checkpoint,
     saying_what_failed,
     write_text,
 )
@@ -35,6 +36,7 @@ def checkpoint():
         path.mkdir(parents=True)
         (path / "trainer_state.json").write_text("{}")
         (path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        write_sums(path)
         return path
 
     return make
@@ -51,7 +53,7 @@ def test_new_or_empty_folder_is_begun_with_its_recipe(tmp_path):
 def test_folder_of_another_run_is_refused_and_left_alone(tmp_path):
     begin(tmp_path)
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds another run; use --overwrite_output_dir to begin anew, --resume"):
+    with pytest.raises(ValueError, match="holds another run; use --overwrite_output_dir to replace it, --resume"):
         begin(tmp_path, {"dataset": "scenes"})
     assert contents(tmp_path) == {"recipe.yaml", "metrics.json"}
     assert "digits" in (tmp_path / "recipe.yaml").read_text()
@@ -87,9 +89,12 @@ def test_overwriting_spares_files_that_no_run_wrote(tmp_path):
 def test_run_goes_on_with_its_own_recipe_only(tmp_path):
     begin(tmp_path)
     begin(tmp_path, {**SETTINGS, "output_dir": "elsewhere", "disable_tqdm": False, "logging_steps": 5}, resume=True)
-    with pytest.raises(ValueError, match="was begun with learning_rate=0.001, not 0.1; resume with its own recipe"):
+    with pytest.raises(
+        ValueError,
+        match="was trained with learning_rate=0.001, and now learning_rate=0.1 is asked",
+    ):
         begin(tmp_path, {**SETTINGS, "learning_rate": 0.1}, resume=True)
-    with pytest.raises(ValueError, match="was begun with loss=None, not 'sigmoid'"):
+    with pytest.raises(ValueError, match="was trained with loss='softmax', and now loss='sigmoid' is asked for"):
         begin(tmp_path, {**SETTINGS, "loss": "sigmoid"}, resume=True)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"dataset": "digits", "learning_rate": 0.001}
 
@@ -139,7 +144,10 @@ def test_failed_write_names_the_folder_the_reason_and_the_remedy(tmp_path, error
         raise error
     sentence = str(said.value)
     assert sentence.startswith(f"writing to {tmp_path} failed ({type(error).__name__}: ") and "MB are free" in sentence
-    assert "go on with --resume_from_checkpoint auto" in sentence and said.value.__cause__ is error
+    assert (
+        sentence.endswith("no checkpoint was written yet: make room, then start again.")
+        and said.value.__cause__ is error
+    )
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a mistake"), TypeError("a bug")])

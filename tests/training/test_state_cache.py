@@ -209,6 +209,73 @@ def test_killed_build_leaves_nothing_half_and_goes_on(model, tokens, tmp_path, m
     assert torch.equal(fresh, again)
 
 
+def _changed(path, change):
+    data = bytearray(path.read_bytes())
+    path.write_bytes(change(data))
+
+
+def _flipped(place):
+    def flip(data):
+        data[place] ^= 1
+        return data
+
+    return flip
+
+
+DAMAGES = {  # change of the file's bytes -> parts of three that are encoded again
+    "last byte": (_flipped(-1), 1),
+    "second half zeroed": (lambda data: data[: -len(data) // 4] + bytes(-(-len(data) // 4)), 2),
+    "cut": (lambda data: data[:-7], 3),
+    "emptied": (lambda data: b"", 3),
+    "header": (_flipped(12), 3),
+    "without digests": (lambda data: data.replace(b"sha256", b"sha---"), 3),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_part_of_a_cache_is_encoded_again_with_a_word(
+    model, tokens, tmp_path, monkeypatch, calls, caplog, damage
+):
+    monkeypatch.setattr(state_files, "PART_ROWS", 2)  # three parts
+    expected, seen = text_states(model, tokens, **quiet(tmp_path)).clone(), calls(model)
+    [path] = tmp_path.iterdir()
+    change, again = DAMAGES[damage]
+    _changed(path, change)
+    assert torch.equal(text_states(model, tokens, **quiet(tmp_path)), expected)
+    assert len(seen) == again and "damaged and encoded again" in caplog.text
+    assert torch.equal(text_states(model, tokens, **quiet(tmp_path)), expected) and len(seen) == again
+
+
+@pytest.mark.parametrize("planted", ["zeros", "other rows", "other part", "garbage", "other digest"])
+def test_planted_part_is_not_taken(model, tokens, tmp_path, monkeypatch, planted, caplog):
+    monkeypatch.setattr(state_files, "PART_ROWS", 2)
+    expected = text_states(model, tokens, **quiet(tmp_path / "first")).clone()
+    [path] = (tmp_path / "first").iterdir()
+    part = tmp_path / "second" / path.with_suffix(".parts2").name / "0000000000.safetensors"
+    part.parent.mkdir(parents=True)
+    if planted == "garbage":
+        part.write_bytes(b"no safetensors")
+    elif planted == "other part":
+        state_files._save_part(path, 2, expected[2:4], part)
+    elif planted == "other rows":
+        state_files._save_part(path.with_name("text-of-another.safetensors"), 0, expected[:2], part)
+    else:
+        save_file(
+            {"states": torch.zeros_like(expected[:2])}, part, metadata={"sha256": "0"} if "dig" in planted else None
+        )
+    assert torch.equal(text_states(model, tokens, **quiet(tmp_path / "second")), expected)
+    assert "0000000000.safetensors is damaged and encoded again" in caplog.text
+
+
+def test_full_disk_while_a_cache_is_written_names_the_folder(model, tokens, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state_files, "save_file", full)
+    with pytest.raises(OSError, match=f"writing to {tmp_path} failed .*No space left.*set cache_dir to another disk"):
+        text_states(model, tokens, **quiet(tmp_path))
+
+
 def test_parts_in_any_number_give_the_same_states(model, pixels, tmp_path, monkeypatch):
     whole = image_states(model, *of(pixels), KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "whole"))
     monkeypatch.setattr(state_files, "PART_ROWS", 4)
@@ -224,7 +291,7 @@ def test_another_run_that_finishes_first_does_no_harm(model, tokens, tmp_path, m
         ours = tmp_path / moment
         own = getattr(state_files, moment)
 
-        def overtaken(*given, own=own, ours=ours):
+        def overtaken(*given, own=own, ours=ours, **named):
             shutil.rmtree(next(ours.glob("*.parts*")))
             shutil.copy(theirs, ours / theirs.name)
             monkeypatch.undo()

@@ -118,7 +118,7 @@ def test_a_checkpoint_holds_where_each_process_s_readers_stand(straight):
 def test_other_workers_are_refused_for_a_stream(straight, run_recipe, classes, tmp_path):
     folder = straight(2).parent
     changes = {**STREAMED, "dataset": str(classes), "resume_from_checkpoint": "auto"}
-    with pytest.raises(ValueError, match="was begun with dataloader_num_workers=2, not 0"):
+    with pytest.raises(ValueError, match="dataloader_num_workers=2, and now dataloader_num_workers=0 is asked"):
         run_recipe(folder, **changes, dataloader_num_workers=0)
 
 

@@ -11,7 +11,7 @@ from modeling_clipscratch.training import checkpoints
 from modeling_clipscratch.training.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.arguments import ModelArguments
 from modeling_clipscratch.training.average import WeightAverage
-from modeling_clipscratch.training.run_folder import find_checkpoint
+from modeling_clipscratch.training.checkpoints import find_checkpoint
 from modeling_clipscratch.training.sharding import has_unused_parameters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
@@ -112,7 +112,7 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
 def test_checkpoint_without_an_average_is_refused(run_recipe, tmp_path):
     steps = {**SHORT, "save_strategy": "steps", "save_steps": 2}
     run, _ = run_recipe(tmp_path / "a", **steps)
-    with pytest.raises(ValueError, match="holds no average of the weights"):
+    with pytest.raises(ValueError, match="was trained with ema_decay=None, and now ema_decay=0.5"):
         run_recipe(tmp_path / "b", **steps, ema_decay=0.5, resume_from_checkpoint=find_checkpoint(run, "auto"))
 
 

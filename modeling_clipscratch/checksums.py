@@ -1,0 +1,53 @@
+"""Write and check `SHA256SUMS`, the digests of a folder's files, which `sha256sum -c` reads as well."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+SUMS = "SHA256SUMS"
+
+
+def sha256(*paths: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file, or of several one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Write the digests of all files that a folder holds; sub-folders are left aside."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS)
+    (folder / SUMS).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), encoding="utf-8")
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Return {file name: digest}. Raises: FileNotFoundError without `SHA256SUMS`, ValueError if that is damaged."""
+    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+
+
+def find_damage(folder: Path, *, concerns: Callable[[str], bool] = lambda name: True) -> str | None:
+    """Compare a folder's files with its `SHA256SUMS`.
+
+    Args:
+        folder: folder that `write_sums` was called on.
+        concerns: whether a file, by its name, is to be checked.
+    Returns: what is wrong with the first file that differs, for a sentence; `None` if all files are as written.
+    """
+    try:
+        digests = read_sums(folder)
+    except FileNotFoundError:
+        return f"it has no {SUMS}, so nothing tells whether its files are whole"
+    except ValueError:  # UnicodeDecodeError among them
+        return f"its {SUMS} is damaged"
+    if not digests:
+        return f"its {SUMS} is empty"
+    for name, digest in digests.items():
+        if concerns(name):
+            if not (folder / name).is_file():
+                return f"{name}, listed in {SUMS}, is missing"
+            if sha256(folder / name) != digest:
+                return f"{name} does not match {SUMS}"
+    return None

@@ -1,0 +1,225 @@
+"""Check that code which a tower, a CLIP or an older folder names never reaches a folder, a repository or a page."""
+
+import base64
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import DistilBertModel, ViTModel
+
+import run_train
+from modeling_clipscratch import ClipScratchModel, hub
+from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.hub.configuration_clipscratch import AUTO_MAP
+from modeling_clipscratch.sharing.convert import convert
+from modeling_clipscratch.sharing.export_onnx import export_onnx
+from modeling_clipscratch.sharing.push import push_folder
+from modeling_clipscratch.sharing.web_page import write_page
+from tests.sharing.test_card import ALONE, snippets
+from tests.sharing.test_convert import clip, dual
+
+FOREIGN = "evil_module"
+OURS = {path.name for path in Path(hub.__file__).parent.glob("*_clipscratch.py")}
+AUTO = ("AutoConfig", "AutoModel", "AutoModelForZeroShotImageClassification", "AutoProcessor", "AutoImageProcessor")
+SETTINGS = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+
+
+def plant(folder, *names):
+    """Add references to code in `folder` to its JSON files (default: all), also to the configs inside them.
+
+    Returns: the file that is made when the code runs.
+    """
+    mark = folder.parent / f"{folder.name}-ran"
+    (folder / f"{FOREIGN}.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\n")
+    reference = f"{folder}--{FOREIGN}.Evil"
+    for path in (folder / name for name in names or SETTINGS if (folder / name).is_file()):
+        settings = json.loads(path.read_text())
+        nested = [
+            part for part in settings.values() if isinstance(part, dict) and {"model_type", "image_mean"} & {*part}
+        ]
+        for part in (settings, *nested):
+            own = part.get("auto_map", {})
+            part["auto_map"] = {**dict.fromkeys(AUTO, reference), "AutoTokenizer": [None, reference], **own}
+            part["custom_pipelines"] = {"zero-shot-image-classification": {"impl": reference, "pt": ["AutoModel"]}}
+        path.write_text(json.dumps(settings))
+    return mark
+
+
+def check_clean(folder):
+    """No file names the planted code, no JSON file any but ours, and the only code is ours."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    assert not [path for path in paths if FOREIGN.encode() in path.read_bytes()]
+    assert {path.name for path in paths if path.suffix == ".py"} <= OURS
+    for path in paths:
+        if path.suffix == ".json":
+            json.loads(path.read_text(), object_hook=check_part)
+    return paths
+
+
+def check_part(part):
+    assert part.get("auto_map", AUTO_MAP) == AUTO_MAP and "custom_pipelines" not in part
+    return part
+
+
+def alone(folder, *codes, home):
+    """Run each piece of code beside `folder` in a process without the package; nobody is there to answer."""
+    places = {"HF_MODULES_CACHE": str(home / "modules"), "HF_HOME": str(home / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-I", "-c", ALONE, *codes]
+    settings = {"cwd": folder.parent, "env": {**os.environ, **places}, "stdin": subprocess.DEVNULL}
+    return subprocess.run(command, **settings, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def towers(tower_config, word_processor, tmp_path_factory):
+    """(folder of a text tower, of a vision tower, marks); the image processor lies in a file of each kind."""
+    base = tmp_path_factory.mktemp("towers")
+    torch.manual_seed(0)
+    DistilBertModel(tower_config("distilbert")).save_pretrained(base / "text")
+    ViTModel(tower_config("vit")).save_pretrained(base / "vision")
+    word_processor.save_pretrained(base / "text")
+    word_processor.image_processor.save_pretrained(base / "vision")
+    return base / "text", base / "vision", [plant(base / "text"), plant(base / "vision")]
+
+
+@pytest.fixture(scope="module")
+def trained(towers, tmp_path_factory):
+    """Folder of a run on the two towers with a checkpoint after each of its two steps."""
+    base = tmp_path_factory.mktemp("trained")
+    recipe = {
+        "dataset": "digits", "text_tower": str(towers[0]), "vision_tower": str(towers[1]), "projection_dim": 8,
+        "cache_dir": str(base / "cache"), "max_steps": 2, "save_strategy": "steps", "save_steps": 1,
+        "eval_strategy": "no", "precision": "fp32", "disable_tqdm": True,
+    }  # fmt: skip
+    (base / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run_train.main([str(base / "recipe.yaml"), "--output_dir", str(base / "run")])
+    return base / "run"
+
+
+@pytest.fixture
+def older(make_model, word_processor, tmp_path):
+    """(folder of ours that an older version wrote around such towers, mark)."""
+    make_model().save_pretrained(tmp_path / "older")
+    word_processor.save_pretrained(tmp_path / "older")
+    return tmp_path / "older", plant(tmp_path / "older")
+
+
+def test_training_saves_references_to_our_code_alone(trained, towers):
+    names = {path.relative_to(trained).as_posix() for path in check_clean(trained)}
+    for place in ("", "checkpoint-1/", "checkpoint-2/"):
+        files = {"config.json", "tokenizer_config.json", "processor_config.json", *OURS}
+        assert {place + name for name in files} <= names
+    assert not any(mark.exists() for mark in towers[2])
+
+
+def test_snippets_of_the_card_run_no_foreign_code_and_ask_nothing(trained, towers, tmp_path):
+    """Last, so that the test can fail: a reference that was saved does run, with `trust_remote_code=True`."""
+    planted = Path(shutil.copytree(trained, tmp_path / "planted"))
+    mark = plant(planted, "tokenizer_config.json")
+    marks = [str(mark), *map(str, towers[2])]
+    look = f"from pathlib import Path\nprint('ran:', [Path(mark).exists() for mark in {marks}])"
+    load = "from transformers import AutoProcessor\nAutoProcessor.from_pretrained({!r}, trust_remote_code={})"
+    codes = [*snippets((trained / "README.md").read_text()), load.format(str(planted), False), look]
+    codes.append(load.format(str(planted), True))
+    done = alone(trained, *codes, home=tmp_path)
+    assert "ran: [False, False, False]" in done.stdout, done.stderr[-3000:]
+    assert "custom code" not in done.stdout + done.stderr and "of type" not in done.stderr
+    assert mark.exists() and "no attribute 'Evil'" in done.stderr
+
+
+@pytest.mark.parametrize("make", [clip, dual])
+def test_conversion_saves_references_to_our_code_alone(make, tower_config, word_processor, tmp_path):
+    source = tmp_path / "source"
+    make(tower_config).save_pretrained(source)
+    word_processor.save_pretrained(source)
+    mark = plant(source)
+    assert check_clean(convert(str(source), tmp_path / "made", text_model="none", vision_model="none"))
+    assert not mark.exists()
+
+
+def test_conversion_of_the_tutorial_s_file_saves_references_to_our_code_alone(towers, tmp_path):
+    text, vision, marks = towers
+    weights = {}
+    for side, tower in (("text", DistilBertModel.from_pretrained(text)), ("image", ViTModel.from_pretrained(vision))):
+        weights |= {f"{side}_encoder.model.{name}": value for name, value in tower.state_dict().items()}
+        weights |= {f"{side}_encoder.projection.weight": torch.randn(24, 16)}
+        names = ("projection.bias", "layer_norm.weight", "layer_norm.bias")
+        weights |= {f"{side}_encoder.{name}": torch.randn(24) for name in names}
+    torch.save(weights, tmp_path / "clip.pt")
+    assert check_clean(
+        convert(str(tmp_path / "clip.pt"), tmp_path / "made", text_model=str(text), vision_model=str(vision))
+    )
+    assert not any(mark.exists() for mark in marks)
+
+
+def test_push_publishes_references_to_our_code_alone(hub, trained, tmp_path):
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    for name in (f"{FOREIGN}.py", f"{FOREIGN}_clipscratch.py"):  # the second is named as ours are
+        (folder / name).write_text("")
+    push_folder(folder, "you/clip")
+    ClipScratchModel.from_pretrained(folder).push_to_hub("you/model")
+    for name in ("you/clip", "you/model"):
+        for path, content in hub.repos["model", name].files().items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_bytes(content)
+        assert {path.name for path in check_clean(tmp_path / name)} >= {"config.json", *OURS}
+
+
+@pytest.mark.parametrize("file", SETTINGS[:3])
+def test_folder_that_names_other_code_is_not_pushed(hub, older, file):
+    folder, _ = older
+    for name in {*SETTINGS[:3]} - {file}:
+        ours = json.loads((folder / name).read_text())
+        kept = {key: value for key, value in ours.items() if key not in ("auto_map", "custom_pipelines")}
+        (folder / name).write_text(re.sub(rf"[^\"]*{FOREIGN}[^\"]*", "", json.dumps(kept)))
+    with pytest.raises(ValueError, match=rf"{file} names code that is not ClipScratch's \(.*{FOREIGN}.Evil\), which"):
+        push_folder(folder, "you/clip")
+    assert not hub.seen
+
+
+def test_export_and_page_hold_no_reference(older, tmp_path, monkeypatch):
+    for needed in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install 'clipscratch[export]'")
+    folder, mark = older
+
+    def write_towers(model, processor, where, precisions):
+        (where / "tower.onnx").write_bytes(b"")
+        return {"files": {name: {"text": "tower.onnx"} for name in precisions}, "largest_distance": {}}
+
+    for write in (export_onnx, write_page):  # what a tower's file holds has tests of its own
+        monkeypatch.setattr(sys.modules[write.__module__], "write_towers", write_towers)
+    monkeypatch.setattr(sys.modules[write_page.__module__], "read_programs", dict)
+    export_onnx(folder, tmp_path / "onnx")
+    assert check_clean(tmp_path / "onnx")
+    write_page(folder, tmp_path / "page")
+    assert check_clean(tmp_path / "page")
+    text = (tmp_path / "page" / "payload" / "tokenizer_config-0.js").read_text()
+    settings = gzip.decompress(base64.b64decode(text.split('"')[-2]))
+    assert b"tokenizer_class" in settings and FOREIGN.encode() not in settings
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("saved_by", ["from_towers", "from_pretrained", "load_model", "config"])
+def test_what_a_user_saves_names_our_code_alone(towers, older, tmp_path, saved_by):
+    if saved_by == "from_towers":
+        text, vision = DistilBertModel.from_pretrained(towers[0]), ViTModel.from_pretrained(towers[1])
+        text.config.nested = {"auto_map": {"AutoModel": f"{FOREIGN}.Evil"}}
+        assert FOREIGN in str(text.config) and FOREIGN in str(vision.config)
+        ClipScratchModel.from_towers(text=text, vision=vision)[0].save_pretrained(tmp_path / "saved")
+    elif saved_by == "from_pretrained":
+        model = ClipScratchModel.from_pretrained(older[0])
+        assert FOREIGN in str(model.config.text_config)
+        model.save_pretrained(tmp_path / "saved")
+    elif saved_by == "load_model":
+        for part in load_model(older[0], "cpu"):
+            part.save_pretrained(tmp_path / "saved")
+    else:
+        ClipScratchModel.from_pretrained(older[0]).config.save_pretrained(tmp_path / "saved")
+    assert check_clean(tmp_path / "saved")

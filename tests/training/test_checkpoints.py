@@ -1,0 +1,376 @@
+"""Check what is resumed: the recipe and the data of a checkpoint, damaged files, and losses that are not finite."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from modeling_clipscratch.checksums import SUMS, write_sums
+from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.sharing.card import write_card
+from modeling_clipscratch.training.checkpoints import find_checkpoint
+from modeling_clipscratch.training.divergence import DivergedError, LossWatch, check_weights
+
+# Four steps, a checkpoint after each, with the average of the weights beside them.
+STEPS = {
+    "freeze_text": False, "max_steps": 4, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 20,
+    "eval_strategy": "no", "test_split": "none", "ema_decay": 0.9,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def straight(run_recipe, tmp_path_factory):
+    """Folder of a finished run of four steps."""
+    return run_recipe(tmp_path_factory.mktemp("straight"), **STEPS)[0]
+
+
+@pytest.fixture
+def copied(straight, tmp_path):
+    """A copy of it that a test may damage, as it was before the model of the end was written."""
+    run = shutil.copytree(straight, tmp_path / "run")
+    (run / "model.safetensors").unlink()
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+# The recipe of a checkpoint
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "now"),
+    [
+        ("dataset", "digits", "scenes"),
+        ("projection_dim", 16, 8),
+        ("text_hidden_size", 16, 32),
+        ("loss", "softmax", "sigmoid"),
+        ("global_batch_size", 400, 200),
+        ("learning_rate", 0.001, 0.01),
+        ("optim", "adamw_torch_fused", "sgd"),
+        ("seed", 0, 1),
+        ("random_shift", 1, 0),
+        ("ema_decay", 0.9, 0.5),
+    ],
+)
+@pytest.mark.parametrize("place", ["elsewhere", "same"])
+def test_another_recipe_is_refused_with_both_values(run_recipe, straight, tmp_path, field, before, now, place):
+    folder = tmp_path / "other" if place == "elsewhere" else straight.parent
+    checkpoint = str(straight / "checkpoint-2") if place == "elsewhere" else "auto"
+    with pytest.raises(
+        ValueError, match=f"trained with {field}={before!r}, and now {field}={now!r} is asked for; resume"
+    ):
+        named = {"per_device_train_batch_size": None} if field == "global_batch_size" else {}
+        run_recipe(folder, **{**STEPS, **named, field: now}, resume_from_checkpoint=checkpoint)
+    assert not (tmp_path / "other" / "run").exists()
+
+
+def test_default_that_is_spelled_out_is_the_same_recipe(run_recipe, copied, straight):
+    run_recipe(copied.parent, **STEPS, seed=0, loss="softmax", num_train_epochs=3, resume_from_checkpoint="auto")
+    assert same(weights(copied), weights(straight))
+
+
+def test_other_rows_under_the_same_name_are_refused(run_recipe, tmp_path):
+    images = tmp_path / "images"
+    for label in ("red", "blue"):
+        (images / label).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), label).save(images / label / f"{number}.png")
+    recipe = {**STEPS, "dataset": str(images), "per_device_train_batch_size": 8, "max_steps": 2}
+    run, _ = run_recipe(tmp_path / "first", **recipe)
+    Image.new("RGB", (8, 8), "red").save(images / "red" / "new.png")
+    for folder, checkpoint in ((tmp_path / "first", "auto"), (tmp_path / "second", str(run / "checkpoint-1"))):
+        with pytest.raises(ValueError, match="was trained on other rows .digest .*; resume with the same files"):
+            run_recipe(folder, **recipe, resume_from_checkpoint=checkpoint)
+    assert not (tmp_path / "second" / "run").exists()
+
+
+def test_other_vocabulary_is_refused_before_anything_is_written(run_recipe, tmp_path):
+    table, image = tmp_path / "table.csv", tmp_path / "a.png"
+    Image.new("RGB", (8, 8), "red").save(image)
+    recipe = {**STEPS, "dataset": str(table), "per_device_train_batch_size": 4, "max_steps": 1}
+    recipe["metric_for_best_model"] = None
+
+    def write(words):
+        rows = [f"{tmp_path}/{number}.png,a {word}" for number, word in enumerate(words)]
+        for number, _ in enumerate(words):
+            Image.new("RGB", (8, 8), (number * 20, 0, 0)).save(tmp_path / f"{number}.png")
+        table.write_text("\n".join(["image,caption", *rows]))
+
+    write(["cat", "dog", "cow", "pig", "hen", "fox"])
+    run, _ = run_recipe(tmp_path / "first", **recipe)
+    write(["cat", "dog", "cow", "pig", "hen", "emu", "yak", "elk", "ant", "bee"])
+    sentence = r"does not fit this model: text_model.*word_embeddings.weight is \(\d+, 16\) there and \(\d+, 16\) here"
+    with pytest.raises(ValueError, match=sentence):
+        run_recipe(tmp_path / "second", **recipe, resume_from_checkpoint=str(run / "checkpoint-1"))
+    assert not (tmp_path / "second" / "run").exists()
+
+
+def test_what_may_change_on_resume_does_change(run_recipe, straight, copied):
+    shutil.rmtree(copied / "checkpoint-4")
+    shutil.rmtree(copied / "checkpoint-3")
+    run_recipe(copied.parent, **{**STEPS, "save_total_limit": 1}, logging_steps=2, resume_from_checkpoint="auto")
+    lines = json.loads((copied / "trainer_state.json").read_text())["log_history"]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 4]
+    assert [path.name for path in copied.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert same(weights(copied), weights(straight))
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "same"])
+def test_when_a_run_saves_may_change_on_resume_and_is_recorded(run_recipe, copied, straight, tmp_path, place):
+    for step in (2, 3, 4):
+        shutil.rmtree(copied / f"checkpoint-{step}")
+    folder, option = (copied.parent, "auto") if place == "same" else (tmp_path / "b", str(copied / "checkpoint-1"))
+    run, _ = run_recipe(folder, **{**STEPS, "save_steps": 2}, resume_from_checkpoint=option)
+    assert {path.name for path in run.glob("checkpoint-*")} - {"checkpoint-1"} == {"checkpoint-2", "checkpoint-4"}
+    assert same(weights(run), weights(straight))
+    assert yaml.safe_load((run / "recipe.yaml").read_text())["save_steps"] == 2
+
+
+def test_images_seen_are_those_of_all_parts_of_a_run(run_recipe, straight, tmp_path):
+    assert json.loads((straight / "run.json").read_text())["pictures_seen"] == 4 * 400
+    longer = {**STEPS, "max_steps": 6, "resume_from_checkpoint": str(straight / "checkpoint-3")}
+    run, _ = run_recipe(tmp_path, **longer)
+    assert json.loads((run / "run.json").read_text())["pictures_seen"] == 6 * 400
+    state = json.loads((run / "checkpoint-5" / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"]["TrainingRecord"]["attributes"] == {"images_seen": 5 * 400}
+    run_recipe(tmp_path, **{**longer, "resume_from_checkpoint": "auto"})
+    for folder in (run, run / "checkpoint-5"):  # the card tells how it was trained, so it must tell this, too
+        assert "# Resumed from checkpoint-3 of a run of max_steps=4." in (folder / "recipe.yaml").read_text()
+
+
+def test_folder_of_a_run_names_the_checkpoint_inside(straight, tmp_path):
+    with pytest.raises(ValueError, match="is the folder of a run, not a checkpoint; give .*checkpoint-4, its last one"):
+        find_checkpoint(tmp_path, str(straight))
+    only = tmp_path / "finished"
+    shutil.copytree(straight, only, ignore=shutil.ignore_patterns("checkpoint-*"))
+    with pytest.raises(ValueError, match="is the folder of a finished run, and it holds no checkpoint-N"):
+        find_checkpoint(tmp_path, str(only))
+
+
+@pytest.mark.parametrize("option", [True, "auto", "checkpoint-2"])
+def test_trainer_returns_its_output_for_a_finished_run(make_trainer, tmp_path, option):
+    steps = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
+    first = make_trainer(**steps).train()
+    option = str(tmp_path / "run" / option) if option == "checkpoint-2" else option
+    again = make_trainer(**steps).train(resume_from_checkpoint=option)
+    assert (again.global_step, again.training_loss) == (2, pytest.approx(first.training_loss))
+
+
+@pytest.mark.parametrize("changes", [{"max_steps": 0}, {"max_steps": -1, "num_train_epochs": 0}])
+def test_no_steps_train_nothing(run_recipe, tmp_path, changes, make_trainer):
+    run, metrics = run_recipe(tmp_path, **{**STEPS, "ema_decay": None, **changes})
+    fresh = make_trainer(dict(freeze_text=False), rows=1257).model.state_dict()
+    assert same(
+        {n: t for n, t in weights(run).items() if "vision" in n}, {n: t for n, t in fresh.items() if "vision" in n}
+    )
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["steps"] == facts["pictures_seen"] == 0 and "top1" in metrics["digits"]
+    assert not list(run.glob("checkpoint-*"))
+
+
+# Damaged files
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {"removed": Path.unlink, "emptied": lambda path: path.write_bytes(b""), "cut": cut, "one bit": flip}
+FILES = (
+    "model.safetensors", "average.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+    "recipe.yaml", "config.json", "tokenizer.json", SUMS,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_checkpoint_is_named_and_auto_takes_the_one_before(copied, caplog, name, damage):
+    DAMAGES[damage](copied / "checkpoint-4" / name)
+    assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-3")
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(f"{copied / 'checkpoint-4'} is damaged and not used: ") and name in warning
+    sentence = "is damaged: |no checkpoint folder|of type None"
+    with pytest.raises(ValueError, match=sentence):
+        find_checkpoint(copied, str(copied / "checkpoint-4"))
+
+
+class Malice:
+    def __reduce__(self):
+        return os.mkdir, ("was run",)
+
+
+def pickled():
+    buffer = io.BytesIO()
+    torch.save(Malice(), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"", b"no file of torch", pickle.dumps(Malice()), pickled()])
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_pickle_that_cannot_be_read_safely_is_refused_though_its_digest_is_right(
+    copied, name, content, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (copied / "checkpoint-4" / name).write_bytes(content)
+    write_sums(copied / "checkpoint-4")
+    with pytest.raises(ValueError, match=f"is damaged: {name} cannot be read .*; copy it again, or give an earlier"):
+        find_checkpoint(copied, str(copied / "checkpoint-4"))
+    assert not (tmp_path / "was run").exists()
+    if content.startswith(b"PK"):  # a whole file of torch; else this test could not fail
+        torch.load(io.BytesIO(content), weights_only=False)
+        assert (tmp_path / "was run").exists()
+
+
+def test_file_that_was_not_written_with_a_checkpoint_is_not_loaded(copied):
+    torch.save({}, copied / "checkpoint-4" / "scaler.pt")
+    assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-3")
+    (copied / "checkpoint-3" / "notes.txt").write_text("a person's")
+    assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-3")
+
+
+def test_no_whole_checkpoint_is_an_error_and_not_a_new_start(copied):
+    for path in copied.glob("checkpoint-*"):
+        (path / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match="none of the 4 checkpoints .* is whole .checkpoint-1: optimizer.pt, listed"):
+        find_checkpoint(copied, "auto")
+
+
+def test_run_resumed_before_a_damaged_checkpoint_ends_with_the_same_bits(run_recipe, straight, copied):
+    flip(copied / "checkpoint-4" / "optimizer.pt")
+    run_recipe(copied.parent, **STEPS, resume_from_checkpoint="auto")
+    assert same(weights(copied), weights(straight))
+    assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-4")
+
+
+def test_weights_of_another_shape_are_refused_in_a_sentence(run_recipe, copied):
+    changed = weights(copied / "checkpoint-4")
+    changed["text_projection.weight"] = torch.zeros(3, 3)
+    save_file(changed, copied / "checkpoint-4" / "model.safetensors", metadata={"format": "pt"})
+    write_sums(copied / "checkpoint-4")
+    with pytest.raises(ValueError, match=r"text_projection.weight is \(3, 3\) there and \(16, 16\) here"):
+        run_recipe(copied.parent, **STEPS, resume_from_checkpoint="auto")
+
+
+def test_damaged_best_checkpoint_gives_way_to_the_last_weights(run_recipe, tmp_path, caplog):
+    best = {**STEPS, "ema_decay": None, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
+    run, _ = run_recipe(tmp_path, **best)
+    for folder in (run, run / "checkpoint-2"):
+        state = json.loads((folder / "trainer_state.json").read_text())
+        state["best_model_checkpoint"] = str(run / "checkpoint-1")
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+    write_sums(run / "checkpoint-2")
+    flip(run / "checkpoint-1" / "model.safetensors")
+    run_recipe(tmp_path, **best, resume_from_checkpoint="auto")
+    assert same(weights(run), weights(run / "checkpoint-2"))
+    assert "checkpoint-1, is damaged (model.safetensors does not match SHA256SUMS): the last weights" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1", "\x00", "just words"])
+def test_recipe_that_cannot_be_read_is_a_sentence(run_recipe, copied, text):
+    (copied / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"recipe.yaml (cannot be read|holds no recipe) .*; copy it from where"):
+        run_recipe(copied.parent, **STEPS, resume_from_checkpoint="auto")
+
+
+# Losses and weights that are not finite
+
+
+@pytest.mark.parametrize("logging_steps", [1, 2, 50])
+def test_diverging_run_stops_before_it_saves(run_recipe, tmp_path, monkeypatch, logging_steps):
+    from modeling_clipscratch.training import trainer as module
+
+    own, calls = module.GlobalLoss.__call__, []
+
+    def diverges(self, images, *args, **kwargs):
+        share, statistics = own(self, images, *args, **kwargs)
+        calls.append(1)
+        return (share * torch.nan if len(calls) == 3 else share), statistics
+
+    monkeypatch.setattr(module.GlobalLoss, "__call__", diverges)
+    with pytest.raises(DivergedError, match="the loss is nan at step 3: training diverged and was stopped before"):
+        run_recipe(tmp_path, **{**STEPS, "logging_steps": logging_steps})
+    run = tmp_path / "run"
+    assert {path.name for path in run.iterdir()} == {"recipe.yaml", "checkpoint-1", "checkpoint-2"}
+    assert find_checkpoint(run, "auto") == str(run / "checkpoint-2")
+    assert all(tensor.isfinite().all() for tensor in weights(run / "checkpoint-2").values())
+
+
+@pytest.mark.parametrize("changes", [{}, {"eval_strategy": "steps", "eval_steps": 1}, {"save_strategy": "no"}])
+def test_weights_that_a_step_made_infinite_are_not_measured_saved_or_finished(run_recipe, tmp_path, changes):
+    """The loss of that step is finite: its gradients, times the learning rate, are not."""
+    recipe = {**STEPS, "optim": "sgd", "learning_rate": 3e38, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
+    with pytest.raises(DivergedError, match="(the weights are not finite after|the loss is (nan|inf) at) step [12]:"):
+        run_recipe(tmp_path, **{**recipe, "warmup_steps": 0, "max_steps": 2, **changes})
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert all(w.isfinite().all() for path in tmp_path.glob("run/checkpoint-*") for w in weights(path).values())
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_first_step_that_is_not_finite_is_named(value):
+    watch = LossWatch()
+    for number in range(5):
+        watch.add(torch.tensor(value if number >= 2 else 1.0))
+    with pytest.raises(DivergedError, match="at step 13$"):
+        watch.check(step=15)
+    watch.check(step=15)  # read once
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_weight_that_is_not_finite_is_seen(value):
+    good, bad = torch.ones(3, 3), torch.ones(4)
+    check_weights([good, bad, torch.empty(0)], step=1)
+    bad[2] = value
+    with pytest.raises(DivergedError, match="after step 1$"):
+        check_weights([good, bad], step=1)
+
+
+def test_checkpoint_has_the_recipe_without_what_does_not_change_the_result(straight):
+    recipe = yaml.safe_load((straight / "checkpoint-2" / "recipe.yaml").read_text())
+    assert recipe["dataset"] == "digits" and recipe["global_batch_size"] == 400
+    assert not {"output_dir", "cache_dir", "hub_token"} & recipe.keys()
+
+
+# Finished folders
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer_config.json", "processor_config.json"])
+def test_damaged_finished_folder_is_not_loaded(straight, tmp_path, name, damage):
+    run = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    load_model(run)
+    DAMAGES[damage](run / name)
+    with pytest.raises(ValueError, match=f"is damaged: {name}.*; copy the folder again|has no config.json"):
+        load_model(run)
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "run.json", "recipe.yaml", "model.safetensors"])
+def test_card_is_not_written_of_a_damaged_folder(straight, tmp_path, name):
+    run = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    write_card(run)
+    data = (run / name).read_bytes()
+    (run / name).write_bytes(data.replace(b"1", b"2"))
+    with pytest.raises(ValueError, match=f"is damaged: {name} does not match SHA256SUMS; copy the folder"):
+        write_card(run)
+    (run / SUMS).unlink()
+    if name != "model.safetensors":
+        write_card(run)  # changed on purpose

@@ -1,0 +1,140 @@
+"""Check that one run at a time writes to a folder, and that leftovers of a killed run lock nobody out."""
+
+import multiprocessing
+import os
+import signal
+import socket
+
+import pytest
+import torch
+
+from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.run_folder import LOCK, begin_run_folder, check_run_folder, lock_run_folder
+
+# Processes are forked from one that has imported what they need, but has no threads of torch.
+START = multiprocessing.get_context("forkserver")
+START.set_forkserver_preload(["modeling_clipscratch.training.run"])
+
+
+def hold(folder, locked, end):
+    with lock_run_folder(folder):
+        locked.set()
+        end.wait(30)
+
+
+@pytest.fixture
+def other_run(tmp_path):
+    """A process that holds the lock of `run`; its end is to be awaited."""
+    locked, end = START.Event(), START.Event()
+    process = START.Process(target=hold, args=(tmp_path / "run", locked, end))
+    process.start()
+    assert locked.wait(30)
+    yield process, end
+    end.set()
+    process.join(30)
+
+
+CHANGES = [{}, {"overwrite_output_dir": True}, {"resume_from_checkpoint": "auto"}, {"dataset": "scenes"}]
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_second_run_is_refused_with_process_and_host_and_changes_nothing(run_recipe, tmp_path, other_run, changes):
+    process, end = other_run
+    sentence = f"run is in use by another run .process {process.pid} on {socket.gethostname()}.; wait until it ends"
+    with pytest.raises(ValueError, match=sentence):
+        run_recipe(tmp_path, **changes)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK] and process.is_alive()
+
+
+def test_trainer_takes_the_lock_as_well(make_trainer, tmp_path, other_run):
+    with pytest.raises(ValueError, match="is in use by another run"):
+        make_trainer().train()
+
+
+@pytest.mark.parametrize("end", ["returns", "is killed"])
+def test_lock_is_free_after_a_run(tmp_path, other_run, end):
+    process, event = other_run
+    event.set() if end == "returns" else os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+    with lock_run_folder(tmp_path / "run"):
+        assert (tmp_path / "run" / LOCK).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+
+
+def test_lock_leaves_nothing_behind(tmp_path):
+    (tmp_path / "kept").mkdir()
+    for name in ("kept", "a/b"):
+        with lock_run_folder(tmp_path / name), lock_run_folder(tmp_path / name):
+            assert (tmp_path / name / LOCK).is_file()
+    assert (tmp_path / "kept").is_dir() and not any((tmp_path / "kept").iterdir()) and not (tmp_path / "a/b").exists()
+
+
+def test_lock_is_that_of_the_process_that_writes(tmp_path, other_run):
+    with lock_run_folder(tmp_path / "run", writes=False):  # as all but one process of a run call it
+        pass
+
+
+def test_folder_that_cannot_be_written_to_is_found_before_anything_is_encoded(run_recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((ValueError, OSError), match="file"):
+        run_recipe(tmp_path / "recipe", output_dir=str(tmp_path / "file" / "run"))
+    with pytest.raises((ValueError, OSError), match="output_dir=/proc/run cannot be written to"):
+        run_recipe(tmp_path / "recipe", output_dir="/proc/run")
+    assert not (tmp_path / "recipe" / "cache").exists()
+
+
+@pytest.mark.parametrize("leftover", ["recipe.yaml.part", ".incomplete/checkpoint-3/model.safetensors", ".lock"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_killed_run_left_half_written_locks_nobody_out(tmp_path, leftover, resume):
+    path = tmp_path / leftover
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    check_run_folder(tmp_path, {"dataset": "digits"}, overwrite=False, resume=resume)
+    begin_run_folder(tmp_path, {"dataset": "digits"}, resume=resume)
+    assert {path.name for path in tmp_path.iterdir()} - {LOCK} == {"recipe.yaml"}
+
+
+# Pairs of runs that are started together, or one amid the other
+
+
+def run_to_the_end(path, options, delay, results):
+    torch.set_num_threads(1)
+    if delay.wait(30):
+        try:
+            train(*parse_recipe([str(path), *options]))
+            results.put((options, "finished"))
+        except (ValueError, OSError) as error:
+            results.put((options, str(error)))
+
+
+OPTIONS = ([], ["--overwrite_output_dir"], ["--resume_from_checkpoint", "auto"])
+STEPS = {"max_steps": 40, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "no", "test_split": "none"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", OPTIONS)
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("together", [True, False])
+def test_of_two_runs_into_one_folder_one_trains_and_the_other_is_refused(
+    write_recipe, tmp_path, second, seed, together
+):
+    events, results = [START.Event(), START.Event()], START.Queue()
+    runs = []
+    for event, options, number in zip(events, ([], second), (0, seed), strict=True):
+        path = write_recipe(tmp_path, **STEPS, freeze_text=False).rename(tmp_path / f"{len(runs)}.yaml")
+        args = (path, ["--seed", str(number), *options], event, results)
+        runs.append(START.Process(target=run_to_the_end, args=args))
+        runs[-1].start()
+    events[0].set()
+    if not together:
+        while not any((tmp_path / "run").glob("checkpoint-*")):
+            assert runs[0].is_alive()
+    events[1].set()
+    ends = [results.get(timeout=60) for _ in runs]
+    for run in runs:
+        run.join(30)
+    [(winner, _)] = [end for end in ends if end[1] == "finished"]
+    [(_, sentence)] = [end for end in ends if end[1] != "finished"]
+    assert "is in use by another run (process" in sentence
+    assert (tmp_path / "run" / "checkpoint-40").is_dir() and (tmp_path / "run" / "config.json").is_file()
+    assert f"seed: {winner[1]}" in (tmp_path / "run" / "recipe.yaml").read_text()
