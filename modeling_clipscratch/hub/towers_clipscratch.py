@@ -234,7 +234,7 @@ def last_blocks(tower, count):
     Raises: ValueError if it has fewer.
     """
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
-    layers = getattr(tower.config, "num_hidden_layers", None)
+    layers = None if hasattr(tower.config, "depths") else getattr(tower.config, "num_hidden_layers", None)
     # A mixture of experts may have more experts in a block than blocks.
     blocks = list(max(lists, key=lambda modules: (len(modules) == layers, len(modules)), default=[]))
     if count > len(blocks):
