@@ -1,5 +1,6 @@
 """A folder or a Hub id goes in; a model on its device, ready to read, and its processor come out."""
 
+import json
 import re
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known 
 from ..checksums import SUMS, find_damage
 from ..model_files import is_of_a_model
 from .damaged_files import naming_damaged_files, try_image_processor
+from .encode import encode_texts
 from .own_code import forget_code, refusing_own_code
 
 
@@ -39,6 +41,12 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
     """
     where = str(folder_or_id)
     folder = Path(where)
+    if (folder / "adapter_config.json").is_file():
+        base = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+        raise ValueError(
+            f"{where} holds adapters (peft) of {base} and no model; load them with peft, call merge_and_unload(), and "
+            "save that model with its processor."
+        )
     if folder.exists() and not (folder / "config.json").is_file():
         names = (found.parent.name for found in folder.glob("*/config.json"))
         runs = sorted(names, key=_by_number) if folder.is_dir() else []
@@ -97,14 +105,42 @@ def _load(where):
         raise ValueError(
             f"{where} holds a model of type {config.model_type!r}, which {why}; give a ClipScratch model or a CLIP."
         )
-    missing = sorted(report["missing_keys"])
-    if missing:  # transformers would draw them at random
-        raise ValueError(
-            f"{where} cannot be loaded whole: {len(missing)} of the model's weights are not in its file, {missing[0]} "
-            "for one; copy the folder again, or save it again where it was trained."
-        )
+    _check_weights(model, report, where)
     _check_text_tower(model, where)
+    _check_batches(model, processor.tokenizer, where)
     return model, processor
+
+
+def _check_weights(model, report, where):
+    missing, saved = sorted(report["missing_keys"]), (model.config.architectures or [None])[0]
+    if not missing:  # transformers would draw them at random
+        return
+    if any(".lora_" in name for name in report["unexpected_keys"]):
+        raise ValueError(
+            f"{where} holds weights with adapters (LoRA, peft) that are not merged, for which a {type(model).__name__} "
+            "has no place; call merge_and_unload() on the model and save it again."
+        )
+    if saved not in (None, type(model).__name__):
+        raise ValueError(
+            f"{where} holds a {saved}, whose weights are not those of a {type(model).__name__} ({missing[0]} is "
+            "missing for one), and only that gives picture and text features; give a ClipScratch model or a CLIP."
+        )
+    raise ValueError(
+        f"{where} cannot be loaded whole: {len(missing)} of the model's weights are not in its file, {missing[0]} "
+        "for one; copy the folder again, or save it again where it was trained."
+    )
+
+
+def _check_batches(model, tokenizer, where):
+    """A figure would depend on which texts share a batch (AIMv2's text tower reads both ways where none is padded)."""
+    texts = ["a", "a photo of a dog and a cat"]
+    alone, together = (encode_texts(model, tokenizer, texts, batch_size=size, say_cut=False) for size in (1, 2))
+    exact = next(model.text_model.parameters()).dtype == torch.float32
+    if not (alone * together).sum(-1).min() > 1 - (1e-5 if exact else 1e-2):  # NaN too
+        raise ValueError(
+            f"{where} holds a model of type {model.config.model_type!r}, whose embedding of a text depends on the "
+            "texts beside it in its batch; give a ClipScratch model or a CLIP."
+        )
 
 
 def _check_text_tower(model: PreTrainedModel, where: str) -> None:

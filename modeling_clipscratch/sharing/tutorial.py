@@ -12,6 +12,7 @@ from ..evaluation.own_code import forget_code, refusing_own_code
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..hub.towers_clipscratch import takes_pooler, tower_class
+from ..training.build import settle_tokenizer
 
 SIDES = {"text": "text_encoder", "vision": "image_encoder"}  # ours -> the tutorial's
 HEAD = {"projection.weight": "0.weight", "projection.bias": "0.bias"}
@@ -87,6 +88,7 @@ def _configs_and_processor(text_model, vision_model):
             f"config, tokenizer or image processor of {text_model} or {vision_model} cannot be had; name folders with "
             "--text_model and --vision_model, or connect."
         ) from error
+    settle_tokenizer(tokenizer)
     return configs, forget_code(VisionTextDualEncoderProcessor(image_processor=images, tokenizer=tokenizer))
 
 

@@ -62,7 +62,8 @@ def choose_attention(wanted: str, *, precision: str, use_cpu: bool) -> str:
 
 
 def set_attention(tower: PreTrainedModel, attention: str) -> None:
-    """Gives a tower the kernel; one that takes none but its own kinds has eager in place of eager_bf16."""
-    if attention == "eager_bf16" and not tower._supports_attention_backend:
+    """Gives a tower the kernel; one that takes none but its own kinds has eager in its place."""
+    known = {"eager_bf16": tower._supports_attention_backend, "sdpa": tower._supports_sdpa}
+    if not known.get(attention, True):
         attention = "eager"
     tower.set_attn_implementation(attention)
