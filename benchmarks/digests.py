@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from modeling_clipscratch.atomic_files import to_disk
 from modeling_clipscratch.checksums import write_sums
 from modeling_clipscratch.training.checkpoints import find_problem
-from modeling_clipscratch.training.run_folder import sync_folder
 from modeling_clipscratch.training.state_files import find_or_build
 
 WIDTH = 384
@@ -35,7 +35,7 @@ def measure_checkpoint(folder: Path, megabytes: int) -> None:
     def write():
         save_file(weights, folder / "model.safetensors")
         torch.save(moments, folder / "optimizer.pt")
-        sync_folder(folder)
+        to_disk(folder)
 
     written, summed = seconds(write), seconds(lambda: write_sums(folder))
     checked = seconds(lambda: print(f"  problem: {find_problem(folder)}"))

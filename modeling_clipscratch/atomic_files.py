@@ -65,7 +65,7 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
         os.close(handle)
         try:
             write(Path(name))
-            _to_disk(Path(name))
+            to_disk(Path(name))
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -98,7 +98,7 @@ def write_new_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_folder(target.parent, target.name) as beside:
             fill(beside)
-            _to_disk(beside)
+            to_disk(beside)
             os.replace(beside, target)
 
 
@@ -119,7 +119,7 @@ def replacing_files(folder: str | Path, *, last: str) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with _temporary_folder(folder, "new") as inside:
             yield inside
-            _to_disk(inside)
+            to_disk(inside)
             names = sorted(path.relative_to(inside) for path in inside.rglob("*") if path.is_file())
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def _clear(path):
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
-def _to_disk(path):
+def to_disk(path: Path) -> None:
     """Bring a file, or a folder with all in it, to disk. Temporary ones are for their owner only; mend that, too."""
     mask = os.umask(0)
     os.umask(mask)

@@ -83,7 +83,16 @@ def test_folder_that_cannot_be_written_to_is_found_before_anything_is_encoded(ru
     assert not (tmp_path / "recipe" / "cache").exists()
 
 
-@pytest.mark.parametrize("leftover", ["recipe.yaml.part", ".incomplete/checkpoint-3/model.safetensors", ".lock"])
+@pytest.mark.parametrize(
+    "leftover",
+    [
+        "recipe.yaml.part",
+        ".recipe.yaml-abcdefgh.part",
+        ".new-abcdefgh.part/config.json",
+        ".incomplete/checkpoint-3/model.safetensors",
+        ".lock",
+    ],
+)
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_a_killed_run_left_half_written_locks_nobody_out(tmp_path, leftover, resume):
     path = tmp_path / leftover
