@@ -17,21 +17,22 @@ START = multiprocessing.get_context("forkserver")
 START.set_forkserver_preload(["modeling_clipscratch.training.run"])
 
 
-def hold(folder, locked, end):
+def hold(folder, pipe):
     with lock_run_folder(folder):
-        locked.set()
-        end.wait(30)
+        pipe.send("locked")
+        pipe.poll(30)
 
 
 @pytest.fixture
 def other_run(tmp_path):
-    """A process that holds the lock of `run`; its end is to be awaited."""
-    locked, end = START.Event(), START.Event()
-    process = START.Process(target=hold, args=(tmp_path / "run", locked, end))
+    """A process that holds the lock of `run`, and the pipe whose end ends it."""
+    pipe, its = START.Pipe()  # no Event: a process that is killed while it waits keeps that locked
+    process = START.Process(target=hold, args=(tmp_path / "run", its))
     process.start()
-    assert locked.wait(30)
-    yield process, end
-    end.set()
+    assert pipe.poll(30) and pipe.recv() == "locked"
+    yield process, pipe
+    if not pipe.closed:
+        pipe.send("end")
     process.join(30)
 
 
@@ -40,7 +41,7 @@ CHANGES = [{}, {"overwrite_output_dir": True}, {"resume_from_checkpoint": "auto"
 
 @pytest.mark.parametrize("changes", CHANGES)
 def test_second_run_is_refused_with_process_and_host_and_changes_nothing(run_recipe, tmp_path, other_run, changes):
-    process, end = other_run
+    process, _ = other_run
     sentence = f"run is in use by another run .process {process.pid} on {socket.gethostname()}.; wait until it ends"
     with pytest.raises(ValueError, match=sentence):
         run_recipe(tmp_path, **changes)
@@ -54,9 +55,10 @@ def test_trainer_takes_the_lock_as_well(make_trainer, tmp_path, other_run):
 
 @pytest.mark.parametrize("end", ["returns", "is killed"])
 def test_lock_is_free_after_a_run(tmp_path, other_run, end):
-    process, event = other_run
-    event.set() if end == "returns" else os.kill(process.pid, signal.SIGKILL)
+    process, pipe = other_run
+    pipe.send("end") if end == "returns" else os.kill(process.pid, signal.SIGKILL)
     process.join(30)
+    pipe.close()
     with lock_run_folder(tmp_path / "run"):
         assert (tmp_path / "run" / LOCK).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
 
