@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,22 +67,16 @@ def _check_contents(folder):
 
 def _check_values(folder):
     """Raises: ValueError if a library cannot make anything of what a JSON file says."""
-    where = str(folder)
-    if (
-        _try(lambda: AutoConfig.from_pretrained(where, trust_remote_code=False), folder / "config.json", _VALUES)
-        is None
-    ):
-        return  # the error says what is wrong with it
-    if (tokenizer := folder / "tokenizer.json").is_file():
-        _try(lambda: Tokenizer.from_file(str(tokenizer)), tokenizer, _VALUES)
-    _try(
-        lambda: AutoTokenizer.from_pretrained(where, trust_remote_code=False), folder / "tokenizer_config.json", _VALUES
-    )
+    config, tokenizer, settings = (folder / name for name in _JSON[:3])
     images = next((path for path in (folder / name for name in _JSON[3:]) if path.is_file()), folder)
-    found = _try(
-        lambda: AutoImageProcessor.from_pretrained(where, backend="pil", trust_remote_code=False), images, _VALUES
-    )
-    _try(lambda: found is None or try_image_processor(found), images, _VALUES, passed_over=())
+    if _try(lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), config, _VALUES) is None:
+        return  # the error says what is wrong with it
+    if tokenizer.is_file():
+        _try(lambda: Tokenizer.from_file(str(tokenizer)), tokenizer, _VALUES)
+    _try(lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False), settings, _VALUES)
+    load = partial(AutoImageProcessor.from_pretrained, folder, backend="pil", trust_remote_code=False)
+    if (processor := _try(load, images, _VALUES)) is not None:
+        _try(lambda: try_image_processor(processor), images, _VALUES, passed_over=())
 
 
 def try_image_processor(image_processor) -> None:

@@ -1,6 +1,5 @@
 """A folder or a Hub id goes in; a model on its device, ready to read, and its processor come out."""
 
-import json
 import re
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
 from ..checksums import SUMS, find_damage
+from ..data.files import read_json
 from ..model_files import is_of_a_model
 from .damaged_files import naming_damaged_files, try_image_processor
 from .encode import encode_texts
@@ -42,7 +42,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
     where = str(folder_or_id)
     folder = Path(where)
     if (folder / "adapter_config.json").is_file():
-        base = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
         raise ValueError(
             f"{where} holds adapters (peft) of {base} and no model; load them with peft, call merge_and_unload(), and "
             "save that model with its processor."
