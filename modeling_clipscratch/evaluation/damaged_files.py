@@ -40,9 +40,9 @@ def naming_damaged_files(*sources: str | Path | None) -> Iterator[None]:
             _check_contents(folder)
         for folder in folders:
             _check_values(folder)
-        if isinstance(error, (ValueError, OSError)):
-            raise
         named = " or ".join(str(source) for source in sources if source)
+        if isinstance(error, (ValueError, OSError)) or not named:
+            raise
         raise ValueError(f"{named} cannot be loaded ({_reason(error)}); {_REMEDY}") from error
 
 

@@ -16,6 +16,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 
 from ..data.names import public_name
 from ..data.pixels import Preprocess
+from ..evaluation.damaged_files import naming_damaged_files
 from ..evaluation.own_code import forget_code, refusing_own_code
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..hub.towers_clipscratch import (
@@ -51,7 +52,9 @@ def build_model(options: ModelArguments, captions: list[str] | None):
     >>> processor.tokenizer.tokenize("a blue circle"), model.config.projection_dim
     (['a', 'blue', 'circle'], 4)
     """
-    with refusing_own_code(options.vision_tower, options.tokenizer, options.text_tower):
+    sources = (options.vision_tower, options.tokenizer, options.text_tower)
+    sources = [name for name in sources if name and not is_from_scratch(name)]
+    with refusing_own_code(*sources), naming_damaged_files(*sources):
         return _build(options, captions)
 
 

@@ -267,7 +267,7 @@ def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name
 
 
 def test_an_image_processor_whose_library_is_missing_is_named(folder_of):
-    folder = folder_of("vit")
+    folder = Path(folder_of("vit"))
     (Path(folder) / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchImageProcessor"}')
     assert_refused_early("its image processor cannot be used .*; install what is missing", vision_tower=folder)
 
@@ -286,6 +286,14 @@ def test_a_text_without_a_token_is_refused(tmp_path):
     tokenizer.backend_tokenizer.post_processor = None
     with pytest.raises(ValueError, match="the text '' has no token"):
         TokenTable(["a red square", ""], tokenizer, 8)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[]"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_damaged_file_of_a_tower_is_named(folder_of, name, content):
+    folder = Path(folder_of("vit"))
+    (folder / name).write_bytes(content)
+    assert_refused_early(f"{name} is damaged .*; copy ", vision_tower=str(folder))
 
 
 def test_what_needs_no_captions_is_built_once(folder_of):
