@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from modeling_clipscratch.atomic_files import write_whole
 from modeling_clipscratch.data import Rows, load_rows
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_images, encode_texts
 from modeling_clipscratch.evaluation.loading import load_model
-from modeling_clipscratch.evaluation.tables import write_whole
 
 from .reporting import parser_of
 

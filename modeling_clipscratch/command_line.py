@@ -18,6 +18,8 @@ import datasets
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from .data.names import on_one_line, printable
+
 TERMINATED = 143  # exit status after SIGTERM, as a shell reports it
 _OF_THE_TRAINER = ("underflow_overflow", "tpu_metrics_debug")  # what TrainingArguments' own --debug is followed by
 
@@ -56,7 +58,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
             raise
         if debug:
             traceback.print_exc()
-        sentence = " ".join(str(error).split()) or type(error).__name__
+        sentence = on_one_line(str(error)) or type(error).__name__
         _say_once(f"error: {sentence}")
         sys.exit(2)
     finally:
@@ -140,9 +142,18 @@ def once_each(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"{what} {twice} is named twice; name each once.")
 
 
+class _Printable(logging.Formatter):
+    """Names of files, of anybody's, get into messages."""
+
+    def format(self, record):
+        return printable(super().format(record))
+
+
 def quiet_libraries() -> None:
     """Our own messages at info; those of the libraries only where something is wrong."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("modeling_clipscratch").setLevel(logging.INFO)
     for noisy in ("transformers", "datasets", "huggingface_hub", "accelerate", "httpx", "PIL", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -73,6 +73,16 @@ def test_debug_is_ours_unless_the_trainer_s_word_follows(monkeypatch, words, lef
     assert seen == left
 
 
+def test_names_in_messages_move_no_cursor():
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from modeling_clipscratch import command_line\n"
+    program += "import logging\n"
+    program += "def main(arguments):\n"
+    program += "    logging.getLogger('modeling_clipscratch').warning('left out: %s', '\\x1b[2Ja.png')\n"
+    program += "    raise ValueError('\\x1b]0;b.png')\ncommand_line.run_command(main)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == "left out: \ufffd[2Ja.png\nerror: \ufffd]0;b.png\n"
+
+
 INTERRUPTED = """
 import os, runpy, signal, sys
 class Finder:

@@ -85,12 +85,19 @@ class CaptionTable:
 
 
 class TokenTable:
-    """Captions tokenised once, kept ragged, padded to the longest of a batch.
+    """Texts tokenised once, kept ragged, padded on the right to the longest of a batch whatever the tokenizer's side.
 
     Args:
-        texts: (U,) captions.
+        texts: (U,) captions or prompts.
         tokenizer: the text tower's.
-        max_length: tokens that the tower reads; longer captions are cut, counted and said once.
+        max_length: tokens that the tower reads; longer texts are cut and counted.
+        warn: log how many are cut.
+
+    Attributes:
+        lengths: (U,) tokens of each text.
+        truncated: how many texts are cut.
+
+    Raises: ValueError if a text has no token at all.
 
     >>> from modeling_clipscratch.training import word_tokenizer
     >>> texts = ["a red circle", "a circle"]
@@ -99,19 +106,30 @@ class TokenTable:
             [1, 1, 1, 0]])
     """
 
-    def __init__(self, texts: list[str], tokenizer, max_length: int):
-        encoded = tokenizer(list(texts), truncation=False)["input_ids"]
-        cut = sum(len(ids) > max_length for ids in encoded)
-        if cut:
-            logger.warning(
-                "%d of %d captions are longer than the %d tokens that the text tower reads; they are cut.",
-                cut, len(texts), max_length,
-            )  # fmt: skip
-            encoded = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-        self.truncated = cut
+    def __init__(self, texts: list[str], tokenizer, max_length: int, *, warn: bool = True):
+        # Without the tokenizer's own warning of long texts.
+        encoded = tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
+        long = [number for number, ids in enumerate(encoded) if len(ids) > max_length]
+        if long:
+            cut = tokenizer([texts[number] for number in long], padding=False, truncation=True, max_length=max_length)
+            # A tokenizer is saved with the truncation of its last call.
+            tokenizer(texts[0], truncation=False, verbose=False)
+            for number, ids in zip(long, cut["input_ids"], strict=True):
+                encoded[number] = ids
+            if warn:
+                logger.warning(
+                    "%d of %d captions are longer than the %d tokens that the text tower reads; they are cut.",
+                    len(long), len(texts), max_length,
+                )  # fmt: skip
+        self.truncated = len(long)
+        self.lengths = np.array([len(ids) for ids in encoded])
+        if not self.lengths.all():
+            raise ValueError(
+                f"the text {texts[self.lengths.argmin()]!r} has no token, so nothing is there to be encoded; leave it "
+                "out, or choose a tokenizer that puts a token of its own at the beginning or end of a text."
+            )
         self._pad = tokenizer.pad_token_id
-        self._lengths = np.array([len(ids) for ids in encoded])
-        self._offsets = np.cumsum([0, *self._lengths])
+        self._offsets = np.cumsum([0, *self.lengths])
         self._flat = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in encoded])
 
     def fingerprint(self) -> str:
@@ -119,17 +137,17 @@ class TokenTable:
         return hashlib.blake2b(self._flat.tobytes() + self._offsets.tobytes(), digest_size=16).hexdigest()
 
     def __len__(self):
-        return len(self._lengths)
+        return len(self.lengths)
 
     def by_length(self, ids: torch.Tensor | None = None) -> torch.Tensor:
         """(n,) caption ids, default all, shortest first."""
         ids = torch.arange(len(self)) if ids is None else ids
-        return ids[torch.from_numpy(np.argsort(self._lengths[ids.numpy()], kind="stable"))]
+        return ids[torch.from_numpy(np.argsort(self.lengths[ids.numpy()], kind="stable"))]
 
-    def batch(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B,) caption ids -> `input_ids`, `attention_mask` (B, T), T the longest of these."""
-        lengths, first = self._lengths[ids.numpy()], self._offsets[ids.numpy()]
-        position = np.arange(lengths.max())[None, :]
+    def batch(self, ids: torch.Tensor, *, length: int | None = None) -> dict[str, torch.Tensor]:
+        """(B,) caption ids -> `input_ids`, `attention_mask` (B, T), T the longest of these, or `length`."""
+        lengths, first = self.lengths[ids.numpy()], self._offsets[ids.numpy()]
+        position = np.arange(length or lengths.max())[None, :]
         mask = position < lengths[:, None]
         tokens = self._flat[np.minimum(first[:, None] + position, len(self._flat) - 1)]
         tokens = np.where(mask, tokens, self._pad)

@@ -1,6 +1,7 @@
 """The columns of a table go in; which of them is the picture, the captions or the label comes out."""
 
 import difflib
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ import datasets
 import numpy as np
 
 from .templates import class_names_from, templates_from
+
+logger = logging.getLogger(__name__)
 
 _IMAGE_NAMES = ("image", "images", "img", "picture", "photo", "file_name", "filename", "filepath", "file_path", "path")
 _IMAGE_NAMES += ("jpg", "jpeg", "png", "webp")  # how `datasets` names the members of tar shards
@@ -194,7 +197,13 @@ def class_order(train: Iterable[str], others: Iterable[str]) -> list[str]:
     ['cat', 'dog', 'ant']
     """
     train = set(train)
-    return [*sorted(train, key=_by_number), *sorted(set(others) - train, key=_by_number)]
+    order = [*sorted(train, key=_by_number), *sorted(set(others) - train, key=_by_number)]
+    first = {}
+    for name in order:
+        other = first.setdefault(name.casefold(), name)
+        if other != name and len(name) > 1:  # single letters are classes of alphabets
+            logger.warning("%r and %r count as two classes; if they are one, spell them alike.", other, name)
+    return order
 
 
 def _by_number(name: str) -> tuple:  # folders named 0, 1, ..., 10 are in label order

@@ -1,6 +1,8 @@
 """Folders of pictures go in, one sub-folder a class or with a metadata table; rows come out."""
 
+import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,17 +10,23 @@ from pathlib import Path
 import numpy as np
 
 from .columns import Columns, class_order, readable_class
+from .files import refuse_unreadable
 from .names import is_junk_folder
 from .pictures import is_picture_name, is_unread_name, warn_of_unread
 from .rows import DEFAULT_TEMPLATES, Rows
-from .splits import Readers, by_split, is_split_name
+from .splits import Readers, by_split, canonical_split, is_split_name
 from .tables import files_fingerprint, read_path, table_readers
+
+logger = logging.getLogger(__name__)
 
 _METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 def metadata_readers(folder: Path, *, name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
-    """One reader for each split folder with a metadata table, or one for the folder's own; none where there is none."""
+    """One reader for each split folder with a metadata table, or one for the folder's own; none where there is none.
+
+    Such a table names only files in `folder`: people get it from others, together with the images.
+    """
     splits = _split_folders(folder)
     tables = {split: _metadata(split_folder) for split, split_folder in splits.items()}
     found = {split: [table] for split, table in tables.items() if table is not None}
@@ -26,7 +34,7 @@ def metadata_readers(folder: Path, *, name: str, columns: Columns, cache_dir: st
     stray = _metadata(folder)
     if stray and (len(parted) > 1 if splits == {"train": folder} else not found):
         raise ValueError(f"{stray}: lies beside split folders; put one into each of them, with its own rows.")
-    return table_readers(found, name, columns, cache_dir)
+    return table_readers(found, name, columns, cache_dir, folder=folder)
 
 
 def _metadata(folder):
@@ -48,6 +56,7 @@ def class_folder_readers(
             f"{name}: {len(class_names)} class names for {len(every)} sub-folders ({', '.join(every[:5])}, ...); "
             "give one name for each."
         )
+    _check_no_splits(name, every)
     if not class_names:
         _check_folder_names(name, every)
     return {
@@ -63,6 +72,17 @@ def class_folder_readers(
         for split, split_folder in splits.items()
         if classes[split]
     }
+
+
+def _check_no_splits(name, folders):
+    """Raises: ValueError for folders such as `train2017` and `val2017`, which are read as classes."""
+    words = {folder: re.fullmatch(r"([A-Za-z]+)[-_ ]?\d+", folder) for folder in folders}
+    splits = {canonical_split(match[1]): folder for folder, match in words.items() if match and is_split_name(match[1])}
+    if len(splits) > 1:
+        raise ValueError(
+            f"{name}: the sub-folders {' and '.join(map(repr, splits.values()))} would be classes, and look like "
+            f"splits; rename them to {', '.join(splits)}."
+        )
 
 
 def _check_folder_names(name, folders):
@@ -109,7 +129,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    for parent, subfolders, files in os.walk(folder):
+    for parent, subfolders, files in os.walk(folder, onerror=refuse_unreadable):
         subfolders[:] = sorted(name for name in subfolders if not is_junk_folder(name))
         yield parent, sorted(files)
 
@@ -117,16 +137,19 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 def _read_class_folders(
     folder: Path, *, name: str, split: str, classes: list[str], class_names: list[str], templates: list[str]
 ) -> Rows:
-    keys, labels, unread = [], [], []
+    keys, labels, unread, links = [], [], [], []
     others = sorted({path.name for path in _sub_folders(folder)}.difference(classes))  # none of their pictures is read
     for label, class_folder in enumerate([*classes, *others]):
         for parent, files in _walk(folder / class_folder):
             unread += [f"{parent}/{file}" for file in files if is_unread_name(file)]
+            links += [entry.path for entry in os.scandir(parent) if entry.is_symlink() and entry.is_dir()]
             inside = Path(parent).relative_to(folder).as_posix()
             pictures = [f"{inside}/{file}" for file in files if is_picture_name(file)]
             keys += pictures
             labels += [label] * len(pictures)
     warn_of_unread(unread)
+    if links:  # one may lead to another class, or back up
+        logger.warning("%d links to folders (%s, ...) are not followed; put the images there.", len(links), links[0])
     paths = [str(folder / key) for key in keys]
     return Rows(
         name=name,

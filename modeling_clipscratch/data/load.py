@@ -148,7 +148,7 @@ def _folder_readers(folder: Path, dataset: str, columns: Columns, cache_dir: str
     files = table_files(folder)
     loose = loose_shards(folder, chain(*files.values()))
     if files and not loose:
-        return table_readers(files, dataset, columns, cache_dir)
+        return table_readers(files, dataset, columns, cache_dir, folder=folder)
     if readers := class_folder_readers(folder, name=dataset, **words):
         return without_columns(readers, dataset, columns)
     if tars := tars or loose:

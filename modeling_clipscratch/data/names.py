@@ -16,12 +16,21 @@ def is_local(given: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """Names of files may hold bytes that are no UTF-8, which Python keeps as surrogates; those become `\\ufffd`.
+    """Names of files may hold bytes that are no UTF-8, which Python keeps as surrogates, and characters that move a
+    terminal's cursor or change its colours; those become `\\ufffd`.
 
     >>> printable("caf\\udce9.jpg") == "caf\\ufffd.jpg"
     True
     """
-    return re.sub("[\ud800-\udfff]", "\ufffd", name)
+    return re.sub("[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", name)
+
+
+def on_one_line(name: str) -> str:
+    """
+    >>> on_one_line("a name\\n of two lines")
+    'a name of two lines'
+    """
+    return printable(" ".join(name.split()))
 
 
 def is_junk_folder(name: str) -> bool:

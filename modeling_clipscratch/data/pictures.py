@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from .files import backslash_hint, is_special
 from .rows import BadImageError
 
 try:
@@ -77,8 +78,8 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
             side falls below this, which is several times faster for large photographs.
 
     Raises:
-        BadImageError: if the picture is missing, cut short, corrupt, of no known format, or so large that decoding
-            it would exhaust memory (Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`, twice over).
+        BadImageError: if the picture is missing, no regular file, cut short, corrupt, of no known format, or so large
+            that decoding it would exhaust memory (Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`, twice over).
 
     >>> decode_image("photos/0.png", name="photos/0.png").size
     (8, 8)
@@ -107,6 +108,7 @@ def decode_pixels(data: bytes | PathLike | str, *, name: str, draft_size: int | 
     """
     with _bad_one_named(name):
         if not isinstance(data, bytes):
+            _check_regular(data)
             data = Path(data).read_bytes()
         with _open(data) as file:
             full = file.size
@@ -134,7 +136,8 @@ def _bad_one_named(name):
     except BadImageError:
         raise
     except FileNotFoundError as error:
-        raise BadImageError(f"{name}: there is no such picture; check the path, or remove its row.") from error
+        hint = backslash_hint(name)
+        raise BadImageError(f"{name}: there is no such picture; check the path{hint}, or remove its row.") from error
     except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
         reason = _reason(error, name)
         raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the picture or remove its row.") from error
@@ -152,12 +155,20 @@ def _loaded(file) -> tuple[Image.Image, int]:
 
 
 def _open(data) -> Image.Image:
-    file = io.BytesIO(data) if isinstance(data, bytes) else data
+    if isinstance(data, bytes):
+        file = io.BytesIO(data)
+    else:
+        _check_regular(file := data)
     # Pillow tries its formats in turn, and comes to WebP late: 60 of the 150 microseconds of a small picture.
     try:
         return Image.open(file, formats=COMMON_FORMATS)
     except Image.UnidentifiedImageError:
         return Image.open(file)
+
+
+def _check_regular(path):
+    if is_special(path):  # opening a pipe waits for whoever writes into it
+        raise ValueError("it is a pipe, socket or device, and no regular file")
 
 
 def _reason(error: Exception, name: str) -> str:

@@ -34,7 +34,7 @@ class Preprocess:
     Normalisation is left to `normalize`, so that batches travel as bytes and become floats on the device.
 
     Raises: ValueError if the image processor scales pixels otherwise than to [0, 1], normalises without a mean or
-        deviation, or gives pictures of differing shapes.
+        deviation, gives pictures of differing shapes, or does not make one image of three channels of each.
 
     >>> from transformers import ViTImageProcessorPil
     >>> preprocess = Preprocess(ViTImageProcessorPil(size={"height": 8, "width": 8}))
@@ -45,13 +45,11 @@ class Preprocess:
     def __init__(self, image_processor, *, exact: bool = True):
         self.image_processor = image_processor
         self.mean, self.std = _statistics(image_processor)
-        size = image_processor.crop_size if _crops(image_processor) else image_processor.size
-        self.image_size = _edges(size)
-        if not _crops(image_processor) and not (image_processor.do_resize and image_processor.size.height):
-            self._check_shapes()
+        self.image_size = self._try()
         # Where a crop follows, a picture of the crop's size may be enlarged first (DINOv2: to 256, then 224 of it).
         self._resized = _edges(image_processor.size)
-        self._mode = None if exact or not image_processor.do_resize else _MODES.get(image_processor.resample)
+        resizes = image_processor.do_resize and None not in self._resized
+        self._mode = None if exact or not resizes else _MODES.get(image_processor.resample)
         self.exact = self._mode is None or not self._agrees()
 
     def decode(self, data, *, name: str) -> Image.Image | np.ndarray:
@@ -95,15 +93,42 @@ class Preprocess:
         made = [(self._own(image), self._fast(image)) for image in (noise[0], noise[1].swapaxes(0, 1))]
         return all(own.shape == fast.shape and np.abs(own - fast.astype(float)).mean() < 0.5 for own, fast in made)
 
-    def _check_shapes(self):
-        shapes = [self._own(np.zeros((*size, 3), np.uint8)).shape[:2] for size in ((8, 16), (16, 8))]
-        if shapes != [self.image_size] * 2:
-            own = self.image_processor
+    def _try(self):
+        """Height and width of what it makes of pictures: wide, tall, small and large."""
+        own, draw = self.image_processor, np.random.default_rng(0)
+        pictures = [draw.integers(0, 256, (*size, 3), np.uint8) for size in ((8, 16), (16, 8), (400, 300))]
+        name = type(own).__name__
+        try:
+            made = [self._own(picture) for picture in pictures]
+            whole = [own(Image.fromarray(picture), return_tensors="pt")["pixel_values"] for picture in pictures]
+            shapes = [pixels.shape[:2] for pixels in made]
+            single = all(pixels.shape[2:] == (3,) for pixels in made)
+        except Exception as error:  # of many kinds: those of patches, tiles, pairs or videos fail each in its own way
+            single, why = False, f" ({type(error).__name__}: {' '.join(str(error).split())})"
+        else:
+            why = ""
+        if not single:
             raise ValueError(
-                f"this image processor (do_resize={own.do_resize}, size={dict(own.size)}, do_center_crop="
-                f"{own.do_center_crop}) gives pictures of differing shapes, {shapes[0]} and {shapes[1]} for one, and "
-                "a batch needs one shape; give size a height and a width, or crop_size with do_center_crop."
+                f"the image processor {name} does not make one image of three channels of an image{why}; give a tower "
+                "whose image processor does, such as that of a ViT, DINOv2 or CLIP."
             )
+        other = next((shape for shape in shapes if shape != shapes[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"this image processor (do_resize={getattr(own, 'do_resize', None)}, size={dict(own.size or {})}, "
+                f"do_center_crop={getattr(own, 'do_center_crop', None)}) gives pictures of differing shapes, "
+                f"{shapes[0]} and {other} for one, and a batch needs one shape; give size a height and a width, or "
+                "crop_size with do_center_crop."
+            )
+        expected = [normalize(torch.from_numpy(pixels)[None], self.mean, self.std) for pixels in made]
+        deviation = torch.tensor(self.std)[:, None, None]
+        apart = [((one - other).abs() * deviation).mean() for one, other in zip(whole, expected, strict=True)]
+        if not max(apart) < 0.5 / 255:
+            raise ValueError(
+                f"the image processor {name} does more to pixels than resize, crop, scale and normalise them; give a "
+                "tower whose image processor does no more, such as that of a ViT, DINOv2 or CLIP."
+            )
+        return shapes[0]
 
     def read_all(self, rows: Rows, *, on_bad_image: str = "raise", progress: bool = False):
         """Decodes every picture once.
@@ -169,7 +194,7 @@ def _of_channels(values, device):
 
 def _statistics(image_processor):
     """Mean and deviation of pixels in [0, 1]."""
-    scale = image_processor.rescale_factor if image_processor.do_rescale else 1
+    scale = image_processor.rescale_factor if getattr(image_processor, "do_rescale", None) else 1
     if abs(255 * scale - 1) > 1e-6:
         raise ValueError(
             f"this image processor multiplies bytes by {scale}, and only 1/255 is known here; set do_rescale to true "
@@ -178,16 +203,16 @@ def _statistics(image_processor):
     if not image_processor.do_normalize:
         return [0.0] * 3, [1.0] * 3
     for name in ("image_mean", "image_std"):
-        if getattr(image_processor, name) is None:
+        values = getattr(image_processor, name)
+        if not isinstance(values, (list, tuple)) or len(values) != 3:
             raise ValueError(
-                f"this image processor normalises with {name}=null; give three numbers, or set do_normalize to false."
+                f"this image processor normalises with {name}={'null' if values is None else values}; give three "
+                "numbers, or set do_normalize to false."
             )
     return list(image_processor.image_mean), list(image_processor.image_std)
 
 
 def _edges(size):
+    if not hasattr(size, "shortest_edge"):
+        return None, None
     return (size.height, size.width) if size.shortest_edge is None else (size.shortest_edge, size.shortest_edge)
-
-
-def _crops(image_processor):
-    return bool(image_processor.do_center_crop)

@@ -4,13 +4,17 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from .files import check_regular
 from .pictures import is_picture_name
 
 
 def shard_files(split_folder: Path) -> list[Path]:
     """The shards of one split in order; the file that says how many there are has the last word."""
     names = [path.name for path in split_folder.glob("*.tar") if is_shard_name(path.name)]
-    return [split_folder / name for name in shard_names(names, split_folder / "nshards.txt")]
+    files = [split_folder / name for name in shard_names(names, split_folder / "nshards.txt")]
+    for file in files:
+        check_regular(file)
+    return files
 
 
 def is_shard_name(name: str) -> bool:
@@ -34,6 +38,7 @@ def shard_names(present: Sequence[str], count_file: Path) -> list[str]:
     """
     if not count_file.exists():
         return sorted(present, key=lambda name: (len(name), name))  # 2 before 10
+    check_regular(count_file)
     written = count_file.read_text(encoding="utf-8-sig").strip()
     if not written.isdigit() or int(written) == 0:
         raise ValueError(f"{count_file}: {written!r} is not a number of shards; write how many there are.")

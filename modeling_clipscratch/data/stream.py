@@ -51,7 +51,7 @@ def open_stream(
             without_columns({}, dataset, columns)
             return _tar_source(dataset, path, [str(file) for file in shard_files(loose["train"])], columns), {}
         _check_parquet(dataset, [str(file) for files in tables.values() for file in files])
-        readers = table_readers(tables, dataset, columns, cache_dir)
+        readers = table_readers(tables, dataset, columns, cache_dir, folder=path)
         files = [str(file) for file in tables[_train(tables, dataset)]]
         return _parquet_source(dataset, files, columns), _without_train(readers)
     if path.is_file():

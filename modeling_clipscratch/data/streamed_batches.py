@@ -198,9 +198,9 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         return batch
 
     def _tokenize(self, texts, warnings):
-        length, options = self.tokenizer.model_max_length, {"padding": True, "return_tensors": "pt"}
-        encoded = self.tokenizer(texts, **options, verbose=False)
-        if encoded["input_ids"].shape[1] > length:
-            warnings.append(f"captions longer than the {length} tokens that the text tower reads are cut.")
-            encoded = self.tokenizer(texts, **options, truncation=True, max_length=length)
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+        table = TokenTable(texts, self.tokenizer, self.tokenizer.model_max_length, warn=False)
+        if table.truncated:
+            warnings.append(
+                f"captions longer than the {self.tokenizer.model_max_length} tokens that the text tower reads are cut."
+            )
+        return table.batch(torch.arange(len(texts)))

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .columns import Columns, find_columns, is_text, read_labels
+from .files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
 from .pictures import decode_image
 from .rows import DEFAULT_TEMPLATES, BadImageError, Rows
 from .splits import Readers, canonical_split, is_split_name
@@ -59,8 +60,21 @@ def file_readers(path: Path, *, name: str, columns: Columns, cache_dir: str | No
     return table_readers({_split_of(path.name) or "train": [path]}, name, columns, cache_dir)
 
 
-def table_readers(files: dict[str, list[Path]], name: str, columns: Columns, cache_dir: str | None = None) -> Readers:
-    """One reader a split. Paths of pictures in a table are relative to the table."""
+def table_readers(
+    files: dict[str, list[Path]],
+    name: str,
+    columns: Columns,
+    cache_dir: str | None = None,
+    *,
+    folder: Path | None = None,
+) -> Readers:
+    """One reader a split. Paths of pictures in a table are relative to the table.
+
+    Args:
+        folder: the dataset, where the tables were found in a folder; a `metadata.*` among them names only files in it.
+    """
+    for path in (path for paths in files.values() for path in paths):
+        check_regular(path)
     opened = {split: partial(_open_files, paths, cache_dir) for split, paths in files.items()}
     return {
         split: partial(
@@ -72,6 +86,7 @@ def table_readers(files: dict[str, list[Path]], name: str, columns: Columns, cac
             origin=", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else ""),
             fingerprint=files_fingerprint(paths),
             root=paths[0].parent,
+            inside=folder if any(path.stem.lower() == "metadata" for path in paths) else None,
         )
         for split, paths in files.items()
     }
@@ -129,16 +144,19 @@ def rows_from_table(
     origin: str,
     fingerprint: str | None = None,
     root: Path | None = None,
+    inside: Path | None = None,
 ) -> Rows:
     """The rows of one split of a table.
 
     Args:
         tables: what opens each split's table; others than `split` are opened only to number classes given as words.
         fingerprint: of the table's content; that of the `Dataset` where `None`.
-        root: folder that the pictures' paths are relative to.
+        root: folder that the pictures' paths are relative to; where it is `None` the table must hold the pictures.
+        inside: folder that the paths must not lead out of.
 
     Raises:
-        ValueError: if a column is missing or ambiguous, naming the candidates and the option that chooses.
+        ValueError: if a column is missing or ambiguous, naming the candidates and the option that chooses, or if paths
+            lead to no picture or out of `inside`.
     """
     table = tables[split]()
     image, captions, label = find_columns(table.features, columns, origin=origin)
@@ -147,25 +165,27 @@ def rows_from_table(
         table = table.cast_column(image, datasets.Image(decode=False))
     pictures = table.select_columns([image])
     shared = {"name": name, "split": split, "origin": origin, "encoded": True}
-    by_path = is_text(table.features[image])
+    if by_path := is_text(table.features[image]):
+        names = [cell or "" for cell in pictures[image][:]]
+        paths = _paths(names, root, inside, f"{origin}: column {image!r}")
     one_caption = len(captions) == 1 and is_text(table.features[captions[0]])
-    same = map(str, pictures[image][:]) if by_path else _digests(pictures, image) if one_caption else range(len(table))
+    same = same_files(paths) if by_path else _digests(pictures, image) if one_caption else range(len(table))
     alike = _alike(same)
     row_sets = list(alike.values())
     first_rows = [rows[0] for rows in row_sets]
     if by_path:
-        keys = list(alike)
-        paths = [str((root or Path()) / key) for key in keys]
+        paths = [paths[row] for row in first_rows]
+        keys = [_key(names[row], path, root) for row, path in zip(first_rows, paths, strict=True)]
         if paths and not any(map(os.path.exists, paths)):
             raise ValueError(
                 f"{origin}: names the picture {paths[0]}, which is not there, nor is any other; paths are relative to "
-                "the table."
+                f"the table{backslash_hint(paths[0])}."
             )
         fingerprint += "-" + files_fingerprint(paths)
         shared["read_image"] = partial(read_path, paths)
     else:
         keys = [f"row-{row:08d}" for row in first_rows]
-        shared["read_image"] = partial(_read_cell, pictures, image, first_rows, f"{name}, {split}", root)
+        shared["read_image"] = partial(_read_cell, pictures, image, first_rows, f"{name}, {split}", root, inside)
     shared.update(keys=keys, fingerprint=fingerprint)
     if captions:
         cells = [cell_texts(values) for values in zip(*(table[column][:] for column in captions), strict=True)]
@@ -179,8 +199,43 @@ def rows_from_table(
     return Rows(kind="class", labels=labels[first_rows], class_names=class_names, templates=templates, **shared)
 
 
+def _paths(cells: Sequence[str], root: Path | None, inside: Path | None, where: str) -> list[str]:
+    """The files that a column names. Raises: ValueError without a `root`, or if a file lies outside `inside`."""
+    if root is None:
+        raise ValueError(
+            f"{where} holds paths, not the images themselves, which are nowhere; name the column that holds them with "
+            "--image_column, or give a local folder."
+        )
+    paths = [file_of_cell(root, cell) for cell in cells]
+    for path in paths:
+        _check_inside(path, inside, where)
+    return paths
+
+
+def _key(cell: str, path: str, root: Path) -> str:
+    """The name of an image: its path from the table, in one spelling; outside the table's folder as it is written."""
+    plain = cell == os.path.normpath(cell) and "\\" not in cell
+    keeps = not is_inside(path, root) if os.path.isabs(cell) else plain
+    return cell if keeps else os.path.relpath(path, root)
+
+
+def _check_inside(path, inside, where):
+    if inside is not None and not is_inside(path, inside):
+        raise BadImageError(
+            f"{where} names {path}, which lies outside {inside}; a metadata table names files of its own folder: copy "
+            "the file there, or remove the row."
+        )
+
+
 def _read_cell(
-    pictures, column: str, rows: Sequence[int], where: str, root: Path | None, index: int, decode=decode_image
+    pictures,
+    column: str,
+    rows: Sequence[int],
+    where: str,
+    root: Path | None,
+    inside: Path | None,
+    index: int,
+    decode=decode_image,
 ) -> Image.Image | np.ndarray:
     cell = pictures[rows[index]][column]
     where = f"{where}: row-{rows[index]:08d}"
@@ -188,8 +243,9 @@ def _read_cell(
     if cell.get("bytes"):
         return decode(cell["bytes"], name=where)
     if cell.get("path"):
-        path = (root or Path()) / cell["path"]
-        return decode(path, name=str(path))
+        path = file_of_cell(root or Path(), cell["path"])
+        _check_inside(path, inside, where)
+        return decode(path, name=path)
     raise BadImageError(f"{where}: has no picture in column {column!r}; remove the row.")
 
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from .files import check_regular
+
 logger = logging.getLogger(__name__)
 
 CIFAR = (
@@ -204,6 +206,7 @@ def _given_twice(labels):
 def _lines(path):
     """The lines of a text file without the empty ones at its end; those in between would shift the labels."""
     file = Path(path).expanduser()
+    check_regular(file)
     if not file.is_file():
         raise ValueError(f"{path}: there is no such file; check the path (seen from {Path.cwd()}).")
     try:

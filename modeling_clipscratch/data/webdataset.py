@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from .files import check_regular
 from .pictures import decode_image, is_picture_name
 from .rows import DEFAULT_TEMPLATES, BadImageError, Rows
 from .shards import is_shard_name, refuse_link, shard_files
@@ -206,6 +207,7 @@ def _index_shard(path: Path, size: int, mtime_ns: int) -> list[Sample]:
 def sample_kind(folder: Path, first: Sample, where: str) -> str:
     """`class` or `caption`, as the folder states it or else its first sample shows. Raises: ValueError if neither."""
     kind_file = folder / KIND_FILE
+    check_regular(kind_file)
     stated = kind_file.read_text(encoding="utf-8-sig").strip() if kind_file.exists() else None
     if stated == "retrieval":
         return "caption"
@@ -246,5 +248,6 @@ def read_class_names(folder: Path) -> list[str]:
 def read_templates(folder: Path) -> Sequence[str]:
     """Prompts, a line each, `{}` for the class; the plain one where there is no such file."""
     path = folder / TEMPLATES_FILE
+    check_regular(path)
     empty = not path.exists() or not path.read_text(encoding="utf-8-sig").strip()
     return DEFAULT_TEMPLATES if empty else templates_from([str(path)])

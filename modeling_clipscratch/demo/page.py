@@ -3,17 +3,21 @@
 The page asks nothing of other machines: fonts are those of the reader's system, and gradio's analytics are off.
 """
 
+import html
 import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..data.names import on_one_line
 from ..data.pictures import decode_image
 from ..data.rows import DEFAULT_TEMPLATES
+from ..evaluation.markdown import code, escaped
 from ..evaluation.rank_labels import rank_labels
 from ..search.find import search
-from ..search.sheet import GRID, hits_html, note_of, printable
+from ..search.sheet import GRID, hits_html, note_of
 from ..search.store import PictureIndex
 
+HOSTS = ("127.0.0.1", "localhost", "[::1]")  # another name may be that of a stranger's page, led here by its DNS
 SHOWN = 12  # pictures of a search
 CSS = f"""
   .gradio-container {{ width: 100%; max-width: 1100px !important; margin: 0 auto !important; }}
@@ -68,13 +72,15 @@ def build_page(model, processor, index: PictureIndex | None = None, *, model_nam
         return f"<p>{note_of(hits)}</p>{hits_html(hits)}"
 
     with gr.Blocks(title="ClipScratch", analytics_enabled=False, fill_width=True) as page:
-        gr.Markdown(f"# ClipScratch\nTrying **{Path(model_name).name}**.")
+        gr.Markdown(f"# ClipScratch\nTrying **{escaped(Path(model_name).name)}**.")
         with gr.Tab("Name a picture"), gr.Row():
             with gr.Column():
                 picture = gr.Image(
                     type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=300,
                     elem_id="picture",
                 )  # fmt: skip
+                # Else gradio opens what was uploaded, and has no words for what is no picture; `classify` has.
+                picture.preprocess = lambda payload: payload and payload.path
                 labels = gr.Textbox(
                     label="Labels", info="Two or more, with commas between them", placeholder="cat, dog"
                 )
@@ -91,7 +97,7 @@ def build_page(model, processor, index: PictureIndex | None = None, *, model_nam
                         show_label=False, container=False, placeholder="a dog in the snow", scale=5, autofocus=True
                     )
                     go = gr.Button("Search", variant="primary", scale=1, min_width=100)
-                gr.Markdown(f"{len(index.pictures):,} pictures of `{printable(index.folder.name)}`")
+                gr.Markdown(f"{len(index.pictures):,} pictures of {code(index.folder.name)}")
                 found = gr.HTML(padding=False, elem_id="found")
             gr.on([go.click, text.submit], find, text, found)
     return page
@@ -100,9 +106,14 @@ def build_page(model, processor, index: PictureIndex | None = None, *, model_nam
 def serve(page, port: int, *, wait: bool = True) -> str:
     """Serves the page to this machine only; returns its address, at once or, with `wait`, when it is stopped.
 
+    Requests that name another host are answered with 400.
+
     Raises: ValueError if the port is taken.
     """
     gr = gradio_library()
+    from starlette.middleware import Middleware  # comes with gradio
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["system-ui", "sans-serif"]}
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="gray", **fonts).set(
         # gradio's own greys and blue are too faint to be read by everyone.
@@ -126,6 +137,7 @@ def serve(page, port: int, *, wait: bool = True) -> str:
             ssr_mode=False,
             quiet=True,
             prevent_thread_lock=True,
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)]},
         )
     except OSError as error:
         raise ValueError(f"port={port} cannot be had on this machine; choose another --port.") from error
@@ -141,4 +153,5 @@ def _told(gr):
     try:
         yield
     except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        # The page takes the words for HTML, and they may name files.
+        raise gr.Error(html.escape(on_one_line(str(error))), print_exception=False) from error

@@ -8,6 +8,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..atomic_files import write_text, write_whole
+from .markdown import escaped
 from .tables import (
     INTERVAL,
     Metrics,
@@ -17,8 +19,6 @@ from .tables import (
     less_is_better,
     shown_of,
     values_only,
-    write_text,
-    write_whole,
 )
 
 ByModel = Mapping[str, Metrics]  # model -> data set -> metric -> value
@@ -43,7 +43,7 @@ def markdown_comparison(
 ) -> str:
     """The same as Markdown; `titles` are the heads of data sets that are not to have their name there."""
     tables = (
-        f"## {(titles or {}).get(name, name)}\n\n{as_markdown(comparison_cells(metrics, name, differences))}"
+        f"## {escaped((titles or {}).get(name, name))}\n\n{as_markdown(comparison_cells(metrics, name, differences))}"
         for name in data_sets(metrics)
     )
     return "\n\n".join(tables)

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import normalize as unit_length
 from tqdm.auto import tqdm
 
+from ..data.captions import TokenTable
 from ..data.names import printable
 from ..data.pixels import normalize
 from ..data.read_ahead import read_ahead
@@ -136,13 +137,13 @@ def encode_texts(
     """Texts -> unit embeddings. Each different text is encoded once; texts of like length share a batch.
 
     Args:
-        model: with `get_text_features` as in transformers 5; `SiglipModel` is read as it learned, see `_tokens`.
+        model: with `get_text_features` as in transformers 5; `SiglipModel` is read as it learned.
         tokenizer: the model's own.
         texts: M texts; those longer than the tower reads are cut, and one warning says how many.
         batch_size: texts at once.
         say_cut: warn of texts that are too long; a caller that has said so already leaves it out.
     Returns: (M, P) float32 on the CPU.
-    Raises: ValueError if a text is no Unicode.
+    Raises: ValueError if a text is no Unicode, or has no token.
 
     >>> from modeling_clipscratch.evaluation import load_model
     >>> model, processor = load_model("runs/digits")
@@ -155,24 +156,27 @@ def encode_texts(
         raise ValueError(f"the text {broken!r} holds bytes that are no UTF-8; write it in UTF-8.")
     place = {text: number for number, text in enumerate(unique)}
     longest = longest_text(model, tokenizer)
-    # verbose=False: the tokenizer's own warning about long texts would come before ours.
-    lengths = [len(ids) for ids in tokenizer(unique, verbose=False)["input_ids"]]
-    cut = sum(length > longest for length in lengths)
-    if cut and say_cut:
+    # SigLIP takes the last token for the text, and learned from texts padded to the full length, without a mask.
+    full = longest if model.config.model_type == "siglip" else None
+    if full and "Gemma" in type(tokenizer).__name__:  # SigLIP 2's, whose texts were in lower case
+        unique = [text.lower() for text in unique]
+    tokens = TokenTable(unique, tokenizer, longest, warn=False)
+    if tokens.truncated and say_cut:
         logger.warning(
             "%d of %d texts are longer than the %d tokens that the text tower reads; their ends are cut off.",
-            cut,
+            tokens.truncated,
             len(unique),
             longest,
         )
     # Longest first: if memory is short, it is short at once.
-    order = sorted(range(len(unique)), key=lambda number: -lengths[number])
+    order = torch.from_numpy(np.argsort(-tokens.lengths, kind="stable"))
     embeds = None
     with reading(model):
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            tokens = _tokens(model, tokenizer, [unique[number] for number in chosen], longest)
-            features = model.get_text_features(**tokens).pooler_output
+        for chosen in order.split(batch_size):
+            inputs = {name: tensor.to(model.device) for name, tensor in tokens.batch(chosen, length=full).items()}
+            if full:
+                del inputs["attention_mask"]
+            features = model.get_text_features(**inputs).pooler_output
             features = unit_length(features.float(), dim=-1).cpu()
             if embeds is None:
                 embeds = torch.empty(len(unique), features.shape[1])
@@ -181,22 +185,9 @@ def encode_texts(
     return embeds[[place[text] for text in texts]]
 
 
-def _tokens(model, tokenizer, texts, longest):
-    if model.config.model_type == "siglip":
-        # It takes the last token for the text, and learned from texts padded to the full length, without a mask.
-        names, padding = ["input_ids"], "max_length"
-        if "Gemma" in type(tokenizer).__name__:  # SigLIP 2's, whose texts were in lower case
-            texts = [text.lower() for text in texts]
-    else:
-        names, padding = ["input_ids", "attention_mask"], True
-    given = tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=longest)
-    return {name: given[name].to(model.device) for name in names}
-
-
 def longest_text(model, tokenizer) -> int:
     """Tokens that the text tower reads at most: the tokenizer's limit or the tower's positions, whichever is less."""
     text = model.config.text_config.to_dict()
     if "max_position_embeddings" not in text:  # towers with relative positions (T5) name no maximum
         return tokenizer.model_max_length
-    positions = text["max_position_embeddings"] - first_position(text["model_type"], text.get("pad_token_id"))
-    return min(tokenizer.model_max_length, positions)
+    return min(tokenizer.model_max_length, text["max_position_embeddings"] - first_position(model.text_model))

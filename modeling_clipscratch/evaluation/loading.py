@@ -18,7 +18,10 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
 from ..checksums import SUMS, find_damage
+from ..data.files import read_json
 from ..model_files import is_of_a_model
+from .damaged_files import naming_damaged_files, try_image_processor
+from .encode import encode_texts
 from .own_code import forget_code, refusing_own_code
 
 
@@ -30,7 +33,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         device: `auto`, or a name that torch knows (`cpu`, `cuda:1`).
     Returns: (model in `eval()`, processor with `.tokenizer` and `.image_processor`).
     Raises: ValueError if there is no such model, a part of it is missing, it has no picture or no text features, it
-        needs code of its own, or the device is missing.
+        needs code of its own, a file of it is damaged (named), or the device is missing.
 
     >>> model, processor = load_model("runs/digits")
     >>> model.config.model_type, model.training
@@ -38,6 +41,12 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
     """
     where = str(folder_or_id)
     folder = Path(where)
+    if (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        raise ValueError(
+            f"{where} holds adapters (peft) of {base} and no model; load them with peft, call merge_and_unload(), and "
+            "save that model with its processor."
+        )
     if folder.exists() and not (folder / "config.json").is_file():
         names = (found.parent.name for found in folder.glob("*/config.json"))
         runs = sorted(names, key=_by_number) if folder.is_dir() else []
@@ -48,7 +57,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
             f"{where} is damaged: {damage}; copy the folder again, or, if you changed it on purpose, delete its {SUMS}."
         )
     chosen = find_device(device)
-    with refusing_own_code(where):
+    with refusing_own_code(where), naming_damaged_files(where):
         model, processor = _load(where)
     return model.to(chosen).eval(), processor
 
@@ -57,9 +66,9 @@ def _load(where):
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{where} is neither a folder with a model nor the id of one that can be reached: {_first_line(error)}"
-        ) from error
+        trouble = "is neither a folder with a model nor the id of one that can be reached"
+        place = f"{where}/config.json cannot be used" if Path(where).is_dir() else f"{where} {trouble}"
+        raise ValueError(f"{place}: {_first_line(error)}") from error
     model_class = MODEL_MAPPING.get(type(config), None)
     if not (hasattr(model_class, "get_image_features") and hasattr(model_class, "get_text_features")):
         raise ValueError(
@@ -71,14 +80,17 @@ def _load(where):
         processor = AutoProcessor.from_pretrained(where, trust_remote_code=False)
         # The same pixels, whether torchvision is installed or not; it resizes a little differently.
         image_processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False, backend="pil")
+        try_image_processor(image_processor)
     except ImportError as error:  # the older tokenizers of some families (SigLIP) have a library of their own
         raise ValueError(
             f"{where} needs a library that is not installed: {_first_line(error)} Often it is "
             "pip install sentencepiece protobuf."
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        mismatch = "the weights have other shapes than config.json says; copy the folder again."
+        reason = mismatch if "ignore_mismatched_sizes" in str(error) else _first_line(error)
         raise ValueError(
-            f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {_first_line(error)}"
+            f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {reason}"
         ) from error
     if not isinstance(processor, ProcessorMixin):
         raise ValueError(
@@ -93,14 +105,42 @@ def _load(where):
         raise ValueError(
             f"{where} holds a model of type {config.model_type!r}, which {why}; give a ClipScratch model or a CLIP."
         )
-    missing = sorted(report["missing_keys"])
-    if missing:  # transformers would draw them at random
-        raise ValueError(
-            f"{where} cannot be loaded whole: {len(missing)} of the model's weights are not in its file, {missing[0]} "
-            "for one; copy the folder again, or save it again where it was trained."
-        )
+    _check_weights(model, report, where)
     _check_text_tower(model, where)
+    _check_batches(model, processor.tokenizer, where)
     return model, processor
+
+
+def _check_weights(model, report, where):
+    missing, saved = sorted(report["missing_keys"]), (model.config.architectures or [None])[0]
+    if not missing:  # transformers would draw them at random
+        return
+    if any(".lora_" in name for name in report["unexpected_keys"]):
+        raise ValueError(
+            f"{where} holds weights with adapters (LoRA, peft) that are not merged, for which a {type(model).__name__} "
+            "has no place; call merge_and_unload() on the model and save it again."
+        )
+    if saved not in (None, type(model).__name__):
+        raise ValueError(
+            f"{where} holds a {saved}, whose weights are not those of a {type(model).__name__} ({missing[0]} is "
+            "missing for one), and only that gives picture and text features; give a ClipScratch model or a CLIP."
+        )
+    raise ValueError(
+        f"{where} cannot be loaded whole: {len(missing)} of the model's weights are not in its file, {missing[0]} "
+        "for one; copy the folder again, or save it again where it was trained."
+    )
+
+
+def _check_batches(model, tokenizer, where):
+    """A figure would depend on which texts share a batch (AIMv2's text tower reads both ways where none is padded)."""
+    texts = ["a", "a photo of a dog and a cat"]
+    alone, together = (encode_texts(model, tokenizer, texts, batch_size=size, say_cut=False) for size in (1, 2))
+    exact = next(model.text_model.parameters()).dtype == torch.float32
+    if not (alone * together).sum(-1).min() > 1 - (1e-5 if exact else 1e-2):  # NaN too
+        raise ValueError(
+            f"{where} holds a model of type {model.config.model_type!r}, whose embedding of a text depends on the "
+            "texts beside it in its batch; give a ClipScratch model or a CLIP."
+        )
 
 
 def _check_text_tower(model: PreTrainedModel, where: str) -> None:

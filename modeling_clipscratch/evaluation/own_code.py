@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
+from ..data.files import read_json
 from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS, without_foreign_code
 
 # What transformers reads to find the classes of a folder's parts.
@@ -42,7 +43,7 @@ def own_code(source: str) -> list[str]:
     """The files with code that the JSON files of a folder or Hub id name, each once, in alphabetical order."""
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
     paths = (cached_file(source, name, **quiet) for name in _NAMES)
-    references = {name for path in paths if path for name in _references(json.loads(Path(path).read_text("utf-8")))}
+    references = {name for path in paths if path for name in _references(read_json(path))}
     return sorted({name.replace("--", "/").rpartition(".")[0] + ".py" for name in references})
 
 
@@ -55,7 +56,7 @@ def check_code(folder: str | Path) -> None:
         try:
             references = list(_references(json.loads(path.read_text(encoding="utf-8"))))
         except ValueError as error:
-            raise ValueError(f"{path} cannot be read ({error}); copy the folder again.") from error
+            raise ValueError(f"{path} is damaged ({error}); copy the folder again.") from error
         if foreign := [name for name in references if name not in AUTO_MAP.values()]:
             raise ValueError(
                 f"{path} names code that is not ClipScratch's ({foreign[0]}), which would run wherever the folder is "

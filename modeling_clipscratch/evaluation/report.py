@@ -1,38 +1,48 @@
 """Results by model and data set go in; a folder with numbers, tables, pictures and one page to look at comes out.
 
-Each file is written whole or not at all.
+A report is written whole, or the one that was there before stays.
 """
 
 import json
+import logging
 import re
 import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..atomic_files import free_space, replacing_files, write_text
+from ..data.files import read_json
 from ..data.names import public_name
 from .comparison import Differences, short_names, write_comparison
 from .evaluate_rows import Result, titled
 from .page import render_page
 from .pictures.curves import plot_curves
-from .pictures.sheets import Picture, draw_pictures
+from .pictures.sheets import FILES, Picture, draw_pictures
 from .save import save_embeddings, save_predictions
-from .tables import ACCOUNT, markdown_table, weights_sha256, write_metrics, write_text
+from .tables import ACCOUNT, markdown_table, weights_sha256, write_metrics
+
+logger = logging.getLogger(__name__)
+
+_CURVES = "curves.png"
+_LEAST_SPACE = 2**20  # bytes of a small report
 
 
 def open_folder(folder: str | Path) -> Path:
     """Tries to write there, before an evaluation that may take long; leaves nothing behind.
 
-    Raises: ValueError if that cannot be done, or a model is there.
+    Raises: ValueError if that cannot be done, the disk is full, or a model is there.
     """
     made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_LEAST_SPACE))
+            file.flush()
     except OSError as error:
         raise ValueError(
-            f"output_dir={folder} cannot be written to ({error.strerror}); choose another folder."
+            f"output_dir={folder} cannot be written to ({error.strerror}; {free_space(folder)} free there); "
+            "choose another folder."
         ) from error
     finally:
         for path in filter(Path.is_dir, made):
@@ -77,27 +87,44 @@ def write_report(
     'report.html'
     """
     folder = open_folder(folder)
-    (folder / ACCOUNT).unlink(missing_ok=True)  # it vouches for figures that are about to be replaced
+    histories = {model: history for model in evaluations if (history := _log_history(model))}
+    with replacing_files(folder, last=ACCOUNT) as staging:
+        saved = {"predictions": predictions, "embeddings": embeddings}
+        written = _write_files(staging, evaluations, differences, histories, command, **saved)
+        written = [folder / path.relative_to(staging) for path in written]
+    places = [place / name for place, of in _places(folder, evaluations).items() for name in folder_names(list(of))]
+    for path in {folder / _CURVES, *(place / name for place in places for name in FILES)}.difference(written):
+        path.unlink(missing_ok=True)  # an earlier report's
+    return written
+
+
+def _places(folder, evaluations):
+    """Where the results of each model lie."""
+    one = len(evaluations) == 1
+    names = [folder] if one else [folder / name for name in folder_names(list(evaluations))]
+    return dict(zip(names, evaluations.values(), strict=True))
+
+
+def _write_files(folder, evaluations, differences, histories, command, *, predictions, embeddings):
     metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
     one = len(evaluations) == 1
-    places = [folder] if one else [folder / place for place in folder_names(list(evaluations))]
+    places = _places(folder, evaluations)
     titles = {name: titled(name, found.task) for of in evaluations.values() for name, found in of.items()}
     written, pictures = ([] if one else write_comparison(folder, metrics, differences, titles)), {}
     for (model, results), place in zip(evaluations.items(), places, strict=True):
         paths, pictures[model] = _write_model(place, results, with_table=one)
         written += paths
-    curves = folder / "curves.png"
+    curves = folder / _CURVES
     names = short_names(list(evaluations))
-    histories = {names[model]: history for model in evaluations if (history := _log_history(model))}
-    curves.unlink(missing_ok=True)  # an earlier report's
+    histories = {names[model]: history for model, history in histories.items()}
     plot_curves(next(iter(histories.values())) if len(histories) == 1 else histories, curves)
-    drawn = bool(histories) and curves.is_file()
+    drawn = curves.is_file()
     page = render_page(
         evaluations, pictures, differences=differences, curves=curves if drawn else None, command=command
     )
     written = [folder / "report.html", *written, *([curves] if drawn else [])]
     write_text(written[0], page)
-    for results, place in zip(evaluations.values(), places, strict=True):
+    for place, results in places.items():
         written += _save(place, results, predictions, embeddings)
     if one:
         [(model, results)] = evaluations.items()
@@ -163,7 +190,14 @@ def _save(folder, results, predictions, embeddings):
 
 def _log_history(model):
     state = Path(model) / "trainer_state.json"
-    return json.loads(state.read_text(encoding="utf-8"))["log_history"] if state.is_file() else []
+    try:
+        history = read_json(state).get("log_history", []) if state.is_file() else []
+        if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+            raise ValueError(f"{state} is damaged (its log_history is no list of objects); copy it again.")
+    except ValueError as error:  # what took long to measure is not lost for it
+        logger.warning("%s The report has no curves of this run.", error)
+        return []
+    return history
 
 
 def folder_names(names: list[str]) -> list[str]:

@@ -7,9 +7,9 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_file
 
+from ..atomic_files import write_whole
 from ..data.names import printable
 from .evaluate_rows import Result
-from .tables import write_whole
 
 
 def save_predictions(result: Result, path: str | Path) -> None:

@@ -1,13 +1,13 @@
 """Metrics of one or more data sets go in; a text table, a Markdown table or `metrics.json` comes out."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..atomic_files import write_text
 from ..checksums import sha256
-from ..data.names import printable
+from ..data.names import on_one_line
+from .markdown import escaped
 
 Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
 INTERVAL = "_ci95"
@@ -47,6 +47,7 @@ def metric_cells(metrics: Metrics) -> list[list[str]]:
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
     """Cells -> lines whose columns are aligned, the first to the left, the others to the right."""
+    table = [[on_one_line(cell) for cell in line] for line in table]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     lines = (
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
@@ -58,7 +59,7 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
 def as_markdown(table: Sequence[Sequence[str]]) -> str:
     """Cells, the first column metrics -> a Markdown table."""
     head, *body = table
-    names = [name.replace("|", "\\|") for name in head[1:]]
+    names = [escaped(name) for name in head[1:]]
     lines = [["metric", *names], ["---", *["---:"] * len(names)]]
     lines += [[f"`{line[0]}`", *line[1:]] for line in body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -111,31 +112,6 @@ def write_metrics(path: str | Path, metrics: Metrics) -> None:
     }
     """
     write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a text whole or not at all, with `\\ufffd` for what UTF-8 has not: names of files may be of any bytes."""
-    write_whole(path, lambda temporary: temporary.write_text(printable(text), encoding="utf-8"))
-
-
-def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(temporary path)` and moves the outcome to `path`: a reader sees the old file or the new one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    try:
-        # mkstemp makes files that only their owner may read; a report is for others too.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.fchmod(handle, 0o666 & ~mask)
-        os.close(handle)
-        write(Path(name))
-        with open(name, "rb+") as written:
-            os.fsync(written.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def weights_sha256(folder: str | Path) -> str | None:

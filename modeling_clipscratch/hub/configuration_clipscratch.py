@@ -121,12 +121,12 @@ class ClipScratchConfig(PretrainedConfig):
     @property
     def text_state_dim(self):
         """D of the pooled text state."""
-        return _width(self.text_config) * (2 if self.text_pooling == "cls+mean" else 1)
+        return tower_width(self.text_config) * (2 if self.text_pooling == "cls+mean" else 1)
 
     @property
     def vision_state_dim(self):
         """D of the pooled picture state."""
-        return _width(self.vision_config) * (2 if self.vision_pooling == "cls+mean" else 1)
+        return tower_width(self.vision_config) * (2 if self.vision_pooling == "cls+mean" else 1)
 
 
 def without_foreign_code(settings):
@@ -165,13 +165,14 @@ def _tower_config(given, name, default_type):
     return given
 
 
-def _width(tower):
-    if not hasattr(tower, "hidden_size"):
+def tower_width(config):
+    """Return the width of a tower's tokens. Raises: ValueError if its config has no such number."""
+    if not isinstance(getattr(config, "hidden_size", None), int):
         raise ValueError(
-            f"a tower of type {tower.model_type} has no hidden_size, one width for all its tokens; choose another, "
+            f"a tower of type {config.model_type} has no hidden_size, one width for all its tokens; choose another, "
             "for example a ViT, DINOv2, BERT or DistilBERT."
         )
-    return tower.hidden_size
+    return config.hidden_size
 
 
 def _layers(side, count, frozen):

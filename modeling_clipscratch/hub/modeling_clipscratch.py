@@ -10,6 +10,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
+from .checks_clipscratch import check_text_tower, check_vision_tower
 from .chunks_clipscratch import encode_side
 from .configuration_clipscratch import ClipScratchConfig
 from .heads_clipscratch import build_projection, given, unit_length, with_features
@@ -92,21 +93,26 @@ class ClipScratchModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
-    def from_towers(cls, *, text, vision, **config):
+    def from_towers(cls, *, text, vision, tokenizer=None, image_size=None, **config):
         """A model around two towers. See `towers_clipscratch.load_tower` for what a tower may be.
 
         Args:
             text: Hub id, local folder, config (from scratch) or module of the text tower.
             vision: the same for the vision tower.
+            tokenizer: what the text tower will read the tokens of; checked to fit it.
+            image_size: height and width in pixels of what the vision tower will read; default its config's.
             config: further arguments of `ClipScratchConfig`.
         Returns: (model, report): report says for each tower how many of its weights were loaded, which are new
             and which of the source were left aside.
-        Raises: ValueError if a tower cannot be found or is not known to `AutoModel`.
+        Raises: ValueError if a tower cannot be found, is no encoder that `AutoModel` knows, or its pooled state does
+            not tell its inputs apart.
         """
-        text_pooling, vision_pooling = config.get("text_pooling", "cls"), config.get("vision_pooling", "cls")
-        text_tower, text_report = load_tower(text, "text", text_pooling)
-        vision_tower, vision_report = load_tower(vision, "vision", vision_pooling)
-        settings = ClipScratchConfig(text_config=text_tower.config, vision_config=vision_tower.config, **config)
+        settings = ClipScratchConfig(**config)  # what is not among its choices is refused before anything is loaded
+        text_tower, text_report = load_tower(text, "text", settings.text_pooling)
+        vision_tower, vision_report = load_tower(vision, "vision", settings.vision_pooling)
+        check_text_tower(text_tower, settings.text_pooling, tokenizer)
+        check_vision_tower(vision_tower, settings.vision_pooling, image_size)
+        settings.text_config, settings.vision_config = text_tower.config, vision_tower.config
         model = cls(settings)
         model.text_model, model.vision_model = text_tower, vision_tower
         model.freeze_towers()

@@ -1,13 +1,18 @@
 """A Hub id, a folder, a config or a module goes in; a tower with an account of its weights comes out. And pooling."""
 
 import inspect
-import logging
 
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig
 
-logger = logging.getLogger(__name__)
+from .configuration_clipscratch import tower_width
+
+# Side -> (its input, its modality, types to recommend)
+_SIDES = {
+    "text": ("input_ids", "text", "distilbert, bert or roberta"),
+    "vision": ("pixel_values", "image", "vit, dinov2 or clip_vision_model"),
+}
 
 
 def load_tower(source, side, pooling):
@@ -20,34 +25,27 @@ def load_tower(source, side, pooling):
         pooling: as in `ClipScratchConfig`; the pooling layer is made for `tower` only.
     Returns: (tower, report): report has `source`, `parameters` (their number), `loaded`, `new` and `unused` (lists
         of weight names).
-    Raises: ValueError if `AutoModel` does not know the type, there is no such id or folder, or the pooling can tell no
-        text of such a tower from another.
+    Raises: ValueError if `check_tower_type` does not admit the tower, or there is no such id or folder.
     """
-    tower, report = _find_tower(source, side, pooling)
-    kind = tower.config.model_type
-    if side == "text" and pooling in ("cls", "cls+mean") and _reads_left_to_right(tower):
-        raise ValueError(
-            f"{side}_pooling {pooling!r}: a {kind} reads from left to right, so its first token is the same for every "
-            "text; choose mean, or tower for a CLIP's."
-        )
-    return tower, report
-
-
-def _find_tower(source, side, pooling):
     if isinstance(source, nn.Module):
+        check_tower_type(source.config, side)
+        if not isinstance(source, tower_class(source.config)):  # a saved model is built by its config alone
+            raise ValueError(
+                f"{side} tower: a {type(source).__name__} is not what AutoModel makes of its config, a "
+                f"{tower_class(source.config).__name__}; give that."
+            )
         return source, _account(
             source, type(source).__name__ + " (as given)", loaded=[n for n, _ in source.named_parameters()]
         )
     if isinstance(source, PretrainedConfig):
+        check_tower_type(source, side)
         tower = build_tower(source, pooling)
         return tower, _account(
             tower, f"{source.model_type} (from scratch)", new=[n for n, _ in tower.named_parameters()]
         )
+    config = load_tower_config(source, side)
+    extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(tower_class(config)) else {}
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # the tower's own code would not travel
-        config = config.sub_configs and getattr(config, f"{side}_config", None) or config
-        model_class = tower_class(config)
-        extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(model_class) else {}
         tower, info = AutoModel.from_pretrained(
             source,
             config=config,
@@ -57,14 +55,17 @@ def _find_tower(source, side, pooling):
             trust_remote_code=False,
             **extra,
         )
+    except ImportError as error:
+        raise ValueError(f"{side} tower {str(source)!r} cannot be used: {one_line(error)}") from error
     except OSError as error:
-        raise ValueError(
-            f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and "
-            f"safetensors here nor an id that the Hub or its cache could give ({_first_sentence(error)}); give a "
-            "folder, mend the id, or connect."
-        ) from error
+        raise _not_found(source, side, error) from error
     missing = set(info["missing_keys"])
     loaded = [name for name, _ in tower.named_parameters() if name not in missing]
+    if any(".lora_" in name for name in info["unexpected_keys"]):
+        raise ValueError(
+            f"{side} tower {str(source)!r} holds weights with adapters (LoRA, peft) that are not merged; call "
+            "merge_and_unload() on the model and save it again."
+        )
     if not loaded:
         raise ValueError(
             f"{side} tower {str(source)!r} holds none of the weights of a {config.model_type} (it has "
@@ -75,17 +76,29 @@ def _find_tower(source, side, pooling):
     )
 
 
-@torch.no_grad()
-def _reads_left_to_right(tower):
-    """Whether what comes after the first token changes nothing about its state."""
-    if getattr(tower.config, "is_encoder_decoder", False):  # takes more than texts
-        return False
-    was_training = tower.training
-    tower.eval()
-    ids = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 1]], device=next(tower.parameters()).device)
-    first = tower(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
-    tower.train(was_training)
-    return torch.equal(first[0], first[1])
+def load_tower_config(source, side):
+    """The config of the tower in a folder or under a Hub id; of a model with both sides that of this side.
+
+    Raises: ValueError if there is none, or `check_tower_type` does not admit it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # the tower's own code would not travel
+    except OSError as error:
+        raise _not_found(source, side, error) from error
+    config = config.sub_configs and getattr(config, f"{side}_config", None) or config
+    try:
+        check_tower_type(config, side)
+    except ValueError as error:
+        raise ValueError(f"{side} tower {str(source)!r}: {error}") from error
+    return config
+
+
+def _not_found(source, side, error):
+    return ValueError(
+        f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and safetensors "
+        f"here nor an id that the Hub or its cache could give ({one_line(error).split('. ')[0]}); give a folder, mend "
+        "the id, or connect."
+    )
 
 
 def check_whole(config, missing):
@@ -109,8 +122,9 @@ def _account(tower, source, *, loaded=(), new=(), unused=()):
     }
 
 
-def _first_sentence(error):
-    return " ".join(str(error).split()).split(". ")[0]
+def one_line(error):
+    """What an error says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def tower_class(config):
@@ -119,12 +133,55 @@ def tower_class(config):
         raise ValueError(
             f"model_type {config.model_type!r} is not an encoder that AutoModel knows; choose another tower."
         )
-    return MODEL_MAPPING[type(config)]
+    try:
+        model_class = MODEL_MAPPING[type(config)]
+    except ValueError as error:  # transformers names some classes that it does not have
+        raise ValueError(f"model_type {config.model_type!r} has no class here; choose another tower.") from error
+    return model_class[0] if isinstance(model_class, (list, tuple)) else model_class
 
 
-def first_position(tower_type, pad_token_id):
+def check_tower_type(config, side):
+    """Check by its config and class alone that a tower can be the `text` or the `vision` tower of a model.
+
+    Raises: ValueError if its class is no encoder of that side's inputs alone, or has not one width for all tokens.
+    """
+    kind, (expected, modality, remedy) = config.model_type, _SIDES[side]
+    part = getattr(config, f"{side}_config", None) if config.sub_configs else None
+    if isinstance(part, PretrainedConfig):
+        check_tower_type(part, side)
+        raise ValueError(
+            f"{side} tower {kind!r} is a model of several towers; name the type of its {side} tower, "
+            f"{part.model_type!r}, or give a folder or Hub id with its weights."
+        )
+    model_class = tower_class(config)
+    try:
+        main, modalities = model_class.main_input_name, model_class.input_modalities
+    except ImportError as error:  # transformers puts a stand-in where a library is missing
+        raise ValueError(f"{side} tower {kind!r} cannot be used: {one_line(error)}") from error
+    modalities = {modalities} if isinstance(modalities, str) else set(modalities)
+    inputs = inspect.signature(model_class.forward).parameters.values()
+    needed = [p.name for p in inputs if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+    if main != expected or not modalities <= {modality, "text"}:  # "text" is what a class has that says nothing
+        why = f"reads {', '.join([main] if isinstance(main, str) else main)} ({', '.join(sorted(modalities))})"
+    elif getattr(config, "is_encoder_decoder", False):
+        why = "is an encoder with a decoder, which needs inputs of its own"
+    elif set(needed) - {expected}:
+        why = f"needs {', '.join(name for name in needed if name != expected)} too"
+    elif side == "text" and not hasattr(config, "max_position_embeddings"):
+        why = "does not say how many tokens it reads (max_position_embeddings)"
+    else:
+        tower_width(config)
+        return
+    raise ValueError(
+        f"a model of type {kind!r} {why}, and a {side} tower is an encoder of {expected} alone; choose "
+        f"another, for example {remedy}."
+    )
+
+
+def first_position(tower):
     """RoBERTa and its kin number positions from the one after the padding's number."""
-    return pad_token_id + 1 if tower_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    tables = (module for name, module in tower.named_modules() if name.split(".")[-1] == "position_embeddings")
+    return next((table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None), 0)
 
 
 def takes_pooler(model_class):
@@ -133,9 +190,18 @@ def takes_pooler(model_class):
 
 
 def build_tower(config, pooling):
-    """A tower from its config, without the pooling layer that it would never use (DDP wants every weight used)."""
+    """A tower from its config, without the pooling layer that it would never use (DDP wants every weight used).
+
+    Raises: ValueError if its class cannot be built from it.
+    """
     extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(tower_class(config)) else {}
-    return AutoModel.from_config(config, **extra)
+    try:
+        return AutoModel.from_config(config, **extra)
+    except Exception as error:  # of many kinds: each class checks its sizes, or needs a library, in its own way
+        raise ValueError(
+            f"a tower of type {config.model_type!r} cannot be built from its config ({one_line(error)}); choose "
+            "another tower."
+        ) from error
 
 
 def freeze_tower(tower, unfrozen_layers):
@@ -162,12 +228,15 @@ def is_fixed(tower):
 
 
 def last_blocks(tower, count):
-    """The last `count` blocks of a tower, first to last; its blocks are its longest list of modules.
+    """The last `count` blocks of a tower, first to last; its blocks are its list of as many modules as
+    the config has layers, else its longest list.
 
     Raises: ValueError if it has fewer.
     """
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
-    blocks = list(max(lists, key=len, default=[]))
+    layers = None if hasattr(tower.config, "depths") else getattr(tower.config, "num_hidden_layers", None)
+    # A mixture of experts may have more experts in a block than blocks.
+    blocks = list(max(lists, key=lambda modules: (len(modules) == layers, len(modules)), default=[]))
     if count > len(blocks):
         raise ValueError(
             f"{count} layers of a {tower.config.model_type} tower are to be trained, but it has {len(blocks)}; "

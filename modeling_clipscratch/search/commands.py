@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from ..data.names import printable
+from ..data.names import on_one_line
 from ..data.pictures import decode_image
 from ..evaluation.loading import load_model
 from .find import check_query, search
@@ -76,7 +76,7 @@ def search_command(options: argparse.Namespace) -> None:
         print(json.dumps([{"image": str(hit.path), "score": hit.score} for hit in hits], indent=2))
     else:
         for place, hit in enumerate(hits, start=1):
-            print(f"{place:>3}  {hit.score:6.3f}  {printable(str(hit.path))}")
+            print(f"{place:>3}  {hit.score:6.3f}  {on_one_line(str(hit.path))}")
     if options.sheet:
         write_sheet(options.sheet, hits, query=options.text or os.path.basename(options.image), image=image)
         print(f"wrote {options.sheet}", file=sys.stderr)

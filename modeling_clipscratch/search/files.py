@@ -1,17 +1,22 @@
 """A folder goes in; the pictures below it come out: names with size and time, then, read ahead, digests and pixels."""
 
+import logging
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..data.files import refuse_unreadable
 from ..data.names import is_junk_folder
 from ..data.pictures import decode_image, is_picture_name, is_unread_name, warn_of_unread
 from ..data.read_ahead import read_ahead
 from ..data.rows import BadImageError
 from .vectors import digest_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +33,16 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     """Name below the folder, with `/` -> (bytes, time of the last change in ns), in the order of the names.
 
     Links to folders are followed, but for those that lead back up. Pictures of a kind that is not read are counted in
-    a warning.
+    a warning. So are pipes, sockets and devices that are called like pictures.
 
     Raises: ValueError if the folder, or one inside it, cannot be read, or if no picture is there.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the one that holds the pictures.")
 
-    def refuse(error):  # passing over it would drop all its pictures from the index
-        raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
-
-    unread = []
+    unread, special = [], []
     found, above = {}, {str(folder): {os.path.realpath(folder)}}  # folder -> where it and all over it really lie
-    for parent, subfolders, files in os.walk(folder, onerror=refuse, followlinks=True):
+    for parent, subfolders, files in os.walk(folder, onerror=refuse_unreadable, followlinks=True):
         real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
         subfolders[:] = [name for name, place in real.items() if place not in above[parent]]
         above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
@@ -50,8 +52,13 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
                 told = path.stat()
             except FileNotFoundError:  # taken away in this moment, or a link to nowhere
                 continue
-            found[path.relative_to(folder).as_posix()] = (told.st_size, told.st_mtime_ns)
+            if stat.S_ISREG(told.st_mode):
+                found[path.relative_to(folder).as_posix()] = (told.st_size, told.st_mtime_ns)
+            else:
+                special.append(path)
     warn_of_unread(unread)
+    if special:
+        logger.warning("%d pipes, sockets or devices (%s, ...) are no pictures and left out.", len(special), special[0])
     if not found:
         raise ValueError(f"{folder} holds no picture, nor does any folder in it; give one with .jpg, .png, ... files.")
     return dict(sorted(found.items()))

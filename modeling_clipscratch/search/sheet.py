@@ -9,11 +9,11 @@ from string import Template
 
 from PIL import Image, ImageOps
 
+from ..atomic_files import write_text
 from ..data.names import printable
 from ..data.pictures import decode_image
 from ..data.rows import BadImageError
 from ..evaluation.pictures.style import new_figure, save_figure, shortened
-from ..evaluation.tables import write_whole
 from .find import Hit
 
 SIDE = 320  # pixels of the longer side of a small picture
@@ -121,7 +121,7 @@ def _write_html(path, hits, query, image):
         note=html.escape(note_of(hits)),
         hits=hits_html(hits),
     )
-    write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(path, page)
 
 
 def _img(image, name):

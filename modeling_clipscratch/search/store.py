@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..evaluation.tables import write_whole
+from ..atomic_files import write_text
 from .vectors import number_of, read_vectors, write_vectors
 
 INSIDE = ".clipscratch-index"  # where the index of a folder lies, if the user names no place; listings leave it out
@@ -176,13 +176,9 @@ def save_index(index: PictureIndex, where: Path) -> None:
         "vectors": vectors,
         "pictures": index.pictures,
     }
-    # ASCII, since a name may hold bytes that are no UTF-8.
-    write_whole(where / TABLE, lambda temporary: temporary.write_text(json.dumps(table), encoding="ascii"))
-    for left in [
-        *where.glob("vectors-*.faiss"),
-        *where.glob(".vectors-*.faiss"),
-        *where.glob(".clipscratch-index-*.json"),
-    ]:
+    # JSON in ASCII, since a name may hold bytes that are no UTF-8.
+    write_text(where / TABLE, json.dumps(table))
+    for left in [*where.glob("vectors-*.faiss"), *where.glob(".vectors-*.part")]:
         if left.name != vectors:
             left.unlink()
     for left in where.glob("parts-*"):

@@ -12,6 +12,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from ..atomic_files import explaining_failures
 from ..data.pixels import Preprocess
 from ..data.rows import BadImageError
 from ..evaluation.encode import encode_pixels
@@ -94,7 +95,9 @@ def update_index(
     preprocess = Preprocess(processor.image_processor)
     if where.exists() and not where.is_dir():
         raise ValueError(f"{where} is a file; an index is a folder, give another --index.")
-    where.mkdir(parents=True, exist_ok=True)
+    with explaining_failures(where):
+        where.mkdir(parents=True, exist_ok=True)
+        (where / "lock").touch()
     try:
         with FileLock(where / "lock", timeout=0):
             if (where / TABLE).is_file() and not rebuild:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..evaluation.tables import write_whole
+from ..atomic_files import write_whole
 from ..evaluation.zero_shot import cosines
 
 SPARE = 32  # neighbours asked for beyond the top, so that ties at its edge are seen without a second look

@@ -4,14 +4,15 @@ import json
 import logging
 import re
 import shlex
-from functools import partial
 from pathlib import Path
 
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..evaluation.tables import INTERVAL, shown_of, values_only, write_whole
+from ..atomic_files import write_text
+from ..evaluation.markdown import Markdown, code, code_block, escaped
+from ..evaluation.tables import INTERVAL, shown_of, values_only
 from ..training.run_folder import CARD, OUR_CARD, is_our_card
 from .facts import read_facts
 from .words import describe_budget, describe_data, describe_loss, describe_tower, limits, sample
@@ -57,7 +58,7 @@ def write_card(
         logger.warning("%s was written by hand and stays as it is; delete it to have one made.", path)
         return path
     text = render_card(facts, model=repo_id or Path(folder).resolve().name, license=license, language=language)
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     return path
 
 
@@ -74,18 +75,18 @@ def render_card(facts: dict, *, model: str, license: str | None, language: str |
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=escaped,  # every expression that is no `Markdown`: names of data, classes and files are of anybody
     )
-    environment.filters.update(
-        shown_of=shown_of, values_only=values_only, python=partial(json.dumps, ensure_ascii=False)
-    )
+    environment.filters.update(shown_of=shown_of, values_only=values_only, code=code, code_block=code_block)
+    environment.filters["python"] = lambda value: Markdown(json.dumps(value, ensure_ascii=False))
     name = model.split("/")[-1]
     measured = [{**entry, "command": _with_model(entry["command"], model)} for entry in facts["measured"]]
     page = environment.get_template("card.md.jinja").render(
         {**facts, "measured": measured},
         model=model,
         name=name,
-        ours=OUR_CARD,
-        front=metadata(facts, name=name, license=license, language=language).to_yaml(),
+        ours=Markdown(OUR_CARD),
+        front=Markdown(metadata(facts, name=name, license=license, language=language).to_yaml()),
         towers={side: describe_tower(facts, side) for side in ("text", "vision")},
         loss=describe_loss(facts["config"]),
         data=describe_data(facts),

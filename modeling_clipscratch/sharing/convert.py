@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..atomic_files import check_new_folder, write_new_folder
 from ..evaluation.loading import load_model
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
-from .new_folder import check_new_folder, write_new_folder
 from .tutorial import read_tutorial
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..atomic_files import check_new_folder, write_new_folder
 from ..command_line import once_each
 from ..data.pixels import Preprocess
 from ..evaluation.encode import longest_text
@@ -13,7 +14,6 @@ from ..evaluation.evaluate_rows import log_scale
 from ..evaluation.loading import load_model
 from ..evaluation.tables import weights_sha256
 from .agreement import check_agreement
-from .new_folder import check_new_folder, write_new_folder
 from .onnx_towers import OPSET, SIDES, file_name, write_tower
 from .precision import onnx_libraries, write_precision
 

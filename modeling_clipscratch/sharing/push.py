@@ -1,6 +1,5 @@
 """A trained folder and a repository's name go in; a page of the Hub with all of it, or with none of it, comes out."""
 
-import json
 import logging
 import shlex
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
+from ..data.files import read_json
 from ..evaluation.own_code import check_code
 from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub_commit import commit_files, open_repository
@@ -88,10 +88,7 @@ def check_folder(folder: str | Path) -> None:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} has no config.json, so it holds no model; give the folder that training wrote.")
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{folder}/config.json cannot be read ({error}); copy the folder again.") from error
+    kind = read_json(folder / "config.json").get("model_type")
     if kind != "clipscratch":
         raise ValueError(f"{folder} holds a model of type {kind!r}, not 'clipscratch'; push it with its own library.")
     needed = {
@@ -115,7 +112,7 @@ def _tells_of_other_weights(folder, repo_id, revision, token):
     """Whether the Hub has a report beside the model that was made of other weights than the folder's."""
     try:
         account = hf_hub_download(repo_id, f"{REPORT}/{ACCOUNT}", revision=revision, token=token)
-        return json.loads(Path(account).read_text(encoding="utf-8")).get("weights_sha256") != weights_sha256(folder)
+        return read_json(account).get("weights_sha256") != weights_sha256(folder)
     except (OSError, ValueError, HTTPError):  # there is none, or the push itself will say what is wrong
         return False
 

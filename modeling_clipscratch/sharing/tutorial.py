@@ -2,16 +2,17 @@
 
 import math
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, VisionTextDualEncoderProcessor
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from ..evaluation.damaged_files import naming_damaged_files
 from ..evaluation.own_code import forget_code, refusing_own_code
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..hub.towers_clipscratch import takes_pooler, tower_class
+from ..training.build import settle_tokenizer
 
 SIDES = {"text": "text_encoder", "vision": "image_encoder"}  # ours -> the tutorial's
 HEAD = {"projection.weight": "0.weight", "projection.bias": "0.bias"}
@@ -34,7 +35,7 @@ def read_tutorial(path: str | Path, text_model: str, vision_model: str):
     Raises: ValueError if the file is none of the tutorial's, or does not fit the two configs.
     """
     weights = _state_dict(path)
-    with refusing_own_code(text_model, vision_model):
+    with refusing_own_code(text_model, vision_model), naming_damaged_files(text_model, vision_model):
         configs, processor = _configs_and_processor(text_model, vision_model)
     towers = {side: _tower(weights, side, config, path) for side, config in configs.items()}
     width = len(weights["text_encoder.layer_norm.bias"])
@@ -56,7 +57,7 @@ def read_tutorial(path: str | Path, text_model: str, vision_model: str):
 def _state_dict(path):
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # bytes that are no pickle raise anything
         raise ValueError(
             f"{path} is no file of weights that can be read without running code from it; save the model's "
             "state_dict() with torch.save, and nothing else."
@@ -87,6 +88,7 @@ def _configs_and_processor(text_model, vision_model):
             f"config, tokenizer or image processor of {text_model} or {vision_model} cannot be had; name folders with "
             "--text_model and --vision_model, or connect."
         ) from error
+    settle_tokenizer(tokenizer)
     return configs, forget_code(VisionTextDualEncoderProcessor(image_processor=images, tokenizer=tokenizer))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..atomic_files import check_new_folder, write_new_folder
 from ..data.names import printable
 from ..data.pixels import Preprocess
 from ..data.rows import BadImageError
@@ -24,7 +25,6 @@ from ..evaluation.rank_labels import check_labels
 from ..search.files import list_pictures, read_pictures
 from ..search.sheet import thumbnail
 from .export_onnx import load_for_export, write_towers
-from .new_folder import check_new_folder, write_new_folder
 from .npm import Package, read_package
 
 ASSETS = Path(__file__).parent / "browser"

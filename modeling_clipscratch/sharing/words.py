@@ -1,6 +1,9 @@
 """The facts of a trained folder go in; the sentences, lists and examples of its card come out."""
 
+from urllib.parse import quote
+
 from ..data.digits import CLASS_NAMES, TEMPLATES
+from ..evaluation.markdown import Markdown, code, escaped
 
 _MOST_LABELS = 10  # in a snippet
 _LOSSES = {
@@ -37,11 +40,16 @@ def describe_tower(facts: dict, side: str) -> dict[str, str]:
     source = facts["run"]["towers"].get(side, {})
     name = source.get("name")
     origin = {
-        "hub": f"from [{name}](https://huggingface.co/{name})",
-        "local": f"from weights called `{name}`",
+        "hub": f"from {_hub_link(name)}",
+        "local": Markdown(f"from weights called {code(str(name))}".replace("|", "\\|")),
         "scratch": "from scratch",
     }.get(source.get("source"))
-    return {"what": what if origin is None else f"{what}, {origin}", "training": _training(facts, side)}
+    what = what if origin is None else Markdown(f"{escaped(what)}, {origin}")
+    return {"what": what, "training": _training(facts, side)}
+
+
+def _hub_link(name, kind=""):
+    return Markdown(f"[{escaped(str(name))}](https://huggingface.co/{kind}{quote(str(name))})")
 
 
 def _training(facts, side):
@@ -68,12 +76,12 @@ def describe_data(facts: dict) -> dict:
     data = facts["run"]["dataset"]
     name = data.get("name") or facts["recipe"].get("dataset")
     link = {
-        "hub": f"[{name}](https://huggingface.co/datasets/{name})",
+        "hub": _hub_link(name, "datasets/"),
         "built-in": {
-            "digits": "`digits`, 1,797 handwritten digits of 8x8 pixels (UCI, by way of scikit-learn)",
-            "scenes": "`scenes`, drawn pictures of two or three coloured shapes (built into ClipScratch)",
+            "digits": Markdown("`digits`, 1,797 handwritten digits of 8x8 pixels (UCI, by way of scikit-learn)"),
+            "scenes": Markdown("`scenes`, drawn pictures of two or three coloured shapes (built into ClipScratch)"),
         }.get(name),
-    }.get(data.get("source"), name and f"`{name}`")
+    }.get(data.get("source"), name and code(name))
     kind = data.get("kind") or next(
         ("class" if entry["task"] == "zero_shot" else "caption" for entry in facts["measured"]), None
     )
@@ -98,9 +106,9 @@ def sample(facts: dict) -> dict:
         labels = list(data["class_names"] or CLASS_NAMES)[:_MOST_LABELS]
         picture = _ZERO if data["name"] == "digits" else _BOAT
         plain = template.count("{") == template.count("}") == template.count("{}") == 1
-        return {"picture": picture, "labels": labels, "template": template, "plain": plain, "texts": None}
+        return {"picture": Markdown(picture), "labels": labels, "template": template, "plain": plain, "texts": None}
     picture, texts = (_SHAPES, _OF_SHAPES) if data["name"] == "scenes" else (_BOAT, _OF_A_BOAT)
-    return {"picture": picture, "labels": texts, "template": "{}", "plain": True, "texts": texts}
+    return {"picture": Markdown(picture), "labels": texts, "template": "{}", "plain": True, "texts": texts}
 
 
 def describe_budget(facts: dict) -> str | None:
@@ -173,4 +181,4 @@ def limits(facts: dict) -> list[str]:
     bases = [tower for tower in run["towers"].values() if tower["source"] != "scratch"]
     if bases or not run["steps"] or config.freeze_text or config.freeze_vision:
         found.append("**Licence.** Weights of pretrained towers keep the licence they came with, and data their terms.")
-    return found
+    return list(map(Markdown, found))

@@ -1,10 +1,14 @@
 """A wish and the machine go in; the attention kernel that a tower is trained with comes out, one of them made here."""
 
+import logging
+
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+logger = logging.getLogger(__name__)
 
 ATTENTIONS = ("auto", "eager", "eager_bf16", "sdpa")
 
@@ -62,7 +66,9 @@ def choose_attention(wanted: str, *, precision: str, use_cpu: bool) -> str:
 
 
 def set_attention(tower: PreTrainedModel, attention: str) -> None:
-    """Gives a tower the kernel; one that takes none but its own kinds has eager in place of eager_bf16."""
-    if attention == "eager_bf16" and not tower._supports_attention_backend:
+    """Gives a tower the kernel; one that takes none but its own kinds has eager in its place."""
+    known = {"eager_bf16": tower._supports_attention_backend, "sdpa": tower._supports_sdpa}
+    if not known.get(attention, True):
+        logger.info("a %s tower has no %s attention; it is trained with eager.", tower.config.model_type, attention)
         attention = "eager"
     tower.set_attn_implementation(attention)

@@ -18,7 +18,7 @@ from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .attention import choose_attention, set_attention
 from .augmentation import build_augment
-from .build import build_model
+from .build import build_model, check_towers
 from .checkpoints import check_agreement, check_fits, find_checkpoint, wants_to_resume
 from .checks import settle_metric
 from .device import check_processes, describe_device
@@ -74,13 +74,14 @@ def _train(model_options, data, args, settings):
     if args.should_save:
         check_run_folder(args.output_dir, settings, overwrite=args.overwrite_output_dir, resume=resume)
     notes = "" if checkpoint is None else check_recipe_of_checkpoint(Path(checkpoint), settings)
-    if args.push_to_hub and args.process_index == 0:
-        args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
     if not args.should_log:
         logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)
     logger.info("running on %s", describe_device(args))
 
     set_seed(args.seed)
+    built = check_towers(model_options)
+    if args.push_to_hub and args.process_index == 0:
+        args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
     stream, readers = open_train_stream(data, args) if data.streaming else (None, _open_splits(data))
     measures = args.eval_strategy != "no" or data.validation_fraction > 0
     splits = [] if stream is not None else ["train"]
@@ -91,7 +92,9 @@ def _train(model_options, data, args, settings):
     test = _test_rows(data, readers, "validation" if "validation" in rows else "nothing")
     del readers  # and with it rows that were parted
     captions = {split: CaptionTable(part) for split, part in rows.items()}
-    model, processor = build_model(model_options, captions["train"].texts if stream is None else known_captions(stream))
+    model, processor = built or build_model(
+        model_options, captions["train"].texts if stream is None else known_captions(stream)
+    )
     adapters = add_adapters(model, model_options)
     if adapters and args.gradient_checkpointing:
         raise ValueError(

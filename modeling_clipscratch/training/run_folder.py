@@ -19,6 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from ..atomic_files import WriteError, free_space, replacing_files, to_disk, write_text
 from ..checksums import SUMS, write_sums
 from ..model_files import is_of_a_model
 from .arguments import recipe_fields
@@ -134,7 +135,7 @@ def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, res
 
 def _is_leftover(path):
     """Whether a killed run left a file or folder half written; `begin_run_folder` deletes it."""
-    return path.name in (STAGING, PUSHING, LOCK, RECIPE + ".part")
+    return path.name in (STAGING, PUSHING, LOCK) or path.name.endswith(".part")
 
 
 def read_recipe_of_run(path: Path) -> dict:
@@ -235,7 +236,7 @@ def _delete_run(folder):
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
     for path in folder.iterdir():
-        if path.is_dir() and (path.name.startswith("checkpoint-") or path.name in (STAGING, PUSHING)):
+        if path.is_dir() and (path.name.startswith("checkpoint-") or _is_leftover(path)):
             shutil.rmtree(path)
         elif is_of_a_run(path):
             path.unlink()
@@ -266,29 +267,17 @@ def finish_run_folder(
         pictures: function (folder) that draws the run's pictures there.
     """
     folder = Path(folder)
-    staging = folder / STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        with saying_what_failed(folder), own_class(model):
-            model.save_pretrained(staging, state_dict=weights)
-            processor.save_pretrained(staging)
-            state.save_to_json(str(staging / "trainer_state.json"))
-            (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-            (staging / "run.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            (staging / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
-            pictures(staging)
-            shutil.copy(folder / RECIPE, staging)
-            write_sums(staging)
-            for path in staging.iterdir():  # safetensors makes files that only their owner may read
-                path.chmod(0o644)
-            sync_folder(staging)
-        # The config last: with it the folder can be loaded.
-        for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(path, folder / path.name)
-        sync_folder(folder, recursive=False)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    # The config last: with it the folder can be loaded.
+    with saying_what_failed(folder), own_class(model), replacing_files(folder, last="config.json") as staging:
+        model.save_pretrained(staging, state_dict=weights)
+        processor.save_pretrained(staging)
+        state.save_to_json(str(staging / "trainer_state.json"))
+        (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        (staging / "run.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (staging / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
+        pictures(staging)
+        shutil.copy(folder / RECIPE, staging)
+        write_sums(staging)
 
 
 def versions() -> dict[str, str]:
@@ -318,17 +307,14 @@ def saying_what_failed(folder: str | Path, *, remedy: str | None = None) -> Iter
     except FileNotFoundError:  # names the file, and is not for want of room
         raise
     except (OSError, RuntimeError, SafetensorError) as error:
-        folder = Path(folder)
+        folder, cause = Path(folder), error.__cause__ if isinstance(error, WriteError) else error
         if remedy is None:
             steps = sorted(int(path.name[11:]) for path in folder.glob("checkpoint-*[0-9]"))
             remedy = "no checkpoint was written yet: make room, then start again."
             if steps:
                 remedy = f"checkpoint-{steps[-1]} is whole: make room, then resume with --resume_from_checkpoint auto."
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        free = shutil.disk_usage(there).free / 1e6
-        raise OSError(
-            f"writing to {folder} failed ({type(error).__name__}: {one_line(error)}; {free:.0f} MB are free); {remedy}"
-        ) from error
+        reason = f"{type(cause).__name__}: {one_line(cause)}; {free_space(folder)} free"
+        raise WriteError(f"writing to {folder} failed ({reason}); {remedy}") from cause
 
 
 def one_line(error: BaseException) -> str:
@@ -336,29 +322,9 @@ def one_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
 def publish_folder(staged: Path, place: Path) -> None:
-    """Brings a folder to disk and renames it into its place, where another of that name gives way."""
-    sync_folder(staged)
+    """Bring a folder to disk and rename it to `place`; what is there is deleted first."""
+    to_disk(staged)
     if place.exists():
         shutil.rmtree(place)
     os.replace(staged, place)
-
-
-def sync_folder(folder: Path, *, recursive: bool = True) -> None:
-    """Asks the system to bring a folder's files to disk, so that a rename that follows cannot outrun them."""
-    for path in [*(folder.rglob("*") if recursive else []), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

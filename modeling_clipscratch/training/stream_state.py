@@ -8,8 +8,8 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
+from ..atomic_files import write_text
 from ..data.streamed_batches import StreamedPairs
-from .run_folder import write_text
 
 logger = logging.getLogger(__name__)
 

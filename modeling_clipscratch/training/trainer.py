@@ -190,7 +190,8 @@ class ClipScratchTrainer(Trainer):
         """Matrices decay; norms, biases, tokens of their own, position tables and the temperature do not."""
         names = super().get_decay_parameter_names(model)
         shapes = dict(model.named_parameters())
-        return [name for name in names if shapes[name].squeeze().dim() >= 2 and "position" not in name]
+        # Names of parameters that a tower leaves empty (`None`) are among them.
+        return [n for n in names if n in shapes and shapes[n].squeeze().dim() >= 2 and "position" not in n]
 
     def create_optimizer(self, model=None):
         if self.optimizer is None and (self.args.tower_learning_rate or self.args.muon_learning_rate):

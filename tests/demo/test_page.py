@@ -1,5 +1,6 @@
 """A tiny model, an index and a headless Chromium go in; what the page shows, refuses and asks for is seen."""
 
+import http.client
 import re
 import shutil
 import socket
@@ -122,10 +123,44 @@ def test_bad_input_is_said_on_the_page(page, folder, labels, template, sentence)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("localhost:{port}", 200),
+        ("[::1]:{port}", 200),
+        ("evil.example", 400),
+        ("evil.example:{port}", 400),
+        ("127.0.0.1.evil.example", 400),
+        ("localhost@evil.example", 400),
+        ("", 400),
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])
+def test_only_this_machine_s_names_are_answered(address, host, status, path):
+    port = int(address.rstrip("/").rpartition(":")[2])
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", path, headers={"Host": host.format(port=port)})
+    assert connection.getresponse().status == status
+    connection.close()
+
+
+@pytest.mark.slow
 def test_nothing_is_asked_of_other_machines(address, asked):
     """After the tests above: of gradio's own process too, not only of the page."""
     named = {host.decode() if isinstance(host, bytes) else host for host in asked}
     assert named <= LOCAL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fake.jpg", "fake <b>.png", "fake.svg"])
+def test_a_file_that_is_no_picture_is_told_in_one_sentence(address, name, tmp_path):
+    gradio_client = pytest.importorskip("gradio_client")
+    client = gradio_client.Client(address, verbose=False)
+    (tmp_path / name).write_text("no picture")
+    with pytest.raises(Exception, match=r"fake.*cannot be decoded \(not a picture of any known format") as error:
+        client.predict(gradio_client.handle_file(tmp_path / name), "red, blue", "a {}", fn_index=0)
+    assert "<" not in str(error.value)
 
 
 @pytest.mark.slow

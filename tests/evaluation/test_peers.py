@@ -1,21 +1,43 @@
 """Tiny CLIPs of transformers' own go in, as folders; what we make of them is compared with their own forward pass."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    Aimv2Config,
+    Aimv2Model,
     AlignConfig,
     AlignModel,
+    AltCLIPConfig,
+    AltCLIPModel,
     BertConfig,
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipModel,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
     CLIPConfig,
+    CLIPForImageClassification,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
+    CLIPSegConfig,
+    CLIPSegModel,
     DistilBertConfig,
     FlavaConfig,
     FlavaModel,
+    GroupViTConfig,
+    GroupViTModel,
+    MetaClip2Config,
+    MetaClip2Model,
+    Owlv2Config,
+    Owlv2Model,
+    OwlViTConfig,
+    OwlViTModel,
     RobertaConfig,
     Siglip2Config,
     Siglip2Model,
@@ -96,7 +118,38 @@ def flava():
     return FlavaModel(config), CLIPProcessor, *clip()[2:]
 
 
-@pytest.mark.parametrize("make", [clip, siglip, dual])
+def of_class(model_class, config_class, *, text=(), vision=(), **settings):
+    """A function that makes a model of the class, as `clip` does."""
+
+    def make():
+        towers = {
+            "text_config": {**TOWER, "vocab_size": 20, "max_position_embeddings": 14, "eos_token_id": 3, **dict(text)},
+            "vision_config": {**TOWER, "image_size": 8, "patch_size": 4, **dict(vision)},
+        }
+        return model_class(config_class(**towers, projection_dim=8, **settings)), *clip()[1:]
+
+    make.__name__ = config_class.model_type
+    return make
+
+
+GROUPS = {"depths": [1, 1, 1], "num_group_tokens": [4, 2, 0], "num_output_groups": [4, 2, 2], "patch_size": 2}
+BLIP = {"text": {"projection_dim": 8, "encoder_hidden_size": 16}, "image_text_hidden_size": 8}
+PEERS = [
+    clip,
+    siglip,
+    dual,
+    of_class(AltCLIPModel, AltCLIPConfig, text={"project_dim": 16, "pad_token_id": 0}),
+    of_class(ChineseCLIPModel, ChineseCLIPConfig),
+    of_class(CLIPSegModel, CLIPSegConfig),
+    of_class(GroupViTModel, GroupViTConfig, vision=GROUPS, projection_intermediate_dim=16),
+    of_class(OwlViTModel, OwlViTConfig),
+    of_class(Owlv2Model, Owlv2Config),
+    of_class(MetaClip2Model, MetaClip2Config),
+    of_class(BlipModel, BlipConfig, **BLIP),
+]
+
+
+@pytest.mark.parametrize("make", PEERS, ids=lambda make: make.__name__)
 def test_our_cosines_are_those_of_the_model_s_own_logits(make, save):
     torch.manual_seed(0)
     made = make()
@@ -128,7 +181,7 @@ def test_a_peer_is_measured_on_rows_as_ours_is(make, save, class_rows, caption_r
 
 def test_texts_of_siglip_2_are_in_lower_case_as_it_learned(processor):
     class GemmaTokenizer:
-        model_max_length, seen = 12, []
+        model_max_length, pad_token_id, seen = 12, 0, []
 
         def __call__(self, texts, **options):
             self.seen.append(texts)
@@ -191,6 +244,37 @@ def test_a_model_that_cannot_be_measured_is_refused_when_it_is_loaded(make, why,
         load_model(save(*make()), "cpu")
 
 
+def test_a_model_that_reads_a_text_by_its_neighbours_is_refused(save):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="type 'aimv2', whose embedding of a text depends on the texts beside it"):
+        load_model(save(*of_class(Aimv2Model, Aimv2Config)()), "cpu")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [of_class(BlipForImageTextRetrieval, BlipConfig, **BLIP), of_class(CLIPForImageClassification, CLIPConfig)],
+    ids=["BlipForImageTextRetrieval", "CLIPForImageClassification"],
+)
+def test_a_class_of_other_weights_is_named(make, save):
+    made = make()
+    with pytest.raises(ValueError, match=f"holds a {type(made[0]).__name__}, whose weights are not those of a"):
+        load_model(save(*made), "cpu")
+
+
+def test_adapters_that_are_not_merged_are_named(save):
+    peft = pytest.importorskip("peft")
+    model, *rest = clip()
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj"]), model)
+    with pytest.raises(ValueError, match="holds weights with adapters .* that are not merged.*; call merge_and_unload"):
+        load_model(save(model, *rest), "cpu")
+
+
+def test_a_folder_of_adapters_alone_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "openai/clip"}))
+    with pytest.raises(ValueError, match="holds adapters .* of openai/clip and no model; load them with peft"):
+        load_model(tmp_path, "cpu")
+
+
 def test_weights_that_the_file_lacks_are_named_and_not_drawn_at_random(save):
     folder = save(*clip())
     weights = load_file(folder / "model.safetensors")
@@ -206,7 +290,7 @@ def test_a_damaged_file_of_weights_is_refused_in_one_line(save):
     folder = save(*clip())
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:500])
-    with pytest.raises(ValueError, match="cannot be loaded whole") as error:
+    with pytest.raises(ValueError, match="model.safetensors is damaged") as error:
         load_model(folder, "cpu")
     assert "\n" not in str(error.value)
 

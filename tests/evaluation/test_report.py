@@ -1,21 +1,26 @@
 """Metrics, logs and results go in; the claims about tables, pictures and the report's folder are checked."""
 
+import io
 import json
 import os
 import stat
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from modeling_clipscratch.atomic_files import write_whole
+from modeling_clipscratch.evaluation import report
 from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
 from modeling_clipscratch.evaluation.pictures import confusion as confusions
 from modeling_clipscratch.evaluation.pictures.class_sheets import plot_examples
 from modeling_clipscratch.evaluation.pictures.curves import plot_curves
+from modeling_clipscratch.evaluation.pictures.sheets import FILES, draw_pictures
 from modeling_clipscratch.evaluation.report import open_folder, write_report
-from modeling_clipscratch.evaluation.tables import markdown_table, text_table, write_metrics, write_whole
+from modeling_clipscratch.evaluation.tables import markdown_table, text_table, write_metrics
 
 METRICS = {"digits": {"top1": 0.98251}, "owner/birds": {"top1": 0.5, "text_to_image_median_rank": 3.0}}
 
@@ -26,6 +31,11 @@ def test_columns_of_the_text_table_are_aligned():
         "top1                       98.3 %       50.0 %",
         "text_to_image_median_rank       -          3.0",
     ]
+
+
+def test_names_stand_on_one_line_and_move_no_cursor():
+    table = text_table({"two\nlines \x1b[31m": {"top1": 0.5}})
+    assert table.splitlines() == ["      two lines \ufffd[31m", "top1           50.0 %"]
 
 
 def test_an_interval_is_shown_with_both_its_ends():
@@ -177,6 +187,58 @@ def test_pictures_of_an_earlier_report_do_not_get_into_the_next(model, processor
     assert not any(path.exists() for path in stale)
 
 
+WRITERS = ["write_metrics", "draw_pictures", "plot_curves", "render_page", "save_predictions", "_write_account"]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(
+    model, processor, class_rows, tmp_path, monkeypatch, writer
+):
+    result = evaluate_rows(model, processor, class_rows)
+    write_report(tmp_path / "report", {"a/model": {"a/set": result}}, predictions=True)
+    killed = tmp_path / "report" / ".new-0123abcd.part"
+    before = {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()}
+    killed.mkdir()
+    write = getattr(report, writer)
+
+    def full(*given, **named):
+        write(*given, **named)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, writer, full)
+    with pytest.raises(OSError, match=r"report cannot be written \(No space left on device; [\d,]+ MB free there\)"):
+        write_report(tmp_path / "report", {"a/model": {"a/set": replace(result, skipped=3)}}, predictions=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()} == before
+    assert not killed.exists()
+
+
+@pytest.mark.parametrize("state", ["", '{"log_history": [{"lo', "[]", '{"log_history": "x"}', '{"log_history": [1]}'])
+def test_a_damaged_log_of_a_run_costs_the_curves_only(model, processor, class_rows, tmp_path, caplog, state):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "trainer_state.json").write_text(state)
+    result = evaluate_rows(model, processor, class_rows)
+    written = write_report(tmp_path / "report", {str(tmp_path / "run"): {"a/set": result}})
+    assert written[0].is_file() and not (tmp_path / "report" / "curves.png").exists()
+    assert "trainer_state.json is damaged" in caplog.text
+
+
+def test_all_pictures_that_a_report_may_have_are_known(model, processor, class_rows, caption_rows, tmp_path):
+    for rows in (class_rows, caption_rows):
+        draw_pictures(evaluate_rows(model, processor, rows), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} | {"text_maps.png"} == set(FILES)
+
+
+def test_a_full_disk_is_found_before_anything_is_measured(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full())
+    with pytest.raises(ValueError, match=r"cannot be written to \(No space left on device; .* MB free there\)"):
+        open_folder(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_folder_that_a_report_cannot_have_is_refused(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a model, with figures of its own; choose .*report"):
@@ -186,7 +248,9 @@ def test_folder_that_a_report_cannot_have_is_refused(tmp_path, monkeypatch):
         raise OSError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(ValueError, match="cannot be written to .Permission denied.; choose another folder"):
+    with pytest.raises(
+        ValueError, match=r"cannot be written to \(Permission denied; .*MB free there\); choose another folder"
+    ):
         open_folder(tmp_path / "new")
 
 

@@ -168,6 +168,12 @@ def test_type_that_is_no_encoder_of_auto_model_is_refused(tower_config):
         ClipScratchModel.from_towers(text=Unknown(), vision=tower_config("vit"))
 
 
+def test_a_module_that_its_config_does_not_make_is_refused(tower_config):
+    other = BertForMaskedLM(tower_config("bert"))
+    with pytest.raises(ValueError, match="a BertForMaskedLM is not what AutoModel makes of its config, a BertModel"):
+        ClipScratchModel.from_towers(text=other, vision=tower_config("vit"), text_pooling="mean")
+
+
 def test_folder_without_a_single_weight_of_the_tower_is_refused(make_model, tower_config, tmp_path):
     # A ClipScratch folder names its weights `text_model.*`, which DistilBERT's loader does not look for.
     make_model().save_pretrained(tmp_path)

@@ -145,7 +145,7 @@ def test_an_index_that_is_being_brought_up_to_date_is_still_the_old_one(pictures
     """The new vectors are written; what stops is the writing of the table."""
     update(pictures)
     save_picture(pictures / "new.png", 100)
-    monkeypatch.setattr(store, "write_whole", lambda *given: 1 / 0)
+    monkeypatch.setattr(store, "write_text", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         update(pictures)
     assert len([*(pictures / INSIDE).glob("vectors-*")]) == 2
@@ -353,3 +353,27 @@ def test_a_folder_whose_name_is_no_utf8_is_indexed_and_opened(pictures, update, 
     update(folder)
     assert counts(update(folder)[1]) == {"unchanged": 10}
     assert open_index(folder / INSIDE).vectors.ntotal == 10
+
+
+def test_a_pipe_that_is_called_like_a_picture_is_left_out_with_a_word(pictures, update, caplog):
+    os.mkfifo(pictures / "x.png")
+    os.symlink("/dev/zero", pictures / "deep" / "y.jpg")
+    index, changes = update(pictures)
+    assert len(index.pictures) == changes.encoded == 10
+    assert "2 pipes, sockets or devices (" in caplog.text
+
+
+def test_an_index_that_cannot_be_written_stays_the_old_one(pictures, update, save_picture, monkeypatch):
+    update(pictures)
+    before = {path: path.read_bytes() for path in (pictures / INSIDE).iterdir()}
+    save_picture(pictures / "new.png", 100)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=rf"{INSIDE}/.* cannot be written \(No space left .* MB free there\)"):
+            update(pictures)
+    assert {path: path.read_bytes() for path in (pictures / INSIDE).iterdir() if path.is_file()} == before
+    assert len(update(pictures)[0].pictures) == 11

@@ -1,5 +1,6 @@
 """Folders of tiny runs, whole and with parts missing, go in; their cards are checked and run word for word."""
 
+import html
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from transformers import AutoModel
 import run_eval
 import run_train
 from modeling_clipscratch.checksums import SUMS, write_sums
+from modeling_clipscratch.evaluation.tables import weights_sha256
 from modeling_clipscratch.sharing import card as module
 from modeling_clipscratch.sharing.card import write_card
 from modeling_clipscratch.training.run_folder import OUR_CARD
@@ -330,16 +332,77 @@ def test_report_of_weights_in_shards_is_told_until_any_shard_is_another(copy):
     assert "split validation" not in write_card(copy).read_text()
 
 
-def test_report_that_was_stopped_half_way_tells_nothing_and_stops_no_card(copy, monkeypatch):
+def test_report_that_was_stopped_half_way_leaves_the_earlier_one_to_the_card(copy, monkeypatch):
     report = ["--split", "validation", f"--output_dir={copy}/report"]
     run_eval.main([f"--model={copy}", "--dataset", "digits", *report])
-    account = (copy / "report" / "evaluation.json").read_text()
+    before = write_card(copy).read_text()
     monkeypatch.setattr("modeling_clipscratch.evaluation.report.draw_pictures", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_eval.main([f"--model={copy}", "--dataset", "scenes", *report])
+    assert "split validation" in before and write_card(copy).read_text() == before
+    (copy / "report" / "metrics.json").write_text('{"scenes": {"text_to_image_recall@1": 0.5}}')
     assert "split validation" not in write_card(copy).read_text()
-    (copy / "report" / "evaluation.json").write_text(account)  # as an earlier version left it
-    assert "split validation" not in write_card(copy).read_text()
+
+
+EVIL = [
+    "<script>alert(1)</script>",
+    "a|b",
+    "[x](javascript:y)",
+    "`c` *d*",
+    "two\nlines\n---\n# head",
+    "```",
+    "_e_ $f$ &lt;",
+]
+
+
+def test_names_of_others_mean_nothing_in_the_card(copy):
+    markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
+    for name in EVIL:
+        run = json.loads((copy / "run.json").read_text())
+        data = {
+            **run["dataset"],
+            "name": name,
+            "source": "local",
+            "class_names": [*EVIL, "z"],
+            "templates": [f"{name} {{}}"],
+        }
+        towers = {"text": {"name": name, "source": "local"}, "vision": {"name": name, "source": "hub"}}
+        change(copy / "run.json", dataset=data, towers=towers)
+        change(copy / "versions.json", torch=name)
+        (copy / "recipe.yaml").write_text(
+            yaml.safe_dump({"dataset": name, "text_tower": " ".join(["x" * 90, "```", "y" * 90])})
+        )
+        text = write_card(copy, repo_id="ann/clip").read_text()
+        assert metadata_load(copy / "README.md")["model-index"][0]["results"][0]["dataset"]["name"] == name
+        front, body = text.split("\n---\n", 1)
+        page = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
+        assert "<script" not in page and 'href="javascript' not in page and "<em>" not in page
+        shown = html.unescape(re.sub("<[^>]+>", "", page))
+        one_line = " ".join(name.split())
+        assert f"weights called {one_line};" in shown and f"{one_line} {{}}" in shown
+        assert ", ".join(" ".join(evil.split()) for evil in EVIL) + ", z." in shown
+        assert page.count("<table>") == 3 and page.count("<h1>") == 1 and page.count("<pre>") == 5
+
+
+DAMAGED = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "processor_config.json"]
+DAMAGED += ["run.json", "metrics.json", "versions.json", "recipe.yaml", "report/metrics.json", "report/evaluation.json"]
+WRONG = '{"towers": "x", "data": {"a": 1}, "model": "x", "image_processor": 1, "model_max_length": "x", "digits": 1}'
+TEXTS = ["", '{"a": ', "[]", "null", '"x"', b"\x80\xff" * 50, WRONG]
+
+
+@pytest.mark.parametrize("content", TEXTS, ids=["empty", "cut", "list", "null", "text", "bytes", "types"])
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_is_named_and_the_card_stays(copy, name, content):
+    content = "a word" if (name, content) == ("recipe.yaml", WRONG) else content  # a recipe may hold any key
+    if name.startswith("report"):
+        (copy / "report").mkdir()
+        digest = weights_sha256(copy)
+        (copy / "report" / "evaluation.json").write_text(json.dumps({"weights_sha256": digest, "data": {}}))
+    before = (copy / "README.md").read_bytes()
+    (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=f"{name} (is damaged|holds a value)|holds no ClipScratch model") as error:
+        write_card(copy)
+    assert "\n" not in str(error.value) and (copy / "README.md").read_bytes() == before
 
 
 def test_card_of_somebody_s_own_is_kept(copy, caplog):

@@ -1,16 +1,20 @@
 """Model options go in; the model, its processor and refusals of what does not fit are checked."""
 
 import logging
+from pathlib import Path
 
 import huggingface_hub
 import pytest
 import torch
+import transformers
 from PIL import Image
-from transformers import AutoProcessor, ResNetConfig, ResNetModel, ViTImageProcessorPil
+from transformers import AutoModel, AutoProcessor, ResNetConfig, ResNetModel, ViTImageProcessorPil
 
+from modeling_clipscratch.data.captions import TokenTable
 from modeling_clipscratch.training.arguments import ModelArguments
-from modeling_clipscratch.training.build import build_model
+from modeling_clipscratch.training.build import build_model, check_towers
 from modeling_clipscratch.training.word_tokenizer import word_tokenizer
+from tests.tiny_towers import tiny_config
 
 SCRATCH = {
     "text_tower": "distilbert", "text_hidden_size": 16, "text_num_layers": 1, "text_num_heads": 2,
@@ -91,9 +95,9 @@ def test_no_word_of_the_captions_is_unknown_in_any_alphabet(caption):
         ({"vision_num_heads": 3}, "vision_hidden_size=16 is not a multiple of vision_num_heads=3; choose 15"),
         ({"text_num_heads": 5}, "text_hidden_size=16 is not a multiple of text_num_heads=5; choose 15"),
         ({"text_pooling": "max"}, "text_pooling='max' is not one of"),
-        ({"text_tower": "t5"}, "text_tower=t5: a tower of type t5 does not say how many tokens it reads"),
+        ({"text_tower": "t5"}, "a model of type 't5' is an encoder with a decoder"),
         ({"tokenizer": "nobody/no-such-tokenizer"}, "tokenizer 'nobody/no-such-tokenizer' could not be loaded"),
-        ({"vision_tower": "nobody/no-such-tower"}, "vision_tower=nobody/no-such-tower: no image processor could be"),
+        ({"vision_tower": "nobody/no-such-tower"}, "vision tower 'nobody/no-such-tower' could not be loaded"),
     ],
 )
 def test_sizes_and_names_that_do_not_fit_are_refused(monkeypatch, changes, sentence):
@@ -178,3 +182,131 @@ def test_longest_text_fits_into_a_tower_from_scratch(text):
     words = processor.tokenizer(["red " * 20], truncation=True, return_tensors="pt")
     assert words["input_ids"].shape == (1, 9)
     assert model.get_text_features(**words).pooler_output.isfinite().all()
+
+
+@pytest.fixture
+def folder_of(tmp_path):
+    """Model type, changes of its config -> folder of a tiny random tower, an image processor and a tokenizer."""
+
+    def save(kind, *, processor=None, **changes):
+        folder = tmp_path / kind
+        AutoModel.from_config(tiny_config(kind, **changes)).save_pretrained(folder)
+        word_tokenizer(CAPTIONS).save_pretrained(folder)
+        processor = processor or ViTImageProcessorPil(size={"height": 32, "width": 32})
+        processor.save_pretrained(folder)
+        return str(folder)
+
+    return save
+
+
+def assert_refused_early(sentence, **changes):
+    with pytest.raises(ValueError, match=sentence) as error:
+        check_towers(ModelArguments(**{**SCRATCH, **changes}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("side", "kind", "sentence"),
+    [
+        ("text", "vit", "text tower '.*vit': a model of type 'vit' reads pixel_values .*and a text tower is an"),
+        ("vision", "bert", "vision tower '.*bert': a model of type 'bert' reads input_ids .*choose another, for exam"),
+    ],
+)
+def test_a_tower_for_the_other_side_is_refused_before_data_are_read(side, kind, sentence, folder_of):
+    assert_refused_early(sentence, **{f"{side}_tower": folder_of(kind)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"text_tower": "clip"}, "'clip' is a model of several towers; name the type of its text tower, 'clip_text_mo"),
+        ({"vision_tower": "clip"}, "'clip' is a model of several towers; .* vision tower, 'clip_vision_model'"),
+        ({"text_tower": "siglip"}, "model_type 'siglip_text_model' is not an encoder that AutoModel knows"),
+        ({"text_tower": "vit"}, "a model of type 'vit' reads pixel_values"),
+        ({"vision_tower": "bert"}, "a model of type 'bert' reads input_ids"),
+        ({"vision_tower": "siglip2_vision_model"}, "needs pixel_attention_mask, spatial_shapes too"),
+        ({"vision_tower": "timesformer"}, "a timesformer cannot be the vision tower, since it does not read pixel"),
+        ({"text_tower": "fnet", "text_pooling": "mean"}, "a text another state where its batch holds a longer one"),
+        ({"text_tower": "gpt2"}, "text_pooling 'cls': a gpt2 reads from left to right"),
+        ({"vision_tower": "siglip_vision_model"}, "has no class token.*; choose mean, or tower where it pools"),
+        ({"vision_tower": "vit_mae"}, "a vit_mae gives one image two states"),
+    ],
+)
+def test_a_type_from_scratch_that_cannot_work_is_refused_before_data_are_read(changes, sentence):
+    assert_refused_early(sentence, **changes)
+
+
+@pytest.mark.parametrize("kind", ["siglip_vision_model", "swin", "ijepa"])
+def test_a_vision_tower_without_a_class_token_is_pooled_otherwise(kind, folder_of):
+    tower = {"vision_tower": folder_of(kind), "image_size": None}
+    assert_refused_early(f"vision_pooling 'cls': a {kind} has no class token", **tower)
+    assert_refused_early(f"vision_pooling 'cls\\+mean': a {kind} has no class", **tower, vision_pooling="cls+mean")
+    model, _ = build(**tower, vision_pooling="mean")
+    assert model.config.vision_pooling == "mean"
+
+
+def test_a_tower_that_changes_its_weights_when_it_reads_is_refused(folder_of):
+    assert_refused_early("a rwkv cannot be the text tower, since it changes its", text_tower=folder_of("rwkv"))
+
+
+def test_a_tokenizer_with_more_tokens_than_the_tower_is_refused(folder_of, tmp_path):
+    word_tokenizer([" ".join(f"word{number}" for number in range(60))]).save_pretrained(tmp_path / "words")
+    tower = {"text_tower": folder_of("bert"), "tokenizer": str(tmp_path / "words")}
+    assert_refused_early(
+        r"tokenizer \(.*words\) has tokens up to number 62, and the text tower's table holds 40", **tower
+    )
+
+
+@pytest.mark.parametrize("name", ["Idefics3", "Qwen2VL", "Siglip2", "EfficientNet", "Pixtral"])
+def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name, folder_of):
+    processor = getattr(transformers, f"{name}ImageProcessorPil")()
+    assert_refused_early(
+        "image processor .*(does not make one image|does more to pixels|gives pictures of differing shapes)",
+        vision_tower=folder_of("vit", processor=processor), image_size=None,
+    )  # fmt: skip
+
+
+def test_an_image_processor_whose_library_is_missing_is_named(folder_of):
+    folder = Path(folder_of("vit"))
+    (Path(folder) / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchImageProcessor"}')
+    assert_refused_early("its image processor cannot be used .*; install what is missing", vision_tower=folder)
+
+
+def test_adapters_in_a_tower_are_named(folder_of):
+    peft = pytest.importorskip("peft")
+    folder = folder_of("bert")
+    tower = AutoModel.from_pretrained(folder)
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["query"]), tower)
+    tower.save_pretrained(folder)
+    assert_refused_early("holds weights with adapters .* that are not merged; call merge_and_unload", text_tower=folder)
+
+
+def test_a_text_without_a_token_is_refused(tmp_path):
+    tokenizer = word_tokenizer(CAPTIONS)
+    tokenizer.backend_tokenizer.post_processor = None
+    with pytest.raises(ValueError, match="the text '' has no token"):
+        TokenTable(["a red square", ""], tokenizer, 8)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"[]"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_damaged_file_of_a_tower_is_named(folder_of, name, content):
+    folder = Path(folder_of("vit"))
+    (folder / name).write_bytes(content)
+    assert_refused_early(f"{name} is damaged .*; copy ", vision_tower=str(folder))
+
+
+def test_what_needs_no_captions_is_built_once(folder_of):
+    text, vision = folder_of("bert"), folder_of("vit")
+    options = {**SCRATCH, "text_tower": text, "vision_tower": vision, "image_size": None}
+    model, _ = check_towers(ModelArguments(**options))
+    assert model.config.text_config.model_type == "bert"
+    assert check_towers(ModelArguments(**SCRATCH)) is None
+
+
+def test_checking_leaves_the_seed_as_it_is():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    check_towers(ModelArguments(**SCRATCH))
+    assert torch.rand(1) == expected

@@ -13,6 +13,9 @@ from .retrieval_sheets import plot_captions, plot_retrieval_misses, plot_searche
 from .similarity import plot_similarity
 from .text_maps import plot_maps
 
+# Every file that may be drawn: where an earlier report had one and the next has nothing to show, it goes.
+FILES = ("confusion.png", "calibration.png", "hits_and_misses.png", "examples.png", "text_to_image.png")
+FILES += ("image_to_text.png", "misses.png", "similarity.png", "embeddings.png", "text_maps.png")
 EXTREMES = (
     "Above, pictures that the model got right and was surest of; below, the mistakes that it was surest of. "
     "The number is its confidence."
@@ -78,7 +81,6 @@ def draw_pictures(result: Result, folder: Path) -> list[Picture]:
         ("text_maps.png", "What speaks for a text", MAPS, partial(plot_maps, result.maps)),
     ]
     for name, _, _, plot in found:
-        (folder / name).unlink(missing_ok=True)  # an earlier report's, where there is nothing to show this time
         plot(folder / name)
     pictures = [Picture(path=folder / name, title=title, reading=reading) for name, title, reading, _ in found]
     return [picture for picture in pictures if picture.path.is_file()]

@@ -1,0 +1,78 @@
+"""Measure what the digests of checkpoints and feature caches cost, beside the writing and reading of their files.
+
+python -m benchmarks.digests --checkpoint_mb 100 --cache_gb 1
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from modeling_clipscratch.atomic_files import to_disk
+from modeling_clipscratch.checksums import write_sums
+from modeling_clipscratch.training.checkpoints import find_problem
+from modeling_clipscratch.training.state_files import find_or_build
+
+WIDTH = 384
+
+
+def seconds(action) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def measure_checkpoint(folder: Path, megabytes: int) -> None:
+    """A third of the bytes are weights, two thirds the moments of AdamW, as in a run that trains all weights."""
+    weights = {"weight": torch.randn(megabytes * 10**6 // 12)}
+    moments = {"exp_avg": weights["weight"].clone(), "exp_avg_sq": weights["weight"].clone()}
+    (folder / "config.json").write_text('{"model_type": "clipscratch"}')
+
+    def write():
+        save_file(weights, folder / "model.safetensors")
+        torch.save(moments, folder / "optimizer.pt")
+        to_disk(folder)
+
+    written, summed = seconds(write), seconds(lambda: write_sums(folder))
+    checked = seconds(lambda: print(f"  problem: {find_problem(folder)}"))
+    print(f"checkpoint of {megabytes} MB: written in {written:.2f} s, digests made in {summed:.2f} s ", end="")
+    print(f"({summed / written:.0%} of writing), checked on resume in {checked:.2f} s")
+
+
+def measure_cache(folder: Path, gigabytes: float) -> None:
+    """Rows of 384 float32 features, made by a function that costs nothing; a tower's pass comes on top."""
+    rows = int(gigabytes * 1e9 / 4 / WIDTH)
+    path, device = folder / "cache.safetensors", torch.device("cpu")
+    options = {"device": device, "unit": "row", "progress": False}
+
+    def build():
+        return find_or_build(path, rows, lambda start, stop: torch.randn(stop - start, WIDTH), **options)
+
+    built = seconds(build)
+    reused = seconds(build)
+    read = seconds(lambda: find_or_build(path, rows, None, **options)[0].sum())
+    print(
+        f"cache of {path.stat().st_size / 1e9:.2f} GB: built in {built:.2f} s, checked on reuse in {reused:.2f} s; ",
+        end="",
+    )
+    print(f"checked and read once in {read:.2f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint_mb", type=int, default=100)
+    parser.add_argument("--cache_gb", type=float, default=1.0)
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "a").mkdir()
+        measure_checkpoint(Path(folder) / "a", options.checkpoint_mb)
+        measure_cache(Path(folder), options.cache_gb)
+
+
+if __name__ == "__main__":
+    main()

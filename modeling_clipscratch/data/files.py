@@ -1,0 +1,103 @@
+"""Look at local files before they are read: what kind they are, and whether JSON is whole."""
+
+import json
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether a path is a pipe, socket or device, which may never end or never begin to give bytes.
+
+    >>> is_special("/dev/null"), is_special("photos"), is_special("no such file")
+    (True, False, False)
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def check_regular(path: str | Path) -> None:
+    """Check that a path is no pipe, socket or device.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if is_special(path):
+        raise ValueError(f"{path}: is a pipe, socket or device, which is not read; remove it, or give a regular file.")
+
+
+def refuse_unreadable(error: OSError) -> None:
+    """What `os.walk` calls for a folder that cannot be read: to pass over it would drop all that it holds.
+
+    Raises:
+        ValueError: If the folder is there.
+    """
+    if not isinstance(error, FileNotFoundError):
+        raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
+
+
+def read_json(path: str | Path) -> dict:
+    """Read the JSON object of a file.
+
+    Raises:
+        ValueError: If the file holds something else, naming it.
+    """
+    check_regular(path)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of JSON or UTF-8
+        raise ValueError(f"{path} is damaged ({error}); copy or write it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (its JSON is no object in braces); copy or write it again.")
+    return content
+
+
+def file_of_cell(folder: Path, cell: str) -> str:
+    """Join the path in a cell of a table to the table's folder.
+
+    Backslashes, which separate folders on Windows only, are read as slashes where that finds the file.
+    """
+    path = folder / cell
+    if "\\" in cell and not path.exists() and (slashed := folder / cell.replace("\\", "/")).exists():
+        path = slashed
+    return str(path)
+
+
+def is_inside(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path, as it is spelled, leads into a folder. Links in the folder count as what they are called there.
+
+    >>> is_inside("photos/0.png", "photos"), is_inside("photos/../0.png", "photos")
+    (True, False)
+    """
+    path = os.path.abspath(path)
+    spellings = (spell(folder) for spell in (os.path.abspath, os.path.realpath))
+    return any(path.startswith(os.path.join(spelled, "")) for spelled in spellings)
+
+
+def backslash_hint(path: str) -> str:
+    """What to add to a sentence about a file that is not there."""
+    return " (backslashes separate folders on Windows only: write slashes)" if "\\" in path and os.sep == "/" else ""
+
+
+def same_files(paths: Iterable[str]) -> Iterator[str]:
+    """Yield for each path a name that is equal for all spellings of one file, and different for different files.
+
+    Spellings differ by `.`, `..`, links to folders and, where the file system does not tell them apart, by case or
+    by how Unicode composes a letter. A link to a file counts as a file of its own: datasets that keep equal files
+    once are made of such links.
+    """
+    folders: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        place = os.path.join(folders[folder], name)
+        other = first.setdefault(unicodedata.normalize("NFC", place).casefold(), place)
+        same = other != place and os.path.exists(place) and os.path.exists(other) and os.path.samefile(other, place)
+        yield other if same else place

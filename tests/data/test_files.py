@@ -1,0 +1,223 @@
+"""Paths in tables and files that are none: each file is one image, none is read from outside, no pipe is opened."""
+
+import os
+import socket
+
+import pytest
+
+from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data.files import read_json
+from modeling_clipscratch.data.pictures import decode_image, decode_pixels
+from modeling_clipscratch.data.rows import BadImageError
+from modeling_clipscratch.data.templates import class_names_from, templates_from
+
+
+@pytest.fixture
+def folder(tmp_path, encode):
+    """`set/images/a.png` and `b.png`, and `secret.png` beside the set."""
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    for name, colour in (("set/images/a.png", "red"), ("set/images/b.png", "blue"), ("secret.png", "lime")):
+        (tmp_path / name).write_bytes(encode(colour))
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_here(path, split="train", **options):
+        return load_rows(str(path), split, validation_fraction=0, cache_dir=str(tmp_path / "cache"), **options)
+
+    return load_here
+
+
+def write_table(path, names, column="caption"):
+    path.write_text("\n".join([f"file_name,{column}", *(f"{name},word {row}" for row, name in enumerate(names))]))
+    return path
+
+
+SPELLINGS = ["images/a.png", "./images/a.png", r"images\a.png", "images//a.png", "images/../images/a.png"]
+SPELLINGS += ["{folder}/images/a.png", "link/a.png"]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_one_file_in_two_spellings_is_one_image(folder, load, spelling):
+    os.symlink(folder / "images", folder / "link")
+    names = [spelling.format(folder=folder), "images/b.png", "images/a.png"]
+    rows = load(write_table(folder / "rows.csv", names))
+    assert [list(captions) for captions in rows.captions] == [["word 0", "word 2"], ["word 1"]]
+    assert rows.read_image(0).getpixel((0, 0)) == (255, 0, 0)
+    assert rows.keys == ["link/a.png" if "link" in spelling else "images/a.png", "images/b.png"]
+
+
+def test_names_that_a_file_system_takes_for_one_are_one_image_and_others_are_not(folder, load, encode):
+    os.link(folder / "images" / "a.png", folder / "images" / "A.png")  # as where case does not count
+    (folder / "images" / "B.png").write_bytes(encode("white"))
+    rows = load(write_table(folder / "rows.csv", [f"images/{name}.png" for name in "aAbB"]))
+    assert [list(captions) for captions in rows.captions] == [["word 0", "word 1"], ["word 2"], ["word 3"]]
+
+
+def test_a_class_in_two_rows_is_known_by_its_file(folder, load):
+    table = write_table(folder / "rows.csv", ["images/a.png", r"images\a.png"], "label")
+    with pytest.raises(ValueError, match="images/a.png is in several rows"):
+        load(table)
+
+
+def test_a_name_with_a_backslash_in_it_is_read_as_it_is(folder, load, encode):
+    (folder / r"images\a.png").write_bytes(encode("white"))
+    rows = load(write_table(folder / "rows.csv", [r"images\a.png", "images/a.png"]))
+    assert len(rows) == 2 and rows.read_image(0).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_path_of_windows_that_is_not_here_hints_at_its_backslashes(folder, load):
+    hint = r"\(backslashes separate folders on Windows only: write slashes\)"
+    with pytest.raises(ValueError, match=rf"paths are relative to the table {hint}"):
+        load(write_table(folder / "rows.csv", [r"C:\data\a.png"]))
+    rows = load(write_table(folder / "rows.csv", [r"C:\data\a.png", "images/a.png"]))
+    with pytest.raises(BadImageError, match=rf"no such picture; check the path {hint}"):
+        rows.read_image(0)
+    with pytest.raises(BadImageError, match="check the path, or remove its row"):
+        load(write_table(folder / "rows.csv", ["gone.png", "images/a.png"])).read_image(0)
+
+
+OUTSIDE = ["../secret.png", "{folder}/../secret.png", "images/../../secret.png", r"..\secret.png", "/dev/zero"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl", "metadata.parquet", "train/metadata.csv"])
+def test_a_metadata_table_names_no_file_outside_its_folder(folder, load, name, table):
+    import datasets
+
+    names = [("../" if "train" in table else "") + "images/a.png", name.format(folder=folder)]
+    names[1] = f"../{names[1]}" if "train" in table and not names[1].startswith("/") else names[1]
+    (folder / table).parent.mkdir(exist_ok=True)
+    rows = datasets.Dataset.from_dict({"file_name": names, "caption": ["word 0", "word 1"]})
+    write = {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[table.partition(".")[2]]
+    write(str(folder / table))
+    with pytest.raises(ValueError, match=r"metadata.*names .*(secret.png|zero), which lies outside .*/set;"):
+        load(folder)
+    if not name.startswith("/dev"):  # the user's own table, named by him
+        assert len(load(folder / table)) == 2
+
+
+def test_a_metadata_table_may_name_its_files_by_absolute_paths_and_through_links(folder, load):
+    os.symlink(folder.parent / "secret.png", folder / "images" / "linked.png")  # as in the Hub's cache
+    names = [str(folder / "images" / "a.png"), "images/linked.png"]
+    write_table(folder / "metadata.csv", names)
+    assert load(folder).keys == ["images/a.png", "images/linked.png"]
+
+
+def test_a_table_of_the_hub_that_holds_paths_is_refused():
+    import datasets
+
+    from modeling_clipscratch.data.columns import Columns
+    from modeling_clipscratch.data.tables import rows_from_table
+
+    table = datasets.Dataset.from_dict({"image": ["/etc/passwd.png"], "caption": ["a"]})
+    with pytest.raises(ValueError, match="column 'image' holds paths, not the images themselves"):
+        rows_from_table({"train": lambda: table}, split="train", name="a/b", columns=Columns(), origin="a/b")
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(path.parent)  # a socket's path has 107 bytes at most
+        server.bind(path.name)
+        os.chdir(here)
+
+
+def make_device(path):
+    os.symlink("/dev/zero", path)
+
+
+@pytest.fixture(params=[make_pipe, make_socket, make_device], ids=["pipe", "socket", "device"])
+def make_special(request):
+    return request.param
+
+
+@pytest.mark.parametrize("decode", [decode_image, decode_pixels])
+def test_only_regular_files_are_opened_as_images(tmp_path, make_special, decode):
+    make_special(tmp_path / "x.png")
+    with pytest.raises(BadImageError, match="x.png: cannot be decoded .it is a pipe, socket or device"):
+        decode(tmp_path / "x.png", name="x.png")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cat/x.png",
+        "test/0.tar",
+        "test/nshards.txt",
+        "metadata.csv",
+        "train.csv",
+        "train.parquet",
+        "test/classnames.txt",
+    ],
+)
+def test_a_data_set_with_a_file_that_is_none_is_refused_and_not_opened(
+    tmp_path, make_special, load, name, write_shard, encode
+):
+    root = tmp_path / "set"
+    (root / name).parent.mkdir(parents=True)
+    if name.startswith("test"):
+        write_shard(root / "test" / "1.tar", {"a.png": encode(), "a.cls": b"0"})
+    name = name.replace("test/classnames", "classnames")
+    make_special(root / name)
+    with pytest.raises(ValueError, match=f"{name}: .*is a pipe, socket or device"):
+        rows = load(root, "test" if (root / "test").exists() else "train")
+        rows.read_image(0)
+
+
+def test_lists_and_json_files_that_are_none_are_not_opened(tmp_path, make_special):
+    make_special(tmp_path / "x.txt")
+    for read in (lambda path: class_names_from([path]), lambda path: templates_from([path]), read_json):
+        with pytest.raises(ValueError, match="x.txt: is a pipe, socket or device, which is not read"):
+            read(str(tmp_path / "x.txt"))
+
+
+@pytest.mark.parametrize("text", [b"", b'{"a": ', b"\xff\x00", b"[]", b"null", b'"x"', b"[" * 100_000])
+def test_json_that_is_no_object_is_named(tmp_path, text):
+    (tmp_path / "a.json").write_bytes(text)
+    with pytest.raises(ValueError, match="a.json is damaged"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("names", [("train2017", "val2017"), ("Train_1", "TEST-2")])
+def test_folders_that_are_splits_but_for_a_number_are_no_classes(tmp_path, load, encode, names):
+    for name in names:
+        (tmp_path / "set" / name / "cat").mkdir(parents=True)
+        (tmp_path / "set" / name / "cat" / "a.png").write_bytes(encode())
+    with pytest.raises(
+        ValueError, match=f"sub-folders '{names[1]}' and '{names[0]}' would be classes|look like splits"
+    ):
+        load(tmp_path / "set")
+    (tmp_path / "set" / names[0]).rename(tmp_path / "set" / "cat 1")  # one alone may be a class
+    assert len(load(tmp_path / "set")) == 2
+
+
+def test_classes_that_differ_in_case_only_and_links_that_are_not_followed_are_said(tmp_path, load, encode, caplog):
+    for name in ("train/Cat", "train/a", "train/A", "test/cat", "train/a/deep"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "a.png").write_bytes(encode())
+    os.symlink(tmp_path / "set" / "test", tmp_path / "set" / "train" / "a" / "link")
+    rows = load(tmp_path / "set")
+    assert len(rows) == 4 and rows.class_names == ["A", "Cat", "a", "cat"]
+    assert "'Cat' and 'cat' count as two classes" in caplog.text and "'A' and 'a'" not in caplog.text
+    assert "1 links to folders (" in caplog.text and "/a/link, ...) are not followed" in caplog.text
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, load, encode, monkeypatch):
+    (tmp_path / "set" / "cat" / "deep").mkdir(parents=True)
+    (tmp_path / "set" / "cat" / "a.png").write_bytes(encode())
+    scandir = os.scandir
+
+    def locked(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(ValueError, match="deep: this folder cannot be read .Permission denied."):
+        load(tmp_path / "set")
