@@ -5,7 +5,12 @@ python run_convert.py clip.pt runs/tutorial
 """
 
 import argparse
+import signal
+import sys
 from pathlib import Path
+
+if sys.argv[0].endswith(("run_convert.py", "clipscratch-convert")):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.sharing.convert import convert

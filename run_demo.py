@@ -4,7 +4,11 @@ python run_demo.py --model runs/mine --pictures holidays
 """
 
 import argparse
+import signal
 import sys
+
+if sys.argv[0].endswith(("run_demo.py", "clipscratch-demo")):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.demo.page import build_page, gradio_library, serve

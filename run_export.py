@@ -5,6 +5,11 @@ python run_export.py runs/mine --page site --pictures holidays
 """
 
 import argparse
+import signal
+import sys
+
+if sys.argv[0].endswith(("run_export.py", "clipscratch-export")):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data.rows import DEFAULT_TEMPLATES

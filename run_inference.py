@@ -7,7 +7,12 @@ python run_inference.py search "a dog in the snow" --model runs/mine --index hol
 
 import argparse
 import json
+import signal
+import sys
 from pathlib import Path
+
+if sys.argv[0].endswith(("run_inference.py", "clipscratch-inference")):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data.pictures import decode_image

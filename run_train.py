@@ -1,18 +1,30 @@
 """Recipe -> trained folder: python run_train.py configuration/digits.yaml --output_dir DIR [--field value ...]"""
 
+import signal
+import sys
+from pathlib import Path
+
+if sys.argv[0].endswith(("run_train.py", "clipscratch-train")):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
+
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.evaluation.tables import text_table
 from modeling_clipscratch.sharing.card import write_card
 from modeling_clipscratch.sharing.push import push_trained
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.run_folder import lock_run_folder
+from modeling_clipscratch.training.run_folder import RECIPE, lock_run_folder
 
 
 def main(arguments: list[str]) -> None:
     model, data, args, settings = parse_recipe(arguments)
     with lock_run_folder(args.output_dir, writes=args.should_save):
-        metrics = train(model, data, args, settings)
+        try:
+            metrics = train(model, data, args, settings)
+        except BaseException as error:
+            if Path(args.output_dir, RECIPE).is_file():
+                error.add_note("To resume the run, add --resume_from_checkpoint auto to the command.")
+            raise
         if args.should_save:
             print(text_table(metrics))
             write_card(args.output_dir)

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from ..hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
 from .attention import ATTENTIONS
-from .checks import check_numbers, check_switches
+from .checks import check_before, check_numbers, check_switches
 from .device import PRECISIONS, no_accelerator, settle_precision
 from .global_batch import settle_global_batch
 
@@ -131,7 +131,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
     losses logged as they are, batches copied to a GPU while it works; `bf16` and `fp16` follow from `precision`, and
     one that is false excludes that choice.
     New: `global_batch_size`, `encode_chunk_size`, `memory_budget_gb`, `precision`, `attention`, `tower_learning_rate`,
-    `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `overwrite_output_dir`.
+    `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `early_stopping_patience`,
+    `overwrite_output_dir`.
 
     >>> args = ClipScratchTrainingArguments(global_batch_size=128, num_train_epochs=3)
     >>> args.global_batch_size, args.learning_rate
@@ -187,10 +188,17 @@ class ClipScratchTrainingArguments(TrainingArguments):
         None, "Decay of a moving average of the weights, e.g. 0.999; evaluations and the finished folder then use it."
     )
     save_minutes: float | None = _option(None, "A checkpoint also whenever so many minutes have passed since the last.")
+    early_stopping_patience: int | None = _option(
+        None, "Evaluations without a better metric_for_best_model after which the run ends. Default: it does not."
+    )
+    do_train: bool | None = _option(None, "Only true: a run trains.", nargs="?", const=True)
+    do_eval: bool | None = _option(None, "Not used: eval_strategy says it.", nargs="?", const=True)
+    do_predict: bool | None = _option(None, "Not used: test_split says it.", nargs="?", const=True)
     overwrite_output_dir: bool = _option(False, "Begin anew in a folder that holds another run.")
 
     def __post_init__(self):
         check_numbers(self)
+        check_before(self)
         if self.max_steps == 0:  # for transformers that is num_train_epochs
             self.num_train_epochs = 0
         if no_accelerator():

@@ -1,13 +1,18 @@
 """Trainer events go in; a quiet progress bar, the sampler's epoch and a bounded temperature come out."""
 
+import os
+import signal
 import sys
+import threading
 import time
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
 from .gather import process_count
@@ -26,7 +31,18 @@ def set_callbacks(trainer) -> None:
         chosen.append(AverageWeights(trainer))
     if args.save_minutes is not None:
         chosen.append(SaveByTheClock(args.save_minutes))
+    if args.enable_jit_checkpoint:
+        # Gives the signal back: that one writes in the middle of a step, and each process at a step of its own.
+        trainer.pop_callback(JITCheckpointCallback).on_train_end(args, trainer.state, trainer.control)
+        chosen.append(SaveOnSigterm())
     chosen.append(SaveAfterEvaluation())
+    if args.early_stopping_patience is not None:
+        if args.metric_for_best_model is None:
+            raise ValueError(
+                f"early_stopping_patience={args.early_stopping_patience} needs a metric to look at; set "
+                "metric_for_best_model, e.g. to top1."
+            )
+        chosen.append(EarlyStoppingCallback(args.early_stopping_patience))
     if args.push_to_hub and args.hub_strategy != HubStrategy.END:
         chosen.append(PushCheckpoints(trainer.hub_model_id))
     if not args.disable_tqdm:
@@ -165,6 +181,71 @@ class SaveAfterEvaluation(TrainerCallback):
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.waits:
             control.should_save, self.waits = True, False
+
+
+class SaveOnSigterm(TrainerCallback):
+    """After SIGTERM: a checkpoint at the end of the step, and then the end of the process with exit status 143. The run
+    is not finished, so nothing that comes after the training is done.
+
+    Whoever signals a launched run signals the data loader's workers, too, whose batches the step may still need. They
+    begin with SIGTERM blocked, and end by it if their own parent sends it (not on macOS, which has no sigwaitinfo).
+    """
+
+    def __init__(self):
+        self.signalled = self.stops = False
+        self.handler = signal.SIG_DFL
+        self.shields_workers = hasattr(signal, "sigwaitinfo")
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        self.handler = signal.signal(signal.SIGTERM, self._note)
+        # accelerate's loader holds another, which it iterates over.
+        for loader in {train_dataloader, getattr(train_dataloader, "base_dataloader", train_dataloader)}:
+            if self.shields_workers:
+                loader.worker_init_fn = partial(_heed_the_parent, loader.worker_init_fn)
+
+    def _note(self, number, frame):
+        self.signalled = True
+
+    def _mask(self, how):
+        if self.shields_workers:
+            signal.pthread_sigmask(how, {signal.SIGTERM})
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._mask(signal.SIG_BLOCK)  # now the workers are started
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._mask(signal.SIG_UNBLOCK)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.stops = self.signalled
+        if process_count() > 1:  # they must agree on the step
+            word = torch.tensor(int(self.signalled), device=args.device)
+            dist.all_reduce(word, dist.ReduceOp.MAX)
+            self.stops = bool(word)
+        control.should_save |= self.stops
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.stops:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._mask(signal.SIG_UNBLOCK)
+        signal.signal(signal.SIGTERM, self.handler)
+        if self.signalled:  # after the last step
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _heed_the_parent(prepare, worker):
+    """`worker_init_fn` that makes SIGTERM, which the worker blocks, end it if its parent sends it."""
+
+    def wait():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+    if prepare is not None:
+        prepare(worker)
 
 
 class SaveByTheClock(TrainerCallback):

@@ -11,7 +11,8 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -225,15 +226,25 @@ def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
     state.best_model_checkpoint = _best(checkpoint, trainer.args, state)
-    if state.global_step >= steps:
+    patience, without_gain = trainer.args.early_stopping_patience, _evaluations_without_gain(state)
+    if state.global_step >= steps or (patience is not None and without_gain >= patience):
         return state
     if not (Path(checkpoint) / "scheduler.pt").is_file():
         raise ValueError(
             f"resume_from_checkpoint: {checkpoint} holds weights only (save_only_model), and optimizer and learning "
             "rate would begin anew; begin a new run without save_only_model."
         )
-    trainer.add_callback(_KnowsBest(state.best_model_checkpoint))
+    stateful = [item for item in trainer.callback_handler.callbacks if isinstance(item, ExportableState)]
+    for item in stateful:
+        if isinstance(item, EarlyStoppingCallback):
+            item.early_stopping_patience_counter = without_gain
+    trainer.add_callback(_KnowsBest(state.best_model_checkpoint, {type(item).__name__: {} for item in stateful}))
     return None
+
+
+def _evaluations_without_gain(state):
+    saved = state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+    return saved["attributes"]["early_stopping_patience_counter"] if isinstance(saved, dict) else 0
 
 
 def _best(checkpoint, args, state):
@@ -258,13 +269,14 @@ def usable(best: str | Path | None) -> str | None:
 
 
 class _KnowsBest(TrainerCallback):
-    """The Trainer forgets a best checkpoint that is not where it was."""
+    """The Trainer forgets a best checkpoint that is not where it was, and fails at a callback that is new."""
 
-    def __init__(self, best):
-        self.best = best
+    def __init__(self, best, callbacks):
+        self.best, self.callbacks = best, callbacks
 
     def on_train_begin(self, args, state, control, **kwargs):
         state.best_model_checkpoint = self.best
+        state.stateful_callbacks = self.callbacks | state.stateful_callbacks
 
 
 def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch.Tensor]:

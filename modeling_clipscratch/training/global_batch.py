@@ -93,7 +93,6 @@ def _refuse_other_losses(args):
             args.remove_unused_columns,
             "has no columns to remove: batches are made whole; leave it out",
         ),
-        "split_batches": (args.accelerator_config.split_batches, "divides the batch again; leave it out"),
     }
     for name, (asked, reason) in why.items():
         if asked:

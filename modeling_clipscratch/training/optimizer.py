@@ -73,13 +73,7 @@ def build_optimizer(groups: list[dict], kind: type, settings: dict, args) -> tor
     Args:
         groups: from `parameter_groups`.
         kind, settings: optimizer class and its arguments, as the Trainer finds them from `args.optim`.
-    Raises: ValueError if Muon is wanted beside another optimizer than AdamW.
     """
     if args.muon_learning_rate is None:
         return kind(groups, **settings)
-    if kind is not torch.optim.AdamW:
-        raise ValueError(
-            f"optim={args.optim.value} with muon_learning_rate={args.muon_learning_rate}: AdamW trains what Muon "
-            "leaves; leave optim out, or muon_learning_rate."
-        )
     return MuonAdamW(groups, dtype=torch.bfloat16 if args.bf16 else torch.float32, **settings)

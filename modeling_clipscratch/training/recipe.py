@@ -79,9 +79,21 @@ def read_recipe(path: str | Path) -> dict:
 
 
 def _unknown_field(name, prefix):
-    near = difflib.get_close_matches(str(name), recipe_fields(), 1, cutoff=0.5)
-    hint = f"did you mean {prefix.split()[-1] if prefix else ''}{near[0]}?" if near else "--help lists all of them."
+    near = nearest_field(str(name))
+    hint = f"did you mean {prefix.split()[-1] if prefix else ''}{near}?" if near else "--help lists all of them."
     return f"{prefix or 'key '}{name} is not known; {hint}"
+
+
+def nearest_field(name: str) -> str | None:
+    """The field whose name is spelt almost so, or that has all of the words in its name.
+
+    >>> nearest_field("learning_rte"), nearest_field("epochs"), nearest_field("temperature")
+    ('learning_rate', 'num_train_epochs', None)
+    """
+    words = set(name.split("_"))
+    longer = [field for field in recipe_fields() if words <= set(field.split("_"))]
+    near = difflib.get_close_matches(name, longer, 1, cutoff=0.5) if len(words) > 1 or len(longer) == 1 else []
+    return next(iter(near or difflib.get_close_matches(name, recipe_fields(), 1, cutoff=0.8)), None)
 
 
 def _named_on_command_line(arguments):

@@ -41,6 +41,7 @@ _FREE_TO_CHANGE |= {"hub_model_id", "hub_strategy", "hub_token", "hub_private_re
 _CADENCE = {"save_steps", "save_strategy", "save_only_model", "save_minutes", "eval_steps", "eval_strategy"}
 _CADENCE |= {"eval_delay", "eval_on_start", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
 _CADENCE |= {"early_stopping_patience", "per_device_eval_batch_size", "test_split", "keep_in_memory"}
+_CADENCE |= {"enable_jit_checkpoint"}
 # What may differ as well where a new run resumes from a checkpoint of another: how long it trains.
 _LENGTH = {"max_steps", "num_train_epochs"}
 PUSHING = ".pushing"  # folder of what is on its way to the Hub
@@ -229,6 +230,11 @@ def _free_to_change(settings):
 
 
 def _delete_run(folder):
+    for events in folder.glob("runs/*/**/events.out.tfevents.*"):  # where transformers has TensorBoard write
+        events.unlink()
+    for path in sorted(folder.glob("runs/**"), reverse=True):  # innermost first; what others wrote stays
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
     for path in folder.iterdir():
         if path.is_dir() and (path.name.startswith("checkpoint-") or _is_leftover(path)):
             shutil.rmtree(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate.utils import send_to_device
 from transformers import Trainer, set_seed
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 
 from ..data.augment import Augment, Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
@@ -18,6 +18,7 @@ from ..model_files import CODE
 from .average import WeightAverage
 from .callbacks import TrainingRecord, set_callbacks
 from .checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
+from .checks import check_options
 from .divergence import DivergedError, LossWatch, check_weights
 from .embed import embed_split, text_encoder
 from .global_batch import check_rows, choose_chunk, describe_batch
@@ -73,6 +74,7 @@ class ClipScratchTrainer(Trainer):
         muon_matrices: set[str] = frozenset(),
         **kwargs,
     ):
+        check_options(args, kwargs)
         self.stream = StreamStates(train_dataset) if isinstance(train_dataset, StreamedPairs) else None
         if self.stream is None:
             check_rows(len(train_dataset), args)
@@ -249,15 +251,45 @@ class ClipScratchTrainer(Trainer):
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Metrics from embeddings of the whole split, never from batches of logits."""
+        """Metrics from embeddings of the whole split, never from batches of logits.
+
+        Args:
+            eval_dataset: a split, {name: split}, or the name of one of the trainer's. Default: what the trainer has.
+            ignore_keys: of transformers' Trainer, which gathers outputs; not supported.
+            metric_key_prefix: of the metrics' names.
+        """
         if self.is_in_train:
             self.check_finite()
-        with contextlib.nullcontext() if self.average is None else self.average.in_place():
-            result = self.measure(self.eval_dataset if eval_dataset is None else eval_dataset)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics.items()}
+        if isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset[eval_dataset]
+        eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(eval_dataset, dict):
+            prefixes = {name: f"{metric_key_prefix}_{name}" for name in eval_dataset}
+            parts = [self.evaluate(eval_dataset[name], ignore_keys, prefix) for name, prefix in prefixes.items()]
+            return {name: value for part in parts for name, value in part.items()}
+        _, metrics = self._measure_as(metric_key_prefix, eval_dataset, ignore_keys)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test") -> PredictionOutput:
+        """The metrics of a split, with the embeddings that they are made from.
+
+        Args: as those of `evaluate`.
+        Returns: `predictions` are the embeddings of the images (N, P) and of the classes (C, P) or captions (M, P);
+            `label_ids` (N,) the classes, `None` of caption data.
+        """
+        result, metrics = self._measure_as(metric_key_prefix, test_dataset, ignore_keys)
+        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        embeddings = (result.image_embeds.numpy(), result.text_embeds.numpy())
+        return PredictionOutput(predictions=embeddings, label_ids=result.rows.labels, metrics=metrics)
+
+    def _measure_as(self, prefix, pairs, ignore_keys):
+        if ignore_keys:
+            raise ValueError(f"ignore_keys={ignore_keys} is not supported: no outputs are gathered; leave it out.")
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            result = self.measure(pairs)
+        return result, {f"{prefix}_{name}": value for name, value in result.metrics.items()}
 
     def measure(self, pairs: PairDataset) -> Result:
         """Zero-shot (class data) or retrieval (captions); the pictures are shared among the processes."""

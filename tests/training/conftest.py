@@ -58,9 +58,9 @@ def run_recipe(write_recipe):
 
 @pytest.fixture
 def make_trainer(tmp_path):
-    """Changes of model and training arguments -> `ClipScratchTrainer` on 64 digits, nothing trained yet."""
+    """Changes of model and training arguments, options -> `ClipScratchTrainer` on 64 digits, nothing trained yet."""
 
-    def make(model_changes=None, *, rows=64, muon_matrices=frozenset(), **changes):
+    def make(model_changes=None, *, rows=64, muon_matrices=frozenset(), options=None, **changes):
         chosen = load_rows("digits", "train").select(np.arange(rows))
         captions = CaptionTable(chosen)
         torch.manual_seed(0)
@@ -72,14 +72,15 @@ def make_trainer(tmp_path):
             "output_dir": str(tmp_path / "run"), "per_device_train_batch_size": 16, "max_steps": 2,
             "precision": "fp32", "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no",
         }  # fmt: skip
+        options = {"model": model, **(options or {})}
         return ClipScratchTrainer(
-            model,
-            ClipScratchTrainingArguments(**{**defaults, **changes}),
+            args=ClipScratchTrainingArguments(**{**defaults, **changes}),
             train_dataset=pairs,
             eval_dataset=pairs,
             processing_class=processor,
             augment=Augment(mean=preprocess.mean, std=preprocess.std),
             muon_matrices=muon_matrices,
+            **options,
         )
 
     return make

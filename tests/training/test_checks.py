@@ -1,7 +1,13 @@
 """Fields that cannot be, or that would do nothing, go in; one sentence each comes out."""
 
+import dataclasses
+import inspect
+
 import pytest
+from transformers import SchedulerType, Trainer, TrainingArguments
 from transformers.integrations import integration_utils
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.training_args import OptimizerNames
 
 from modeling_clipscratch.training import checks
 from modeling_clipscratch.training.arguments import (
@@ -22,38 +28,149 @@ def test_number_below_the_least_is_refused_and_the_least_is_not(name):
     parse_recipe([f"--{name}={least}", "--global_batch_size", "2"])
 
 
+# Every field of transformers' TrainingArguments: what it does with ours is known, or it raises.
+WORKS = {
+    "output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "optim", "optim_args", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "gradient_accumulation_steps", "max_grad_norm", "bf16", "fp16", "tf32",
+    "activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing",
+    "gradient_checkpointing_kwargs", "torch_compile", "torch_compile_backend", "torch_compile_mode",
+    "torch_empty_cache_steps", "logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node",
+    "logging_nan_inf_filter", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name", "project",
+    "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "eval_strategy", "eval_steps", "eval_delay",
+    "per_device_eval_batch_size", "eval_on_start", "save_only_model", "save_strategy", "save_steps",
+    "save_on_each_node", "save_total_limit", "enable_jit_checkpoint", "push_to_hub", "hub_token",
+    "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision", "load_best_model_at_end",
+    "metric_for_best_model", "greater_is_better", "ignore_data_skip", "restore_callback_states_from_checkpoint",
+    "full_determinism", "seed", "use_cpu", "accelerator_config", "dataloader_num_workers", "dataloader_pin_memory",
+    "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
+    "ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend",
+    "ddp_timeout", "debug", "skip_memory_metrics", "resume_from_checkpoint", "local_rank", "logging_dir",
+    "warmup_ratio",
+}  # fmt: skip
+REFUSED = {
+    "data_seed": 0, "train_sampling_strategy": "sequential", "length_column_name": "rows", "bf16_full_eval": True,
+    "fp16_full_eval": True, "eval_accumulation_steps": 2, "prediction_loss_only": True, "include_for_metrics": ["loss"],
+    "batch_eval_metrics": True, "eval_do_concat_batches": False, "eval_use_gather_object": True,
+    "label_names": ["label"], "average_tokens_across_devices": False, "include_num_input_tokens_seen": "all",
+    "use_liger_kernel": True, "liger_kernel_config": {"rope": True}, "neftune_noise_alpha": 5.0, "use_cache": True,
+    "optim_target_modules": "all-linear", "dataloader_in_order": False, "fsdp": "full_shard", "deepspeed": "zero.json",
+    "fsdp_config": {"version": 2}, "parallelism_config": {"tp_size": 2}, "do_train": False, "do_eval": False,
+    "do_predict": True, "auto_find_batch_size": True, "label_smoothing_factor": 0.1, "dataloader_drop_last": False,
+    "remove_unused_columns": True,
+}  # fmt: skip
+
+
+def test_every_field_of_transformers_is_known_to_work_or_refused():
+    fields = {item.name for item in dataclasses.fields(TrainingArguments)}
+    assert fields <= WORKS | REFUSED.keys() and not WORKS & REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_field_that_would_do_nothing_or_another_thing_is_refused(name):
+    if name not in recipe_fields():
+        pytest.skip("this transformers has no such field")
+    with pytest.raises(ValueError, match=name):
+        ClipScratchTrainingArguments(**{name: REFUSED[name]})
+
+
+OF_ACCELERATOR = {
+    "split_batches": True, "dispatch_batches": True, "even_batches": False, "use_seedable_sampler": False,
+    "gradient_accumulation_kwargs": {"sync_each_batch": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(OF_ACCELERATOR))
+def test_option_of_the_accelerator_that_would_do_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"^{name}=.* is not supported: "):
+        ClipScratchTrainingArguments(accelerator_config={name: OF_ACCELERATOR[name]})
+    others = {item.name for item in dataclasses.fields(AcceleratorConfig)} - OF_ACCELERATOR.keys()
+    assert others == {"non_blocking", "use_configured_state"}
+
+
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("options", "sentence"),
     [
-        ({"data_seed": 0}, "data_seed=0 would do nothing: seed gives the order"),
-        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy=sequential would do nothing"),
-        ({"fp16_full_eval": True}, "fp16_full_eval=True would do nothing: .* set precision; leave it out"),
-        ({"bf16_full_eval": True}, "bf16_full_eval=True would do nothing"),
-        ({"eval_accumulation_steps": 2}, "eval_accumulation_steps=2 would do nothing: per_device_eval_batch_size"),
-        ({"prediction_loss_only": True}, "prediction_loss_only=True would do nothing"),
-        ({"include_for_metrics": ["loss"]}, r"include_for_metrics=\['loss'\] would do nothing"),
         (
             {"save_strategy": "best", "eval_strategy": "no"},
             "save_strategy=best would save nothing, since eval_strategy",
         ),
         ({"remove_unused_columns": True}, "remove_unused_columns has no columns to remove"),
-        (
-            {"optim": "schedule_free_adamw", "lr_scheduler_type": "constant"},
-            "optim=schedule_free_adamw measures and saves other weights .* with ema_decay",
-        ),
         ({"report_to": "tensorbord"}, "report_to=tensorbord is not one of none, all, .*tensorboard"),
+        ({"do_eval": True, "eval_strategy": "no"}, "do_eval=True contradicts eval_strategy=no; set that only"),
+        ({"debug": "tpu_metrics_debug"}, "debug=tpu_metrics_debug is not supported"),
+        ({"early_stopping_patience": 3, "eval_strategy": "no"}, "early_stopping_patience=3 would do nothing"),
+        ({"early_stopping_patience": 0}, "early_stopping_patience=0 is less than 1"),
+        ({"optim": "sgd", "adam_beta1": 0.5}, "adam_beta1=0.5 would do nothing with optim=sgd"),
+        ({"optim": "sgd", "optim_args": "momentum=0.9,nestrov=true"}, "optim_args=nestrov=true would do nothing"),
+        ({"optim_args": "momentum"}, "optim=adamw_torch_fused cannot be made: .* written like momentum=0.9,nesterov"),
+        ({"learning_rate": -1.0}, "optim=adamw_torch_fused cannot be made: Invalid learning rate: -1.0"),
+        ({"torch_compile_backend": "inducter"}, "torch_compile_backend=inducter is not one of .*inductor"),
+        ({"torch_compile_backend": "tensorrt"}, "torch_compile_backend=tensorrt .* does not work here"),
     ],
 )
-def test_switch_that_would_do_nothing_or_fail_late_is_refused(said, sentence):
+def test_switches_that_do_not_fit_are_refused_before_any_data_are_read(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        ClipScratchTrainingArguments(**said)
+        ClipScratchTrainingArguments(**options)
 
 
-def test_switches_that_are_left_out_have_transformers_own_defaults():
-    """Else a field would be refused that nobody named; one that this transformers lacks has no default to differ."""
-    args = ClipScratchTrainingArguments()
-    assert all(getattr(args, name, default) == default for name, (default, _) in checks._NOT_READ.items())
-    assert checks._NOT_READ.keys() <= recipe_fields().keys()
+@pytest.mark.parametrize("options", [{"do_train": True}, {"do_eval": True}, {"do_eval": False, "eval_strategy": "no"}])
+def test_flags_that_say_what_is_done_anyway_are_taken(options):
+    assert ClipScratchTrainingArguments(**options)
+
+
+def test_fields_that_are_left_out_have_a_default_that_is_not_refused():
+    known = recipe_fields().keys() | {item.name for item in dataclasses.fields(AcceleratorConfig)}
+    missing = checks._NOT_READ.keys() - known
+    assert ClipScratchTrainingArguments() and missing <= {"dataloader_in_order"}  # which older ones lack
+
+
+OF_TORCH = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
+ELSEWHERE = {"galore", "apollo", "lomo", "adalomo", "schedule"}
+
+
+@pytest.mark.parametrize("name", [item.value for item in OptimizerNames])
+def test_optimizer_works_or_is_refused_before_any_data_are_read(monkeypatch, make_trainer, name):
+    for package in ("bitsandbytes", "torchao", "grokadamw", "torch_optimi"):
+        monkeypatch.setattr(f"transformers.trainer_optimizer.is_{package}_available", lambda: False)
+    if name in OF_TORCH:
+        assert make_trainer(optim=name, max_steps=1).train().global_step == 1
+        return
+    unsupported = name.split("_")[0] in ELSEWHERE
+    sentence = f"^optim={name} " + (
+        "is not supported: " if unsupported else "cannot be made: .*; or choose adamw_torch"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        ClipScratchTrainingArguments(optim=name)
+
+
+NEEDS = {
+    "cosine_with_min_lr": {"min_lr": 1e-5}, "cosine_warmup_with_min_lr": {"min_lr": 1e-5},
+    "warmup_stable_decay": {"num_decay_steps": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [item.value for item in SchedulerType])
+def test_schedule_works(make_trainer, kind):
+    looks = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "top1"}
+    trainer = make_trainer(lr_scheduler_type=kind, lr_scheduler_kwargs=NEEDS.get(kind), **looks)
+    assert trainer.train().global_step == 2
+
+
+# Parameters of transformers' Trainer: those that ClipScratchTrainer reads, and those that it refuses.
+READ = {"self", "model", "args", "train_dataset", "eval_dataset", "processing_class", "model_init", "callbacks"}
+READ |= {"optimizers", "optimizer_cls_and_kwargs"}
+
+
+def test_every_parameter_of_the_trainer_is_known_to_be_read_or_refused():
+    assert set(inspect.signature(Trainer.__init__).parameters) == READ | checks._NOT_TAKEN.keys()
+
+
+@pytest.mark.parametrize("name", sorted(checks._NOT_TAKEN))
+def test_parameter_of_the_trainer_that_would_do_nothing_is_refused(make_trainer, name):
+    with pytest.raises(ValueError, match=f"^{name} is not supported: .*; leave it out.$"):
+        make_trainer(options={name: lambda *given: None})
+    make_trainer(options={name: None})
 
 
 @pytest.mark.parametrize("said", ["wandb", ["tensorboard", "wandb"]])

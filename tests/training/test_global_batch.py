@@ -13,7 +13,7 @@ def args_of(processes=1, **said):
         "global_batch_size": None, "per_device_train_batch_size": None, "gradient_accumulation_steps": 1,
         "encode_chunk_size": "auto", "world_size": processes, "auto_find_batch_size": False,
         "label_smoothing_factor": 0.0, "dataloader_drop_last": True, "remove_unused_columns": False,
-        "accelerator_config": SimpleNamespace(split_batches=False), "memory_budget_gb": None,
+        "memory_budget_gb": None,
         "device": torch.device("cpu"),
     }  # fmt: skip
     return SimpleNamespace(**{**defaults, **said})
@@ -68,7 +68,6 @@ def test_batch_is_shared_out_and_accumulation_makes_it_larger(processes, said, b
         (1, {"auto_find_batch_size": True}, "auto_find_batch_size makes the batch smaller"),
         (1, {"label_smoothing_factor": 0.1}, "label_smoothing_factor is not part of a contrastive loss"),
         (1, {"dataloader_drop_last": False}, "dataloader_drop_last=False ends each epoch with a smaller batch"),
-        (1, {"accelerator_config": SimpleNamespace(split_batches=True)}, "split_batches divides the batch again"),
     ],
 )
 def test_numbers_that_would_compute_another_loss_are_refused(processes, said, sentence):

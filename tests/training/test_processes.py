@@ -3,14 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
+
+from modeling_clipscratch.training.run_folder import find_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Plain SGD: its steps are linear in the gradients, where AdamW would blow roundings of tiny ones up to whole steps.
@@ -27,22 +32,28 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def launch(*command):
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
+
+
+def accelerate():
+    """Begin of a command that launches two processes."""
+    launcher = ["accelerate.commands.launch", "--main_process_port", str(free_port())]
+    return [*launcher, "--config_file", "configuration/accelerate/cpu_2.yaml", "run_train.py"]
+
+
+def launch(*command, fails=False):
     """Runs a program of two processes to its end."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
     done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", *command], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.returncode != 0) == fails, done.stderr[-3000:]
     return done
 
 
 def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, run_recipe, tmp_path):
     recipe = write_recipe(tmp_path / "two", **FOUR_STEPS, per_device_train_batch_size=200)
-    done = launch(
-        "accelerate.commands.launch", "--main_process_port", str(free_port()),
-        "--config_file", "configuration/accelerate/cpu_2.yaml", "run_train.py", str(recipe),
-    )  # fmt: skip
+    done = launch(*accelerate(), str(recipe))
     assert done.stderr.count("running on 2 processes on cpu, fp32") == 1
     assert done.stdout.count("model, metrics and curves: ") == 1
     two = tmp_path / "two" / "run"
@@ -66,6 +77,36 @@ def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, r
     start = torch.tensor(2.6592)
     assert abs(expected["logit_scale"] - start) > 1e-3  # the steps moved something a hundred times the tolerance
     assert json.loads((two / "metrics.json").read_text())["digits"].keys() == metrics["digits"].keys()
+
+
+@pytest.mark.slow
+def test_error_that_every_process_finds_is_printed_once(write_recipe, tmp_path):
+    recipe = write_recipe(tmp_path, **FOUR_STEPS, per_device_train_batch_size=200)
+    done = launch(*accelerate(), str(recipe), "--learning_rte", "1", fails=True)
+    assert done.stderr.count("option --learning_rte is not known; did you mean --learning_rate?") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (signal.SIGINT, "stopped. To resume"),
+        (signal.SIGTERM, "stopped by SIGTERM. To resume"),
+        (signal.SIGKILL, "stopped, since the launcher is gone."),
+    ],
+)
+def test_processes_end_with_their_launcher_and_say_so_once(write_recipe, tmp_path, number, sentence):
+    steps = {**FOUR_STEPS, "max_steps": 100_000, "eval_strategy": "no", "enable_jit_checkpoint": True}
+    recipe = write_recipe(tmp_path, **steps, per_device_train_batch_size=200, dataloader_num_workers=1)
+    command = [sys.executable, "-m", *accelerate(), str(recipe)]
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stderr=subprocess.PIPE, text=True) as launcher:
+        while not (tmp_path / "run" / "checkpoint-2").is_dir():
+            assert launcher.poll() is None
+            time.sleep(0.1)
+        launcher.send_signal(number)
+        stderr = launcher.stderr.read()  # to its end: until the last process is gone
+    assert stderr.count("stopped") == stderr.count(sentence) == 1
+    assert (find_checkpoint(tmp_path / "run", "auto") is not None) and not (tmp_path / "run" / "config.json").exists()
 
 
 def test_sharded_weights_make_the_run_of_whole_ones_and_its_resumed_half_too(write_recipe, run_recipe, tmp_path):

@@ -7,7 +7,7 @@ import yaml
 
 from modeling_clipscratch.training import checks
 from modeling_clipscratch.training.arguments import recipe_fields
-from modeling_clipscratch.training.recipe import parse_recipe, read_recipe
+from modeling_clipscratch.training.recipe import nearest_field, parse_recipe, read_recipe
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "configuration"
 
@@ -148,6 +148,33 @@ def test_remedy_for_a_number_is_one_that_yaml_reads(recipe, number):
 def test_mistake_on_the_command_line_is_named_with_its_remedy(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         parse_recipe(arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("learning_rte", "learning_rate"), ("lerning_rate", "learning_rate"), ("learningrate", "learning_rate"),
+        ("num_epochs", "num_train_epochs"), ("epochs", "num_train_epochs"), ("batch_size", "global_batch_size"),
+        ("globl_batch_size", "global_batch_size"), ("warmup_step", "warmup_steps"), ("weight_decy", "weight_decay"),
+        ("sed", "seed"), ("freez_text", "freeze_text"), ("visiontower", "vision_tower"), ("patchsize", "patch_size"),
+        ("text_towr", "text_tower"), ("projection_dims", "projection_dim"), ("save_step", "save_steps"),
+        ("max_step", "max_steps"), ("precison", "precision"), ("label_colum", "label_column"),
+        ("clas_names", "class_names"), ("num_workers", "dataloader_num_workers"), ("image_sz", "image_size"),
+        ("early_stopping", "early_stopping_patience"), ("random_crop", "random_crop_min_area"),
+    ],
+)  # fmt: skip
+def test_misspelt_or_shortened_name_is_corrected(name, field):
+    assert nearest_field(name) == field
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["temperature", "momentum", "gpus", "architecture", "verbose", "quiet", "device", "resume", "threshold", "beta"]
+    + ["foo", "num_classes", "hidden_dim", "logdir", "config", "data_dir", "model", "tokens", "lr", "mixup_alpha"]
+    + ["early_termination", "patience_of_angels", "output_folder", "jit_mode_eval", "torchdynamo"],
+)
+def test_name_that_is_near_none_has_no_correction(name):
+    assert nearest_field(name) is None
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "seed", "loss", "dataset"])

@@ -84,6 +84,17 @@ def test_overwriting_spares_files_that_no_run_wrote(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "what I saw in this run"
 
 
+def test_overwriting_deletes_the_events_of_tensorboard_and_nothing_else_of_its_folder(tmp_path):
+    begin(tmp_path)
+    for name in ("runs/Nov30_host/events.out.tfevents.1.host.2", "runs/Nov29_host/trial/events.out.tfevents.1"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "runs/mine").mkdir()
+    (tmp_path / "runs/mine/notes.txt").write_text("")
+    begin(tmp_path, {"dataset": "scenes"}, overwrite=True)
+    assert sorted(path.name for path in tmp_path.glob("runs/**/*")) == ["mine", "notes.txt"]
+
+
 def test_run_goes_on_with_its_own_recipe_only(tmp_path):
     begin(tmp_path)
     begin(tmp_path, {**SETTINGS, "output_dir": "elsewhere", "disable_tqdm": False, "logging_steps": 5}, resume=True)

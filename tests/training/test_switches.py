@@ -1,6 +1,9 @@
 """The Trainer's usual switches go in; what each must change, and what it must leave as it is, is checked."""
 
 import json
+import os
+import shutil
+import signal
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from modeling_clipscratch.training.average import WeightAverage
 from modeling_clipscratch.training.checkpoints import find_checkpoint
 from modeling_clipscratch.training.sharding import has_unused_parameters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from tests.training.kills import write_tars
 
 SHORT = {
     "max_steps": 4,
@@ -177,6 +181,30 @@ def test_save_minutes_saves_between_the_checkpoints(run_recipe, tmp_path):
     assert (folder / "checkpoint-1").is_dir()
 
 
+def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_resumption(run_recipe, tmp_path):
+    # A learning rate of 0: every evaluation gives the same.
+    stops = {**SHORT, "max_steps": 20, "learning_rate": 0.0, "save_total_limit": None}
+    stops |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    for gone, patience, looks in (
+        ("nothing", 2, [2, 4, 6]),
+        ("nothing", 2, [2, 4, 6]),
+        ("checkpoint-6", 2, [2, 4, 6]),
+        ("nothing", 3, [2, 4, 6, 8]),
+    ):
+        shutil.rmtree(tmp_path / "run" / gone, ignore_errors=True)
+        stops |= {"early_stopping_patience": patience, "resume_from_checkpoint": "auto"}
+        folder, _ = run_recipe(tmp_path, **stops)
+        state = json.loads((folder / "trainer_state.json").read_text())
+        assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
+        assert state["global_step"] == looks[-1]
+        (folder / "trainer_state.json").unlink()
+
+
+def test_early_stop_without_a_metric_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="early_stopping_patience=1 needs a metric to look at; set metric_for_best"):
+        make_trainer(eval_strategy="epoch", early_stopping_patience=1)
+
+
 @pytest.mark.parametrize("how", [{"save_minutes": 1e-9, "save_steps": 100}, {"save_steps": 1}])
 def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_recipe, tmp_path, how):
     steps = {"max_steps": 5, "eval_strategy": "epoch", "save_strategy": "steps", "test_split": "none"}
@@ -185,6 +213,33 @@ def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_
     for step, looks in ((2, []), (3, [3]), (4, [3]), (5, [3, 5])):  # an epoch is three steps
         state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
         assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_sigterm_leaves_the_checkpoint_of_a_whole_step_to_resume_from(run_recipe, tmp_path, monkeypatch, streaming):
+    steps = {**SHORT, "max_steps": 6, "enable_jit_checkpoint": True, "resume_from_checkpoint": "auto"}
+    if streaming:
+        write_tars(tmp_path / "tars", shards=2)
+        steps |= {"dataset": str(tmp_path / "tars"), "streaming": True, "stream_shuffle_rows": 128}
+    expected = weights(run_recipe(tmp_path / "straight", **steps)[0])
+    step, handler = ClipScratchTrainer.training_step, signal.getsignal(signal.SIGTERM)
+
+    def signalled_step(trainer, *given):
+        loss = step(trainer, *given)
+        if trainer.state.global_step == 2:  # steps that are finished; the third's gradients are there, its weights not
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ClipScratchTrainer, "training_step", signalled_step)
+        with pytest.raises(SystemExit) as stop:
+            run_recipe(tmp_path / "stopped", **steps)
+    signal.signal(signal.SIGTERM, handler)
+    assert stop.value.code == 143
+    run = tmp_path / "stopped" / "run"
+    assert {path.name for path in run.iterdir()} == {"recipe.yaml", "checkpoint-3"}
+    resumed = weights(run_recipe(tmp_path / "stopped", **steps)[0])
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("top1", "max"), ("expected_calibration_error", "min")])

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_loss
 
@@ -153,3 +154,61 @@ def test_bf16_steps_keep_weights_in_float32(make_trainer):
 def test_progress_bar_counts_pictures(make_trainer, capfd):
     make_trainer(disable_tqdm=False, max_steps=2).train()
     assert "32/32" in capfd.readouterr().err
+
+
+def test_predictions_are_the_embeddings_that_the_metrics_are_made_from(make_trainer):
+    trainer = make_trainer()
+    output, metrics = trainer.predict(trainer.eval_dataset), trainer.evaluate()
+    images, texts = output.predictions
+    predicted = (images @ texts.T).argmax(axis=1)
+    assert output.metrics["test_top1"] == metrics["eval_top1"] == (predicted == output.label_ids).mean()
+
+
+def test_several_splits_are_measured_each_under_its_name(make_trainer):
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "b_top1"}
+    trainer = make_trainer(**steps)
+    trainer.eval_dataset = {"a": trainer.eval_dataset, "b": trainer.eval_dataset}
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert trainer.state.best_metric == metrics["eval_a_top1"] == metrics["eval_b_top1"]
+    assert trainer.evaluate("a")["eval_top1"] == metrics["eval_a_top1"]
+
+
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+def test_keys_to_ignore_are_refused(make_trainer, method):
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match="ignore_keys=.'loss'. is not supported"):
+        getattr(trainer, method)(trainer.eval_dataset, ignore_keys=["loss"])
+
+
+def test_model_callbacks_and_optimizer_may_be_given_as_to_transformers_trainer(make_trainer):
+    class Steps(TrainerCallback):
+        steps = []
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.steps.append(state.global_step)
+
+    model = make_trainer().model
+    weight = model.visual_projection.weight
+    before = weight.detach().clone()
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    options = {"model": model, "callbacks": [Steps], "optimizers": (optimizer, None)}
+    trainer = make_trainer(options=options)
+    trainer.train()
+    assert Steps.steps == [1, 2] and trainer.optimizer.optimizer is optimizer and not torch.equal(weight, before)
+
+    trainer = make_trainer(options={"model": None, "model_init": lambda: model})
+    trainer.train()
+    assert trainer.model is model
+
+    trainer = make_trainer(options={"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.25})})
+    assert isinstance(trainer.create_optimizer(), torch.optim.SGD)
+
+
+@pytest.mark.parametrize("rate", ["tower_learning_rate", "muon_learning_rate"])
+@pytest.mark.parametrize("option", ["optimizers", "optimizer_cls_and_kwargs"])
+def test_rate_that_an_own_optimizer_would_not_read_is_refused(make_trainer, rate, option):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    options = {"optimizers": (optimizer, None), "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}
+    with pytest.raises(ValueError, match=f"{rate} would do nothing with an optimizer given as {option}"):
+        make_trainer(options={option: options[option]}, **{rate: 0.01})
