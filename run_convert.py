@@ -5,12 +5,14 @@ python run_convert.py clip.pt runs/tutorial
 """
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 
 if sys.argv[0].endswith(("run_convert.py", "clipscratch-convert")):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
+    # While the libraries are imported; then it is `run_command`'s.
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.sharing.convert import convert

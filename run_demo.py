@@ -4,11 +4,13 @@ python run_demo.py --model runs/mine --pictures holidays
 """
 
 import argparse
+import os
 import signal
 import sys
 
 if sys.argv[0].endswith(("run_demo.py", "clipscratch-demo")):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
+    # While the libraries are imported; then it is `run_command`'s.
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.demo.page import build_page, gradio_library, serve

@@ -5,12 +5,14 @@ python run_eval.py --model runs/a runs/b openai/clip-vit-base-patch32 --dataset 
 """
 
 import argparse
+import os
 import shlex
 import signal
 import sys
 
 if sys.argv[0].endswith(("run_eval.py", "clipscratch-eval")):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
+    # While the libraries are imported; then it is `run_command`'s.
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
 from modeling_clipscratch.command_line import once_each, run_command
 from modeling_clipscratch.data import load_rows

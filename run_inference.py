@@ -7,12 +7,14 @@ python run_inference.py search "a dog in the snow" --model runs/mine --index hol
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 
 if sys.argv[0].endswith(("run_inference.py", "clipscratch-inference")):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports; then it is `run_command`'s
+    # While the libraries are imported; then it is `run_command`'s.
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data.pictures import decode_image
