@@ -94,7 +94,7 @@ def _last_whole(folder):
 
 def _model_type(config):
     try:
-        return json.loads(config.read_text(encoding="utf-8"))["model_type"]
+        return _json(config)["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -125,26 +125,66 @@ def find_problem(checkpoint: Path) -> str | None:
 
 
 def check_fits(checkpoint: str, trainer) -> None:
-    """Check that a checkpoint is one of the trainer's model and training data.
+    """Check that a checkpoint is one of the trainer's model, processor and training data.
 
-    Raises: ValueError with both values if a weight has another shape, or the checkpoint saw other data.
+    Towers, tokenizers and data go by names and paths in a recipe; what lies there may have changed.
+
+    Raises: ValueError if a weight has another shape, a frozen weight another value, or tokenizer, image processor or
+        training rows are others.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in trainer.model.state_dict().items()}
-    with safe_open(Path(checkpoint) / "model.safetensors", "pt") as weights:
-        for name in weights.keys():  # noqa: SIM118  (safe_open is no dict)
-            shape = tuple(weights.get_slice(name).get_shape())
-            if name in shapes and shapes[name] != shape:
-                raise ValueError(
-                    f"{checkpoint} does not fit this model: {name} is {shape} there and {shapes[name]} here, so towers "
-                    "or vocabulary differ; resume with the data and towers that it was trained with."
-                )
-    state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+    folder = Path(checkpoint)
+    _check_weights(folder, trainer.model)
+    if (name := _changed_part_of_processor(folder, trainer.processing_class)) is not None:
+        raise ValueError(
+            f"{checkpoint} was trained with another {name} than the one that is loaded now; resume with the same "
+            "towers and tokenizer, or train a new model in another output_dir."
+        )
+    state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
     before, now = TrainingRecord.data_of(state), trainer.record.data
     if None not in (before, now) and before != now:
         raise ValueError(
             f"{checkpoint} was trained on other rows (digest {before}) than those that are here now (digest {now}); "
             "resume with the same files, or train a new model in another output_dir."
         )
+
+
+def _check_weights(folder, model):
+    weights, frozen = model.state_dict(), {name for name, p in model.named_parameters() if not p.requires_grad}
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        for name in weights.keys() & set(file.keys()):
+            before, now = tuple(file.get_slice(name).get_shape()), tuple(weights[name].shape)
+            if before != now:
+                raise ValueError(
+                    f"{folder} does not fit this model: {name} is {before} there and {now} here, so towers or "
+                    "vocabulary differ; resume with the data and towers that it was trained with."
+                )
+            if name in frozen and not torch.equal(file.get_tensor(name), weights[name].cpu()):
+                raise ValueError(
+                    f"{folder} does not fit this model: {name} is frozen and has other values there than here, so the "
+                    "tower was exchanged; resume with the tower that it was trained with."
+                )
+
+
+def _changed_part_of_processor(folder, processor):
+    """Name the part of a processor that is another one in a checkpoint; `None` if none is known to be."""
+    parts = {}
+    if (folder / "tokenizer.json").is_file():
+        parts["tokenizer"] = (
+            _json(folder / "tokenizer.json"),
+            json.loads(processor.tokenizer.backend_tokenizer.to_str()),
+        )
+    if (folder / "processor_config.json").is_file():
+        before = _json(folder / "processor_config.json")["image_processor"]
+        parts["image processor"] = (before, json.loads(processor.image_processor.to_json_string()))
+    passing = {"truncation", "padding"}  # the tokenizer's last call leaves them
+    for name, (before, now) in parts.items():
+        if any(before[key] != now[key] for key in (before.keys() & now.keys()) - passing):
+            return name
+    return None
+
+
+def _json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

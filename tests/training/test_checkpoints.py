@@ -119,6 +119,38 @@ def test_other_vocabulary_is_refused_before_anything_is_written(run_recipe, tmp_
     assert not (tmp_path / "second" / "run").exists()
 
 
+@pytest.mark.parametrize("part", ["weights", "tokenizer", "image processor"])
+def test_tower_that_was_exchanged_under_the_same_path_is_refused(
+    run_recipe, make_model, word_processor, tmp_path, part
+):
+    def write(seed):
+        torch.manual_seed(seed)
+        make_model(seed=seed).text_model.save_pretrained(tmp_path / "text")
+        make_model(seed=seed).vision_model.save_pretrained(tmp_path / "vision")
+        word_processor.tokenizer.save_pretrained(tmp_path / "text")
+        word_processor.image_processor.save_pretrained(tmp_path / "vision")
+
+    write(seed=0)
+    towers = {"text_tower": str(tmp_path / "text"), "vision_tower": str(tmp_path / "vision"), "image_size": None}
+    recipe = {**STEPS, **towers, "freeze_text": True, "max_steps": 1, "test_split": "none"}
+    run, _ = run_recipe(tmp_path / "a", **recipe)
+    resume = {**recipe, "max_steps": 2, "resume_from_checkpoint": str(run / "checkpoint-1")}
+    run_recipe(tmp_path / "b", **resume)
+    if part == "weights":
+        write(seed=1)
+    else:
+        file, old, new = ("text/tokenizer.json", "square", "rectangle")
+        if part == "image processor":
+            file, old, new = ("vision/preprocessor_config.json", '"resample": 2', '"resample": 3')
+        text = (tmp_path / file).read_text()
+        assert old in text
+        (tmp_path / file).write_text(text.replace(old, new))
+    sentence = "is frozen and has other values there" if part == "weights" else f"was trained with another {part} than"
+    with pytest.raises(ValueError, match=sentence):
+        run_recipe(tmp_path / "c", **resume)
+    assert not (tmp_path / "c" / "run").exists()
+
+
 def test_what_may_change_on_resume_does_change(run_recipe, straight, copied):
     shutil.rmtree(copied / "checkpoint-4")
     shutil.rmtree(copied / "checkpoint-3")
