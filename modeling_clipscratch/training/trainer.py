@@ -223,6 +223,7 @@ class ClipScratchTrainer(Trainer):
                 self._issue_warnings_after_load(self.model.load_state_dict(weights, strict=False))
                 losses = [line["loss"] for line in state.log_history if "loss" in line]
                 return TrainOutput(state.global_step, sum(losses) / max(len(losses), 1), {})
+            self._losses = LossWatch()
             output = super().train(checkpoint, **kwargs)
             self.check_finite()
             if self.average is not None:

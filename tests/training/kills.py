@@ -1,6 +1,7 @@
 """A short run goes in, is killed with SIGKILL again and again and started anew; its weights' SHA-256 comes out.
 
 python -m tests.training.kills --kills 20 --processes 1 2 --workers 0 1 4
+python -m tests.training.kills --kills 20 --processes 2 --workers 1 --one
 python -m tests.training.kills --stream --kills 20 --processes 1 2 --workers 0 2
 
 The program forks each attempt from itself, after the imports, so that a kill can fall anywhere in a run, not mostly
@@ -78,8 +79,14 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def end_within(children: list[int], seconds: float) -> bool:
-    """Waits; where they are not done in time they are killed, all at once. Returns whether they ended well."""
+def end_within(children: list[int], seconds: float, *, number: int = signal.SIGKILL, one: bool = False) -> bool:
+    """Wait; processes that are not done in time are sent a signal, all at once.
+
+    Args:
+        number: of the signal.
+        one: send it to the last process only; the others get 10 s to end by themselves.
+    Returns: whether they were done in time.
+    """
     deadline, left, well = time.monotonic() + seconds, set(children), True
     while left and time.monotonic() < deadline:
         for child in list(left):
@@ -88,10 +95,18 @@ def end_within(children: list[int], seconds: float) -> bool:
                 left.discard(child)
                 well = well and status == 0
         time.sleep(0.005)
+    for child in sorted(left)[-1 if one else 0 :]:
+        os.killpg(child, number)
+    patience = time.monotonic() + 10
     for child in left:
-        os.killpg(child, signal.SIGKILL)
-    for child in left:
-        os.waitpid(child, 0)
+        while number != signal.SIGKILL or one:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                break
+            if time.monotonic() > patience:
+                os.killpg(child, signal.SIGKILL)
+            time.sleep(0.01)
+        else:
+            os.waitpid(child, 0)
     if not well:
         raise RuntimeError("a process ended by itself, and not well")
     return not left
@@ -101,15 +116,18 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def killed_run(folder: Path, *, processes: int, workers: int, kills: int, seconds: float, draw) -> tuple[str, int]:
+def killed_run(
+    folder: Path, *, processes: int, workers: int, kills: int, seconds: float, draw, **how
+) -> tuple[str, int]:
     """Starts the run, kills it `kills` times at moments drawn from its whole length, lets it end.
 
+    Args: how: of `end_within`.
     Returns: its weights' hash, and how many of the kills fell into the writing of a checkpoint.
     """
     writing = 0
     for _ in range(kills):
         moment = draw.uniform(0.05, seconds)
-        while end_within(start(folder, processes, workers), moment):  # it got to its end: begin one anew
+        while end_within(start(folder, processes, workers), moment, **how):  # it got to its end: begin one anew
             if not (folder / "model.safetensors").is_file():
                 raise RuntimeError("ended without weights")
             shutil.rmtree(folder)
@@ -155,6 +173,8 @@ def main():
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 4])
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM", "SIGINT"])
+    parser.add_argument("--one", action="store_true", help="of several processes only one gets the signal")
     options = parser.parse_args()
     draw, failed = random.Random(0), 0
     with tempfile.TemporaryDirectory() as base:
@@ -170,7 +190,7 @@ def main():
                 expected, seconds = straight_run(base / f"straight-{name}", processes=processes, workers=workers)
                 found, writing = killed_run(
                     base / f"killed-{name}", processes=processes, workers=workers, kills=options.kills,
-                    seconds=seconds, draw=draw,
+                    seconds=seconds, draw=draw, number=signal.Signals[options.signal], one=options.one,
                 )  # fmt: skip
                 failed += found != expected
                 same = "the same weights" if found == expected else "OTHER WEIGHTS"
