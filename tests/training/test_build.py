@@ -229,7 +229,7 @@ def test_a_tower_for_the_other_side_is_refused_before_data_are_read(side, kind, 
         ({"text_tower": "fnet", "text_pooling": "mean"}, "a text another state where its batch holds a longer one"),
         ({"text_tower": "gpt2"}, "text_pooling 'cls': a gpt2 reads from left to right"),
         ({"vision_tower": "siglip_vision_model"}, "has no class token.*; choose mean, or tower where it pools"),
-        ({"vision_tower": "vit_mae"}, "a vit_mae gives one image two states"),
+        ({"vision_tower": "vit_mae"}, "a vit_mae (gives one image two states|has no class token)"),  # before 5.10
     ],
 )
 def test_a_type_from_scratch_that_cannot_work_is_refused_before_data_are_read(changes, sentence):
@@ -259,7 +259,10 @@ def test_a_tokenizer_with_more_tokens_than_the_tower_is_refused(folder_of, tmp_p
 
 @pytest.mark.parametrize("name", ["Idefics3", "Qwen2VL", "Siglip2", "EfficientNet", "Pixtral"])
 def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name, folder_of):
-    processor = getattr(transformers, f"{name}ImageProcessorPil")()
+    try:
+        processor = getattr(transformers, f"{name}ImageProcessorPil")()
+    except ImportError:
+        pytest.skip("this transformers makes it with torchvision only")
     assert_refused_early(
         "image processor .*(does not make one image|does more to pixels|gives pictures of differing shapes)",
         vision_tower=folder_of("vit", processor=processor), image_size=None,
