@@ -19,6 +19,11 @@ from .gather import process_count
 from .push import PushCheckpoints
 from .stream_state import ShareOfRun
 
+# Fields of a step: transformers would take some of them from a checkpoint, and ignore the new value in silence.
+_OF_A_STEP = (
+    "loss", "global_batch_size", "learning_rate", "tower_learning_rate", "muon_learning_rate", "lr_scheduler_type",
+    "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "ema_decay", "seed",
+)  # fmt: skip
 _STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs a message
 
 
@@ -54,24 +59,32 @@ def set_callbacks(trainer) -> None:
 
 
 class TrainingRecord(TrainerCallback, ExportableState):
-    """Count the images that the model was trained on, and keep a digest of the data, in `trainer_state.json`.
+    """Count the images that the model was trained on, and keep in `trainer_state.json` what a resumed run must equal.
 
     Args:
         images_per_step: rows of the global batch.
         data: digest of the training rows, `None` where they are streamed.
+        settings: {field: value} of the loss, the batch and the optimizer.
     """
 
-    def __init__(self, images_per_step: int, data: str | None = None):
-        self.images_per_step, self.data, self.images_seen = images_per_step, data, 0
+    def __init__(self, images_per_step: int, data: str | None = None, settings: dict | None = None):
+        self.images_per_step, self.data, self.settings = images_per_step, data, settings or {}
+        self.images_seen = 0
+
+    @classmethod
+    def of(cls, model, args, data: str | None) -> "TrainingRecord":
+        """The record of a run with `ClipScratchTrainingArguments`."""
+        values = {"loss": model.config.loss, **args.to_dict()}
+        return cls(args.global_batch_size, data, {name: str(values[name]) for name in _OF_A_STEP})
 
     def state(self) -> dict:
-        args = {"images_per_step": self.images_per_step, "data": self.data}
+        args = {"images_per_step": self.images_per_step, "data": self.data, "settings": self.settings}
         return {"args": args, "attributes": {"images_seen": self.images_seen}}
 
     @staticmethod
-    def data_of(state: TrainerState) -> str | None:
-        """The digest that a checkpoint's state holds."""
-        return state.stateful_callbacks.get("TrainingRecord", {}).get("args", {}).get("data")
+    def args_of(state: TrainerState) -> dict:
+        """The arguments of the record that a checkpoint's state holds; empty if there is none."""
+        return state.stateful_callbacks.get("TrainingRecord", {}).get("args", {})
 
     def on_train_begin(self, args, state, control, **kwargs):
         kept = state.stateful_callbacks.get("TrainingRecord", {}).get("attributes", {})

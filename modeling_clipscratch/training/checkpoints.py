@@ -129,8 +129,8 @@ def check_fits(checkpoint: str, trainer) -> None:
 
     Towers, tokenizers and data go by names and paths in a recipe; what lies there may have changed.
 
-    Raises: ValueError if a weight has another shape, a frozen weight another value, or tokenizer, image processor or
-        training rows are others.
+    Raises: ValueError if a weight has another shape, a frozen weight another value, or tokenizer, image processor,
+        training rows, loss, batch or optimizer are others.
     """
     folder = Path(checkpoint)
     _check_weights(folder, trainer.model)
@@ -140,7 +140,14 @@ def check_fits(checkpoint: str, trainer) -> None:
             "towers and tokenizer, or train a new model in another output_dir."
         )
     state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
-    before, now = TrainingRecord.data_of(state), trainer.record.data
+    record = TrainingRecord.args_of(state)
+    for name, before in record.get("settings", {}).items():
+        if before != (now := trainer.record.settings.get(name, before)):
+            raise ValueError(
+                f"{checkpoint} was trained with {name}={before}, and now {name}={now} is asked for; resume with "
+                f"{name}={before}, or train a new model in another output_dir."
+            )
+    before, now = record.get("data"), trainer.record.data
     if None not in (before, now) and before != now:
         raise ValueError(
             f"{checkpoint} was trained on other rows (digest {before}) than those that are here now (digest {now}); "

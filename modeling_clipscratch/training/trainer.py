@@ -94,7 +94,7 @@ class ClipScratchTrainer(Trainer):
         self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
         self._statistics, self.staging, self._losses = StepMeans(), None, LossWatch()
         self.recipe = None  # text of recipe.yaml, kept with each checkpoint
-        self.record = TrainingRecord(self.pairs_per_step, None if self.stream else train_dataset.digest())
+        self.record = TrainingRecord.of(self.model, args, None if self.stream else train_dataset.digest())
         self.chunk_size = self._measure_chunk()
         check_sharding(self)
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:

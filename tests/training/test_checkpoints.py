@@ -202,6 +202,24 @@ def test_trainer_returns_its_output_for_a_finished_run(make_trainer, tmp_path, o
     assert (again.global_step, again.training_loss) == (2, pytest.approx(first.training_loss))
 
 
+@pytest.mark.parametrize(
+    ("field", "before", "now"),
+    [
+        ("learning_rate", 0.001, 0.01),
+        ("optim", "adamw_torch_fused", "sgd"),
+        ("global_batch_size", 16, 32),
+        ("seed", 0, 1),
+    ],
+)
+def test_trainer_refuses_a_checkpoint_of_another_batch_or_optimizer(make_trainer, tmp_path, field, before, now):
+    steps = {"save_strategy": "steps", "save_steps": 1}
+    make_trainer(**steps).train()
+    batch = {"per_device_train_batch_size": None} if field == "global_batch_size" else {}
+    sentence = f"trained with {field}={before}, and now {field}={now} is asked for; resume with {field}={before}"
+    with pytest.raises(ValueError, match=sentence):
+        make_trainer(**{**steps, **batch, "max_steps": 3, field: now}).train(resume_from_checkpoint=True)
+
+
 @pytest.mark.parametrize("changes", [{"max_steps": 0}, {"max_steps": -1, "num_train_epochs": 0}])
 def test_no_steps_train_nothing(run_recipe, tmp_path, changes, make_trainer):
     run, metrics = run_recipe(tmp_path, **{**STEPS, "ema_decay": None, **changes})
