@@ -22,7 +22,8 @@ from .stream_state import ShareOfRun
 # Fields of a step: transformers would take some of them from a checkpoint, and ignore the new value in silence.
 _OF_A_STEP = (
     "loss", "global_batch_size", "learning_rate", "tower_learning_rate", "muon_learning_rate", "lr_scheduler_type",
-    "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "ema_decay", "seed",
+    "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "ema_decay",
+    "seed",
 )  # fmt: skip
 _STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs a message
 
