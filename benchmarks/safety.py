@@ -70,7 +70,7 @@ def measure_cache(folder: Path, gigabytes: float) -> None:
 
 def measure_losses(folder: Path, steps: int) -> None:
     """Train on the digits, whose steps are short, so that the share is larger than elsewhere; a save each 50 steps."""
-    spent = dict.fromkeys(("add", "check", "check_finite", "train"), 0.0)
+    spent = dict.fromkeys(("add", "check", "check_finite", "train_from"), 0.0)
 
     def timed(owner, name):
         own = getattr(owner, name)
@@ -90,7 +90,7 @@ def measure_losses(folder: Path, steps: int) -> None:
     options = ["--max_steps", str(steps), "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "50"]
     options += ["--output_dir", str(folder / "run"), "--cache_dir", str(folder), "--disable_tqdm", "true"]
     train(*parse_recipe([str(REPOSITORY / "configuration" / "digits.yaml"), *options]))
-    step, checks, saved = spent["train"] / steps, (spent["add"] + spent["check"]) / steps, spent["check_finite"]
+    step, checks, saved = spent["train_from"] / steps, (spent["add"] + spent["check"]) / steps, spent["check_finite"]
     print(f"{steps} steps of {1e3 * step:.1f} ms: watching the losses takes {1e6 * checks:.0f} us of each ", end="")
     print(f"({checks / step:.2%}), looking at weights and losses before a save {1e3 * saved / (steps / 50):.1f} ms")
 

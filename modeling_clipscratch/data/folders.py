@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .columns import Columns, class_order, readable_class
-from .files import refuse_unreadable
+from .local_files import refuse_unreadable
 from .names import is_junk_folder
 from .pictures import is_picture_name, is_unread_name, warn_of_unread
 from .rows import DEFAULT_TEMPLATES, Rows

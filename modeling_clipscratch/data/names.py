@@ -33,6 +33,15 @@ def on_one_line(name: str) -> str:
     return printable(" ".join(name.split()))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without its stop, for use within a sentence.
+
+    >>> first_line(OSError("No space left.\\nmore"))
+    'No space left'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def is_junk_folder(name: str) -> bool:
     """Whether a folder is one that file managers and notebooks leave behind.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from .files import backslash_hint, is_special
+from .local_files import backslash_hint, is_special
 from .rows import BadImageError
 
 try:

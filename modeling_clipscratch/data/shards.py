@@ -4,7 +4,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from .files import check_regular
+from .local_files import check_regular
 from .pictures import is_picture_name
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .columns import Columns, find_columns, is_text, read_labels
-from .files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
+from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
 from .pictures import decode_image
 from .rows import DEFAULT_TEMPLATES, BadImageError, Rows
 from .splits import Readers, canonical_split, is_split_name

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from .files import check_regular
+from .local_files import check_regular
 from .pictures import decode_image, is_picture_name
 from .rows import DEFAULT_TEMPLATES, BadImageError, Rows
 from .shards import is_shard_name, refuse_link, shard_files

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
-from ..data.files import read_json
+from ..data.local_files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")

@@ -18,7 +18,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
 from ..checksums import SUMS, find_damage
-from ..data.files import read_json
+from ..data.local_files import read_json
 from ..model_files import is_of_a_model
 from .damaged_files import naming_damaged_files, try_image_processor
 from .encode import encode_texts
@@ -112,8 +112,9 @@ def _load(where):
 
 
 def _check_weights(model, report, where):
+    """Weights that are missing would be drawn at random by transformers."""
     missing, saved = sorted(report["missing_keys"]), (model.config.architectures or [None])[0]
-    if not missing:  # transformers would draw them at random
+    if not missing:
         return
     if any(".lora_" in name for name in report["unexpected_keys"]):
         raise ValueError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from ..data.files import read_json
+from ..data.local_files import read_json
 from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS, without_foreign_code
 
 # What transformers reads to find the classes of a folder's parts.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..atomic_files import free_space, replacing_files, write_text
-from ..data.files import read_json
+from ..data.local_files import read_json
 from ..data.names import public_name
 from .comparison import Differences, short_names, write_comparison
 from .evaluate_rows import Result, titled

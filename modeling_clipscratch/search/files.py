@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.files import refuse_unreadable
+from ..data.local_files import refuse_unreadable
 from ..data.names import is_junk_folder
 from ..data.pictures import decode_image, is_picture_name, is_unread_name, warn_of_unread
 from ..data.read_ahead import read_ahead

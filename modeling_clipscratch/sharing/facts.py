@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..checksums import SUMS, read_sums, sha256
-from ..data.files import read_json
+from ..data.local_files import read_json
 from ..data.names import is_local
 from ..evaluation.evaluate_rows import TASKS
 from ..evaluation.tables import ACCOUNT, weights_sha256

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
-from ..data.files import read_json
+from ..data.local_files import read_json
 from ..evaluation.own_code import check_code
 from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub_commit import commit_files, open_repository

@@ -63,23 +63,21 @@ class TrainingRecord(TrainerCallback, ExportableState):
     """Count the images that the model was trained on, and keep in `trainer_state.json` what a resumed run must equal.
 
     Args:
-        images_per_step: rows of the global batch.
         data: digest of the training rows, `None` where they are streamed.
         settings: {field: value} of the loss, the batch and the optimizer.
     """
 
-    def __init__(self, images_per_step: int, data: str | None = None, settings: dict | None = None):
-        self.images_per_step, self.data, self.settings = images_per_step, data, settings or {}
-        self.images_seen = 0
+    def __init__(self, data: str | None, settings: dict[str, str]):
+        self.data, self.settings, self.images_seen = data, settings, 0
 
     @classmethod
     def of(cls, model, args, data: str | None) -> "TrainingRecord":
         """The record of a run with `ClipScratchTrainingArguments`."""
         values = {"loss": model.config.loss, **args.to_dict()}
-        return cls(args.global_batch_size, data, {name: str(values[name]) for name in _OF_A_STEP})
+        return cls(data, {name: str(values[name]) for name in _OF_A_STEP})
 
     def state(self) -> dict:
-        args = {"images_per_step": self.images_per_step, "data": self.data, "settings": self.settings}
+        args = {"data": self.data, "settings": self.settings}
         return {"args": args, "attributes": {"images_seen": self.images_seen}}
 
     @staticmethod
@@ -94,7 +92,7 @@ class TrainingRecord(TrainerCallback, ExportableState):
         state.compute_steps(args, state.max_steps)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.images_seen += self.images_per_step
+        self.images_seen += args.global_batch_size
 
 
 class Progress(TrainerCallback):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import re
 import shutil
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,10 +16,12 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import rotate_checkpoints
 
 from ..checksums import find_damage, read_sums, write_sums
+from ..data.local_files import read_json
+from ..data.names import first_line
 from .average import read_average
 from .callbacks import TrainingRecord
 from .gather import all_rows
-from .run_folder import RECIPE, STAGING, one_line, publish_folder, saying_what_failed
+from .run_folder import RECIPE, STAGING, numbered_checkpoints, publish_folder, saying_what_failed
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +71,6 @@ def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None
     return str(path)
 
 
-def numbered_checkpoints(folder: Path) -> list[Path]:
-    """The folders `checkpoint-N` in a folder, in the order of N."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    found = [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name[11:]))
-
-
 def _last_whole(folder):
     checkpoints = numbered_checkpoints(folder)
     for path in reversed(checkpoints):
@@ -94,7 +88,7 @@ def _last_whole(folder):
 
 def _model_type(config):
     try:
-        return _json(config)["model_type"]
+        return read_json(config)["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -108,8 +102,9 @@ def find_problem(checkpoint: Path) -> str | None:
     """
     if damage := find_damage(checkpoint):
         return damage
+    listed = read_sums(checkpoint)
     for path in sorted(checkpoint.iterdir()):
-        if path.suffix in (*_PICKLES, ".safetensors") and path.name not in read_sums(checkpoint):
+        if path.suffix in (*_PICKLES, ".safetensors") and path.name not in listed:
             return f"{path.name} was not written with it"
         try:
             if path.suffix in _PICKLES:
@@ -120,7 +115,7 @@ def find_problem(checkpoint: Path) -> str | None:
             elif path.name == "trainer_state.json":
                 TrainerState.load_from_json(str(path))
         except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, SafetensorError) as error:
-            return f"{path.name} cannot be read ({one_line(error)})"
+            return f"{path.name} cannot be read ({first_line(error)})"
     return None
 
 
@@ -177,21 +172,17 @@ def _changed_part_of_processor(folder, processor):
     parts = {}
     if (folder / "tokenizer.json").is_file():
         parts["tokenizer"] = (
-            _json(folder / "tokenizer.json"),
+            read_json(folder / "tokenizer.json"),
             json.loads(processor.tokenizer.backend_tokenizer.to_str()),
         )
     if (folder / "processor_config.json").is_file():
-        before = _json(folder / "processor_config.json")["image_processor"]
+        before = read_json(folder / "processor_config.json")["image_processor"]
         parts["image processor"] = (before, json.loads(processor.image_processor.to_json_string()))
     passing = {"truncation", "padding"}  # the tokenizer's last call leaves them
     for name, (before, now) in parts.items():
         if any(before[key] != now[key] for key in (before.keys() & now.keys()) - passing):
             return name
     return None
-
-
-def _json(path):
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

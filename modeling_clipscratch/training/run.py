@@ -134,7 +134,7 @@ def _train(model_options, data, args, settings):
         check_fits(checkpoint, trainer)
     if args.should_save:
         trainer.recipe = begin_run_folder(args.output_dir, settings, resume=resume, notes=notes)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train_from(checkpoint)
 
     metrics = {data.dataset: _measure(trainer, processor, test, data, args)}
     merge_adapters(adapters)

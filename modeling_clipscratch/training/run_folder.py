@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from ..atomic_files import WriteError, free_space, replacing_files, to_disk, write_text
 from ..checksums import SUMS, write_sums
+from ..data.names import first_line
 from ..model_files import is_of_a_model
 from .arguments import recipe_fields
 from .sharding import own_class
@@ -143,7 +144,7 @@ def read_recipe_of_run(path: Path) -> dict:
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read ({one_line(error)}); {_NO_RECIPE}") from error
+        raise ValueError(f"{path} cannot be read ({first_line(error)}); {_NO_RECIPE}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} holds no recipe (it is {'empty' if recipe is None else 'no mapping'}); {_NO_RECIPE}")
     return recipe
@@ -309,17 +310,18 @@ def saying_what_failed(folder: str | Path, *, remedy: str | None = None) -> Iter
     except (OSError, RuntimeError, SafetensorError) as error:
         folder, cause = Path(folder), error.__cause__ if isinstance(error, WriteError) else error
         if remedy is None:
-            steps = sorted(int(path.name[11:]) for path in folder.glob("checkpoint-*[0-9]"))
             remedy = "no checkpoint was written yet: make room, then start again."
-            if steps:
-                remedy = f"checkpoint-{steps[-1]} is whole: make room, then resume with --resume_from_checkpoint auto."
-        reason = f"{type(cause).__name__}: {one_line(cause)}; {free_space(folder)} free"
+            if kept := numbered_checkpoints(folder):
+                remedy = f"{kept[-1].name} is whole: make room, then resume with --resume_from_checkpoint auto."
+        reason = f"{type(cause).__name__}: {first_line(cause)}; {free_space(folder)} free"
         raise WriteError(f"writing to {folder} failed ({reason}); {remedy}") from cause
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an error's message, without a stop, for use within a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def numbered_checkpoints(folder: Path) -> list[Path]:
+    """The folders `checkpoint-N` in a folder, in the order of N."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    found = [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name[11:]))
 
 
 def publish_folder(staged: Path, place: Path) -> None:

@@ -216,20 +216,24 @@ class ClipScratchTrainer(Trainer):
             checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
             if checkpoint is not None:
                 check_fits(checkpoint, self)
-            state = finished_state(self, checkpoint)
-            if state is not None:
-                self.state = state
-                weights = final_weights(checkpoint, self.args, state)
-                self._issue_warnings_after_load(self.model.load_state_dict(weights, strict=False))
-                losses = [line["loss"] for line in state.log_history if "loss" in line]
-                return TrainOutput(state.global_step, sum(losses) / max(len(losses), 1), {})
-            self._losses = LossWatch()
-            output = super().train(checkpoint, **kwargs)
-            self.check_finite()
-            if self.average is not None:
-                self.average.swap()
-                self.average = None
-            return output
+            return self.train_from(checkpoint, **kwargs)
+
+    def train_from(self, checkpoint: str | None, **kwargs) -> TrainOutput:
+        """Train from a checkpoint that `find_checkpoint` and `check_fits` have passed, or from the first step."""
+        state = finished_state(self, checkpoint)
+        if state is not None:
+            self.state = state
+            weights = final_weights(checkpoint, self.args, state)
+            self._issue_warnings_after_load(self.model.load_state_dict(weights, strict=False))
+            losses = [line["loss"] for line in state.log_history if "loss" in line]
+            return TrainOutput(state.global_step, sum(losses) / max(len(losses), 1), {})
+        self._losses = LossWatch()
+        output = super().train(checkpoint, **kwargs)
+        self.check_finite()
+        if self.average is not None:
+            self.average.swap()
+            self.average = None
+        return output
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from modeling_clipscratch.data import load_rows
-from modeling_clipscratch.data.files import read_json
+from modeling_clipscratch.data.local_files import read_json
 from modeling_clipscratch.data.pictures import decode_image, decode_pixels
 from modeling_clipscratch.data.rows import BadImageError
 from modeling_clipscratch.data.templates import class_names_from, templates_from
