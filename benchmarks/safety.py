@@ -84,7 +84,7 @@ def measure_losses(folder: Path, steps: int) -> None:
         setattr(owner, name, call)
 
     for owner, name in (
-        (LossWatch, "add"), (LossWatch, "check"), (ClipScratchTrainer, "check_finite"), (ClipScratchTrainer, "train")
+        (LossWatch, "add"), (LossWatch, "check"), (ClipScratchTrainer, "check_finite"), (ClipScratchTrainer, "train_from")
     ):  # fmt: skip
         timed(owner, name)
     options = ["--max_steps", str(steps), "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "50"]

@@ -118,13 +118,13 @@ def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) ->
     parsed = parse_recipe([word for name, value in recipe.items() for word in (f"--{name}", str(value))])
     print(READY, flush=True)
     time.sleep(1)  # for the first look
-    own = ClipScratchTrainer.train
+    own = ClipScratchTrainer.train_from
 
     def marked(trainer, *given, **named):
         own(trainer, *given, **named)
         (work / TRAINED).touch()
 
-    ClipScratchTrainer.train = marked
+    ClipScratchTrainer.train_from = marked
     train(*parsed)
 
 

@@ -71,7 +71,7 @@ def _keep_whole_parts(path, parts, count):
         return
     logger.warning("%s: %d of %d parts are damaged and encoded again.", path, len(pieces) - len(whole), len(pieces))
     for start in whole:
-        with _written_whole(_part(parts, start), parts) as part:
+        with _saying_what_failed(path), _written_whole(_part(parts, start), parts) as part:
             _save_part(path, start, pieces[start], part)
     del pieces, states
     path.unlink(missing_ok=True)

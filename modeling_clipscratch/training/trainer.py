@@ -180,8 +180,8 @@ class ClipScratchTrainer(Trainer):
             yield
         except DivergedError as error:
             raise DivergedError(
-                f"{error}: training diverged and was stopped before anything of it was saved; earlier checkpoints are "
-                f"whole. Train again with a lower learning_rate (it is {self.args.learning_rate:g})."
+                f"{error}: training diverged and was stopped before anything of it was saved; checkpoints of earlier "
+                f"steps are whole. Train again with a lower learning_rate (it is {self.args.learning_rate:g})."
             ) from error
 
     # The optimizer
