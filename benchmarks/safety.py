@@ -83,9 +83,9 @@ def measure_losses(folder: Path, steps: int) -> None:
 
         setattr(owner, name, call)
 
-    for owner, name in (
-        (LossWatch, "add"), (LossWatch, "check"), (ClipScratchTrainer, "check_finite"), (ClipScratchTrainer, "train_from")
-    ):  # fmt: skip
+    watched = [(LossWatch, "add"), (LossWatch, "check")]
+    watched += [(ClipScratchTrainer, "check_finite"), (ClipScratchTrainer, "train_from")]
+    for owner, name in watched:
         timed(owner, name)
     options = ["--max_steps", str(steps), "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "50"]
     options += ["--output_dir", str(folder / "run"), "--cache_dir", str(folder), "--disable_tqdm", "true"]
