@@ -164,7 +164,9 @@ class ClipScratchTrainingArguments(TrainingArguments):
     save_total_limit: int | None = _option(2, "Checkpoints kept, the best one among them.")
     load_best_model_at_end: bool = _option(True, "End with the best checkpoint.")
     dataloader_drop_last: bool = _option(True, "Leave a last, smaller batch out: its loss would be another one.")
-    logging_nan_inf_filter: bool = _option(False, "Not log what is no number; each step then waits for the device.")
+    logging_nan_inf_filter: bool = _option(
+        False, "Wait for the device at each step and log no NaN; such a loss ends the run in any case."
+    )
     remove_unused_columns: bool = _option(False, "Not used: batches are made whole.")
     report_to: list[str] | str | None = _option("none", "tensorboard, trackio, wandb, ..., or several.", nargs="+")
     disable_tqdm: bool | None = _option(False, "No progress bars.")
