@@ -1,13 +1,13 @@
-"""The columns of a table go in; which of them is the picture, the captions or the label comes out."""
+"""Tell which columns of a table are the image, the captions and the label."""
 
 import difflib
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import datasets
-import numpy as np
 
 from .templates import class_names_from, templates_from
 
@@ -20,18 +20,40 @@ _LABEL_NAMES = ("label", "labels", "fine_label", "class", "class_name", "cls", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
-    """What the user says of a table: columns by name, where they cannot be told, and the words for the classes.
+class DataOptions:
+    """How a dataset is to be read, where its files do not tell it.
 
-    >>> Columns(caption="text", image="photo").caption
+    Args:
+        image_column, caption_column, label_column: columns of a table.
+        class_names: in label order, where the data have none, or instead of them; or one `.txt` with a name a line.
+        templates: prompts for class data, `{}` stands for the class; or the name of a published list (`cifar10`,
+            `cifar100`, `imagenet`), or one `.txt` with a prompt a line.
+        split_column: column that names the split of a row. Default: one called `split`; `none` reads it as any other.
+        image_root: folder that the paths in a table are relative to. Default: the table's own.
+        folder_names: `classes` or `splits`: what the names of sub-folders are, where they may be either.
+        caption_lines: `split` or `join`: whether the lines of a text file are several captions or one.
+        on_bad_row: `raise`, or `skip` to leave out rows without a caption or label, and images that cannot be read.
+        dataset_config: configuration of a dataset of the Hub, or sub-folder, where there are several.
+        revision: branch, tag or commit of a dataset of the Hub.
+        cache_dir: where the Hub's files and the tables' Arrow copies are kept, if not where `datasets` keeps them.
+
+    >>> DataOptions(caption_column="text", image_column="photo").caption_column
     'text'
     """
 
-    image: str | None = None
-    caption: str | None = None
-    label: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    label_column: str | None = None
     class_names: Sequence[str] | None = None
     templates: Sequence[str] | None = None
+    split_column: str | None = None
+    image_root: str | None = None
+    folder_names: Literal["classes", "splits"] | None = None
+    caption_lines: Literal["split", "join"] | None = None
+    on_bad_row: Literal["raise", "skip"] = "raise"
+    dataset_config: str | None = None
+    revision: str | None = None
+    cache_dir: str | None = None
 
     def __post_init__(self):
         # A name or a file may stand for a list; from here on it is the list.
@@ -39,6 +61,11 @@ class Columns:
             object.__setattr__(self, "class_names", class_names_from(_as_list(self.class_names)))
         if self.templates:
             object.__setattr__(self, "templates", templates_from(_as_list(self.templates)))
+        if self.caption_column and self.label_column:
+            raise ValueError(
+                f"caption_column={self.caption_column!r} and label_column={self.label_column!r} are both named; name "
+                "captions for caption data or a label for class data."
+            )
 
 
 def _as_list(words):
@@ -67,25 +94,20 @@ def _may_be_picture(feature) -> bool:  # a path or the bytes of a file
     return is_text(feature) or (isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary"))
 
 
-def find_columns(features: datasets.Features, columns: Columns, *, origin: str) -> tuple[str, list[str], str | None]:
+def find_columns(features: datasets.Features, options: DataOptions, *, origin: str) -> tuple[str, list[str], str | None]:
     """The picture's column, the captions' columns (none for class data) and the label's column (none for captions).
 
     Raises:
         ValueError: if a named column does not exist, or a column cannot be told from types and names alone.
     """
-    image = _image_column(features, columns.image, origin)
-    if columns.caption and columns.label:
-        raise ValueError(
-            f"caption_column={columns.caption!r} and label_column={columns.label!r} are both named; name captions for "
-            "caption data or a label for class data."
-        )
-    if columns.caption:
-        caption = _named(features, columns.caption, "caption", origin)
+    image = _image_column(features, options.image_column, origin)
+    if options.caption_column:
+        caption = _named(features, options.caption_column, "caption", origin)
         if not _is_texts(features[caption]):
             raise ValueError(f"{origin}: caption_column={caption!r} holds {features[caption]}; it must hold text.")
         return image, [caption], None
-    if columns.label:
-        return image, [], _named(features, columns.label, "label", origin)
+    if options.label_column:
+        return image, [], _named(features, options.label_column, "label", origin)
     captions: dict[str, list[str]] = {}
     for column, feature in features.items():
         if column != image and _is_texts(feature) and (match := _CAPTION_NAME.fullmatch(column.lower())):
@@ -148,34 +170,29 @@ def _listed(columns: Iterable[str]) -> str:
 def read_labels(
     table: datasets.Dataset,
     column: str,
+    options: DataOptions,
     *,
-    names: Sequence[str] | None,
     train: Callable[[], datasets.Dataset] | None,
     origin: str,
-) -> tuple[np.ndarray, list[str]]:
-    """Labels as numbers and the classes' names.
+) -> tuple[list[int | None], list[str]]:
+    """Labels as numbers, `None` where a row has none, and the classes' names.
 
     Args:
-        names: the user's names, in label order; `None` takes the table's own.
-        train: opens the train split of the same set, where this is another: classes written as words are numbered by
-            train, so that all splits number them alike.
+        options: `class_names` are the user's names, in label order; without them the table's own are taken.
+        train: opens the training split of the same data, where this is another: classes written as words are numbered
+            by train, so that all splits number them alike.
     """
-    feature, values = table.features[column], _stripped(table[column][:])
-    empty = next((row for row, value in enumerate(values) if value is None or value == ""), None)
-    if empty is not None:
-        raise ValueError(f"{origin}: row {empty} has no label in column {column!r}; every row of class data needs one.")
+    feature, values, names = table.features[column], _stripped(table[column][:]), options.class_names
     if isinstance(feature, datasets.ClassLabel):
-        return np.array(values, dtype=np.int64), list(names or map(readable_class, feature.names))
+        return values, list(names or map(readable_class, feature.names))
     if is_text(feature):
-        known = list(names) if names else []
-        if not names:
-            theirs = set(_stripped(train()[column][:])) if train else set()
-            known = class_order(theirs - {None, ""}, values)
+        theirs = set(_stripped(train()[column][:])) if train and not names else set()
+        known = list(names or class_order(theirs - {None, ""}, {*values} - {None, ""}))
         numbers = {name: number for number, name in enumerate(known)}
-        strange = next((value for value in values if value not in numbers), None)
+        strange = next((value for value in values if value and value not in numbers), None)
         if strange is not None:
             raise ValueError(f"{origin}: label {strange!r} is not among the {len(known)} class names; add it to them.")
-        return np.array([numbers[value] for value in values], dtype=np.int64), known
+        return [numbers[value] if value else None for value in values], known
     if not is_whole_number(feature):
         raise ValueError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
     if not names:
@@ -183,7 +200,7 @@ def read_labels(
             f"{origin}: the labels in column {column!r} are numbers without names; give the classes' names in label "
             "order (class_names), since captions are made of them."
         )
-    return np.array(values, dtype=np.int64), list(names)
+    return values, list(names)
 
 
 def _stripped(values):
@@ -216,3 +233,13 @@ def readable_class(name: str) -> str:
     'maple tree'
     """
     return name.replace("_", " ")
+
+
+def cell_texts(values: tuple) -> list[str]:
+    """The captions of a row, whose cells hold a text or a list of them each; empty ones are left out.
+
+    >>> cell_texts((["a dog ", ""], "a cat", None))
+    ['a dog', 'a cat']
+    """
+    flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    return [str(text).strip() for text in flat if text is not None and str(text).strip()]

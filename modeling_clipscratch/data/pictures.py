@@ -12,7 +12,6 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from .local_files import backslash_hint, is_special
-from .rows import BadImageError
 
 try:
     import simplejpeg
@@ -25,7 +24,19 @@ IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
 )
 
-COMMON_FORMATS = ("JPEG", "PNG", "WEBP")
+COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
+
+
+class BadImageError(ValueError):
+    """An image that cannot be decoded; the message names the file, the member and the reason.
+
+    >>> try:
+    ...     raise BadImageError("photos/7.png cannot be read: it is cut short.")
+    ... except ValueError as error:
+    ...     print(error)
+    photos/7.png cannot be read: it is cut short.
+    """
+
 
 # EXIF 2.32, tag 0x0112: what undoes each way of holding the camera.
 _UPRIGHT = {

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .pictures import decode_image, decode_pixels
+from .dataset import ImageReader, title
+from .pictures import BadImageError, decode_image, decode_pixels
 from .read_ahead import read_ahead
-from .rows import BadImageError, Rows
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ class Preprocess:
             return decode_image(data, name=name)
         return decode_pixels(data, name=name, draft_size=_REDUCING_GAP * max(self._resized))
 
-    def read(self, rows: Rows, index: int) -> np.ndarray:
-        """The picture of a row, decoded and resized. Raises: `BadImageError`."""
-        return self(rows.read_image(index, self.decode) if rows.encoded else rows.read_image(index))
+    def read(self, images: ImageReader, index: int) -> np.ndarray:
+        """The image of a row, decoded and resized. Raises: `BadImageError`."""
+        return self(images(index, self.decode))
 
     def __call__(self, image) -> np.ndarray:
         """PIL picture or uint8 array (H, W, 3) -> uint8 array of `image_size` (H', W', 3)."""
@@ -130,49 +130,53 @@ class Preprocess:
             )
         return shapes[0]
 
-    def read_all(self, rows: Rows, *, on_bad_image: str = "raise", progress: bool = False):
-        """Decodes every picture once.
+    def read_all(self, dataset, *, on_bad_row: str = "raise", progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Decode every image once.
 
         Args:
-            rows: N rows.
-            on_bad_image: `raise`, or `skip` to leave the row out.
+            dataset: prepared, N rows.
+            on_bad_row: `raise`, or `skip` to leave the row out.
             progress: show a bar.
+
         Returns: (pixels, kept): uint8 (n, H', W', 3) and the int64 indices of the rows that could be read.
-        Raises: BadImageError at the first picture that cannot be decoded, unless it is to be skipped; ValueError if
-            none can.
+
+        Raises:
+            BadImageError: at the first image that cannot be decoded, unless it is to be skipped.
+            ValueError: if no image can be decoded.
         """
-        pixels = np.empty((len(rows), *self.image_size, 3), dtype=np.uint8)
+        pixels = np.empty((len(dataset), *self.image_size, 3), dtype=np.uint8)
         kept = []
-        for index, picture in self._readable(rows, on_bad_image, progress):
-            pixels[len(kept)] = picture
+        for index, image in self._readable(dataset, on_bad_row, progress):
+            pixels[len(kept)] = image
             kept.append(index)
         return pixels[: len(kept)], np.array(kept, dtype=np.int64)
 
-    def readable(self, rows: Rows, *, progress: bool = False) -> np.ndarray:
-        """The int64 indices of the rows whose pictures can be read; none is kept. Raises: as `read_all`."""
-        return np.array([index for index, _ in self._readable(rows, "skip", progress)], dtype=np.int64)
+    def readable(self, dataset, *, progress: bool = False) -> np.ndarray:
+        """The int64 indices of the rows whose images can be read; none is kept. Raises: as `read_all`."""
+        return np.array([index for index, _ in self._readable(dataset, "skip", progress)], dtype=np.int64)
 
-    def _readable(self, rows, on_bad_image, progress):
-        """Pairs of an index and its picture, in order."""
+    def _readable(self, dataset, on_bad_row, progress):
+        """Pairs of an index and its image, in order."""
+        images = ImageReader(dataset)
 
         def read(index):
             try:
-                return index, self.read(rows, index)
+                return index, self.read(images, index)
             except BadImageError as error:
-                if on_bad_image == "raise":
+                if on_bad_row == "raise":
                     raise
                 logger.warning("skipped: %s", error)
                 return None
 
-        found = 0
-        with tqdm(total=len(rows), unit="picture", desc=f"reading {rows.split}", disable=not progress) as bar:
-            for batch in read_ahead(read, range(len(rows)), 256):
+        count = 0
+        with tqdm(total=len(dataset), unit="image", desc=f"reading {dataset.split}", disable=not progress) as bar:
+            for batch in read_ahead(read, range(len(dataset)), 256):
                 good = [pair for pair in batch if pair is not None]
-                found += len(good)
+                count += len(good)
                 yield from good
                 bar.update(len(batch))
-        if not found:
-            raise ValueError(f"{rows.name}, split {rows.split}: none of {len(rows)} pictures can be read.")
+        if not count:
+            raise ValueError(f"{title(dataset)}: none of {len(dataset)} images can be read.")
 
 
 def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:

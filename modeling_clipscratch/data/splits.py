@@ -1,22 +1,37 @@
-"""A set's own splits go in; the split that was asked for comes out, carved from train where the set has none."""
+"""Split names, and a validation split taken from train."""
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
+import datasets
 import numpy as np
+from datasets.data_files import SPLIT_KEYWORDS
 
-from .rows import Rows
+KEYWORDS = {str(split): words for split, words in SPLIT_KEYWORDS.items()}  # split -> words that mean it
 
-logger = logging.getLogger(__name__)
 
-Readers = Mapping[str, Callable[[], Rows]]  # split -> what reads it; nothing is read before it is called
+class Split(NamedTuple):
+    """One split of a source, not read yet.
 
-_ALIASES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev", "eval"),
-    "test": ("test", "testing"),
-}
+    Args:
+        open: gives its rows, a prepared dataset or a table that `prepare_dataset` understands.
+        origin: where the rows come from, for people: files, or an id with its revision.
+        stream: gives its rows as an `IterableDataset`; `None` where the form cannot be streamed.
+        root, inside: as `prepare_dataset` takes them.
+        templates: prompts that come with class data.
+    """
+
+    open: Callable[[], datasets.Dataset]
+    origin: str
+    stream: Callable[[], datasets.IterableDataset] | None = None
+    root: Path | None = None
+    inside: Path | None = None
+    templates: Sequence[str] | None = None
+
+
+Source = dict[str, Split]  # split name -> how to open it
 
 
 class NoSuchSplitError(ValueError):
@@ -26,10 +41,12 @@ class NoSuchSplitError(ValueError):
 def canonical_split(name: str) -> str:
     """`train`, `validation` or `test` where the name is one of theirs, else the name as it is.
 
+    The words are those of `datasets`.
+
     >>> canonical_split("val"), canonical_split("Dev"), canonical_split("restval")
     ('validation', 'validation', 'restval')
     """
-    return next((split for split, aliases in _ALIASES.items() if name.lower() in aliases), name)
+    return next((split for split, words in KEYWORDS.items() if name.lower() in words), name)
 
 
 def is_split_name(name: str) -> bool:
@@ -37,7 +54,7 @@ def is_split_name(name: str) -> bool:
     >>> is_split_name("dev"), is_split_name("cats")
     (True, False)
     """
-    return canonical_split(name) in _ALIASES
+    return canonical_split(name) in KEYWORDS
 
 
 def by_split(names: Iterable[str], dataset: str) -> dict[str, str]:
@@ -55,35 +72,6 @@ def by_split(names: Iterable[str], dataset: str) -> dict[str, str]:
             raise ValueError(f"{dataset}: {found[split]!r} and {name!r} both stand for {split}; rename or remove one.")
         found[split] = name
     return found
-
-
-def read_split(readers: Readers, split: str, *, dataset: str, validation_fraction: float = 0.1, seed: int = 0) -> Rows:
-    """The rows of one split. A set without a validation split gets one from train, and train is then the rest.
-
-    Raises:
-        NoSuchSplitError: if the set has no such split.
-        ValueError: if the fraction is not in [0, 1).
-    """
-    if not 0 <= validation_fraction < 1:
-        raise ValueError(
-            f"validation_fraction={validation_fraction} is not in [0, 1); choose the share of train that validation "
-            "gets, such as 0.1, or 0 for no validation."
-        )
-    split = canonical_split(split)
-    carved = "train" in readers and "validation" not in readers and validation_fraction > 0
-    if split in readers and not (split == "train" and carved):
-        return readers[split]()
-    if split not in ("train", "validation") or not carved:
-        raise NoSuchSplitError(_no_such_split(readers, split, dataset=dataset, carved=carved))
-    train = readers["train"]()
-    labels = None if train.kind == "caption" else train.labels
-    rest, held = carve_out(train.keys, labels=labels, fraction=validation_fraction, seed=seed)
-    if len(held) == 0 or len(rest) == 0:
-        raise ValueError(
-            f"{dataset}: {len(train)} rows are too few to take {validation_fraction:g} of them for validation; "
-            "give more rows, a validation split, or validation_fraction 0 (to train: with eval_strategy no)."
-        )
-    return train.select(rest) if split == "train" else train.select(held, split="validation")
 
 
 def carve_out(
@@ -122,15 +110,3 @@ def hash_of(seed: int, key: str) -> int:
     """64 bits that depend on nothing but (seed, key), on every machine and in every process."""
     text = f"{seed}\0{key}".encode(errors="surrogateescape")  # file names may be no UTF-8
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-
-
-def _no_such_split(readers: Readers, split: str, *, dataset: str, carved: bool) -> str:
-    listed = ", ".join([*readers, *(["validation (taken from train)"] if carved else [])])
-    remedy = "choose one of these"
-    if split == "test":
-        remedy += ", or add a test split"
-        if "train" in readers:
-            remedy += "; split train with validation_fraction 0 gives every row"
-    if split == "validation" and "train" in readers:
-        remedy += ", or give validation_fraction a value above 0 (to train without: eval_strategy no)"
-    return f"{dataset} has no split {split!r}; it has: {listed}. To go on, {remedy}."

@@ -14,6 +14,8 @@ from .local_files import check_regular
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
 CIFAR = (
     "a photo of a {}.",
     "a blurry photo of a {}.",
@@ -216,3 +218,11 @@ def _lines(path):
     if not lines:
         raise ValueError(f"{path}: is empty; write one entry a line.")
     return [line.strip() for line in lines]
+
+
+def class_prompts(class_name: str, templates: Sequence[str]) -> list[str]:
+    """
+    >>> class_prompts("cat", ["a photo of a {}.", "a drawing of a {}."])
+    ['a photo of a cat.', 'a drawing of a cat.']
+    """
+    return [template.replace("{}", class_name) for template in templates]

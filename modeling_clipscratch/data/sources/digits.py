@@ -1,12 +1,13 @@
-"""Nothing goes in; 1,797 handwritten digits of 8x8 pixels come out as class rows, with no download."""
+"""The built-in dataset `digits`: 1,797 handwritten digits of 8x8 pixels, without a download."""
 
-from collections.abc import Sequence
 from functools import partial
 
+import datasets
 import numpy as np
 
-from .rows import Rows
-from .splits import Readers
+from ..columns import DataOptions
+from ..dataset import build_dataset, image_bytes, ppm
+from ..splits import Source, Split
 
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
@@ -18,39 +19,35 @@ TEMPLATES = (
     "somebody wrote the digit {}.",
 )
 
-_VERSION = 1  # goes up when the pictures, keys or splits change
 _SPLIT_SEED = 0  # the splits are the set's own: no user's seed changes them
 _TEST_PER_CLASS, _VALIDATION_PER_CLASS = 36, 18
 
 
-def digits_readers(*, class_names: Sequence[str] | None = None, templates: Sequence[str] | None = None) -> Readers:
+def digits_source(options: DataOptions) -> Source:
     """Train 1,257, validation 180, test 360 rows, each class alike.
 
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998, by scikit-learn.
     """
+    names = list(options.class_names or CLASS_NAMES)
+    if len(names) != len(CLASS_NAMES):
+        raise ValueError(f"digits: {len(names)} class names for {len(CLASS_NAMES)} classes; give one for each.")
     return {
-        split: partial(_read_digits, split, class_names or CLASS_NAMES, templates or TEMPLATES)
+        split: Split(partial(_read_digits, split, names), "scikit-learn's load_digits", templates=TEMPLATES)
         for split in ("train", "validation", "test")
     }
 
 
-def _read_digits(split: str, class_names: Sequence[str], templates: Sequence[str]) -> Rows:
+def _read_digits(split: str, names: list[str]) -> datasets.Dataset:
     from sklearn.datasets import load_digits  # slow to import; only those who want digits wait for it
 
     bunch = load_digits()
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # 17 levels, 0 to 16
     chosen = _split_indices(bunch.target)[split]
-    return Rows(
-        name="digits",
-        split=split,
-        kind="class",
-        keys=[f"digits-{i:04d}" for i in chosen],
-        read_image=partial(_read_grey, grey[chosen]),
-        labels=bunch.target[chosen].astype(np.int64),
-        class_names=list(class_names),
-        templates=list(templates),
-        origin="scikit-learn's load_digits",
-        fingerprint=f"digits-{_VERSION}-{split}",
+    return build_dataset(
+        image_bytes([ppm(np.repeat(image[:, :, None], 3, axis=2)) for image in grey[chosen]]),
+        [f"digits-{row:04d}" for row in chosen],
+        labels=bunch.target[chosen],
+        class_names=names,
     )
 
 
@@ -60,7 +57,3 @@ def _split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:
     parts = [np.split(generator.permutation(np.flatnonzero(labels == c)), bounds) for c in range(len(CLASS_NAMES))]
     test, validation, train = (np.sort(np.concatenate(part)) for part in zip(*parts, strict=True))
     return {"train": train, "validation": validation, "test": test}
-
-
-def _read_grey(grey: np.ndarray, index: int) -> np.ndarray:
-    return np.repeat(grey[index][:, :, None], 3, axis=2)

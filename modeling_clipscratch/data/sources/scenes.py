@@ -1,4 +1,4 @@
-"""Nothing goes in; drawn pictures of two or three coloured shapes in a spatial relation come out as caption rows.
+"""The built-in dataset `scenes`: drawn images of two or three coloured shapes in a spatial relation, with captions.
 
 What a model must learn here is binding: which colour goes with which shape, and which of the shapes is where. So the
 splits share no combination of objects and relation, though every object is in every split's vocabulary.
@@ -8,10 +8,12 @@ import itertools
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 
-from .rows import Rows
-from .splits import Readers, hash_of
+from ..columns import DataOptions
+from ..dataset import build_dataset, image_bytes, ppm
+from ..splits import Source, Split, hash_of
 
 IMAGE_SIZE = 32  # pixels
 # Well apart in hue and in lightness, so that red-green blind people tell them apart too.
@@ -49,7 +51,6 @@ CAPTIONS = {
     ),
 }
 
-_VERSION = 1  # goes up when the pictures, captions, keys or splits change
 _SEED = 0  # the set is the same for everybody: no user's seed changes it
 _COMBINATIONS = {  # of two objects, of three
     "test": (450, 50),
@@ -91,31 +92,19 @@ def combinations() -> dict[str, list[Combination]]:
     return splits
 
 
-def scenes_readers() -> Readers:
-    """Train has many pictures of each combination; validation and test have one, so each caption fits one picture."""
-    return {split: partial(_read_scenes, split) for split in ("train", "validation", "test")}
+def scenes_source(options: DataOptions) -> Source:
+    """Train has many images of each combination; validation and test have one, so each caption fits one image."""
+    return {split: Split(partial(_read_scenes, split), f"drawn from seed {_SEED}") for split in _PICTURES}
 
 
-def _read_scenes(split: str) -> Rows:
-    chosen = combinations()[split]
-    # Picture by picture, so that any prefix of the split holds as many combinations as it can.
-    pairs = [(combination, copy) for copy in range(_PICTURES[split]) for combination in chosen]
-    captions = {combination: combination.captions for combination in chosen}
-    return Rows(
-        name="scenes",
-        split=split,
-        kind="caption",
-        keys=[f"scenes-{combination.name}-{copy:02d}" for combination, copy in pairs],
-        read_image=partial(_read_scene, split),
-        captions=[captions[combination] for combination, _ in pairs],
-        origin=f"drawn from seed {_SEED}",
-        fingerprint=f"scenes-{_VERSION}-{split}",
+def _read_scenes(split: str) -> datasets.Dataset:
+    # Image by image, so that any prefix of the split holds as many combinations as it can.
+    drawn = [(combination, copy) for copy in range(_PICTURES[split]) for combination in combinations()[split]]
+    return build_dataset(
+        image_bytes([ppm(draw_scene(combination, copy=copy)) for combination, copy in drawn]),
+        [f"scenes-{combination.name}-{copy:02d}" for combination, copy in drawn],
+        captions=[combination.captions for combination, _ in drawn],
     )
-
-
-def _read_scene(split: str, index: int) -> np.ndarray:
-    chosen = combinations()[split]
-    return draw_scene(chosen[index % len(chosen)], copy=index // len(chosen))
 
 
 def draw_scene(combination: Combination, *, copy: int) -> np.ndarray:

@@ -1,0 +1,411 @@
+"""The contract between data and everything else: what a `datasets.Dataset` of images and texts holds.
+
+A prepared dataset has the columns
+
+- `image`: `datasets.Image(decode=False)`, or `TAR_IMAGE_FEATURE`, the place of an image in a tar;
+- `label`: `datasets.ClassLabel` (class data), or `captions`: a list of strings (caption data);
+- `key`: string, unique in its split. All randomness of a sample follows from its key.
+
+Prompt templates belong to class data and travel beside the dataset.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from threading import get_ident
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets.fingerprint import generate_fingerprint
+
+from .columns import DataOptions, cell_texts, find_columns, is_text, read_labels
+from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
+from .pictures import BadImageError, decode_image
+
+logger = logging.getLogger(__name__)
+
+IMAGE_FEATURE = datasets.Image(decode=False)
+TAR_IMAGE_FEATURE = {  # where an image lies in a tar: nothing is unpacked, no bytes are copied
+    "shard": datasets.Value("string"),
+    "member": datasets.Value("string"),
+    "offset": datasets.Value("int64"),
+    "size": datasets.Value("int64"),
+}
+CAPTIONS_FEATURE = datasets.List(datasets.Value("string"))
+KEY_FEATURE = datasets.Value("string")
+
+
+def is_class_data(dataset) -> bool:
+    """Whether a prepared dataset, map-style or iterable, has a label a row rather than captions."""
+    return "label" in dataset.features
+
+
+def class_names(dataset) -> list[str] | None:
+    """(C,) names of the classes of a prepared dataset; `None` for caption data."""
+    return list(dataset.features["label"].names) if is_class_data(dataset) else None
+
+
+def labels_of(dataset: datasets.Dataset) -> np.ndarray | None:
+    """(N,) int64 labels of a prepared dataset; `None` for caption data."""
+    return np.asarray(dataset["label"][:], dtype=np.int64) if is_class_data(dataset) else None
+
+
+def title(dataset) -> str:
+    """What a message calls a dataset: its name and split."""
+    name, split = dataset.info.dataset_name or "the dataset", dataset.split
+    return name if split is None else f"{name}, split {split}"
+
+
+def is_prepared(dataset) -> bool:
+    """Whether a dataset has exactly the columns of the contract."""
+    features = dict(dataset.features or {})
+    text = isinstance(features.get("label"), datasets.ClassLabel) or features.get("captions") == CAPTIONS_FEATURE
+    image = features.get("image") in (IMAGE_FEATURE, TAR_IMAGE_FEATURE)
+    return text and image and features.get("key") == KEY_FEATURE and len(features) == 3
+
+
+def prepare_dataset(
+    dataset: datasets.Dataset,
+    options: DataOptions = DataOptions(),
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    train: Callable[[], datasets.Dataset] | None = None,
+    root: Path | None = None,
+    inside: Path | None = None,
+) -> datasets.Dataset:
+    """Bring any table of images into the form of the contract; images are neither read nor copied.
+
+    Rows that hold one caption each and share an image become one row with all its captions.
+
+    Args:
+        dataset: N rows with an image column (`datasets.Image`, bytes or paths) and a label or captions.
+        options: column names and class names, where types and names do not tell them, and `on_bad_row`.
+        name, split: what messages call it. Default: what the dataset itself says.
+        train: gives the training split of the same data, where this is another one: class names written as text are
+            numbered by it.
+        root: folder that paths are relative to. Default: the working directory.
+        inside: folder that paths must not lead out of.
+
+    Returns: a dataset with `image`, `label` or `captions`, and `key`; at most N rows.
+
+    Raises:
+        ValueError: if a column is missing or ambiguous, naming the candidates and the option that chooses; if a row
+            has no caption or no label; if no path leads to an image; if no row is left.
+
+    >>> table = datasets.Dataset.from_dict({"image": ["photos/0.png", "photos/0.png"], "caption": ["a 5", "five"]})
+    >>> prepare_dataset(table)["captions"][:]
+    [['a 5', 'five']]
+    """
+    dataset = _named(dataset, name, split)
+    if not len(dataset):
+        raise ValueError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
+    if is_prepared(dataset):
+        return _without_bad_rows(dataset, options)
+    image, captions, label = find_columns(dataset.features, options, origin=title(dataset))
+    images, paths, keys = _images(dataset, image, root, inside)
+    one_caption = len(captions) == 1 and is_text(dataset.features[captions[0]])
+    if paths is not None:
+        same: Iterable[Hashable] = same_files(paths)
+    else:
+        same = _digests(images) if one_caption else range(len(dataset))
+    alike: dict[Hashable, list[int]] = {}  # the rows of each image, in the order of the first of them
+    for row, value in enumerate(same):
+        alike.setdefault(value, []).append(row)
+    first = np.array([rows[0] for rows in alike.values()], dtype=np.int64)
+    if captions:
+        cells = [cell_texts(values) for values in zip(*(dataset[column][:] for column in captions), strict=True)]
+        texts = {rows[0]: [text for row in rows for text in cells[row]] for rows in alike.values()}
+        words = ("captions", [texts.get(row, []) for row in range(len(dataset))], CAPTIONS_FEATURE)
+    else:
+        if len(first) < len(dataset):
+            twice = next(keys[rows[0]] for rows in alike.values() if len(rows) > 1)
+            raise ValueError(
+                f"{title(dataset)}: {twice} is in several rows; class data has one row and one label an image."
+            )
+        numbers, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
+        words = ("label", numbers, datasets.ClassLabel(names=names))
+    prepared = _with_columns(images, {words[0]: words[1], "key": keys}, {words[0]: words[2], "key": KEY_FEATURE})
+    if len(first) < len(dataset):
+        prepared = prepared.select(first)
+    return _without_bad_rows(prepared, options)
+
+
+def _named(dataset, name, split):
+    dataset = dataset.with_format(None)  # a copy, whose info is its own
+    if name is not None:
+        dataset.info.dataset_name = name
+    if split is not None:
+        dataset = datasets.Dataset(
+            dataset.data, info=dataset.info, split=datasets.NamedSplit(split), indices_table=dataset._indices
+        )
+    return dataset
+
+
+def _images(dataset, column, root, inside):
+    """The image column alone, as the contract has it; the paths, where it holds nothing else; and the keys."""
+    feature = dataset.features[column]
+    keys = dataset["key"][:] if dataset.features.get("key") == KEY_FEATURE and column != "key" else None
+    if keys is not None and (None in keys or len(set(keys)) < len(keys)):
+        keys = None
+    paths = None
+    if is_text(feature):
+        cells = [cell or "" for cell in dataset[column][:]]
+        paths = [file_of_cell(root or Path(), cell) for cell in cells]
+        where = f"{title(dataset)}: column {column!r}"
+        for path in paths if inside is not None else ():
+            check_inside(path, inside, where)
+        if paths and not any(map(os.path.exists, paths)):
+            raise ValueError(
+                f"{where} names the image {paths[0]}, which is not there, nor is any other; paths are relative to "
+                f"{root or Path.cwd()}{backslash_hint(paths[0])}; --image_root names another folder."
+            )
+        keys = keys or [utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
+        images = _dataset_of(pa.table({"image": image_files(paths)}), {"image": IMAGE_FEATURE}, dataset)
+    else:
+        images = dataset.select_columns([column])
+        if column != "image":
+            images = images.rename_column(column, "image")
+        if images.features["image"] not in (IMAGE_FEATURE, TAR_IMAGE_FEATURE):
+            images = images.cast_column("image", IMAGE_FEATURE)
+    return images, paths, keys or [f"row-{row:08d}" for row in range(len(dataset))]
+
+
+def image_files(paths: Sequence[str]) -> pa.Array:
+    """(N,) cells of an `image` column whose images are files."""
+    stored = [None] * len(paths)
+    for row, path in enumerate(paths):
+        if not _is_utf8(path):  # Arrow holds no such path, so it holds the file
+            check_regular(path)
+            stored[row] = Path(path).read_bytes()
+    names = [path if data is None else None for path, data in zip(paths, stored, strict=True)]
+    return pa.StructArray.from_arrays([pa.array(stored, pa.binary()), pa.array(names, pa.string())], ["bytes", "path"])
+
+
+def build_dataset(
+    images: pa.Array,
+    keys: Sequence[str],
+    *,
+    captions: Sequence[Sequence[str]] | None = None,
+    labels: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> datasets.Dataset:
+    """Make a prepared dataset of its columns.
+
+    Args:
+        images: (N,) cells, of `image_files` or `image_bytes`, or structs with the fields of `TAR_IMAGE_FEATURE`.
+        keys: (N,) unique names.
+        captions: (N,) lists; or
+        labels, class_names: (N,) in [0, C), and (C,).
+    """
+    image = TAR_IMAGE_FEATURE if pa.types.is_struct(images.type) and images.type.num_fields == 4 else IMAGE_FEATURE
+    features = {"image": image}
+    if captions is None:
+        features["label"] = datasets.ClassLabel(names=list(class_names))
+    else:
+        features["captions"] = CAPTIONS_FEATURE
+    features = datasets.Features({**features, "key": KEY_FEATURE})
+    columns = [images, labels if captions is None else captions, keys]
+    schema = features.arrow_schema
+    table = pa.table([pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)], schema)
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+
+
+def image_bytes(files: Sequence[bytes]) -> pa.Array:
+    """(N,) cells of an `image` column whose images are in memory, encoded."""
+    return pa.StructArray.from_arrays(
+        [pa.array(files, pa.binary()), pa.nulls(len(files), pa.string())], ["bytes", "path"]
+    )
+
+
+def ppm(pixels: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) as an uncompressed image file (netpbm's PPM), which costs nothing to write and to read."""
+    height, width, _ = pixels.shape
+    return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
+
+
+def utf8_key(name: str) -> str:
+    """A file's name as a key: bytes that are no UTF-8 are written as escapes.
+
+    >>> utf8_key("caf\udce9.jpg"), utf8_key("cat.jpg")
+    ('caf\\xe9.jpg', 'cat.jpg')
+    """
+    return name if _is_utf8(name) else name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _is_utf8(name):
+    return name.isascii() or name.encode(errors="ignore").decode() == name
+
+
+def _key(cell: str, path: str, root: Path | None) -> str:
+    """The name of an image: its path from the root, in one spelling; outside of the root as it is written."""
+    plain = cell == os.path.normpath(cell) and "\\" not in cell
+    keeps = not is_inside(path, root or Path()) if os.path.isabs(cell) else plain
+    return cell if keeps else os.path.relpath(path, root or Path())
+
+
+def check_inside(path: str, inside: Path, where: str) -> None:
+    """Raise BadImageError if a path leads out of the folder of the table that names it."""
+    if not is_inside(path, inside):
+        raise BadImageError(
+            f"{where} names {path}, which lies outside {inside}; a metadata table names files of its own folder: copy "
+            "the file there, or remove the row."
+        )
+
+
+def _positions(dataset: datasets.Dataset) -> np.ndarray | None:
+    """(N,) rows of `dataset.data` that a dataset was selected from; `None` for all of them in order.
+
+    `Dataset` has no public way to see them, and without them adding a column copies every image.
+    """
+    return None if dataset._indices is None else dataset._indices.column(0).to_numpy()
+
+
+def _with_columns(images, columns: dict[str, list], features: dict) -> datasets.Dataset:
+    """A dataset with more columns, whose images are not copied."""
+    positions, table = _positions(images), images.data.table
+    for name, values in columns.items():
+        array = pa.array(values, datasets.Features({name: features[name]}).arrow_schema.field(name).type)
+        if positions is not None:
+            places = np.full(len(table), -1)
+            places[positions] = np.arange(len(positions))
+            array = array.take(pa.array(places, mask=places < 0))
+        table = table.append_column(name, array)
+    whole = _dataset_of(table, {**images.features, **features}, images)
+    return whole if positions is None else whole.select(positions)
+
+
+def _dataset_of(table: pa.Table, features: dict, like: datasets.Dataset) -> datasets.Dataset:
+    info = datasets.DatasetInfo(
+        features=datasets.Features(features),
+        dataset_name=like.info.dataset_name,
+        description=like.info.description,
+    )
+    return datasets.Dataset(table, info=info, split=like.split)
+
+
+def _without_bad_rows(dataset, options: DataOptions):
+    """The rows that have a caption or a label. Raises: ValueError for the others, unless they are to be skipped."""
+    if is_class_data(dataset):
+        values, count = dataset["label"][:], len(class_names(dataset))
+        bad = [row for row, label in enumerate(values) if label is None or not 0 <= label < count]
+        if bad and all(label == -1 for label in values):
+            raise ValueError(
+                f"{title(dataset)}: every label is -1, which stands for hidden labels; choose a split whose labels are "
+                "public."
+            )
+        needs = f"one of the {count} classes that have names (0 to {count - 1})"
+    else:
+        values = dataset["captions"][:]
+        bad = [row for row, texts in enumerate(values) if not texts]
+        needs = "a caption"
+    if not bad:
+        return dataset
+    first = values[bad[0]]
+    lacks = "no caption" if not is_class_data(dataset) else "no label" if first is None else f"label {first}"
+    sentence = f"{title(dataset)}: {dataset[bad[0]]['key']} has {lacks}"
+    if options.on_bad_row == "raise":
+        raise ValueError(f"{sentence}; every row needs {needs}: mend it, or set on_bad_row to skip.")
+    if len(bad) == len(dataset):
+        raise ValueError(f"{sentence}, nor has any other row what it needs, {needs}; check the file.")
+    logger.warning("%s: %d of %d rows are left out (%s, ...).", title(dataset), len(bad), len(dataset), sentence)
+    return dataset.select(np.setdiff1d(np.arange(len(dataset)), bad))
+
+
+def _digests(images: datasets.Dataset) -> Iterator[Hashable]:
+    """Of each row's image as it is stored, which a table with a caption a row repeats; a row without one is alone.
+
+    `map` keeps them in the cache of `datasets`, so that a table is read once, not at each start of each process.
+    """
+    for digest in images.map(_digest, remove_columns=["image"], batched=True, batch_size=64)["digest"]:
+        yield digest or object()
+
+
+def _digest(batch: dict) -> dict:
+    stored = [cell and (cell.get("bytes") or (cell.get("path") or "").encode()) for cell in batch["image"]]
+    return {"digest": [data and hashlib.blake2b(data, digest_size=16).hexdigest() for data in stored]}
+
+
+class ImageReader:
+    """Read the images of a prepared dataset by their row, from memory, files or tars.
+
+    Holds no open file: it can be pickled, and used in several threads and worker processes.
+
+    Args:
+        dataset: prepared, N rows.
+
+    >>> from modeling_clipscratch.data import load_data
+    >>> ImageReader(load_data("digits")["test"])(0).size
+    (8, 8)
+    """
+
+    def __init__(self, dataset: datasets.Dataset):
+        self.title, self._positions = title(dataset), _positions(dataset)
+        self._column, self._keys = dataset.data.column("image"), dataset.data.column("key")
+        self._count = len(dataset)
+
+    def __len__(self):
+        return self._count
+
+    def __call__(self, index: int, decode=decode_image):
+        """The image of a row, decoded.
+
+        Args:
+            index: row.
+            decode: called with bytes or a path, and `name`.
+        Raises: BadImageError if it is missing or cannot be decoded.
+        """
+        row = int(index if self._positions is None else self._positions[index])
+        cell = self._column[row].as_py() or {}
+        if "shard" in cell:
+            return decode(_read_member(cell), name=f"{cell['shard']}: {cell['member']}")
+        if cell.get("bytes"):
+            return decode(cell["bytes"], name=f"{self.title}: {self._keys[row]}")
+        if cell.get("path"):
+            return decode(cell["path"], name=cell["path"])
+        raise BadImageError(f"{self.title}: {self._keys[row]} has no image; remove the row.")
+
+
+def _read_member(cell: dict) -> bytes:
+    try:
+        file = _open_shard(cell["shard"], _stamp(cell["shard"]), os.getpid(), get_ident())
+        file.seek(cell["offset"])
+        return file.read(cell["size"])
+    except OSError as error:
+        name = f"{cell['shard']}: {cell['member']}"
+        raise BadImageError(f"{name}: cannot be read ({error.strerror or error}); restore the shard.") from error
+
+
+# One handle a process and thread: a handle shared over a fork or between threads would share its position too. The
+# stamp is in the key so that a shard replaced under a live process is opened anew. 128: many systems allow 1,024 or
+# 256 open files in all.
+@lru_cache(maxsize=128)
+def _open_shard(path: str, stamp: tuple[int, int], process: int, thread: int):
+    return open(path, "rb")
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def content_fingerprint(dataset: datasets.Dataset) -> str:
+    """Digest that changes when an image of a prepared dataset may have changed: by the bytes in the table, by size and
+    time of the files and shards that it names.
+    """
+    digest = hashlib.blake2b(generate_fingerprint(dataset.select_columns(["image"])).encode(), digest_size=16)
+    column = dataset.data.column("image").combine_chunks()
+    names = pa.compute.struct_field(column, "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path")
+    for name in names.unique().to_pylist():
+        if name:
+            try:
+                stamp = _stamp(name)
+            except OSError:  # whoever reads it says that it is not there
+                stamp = "missing"
+            digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
