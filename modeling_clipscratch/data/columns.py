@@ -94,7 +94,9 @@ def _may_be_picture(feature) -> bool:  # a path or the bytes of a file
     return is_text(feature) or (isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary"))
 
 
-def find_columns(features: datasets.Features, options: DataOptions, *, origin: str) -> tuple[str, list[str], str | None]:
+def find_columns(
+    features: datasets.Features, options: DataOptions, *, origin: str
+) -> tuple[str, list[str], str | None]:
     """The picture's column, the captions' columns (none for class data) and the label's column (none for captions).
 
     Raises:

@@ -408,4 +408,3 @@ def content_fingerprint(dataset: datasets.Dataset) -> str:
                 stamp = "missing"
             digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
-
