@@ -72,6 +72,9 @@ def _as_list(words):
     return [words] if isinstance(words, str) else words
 
 
+DEFAULT_OPTIONS = DataOptions()
+
+
 def is_text(feature) -> bool:
     """Whether a column holds one text a row."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")

@@ -15,7 +15,7 @@ import torch
 
 from .batches import TextSide
 from .captions import CaptionTable
-from .columns import DataOptions, cell_texts, find_columns, is_text, is_whole_number, readable_class
+from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, is_whole_number, readable_class
 from .dataset import is_prepared, title
 from .pictures import BadImageError
 from .pixels import Preprocess
@@ -54,7 +54,7 @@ class StreamedRows:
         ValueError: if a column is missing or ambiguous, or the classes have no names.
     """
 
-    def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DataOptions()):
+    def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS):
         stream = stream if stream.features is not None else stream._resolve_features()  # no public way
         self.title = title(stream)
         if is_prepared(stream):

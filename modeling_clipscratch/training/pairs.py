@@ -11,7 +11,7 @@ from ..data.augment import Augment
 from ..data.batches import PairDataset, TextSide
 from ..data.captions import CaptionTable, TokenTable
 from ..data.columns import DataOptions
-from ..data.dataset import content_fingerprint, prepare_dataset, title
+from ..data.dataset import content_fingerprint, prepare_dataset
 from ..data.mix import Mix
 from ..data.pixels import Preprocess
 from ..data.stream_batches import StreamedPairs, StreamedRows

@@ -9,7 +9,7 @@ from transformers import set_seed
 from ..data.captions import CaptionTable
 from ..data.dataset import class_names, is_class_data
 from ..data.load import describe_data, load_splits, open_source
-from ..data.splits import NoSuchSplitError
+from ..data.splits import NoSuchSplitError, canonical_split
 from ..data.stream_batches import StreamedRows
 from ..data.templates import DEFAULT_TEMPLATES
 from .adapters import add_adapters, merge_adapters
@@ -75,7 +75,7 @@ def _train(model_options, data, args, settings):
     if args.push_to_hub and args.process_index == 0:
         args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
     with args.main_process_first(desc="reading the data"):  # the others find them in the cache of `datasets`
-        splits, templates = _load(data, args)
+        splits, templates, measured = _load(data, args)
     model, processor = built or build_model(model_options, _known_captions(splits["train"], templates, data, args))
     adapters = add_adapters(model, model_options)
     if adapters and args.gradient_checkpointing:
@@ -104,7 +104,6 @@ def _train(model_options, data, args, settings):
         trainer.recipe = begin_run_folder(args.output_dir, settings, resume=resume, notes=notes)
     trainer.train_from(checkpoint)
 
-    measured = next((name for name in splits if name != "train" and name != "validation"), "validation")
     metrics = {}
     if measured in splits:
         result = trainer.measure(splits[measured])
@@ -138,7 +137,10 @@ def _reading(data, args):
 
 
 def _load(data, args):
-    """{split: dataset} of what is trained and measured on, before anything is trained; and the prompts."""
+    """{split: dataset} of what is trained and measured on; the prompts; the split that the finished run is measured on.
+
+    All are opened now: what is wrong with the test split is better known before the training.
+    """
     options = _reading(data, args)
     source = open_source(data.dataset, options)
     measures = args.eval_strategy != "no" or data.validation_fraction > 0
@@ -150,14 +152,14 @@ def _load(data, args):
         )
     if measures and ("validation" in source or not data.streaming):
         wanted["validation"] = False
-    test = None if data.test_split in (None, "none", "no") else data.test_split
+    test = None if data.test_split in (None, "none", "no") else canonical_split(data.test_split)
     if test == "auto":
         test = "test" if "test" in source else None
         if test is None:
             otherwise = "validation" if "validation" in wanted else "nothing"
             logger.info("%s has no test split: the finished run is measured on %s", data.dataset, otherwise)
     if test is not None:
-        wanted[test] = False
+        wanted.setdefault(test, False)
     splits, templates = {}, None
     for streaming in (False, True):
         names = [name for name, streamed in wanted.items() if streamed == streaming]
@@ -182,7 +184,7 @@ def _load(data, args):
             f"{data.dataset} has one class, {classes[0]!r}, so there is nothing to tell apart; give the folder whose "
             "sub-folders are the classes, or captions (metadata.csv)."
         )
-    return splits, templates
+    return splits, templates, test or "validation"
 
 
 def _known_captions(train, templates, data, args):

@@ -392,7 +392,7 @@ class ClipScratchTrainer(Trainer):
         """Metrics from embeddings of the whole split, never from batches of logits.
 
         Args:
-            eval_dataset: a dataset, {name: dataset}, or the name of one of the trainer's. Default: what the trainer has.
+            eval_dataset: a dataset, {name: dataset}, or a name of the trainer's. Default: what the trainer has.
             ignore_keys: of transformers' Trainer, which gathers outputs; not supported.
             metric_key_prefix: of the metrics' names.
         Returns: {name: value}; outside of training also {name_ci95: [low, high]}, the 95 % intervals.
