@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .rows import Rows, class_prompts
+from .templates import class_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class CaptionTable:
     torch.Size([360])
     """
 
-    def __init__(self, rows: Rows):
+    def __init__(self, rows):
         if rows.kind == "class":
             self._take_prompts(rows.class_names, rows.templates, rows.labels)
         else:
