@@ -11,9 +11,8 @@ import numpy as np
 
 from ..data.local_files import refuse_unreadable
 from ..data.names import is_junk_folder
-from ..data.pictures import decode_image, is_picture_name, is_unread_name, warn_of_unread
+from ..data.pictures import BadImageError, decode_image, is_picture_name, is_unread_name, warn_of_unread
 from ..data.read_ahead import read_ahead
-from ..data.rows import BadImageError
 from .vectors import digest_of
 
 logger = logging.getLogger(__name__)
