@@ -129,7 +129,8 @@ class ClipScratchTrainingArguments(TrainingArguments):
     New: `global_batch_size`, `encode_chunk_size`, `memory_budget_gb`, `precision`, `attention`, `tower_learning_rate`,
     `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `early_stopping_patience`,
     `overwrite_output_dir`; what is done to images (`random_shift` to `mixup`), and how rows are
-    read and features cached (`on_bad_row`, `keep_in_memory`, `stream_shuffle_rows`, `cache_states`, `image_views`, `cache_dir`).
+    read and features cached (`on_bad_row`, `keep_in_memory`, `stream_shuffle_rows`, `cache_states`, `image_views`,
+    `cache_dir`).
 
     >>> args = ClipScratchTrainingArguments(global_batch_size=128, num_train_epochs=3)
     >>> args.global_batch_size, args.learning_rate

@@ -16,8 +16,9 @@ from transformers.trainer_utils import PredictionOutput, TrainOutput
 from ..data.augment import Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
 from ..data.columns import DataOptions
-from ..data.dataset import class_names
+from ..data.dataset import class_names, labels_of
 from ..data.pixels import Preprocess
+from ..data.stream_batches import StreamedRows
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
 from ..evaluation.intervals import confidence_intervals
 from ..evaluation.own_code import check_code, forget_code
@@ -112,6 +113,7 @@ class ClipScratchTrainer(Trainer):
                 check_rows(len(self.train_rows), args)
                 self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
         forget_code(processing_class)
+        self._settle_metric(args, eval_dataset)
         super().__init__(
             model,
             args,
@@ -154,12 +156,20 @@ class ClipScratchTrainer(Trainer):
             self.train_pairs = map_pairs(self.train_rows, model, self.processing_class, args=args, **settings)
             check_rows(len(self.train_pairs), args)
             self.sampler.count = len(self.train_pairs)
-        names = self.train_rows.class_names if streamed else class_names(self.train_rows)
-        settle_metric(args, names, self.eval_dataset)
         self.record.settle(model, args, None if streamed else self.train_pairs.digest())
         self.chunk_size = self._measure_chunk()
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
+
+    def _settle_metric(self, args, eval_dataset):
+        rows = self.train_rows
+        if rows is None and eval_dataset is not None:
+            rows = prepare(next(iter(self._datasets_of(eval_dataset).values())), self.options, "eval_dataset")
+        if rows is None:
+            args.load_best_model_at_end = False  # there is nothing to measure
+        else:
+            names = rows.class_names if isinstance(rows, StreamedRows) else class_names(rows)
+            settle_metric(args, names, eval_dataset)
 
     @staticmethod
     def _datasets_of(eval_dataset) -> dict:
@@ -423,7 +433,7 @@ class ClipScratchTrainer(Trainer):
         result, metrics = self._measure_as(metric_key_prefix, test_dataset, ignore_keys)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         embeddings = (result.image_embeds.numpy(), result.text_embeds.numpy())
-        return PredictionOutput(predictions=embeddings, label_ids=result.labels, metrics=metrics)
+        return PredictionOutput(predictions=embeddings, label_ids=labels_of(result.dataset), metrics=metrics)
 
     def _measure_as(self, prefix, dataset, ignore_keys):
         if ignore_keys:
