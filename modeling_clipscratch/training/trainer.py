@@ -185,10 +185,10 @@ class ClipScratchTrainer(Trainer):
             rows = read_stream(dataset, self.options)
         else:
             rows = prepare(dataset, self.options, "eval_dataset", train=self.train_dataset)
-        pairs = map_pairs(
-            rows, self.model, self.processing_class, self.augment, self.args, templates=self.templates, training=False
-        )
-        if any(dataset is own for own in self._datasets_of(self.eval_dataset).values()):
+        own = any(dataset is one for one in self._datasets_of(self.eval_dataset).values())
+        settings = {"templates": self.templates, "training": False, "once": not own}
+        pairs = map_pairs(rows, self.model, self.processing_class, self.augment, self.args, **settings)
+        if own:
             self._measured[id(dataset)] = (dataset, pairs)
         return pairs
 
