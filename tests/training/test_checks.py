@@ -12,7 +12,6 @@ from transformers.training_args import OptimizerNames
 from modeling_clipscratch.training import checks
 from modeling_clipscratch.training.arguments import (
     ClipScratchTrainingArguments,
-    DataArguments,
     ModelArguments,
     recipe_fields,
 )
