@@ -146,7 +146,7 @@ def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
     ({"keep_in_memory": True}, "streaming and keep_in_memory exclude each other"),
     ({"stream_shuffle_rows": 0}, "stream_shuffle_rows=0 is less than 1"),
     ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "dataloader_persistent_workers would do"),
-    ({"test_split": "testing2"}, "has no split 'testing2'; it has: test"),
+    ({"test_split": "testing2"}, "has no split 'testing2'; it has: train, test. "),
     ({"dataset": "digits"}, "digits: .* is of a form that is not streamed"),
 ])  # fmt: skip
 def test_what_a_stream_has_not_is_refused_before_anything_is_written(run_recipe, classes, tmp_path, changes, sentence):
