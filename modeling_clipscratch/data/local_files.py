@@ -7,6 +7,11 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .names import is_junk_folder
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # what Git leaves where it did not fetch a large file
+LFS_HINT = "it is a pointer of Git LFS, not the file itself: run git lfs pull"
+
 
 def is_special(path: str | Path) -> bool:
     """Whether a path is a pipe, socket or device, which may never end or never begin to give bytes.
@@ -39,6 +44,44 @@ def refuse_unreadable(error: OSError) -> None:
     """
     if not isinstance(error, FileNotFoundError):
         raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
+
+
+def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder below one, as a path relative to it with `/`, and the sorted names of its files; itself first.
+
+    Links to folders are followed, but for those that lead back up. What file managers leave behind is left out.
+
+    Raises:
+        ValueError: If a folder cannot be read.
+    """
+    root = str(folder)
+    above = {root: {os.path.realpath(root)}}  # folder -> where it and all over it really lie
+    for parent, subfolders, files in os.walk(root, onerror=refuse_unreadable, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
+        subfolders[:] = sorted(name for name, place in real.items() if place not in above[parent])
+        above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
+        yield parent[len(root) :].strip(os.sep).replace(os.sep, "/"), sorted(files)
+
+
+def decode_text(data: bytes, where: str | Path) -> str:
+    """Decode UTF-8 with or without a byte-order mark, and UTF-16 with one.
+
+    Raises:
+        ValueError: If the bytes are neither, naming the line.
+
+    >>> decode_text(b"\xef\xbb\xbfa dog", "1.txt")
+    'a dog'
+    """
+    if data.startswith(LFS_POINTER):
+        raise ValueError(f"{where}: {LFS_HINT}.")
+    try:
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{where}, line {line}: byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8 (iconv -f latin1 "
+            "-t utf-8, if that is what it is)."
+        ) from error
 
 
 def read_json(path: str | Path) -> dict:

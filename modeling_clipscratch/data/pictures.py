@@ -9,9 +9,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
-from .local_files import backslash_hint, is_special
+from .local_files import LFS_HINT, LFS_POINTER, backslash_hint, is_special
 
 try:
     import simplejpeg
@@ -20,9 +20,16 @@ except ImportError:  # the extra `jpeg` is not installed
 
 logger = logging.getLogger(__name__)
 
+# Drawing programs keep their work in text of several MB, which Pillow refuses from 1 MB on; all of it together may
+# have 64 MB, here as there.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
 IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
 )
+
+_UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg", ".eps")
+_UNREAD += (".tga", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr")
 
 COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
 
@@ -61,12 +68,12 @@ def is_picture_name(name: str | PathLike) -> bool:
 
 
 def is_unread_name(name: str) -> bool:
-    """Whether it is a picture of a phone or a camera of a kind that is not read.
+    """Whether it is an image of a kind that is not read: of a phone or a camera, of vectors, an icon, ...
 
     >>> is_unread_name("IMG_1.HEIC"), is_unread_name("IMG_1.JPG")
     (True, False)
     """
-    return name.lower().endswith((".heic", ".heif", ".jxl", ".jp2", ".dng")) and not name.startswith(".")
+    return name.lower().endswith(_UNREAD) and not name.startswith(".")
 
 
 def warn_of_unread(paths: Sequence[str]) -> None:
@@ -174,6 +181,8 @@ def _open(data) -> Image.Image:
     try:
         return Image.open(file, formats=COMMON_FORMATS)
     except Image.UnidentifiedImageError:
+        if (data if isinstance(data, bytes) else Path(data).read_bytes()).startswith(LFS_POINTER):
+            raise ValueError(LFS_HINT) from None
         return Image.open(file)
 
 
