@@ -1,5 +1,6 @@
 """Look at local files before they are read: what kind they are, and whether JSON is whole."""
 
+import codecs
 import json
 import os
 import stat
@@ -8,9 +9,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .names import is_junk_folder
-
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # what Git leaves where it did not fetch a large file
-LFS_HINT = "it is a pointer of Git LFS, not the file itself: run git lfs pull"
 
 
 def is_special(path: str | Path) -> bool:
@@ -63,27 +61,6 @@ def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
         yield parent[len(root) :].strip(os.sep).replace(os.sep, "/"), sorted(files)
 
 
-def decode_text(data: bytes, where: str | Path) -> str:
-    """Decode UTF-8 with or without a byte-order mark, and UTF-16 with one.
-
-    Raises:
-        ValueError: If the bytes are neither, naming the line.
-
-    >>> decode_text(b"\xef\xbb\xbfa dog", "1.txt")
-    'a dog'
-    """
-    if data.startswith(LFS_POINTER):
-        raise ValueError(f"{where}: {LFS_HINT}.")
-    try:
-        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{where}, line {line}: byte {data[error.start]:#04x} is no UTF-8; save the file as UTF-8 (iconv -f latin1 "
-            "-t utf-8, if that is what it is)."
-        ) from error
-
-
 def read_json(path: str | Path) -> dict:
     """Read the JSON object of a file.
 
@@ -98,6 +75,45 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (its JSON is no object in braces); copy or write it again.")
     return content
+
+
+def decode_text(data: bytes) -> str | None:
+    """Text of a file in UTF-8 or, with a byte-order mark, UTF-16; `None` if it is neither.
+
+    >>> decode_text(b"\xef\xbb\xbfa caf\xc3\xa9"), decode_text(b"a caf\xe9")
+    ('a café', None)
+    """
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text  # UTF-16 without the mark, or UTF-32
+
+
+def lfs_pointer(data: bytes) -> bool:
+    """Whether the beginning of a file is that of a Git LFS pointer, which stands for a file that was not fetched.
+
+    >>> lfs_pointer(b"version https://git-lfs.github.com/spec/v1\\noid sha256:"), lfs_pointer(b"version 1")
+    (True, False)
+    """
+    return data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file, of UTF-8 or, with a byte-order mark, UTF-16.
+
+    Raises:
+        ValueError: If the file is something else, naming the line.
+    """
+    check_regular(path)
+    data = Path(path).read_bytes()
+    if lfs_pointer(data):
+        raise ValueError(f"{path}: is a Git LFS pointer, which git lfs pull replaces with the file.")
+    if (text := decode_text(data)) is None:
+        line = data.decode(errors="replace").partition("\ufffd")[0].count("\n") + 1
+        raise ValueError(f"{path}, line {line}: is no UTF-8; save the file as UTF-8 (iconv -f latin1 -t utf-8).")
+    return text
 
 
 def file_of_cell(folder: Path, cell: str) -> str:

@@ -9,9 +9,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image
 
-from .local_files import LFS_HINT, LFS_POINTER, backslash_hint, is_special
+from .local_files import backslash_hint, is_special
 
 try:
     import simplejpeg
@@ -19,10 +19,6 @@ except ImportError:  # the extra `jpeg` is not installed
     simplejpeg = None
 
 logger = logging.getLogger(__name__)
-
-# Drawing programs keep their work in text of several MB, which Pillow refuses from 1 MB on; all of it together may
-# have 64 MB, here as there.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
@@ -181,8 +177,6 @@ def _open(data) -> Image.Image:
     try:
         return Image.open(file, formats=COMMON_FORMATS)
     except Image.UnidentifiedImageError:
-        if (data if isinstance(data, bytes) else Path(data).read_bytes()).startswith(LFS_POINTER):
-            raise ValueError(LFS_HINT) from None
         return Image.open(file)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 
 from ..columns import DataOptions
-from ..local_files import check_regular, decode_text
+from ..local_files import read_text
 from ..splits import Source, Split, canonical_split, split_of_path
 from .tables import Listing, find_image_root
 
@@ -51,9 +51,8 @@ def _open(images: dict[str, list[str]]) -> datasets.Dataset:
 
 def _json_lists(path: Path, *names: str) -> list[list[dict]] | None:
     """Lists of an object in JSON; `None` where it holds something else, which is then none of these files."""
-    check_regular(path)
     try:
-        content = json.loads(decode_text(path.read_bytes(), path))
+        content = json.loads(read_text(path))
         lists = [content[name] for name in names]
     except (json.JSONDecodeError, RecursionError, KeyError, TypeError):
         return None
@@ -88,15 +87,14 @@ def _coco(path: Path) -> Captions | None:
 
 def _tokens(path: Path) -> Captions:
     """Lines of `name.jpg#0<TAB>caption`; the lists of names that come with Flickr8k say the splits."""
-    check_regular(path)
     splits = {
         name.strip(): canonical_split(match[1].lower())
         for other in sorted(path.parent.iterdir())
         if (match := re.fullmatch(r"flickr_?8k\.(train|dev|test)images\.txt", other.name, re.IGNORECASE))
-        for name in decode_text(other.read_bytes(), other).splitlines()
+        for name in read_text(other).splitlines()
     }
     rows, aside = [], set()
-    for number, line in enumerate(decode_text(path.read_bytes(), path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         match = re.fullmatch(r"(.+)#\d+\t(.*)", line.strip())
         if line.strip() and not match:
             raise ValueError(f"{path}, line {number}: is not of the form name.jpg#0<TAB>caption; mend or remove it.")

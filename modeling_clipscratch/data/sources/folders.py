@@ -12,7 +12,7 @@ import datasets
 
 from ..columns import DataOptions, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
-from ..local_files import check_regular, decode_text
+from ..local_files import read_text
 from ..pictures import is_picture_name, is_unread_name
 from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
 from .tables import Listing
@@ -91,8 +91,7 @@ def _read_captions(folder, paths, texts, one, options) -> datasets.Dataset:
 
 def _read_text(path: Path, options: DataOptions) -> str:
     try:
-        check_regular(path)
-        text = decode_text(path.read_bytes(), path)
+        text = read_text(path)
     except ValueError:
         if options.on_bad_row == "raise":
             raise

@@ -304,7 +304,7 @@ def _read_csv(path: Path) -> datasets.Dataset:
     """All columns as text. pandas, and `Dataset.from_csv` with it, takes a row with a cell too many for one with an
     index, and fills up a short one.
     """
-    text = decode_text(path.read_bytes(), path)
+    text = read_text(path)
     delimiter, names = _header(text, path)
     data = text.encode()
     if data.count(b'"') % 2:  # a quote that is not closed swallows the rows behind it
