@@ -14,8 +14,9 @@ from .templates import class_names_from, templates_from
 logger = logging.getLogger(__name__)
 
 _IMAGE_NAMES = ("image", "images", "img", "picture", "photo", "file_name", "filename", "filepath", "file_path", "path")
+_IMAGE_NAMES += ("image_name", "image_path", "image_file")
 _IMAGE_NAMES += ("jpg", "jpeg", "png", "webp")  # how `datasets` names the members of tar shards
-_CAPTION_NAME = re.compile(r"(caption|text|sentence|description|txt)s?(_?\d+)?")
+_CAPTION_NAME = re.compile(r"(caption|text|sentence|description|comment|txt)s?(_?\d+)?")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "class_name", "cls", "target")
 
 
