@@ -107,10 +107,15 @@ def table_source(folder: Path, listing: Listing, name: str, options: DataOptions
 def _tables(listing: Listing) -> Iterator[str]:
     """The tables that may be data: not those that lie beside an image or a tar of the same name."""
     for inside, files in listing.items():
-        others = {os.path.splitext(file)[0] for file in files if is_picture_name(file) or file.endswith(".tar")}
-        for file in files:
+        tables = [file for file in files if file.lower().endswith((*_FORMATS,)) and not file.startswith(".")]
+        others = (
+            {os.path.splitext(file)[0] for file in files if is_picture_name(file) or file.endswith(".tar")}
+            if tables
+            else ()
+        )
+        for file in tables:
             stem = os.path.splitext(file)[0]
-            if is_table(file) and not file.startswith(".") and not {stem, stem.removesuffix("_stats")} & others:
+            if stem not in others and stem.removesuffix("_stats") not in others:
                 yield f"{inside}/{file}" if inside else file
 
 
@@ -393,8 +398,8 @@ def by_split_column(
         other = next((name for name in names if name != split), None)
         if other is not None and len(source) > 1:
             raise ValueError(
-                f"{part.origin}: belongs to {split}, and its column {column!r} says {other}; mend one of them, or leave "
-                "the column out with --split_column none."
+                f"{part.origin}: belongs to {split}, and its column {column!r} says {other}; mend one of them, or "
+                "leave the column out with --split_column none."
             )
         regrouped |= {split: part} if other is None else _regrouped(part, names, column)
     return regrouped or source
