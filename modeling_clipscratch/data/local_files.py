@@ -1,5 +1,6 @@
 """Look at local files before they are read: what kind they are, and whether JSON is whole."""
 
+import codecs
 import json
 import os
 import stat
@@ -55,6 +56,29 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (its JSON is no object in braces); copy or write it again.")
     return content
+
+
+def decode_text(data: bytes) -> str | None:
+    """Text of a file in UTF-8 or, with a byte-order mark, UTF-16; `None` if it is neither.
+
+    >>> decode_text(b"\xef\xbb\xbfa caf\xc3\xa9"), decode_text(b"a caf\xe9")
+    ('a café', None)
+    """
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text  # UTF-16 without the mark, or UTF-32
+
+
+def lfs_pointer(data: bytes) -> bool:
+    """Whether the beginning of a file is that of a Git LFS pointer, which stands for a file that was not fetched.
+
+    >>> lfs_pointer(b"version https://git-lfs.github.com/spec/v1\\noid sha256:"), lfs_pointer(b"version 1")
+    (True, False)
+    """
+    return data.startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def file_of_cell(folder: Path, cell: str) -> str:

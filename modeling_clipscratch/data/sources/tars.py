@@ -1,0 +1,471 @@
+"""Find tars of samples (WebDataset's form, as CLIP_benchmark and img2dataset write it), index them or stream them."""
+
+import glob
+import json
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+import datasets
+import pyarrow as pa
+from datasets.data_files import NON_WORDS_CHARS
+from datasets.utils.file_utils import xopen
+
+from ..columns import DataOptions, cell_texts
+from ..dataset import CAPTIONS_FEATURE, IMAGE_FEATURE, KEY_FEATURE, build_dataset, utf8_key
+from ..local_files import check_regular, decode_text, lfs_pointer
+from ..names import is_junk_folder
+from ..pictures import is_picture_name
+from ..splits import KEYWORDS, Source, Split, canonical_split
+from ..templates import published_class_names, templates_from
+from .streams import ShardError, shard_error
+
+logger = logging.getLogger(__name__)
+
+# The small files beside the splits, by the names that CLIP_benchmark's writer gives them.
+KIND_FILE, CLASSES_FILE, TEMPLATES_FILE = "dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt"
+COUNT_FILE = "nshards.txt"
+SMALL_FILES = (KIND_FILE, CLASSES_FILE, TEMPLATES_FILE, COUNT_FILE, f"*/{COUNT_FILE}")
+_TABLES = (".parquet", ".csv", ".jsonl")
+_LEVELS = ("*", "*/*", "*/*/*")  # how deep tars are looked for
+_SPLIT_WORD = re.compile(  # as `datasets` finds it in the name of a file or folder
+    rf"(?:^|[{NON_WORDS_CHARS}])({'|'.join(word for words in KEYWORDS.values() for word in words)})"
+    rf"(?=[{NON_WORDS_CHARS}]|$)",
+    re.IGNORECASE,
+)
+_JSON_FIELDS = {"captions": ("caption", "captions", "text"), "label": ("label", "cls")}
+
+
+# Which tars there are
+
+
+def tar_source(folder: Path, name: str, options: DataOptions) -> Source | None:
+    """The splits of a folder of tars; `None` where it holds none that are the data.
+
+    Raises: ValueError if the tars can be read in two ways, or columns are named, which only tables have.
+    """
+    if options.dataset_config and (folder / options.dataset_config).is_dir():
+        folder /= options.dataset_config
+    splits = tar_splits(list_files(folder), str(folder))
+    return open_tars(splits, folder, name, options, lambda tar: str(folder / tar)) if splits else None
+
+
+def list_files(folder: Path) -> list[str]:
+    """What a folder holds, three levels deep, relative to it; nothing where there is no tar."""
+    if not any(glob.glob(f"{level}.tar", root_dir=folder) for level in _LEVELS):
+        return []
+    return [path.replace(os.sep, "/") for level in _LEVELS for path in glob.glob(level, root_dir=folder)]
+
+
+def tar_splits(files: Iterable[str], where: str) -> dict[str, list[str]]:
+    """The tars among the files of a dataset by split, each in the order of their numbers.
+
+    The rules are those of `datasets`: split words in the names of folders, else in the names of files, else all tars
+    are `train`. Where `datasets` would merge folders or drop tars without a word, this raises or warns.
+
+    Args:
+        files: paths relative to the dataset, tars and others.
+    Returns: nothing where the tars are not the data: beside tables, or more images than there are tars.
+
+    >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
+    {'test': ['flickr_test_00.tar'], 'train': ['train-2.tar', 'train-10.tar']}
+    """
+    files = [file for file in files if not any(map(is_junk_folder, file.split("/")))]
+    tars = sorted((file for file in files if file.endswith(".tar")), key=lambda file: (len(file), file))
+    folders = {tar: tar.rpartition("/")[0] for tar in tars}
+    by_folder = any(map(_SPLIT_WORD.search, set(folders.values())))
+    stems = {os.path.splitext(tar)[0] for tar in tars}
+    roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
+    images = sum(is_picture_name(file) for file in files if file.startswith(roots))
+    tables = {stem for stem, ending in map(os.path.splitext, files) if ending.lower() in _TABLES}
+    if images > len(tars) or not (by_folder or tables <= stems):
+        return {}
+    splits: dict[str, list[str]] = {}
+    aside = []
+    for tar in tars:
+        folder, base = folders[tar], tar.rpartition("/")[2]
+        parts = folder.split("/") if by_folder else [base]
+        words = {canonical_split(word) for part in parts for word in _SPLIT_WORD.findall(part)}
+        sharded = re.fullmatch(r"(.+)-\d{5}-of-\d{5}.*", base)
+        if len(words) > 1:
+            raise ValueError(f"{where}: {tar} names two splits, {' and '.join(sorted(words))}; rename it.")
+        if words:
+            splits.setdefault(words.pop(), []).append(tar)
+        elif by_folder and folder:
+            splits.setdefault(folder.rpartition("/")[2], []).append(tar)
+        elif sharded and folder == "data":
+            splits.setdefault(sharded.group(1), []).append(tar)
+        else:
+            aside.append(tar)
+    if not splits and tars:
+        splits, aside = {"train": tars}, []
+    if aside:
+        logger.warning("%s: %d tars that belong to no split are left aside (%s, ...).", where, len(aside), aside[0])
+    for split, members in splits.items():
+        if len(places := sorted({folders[tar] for tar in members})) > 1:
+            raise ValueError(
+                f"{where}: {places[0] or '.'!r} and {places[1]!r} both hold tars of {split}; rename or remove one, or "
+                "choose a sub-folder with --dataset_config."
+            )
+    return splits
+
+
+def open_tars(
+    splits: dict[str, list[str]],
+    folder: Path,
+    name: str,
+    options: DataOptions,
+    address: Callable[[str], str],
+    *,
+    fetch: Callable[[Sequence[str]], object] = lambda tars: None,
+    origin: str | None = None,
+) -> Source:
+    """Make a source of tars.
+
+    Args:
+        splits: as `tar_splits` gives them.
+        folder: where the small files are, and the tars after `fetch`.
+        address: of a tar, to stream it.
+        fetch: called with the tars of a split before they are indexed.
+        origin: where the rows come from. Default: the tars.
+    """
+    columns = {column: getattr(options, column) for column in ("image_column", "caption_column", "label_column")}
+    if wrong := next((column for column, value in columns.items() if value), None):
+        raise ValueError(f"{wrong}={columns[wrong]!r}: {name} is no table and has no columns; leave the option out.")
+    templates, source = _read_templates(folder), {}
+    for split, tars in splits.items():
+        files = _TarSplit(f"{name}, split {split}", split, tars, folder, options, address, fetch)
+        where = origin or f"{folder / tars[0]}" + (f" and {len(tars) - 1} more tars" if len(tars) > 1 else "")
+        source[split] = Split(files.index, where, files.stream, templates=templates)
+    return source
+
+
+@dataclass(frozen=True)
+class _TarSplit:
+    """The tars of a split. Attributes: as of `open_tars`."""
+
+    title: str
+    split: str
+    tars: list[str]
+    folder: Path
+    options: DataOptions
+    address: Callable[[str], str]
+    fetch: Callable[[Sequence[str]], object]
+
+    def index(self) -> datasets.Dataset:
+        """The prepared dataset, whose images are places in the tars."""
+        self.fetch(self._complete())
+        shards = [str(self.folder / tar) for tar in self._complete()]
+        samples = [sample for shard in shards for sample in _index(shard, *_stamp(shard))]
+        reading = self._reading(samples)
+        keys = [sample.key for sample in samples]
+        if len(set(keys)) < len(keys):  # shards that count from zero each
+            keys = [f"{_stem(sample.shard)}/{sample.key}" for sample in samples]
+        fields = ("shard", "member", "offset", "size")
+        images = pa.StructArray.from_arrays(
+            [pa.array([getattr(sample, name) for sample in samples]) for name in fields], fields
+        )
+        words = [reading.words(sample) for sample in samples]
+        if reading.kind == "captions":
+            return build_dataset(images, keys, captions=words)
+        return build_dataset(images, keys, labels=words, class_names=reading.class_names)
+
+    def stream(self) -> datasets.IterableDataset:
+        """The rows of the prepared dataset with the images' bytes, one shard a tar."""
+        shards = [self.address(tar) for tar in self._complete()]
+        reading = self._reading(sample for shard in shards for sample in read_samples(shard, streamed=True))
+        names = reading.class_names
+        kind = CAPTIONS_FEATURE if names is None else datasets.ClassLabel(names=list(names))
+        features = datasets.Features({"image": IMAGE_FEATURE, reading.kind: kind, "key": KEY_FEATURE})
+        return datasets.IterableDataset.from_generator(
+            _stream_rows,
+            features,
+            gen_kwargs={"shards": shards, "reading": reading},
+            split=datasets.NamedSplit(self.split),
+        )
+
+    def _complete(self):
+        """The tars. Raises: ValueError if the count file is no number, or a tar that it counts is missing."""
+        where = self.tars[0].rpartition("/")[0]
+        count_file, names = self.folder / where / COUNT_FILE, [tar.rpartition("/")[2] for tar in self.tars]
+        if not count_file.exists() or _SPLIT_WORD.search(names[0]):
+            return self.tars
+        check_regular(count_file)
+        count = count_file.read_text(encoding="utf-8-sig").strip()
+        if not count.isdigit() or int(count) == 0:
+            raise ValueError(f"{count_file}: {count!r} is not a number of shards; write how many there are.")
+        expected = [f"{number}.tar" for number in range(int(count))]
+        missing = next((name for name in expected if name not in names), None)
+        if missing is not None:
+            missing = count_file.with_name(missing)
+            raise ValueError(f"{missing}: is missing, one of {count} shards; fetch it or correct {COUNT_FILE}.")
+        return [f"{where}/{name}" if where else name for name in expected]
+
+    def _reading(self, samples: Iterable["Sample"]) -> "_Reading":
+        """How the samples are to be read, as the folder states it or else its first sample with words shows."""
+        kind_file = self.folder / KIND_FILE
+        check_regular(kind_file)
+        stated = kind_file.read_text(encoding="utf-8-sig").strip() if kind_file.exists() else None
+        if stated not in (None, "retrieval", "classification"):
+            raise ValueError(f"{kind_file}: {stated!r} is not supported; 'retrieval' and 'classification' are.")
+        kind = stated and {"retrieval": "captions", "classification": "label"}[stated]
+        first = None
+        for first in samples:
+            # CLIP_benchmark's writer states nothing for classification; other writers state nothing for captions.
+            if kind or (kind := first.kind(self.options)):
+                break
+        if first is None:
+            raise ValueError(f"{self.title}: its tars hold no images; check how they were written.")
+        if kind is None:
+            raise ValueError(
+                f"{first.name}: has neither a label (.cls) nor captions (.txt, .json) beside it, nor has any other "
+                "image; every sample needs one."
+            )
+        names = tuple(self.options.class_names or self._class_names()) if kind == "label" else None
+        return _Reading(kind, names, self.options)
+
+    def _class_names(self):
+        path = self.folder / CLASSES_FILE
+        if not path.exists():
+            raise ValueError(
+                f"{self.folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names."
+            )
+        return published_class_names(path)
+
+
+def _read_templates(folder: Path) -> Sequence[str] | None:
+    path = folder / TEMPLATES_FILE
+    check_regular(path)
+    empty = not path.exists() or not path.read_text(encoding="utf-8-sig").strip()
+    return None if empty else templates_from([str(path)])
+
+
+# What a tar holds
+
+
+@dataclass(slots=True)
+class Sample:
+    """An image of a tar and the files beside it.
+
+    Attributes:
+        key: its name, which ends at the first dot of the members' names.
+        shard, member, offset, size: where the image is.
+        image: its bytes, in a stream.
+        files: ending (`txt`, `v1.txt`, `cls`, `json`) -> member and bytes.
+    """
+
+    key: str
+    shard: str
+    member: str | None = None
+    offset: int = 0
+    size: int = 0
+    image: bytes | None = None
+    files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard}: {self.member}"
+
+    def kind(self, options: DataOptions) -> str | None:
+        """`label` or `captions`, whichever it has."""
+        if self.value("label", options) is not None:
+            if self._file("cls") is None and self.value("captions", options) is not None:
+                raise ShardError(
+                    f"{self.name}: the .json beside it has a label and a caption; write 'retrieval' or "
+                    f"'classification' into {KIND_FILE}."
+                )
+            return "label"
+        return None if self.value("captions", options) is None else "captions"
+
+    def value(self, kind: Literal["label", "captions"], options: DataOptions):
+        """What `.cls` or `.txt` holds, or where there is neither the field of the `.json`; `None` for none."""
+        texts = {name: self._file(name) for name in ("cls", "txt")}
+        if file := texts["cls" if kind == "label" else "txt"]:
+            text = decode_text(file[1])
+            if text is None:
+                bad_row(f"{self.shard}: {file[0]} is not UTF-8 text; save it as UTF-8", options)
+            return text
+        if any(texts.values()) or (file := self._file("json")) is None:
+            return None
+        try:
+            fields = json.loads(decode_text(file[1]) or "?")
+            return next((fields[name] for name in _JSON_FIELDS[kind] if fields.get(name) is not None), None)
+        except (ValueError, AttributeError, RecursionError):
+            bad_row(f"{self.shard}: {file[0]} is no JSON object; write it again", options)
+
+    def _file(self, ending: str) -> tuple[str, bytes] | None:
+        if ending in self.files or not self.files:
+            own = self.files.get(ending)
+        else:
+            others = [file for name, file in self.files.items() if name.rpartition(".")[2] == ending]
+            if len(others) > 1:
+                raise ShardError(
+                    f"{self.shard}: {others[0][0]} and {others[1][0]} are two texts of one sample (its name ends at "
+                    "the first dot); keep one, or rename the other."
+                )
+            own = others[0] if others else None
+        return own
+
+
+def bad_row(sentence: str, options: DataOptions) -> None:
+    """Raise ShardError for a sample that cannot be used, unless such are to be skipped."""
+    if options.on_bad_row == "raise":
+        raise ShardError(f"{sentence}, or set on_bad_row to skip.")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the samples of a split are read. Attributes: `label` or `captions`; names of the classes; options."""
+
+    kind: Literal["label", "captions"]
+    class_names: tuple[str, ...] | None
+    options: DataOptions
+
+    def words(self, sample: Sample) -> list[str] | int | None:
+        """The captions of a sample, `[]` where it has none; or its label, `None` where it has none that is known."""
+        value = sample.value(self.kind, self.options)
+        if self.kind == "captions":
+            if not isinstance(value, str):
+                return cell_texts((value,))
+            lines = [line.strip() for line in value.splitlines() if line.strip()]
+            joined = self.options.caption_lines == "join" or (
+                self.options.caption_lines is None and _is_of_img2dataset(sample)
+            )
+            return [" ".join(lines)] if joined and lines else lines
+        text = "" if value is None else str(value).strip()
+        if re.fullmatch(r"-?\d+", text):
+            label = int(text)
+        elif text in self.class_names:
+            label = self.class_names.index(text)
+        elif value is None:
+            return None
+        else:
+            return bad_row(f"{sample.name}: its label is {text!r}; it must be a whole number, 0 or more", self.options)
+        if label >= len(self.class_names):
+            count = len(self.class_names)
+            return bad_row(f"{sample.name}: label {label} has no class name; {count} names are known", self.options)
+        return label if label >= -1 else None
+
+
+def _is_of_img2dataset(sample):
+    """img2dataset writes one caption a sample, of as many lines as the alt text had; CLIP_benchmark one a line."""
+    stem = _stem(sample.shard)
+    numbered = len(stem) >= 5 and (stem + sample.key).isdigit() and sample.key.startswith(stem)
+    return numbered or "json" in sample.files
+
+
+def _stem(shard):
+    return shard.rpartition("/")[2].removesuffix(".tar")
+
+
+def _stream_rows(shards: list[str], reading: _Reading) -> Iterator[dict]:
+    for shard in shards:
+        for sample in read_samples(shard, streamed=True):
+            image = {"bytes": sample.image, "path": sample.name}  # the path names the image in errors
+            yield {"image": image, reading.kind: reading.words(sample), "key": f"{_stem(shard)}/{sample.key}"}
+
+
+@lru_cache(maxsize=64)  # whoever loads a dataset twice in a process reads its tars once
+def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
+    return list(read_samples(shard, streamed=False))
+
+
+def _stamp(shard: str) -> tuple[int, int]:
+    check_regular(shard)
+    try:
+        status = os.stat(shard)
+    except OSError as error:
+        raise shard_error(shard, error) from error
+    return status.st_size, status.st_mtime_ns
+
+
+class _Member(tarfile.TarInfo):
+    """A header that says where a broken archive ends: tarfile takes one that is garbage, or none, for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive):
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError("the archive has no proper end") from error
+
+
+def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
+    """The samples of a tar that have an image, in order.
+
+    The reader of `datasets` for such tars takes one that was cut between two members for a whole one, and raises where
+    images end differently; its `xopen` is what streams, with its retries.
+
+    Args:
+        shard: path or address.
+        streamed: read from the beginning to the end, images included, and hold one sample at a time. Otherwise images
+            are passed over, and the members of a sample may lie anywhere.
+
+    Raises:
+        ShardError: if the tar is damaged, or a sample has two images, or is not in one place of a streamed tar.
+        OSError: as reading raises it.
+    """
+    samples: dict[str, Sample] = {}
+    apart = set()  # keys of the streamed samples that lacked something
+    try:
+        with (
+            xopen(shard, "rb", block_size=0) if streamed else open(shard, "rb") as file,
+            tarfile.open(fileobj=file, mode="r|" if streamed else "r:", tarinfo=_Member) as tar,
+        ):
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # else it keeps every header
+                parent, slash, base = member.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                ending = ending.lower()
+                is_image = is_picture_name(base)
+                if not stem or not (is_image or ending.rpartition(".")[2] in ("txt", "cls", "json")):
+                    continue
+                if not member.isfile():
+                    if member.islnk() or member.issym():  # GNU tar links what is there twice
+                        raise tarfile.ReadError(
+                            f"{member.name} is a link to {member.linkname}; tar --hard-dereference writes files"
+                        )
+                    continue
+                key, name = utf8_key(f"{parent}{slash}{stem}".removeprefix("./")), utf8_key(member.name)
+                if key not in samples:
+                    if key in apart:
+                        raise ShardError(
+                            f"{shard}: the members of {key} lie apart; a stream needs them side by side: sort the "
+                            "shard (tar --sort=name), or leave streaming out."
+                        )
+                    if streamed:
+                        apart.update(old for old, sample in samples.items() if not (sample.member and sample.files))
+                        yield from (sample for sample in samples.values() if sample.member)
+                        samples.clear()
+                    samples[key] = Sample(key, shard)
+                sample = samples[key]
+                data = None
+                if streamed or not is_image:
+                    tar.fileobj.seek(member.offset_data)
+                    data = tar.fileobj.read(member.size)
+                    if len(data) < member.size:
+                        raise tarfile.ReadError(f"{member.name} goes on past its end")
+                if not is_image:
+                    sample.files[ending] = (name, data)
+                elif sample.member:
+                    raise ShardError(
+                        f"{shard}: {sample.member} and {name} are two images of one sample (its name ends at the "
+                        "first dot); keep one, or rename the other."
+                    )
+                else:
+                    sample.member, sample.offset, sample.size = name, member.offset_data, member.size
+                    sample.image = data
+    except tarfile.TarError as error:
+        with xopen(shard, "rb") as file:
+            if lfs_pointer(file.read(64)):
+                raise ShardError(f"{shard}: is a Git LFS pointer, not the tar; git lfs pull fetches it.") from error
+        raise shard_error(shard, error) from error
+    yield from (sample for sample in samples.values() if sample.member)
