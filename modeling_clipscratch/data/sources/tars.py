@@ -8,7 +8,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from ..columns import DataOptions, cell_texts
 from ..dataset import CAPTIONS_FEATURE, IMAGE_FEATURE, KEY_FEATURE, build_dataset, utf8_key
 from ..local_files import check_regular, decode_text, lfs_pointer
 from ..names import is_junk_folder
-from ..pictures import is_picture_name
+from ..pictures import IMAGE_EXTENSIONS, is_picture_name
 from ..splits import KEYWORDS, Source, Split, canonical_split
 from ..templates import published_class_names, templates_from
 from .streams import ShardError, shard_error
@@ -39,6 +39,7 @@ _SPLIT_WORD = re.compile(  # as `datasets` finds it in the name of a file or fol
     rf"(?=[{NON_WORDS_CHARS}]|$)",
     re.IGNORECASE,
 )
+_TEXTS = ("txt", "cls", "json")  # endings of the files beside an image
 _JSON_FIELDS = {"captions": ("caption", "captions", "text"), "label": ("label", "cls")}
 
 
@@ -79,7 +80,7 @@ def tar_splits(files: Iterable[str], where: str) -> dict[str, list[str]]:
     files = [file for file in files if not any(map(is_junk_folder, file.split("/")))]
     tars = sorted((file for file in files if file.endswith(".tar")), key=lambda file: (len(file), file))
     folders = {tar: tar.rpartition("/")[0] for tar in tars}
-    by_folder = any(map(_SPLIT_WORD.search, set(folders.values())))
+    by_folder = any(_SPLIT_WORD.search(part) for folder in set(folders.values()) for part in folder.split("/"))
     stems = {os.path.splitext(tar)[0] for tar in tars}
     roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
     images = sum(is_picture_name(file) for file in files if file.startswith(roots))
@@ -285,13 +286,13 @@ class Sample:
 
     def value(self, kind: Literal["label", "captions"], options: DataOptions):
         """What `.cls` or `.txt` holds, or where there is neither the field of the `.json`; `None` for none."""
-        texts = {name: self._file(name) for name in ("cls", "txt")}
-        if file := texts["cls" if kind == "label" else "txt"]:
+        own, other = ("cls", "txt") if kind == "label" else ("txt", "cls")
+        if file := self._file(own):
             text = decode_text(file[1])
             if text is None:
                 bad_row(f"{self.shard}: {file[0]} is not UTF-8 text; save it as UTF-8", options)
             return text
-        if any(texts.values()) or (file := self._file("json")) is None:
+        if self._file(other) or (file := self._file("json")) is None:
             return None
         try:
             fields = json.loads(decode_text(file[1]) or "?")
@@ -300,17 +301,15 @@ class Sample:
             bad_row(f"{self.shard}: {file[0]} is no JSON object; write it again", options)
 
     def _file(self, ending: str) -> tuple[str, bytes] | None:
-        if ending in self.files or not self.files:
-            own = self.files.get(ending)
-        else:
-            others = [file for name, file in self.files.items() if name.rpartition(".")[2] == ending]
-            if len(others) > 1:
-                raise ShardError(
-                    f"{self.shard}: {others[0][0]} and {others[1][0]} are two texts of one sample (its name ends at "
-                    "the first dot); keep one, or rename the other."
-                )
-            own = others[0] if others else None
-        return own
+        if own := self.files.get(ending):
+            return own
+        others = [file for name, file in self.files.items() if name.endswith(f".{ending}")]
+        if len(others) > 1:
+            raise ShardError(
+                f"{self.shard}: {others[0][0]} and {others[1][0]} are two texts of one sample (its name ends at the "
+                "first dot); keep one, or rename the other."
+            )
+        return others[0] if others else None
 
 
 def bad_row(sentence: str, options: DataOptions) -> None:
@@ -425,8 +424,9 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                 parent, slash, base = member.name.rpartition("/")
                 stem, _, ending = base.partition(".")
                 ending = ending.lower()
-                is_image = is_picture_name(base)
-                if not stem or not (is_image or ending.rpartition(".")[2] in ("txt", "cls", "json")):
+                last = ending.rpartition(".")[2]
+                is_image = last in IMAGE_EXTENSIONS
+                if not stem or not (is_image or last in _TEXTS):  # a hidden file has no stem
                     continue
                 if not member.isfile():
                     if member.islnk() or member.issym():  # GNU tar links what is there twice
@@ -449,7 +449,6 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                 sample = samples[key]
                 data = None
                 if streamed or not is_image:
-                    tar.fileobj.seek(member.offset_data)
                     data = tar.fileobj.read(member.size)
                     if len(data) < member.size:
                         raise tarfile.ReadError(f"{member.name} goes on past its end")
