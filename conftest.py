@@ -1,4 +1,4 @@
-"""Doctests go in; each runs where a reader would: beside a `runs/digits` as of `make train`, and a few pictures."""
+"""Run each doctest where a reader would: beside a `runs/digits` as of `make train`, and a few images."""
 
 import atexit
 import os
@@ -6,7 +6,6 @@ import shutil
 import tempfile
 
 import pytest
-from PIL import Image
 
 # Before transformers or datasets are imported: what tests load, cache and lock is gone with them.
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="clipscratch-tests-")
@@ -19,7 +18,7 @@ TINY += " --vision_num_heads 2 --projection_dim 16 --max_steps 1 --disable_tqdm 
 @pytest.fixture(scope="session")
 def place_of_doctests(request, tmp_path_factory):
     """A folder with `runs/digits` (the recipe of `make train`, made tiny), `digits.yaml` and `photos/`."""
-    from modeling_clipscratch.data import load_rows
+    from modeling_clipscratch.data import ImageReader, load_data
     from run_train import main
 
     place = tmp_path_factory.mktemp("doctests")
@@ -28,9 +27,9 @@ def place_of_doctests(request, tmp_path_factory):
     places = ["--output_dir", str(place / "runs" / "digits"), "--cache_dir", str(place / "cache")]
     main([str(recipe), *TINY.split(), *places])
     (place / "photos").mkdir()
-    rows = load_rows("digits", "test")
+    images = ImageReader(load_data("digits")["test"])
     for number in range(4):
-        Image.fromarray(rows.read_image(number)).save(place / "photos" / f"{number}.png")
+        images(number).save(place / "photos" / f"{number}.png")
     return place
 
 

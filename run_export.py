@@ -14,7 +14,7 @@ if sys.argv[0].endswith(("run_export.py", "clipscratch-export")):
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
 from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data.rows import DEFAULT_TEMPLATES
+from modeling_clipscratch.data.templates import DEFAULT_TEMPLATES
 from modeling_clipscratch.sharing.export_onnx import export_onnx
 from modeling_clipscratch.sharing.precision import PRECISIONS
 from modeling_clipscratch.sharing.web_page import check_page, write_page

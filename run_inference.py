@@ -18,7 +18,7 @@ if sys.argv[0].endswith(("run_inference.py", "clipscratch-inference")):
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data.pictures import decode_image
-from modeling_clipscratch.data.rows import DEFAULT_TEMPLATES
+from modeling_clipscratch.data.templates import DEFAULT_TEMPLATES
 from modeling_clipscratch.evaluation.loading import load_model
 from modeling_clipscratch.evaluation.rank_labels import bars, check_labels, rank_labels
 from modeling_clipscratch.search import commands

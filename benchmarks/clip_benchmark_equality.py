@@ -21,7 +21,7 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data.templates import TEMPLATES
-from modeling_clipscratch.evaluation.evaluate_rows import encode_classes, evaluate_embeddings
+from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_embeddings
 from modeling_clipscratch.evaluation.zero_shot import cosines
 
 from .embeddings import Embedded, embedded, parser_with_model

@@ -4,7 +4,7 @@ python -m benchmarks.evaluation --data DATA --text_tower MODELS/minilm-l6-distil
 
 Zero-shot: CIFAR-10's test pictures through the 18 prompts, a ViT 192 wide, 6 deep, patch 4, from scratch, beside the
 text tower. In turn: the vision tower alone on pixels that are in memory as floats, in batches of the same size; all of
-`evaluate_rows` (reading and decoding, both towers, the metrics); and, on the first `--slow` pictures, the same with the
+`evaluate_dataset` (reading and decoding, both towers, the metrics); and, on the first `--slow` pictures, the same with the
 prompts encoded again for each batch of 256. Wall clock and processor time; medians of the ratios.
 
 Probes: k nearest neighbours and logistic regression, 50,000 training rows and 10,000 test rows.
@@ -34,7 +34,7 @@ from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.data.pixels import Preprocess, normalize
 from modeling_clipscratch.evaluation import retrieval
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_texts, reading
-from modeling_clipscratch.evaluation.evaluate_rows import encode_classes, evaluate_rows
+from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_dataset
 from modeling_clipscratch.evaluation.outcomes import RECALLS
 from modeling_clipscratch.evaluation.probes import knn_scores, linear_probe_scores
 from modeling_clipscratch.evaluation.zero_shot import accuracy_metrics, ranks, zero_shot_metrics
@@ -75,7 +75,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
                 model.get_image_features(pixel_values=pixel_values)
 
     def ours():
-        evaluate_rows(model, processor, rows, batch_size=BATCH)
+        evaluate_dataset(model, processor, rows, batch_size=BATCH)
 
     slow = rows.select(range(min(options.slow, len(rows))))
 

@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.reporting import machine, parser_of, print_table, save_figures
 from modeling_clipscratch.command_line import quiet_libraries, run_command
 from modeling_clipscratch.data import load_rows
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.intervals import paired_differences
 from modeling_clipscratch.evaluation.loading import load_model
 from modeling_clipscratch.evaluation.zero_shot import cosines
@@ -130,14 +130,14 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "onnx"
         told = export_onnx(options.model, folder, precisions=PRECISIONS)
-        plain = evaluate_rows(model, processor, rows)
+        plain = evaluate_dataset(model, processor, rows)
         names = [name for name in METRICS if name in plain.metrics]
         figures = {"pytorch": {name: plain.metrics[name] for name in names}}
         table = [["PyTorch", "-", "-", "-", "-", "-", *(f"{100 * plain.metrics[name]:.2f}" for name in names)]]
         compared = []
         for precision, files in told["files"].items():
             paths = {side: folder / name for side, name in files.items()}
-            result = evaluate_rows(OnnxModel(model, paths), processor, rows)
+            result = evaluate_dataset(OnnxModel(model, paths), processor, rows)
             apart, same = largest_distance(plain, result), same_lists(plain, result)
             sizes = {side: path.stat().st_size / 1e6 for side, path in paths.items()}
             differences = paired_differences(plain.outcomes, result.outcomes)

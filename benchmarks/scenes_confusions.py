@@ -9,7 +9,7 @@ from collections import Counter
 from modeling_clipscratch.command_line import run_command
 from modeling_clipscratch.data import load_rows
 from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.data.scenes import combinations
+from modeling_clipscratch.data.sources.scenes import combinations
 from modeling_clipscratch.evaluation.encode import encode_images, encode_texts
 from modeling_clipscratch.evaluation.loading import load_model
 
@@ -17,7 +17,7 @@ from modeling_clipscratch.evaluation.loading import load_model
 def difference(right, wrong) -> str:
     """What of a combination was taken for something else, in the fewest words.
 
-    >>> from modeling_clipscratch.data.scenes import Combination
+    >>> from modeling_clipscratch.data.sources.scenes import Combination
     >>> a, b = ("red", "ring"), ("blue", "ring")
     >>> difference(Combination("left", (a, b)), Combination("left", (b, a)))
     'the order of the objects only'

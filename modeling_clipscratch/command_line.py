@@ -1,9 +1,12 @@
-"""What the scripts share: one clear sentence and an exit status instead of a traceback, quiet libraries."""
+"""What the scripts share: the options of data, one sentence and an exit status for errors, quiet libraries."""
 
+import argparse
+import dataclasses
 import gc
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,14 +16,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import datasets
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from .data.columns import DataOptions
 from .data.names import on_one_line, printable
 
 TERMINATED = 143  # exit status after SIGTERM, as a shell reports it
+# Option of a command line -> field of `DataOptions`.
+DATA_OPTIONS = {
+    {"revision": "dataset_revision"}.get(field.name, field.name): field for field in dataclasses.fields(DataOptions)
+}
 _OF_THE_TRAINER = ("underflow_overflow", "tpu_metrics_debug")  # what TrainingArguments' own --debug is followed by
 
 
@@ -140,6 +149,28 @@ def once_each(what: str, names: Sequence[str]) -> None:
     twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if twice is not None:
         raise ValueError(f"{what} {twice} is named twice; name each once.")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of `DataOptions`, with its help from there."""
+    about = DataOptions.__doc__.partition("Args:")[2].partition("\n\n")[0]
+    entries = re.findall(r"^ {8}(\w+(?:, \w+)*): (.*(?:\n {12}.*)*)", about, re.MULTILINE)
+    helps = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    for option, field in DATA_OPTIONS.items():
+        kinds = [field.type, *get_args(field.type)]
+        choices = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+        parser.add_argument(
+            f"--{option}",
+            default=field.default,
+            choices=choices or None,
+            nargs="+" if Sequence[str] in kinds else None,
+            help=helps.get(field.name, "").replace("%", "%%"),
+        )
+
+
+def data_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that `add_data_options` added, as `load_data` takes them."""
+    return {field.name: getattr(options, option) for option, field in DATA_OPTIONS.items()}
 
 
 class _Printable(logging.Formatter):

@@ -14,7 +14,7 @@ class _Room(ModuleType):
         return vars(self)[name]
 
     def __setattr__(self, name, value):
-        # Importing a file binds it here; where a shown name is the file's too, as evaluate_rows, the name goes before.
+        # Importing a file binds it here; where a shown name is the file's too, as rank_labels, the name goes before.
         if not (isinstance(value, ModuleType) and name in vars(self).get("_shown", {})):
             super().__setattr__(name, value)
 
@@ -33,7 +33,7 @@ def show(room: str, **names: list[str]) -> list[str]:
     Returns: the room's `__all__`.
 
     >>> import modeling_clipscratch.evaluation
-    >>> "evaluate_rows" in modeling_clipscratch.evaluation.__all__
+    >>> "rank_labels" in modeling_clipscratch.evaluation.__all__
     True
     """
     module = sys.modules[room]

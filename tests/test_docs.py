@@ -70,12 +70,12 @@ print(*{{'matplotlib', 'sklearn', 'faiss'}} & (set(sys.modules) - before))"""
 
 def test_a_name_that_is_its_file_s_too_is_the_function_whichever_is_imported_first():
     program = """
-import modeling_clipscratch.evaluation.evaluate_rows
-from modeling_clipscratch.evaluation import evaluate_rows, rank_labels
+import modeling_clipscratch.evaluation.evaluate_dataset
+from modeling_clipscratch.evaluation import evaluate_dataset, rank_labels
 import modeling_clipscratch.evaluation.rank_labels
 import modeling_clipscratch.evaluation as room
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows as own
-print(room.evaluate_rows is evaluate_rows is own, room.rank_labels is rank_labels, callable(rank_labels))"""
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset as own
+print(room.evaluate_dataset is evaluate_dataset is own, room.rank_labels is rank_labels, callable(rank_labels))"""
     assert alone(program) == ["True", "True", "True"]
 
 

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .names import is_junk_folder
+
 
 def is_special(path: str | Path) -> bool:
     """Whether a path is a pipe, socket or device, which may never end or never begin to give bytes.
@@ -40,6 +42,23 @@ def refuse_unreadable(error: OSError) -> None:
     """
     if not isinstance(error, FileNotFoundError):
         raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
+
+
+def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder below one, as a path relative to it with `/`, and the sorted names of its files; itself first.
+
+    Links to folders are followed, but for those that lead back up. What file managers leave behind is left out.
+
+    Raises:
+        ValueError: If a folder cannot be read.
+    """
+    root = str(folder)
+    above = {root: {os.path.realpath(root)}}  # folder -> where it and all over it really lie
+    for parent, subfolders, files in os.walk(root, onerror=refuse_unreadable, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
+        subfolders[:] = sorted(name for name, place in real.items() if place not in above[parent])
+        above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
+        yield parent[len(root) :].strip(os.sep).replace(os.sep, "/"), sorted(files)
 
 
 def read_json(path: str | Path) -> dict:
@@ -79,6 +98,22 @@ def lfs_pointer(data: bytes) -> bool:
     (True, False)
     """
     return data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file, of UTF-8 or, with a byte-order mark, UTF-16.
+
+    Raises:
+        ValueError: If the file is something else, naming the line.
+    """
+    check_regular(path)
+    data = Path(path).read_bytes()
+    if lfs_pointer(data):
+        raise ValueError(f"{path}: is a Git LFS pointer, which git lfs pull replaces with the file.")
+    if (text := decode_text(data)) is None:
+        line = data.decode(errors="replace").partition("\ufffd")[0].count("\n") + 1
+        raise ValueError(f"{path}, line {line}: is no UTF-8; save the file as UTF-8 (iconv -f latin1 -t utf-8).")
+    return text
 
 
 def file_of_cell(folder: Path, cell: str) -> str:

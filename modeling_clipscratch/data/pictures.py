@@ -27,6 +27,9 @@ IMAGE_EXTENSIONS = frozenset(
 # Editors write their history into a PNG as text; Pillow refuses 1 MB in one chunk, and 64 MB in all.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
+_UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg", ".eps")
+_UNREAD += (".tga", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr")
+
 COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
 
 
@@ -64,12 +67,12 @@ def is_picture_name(name: str | PathLike) -> bool:
 
 
 def is_unread_name(name: str) -> bool:
-    """Whether it is a picture of a phone or a camera of a kind that is not read.
+    """Whether it is an image of a kind that is not read: of a phone or a camera, of vectors, an icon, ...
 
     >>> is_unread_name("IMG_1.HEIC"), is_unread_name("IMG_1.JPG")
     (True, False)
     """
-    return name.lower().endswith((".heic", ".heif", ".jxl", ".jp2", ".dng")) and not name.startswith(".")
+    return name.lower().endswith(_UNREAD) and not name.startswith(".")
 
 
 def warn_of_unread(paths: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..data.names import on_one_line
 from ..data.pictures import decode_image
-from ..data.rows import DEFAULT_TEMPLATES
+from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.markdown import code, escaped
 from ..evaluation.rank_labels import rank_labels
 from ..search.find import search

@@ -1,11 +1,11 @@
-"""Embeddings, or a model with rows, go in; metrics, tables and pictures come out. Knows no Trainer."""
+"""Measure models on datasets: embeddings, metrics with intervals, tables and reports. Knows no Trainer."""
 
 from ..rooms import show
 
 __all__ = show(
     __name__,
     loading=["load_model"],
-    evaluate_rows=["Result", "evaluate_rows"],
+    evaluate_dataset=["Result", "evaluate_dataset"],
     evaluate_models=["differences_to_first", "evaluate_models", "text_summary"],
     encode=["encode_images", "encode_texts"],
     rank_labels=["rank_labels"],

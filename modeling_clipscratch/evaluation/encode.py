@@ -1,4 +1,4 @@
-"""A model with pictures or texts goes in; unit embeddings (N, P), float32 on the CPU, come out in the order given."""
+"""Encode images and texts: unit embeddings (N, P), float32 on the CPU, in the order given."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -6,16 +6,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import datasets
 import numpy as np
 import torch
 from torch.nn.functional import normalize as unit_length
 from tqdm.auto import tqdm
 
 from ..data.captions import TokenTable
+from ..data.dataset import ImageReader, title
 from ..data.names import printable
+from ..data.pictures import BadImageError
 from ..data.pixels import normalize
 from ..data.read_ahead import read_ahead
-from ..data.rows import BadImageError, Rows
 from ..hub.towers_clipscratch import first_position
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ class ImageEmbeddings:
     """
     Args:
         embeds: (N, P) float32 on the CPU, unit length.
-        kept: (N,) int64, the index in the rows of each; all of them unless broken pictures were skipped.
+        kept: (N,) int64, the row of each; all of them unless broken images were skipped.
     """
 
     embeds: torch.Tensor
@@ -77,57 +79,58 @@ def encode_pixels(model, pixels, mean: Sequence[float], std: Sequence[float], ba
 def encode_images(
     model,
     preprocess,
-    rows: Rows,
+    dataset: datasets.Dataset,
     *,
     batch_size: int = 256,
-    on_bad_image: Literal["raise", "skip"] = "raise",
+    on_bad_row: Literal["raise", "skip"] = "raise",
     progress: bool = False,
 ) -> ImageEmbeddings:
-    """Reads, prepares and encodes the picture of every row; no more than two batches are in memory.
+    """Read, prepare and encode the image of every row; no more than two batches are in memory.
 
     Args:
         model: as for `encode_pixels`.
         preprocess: a `data.pixels.Preprocess`.
-        rows: the rows; texts and labels are not looked at.
-        batch_size: pictures read ahead, and encoded at once as in `encode_pixels`.
-        on_bad_image: `raise`, or `skip`: leave broken pictures out and say which in one warning.
+        dataset: prepared, N rows; texts and labels are not read.
+        batch_size: images read ahead, and encoded at once as in `encode_pixels`.
+        on_bad_row: `raise`, or `skip`: leave broken images out and name them in one warning.
         progress: show a bar.
     Raises:
-        BadImageError: if a picture cannot be read and `on_bad_image` is `raise`.
-        ValueError: if no picture at all can be read.
+        BadImageError: if an image cannot be read and `on_bad_row` is `raise`.
+        ValueError: if no image at all can be read.
 
-    >>> from modeling_clipscratch.data import Preprocess, load_rows
+    >>> from modeling_clipscratch.data import Preprocess, load_data
     >>> from modeling_clipscratch.evaluation import load_model
     >>> model, processor = load_model("runs/digits")
-    >>> found = encode_images(model, Preprocess(processor.image_processor), load_rows("digits", "validation"))
-    >>> found.embeds.shape, len(found.kept)
+    >>> images = encode_images(model, Preprocess(processor.image_processor), load_data("digits")["validation"])
+    >>> images.embeds.shape, len(images.kept)
     (torch.Size([180, 16]), 180)
     """
+    images = ImageReader(dataset)
 
     def read(index):
         try:
-            return index, preprocess(rows.read_image(index))
+            return index, preprocess.read(images, index)
         except BadImageError as error:
             return index, error
 
     embeds, kept, errors = [], [], []
-    with tqdm(total=len(rows), disable=not progress, unit="picture", leave=False) as bar:
-        for batch in read_ahead(read, range(len(rows)), batch_size):
-            bad = [found for _, found in batch if isinstance(found, BadImageError)]
-            if bad and on_bad_image == "raise":
+    with tqdm(total=len(dataset), disable=not progress, unit="image", leave=False) as bar:
+        for batch in read_ahead(read, range(len(dataset)), batch_size):
+            bad = [image for _, image in batch if isinstance(image, BadImageError)]
+            if bad and on_bad_row == "raise":
                 raise bad[0]
             errors += bad
-            good = [(index, found) for index, found in batch if not isinstance(found, BadImageError)]
+            good = [(index, image) for index, image in batch if not isinstance(image, BadImageError)]
             if good:
-                pixels = np.stack([picture for _, picture in good])
+                pixels = np.stack([image for _, image in good])
                 embeds.append(encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size))
                 kept += [index for index, _ in good]
             bar.update(len(batch))
     if not kept:
-        raise ValueError(f"{rows.name}, split {rows.split}: none of {len(rows)} pictures can be read; {errors[0]}")
+        raise ValueError(f"{title(dataset)}: none of {len(dataset)} images can be read; {errors[0]}")
     if errors:
         shown = "; ".join(str(error) for error in errors[:3]) + ("; ..." if len(errors) > 3 else "")
-        logger.warning("%s: left out %d of %d pictures: %s", rows.name, len(errors), len(rows), shown)
+        logger.warning("%s: left out %d of %d images: %s", title(dataset), len(errors), len(dataset), shown)
     return ImageEmbeddings(embeds=torch.cat(embeds), kept=np.array(kept, dtype=np.int64))
 
 

@@ -1,62 +1,66 @@
-"""Models and data sets go in; results by model and data set, and the models' differences, come out."""
+"""Measure several models on several datasets, and compare them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..data.rows import Rows
+from ..data.load import ImageTextData
+from ..data.splits import canonical_split
 from .comparison import Differences, text_comparison
-from .evaluate_rows import Result, evaluate_rows, task_for, titled
+from .evaluate_dataset import PROBES, Result, evaluate_dataset, task_for, titled
 from .intervals import over_seeds, paired_differences
 from .loading import load_model
 from .pictures.text_maps import make_maps
 from .tables import text_table
 
-Evaluations = Mapping[str, Mapping[str, Result]]  # model -> data set -> result
+Evaluations = Mapping[str, Mapping[str, Result]]  # model -> dataset -> result
 
 
 def evaluate_models(
     models: Sequence[str],
-    data: Mapping[str, Rows],
+    data: Mapping[str, ImageTextData],
     *,
-    train: Mapping[str, Rows],
+    split: str = "test",
     task: str = "auto",
     device: str = "auto",
     maps: bool = False,
     **settings,
 ) -> Evaluations:
-    """Measures every model on every data set.
+    """Measure every model on every dataset.
 
     Args:
         models: folders or Hub ids, each once.
-        data: name -> rows to measure on.
-        train: name -> rows that a probe learns from; empty for other tasks.
-        task, settings: of `evaluate_rows`.
+        data: name -> what `load_data` gave: `split`, and `train` for a probe.
+        split: the split to measure on.
+        task, settings: of `evaluate_dataset`.
         device: of `load_model`.
         maps: also make the maps of where a model looks, for the report.
     Raises: ValueError before anything is measured, if a model cannot be loaded or the task does not fit.
 
-    >>> from modeling_clipscratch.data import load_rows
-    >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_rows("digits", "test")}, train={})
+    >>> from modeling_clipscratch.data import load_data
+    >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_data("digits")})
     >>> sorted(evaluations["runs/digits"]["digits"].metrics)[:3]
     ['expected_calibration_error', 'expected_calibration_error_ci95', 'mean_per_class_recall']
     """
-    for rows in data.values():
-        task_for(rows, task)
+    split = canonical_split(split)
+    for parts in data.values():
+        task_for(parts[split], task)
     loaded = {name: load_model(name, device) for name in models}
     evaluations = {}
     for name, (model, processor) in loaded.items():
         evaluations[name] = {}
-        for where, rows in data.items():
-            result = evaluate_rows(model, processor, rows, task=task, train=train.get(where), **settings)
+        for where, parts in data.items():
+            train = parts.get("train") if task in PROBES else None
+            named = {"templates": parts.templates, "task": task, "train": train, **settings}
+            result = evaluate_dataset(model, processor, parts[split], **named)
             evaluations[name][where] = replace(result, maps=make_maps(model, processor, result)) if maps else result
     return evaluations
 
 
 def differences_to_first(evaluations: Evaluations) -> Differences:
-    """Data set -> model -> metric -> its difference to the first model, on the same pictures; none of one model.
+    """Dataset -> model -> metric -> its difference to the first model, on the same images; none of one model.
 
-    >>> from modeling_clipscratch.data import load_rows
-    >>> first = evaluate_models(["runs/digits"], {"digits": load_rows("digits", "test")}, train={})["runs/digits"]
+    >>> from modeling_clipscratch.data import load_data
+    >>> first = evaluate_models(["runs/digits"], {"digits": load_data("digits")})["runs/digits"]
     >>> same = differences_to_first({"first": first, "second": first})["digits"]["second"]["top1"]
     >>> same.value, same.p_value
     (0.0, 1.0)
@@ -71,8 +75,8 @@ def differences_to_first(evaluations: Evaluations) -> Differences:
 def text_summary(evaluations: Evaluations, differences: Differences, *, seeds: bool = False) -> str:
     """The figures for a terminal; with `seeds` the models are seeds of one recipe, whose mean and spread follow.
 
-    >>> from modeling_clipscratch.data import load_rows
-    >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_rows("digits", "test")}, train={})
+    >>> from modeling_clipscratch.data import load_data
+    >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_data("digits")})
     >>> "top1" in text_summary(evaluations, differences={})
     True
     """

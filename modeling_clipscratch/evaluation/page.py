@@ -12,7 +12,7 @@ from pathlib import Path
 import jinja2
 
 from .comparison import Differences, data_sets, short_names
-from .evaluate_rows import Result, titled
+from .evaluate_dataset import Result, titled
 from .page_parts import as_data_uri, comparison_shown, data_set_shown
 from .pictures.sheets import Picture
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .comparison import shown_p, verdict
-from .evaluate_rows import PROBES
+from .evaluate_dataset import PROBES
 from .pictures.confusion import worst_confusions
 from .pictures.retrieval_sheets import worst_of_pictures
 from .tables import INTERVAL, in_its_unit, is_rank, shown_of, values_only
@@ -59,22 +59,22 @@ def task_in_words(task: str) -> str:
 
 def data_set_shown(result, name, short, pictures):
     """What the page's template shows of one model on one data set."""
-    rows, metrics = result.rows, result.metrics
+    metrics = result.metrics
     classes = None if result.class_names is None else len(result.class_names)
     probe = result.task in PROBES
-    names = [metric for metric in HEADLINES[rows.kind] if metric in metrics]
+    names = [metric for metric in HEADLINES[result.kind] if metric in metrics]
     # With as many pictures in each class the two say the same.
     if metrics.get("top1") == metrics.get("mean_per_class_recall"):
         names = [metric for metric in names if metric != "mean_per_class_recall"]
     return {
         "name": short,
         "full": name,
-        "split": rows.split,
-        "origin": rows.origin,
-        "pictures_measured": f"{len(rows):,}",
+        "split": result.split,
+        "origin": result.dataset.info.description or name,
+        "pictures_measured": f"{len(result.dataset):,}",
         "skipped": result.skipped,
         "task": task_in_words(result.task) + (", learned from the training split" if probe else ""),
-        "texts": f"{classes:,} classes" + ("" if probe else _prompts(len(rows.templates)))
+        "texts": f"{classes:,} classes" + ("" if probe else _prompts(len(result.templates)))
         if classes
         else f"{len(result.text_embeds):,} captions",
         "headlines": [
@@ -100,7 +100,7 @@ def data_set_shown(result, name, short, pictures):
                 "title": picture.title,
                 "reading": picture.reading,
                 "source": as_data_uri(picture.path),
-                "alt": f"{picture.title}: {short}, {rows.split}",
+                "alt": f"{picture.title}: {short}, {result.split}",
             }
             for picture in pictures
         ],
@@ -131,7 +131,7 @@ def _class_details(result):
 
 def _chance(metric, result):
     """What guessing would give, as a fraction; `None` where that depends on more than counts."""
-    candidates = len(result.rows) if result.class_names is None else len(result.class_names)
+    candidates = len(result.dataset) if result.class_names is None else len(result.class_names)
     if "@" in metric:
         return min(1.0, int(metric.split("@")[1]) / candidates)
     return {"top1": 1 / candidates, "top5": 5 / candidates, "mean_per_class_recall": 1 / candidates}[metric]

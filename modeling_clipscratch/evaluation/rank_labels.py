@@ -9,7 +9,7 @@ from PIL import Image
 from ..data.pixels import Preprocess
 from ..data.templates import check_class_names, check_templates
 from .encode import encode_pixels, encode_texts
-from .evaluate_rows import encode_classes, log_scale
+from .evaluate_dataset import encode_classes, log_scale
 from .zero_shot import class_probabilities, cosines
 
 BAR = 20  # characters of a bar that stands for 100 %

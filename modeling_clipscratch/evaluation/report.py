@@ -15,7 +15,7 @@ from ..atomic_files import free_space, replacing_files, write_text
 from ..data.local_files import read_json
 from ..data.names import public_name
 from .comparison import Differences, short_names, write_comparison
-from .evaluate_rows import Result, titled
+from .evaluate_dataset import Result, titled
 from .page import render_page
 from .pictures.curves import plot_curves
 from .pictures.sheets import FILES, Picture, draw_pictures
@@ -79,10 +79,10 @@ def write_report(
         embeddings: write `embeddings.safetensors` there.
     Returns: the files written.
 
-    >>> from modeling_clipscratch.data import load_rows
-    >>> from modeling_clipscratch.evaluation import evaluate_rows, load_model
-    >>> rows = load_rows("scenes", "test").select(range(2))
-    >>> result = evaluate_rows(*load_model("runs/digits"), rows)
+    >>> from modeling_clipscratch.data import load_data
+    >>> from modeling_clipscratch.evaluation import evaluate_dataset, load_model
+    >>> dataset = load_data("scenes")["test"].select(range(2))
+    >>> result = evaluate_dataset(*load_model("runs/digits"), dataset)
     >>> write_report("report", {"runs/digits": {"scenes": result}})[0].name
     'report.html'
     """
@@ -156,7 +156,7 @@ def _write_account(folder, model, results, command, written):
         "command": shlex.join(public_name(word) for word in words),
         "weights_sha256": weights_sha256(model),
         "data": {
-            name: {"name": public_name(name), "split": found.rows.split, "task": found.task, "rows": len(found.rows)}
+            name: {"name": public_name(name), "split": found.split, "task": found.task, "rows": len(found.dataset)}
             for name, found in results.items()
         },
         "files": [path.relative_to(folder).as_posix() for path in written],

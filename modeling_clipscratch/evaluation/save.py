@@ -1,4 +1,4 @@
-"""A `Result` goes in; its predictions as parquet, or its embeddings as safetensors, come out."""
+"""Save the predictions of a `Result` as parquet, or its embeddings as safetensors."""
 
 import json
 from pathlib import Path
@@ -9,25 +9,25 @@ from safetensors.torch import save_file
 
 from ..atomic_files import write_whole
 from ..data.names import printable
-from .evaluate_rows import Result
+from .evaluate_dataset import Result
 
 
 def save_predictions(result: Result, path: str | Path) -> None:
-    """A row a picture (class data) or a caption (caption data), with the rank of what is right, 1 for the best.
+    """Write a row an image (class data) or a caption (caption data), with the rank of what is right, 1 for the best.
 
     Class data: `key`, `label`, `class_name`, `predicted`, `predicted_name`, `confidence`, `rank`. Caption data: `key`,
-    `caption`, `text_to_image_rank`, and the picture's `image_to_text_rank`.
+    `caption`, `text_to_image_rank`, and the image's `image_to_text_rank`.
 
-    >>> from modeling_clipscratch.data import load_rows
-    >>> from modeling_clipscratch.evaluation import evaluate_rows, load_model
-    >>> save_predictions(evaluate_rows(*load_model("runs/digits"), load_rows("digits", "test")), "predictions.parquet")
+    >>> from modeling_clipscratch.data import load_data
+    >>> from modeling_clipscratch.evaluation import evaluate_dataset, load_model
+    >>> result = evaluate_dataset(*load_model("runs/digits"), load_data("digits")["test"])
+    >>> save_predictions(result, "predictions.parquet")
     >>> Dataset.from_parquet("predictions.parquet", cache_dir="cache").column_names[:4]
     ['key', 'label', 'class_name', 'predicted']
     """
-    rows, outcomes = result.rows, result.outcomes
-    keys = [printable(key) for key in rows.keys]
-    if rows.kind == "class":
-        names = list(rows.class_names)
+    outcomes, names = result.outcomes, result.class_names
+    keys = [printable(key) for key in result.keys]
+    if names is not None:
         columns = {
             "key": keys,
             "label": outcomes.labels,
@@ -41,7 +41,7 @@ def save_predictions(result: Result, path: str | Path) -> None:
         owners = outcomes.caption_to_image
         columns = {
             "key": [keys[owner] for owner in owners],
-            "caption": [caption for captions in rows.captions for caption in captions],
+            "caption": [caption for captions in result.captions for caption in captions],
             "text_to_image_rank": outcomes.text_ranks,
             "image_to_text_rank": outcomes.image_ranks[owners],
         }
@@ -50,24 +50,24 @@ def save_predictions(result: Result, path: str | Path) -> None:
 
 
 def save_embeddings(result: Result, path: str | Path) -> None:
-    """Unit embeddings, float32: `image_embeds` (N, P), `text_embeds` (C, P) of classes with `labels` (N,), or (M, P) of
-    captions with `caption_to_image` (M,); the pictures' keys stand in the file's metadata as JSON.
+    """Write unit embeddings, float32: `image_embeds` (N, P), `text_embeds` (C, P) of classes with `labels` (N,), or
+    (M, P) of captions with `caption_to_image` (M,); the images' keys stand in the file's metadata as JSON.
 
     >>> from safetensors.torch import load_file
-    >>> from modeling_clipscratch.data import load_rows
-    >>> from modeling_clipscratch.evaluation import evaluate_rows, load_model
-    >>> save_embeddings(evaluate_rows(*load_model("runs/digits"), load_rows("digits", "test")), "embeds.safetensors")
+    >>> from modeling_clipscratch.data import load_data
+    >>> from modeling_clipscratch.evaluation import evaluate_dataset, load_model
+    >>> result = evaluate_dataset(*load_model("runs/digits"), load_data("digits")["test"])
+    >>> save_embeddings(result, "embeds.safetensors")
     >>> sorted(load_file("embeds.safetensors"))
     ['image_embeds', 'labels', 'text_embeds']
     """
     tensors = {"image_embeds": result.image_embeds, "text_embeds": result.text_embeds}
-    if result.rows.kind == "class":
+    if result.kind == "class":
         tensors["labels"] = torch.as_tensor(result.outcomes.labels)
     else:
         tensors["caption_to_image"] = torch.as_tensor(result.outcomes.caption_to_image)
-    rows = result.rows
-    keys = [printable(key) for key in rows.keys]
+    keys = [printable(key) for key in result.keys]
     metadata = {"keys": json.dumps(keys, ensure_ascii=False)}  # a header holds 100 MB at most
-    metadata |= {"dataset": printable(rows.name), "split": rows.split}
+    metadata |= {"dataset": printable(result.dataset.info.dataset_name or ""), "split": result.split}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))

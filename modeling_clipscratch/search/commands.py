@@ -24,7 +24,7 @@ def add_index_command(subparsers, every: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", help="folder of the index (default: .clipscratch-index in the folder)")
     parser.add_argument("--rebuild", action="store_true", help="encode everything anew, for instance with a new model")
     parser.add_argument(
-        "--on_bad_image",
+        "--on_bad_row",
         choices=["skip", "raise"],
         default="skip",
         help="unreadable pictures: name them and go on, or stop at the first (default: %(default)s)",
@@ -55,7 +55,7 @@ def index_command(options: argparse.Namespace) -> None:
         model_name=options.model,
         where=options.index,
         rebuild=options.rebuild,
-        on_bad_image=options.on_bad_image,
+        on_bad_row=options.on_bad_row,
         progress=sys.stderr.isatty(),
     )
     print(f"{len(index.pictures):,} pictures in the index: {changes}")

@@ -11,8 +11,7 @@ from PIL import Image, ImageOps
 
 from ..atomic_files import write_text
 from ..data.names import printable
-from ..data.pictures import decode_image
-from ..data.rows import BadImageError
+from ..data.pictures import BadImageError, decode_image
 from ..evaluation.pictures.style import new_figure, save_figure, shortened
 from .find import Hit
 

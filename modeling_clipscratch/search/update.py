@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..atomic_files import explaining_failures
+from ..data.pictures import BadImageError
 from ..data.pixels import Preprocess
-from ..data.rows import BadImageError
 from ..evaluation.encode import encode_pixels
 from .files import list_pictures, read_pictures
 from .store import INSIDE, TABLE, Picture, PictureIndex, check_model, model_fingerprint, open_index, save_index
@@ -59,7 +59,7 @@ def update_index(
     model_name: str,
     where: str | Path | None = None,
     rebuild: bool = False,
-    on_bad_image: Literal["skip", "raise"] = "skip",
+    on_bad_row: Literal["skip", "raise"] = "skip",
     batch_size: int = 64,
     progress: bool = False,
 ) -> tuple[PictureIndex, Changes]:
@@ -74,7 +74,7 @@ def update_index(
         model_name: what people call it.
         where: folder of the index; without it, `.clipscratch-index` inside the folder.
         rebuild: begin anew, whatever index is there. Parts that a kill left behind are taken up all the same.
-        on_bad_image: `skip`: leave unreadable pictures out, with a warning that names each; or `raise`.
+        on_bad_row: `skip`: leave unreadable pictures out, with a warning that names each; or `raise`.
         batch_size: pictures at once.
         progress: show a bar.
     Raises:
@@ -107,7 +107,7 @@ def update_index(
                 of_model = {"model": fingerprint, "model_name": model_name}
                 index = PictureIndex(folder=folder, pictures={}, vectors=vectors, **of_model)
             moved, index.folder = index.folder != folder, folder
-            settings = {"on_bad_image": on_bad_image, "batch_size": batch_size, "progress": progress, "moved": moved}
+            settings = {"on_bad_row": on_bad_row, "batch_size": batch_size, "progress": progress, "moved": moved}
             return index, _update(index, where, files, model, preprocess, **settings)
     except Timeout as error:
         raise ValueError(f"{where} is being written by another process; wait until it ends.") from error
@@ -130,7 +130,7 @@ def _width(model, preprocess):
     return encode_pixels(model, blank, preprocess.mean, preprocess.std).shape[1]
 
 
-def _update(index, where, files, model, preprocess, *, on_bad_image, batch_size, progress, moved):
+def _update(index, where, files, model, preprocess, *, on_bad_row, batch_size, progress, moved):
     parts = where / f"parts-{index.model}"
     resumed = _take_up(parts, index.vectors)
     known = set(numbers_in(index.vectors).tolist())
@@ -148,7 +148,7 @@ def _update(index, where, files, model, preprocess, *, on_bad_image, batch_size,
                 for read in batch:
                     if read.error is None:
                         now[read.name] = Picture(*files[read.name], read.digest)
-                    elif on_bad_image == "raise":
+                    elif on_bad_row == "raise":
                         raise read.error
                     else:
                         changes.errors.append(read.error)

@@ -10,7 +10,7 @@ from ..atomic_files import check_new_folder, write_new_folder
 from ..command_line import once_each
 from ..data.pixels import Preprocess
 from ..evaluation.encode import longest_text
-from ..evaluation.evaluate_rows import log_scale
+from ..evaluation.evaluate_dataset import log_scale
 from ..evaluation.loading import load_model
 from ..evaluation.tables import weights_sha256
 from .agreement import check_agreement

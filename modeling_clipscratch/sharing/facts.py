@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..checksums import SUMS, read_sums, sha256
+from ..command_line import DATA_OPTIONS
 from ..data.local_files import read_json
 from ..data.names import is_local
-from ..evaluation.evaluate_rows import TASKS
+from ..evaluation.evaluate_dataset import TASKS
 from ..evaluation.tables import ACCOUNT, weights_sha256
 from ..hub.configuration_clipscratch import ClipScratchConfig
 from ..model_files import CODE
@@ -179,7 +180,9 @@ def _measured(folder: Path, run: Mapping, recipe: Mapping) -> list[dict]:
 def _command(dataset: str, split: str | None, recipe: Mapping) -> str:
     words = ["python", "run_eval.py", "--model", "MODEL", "--dataset", dataset]
     words += ["--split", split] if split not in (None, "test") else []
-    for field in ("image_column", "caption_column", "label_column", "class_names", "templates", "validation_fraction"):
+    for field in (*DATA_OPTIONS, "validation_fraction"):
+        if field == "cache_dir":  # a place on this machine
+            continue
         value = recipe.get(field)
         if value is not None:
             words += [f"--{field}", *(value if isinstance(value, list) else [str(value)])]

@@ -16,11 +16,11 @@ import numpy as np
 
 from ..atomic_files import check_new_folder, write_new_folder
 from ..data.names import printable
+from ..data.pictures import BadImageError
 from ..data.pixels import Preprocess
-from ..data.rows import BadImageError
 from ..data.templates import check_templates
 from ..evaluation.encode import encode_pixels, longest_text
-from ..evaluation.evaluate_rows import log_scale
+from ..evaluation.evaluate_dataset import log_scale
 from ..evaluation.rank_labels import check_labels
 from ..search.files import list_pictures, read_pictures
 from ..search.sheet import thumbnail

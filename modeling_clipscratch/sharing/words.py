@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from ..data.digits import CLASS_NAMES, TEMPLATES
+from ..data.sources.digits import CLASS_NAMES, TEMPLATES
 from ..evaluation.markdown import Markdown, code, escaped
 
 _MOST_LABELS = 10  # in a snippet

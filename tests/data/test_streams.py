@@ -35,7 +35,9 @@ def table(encode):
     columns = {"image": [{"bytes": encode((n, 0, 7)), "path": None} for n in range(count)]}
     columns |= {"captions": [[f"caption {n}"] for n in range(count)], "key": [f"{n:04d}" for n in range(count)]}
     features = {"image": datasets.Image(), "captions": datasets.List(datasets.Value("string"))}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({**features, "key": datasets.Value("string")}))
+    return datasets.Dataset.from_dict(
+        columns, features=datasets.Features({**features, "key": datasets.Value("string")})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,10 @@ def tar_folder(tmp_path_factory, table, write_shard):
         members = {}
         for row in range(row, row + size):  # noqa: B020
             cell = rows[row]
-            members |= {f"{cell['key']}.png": cell["image"]["bytes"], f"{cell['key']}.txt": cell["captions"][0].encode()}
+            members |= {
+                f"{cell['key']}.png": cell["image"]["bytes"],
+                f"{cell['key']}.txt": cell["captions"][0].encode(),
+            }
         write_shard(folder / f"{shard}.tar", members)
         row += 1
     return folder

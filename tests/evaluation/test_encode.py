@@ -1,4 +1,4 @@
-"""A tiny model with pictures and texts goes in; the claims of `evaluation.encode` and `evaluate_rows` are checked."""
+"""A tiny model with pictures and texts goes in; the claims of `evaluation.encode` and `evaluate_dataset` are checked."""
 
 import logging
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.data.rows import BadImageError
+from modeling_clipscratch.data.pictures import BadImageError
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_pixels, encode_texts, reading
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 
 # Batches of other sizes add up in another order; unit embeddings, so a few float32 roundings.
 CLOSE = {"atol": 2e-6, "rtol": 0}
@@ -94,10 +94,10 @@ def test_a_half_precision_vision_tower_gives_float32_embeddings(model, class_row
 def test_a_broken_picture_stops_the_run_or_is_left_out_with_one_warning(model, processor, make_rows, caplog):
     rows = make_rows(12, labels=np.arange(12) % 3, broken={4, 9})
     with pytest.raises(BadImageError, match="colours-4"):
-        evaluate_rows(model, processor, rows)
+        evaluate_dataset(model, processor, rows)
     with caplog.at_level(logging.WARNING):
-        result = evaluate_rows(model, processor, rows, on_bad_image="skip", batch_size=5)
-    assert result.skipped == 2 and len(result.rows) == 10 and "colours-4" not in result.rows.keys
+        result = evaluate_dataset(model, processor, rows, on_bad_image="skip", batch_size=5)
+    assert result.skipped == 2 and len(result.dataset) == 10 and "colours-4" not in result.keys
     assert result.confusion.sum() == 10
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.startswith("colours: left out 2 of 12 pictures: colours-4: cannot be decoded.; colours-9")
@@ -106,11 +106,11 @@ def test_a_broken_picture_stops_the_run_or_is_left_out_with_one_warning(model, p
 def test_no_readable_picture_at_all_is_an_error(model, processor, make_rows):
     rows = make_rows(3, labels=np.arange(3), broken={0, 1, 2})
     with pytest.raises(ValueError, match="none of 3 pictures can be read"):
-        evaluate_rows(model, processor, rows, on_bad_image="skip")
+        evaluate_dataset(model, processor, rows, on_bad_image="skip")
 
 
 def test_class_data_is_measured_through_all_its_templates(model, processor, class_rows):
-    result = evaluate_rows(model, processor, class_rows)
+    result = evaluate_dataset(model, processor, class_rows)
     tokens = processor.tokenizer(
         [t.replace("{}", name) for name in class_rows.class_names for t in class_rows.templates],
         padding=True,
@@ -129,7 +129,7 @@ def test_class_data_is_measured_through_all_its_templates(model, processor, clas
 
 
 def test_caption_data_keeps_its_embeddings_row_by_row(model, processor, caption_rows):
-    result = evaluate_rows(model, processor, caption_rows)
+    result = evaluate_dataset(model, processor, caption_rows)
     assert result.confusion is None and result.per_class_recall is None
     captions = [caption for row in range(8) for caption in caption_rows.captions[row]]
     assert torch.equal(result.text_embeds, encode_texts(model, processor.tokenizer, captions))

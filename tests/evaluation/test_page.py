@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from modeling_clipscratch.data.rows import Rows
 from modeling_clipscratch.evaluation.comparison import markdown_comparison, text_comparison, verdict
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_embeddings
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_embeddings
 from modeling_clipscratch.evaluation.page_parts import as_data_uri
 from modeling_clipscratch.evaluation.pictures import embedding_map
 from modeling_clipscratch.evaluation.report import write_report

@@ -54,7 +54,7 @@ from transformers import (
 
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts, longest_text
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows, log_scale
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset, log_scale
 from modeling_clipscratch.evaluation.loading import load_model
 from modeling_clipscratch.evaluation.zero_shot import cosines
 
@@ -175,8 +175,8 @@ def test_our_cosines_are_those_of_the_model_s_own_logits(make, save):
 @pytest.mark.parametrize("make", [clip, siglip, dual])
 def test_a_peer_is_measured_on_rows_as_ours_is(make, save, class_rows, caption_rows):
     model, processor = load_model(save(*make()), "cpu")
-    assert evaluate_rows(model, processor, class_rows).metrics.keys() >= {"top1", "expected_calibration_error"}
-    assert "image_to_text_recall@5" in evaluate_rows(model, processor, caption_rows).metrics  # some texts are cut
+    assert evaluate_dataset(model, processor, class_rows).metrics.keys() >= {"top1", "expected_calibration_error"}
+    assert "image_to_text_recall@5" in evaluate_dataset(model, processor, caption_rows).metrics  # some texts are cut
 
 
 def test_texts_of_siglip_2_are_in_lower_case_as_it_learned(processor):

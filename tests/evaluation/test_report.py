@@ -14,7 +14,7 @@ from PIL import Image
 
 from modeling_clipscratch.atomic_files import write_whole
 from modeling_clipscratch.evaluation import report
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.pictures import confusion as confusions
 from modeling_clipscratch.evaluation.pictures.class_sheets import plot_examples
 from modeling_clipscratch.evaluation.pictures.curves import plot_curves
@@ -168,7 +168,7 @@ def test_nothing_of_a_confusion_plot_is_cut_off(tmp_path, figures, classes):
 
 @pytest.mark.parametrize("kind", ["class_rows", "caption_rows"])
 def test_a_report_has_the_files_it_says_it_wrote_and_no_others(model, processor, kind, request, tmp_path):
-    result = evaluate_rows(model, processor, request.getfixturevalue(kind))
+    result = evaluate_dataset(model, processor, request.getfixturevalue(kind))
     written = write_report(tmp_path, {"owner/model": {"owner/colours": result}})
     assert sorted(written) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
     folder = tmp_path / "owner-colours"
@@ -182,7 +182,7 @@ def test_pictures_of_an_earlier_report_do_not_get_into_the_next(model, processor
     stale[1].parent.mkdir()
     for path in stale:
         path.write_bytes(b"another model's")
-    result = evaluate_rows(model, processor, class_rows)
+    result = evaluate_dataset(model, processor, class_rows)
     assert not set(stale) & set(write_report(tmp_path, {"owner/model": {"owner/colours": result}}))
     assert not any(path.exists() for path in stale)
 
@@ -194,7 +194,7 @@ WRITERS = ["write_metrics", "draw_pictures", "plot_curves", "render_page", "save
 def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(
     model, processor, class_rows, tmp_path, monkeypatch, writer
 ):
-    result = evaluate_rows(model, processor, class_rows)
+    result = evaluate_dataset(model, processor, class_rows)
     write_report(tmp_path / "report", {"a/model": {"a/set": result}}, predictions=True)
     killed = tmp_path / "report" / ".new-0123abcd.part"
     before = {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()}
@@ -216,7 +216,7 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(
 def test_a_damaged_log_of_a_run_costs_the_curves_only(model, processor, class_rows, tmp_path, caplog, state):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "trainer_state.json").write_text(state)
-    result = evaluate_rows(model, processor, class_rows)
+    result = evaluate_dataset(model, processor, class_rows)
     written = write_report(tmp_path / "report", {str(tmp_path / "run"): {"a/set": result}})
     assert written[0].is_file() and not (tmp_path / "report" / "curves.png").exists()
     assert "trainer_state.json is damaged" in caplog.text
@@ -224,7 +224,7 @@ def test_a_damaged_log_of_a_run_costs_the_curves_only(model, processor, class_ro
 
 def test_all_pictures_that_a_report_may_have_are_known(model, processor, class_rows, caption_rows, tmp_path):
     for rows in (class_rows, caption_rows):
-        draw_pictures(evaluate_rows(model, processor, rows), tmp_path)
+        draw_pictures(evaluate_dataset(model, processor, rows), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} | {"text_maps.png"} == set(FILES)
 
 
@@ -255,7 +255,7 @@ def test_folder_that_a_report_cannot_have_is_refused(tmp_path, monkeypatch):
 
 
 def test_small_pictures_are_enlarged_without_smoothing(model, processor, class_rows, tmp_path, figures):
-    result = evaluate_rows(model, processor, class_rows)
+    result = evaluate_dataset(model, processor, class_rows)
     plot_examples(result, tmp_path / "examples.png")
     marks = [axes.get_title()[0] for axes in figures[0].axes]
     assert marks == ["✓" if hit else "✗" for hit in result.predicted == class_rows.labels]

@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import BertConfig, CLIPConfig, CLIPModel
 
 from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.loading import find_device, load_model
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
 
@@ -201,7 +201,7 @@ def test_a_clip_of_transformers_is_measured_as_ours_is(tmp_path, processor, clas
     CLIPModel(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     loaded, its_processor = load_model(tmp_path, "cpu")
-    metrics = evaluate_rows(loaded, its_processor, class_rows).metrics
+    metrics = evaluate_dataset(loaded, its_processor, class_rows).metrics
     names = {"top1", "mean_per_class_recall", "expected_calibration_error"}
     assert set(metrics) == names | {f"{name}_ci95" for name in names}
 

@@ -19,7 +19,7 @@ from transformers import (
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.pixels import normalize
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
-from modeling_clipscratch.evaluation.evaluate_rows import evaluate_rows
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.pictures.text_maps import lit, make_maps
 from modeling_clipscratch.evaluation.text_map import text_map
 
@@ -127,7 +127,7 @@ def test_any_clip_of_transformers_with_patch_tokens_has_maps(processor):
 
 
 def test_class_data_gets_the_predicted_and_the_true_prompt(model, processor, class_rows):
-    result = evaluate_rows(model, processor, class_rows)
+    result = evaluate_dataset(model, processor, class_rows)
     maps = make_maps(model, processor, result)
     assert {found.what for found in maps} <= {"taken for", "truth", "right", "came second"}
     for found in maps:
@@ -140,7 +140,7 @@ def test_class_data_gets_the_predicted_and_the_true_prompt(model, processor, cla
 
 
 def test_captions_get_a_map_each(model, processor, caption_rows):
-    maps = make_maps(model, processor, evaluate_rows(model, processor, caption_rows))
+    maps = make_maps(model, processor, evaluate_dataset(model, processor, caption_rows))
     assert [found.text for found in maps] == [caption_rows.captions[found.row][0] for found in maps]
     assert len(maps) == 6
 
@@ -149,7 +149,7 @@ def test_tower_that_merges_its_patches_gets_no_maps(processor, class_rows, caplo
     text = DistilBertConfig(vocab_size=20, dim=16, n_layers=1, n_heads=2, hidden_dim=32)
     vision = SwinConfig(image_size=8, patch_size=1, embed_dim=8, depths=[1, 4], num_heads=[1, 2], window_size=2)
     model = ClipScratchModel(ClipScratchConfig(text, vision, projection_dim=8, vision_pooling="mean"))
-    result = evaluate_rows(model, processor, class_rows)
+    result = evaluate_dataset(model, processor, class_rows)
     with caplog.at_level(logging.INFO):
         assert make_maps(model, processor, result) == ()
     assert "no maps are drawn: the vision tower has tokens" in caplog.text

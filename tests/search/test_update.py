@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from modeling_clipscratch.data.rows import BadImageError
+from modeling_clipscratch.data.pictures import BadImageError
 from modeling_clipscratch.search import store
 from modeling_clipscratch.search import update as module
 from modeling_clipscratch.search.store import INSIDE, open_index
@@ -96,7 +96,7 @@ def test_an_unreadable_picture_is_named_and_left_out(pictures, update, caplog):
 def test_an_unreadable_picture_stops_a_strict_call_and_what_was_encoded_is_kept(pictures, update):
     (pictures / "zz.jpg").write_bytes(b"no picture")
     with pytest.raises(BadImageError, match="zz.jpg: cannot be decoded"):
-        update(pictures, on_bad_image="raise", batch_size=5)
+        update(pictures, on_bad_row="raise", batch_size=5)
     (pictures / "zz.jpg").unlink()
     assert counts(update(pictures)[1]) == {"recognised": 10}
 

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from ..columns import DataOptions
 from ..names import first_line
 from ..splits import Source, Split, by_split
+from .tables import by_split_column
 from .tars import SMALL_FILES, list_files, open_tars, tar_splits
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -96,11 +97,11 @@ def _table_source(name, options, *, streams=False, offline=False):
     origin = ", ".join([f"{name} on the Hub", *([config] if config else [])])
     origin += f" at revision {options.revision}" if options.revision else ""
     load = partial(_load, name, config, options, offline)
-    # By rows' own `split` column: the call of `by_split_column` goes here, around the source.
-    return {
+    source = {
         split: Split(partial(load, of), origin, partial(load, of, streaming=True) if streams else None)
         for split, of in own.items()
     }
+    return by_split_column(source, options)
 
 
 def _load(name, config, options, offline, split, **streaming):

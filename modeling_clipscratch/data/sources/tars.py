@@ -1,6 +1,5 @@
 """Find tars of samples (WebDataset's form, as CLIP_benchmark and img2dataset write it), index them or stream them."""
 
-import glob
 import json
 import logging
 import os
@@ -14,15 +13,13 @@ from typing import Literal
 
 import datasets
 import pyarrow as pa
-from datasets.data_files import NON_WORDS_CHARS
 from datasets.utils.file_utils import xopen
 
 from ..columns import DataOptions, cell_texts
 from ..dataset import CAPTIONS_FEATURE, IMAGE_FEATURE, KEY_FEATURE, build_dataset, utf8_key
-from ..local_files import check_regular, decode_text, lfs_pointer
-from ..names import is_junk_folder
+from ..local_files import check_regular, decode_text, lfs_pointer, read_text, walk_files
 from ..pictures import IMAGE_EXTENSIONS, is_picture_name
-from ..splits import KEYWORDS, Source, Split, canonical_split
+from ..splits import Source, Split, split_of_path, split_words
 from ..templates import published_class_names, templates_from
 from .streams import ShardError, shard_error
 
@@ -33,12 +30,6 @@ KIND_FILE, CLASSES_FILE, TEMPLATES_FILE = "dataset_type.txt", "classnames.txt", 
 COUNT_FILE = "nshards.txt"
 SMALL_FILES = (KIND_FILE, CLASSES_FILE, TEMPLATES_FILE, COUNT_FILE, f"*/{COUNT_FILE}")
 _TABLES = (".parquet", ".csv", ".jsonl")
-_LEVELS = ("*", "*/*", "*/*/*")  # how deep tars are looked for
-_SPLIT_WORD = re.compile(  # as `datasets` finds it in the name of a file or folder
-    rf"(?:^|[{NON_WORDS_CHARS}])({'|'.join(word for words in KEYWORDS.values() for word in words)})"
-    rf"(?=[{NON_WORDS_CHARS}]|$)",
-    re.IGNORECASE,
-)
 _TEXTS = ("txt", "cls", "json")  # endings of the files beside an image
 _JSON_FIELDS = {"captions": ("caption", "captions", "text"), "label": ("label", "cls")}
 
@@ -51,24 +42,20 @@ def tar_source(folder: Path, name: str, options: DataOptions) -> Source | None:
 
     Raises: ValueError if the tars can be read in two ways, or columns are named, which only tables have.
     """
-    if options.dataset_config and (folder / options.dataset_config).is_dir():
-        folder /= options.dataset_config
     splits = tar_splits(list_files(folder), str(folder))
     return open_tars(splits, folder, name, options, lambda tar: str(folder / tar)) if splits else None
 
 
 def list_files(folder: Path) -> list[str]:
-    """What a folder holds, three levels deep, relative to it; nothing where there is no tar."""
-    if not any(glob.glob(f"{level}.tar", root_dir=folder) for level in _LEVELS):
-        return []
-    return [path.replace(os.sep, "/") for level in _LEVELS for path in glob.glob(level, root_dir=folder)]
+    """The files below a folder, relative to it, with `/`."""
+    return [f"{inside}/{file}".lstrip("/") for inside, files in walk_files(folder) for file in files]
 
 
-def tar_splits(files: Iterable[str], where: str) -> dict[str, list[str]]:
+def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     """The tars among the files of a dataset by split, each in the order of their numbers.
 
-    The rules are those of `datasets`: split words in the names of folders, else in the names of files, else all tars
-    are `train`. Where `datasets` would merge folders or drop tars without a word, this raises or warns.
+    Split words are found as `datasets` finds them; where it would merge folders or drop tars without a word, this
+    raises or warns.
 
     Args:
         files: paths relative to the dataset, tars and others.
@@ -77,37 +64,23 @@ def tar_splits(files: Iterable[str], where: str) -> dict[str, list[str]]:
     >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
     {'test': ['flickr_test_00.tar'], 'train': ['train-2.tar', 'train-10.tar']}
     """
-    files = [file for file in files if not any(map(is_junk_folder, file.split("/")))]
-    tars = sorted((file for file in files if file.endswith(".tar")), key=lambda file: (len(file), file))
-    folders = {tar: tar.rpartition("/")[0] for tar in tars}
-    by_folder = any(_SPLIT_WORD.search(part) for folder in set(folders.values()) for part in folder.split("/"))
-    stems = {os.path.splitext(tar)[0] for tar in tars}
+    tars = [file for file in files if file.endswith(".tar") and not os.path.basename(file).startswith(".")]
+    folders = {tar: os.path.dirname(tar) for tar in sorted(tars, key=lambda file: (len(file), file))}
+    by_folder = any(split_words(folder.replace("/", " ")) for folder in folders.values())
     roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
     images = sum(is_picture_name(file) for file in files if file.startswith(roots))
     tables = {stem for stem, ending in map(os.path.splitext, files) if ending.lower() in _TABLES}
-    if images > len(tars) or not (by_folder or tables <= stems):
+    if images > len(tars) or not (by_folder or tables <= {os.path.splitext(tar)[0] for tar in tars}):
         return {}
     splits: dict[str, list[str]] = {}
-    aside = []
-    for tar in tars:
-        folder, base = folders[tar], tar.rpartition("/")[2]
-        parts = folder.split("/") if by_folder else [base]
-        words = {canonical_split(word) for part in parts for word in _SPLIT_WORD.findall(part)}
-        sharded = re.fullmatch(r"(.+)-\d{5}-of-\d{5}.*", base)
-        if len(words) > 1:
-            raise ValueError(f"{where}: {tar} names two splits, {' and '.join(sorted(words))}; rename it.")
-        if words:
-            splits.setdefault(words.pop(), []).append(tar)
-        elif by_folder and folder:
-            splits.setdefault(folder.rpartition("/")[2], []).append(tar)
-        elif sharded and folder == "data":
-            splits.setdefault(sharded.group(1), []).append(tar)
+    for tar, folder in folders.items():
+        split = split_of_path(tar) or (os.path.basename(folder) if by_folder else "")
+        splits.setdefault(split, []).append(tar)
+    if aside := splits.pop("", []):
+        if not splits:
+            splits = {"train": aside}
         else:
-            aside.append(tar)
-    if not splits and tars:
-        splits, aside = {"train": tars}, []
-    if aside:
-        logger.warning("%s: %d tars that belong to no split are left aside (%s, ...).", where, len(aside), aside[0])
+            logger.warning("%s: %d tars belong to no split and are left aside (%s, ...).", where, len(aside), aside[0])
     for split, members in splits.items():
         if len(places := sorted({folders[tar] for tar in members})) > 1:
             raise ValueError(
@@ -195,10 +168,9 @@ class _TarSplit:
         """The tars. Raises: ValueError if the count file is no number, or a tar that it counts is missing."""
         where = self.tars[0].rpartition("/")[0]
         count_file, names = self.folder / where / COUNT_FILE, [tar.rpartition("/")[2] for tar in self.tars]
-        if not count_file.exists() or _SPLIT_WORD.search(names[0]):
+        if not count_file.exists() or split_words(names[0]):
             return self.tars
-        check_regular(count_file)
-        count = count_file.read_text(encoding="utf-8-sig").strip()
+        count = read_text(count_file).strip()
         if not count.isdigit() or int(count) == 0:
             raise ValueError(f"{count_file}: {count!r} is not a number of shards; write how many there are.")
         expected = [f"{number}.tar" for number in range(int(count))]
@@ -211,8 +183,7 @@ class _TarSplit:
     def _reading(self, samples: Iterable["Sample"]) -> "_Reading":
         """How the samples are to be read, as the folder states it or else its first sample with words shows."""
         kind_file = self.folder / KIND_FILE
-        check_regular(kind_file)
-        stated = kind_file.read_text(encoding="utf-8-sig").strip() if kind_file.exists() else None
+        stated = read_text(kind_file).strip() if kind_file.exists() else None
         if stated not in (None, "retrieval", "classification"):
             raise ValueError(f"{kind_file}: {stated!r} is not supported; 'retrieval' and 'classification' are.")
         kind = stated and {"retrieval": "captions", "classification": "label"}[stated]
@@ -242,9 +213,7 @@ class _TarSplit:
 
 def _read_templates(folder: Path) -> Sequence[str] | None:
     path = folder / TEMPLATES_FILE
-    check_regular(path)
-    empty = not path.exists() or not path.read_text(encoding="utf-8-sig").strip()
-    return None if empty else templates_from([str(path)])
+    return templates_from([str(path)]) if path.exists() and read_text(path).strip() else None
 
 
 # What a tar holds

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluate_rows import Result
+from ..evaluate_dataset import Result
 from .style import BLUE, VERMILLION, WIDTH, new_figure, save_figure, shortened, show, spread, title
 
 COLUMNS = 5
@@ -17,14 +17,14 @@ def plot_examples(result: Result, path: str | Path) -> None:
     """The ordinary case: pictures spread evenly over the rows, not chosen by how good they look.
 
     Args:
-        result: of `evaluate_rows`.
+        result: of `evaluate_dataset`.
         path: the PNG.
     """
-    chosen = spread(np.arange(len(result.rows)), COLUMNS * LINES)
-    hits = int((result.predicted[chosen] == np.asarray(result.rows.labels)[chosen]).sum())
+    chosen = spread(np.arange(len(result.dataset)), COLUMNS * LINES)
+    hits = int((result.predicted[chosen] == result.outcomes.labels[chosen]).sum())
     lines = -(-len(chosen) // COLUMNS)
     figure = new_figure(WIDTH, LINE * lines + 0.4)
-    title(figure, f"{len(chosen)} of {len(result.rows):,} pictures, evenly spread: {hits} right")
+    title(figure, f"{len(chosen)} of {len(result.dataset):,} pictures, evenly spread: {hits} right")
     _draw(figure, result, chosen, lines)
     save_figure(figure, path)
 
@@ -54,7 +54,7 @@ def surest(result: Result, most: int = COLUMNS * BAND) -> tuple[list[int], list[
 
     The hits take the classes in turn, since the surest ones are often all of one class; the misses are as they come.
     """
-    labels = np.asarray(result.rows.labels)
+    labels = result.outcomes.labels
     order = np.argsort(-result.confidence, kind="stable")
     hit = result.predicted == labels
     seen, turns = {}, []
@@ -66,12 +66,12 @@ def surest(result: Result, most: int = COLUMNS * BAND) -> tuple[list[int], list[
 
 
 def _draw(figure, result, chosen, lines):
-    labels, names = result.rows.labels, result.class_names
+    labels, names = result.outcomes.labels, result.class_names
     for place, row in enumerate(chosen, start=1):
         axes = figure.add_subplot(lines, COLUMNS, place)
         hit = result.predicted[row] == labels[row]
         colour = BLUE if hit else VERMILLION
-        show(axes, result.rows.read_image(int(row)), colour, "-" if hit else "--")
+        show(axes, result.read_image(int(row)), colour, "-" if hit else "--")
         said = f"{'✓' if hit else '✗'} {shortened(names[result.predicted[row]], 14)}, {result.confidence[row]:.0%}"
         axes.set_title(said, fontsize=9, color=colour, parse_math=False)
         truth = "" if hit else f"is {shortened(names[labels[row]], 17)}"

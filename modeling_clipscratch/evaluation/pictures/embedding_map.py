@@ -7,7 +7,7 @@ from matplotlib.patheffects import withStroke
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from ..evaluate_rows import Result
+from ..evaluate_dataset import Result
 from .style import BLUE, ORANGE, WIDTH, look, new_figure, plain_legend, save_figure, shortened, small, spread, title
 
 MOST_POINTS = 2000  # pictures; t-SNE of more takes minutes
@@ -25,16 +25,16 @@ def plot_embeddings(result: Result, path: str | Path) -> None:
     map of both would show. So the mean of each is taken away first, and the title says how far apart they were.
 
     Args:
-        result: of `evaluate_rows`.
+        result: of `evaluate_dataset`.
         path: the PNG. None is made of fewer than three pictures.
     """
-    if len(result.rows) >= FEWEST:
-        (_class_map if result.rows.kind == "class" else _caption_map)(result, path)
+    if len(result.dataset) >= FEWEST:
+        (_class_map if result.kind == "class" else _caption_map)(result, path)
 
 
 def _class_map(result, path):
-    chosen = spread(np.arange(len(result.rows)), MOST_POINTS)
-    labels = np.asarray(result.rows.labels)[chosen]
+    chosen = spread(np.arange(len(result.dataset)), MOST_POINTS)
+    labels = result.outcomes.labels[chosen]
     places, method = layout(result.image_embeds[chosen].numpy())
     shown, counts = np.unique(labels, return_counts=True)
     marked = np.sort(shown[np.argsort(-counts, kind="stable")][:MOST_MARKED])
@@ -61,7 +61,7 @@ def _class_map(result, path):
 
 
 def _caption_map(result, path):
-    chosen = spread(np.arange(len(result.rows)), MOST_PAIRS)
+    chosen = spread(np.arange(len(result.dataset)), MOST_PAIRS)
     pictures = result.image_embeds[chosen].numpy()
     texts = result.text_embeds[np.searchsorted(result.outcomes.caption_to_image, chosen)].numpy()
     gap = np.linalg.norm(pictures.mean(0) - texts.mean(0))
@@ -82,7 +82,7 @@ def _caption_map(result, path):
     pairs.set_xlabel(f"the means, {gap:.2f} apart, are taken away", fontsize=8.5, loc="right")
     thumbnails.set_title("the pictures of the same map", **TITLE)
     for place in uncrowded(of_pictures, 1.02 * side):
-        picture = small(result.rows.read_image(chosen[place]))
+        picture = small(result.read_image(chosen[place]))
         (x, y), (dx, dy) = of_pictures[place], np.array(picture.size) / max(picture.size) * side / 2
         thumbnails.imshow(picture, extent=(x - dx, x + dx, y - dy, y + dy))
     for axes in (pairs, thumbnails):

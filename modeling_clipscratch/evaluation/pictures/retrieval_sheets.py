@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..evaluate_rows import Result
+from ..evaluate_dataset import Result
 from ..zero_shot import cosines
 from .style import BLUE, VERMILLION, WIDTH, new_figure, save_figure, shortened, show, spread, title
 
@@ -18,11 +18,11 @@ def plot_searches(result: Result, path: str | Path) -> None:
     """Captions, spread evenly over the rows, and the pictures closest to each; the right one is framed.
 
     Args:
-        result: of `evaluate_rows`.
+        result: of `evaluate_dataset`.
         path: the PNG.
     """
     owners = result.outcomes.caption_to_image
-    chosen = np.searchsorted(owners, spread(np.arange(len(result.rows)), SEARCHES))  # first caption of each row
+    chosen = np.searchsorted(owners, spread(np.arange(len(result.dataset)), SEARCHES))  # first caption of each row
     lines = []
     for caption, best in zip(chosen, _best(result.text_embeds[chosen], result.image_embeds, BEST), strict=True):
         lines.append(
@@ -38,7 +38,7 @@ def plot_searches(result: Result, path: str | Path) -> None:
 def plot_captions(result: Result, path: str | Path) -> None:
     """Pictures, spread evenly over the rows, and the captions closest to each; its own are marked. Args, as above."""
     owners, captions = result.outcomes.caption_to_image, _captions(result)
-    chosen = spread(np.arange(len(result.rows)), SEARCHES)
+    chosen = spread(np.arange(len(result.dataset)), SEARCHES)
     scores = cosines(result.image_embeds[chosen], result.text_embeds)
     figure = new_figure(WIDTH, 1.72 * len(chosen) + 0.4)
     recall = result.metrics["image_to_text_recall@1"]
@@ -46,7 +46,7 @@ def plot_captions(result: Result, path: str | Path) -> None:
     grid = figure.add_gridspec(len(chosen), 2, width_ratios=[1.5, WIDTH - 1.5])
     for line, (row, found) in enumerate(zip(chosen, scores, strict=True)):
         picture = figure.add_subplot(grid[line, 0])
-        show(picture, result.rows.read_image(row))
+        show(picture, result.read_image(row))
         picture.set_xlabel(f"its own: {result.outcomes.image_ranks[row]:,} of {len(captions):,}", fontsize=8)
         axes = figure.add_subplot(grid[line, 1])
         axes.axis("off")
@@ -93,10 +93,10 @@ def worst_of_pictures(result: Result, most: int = 10) -> list[dict]:
     taken = _best(result.image_embeds[worst], result.text_embeds, 1)
     return [
         {
-            "key": result.rows.keys[row],
+            "key": result.keys[row],
             "rank": int(ranks[row]),
             "of": len(captions),
-            "caption": result.rows.captions[row][0],
+            "caption": result.captions[row][0],
             "taken": captions[best],
         }
         for row, (best,) in zip(worst, taken, strict=True)
@@ -104,7 +104,7 @@ def worst_of_pictures(result: Result, most: int = 10) -> list[dict]:
 
 
 def _captions(result):
-    return list(chain.from_iterable(result.rows.captions))
+    return list(chain.from_iterable(result.captions))
 
 
 def _best(queries, answers, most):
@@ -115,11 +115,11 @@ def _draw(figure, result, lines, columns):
     """A band for each (caption, [(row, what stands below its picture)]); ✓ and ✗ mark the caption's own picture."""
     captions = _captions(result)
     for band, (caption, pictures) in zip(np.atleast_1d(figure.subfigures(len(lines), 1)), lines, strict=True):
-        rank = f"  (its own: {result.outcomes.text_ranks[caption]:,} of {len(result.rows):,})"
+        rank = f"  (its own: {result.outcomes.text_ranks[caption]:,} of {len(result.dataset):,})"
         text = shortened(captions[caption], 20 * columns - len(rank)) + rank
         band.suptitle(text, fontsize=9.5, x=0.01, ha="left", parse_math=False)
         for place, (row, below) in enumerate(pictures, start=1):
             axes = band.add_subplot(1, columns, place)
             colour, dashes = {"✓": (BLUE, "-"), "✗": (VERMILLION, "--")}.get(below[0], ("0.8", "-"))
-            show(axes, result.rows.read_image(int(row)), colour, dashes)
+            show(axes, result.read_image(int(row)), colour, dashes)
             axes.set_xlabel(below, fontsize=9, color="0.35" if colour == "0.8" else colour)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..evaluate_rows import Result
+from ..evaluate_dataset import Result
 from .calibration import plot_calibration
 from .class_sheets import plot_examples, plot_extremes
 from .confusion import plot_confusion
@@ -60,7 +60,7 @@ class Picture:
 
 def draw_pictures(result: Result, folder: Path) -> list[Picture]:
     """Draws them into the folder, those of more weight first; leaves out what has nothing to show."""
-    if result.rows.kind == "class":
+    if result.kind == "class":
         plot_matrix = partial(plot_confusion, result.confusion, result.class_names)
         found = [
             ("confusion.png", "Confusion", CONFUSION, plot_matrix),
@@ -74,7 +74,7 @@ def draw_pictures(result: Result, folder: Path) -> list[Picture]:
             ("image_to_text.png", "Captions of pictures", CAPTIONS, partial(plot_captions, result)),
             ("misses.png", "Worst misses", MISSES, partial(plot_retrieval_misses, result)),
         ]
-    reading = CLASS_MAP if result.rows.kind == "class" else CAPTION_MAP
+    reading = CLASS_MAP if result.kind == "class" else CAPTION_MAP
     found += [
         ("similarity.png", "Similarities", SIMILARITY, partial(plot_similarity, result)),
         ("embeddings.png", "Map of embeddings", reading, partial(plot_embeddings, result)),

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from ...data.rows import class_prompts
-from ..evaluate_rows import Result
+from ...data.templates import class_prompts
+from ..evaluate_dataset import Result
 from ..zero_shot import cosines
 from .style import BLACK, new_figure, save_figure, shortened, small, spread, title
 
@@ -18,11 +18,11 @@ def plot_similarity(result: Result, path: str | Path) -> None:
     """Pictures across, texts down, cosines in the cells, the right pairs framed.
 
     Args:
-        result: of `evaluate_rows`. Of class data each class shown gives pictures and its prompt, of caption data each
-            picture its first caption.
+        result: of `evaluate_dataset`. Of class data each class shown gives pictures and its prompt, of caption data
+            each picture its first caption.
         path: the PNG.
     """
-    pictures, texts, embeds, right = _class_batch(result) if result.rows.kind == "class" else _caption_batch(result)
+    pictures, texts, embeds, right = _class_batch(result) if result.kind == "class" else _caption_batch(result)
     scores = cosines(embeds, result.image_embeds[pictures]).numpy()
     cell, names = 0.52, 3.4  # inches
     figure = new_figure(names + cell * len(pictures) + 0.2, cell * (len(texts) + 1) + 0.9, layout="compressed")
@@ -32,7 +32,7 @@ def plot_similarity(result: Result, path: str | Path) -> None:
     axes.imshow(scores, cmap="Blues", vmin=low, vmax=high, aspect="equal")
     # Each picture stands above its column, in a line of cells of its own.
     for column, row in enumerate(pictures):
-        picture = small(result.rows.read_image(int(row)))
+        picture = small(result.read_image(int(row)))
         half = np.array(picture.size) / max(picture.size) * 0.47
         box = (column - half[0], column + half[0], -1 + half[1], -1 - half[1])
         axes.imshow(picture, extent=box, aspect="equal")
@@ -63,16 +63,16 @@ def plot_similarity(result: Result, path: str | Path) -> None:
 
 def _class_batch(result):
     """Classes spread over those that have pictures, each with its first pictures, in the order of the classes."""
-    labels = np.asarray(result.rows.labels)
+    labels = result.outcomes.labels
     classes = spread(np.unique(labels), MOST_CLASSES)
     each = max(1, 8 // len(classes))  # two classes of one picture each would be a poor batch
     pictures = [row for number in classes for row in np.flatnonzero(labels == number)[:each]]
-    texts = [class_prompts(result.class_names[number], result.rows.templates)[0] for number in classes]
+    texts = [class_prompts(result.class_names[number], result.templates)[0] for number in classes]
     return pictures, texts, result.text_embeds[classes], np.array(classes)[:, None] == labels[pictures][None]
 
 
 def _caption_batch(result):
-    pictures = spread(np.arange(len(result.rows)), MOST_CAPTIONS)
+    pictures = spread(np.arange(len(result.dataset)), MOST_CAPTIONS)
     first = np.searchsorted(result.outcomes.caption_to_image, pictures)
-    texts = [result.rows.captions[row][0] for row in pictures]
+    texts = [result.captions[row][0] for row in pictures]
     return pictures, texts, result.text_embeds[first], np.eye(len(pictures), dtype=bool)

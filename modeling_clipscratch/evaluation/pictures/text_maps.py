@@ -10,8 +10,8 @@ from matplotlib import colormaps
 from PIL import Image
 
 from ...data.pixels import Preprocess
-from ...data.rows import class_prompts
-from ..evaluate_rows import Result
+from ...data.templates import class_prompts
+from ..evaluate_dataset import Result
 from ..text_map import TextMap, text_map
 from ..zero_shot import cosines
 from .class_sheets import surest
@@ -32,13 +32,13 @@ def make_maps(model, processor, result: Result) -> tuple[TextMap, ...]:
     first caption.
 
     Args:
-        model, processor, result: as given to and got from `evaluate_rows`.
+        model, processor, result: as given to and got from `evaluate_dataset`.
     Returns: none where the vision tower has no token for each patch.
     """
     preprocess = Preprocess(processor.image_processor)
     maps = []
-    for row, texts in _class_texts(result) if result.rows.kind == "class" else _caption_texts(result):
-        picture = preprocess(result.rows.read_image(row))
+    for row, texts in _class_texts(result) if result.kind == "class" else _caption_texts(result):
+        picture = preprocess(result.read_image(row))
         for what, text in texts:
             try:
                 heat, cosine = text_map(model, processor, picture, text)
@@ -87,10 +87,10 @@ def lit(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 def _class_texts(result):
     hits, misses = surest(result, SHOWN // 2)
-    labels, names = result.rows.labels, result.class_names
+    labels, names = result.outcomes.labels, result.class_names
 
     def prompt(number):
-        return class_prompts(names[number], result.rows.templates)[0]
+        return class_prompts(names[number], result.templates)[0]
 
     for row in misses:
         yield row, [("taken for", prompt(result.predicted[row])), ("truth", prompt(labels[row]))]
@@ -101,5 +101,5 @@ def _class_texts(result):
 
 
 def _caption_texts(result):
-    for row in spread(np.arange(len(result.rows)), SHOWN):
-        yield row, [("", result.rows.captions[row][0])]
+    for row in spread(np.arange(len(result.dataset)), SHOWN):
+        yield row, [("", result.captions[row][0])]

@@ -1,0 +1,302 @@
+"""Measure a model on a dataset, or on the embeddings of its images: metrics, predictions and embeddings.
+
+Class data is measured by zero-shot classification through all templates, or by a probe (k nearest neighbours, logistic
+regression) on the image embeddings of a training split; caption data by retrieval.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Literal
+
+import datasets
+import numpy as np
+import torch
+
+from ..data.columns import DataOptions
+from ..data.dataset import ImageReader, class_names, is_class_data, is_prepared, labels_of, prepare_dataset, title
+from ..data.pixels import Preprocess
+from ..data.templates import DEFAULT_TEMPLATES, class_prompts
+from .encode import encode_images, encode_texts
+from .intervals import confidence_intervals
+from .outcomes import Outcomes, plain_metrics
+from .retrieval import retrieval_outcomes
+from .text_map import TextMap
+from .zero_shot import (
+    class_embeddings,
+    class_outcomes,
+    confusion_matrix,
+    per_class_recall,
+    predictions,
+    zero_shot_outcomes,
+)
+
+TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
+PROBES = ("knn", "linear_probe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a model did on one split of a dataset.
+
+    Args:
+        dataset: the N rows that were measured, prepared; without those whose images are broken.
+        templates: prompts of class data; `None` for caption data.
+        task: `zero_shot`, `retrieval`, `knn` or `linear_probe`.
+        outcomes: what it did with each image.
+        metrics: name -> fraction or rank, and `<name>_ci95` -> its interval where it was asked for.
+        image_embeds: (N, P) float32, unit length.
+        text_embeds: (C, P) of the classes, or (M, P) of the captions, row by row; unit length.
+        skipped: broken images that were left out.
+        confusion: (C, C) counts, row = true class; class data only, as are the next two.
+        predicted: (N,) int64 classes.
+        confidence: (N,) probability of the predicted class.
+        maps: of `pictures.text_maps.make_maps`, where they were asked for.
+
+    >>> from modeling_clipscratch.data import load_data
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> model, processor = load_model("runs/digits")
+    >>> result = evaluate_dataset(model, processor, load_data("digits")["test"])
+    >>> result.task, result.image_embeds.shape, result.confusion.sum()
+    ('zero_shot', torch.Size([360, 16]), np.int64(360))
+    """
+
+    dataset: datasets.Dataset
+    templates: Sequence[str] | None = None
+    task: str
+    outcomes: Outcomes
+    metrics: dict[str, float | list[float]]
+    image_embeds: torch.Tensor
+    text_embeds: torch.Tensor
+    skipped: int = 0
+    confusion: np.ndarray | None = None
+    predicted: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    maps: tuple[TextMap, ...] = ()
+
+    @property
+    def kind(self) -> Literal["class", "caption"]:
+        return _kind(self.dataset)
+
+    @property
+    def split(self) -> str:
+        """Name of the split, `-` where the dataset has none."""
+        return str(self.dataset.split or "-")
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return class_names(self.dataset)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """(N,) names of the rows."""
+        return self.dataset["key"][:]
+
+    @cached_property
+    def captions(self) -> list[list[str]]:
+        """(N,) lists; caption data only."""
+        return self.dataset["captions"][:]
+
+    @cached_property
+    def read_image(self) -> ImageReader:
+        """Row -> image."""
+        return ImageReader(self.dataset)
+
+    @property
+    def per_class_recall(self) -> dict[str, float | None] | None:
+        """Class name -> recall, `None` for a class without images; `None` for caption data."""
+        return None if self.confusion is None else per_class_recall(self.confusion, self.class_names)
+
+
+def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
+    """Resolve `auto` to the task of the data's kind, and check that data and task can give a figure.
+
+    Args:
+        dataset: prepared.
+        task: one of `TASKS`, or `auto`.
+    Raises: ValueError if the task needs data of another kind, or there is one candidate alone, so that every answer
+        would be right.
+    """
+    kind, name = _kind(dataset), title(dataset)
+    if task == "auto":
+        task = "zero_shot" if kind == "class" else "retrieval"
+    if TASKS[task] != kind:
+        has, needs = ("classes", "captions") if kind == "class" else ("captions", "classes")
+        fits = " or ".join(name for name, of in TASKS.items() if of == kind)
+        raise ValueError(f"{name}: the data have {has} and task={task} needs {needs}; choose task={fits}.")
+    names = class_names(dataset)
+    if names is not None and len(names) < 2:
+        raise ValueError(
+            f"{name}: {names[0]!r} is the only class, so every answer would be right; give the folder that holds a "
+            "folder for each class, or the names of all classes (class_names)."
+        )
+    if names is None and len(dataset) < 2:
+        raise ValueError(f"{name}: one image alone, so every search would find it; give two or more.")
+    return task
+
+
+def evaluate_dataset(
+    model,
+    processor,
+    dataset: datasets.Dataset,
+    *,
+    templates: Sequence[str] | None = None,
+    task: str = "auto",
+    train: datasets.Dataset | None = None,
+    batch_size: int = 256,
+    on_bad_row: Literal["raise", "skip"] = "raise",
+    progress: bool = False,
+) -> Result:
+    """Read every image of a dataset and measure the model on them; metrics come with their 95 % intervals.
+
+    Args:
+        model: a `ClipScratchModel`, or any model of transformers with `get_image_features`, `get_text_features`.
+        processor: with `.tokenizer` and `.image_processor`.
+        dataset: images with a label or captions, as `load_data` or `datasets.load_dataset` gives them.
+        templates: prompts of class data, `{}` stands for the class. Default: `a photo of a {}.`
+        task: one of `TASKS`, or `auto`.
+        train: what a probe learns from; only the probes use it.
+        batch_size: images, or texts, at once.
+        on_bad_row: `raise`, or `skip` rows without a label or caption and broken images, with one warning.
+        progress: show a bar.
+
+    Raises:
+        BadImageError: if an image cannot be read.
+        ValueError: if none can, if the task does not fit the data, or if a probe has nothing to learn from.
+
+    >>> from modeling_clipscratch.data import load_data
+    >>> from modeling_clipscratch.evaluation import load_model
+    >>> model, processor = load_model("runs/digits")
+    >>> metrics = evaluate_dataset(model, processor, load_data("digits")["test"]).metrics
+    >>> low, high = metrics["top1_ci95"]
+    >>> 0 <= low <= metrics["top1"] <= high <= 1
+    True
+    """
+    options = DataOptions(templates=templates, on_bad_row=on_bad_row)
+    for part in (dataset,) if train is None else (dataset, train):
+        if not isinstance(part, datasets.Dataset):
+            raise ValueError(f"a {type(part).__name__} is not measured; give one split, a map-style datasets.Dataset.")
+    names_from = None if train is None or is_prepared(train) else lambda: train
+    dataset = prepare_dataset(dataset, options, train=names_from)
+    task = task_for(dataset, task)
+    if templates and not is_class_data(dataset):
+        raise ValueError(f"{title(dataset)}: templates have no use, since the data have captions; leave them out.")
+    if task in PROBES:
+        if train is None:
+            raise ValueError(f"task={task} learns from training rows and there are none; give some as train.")
+        train = prepare_dataset(train, options)
+        known, names = class_names(train), class_names(dataset)
+        if known is None or known != names[: len(known)]:
+            raise ValueError(
+                f"{title(dataset)}: the classes are {_first(names)}, and train has {_first(known or ['captions'])}; "
+                "give both the same classes in the same order."
+            )
+
+    def embed(dataset):
+        preprocess = Preprocess(processor.image_processor)
+        images = encode_images(
+            model, preprocess, dataset, batch_size=batch_size, on_bad_row=on_bad_row, progress=progress
+        )
+        return images.embeds, dataset if len(images.kept) == len(dataset) else dataset.select(images.kept)
+
+    embeds, kept = embed(dataset)
+    encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
+    skipped = len(dataset) - len(kept)
+    result = evaluate_embeddings(encode, embeds, kept, options.templates, logit_scale=log_scale(model), skipped=skipped)
+    if task in PROBES:
+        # scikit-learn takes half a second to import, which training would pay at every start.
+        from .probes import NEIGHBOURS, knn_scores, linear_probe_scores
+
+        train_embeds, train_kept = embed(train)
+        nearest = partial(knn_scores, neighbours=min(NEIGHBOURS, len(train_embeds)))
+        learn = nearest if task == "knn" else linear_probe_scores
+        labels = labels_of(kept)
+        scores = learn(train_embeds, labels_of(train_kept), embeds, len(class_names(kept)))
+        confidence = scores.amax(1)  # shares of votes, or log-probabilities
+        confidence = confidence.exp() if task == "linear_probe" else confidence
+        predicted = predictions(scores, torch.as_tensor(labels))
+        result = replace(result, **_classified(class_outcomes(scores, labels, confidence=confidence), predicted))
+    metrics = {**plain_metrics(result.outcomes), **confidence_intervals(result.outcomes)}
+    return replace(result, task=task, metrics=metrics)
+
+
+def evaluate_embeddings(
+    encode: Callable[[list[str]], torch.Tensor],
+    image_embeds: torch.Tensor,
+    dataset: datasets.Dataset,
+    templates: Sequence[str] | None = None,
+    *,
+    logit_scale: float,
+    skipped: int = 0,
+) -> Result:
+    """Measure image embeddings that are there already, as a trainer's between two epochs; without intervals.
+
+    Args:
+        encode: M texts -> (M, P) unit embeddings; gets the prompts or captions.
+        image_embeds: (N, P) of unit length, in the order of the rows.
+        dataset: N rows, prepared.
+        templates: as of `evaluate_dataset`; caption data have no use for them.
+        logit_scale: natural log of the inverse temperature.
+        skipped: broken images that were left out, for the report.
+    """
+    assert len(image_embeds) == len(dataset), f"{len(image_embeds)} embeddings for {len(dataset)} rows"
+    if is_class_data(dataset):
+        templates = list(templates or DEFAULT_TEMPLATES)
+        text_embeds = encode_classes(encode, class_names(dataset), templates)
+        measured = _classified(*zero_shot_outcomes(image_embeds, text_embeds, labels_of(dataset), logit_scale))
+    else:
+        templates, captions = None, dataset["captions"][:]
+        text_embeds = encode([caption for own in captions for caption in own])
+        caption_to_image = torch.tensor([row for row, own in enumerate(captions) for _ in own])
+        measured = {"outcomes": retrieval_outcomes(image_embeds, text_embeds, caption_to_image)}
+    return Result(
+        dataset=dataset,
+        templates=templates,
+        task="zero_shot" if templates else "retrieval",
+        metrics=plain_metrics(measured["outcomes"]),
+        image_embeds=image_embeds,
+        text_embeds=text_embeds,
+        skipped=skipped,
+        **measured,
+    )
+
+
+def _kind(dataset):
+    return "class" if is_class_data(dataset) else "caption"
+
+
+def _first(names):
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def titled(name: str, task: str) -> str:
+    """A dataset's name as a table's head, where metrics of a probe are not to pass for those of prompts.
+
+    >>> titled("digits", "zero_shot"), titled("digits", "knn")
+    ('digits', 'digits, knn')
+    """
+    return f"{name}, {task}" if task in PROBES else name
+
+
+def log_scale(model) -> float:
+    """Natural log of the inverse temperature that the model's logits have."""
+    # Only a ClipScratch config names a limit; other CLIPs use the scale as it is.
+    limit = model.config.to_dict().get("logit_scale_max", math.inf)
+    return min(float(model.logit_scale.detach()), limit)
+
+
+def encode_classes(encode, class_names, templates) -> torch.Tensor:
+    """(C, P) unit embeddings of classes, each the mean over its templates; `encode` as in `evaluate_embeddings`."""
+    prompts = [prompt for name in class_names for prompt in class_prompts(name, templates)]
+    return class_embeddings(encode(prompts).view(len(class_names), len(templates), -1))
+
+
+def _classified(outcomes, predicted):
+    """What a `Result` has of class data."""
+    return {
+        "outcomes": outcomes,
+        "confusion": confusion_matrix(predicted, outcomes.labels, outcomes.classes),
+        "predicted": predicted.numpy(),
+        "confidence": outcomes.confidence,
+    }
