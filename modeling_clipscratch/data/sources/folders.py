@@ -1,10 +1,11 @@
 """Find and open folders of images: one sub-folder a class, or a text file beside each image."""
 
 import functools
+import itertools
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +20,15 @@ from .tables import Listing
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_WORDS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
+_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
 _SHARD = re.compile(r"\d{5,}")  # how img2dataset calls its folders
 _BOXES = re.compile(r"\s*\d+(\s+\d*\.\d+){4}\s")  # a class and four fractions: a detector's label
+_LACKS = (
+    "hold images, but neither classes nor captions; add a captions.csv with the columns image and caption, a .txt "
+    "beside each image, or one sub-folder a class."
+)
 
-Images = Mapping[str, Sequence[str]]  # folder below the dataset's -> its images
+Images = Mapping[str, Sequence[str]]  # folder below the dataset's, "" for itself -> its images
 
 
 def image_folder_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
@@ -39,6 +44,10 @@ def image_folder_source(folder: Path, listing: Listing, name: str, options: Data
     return _class_source(folder, images, listing, name, options)
 
 
+def _join(inside: str, file: str) -> str:
+    return f"{inside}/{file}" if inside else file
+
+
 def _texts_beside(images: Images, listing: Listing) -> dict[str, str]:
     """Image -> the text file of the same name; none where fewer than half of the images have one."""
     texts = {}
@@ -50,46 +59,37 @@ def _texts_beside(images: Images, listing: Listing) -> dict[str, str]:
     return texts if 2 * len(texts) >= sum(map(len, images.values())) else {}
 
 
-def _join(inside, file):
-    return f"{inside}/{file}" if inside else file
-
-
 def _caption_source(folder, images, texts, listing, name, options) -> Source:
-    splits: dict[str | None, list[str]] = {}
-    for inside, names in images.items():
-        splits.setdefault(split_of_path(inside), []).extend(_join(inside, image) for image in names)
-    unnamed = splits.pop(None, [])
+    split_of = {inside: split_of_path(inside) for inside in images}
+    if not all(split_of.values()):  # a folder `toy train` among others is no split
+        split_of = {inside: next(filter(is_split_name, inside.split("/")), None) for inside in images}
+    splits: dict[str, list[str]] = {}
+    for inside, split in split_of.items():
+        splits.setdefault(canonical_split(split or ""), []).extend(_join(inside, image) for image in images[inside])
+    unnamed = splits.pop("", [])
     if splits and unnamed:
-        logger.warning("%s: %d images (%s, ...) lie in no split's folder; left aside.", name, len(unnamed), unnamed[0])
-    splits = splits or {"train": unnamed}
-    return {
-        split: Split(
-            functools.cache(partial(_read_captions, folder, paths, texts, _is_one_caption(paths, listing), options)),
-            f"{folder}, {len(paths)} images with text files",
-        )
-        for split, paths in splits.items()
-    }
-
-
-def _is_one_caption(paths: Sequence[str], listing: Listing) -> bool:
-    """Whether the lines of a text are one caption: as img2dataset writes an alt text, with a `.json` beside it."""
-    inside, _, image = paths[0].rpartition("/")
-    return f"{os.path.splitext(image)[0]}.json" in listing[inside] or bool(_SHARD.fullmatch(inside.rpartition("/")[2]))
+        logger.warning("%s: %d images in no split's folder are left aside (%s, ...).", name, len(unnamed), unnamed[0])
+    source = {}
+    for split, paths in (splits or {"train": unnamed}).items():
+        inside, _, image = paths[0].rpartition("/")  # img2dataset writes one alt text, with a .json beside it
+        one = f"{os.path.splitext(image)[0]}.json" in listing[inside] or _SHARD.fullmatch(inside.rpartition("/")[2])
+        one = options.caption_lines == "join" if options.caption_lines else bool(one)
+        read = functools.cache(partial(_read_captions, folder, paths, texts, one, options))
+        source[split] = Split(read, f"{folder}, text files beside the images")
+    return source
 
 
 def _read_captions(folder, paths, texts, one, options) -> datasets.Dataset:
-    one = options.caption_lines == "join" if options.caption_lines else one
     captions = []
     for path in paths:
-        text = _read_text(folder / texts[path], options) if path in texts else ""
-        lines = [" ".join(text.split())] if one else text.splitlines()
-        captions.append([line.strip() for line in lines if line.strip()])
-    return build_dataset(
-        image_files([str(folder / path) for path in paths]), [*map(utf8_key, paths)], captions=captions
-    )
+        text = _read_caption(folder / texts[path], options) if path in texts else ""
+        lines = [" ".join(text.split())] if one else map(str.strip, text.splitlines())
+        captions.append([line for line in lines if line])
+    images = image_files([str(folder / path) for path in paths])
+    return build_dataset(images, [*map(utf8_key, paths)], captions=captions)
 
 
-def _read_text(path: Path, options: DataOptions) -> str:
+def _read_caption(path: Path, options: DataOptions) -> str:
     try:
         text = read_text(path)
     except ValueError:
@@ -105,125 +105,106 @@ def _read_text(path: Path, options: DataOptions) -> str:
 
 
 def _class_source(folder: Path, images: Images, listing: Listing, name: str, options: DataOptions) -> Source:
-    """Classes are numbered by train's sub-folders, in order of their names; `class_names` renames them in that order."""
-    splits = _split_folders(folder, images, name, options)
+    """One split for each split folder. Classes are numbered by train's sub-folders, in order of their names;
+    `class_names` renames them in that order.
+    """
+    splits = _split_folders(images, name, options)
     parts = {split: _below(images, top) for split, top in splits.items()}
-    classes = {split: {inside.split("/")[0] for inside in part} - {""} for split, part in parts.items()}
-    aside = [
-        _join(top, part[""][0]) for (split, top), part in zip(splits.items(), parts.values(), strict=True) if "" in part
-    ]
-    if any(splits.values()):
-        aside += [
-            _join(inside, files[0]) for inside, files in images.items() if inside.split("/")[0] not in splits.values()
-        ]
-    if aside:
-        logger.warning(
-            "%s: the images of %d folders (%s, ...) are of no class; left aside.", name, len(aside), aside[0]
-        )
-    parts = {split: part for split, part in parts.items() if classes[split]}
-    every = class_order(classes.get("train", ()), set().union(*classes.values()))
+    classes = {split: [*dict.fromkeys(_top(inside) for inside in part if inside)] for split, part in parts.items()}
+    every = class_order(classes.get("train", ()), itertools.chain(*classes.values()))
     if not every:
-        raise ValueError(f"{name}: holds images, but neither classes (sub-folders) nor captions; {_REMEDY}.")
+        raise ValueError(f"{name}: its folders {_LACKS}")
     if options.class_names and len(options.class_names) != len(every):
         raise ValueError(
-            f"{name}: {len(options.class_names)} class names for {len(every)} sub-folders ({', '.join(every[:5])}, ...); "
-            "give one name for each."
+            f"{name}: {len(options.class_names)} class names for {len(every)} sub-folders ({', '.join(every[:5])}, "
+            "...); give one name for each."
         )
-    if not options.class_names:
-        _check_folder_names(name, every)
-    _warn_of_empty(name, listing, splits, every)
-    names = list(options.class_names or map(readable_class, every))
+    names = list(options.class_names or _readable(name, every))
+    tops = {*splits.values()}
+    if aside := [inside or "." for inside in images if inside in tops or not tops & {"", _top(inside)}]:
+        logger.warning("%s: the images in %s are of no class and left aside.", name, _some(aside))
+    unread = {inside: () for inside, files in listing.items() if any(map(is_unread_name, files))}
+    empty = {_top(inside) for top in tops for inside in _below(unread, top)} - {"", *every, *tops}
+    if empty:
+        logger.warning("%s: %s hold no image of a kind that is read, so they are no classes.", name, _some(empty))
     return {
-        split: Split(
-            functools.cache(partial(_read_classes, folder / splits[split], part, every, names)),
-            str(folder / splits[split]),
-        )
-        for split, part in parts.items()
+        split: Split(functools.cache(partial(_read_classes, place, parts[split], every, names)), str(place))
+        for split, place in ((split, folder / top) for split, top in splits.items())
+        if classes[split]
     }
 
 
-_REMEDY = "add a captions.csv with the columns image and caption, a .txt beside each image, or one sub-folder a class"
-
-
-def _split_folders(folder: Path, images: Images, name: str, options: DataOptions) -> dict[str, str]:
+def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str, str]:
     """Split -> its sub-folder; `{"train": ""}` where the sub-folders are classes."""
     tops: dict[str, set[str]] = {}  # sub-folder -> those in it that hold images, "" for itself
-    for inside in images:
-        top, _, rest = inside.partition("/")
-        if top:
-            tops.setdefault(top, set()).add(rest.partition("/")[0])
-    if options.folder_names == "classes" or not tops:
-        return {"train": ""}
+    for inside in filter(None, images):
+        tops.setdefault(_top(inside), set()).add(_top(inside.partition("/")[2]))
     if options.folder_names == "splits":
-        named = {top: split_of_path(top) for top in tops}
-        found = by_split(filter(None, named.values()), name)
-        if not found:
-            raise ValueError(f"{name}: folder_names='splits', but none of {_some(tops)} is named after a split.")
-        return {split: top for top, split in named.items() if split}
+        return _by_word(tops, name)
     exact = [top for top in tops if is_split_name(top)]
-    if deep := [top for top in exact if tops[top] != {""}]:
-        return by_split(
-            [
-                *deep,
-                *(top for top in exact if top not in deep and canonical_split(top) not in map(canonical_split, deep)),
-            ],
-            name,
-        )
-    kinds = {split for top in tops for split in split_words(top)}
-    others = [top for top in tops if top not in exact]
-    if exact and not others:
-        raise ValueError(
-            f"{name}: {_some(exact)} are splits, but hold neither classes (sub-folders) nor captions; {_REMEDY}."
-        )
-    if len(kinds) > 1 or exact and len(others) == 1:
-        raise _doubt(name, tops, "splits, since their names are words for these")
-    below = {split for inner in tops.values() for top in inner for split in split_words(top)}
-    if len(below) > 1:
-        raise _doubt(
-            name,
-            tops,
-            f"folders of splits, since {_some(set().union(*tops.values()) - {''})} lie in them",
-            split=False,
-            inner=tops,
-        )
-    if len(tops) == 1 and len(sub := next(iter(tops.values()))) > 1 and "" not in sub:
-        raise _doubt(name, tops, f"the folder of the classes {_some(sub)}", split=False, inner=tops)
-    if all(map(_SHARD.fullmatch, tops)):
-        raise _doubt(name, tops, "shards without captions, since their names are numbers", split=False)
-    words = [top for top in tops if top.lower() in _IMAGE_WORDS]
-    if words and len(tops) > 1:
-        raise _doubt(
-            name, tops, f"images in {words[0]!r} and something that belongs to them in the others", split=False
-        )
-    if words and set(images) == {words[0]}:
-        raise ValueError(
-            f"{name}: holds images in {words[0]!r}, but neither classes (sub-folders) nor captions; {_REMEDY}."
-        )
-    file_words = set()
-    for files in images.values():
-        for file in files:
-            if not (found := split_words(os.path.splitext(file)[0])):
-                return {"train": ""}
-            file_words |= found
-    if len(file_words) > 1:
-        raise ValueError(
-            f"{name}: every image has a word for a split in its name ({' and '.join(sorted(file_words))}), which is "
-            "not read; put them into folders (train/<class>/, test/<class>/), or set --folder_names classes to read all "
-            "of them as one split."
-        )
+    deep = [top for top in exact if tops[top] != {""}]
+    if deep and options.folder_names is None:
+        return by_split(deep, name)
+    if tops and options.folder_names is None:
+        _check_classes(tops, exact, images, name)
     return {"train": ""}
 
 
-def _doubt(name, tops, other, *, split=True, inner=None):
-    remedy = "--folder_names classes or splits chooses"
-    if not split:
-        remedy = f"give {Path(name) / next(iter(inner))}, or " if inner and len(inner) == 1 else ""
-        remedy += "set --folder_names classes for the first; for the second, lay them out as <split>/<class>/"
-    return ValueError(f"{name}: the sub-folders {_some(tops)} may be classes, or {other}; {remedy}.")
+def _by_word(tops: Iterable[str], name: str) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    for top, split in ((top, split_of_path(top)) for top in tops):
+        if split in splits:
+            raise ValueError(f"{name}: {splits[split]!r} and {top!r} both stand for {split}; rename or remove one.")
+        splits |= {split: top} if split else {}
+    if not splits:
+        raise ValueError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
+    return splits
 
 
-def _some(names) -> str:
-    names = sorted(names)
+def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: Images, name: str) -> None:
+    """Raise ValueError if the sub-folders may be something else than classes, naming what else."""
+    kinds, below = ({*itertools.chain(*map(split_words, words))} for words in (tops, itertools.chain(*tops.values())))
+    others, inner = len(tops) - len(exact), next(iter(tops.values()))
+    pictures = [top for top in tops if top.lower() in _IMAGE_FOLDERS]
+    if exact and not others or pictures and {*images} == {*pictures}:
+        raise ValueError(f"{name}: its folders {_some(tops)} {_LACKS}")
+    doubt, remedy = None, "for the second, lay them out as <split>/<class>/"
+    if len(kinds) > 1 or exact and others == 1:
+        doubt, remedy = "splits, as words in their names say", "--folder_names splits for the second"
+    elif len(below) > 1:
+        doubt = f"folders of the splits {_some(below)}, which lie in them"
+    elif len(tops) == 1 and len(inner) > 1 and "" not in inner:
+        doubt, remedy = f"the folder of the classes {_some(inner)}", f"for the second, give {Path(name, *tops)}"
+    elif all(map(_SHARD.fullmatch, tops)):
+        doubt, remedy = "img2dataset's shards, whose .txt files are missing", "for the second, add the .txt files"
+    elif pictures:
+        doubt = f"the images ({pictures[0]}) and what belongs to them"
+        remedy = f"for the second, add a captions.csv, or give {Path(name, pictures[0])}, if the classes are there"
+    elif len(files := _file_splits(images)) > 1:
+        doubt = f"classes whose files are named after the splits {_some(files)}"
+    if doubt:
+        raise ValueError(
+            f"{name}: the sub-folders {_some(tops)} may be classes, or {doubt}; set --folder_names classes for the "
+            f"first; {remedy}."
+        )
+
+
+def _file_splits(images: Images) -> set[str]:
+    """The splits in the names of all images; none if one image has no such word."""
+    splits = set()
+    for file in itertools.chain(*images.values()):
+        if not (words := split_words(os.path.splitext(file)[0])):
+            return set()
+        splits |= words
+    return splits
+
+
+def _top(inside: str) -> str:
+    return inside.partition("/")[0]
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted({*names} - {""})
     return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
@@ -231,40 +212,30 @@ def _below(images: Images, top: str) -> Images:
     """The folders of a sub-folder, as seen from there."""
     if not top:
         return images
-    return {
-        inside[len(top) :].lstrip("/"): files for inside, files in images.items() if f"{inside}/".startswith(f"{top}/")
-    }
+    return {inside[len(top) + 1 :]: files for inside, files in images.items() if _top(inside) == top}
 
 
-def _check_folder_names(name, folders):
-    read = {}
+def _readable(name: str, folders: Sequence[str]) -> list[str]:
+    """The classes that folders stand for. Raises: ValueError if two are called alike, or one is no UTF-8."""
+    read: dict[str, str] = {}
     for folder in folders:
         words = readable_class(folder)
-        if words.encode(errors="ignore").decode() != words:
-            raise ValueError(
-                f"{name}: the sub-folder {folder!a} has a name that is no UTF-8; rename it, or give class_names."
-            )
-        if words in read:
-            raise ValueError(
-                f"{name}: the sub-folders {read[words]!r} and {folder!r} would be classes of one name; rename one, or "
-                "give class_names."
-            )
-        read[words] = folder
-
-
-def _warn_of_empty(name, listing, splits, classes):
-    """Says which sub-folders would be classes, if their images were of a kind that is read."""
-    unread = {inside for inside, files in listing.items() if any(map(is_unread_name, files))}
-    empty = {inside.split("/")[0] for top in splits.values() for inside in _below(dict.fromkeys(unread, ()), top)}
-    if empty := empty.difference(classes, {""}, splits.values()):
-        logger.warning("%s: %s hold no image that is read, so they are no classes.", name, _some(empty))
+        if utf8_key(words) != words:
+            problem = f"the sub-folder {folder!a} has a name that is no UTF-8; rename it"
+        elif words in read:
+            problem = f"the sub-folders {read[words]!r} and {folder!r} would be classes of one name; rename one"
+        else:
+            read[words] = folder
+            continue
+        raise ValueError(f"{name}: {problem}, or give class_names.")
+    return list(read)
 
 
 def _read_classes(folder: Path, images: Images, classes: Sequence[str], names: Sequence[str]) -> datasets.Dataset:
     keys, labels = [], []
     folders: dict[str, list[str]] = {}  # of each class, in the order in which they were walked
     for inside in images:
-        folders.setdefault(inside.split("/")[0], []).append(inside)
+        folders.setdefault(_top(inside), []).append(inside)
     for label, name in enumerate(classes):
         for inside in folders.get(name, ()):
             keys += [f"{inside}/{file}" for file in images[inside]]

@@ -10,7 +10,7 @@ from ..columns import DataOptions
 from ..local_files import read_json, walk_files
 from ..names import first_line
 from ..pictures import is_unread_name, warn_of_unread
-from ..splits import Source, Split, by_split, is_split_name
+from ..splits import KEYWORDS, Source, Split, by_split
 from .caption_files import caption_file_source
 from .folders import image_folder_source
 from .tables import by_split_column, is_table, metadata_source, table_file_source, table_source
@@ -23,7 +23,8 @@ def local_source(name: str, options: DataOptions) -> Source | None:
     """
     path = Path(name or "?").expanduser()  # Path("") would be the current folder
     if path.is_dir():
-        return _folder_source(path, name, options)
+        source = _folder_source(path, name, options)
+        return {split: source[split] for split in sorted(source, key=_rank)}
     if path.exists():
         if source := caption_file_source(path.parent, {"": [path.name]}, name, options):
             return source
@@ -38,34 +39,32 @@ def local_source(name: str, options: DataOptions) -> Source | None:
     return None
 
 
+def _rank(split):
+    return [*KEYWORDS, split].index(split), split
+
+
 def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
     if options.dataset_config:
         folder = _configuration(folder, name, options.dataset_config)
     if source := _saved_source(folder, name, options):
         return source
     listing = dict(walk_files(folder))
-    with_tars = {inside.split("/")[0] for inside, files in listing.items() if any(f.endswith(".tar") for f in files)}
-    if any(map(is_split_name, with_tars)):  # other folders with tars may be what was downloaded
-        if source := _tars(folder, name, options):
-            return source
     warn_of_unread([str(folder / i / file) for i, files in listing.items() for file in files if is_unread_name(file)])
-    for find in (metadata_source, caption_file_source, table_source):
+    if any(file.endswith(".tar") for files in listing.values() for file in files):
+        from .tars import tar_source
+
+        if source := tar_source(folder, name, options):
+            return _without_columns(source, name, options)
+    for find in (metadata_source, caption_file_source, table_source) if options.folder_names != "classes" else ():
         if source := find(folder, listing, name, options):
             return source
-    if source := image_folder_source(folder, listing, name, options) or (with_tars and _tars(folder, name, options)):
+    if source := image_folder_source(folder, listing, name, options):
         return _without_columns(source, name, options)
     raise ValueError(
         f"{name}: holds none of the known forms: tar shards (<split>/0.tar), images with a metadata.csv, .jsonl or "
         ".parquet, tables (.parquet, .csv, .jsonl), images with a text file beside each, or images in one sub-folder a "
         "class."
     )
-
-
-def _tars(folder, name, options) -> Source | None:
-    from .tars import tar_source
-
-    source = tar_source(folder, name, options)
-    return source and _without_columns(source, name, options)
 
 
 def _without_columns(source: Source, name: str, options: DataOptions) -> Source:
