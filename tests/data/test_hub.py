@@ -83,9 +83,10 @@ def answers(tmp_path_factory, write_class_set, encode):
         write_table(root / "table" / "data" / f"{split}.parquet")
     for config in ("en", "de"):
         write_table(root / "configs" / config / "test.parquet")
-    (root / "configs" / "README.md").write_text(
-        "---\nconfigs:\n- config_name: en\n  data_files: en/*\n- config_name: de\n  data_files: de/*\n---\n"
+    files = "".join(
+        f"- config_name: {config}\n  data_files:\n  - split: test\n    path: {config}/*\n" for config in ("en", "de")
     )
+    (root / "configs" / "README.md").write_text(f"---\nconfigs:\n{files}---\n")
     write_table(root / "rows" / "rows.parquet", split=["train", "test"])
     homes = [tmp_path_factory.mktemp("home") for _ in range(2)]
     with LoopbackHub() as hub:
@@ -108,7 +109,7 @@ def test_tars_are_read(answers):
 
 def test_split_words_in_the_names_of_tars_are_read(answers):
     answer = answers["online"]["words"]
-    assert (answer.get("splits"), answer.get("count")) == (["test", "validation"], 2), answer
+    assert (answer.get("splits"), answer.get("count")) == (["validation", "test"], 2), answer
 
 
 def test_only_the_split_that_is_opened_is_fetched(answers):

@@ -93,15 +93,22 @@ def _table_source(name, options, *, streams=False, offline=False):
         if len(names) > 1 and config not in names:
             problem = f"has no configuration {config!r}" if config else "has several configurations"
             raise _Sentence(f"{name}: {problem}; choose one with --dataset_config: {', '.join(names)}.")
-        own = by_split(datasets.get_dataset_split_names(name, config, **where), name)
-    origin = ", ".join([f"{name} on the Hub", *([config] if config else [])])
+        info = datasets.get_dataset_config_info(name, config, **where)
+    own = by_split(info.splits, name)
+    origin = f"{name} on the Hub" + (f", {config}" if options.dataset_config else "")
     origin += f" at revision {options.revision}" if options.revision else ""
     load = partial(_load, name, config, options, offline)
     source = {
         split: Split(partial(load, of), origin, partial(load, of, streaming=True) if streams else None)
         for split, of in own.items()
     }
-    return by_split_column(source, options)
+    column = options.split_column or "split"
+    if info.features and column not in info.features and not options.split_column:
+        return source
+    if not info.features and len(own) > 1:  # to look for the column would fetch every split
+        return source
+    cells = {split: partial(_cells, load, of, column) for split, of in own.items()} if streams else None
+    return by_split_column(source, options, cells)
 
 
 def _load(name, config, options, offline, split, **streaming):
@@ -109,6 +116,12 @@ def _load(name, config, options, offline, split, **streaming):
     with _one_sentence(name, options, offline):
         dataset = datasets.load_dataset(name, config, split=split, **where, **streaming)
         return dataset.decode(False) if streaming and dataset.features else dataset
+
+
+def _cells(load, split, column):
+    """The split column of a parquet table alone, without its images."""
+    rows = load(split, streaming=True, columns=[column])
+    return datasets.Dataset.from_dict({column: [row[column] for row in rows]})
 
 
 class _Sentence(ValueError):
