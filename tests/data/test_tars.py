@@ -1,4 +1,4 @@
-"""Read tiny tars, and the shared real ones: their splits, samples and words, indexed and streamed, and what is wrong."""
+"""Read tiny tars, and the shared real ones, indexed and streamed: their splits, samples, words and faults."""
 
 import json
 import logging
@@ -268,6 +268,7 @@ BAD_LABELS = {
     "nothing": ({"b.cls": b""}, "0.tar: b.png: its label is ''"),
     "no label": ({}, "b has no label"),
     "hidden": ({"b.cls": b"-1"}, "b has label -1"),
+    "below": ({"b.cls": b"-5"}, "0.tar: b.png: label -5 has no class name"),
 }
 
 
@@ -357,8 +358,7 @@ def test_small_files_of_windows_are_read(tmp_path, write_class_set):
 
 def test_published_list_with_two_classes_of_one_name_is_read_with_a_word(tmp_path, write_class_set, caplog):
     (write_class_set(tmp_path) / "classnames.txt").write_text("missile\nmissile\n")
-    with pytest.raises(ValueError):  # `datasets` has no two classes of one name
-        open_split(tmp_path)
+    assert class_names(open_split(tmp_path)) == ["missile", "missile"]
     assert "missile stand for several classes each" in caplog.text
 
 
@@ -390,6 +390,18 @@ def test_git_lfs_pointer_in_place_of_a_tar_is_named_as_such(tmp_path, write_clas
     for read in (open_split, stream_split):
         with pytest.raises(ValueError, match="test/0.tar: is a Git LFS pointer, not the tar; git lfs pull fetches it"):
             read(tmp_path)
+
+
+def test_shard_whose_name_is_no_utf8_is_named(tmp_path, write_shard, encode):
+    write_shard(tmp_path / "caf\udce9-test.tar", {"a.png": encode(), "a.txt": b"red"})
+    with pytest.raises(ValueError, match=r"caf\\xe9-test.tar: its path is not UTF-8; rename it"):
+        open_split(tmp_path)
+
+
+def test_member_whose_name_is_no_utf8_has_a_key(tmp_path, write_shard, encode):
+    write_shard(tmp_path / "test" / "0.tar", {"caf\udce9.png": encode(), "caf\udce9.txt": b"red"})
+    assert open_split(tmp_path)["key"][:] == ["caf\\xe9"] and color(open_split(tmp_path), 0) == RED
+    assert [row["key"] for row in stream_split(tmp_path)] == ["0/caf\\xe9"]
 
 
 def test_file_that_is_a_link_to_another_is_refused(tmp_path, encode):

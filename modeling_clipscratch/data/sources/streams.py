@@ -10,7 +10,7 @@ from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
 logger = logging.getLogger(__name__)
 
 WAITS = (1, 2, 4, 8, 16)  # seconds before each further try; for dropped connections `datasets` has its own before these
-_MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
+MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
 _AT_ONCE = 32  # rows that `datasets` hands over together
 
 
@@ -61,7 +61,7 @@ def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None 
                 yield row, behind
                 state, tries = behind, 0
             return
-        except _MAY_PASS as error:
+        except MAY_PASS as error:
             if isinstance(error, FileNotFoundError | PermissionError) or tries == len(WAITS):
                 raise shard_error(name, error, tries) from error
             logger.warning("%s: reading fails (%s); once more in %d s.", name, _reason(error), WAITS[tries])
@@ -94,7 +94,7 @@ def shard_error(name: str, error: Exception, tries: int = 0) -> ShardError:
         return error
     if isinstance(error, FileNotFoundError | PermissionError):
         return ShardError(f"{name}: cannot be opened ({_reason(error)}); restore the shard.")
-    if isinstance(error, _MAY_PASS):
+    if isinstance(error, MAY_PASS):
         return ShardError(
             f"{name}: cannot be read on ({_reason(error)}), tried {tries + 1} times; check the connection or the disk, "
             "then resume with --resume_from_checkpoint auto."

@@ -5,9 +5,9 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from ..local_files import check_regular, decode_text, lfs_pointer, read_text, wa
 from ..pictures import IMAGE_EXTENSIONS, is_picture_name
 from ..splits import Source, Split, split_of_path, split_words
 from ..templates import published_class_names, templates_from
-from .streams import ShardError, shard_error
+from .streams import MAY_PASS, ShardError, shard_error
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ COUNT_FILE = "nshards.txt"
 SMALL_FILES = (KIND_FILE, CLASSES_FILE, TEMPLATES_FILE, COUNT_FILE, f"*/{COUNT_FILE}")
 _TABLES = (".parquet", ".csv", ".jsonl")
 _TEXTS = ("txt", "cls", "json")  # endings of the files beside an image
+_KINDS = {"classification": "label", "retrieval": "captions"}  # what KIND_FILE states
 _JSON_FIELDS = {"captions": ("caption", "captions", "text"), "label": ("label", "cls")}
 
 
@@ -112,108 +113,66 @@ def open_tars(
     columns = {column: getattr(options, column) for column in ("image_column", "caption_column", "label_column")}
     if wrong := next((column for column, value in columns.items() if value), None):
         raise ValueError(f"{wrong}={columns[wrong]!r}: {name} is no table and has no columns; leave the option out.")
-    templates, source = _read_templates(folder), {}
+    path, source = folder / TEMPLATES_FILE, {}
+    templates = templates_from([str(path)]) if path.exists() and read_text(path).strip() else None
     for split, tars in splits.items():
-        files = _TarSplit(f"{name}, split {split}", split, tars, folder, options, address, fetch)
         where = origin or f"{folder / tars[0]}" + (f" and {len(tars) - 1} more tars" if len(tars) > 1 else "")
-        source[split] = Split(files.index, where, files.stream, templates=templates)
+        indexed = partial(_index_split, tars, folder, options, fetch)
+        streamed = partial(_stream_split, tars, folder, options, address, split)
+        source[split] = Split(indexed, where, streamed, templates=templates)
     return source
 
 
-@dataclass(frozen=True)
-class _TarSplit:
-    """The tars of a split. Attributes: as of `open_tars`."""
-
-    title: str
-    split: str
-    tars: list[str]
-    folder: Path
-    options: DataOptions
-    address: Callable[[str], str]
-    fetch: Callable[[Sequence[str]], object]
-
-    def index(self) -> datasets.Dataset:
-        """The prepared dataset, whose images are places in the tars."""
-        self.fetch(self._complete())
-        shards = [str(self.folder / tar) for tar in self._complete()]
-        samples = [sample for shard in shards for sample in _index(shard, *_stamp(shard))]
-        reading = self._reading(samples)
-        keys = [sample.key for sample in samples]
-        if len(set(keys)) < len(keys):  # shards that count from zero each
-            keys = [f"{_stem(sample.shard)}/{sample.key}" for sample in samples]
-        fields = ("shard", "member", "offset", "size")
-        images = pa.StructArray.from_arrays(
-            [pa.array([getattr(sample, name) for sample in samples]) for name in fields], fields
-        )
-        words = [reading.words(sample) for sample in samples]
-        if reading.kind == "captions":
-            return build_dataset(images, keys, captions=words)
-        return build_dataset(images, keys, labels=words, class_names=reading.class_names)
-
-    def stream(self) -> datasets.IterableDataset:
-        """The rows of the prepared dataset with the images' bytes, one shard a tar."""
-        shards = [self.address(tar) for tar in self._complete()]
-        reading = self._reading(sample for shard in shards for sample in read_samples(shard, streamed=True))
-        names = reading.class_names
-        kind = CAPTIONS_FEATURE if names is None else datasets.ClassLabel(names=list(names))
-        features = datasets.Features({"image": IMAGE_FEATURE, reading.kind: kind, "key": KEY_FEATURE})
-        return datasets.IterableDataset.from_generator(
-            _stream_rows,
-            features,
-            gen_kwargs={"shards": shards, "reading": reading},
-            split=datasets.NamedSplit(self.split),
-        )
-
-    def _complete(self):
-        """The tars. Raises: ValueError if the count file is no number, or a tar that it counts is missing."""
-        where = self.tars[0].rpartition("/")[0]
-        count_file, names = self.folder / where / COUNT_FILE, [tar.rpartition("/")[2] for tar in self.tars]
-        if not count_file.exists() or split_words(names[0]):
-            return self.tars
-        count = read_text(count_file).strip()
-        if not count.isdigit() or int(count) == 0:
-            raise ValueError(f"{count_file}: {count!r} is not a number of shards; write how many there are.")
-        expected = [f"{number}.tar" for number in range(int(count))]
-        missing = next((name for name in expected if name not in names), None)
-        if missing is not None:
-            missing = count_file.with_name(missing)
-            raise ValueError(f"{missing}: is missing, one of {count} shards; fetch it or correct {COUNT_FILE}.")
-        return [f"{where}/{name}" if where else name for name in expected]
-
-    def _reading(self, samples: Iterable["Sample"]) -> "_Reading":
-        """How the samples are to be read, as the folder states it or else its first sample with words shows."""
-        kind_file = self.folder / KIND_FILE
-        stated = read_text(kind_file).strip() if kind_file.exists() else None
-        if stated not in (None, "retrieval", "classification"):
-            raise ValueError(f"{kind_file}: {stated!r} is not supported; 'retrieval' and 'classification' are.")
-        kind = stated and {"retrieval": "captions", "classification": "label"}[stated]
-        first = None
-        for first in samples:
-            # CLIP_benchmark's writer states nothing for classification; other writers state nothing for captions.
-            if kind or (kind := first.kind(self.options)):
-                break
-        if first is None:
-            raise ValueError(f"{self.title}: its tars hold no images; check how they were written.")
-        if kind is None:
-            raise ValueError(
-                f"{first.name}: has neither a label (.cls) nor captions (.txt, .json) beside it, nor has any other "
-                "image; every sample needs one."
-            )
-        names = tuple(self.options.class_names or self._class_names()) if kind == "label" else None
-        return _Reading(kind, names, self.options)
-
-    def _class_names(self):
-        path = self.folder / CLASSES_FILE
-        if not path.exists():
-            raise ValueError(
-                f"{self.folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names."
-            )
-        return published_class_names(path)
+def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
+    """The prepared dataset, whose images are places in the tars."""
+    tars = _complete(tars, folder)
+    fetch(tars)
+    shards = [str(folder / tar) for tar in tars]
+    samples = [sample for shard in shards for sample in _index(shard, *_stamp(shard))]
+    reading = _Reading.of(samples, folder, options)
+    keys = [sample.key for sample in samples]
+    if len(set(keys)) < len(keys):  # shards that count from zero each
+        keys = [f"{_stem(sample.shard)}/{sample.key}" for sample in samples]
+    fields = ("shard", "member", "offset", "size")
+    places = [pa.array([getattr(sample, name) for sample in samples]) for name in fields]
+    words = {("captions" if reading.class_names is None else "labels"): [reading.words(sample) for sample in samples]}
+    images = pa.StructArray.from_arrays(places, fields)
+    return build_dataset(images, keys, **words, class_names=reading.class_names)
 
 
-def _read_templates(folder: Path) -> Sequence[str] | None:
-    path = folder / TEMPLATES_FILE
-    return templates_from([str(path)]) if path.exists() and read_text(path).strip() else None
+def _stream_split(tars, folder, options, address, split) -> datasets.IterableDataset:
+    """The rows of the prepared dataset with the images' bytes, one shard a tar."""
+    shards = [address(tar) for tar in _complete(tars, folder)]
+    samples = (sample for shard in shards for sample in _named_errors(shard, streamed=True))
+    reading = _Reading.of(samples, folder, options)
+    names = reading.class_names
+    kind = CAPTIONS_FEATURE if names is None else datasets.ClassLabel(names=list(names))
+    features = datasets.Features({"image": IMAGE_FEATURE, reading.kind: kind, "key": KEY_FEATURE})
+    words = {"shards": shards, "reading": reading}
+    return datasets.IterableDataset.from_generator(_rows, features, words, split=datasets.NamedSplit(split))
+
+
+def _rows(shards: list[str], reading: "_Reading") -> Iterator[dict]:
+    for shard in shards:
+        for sample in read_samples(shard, streamed=True):
+            image = {"bytes": sample.image, "path": sample.name}  # the path names the image in errors
+            yield {"image": image, reading.kind: reading.words(sample), "key": f"{_stem(shard)}/{sample.key}"}
+
+
+def _complete(tars, folder):
+    """The tars of a split. Raises: ValueError if the count file is no number, or a tar that it counts is missing."""
+    where = os.path.dirname(tars[0])
+    count_file, names = folder / where / COUNT_FILE, [os.path.basename(tar) for tar in tars]
+    if not count_file.exists() or split_words(names[0]):  # it counts the tars of the folder, not those of a split
+        return tars
+    count = read_text(count_file).strip()
+    if not count.isdigit() or int(count) == 0:
+        raise ValueError(f"{count_file}: {count!r} is not a number of shards; write how many there are.")
+    expected = [f"{number}.tar" for number in range(int(count))]
+    if missing := next((name for name in expected if name not in names), None):
+        missing = count_file.with_name(missing)
+        raise ValueError(f"{missing}: is missing, one of {count} shards; fetch it or correct {COUNT_FILE}.")
+    return [os.path.join(where, name) for name in expected]
 
 
 # What a tar holds
@@ -242,34 +201,8 @@ class Sample:
     def name(self) -> str:
         return f"{self.shard}: {self.member}"
 
-    def kind(self, options: DataOptions) -> str | None:
-        """`label` or `captions`, whichever it has."""
-        if self.value("label", options) is not None:
-            if self._file("cls") is None and self.value("captions", options) is not None:
-                raise ShardError(
-                    f"{self.name}: the .json beside it has a label and a caption; write 'retrieval' or "
-                    f"'classification' into {KIND_FILE}."
-                )
-            return "label"
-        return None if self.value("captions", options) is None else "captions"
-
-    def value(self, kind: Literal["label", "captions"], options: DataOptions):
-        """What `.cls` or `.txt` holds, or where there is neither the field of the `.json`; `None` for none."""
-        own, other = ("cls", "txt") if kind == "label" else ("txt", "cls")
-        if file := self._file(own):
-            text = decode_text(file[1])
-            if text is None:
-                bad_row(f"{self.shard}: {file[0]} is not UTF-8 text; save it as UTF-8", options)
-            return text
-        if self._file(other) or (file := self._file("json")) is None:
-            return None
-        try:
-            fields = json.loads(decode_text(file[1]) or "?")
-            return next((fields[name] for name in _JSON_FIELDS[kind] if fields.get(name) is not None), None)
-        except (ValueError, AttributeError, RecursionError):
-            bad_row(f"{self.shard}: {file[0]} is no JSON object; write it again", options)
-
-    def _file(self, ending: str) -> tuple[str, bytes] | None:
+    def file(self, ending: str) -> tuple[str, bytes] | None:
+        """Member and bytes of the file whose last ending it is."""
         if own := self.files.get(ending):
             return own
         others = [file for name, file in self.files.items() if name.endswith(f".{ending}")]
@@ -280,45 +213,90 @@ class Sample:
             )
         return others[0] if others else None
 
+    def value(self, kind: Literal["label", "captions"], options: DataOptions):
+        """What `.cls` or `.txt` holds, or where there is neither the field of the `.json`; `None` for none."""
+        own, other = ("cls", "txt") if kind == "label" else ("txt", "cls")
+        if file := self.file(own):
+            text = decode_text(file[1])
+            if text is None:
+                _bad_row(f"{self.shard}: {file[0]} is not UTF-8 text; save it as UTF-8", options)
+            return text
+        if self.file(other) or (file := self.file("json")) is None:
+            return None
+        try:
+            fields = json.loads(decode_text(file[1]) or "?")
+            return next((fields[name] for name in _JSON_FIELDS[kind] if fields.get(name) is not None), None)
+        except (ValueError, AttributeError, RecursionError):
+            _bad_row(f"{self.shard}: {file[0]} is no JSON object; write it again", options)
 
-def bad_row(sentence: str, options: DataOptions) -> None:
-    """Raise ShardError for a sample that cannot be used, unless such are to be skipped."""
+
+def _bad_row(sentence, options):
     if options.on_bad_row == "raise":
         raise ShardError(f"{sentence}, or set on_bad_row to skip.")
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """How the samples of a split are read. Attributes: `label` or `captions`; names of the classes; options."""
+    """How the samples of a split are read: as labels, with the names of the classes, or as captions."""
 
     kind: Literal["label", "captions"]
     class_names: tuple[str, ...] | None
     options: DataOptions
 
+    @classmethod
+    def of(cls, samples, folder, options):
+        """As the folder states it, or else the first sample that has words shows."""
+        kind_file, names_file = folder / KIND_FILE, folder / CLASSES_FILE
+        stated = read_text(kind_file).strip() if kind_file.exists() else None
+        if stated not in (None, *_KINDS):
+            raise ValueError(f"{kind_file}: {stated!r} is not supported; {' and '.join(map(repr, _KINDS))} are.")
+        kind, first = _KINDS.get(stated), None
+        for sample in samples:
+            first = first or sample
+            # CLIP_benchmark's writer states nothing for classification; other writers state nothing for captions.
+            has = [value for value in _KINDS.values() if not kind and sample.value(value, options) is not None]
+            if len(has) > 1 and not sample.file("cls"):
+                raise ShardError(
+                    f"{sample.name}: the .json beside it has a label and a caption; write 'retrieval' or "
+                    f"'classification' into {KIND_FILE}."
+                )
+            if kind := kind or (has and has[0]):
+                break
+        if first is None:
+            raise ValueError(f"{folder}: its tars hold no images; check how they were written.")
+        if not kind:
+            raise ValueError(
+                f"{first.name}: has neither a label (.cls) nor captions (.txt, .json) beside it, nor has any other "
+                "image; every sample needs one."
+            )
+        if kind == "captions":
+            return cls(kind, None, options)
+        if not options.class_names and not names_file.exists():
+            raise ValueError(
+                f"{folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names."
+            )
+        return cls(kind, tuple(options.class_names or published_class_names(names_file)), options)
+
     def words(self, sample: Sample) -> list[str] | int | None:
         """The captions of a sample, `[]` where it has none; or its label, `None` where it has none that is known."""
         value = sample.value(self.kind, self.options)
-        if self.kind == "captions":
+        if self.class_names is None:
             if not isinstance(value, str):
                 return cell_texts((value,))
             lines = [line.strip() for line in value.splitlines() if line.strip()]
-            joined = self.options.caption_lines == "join" or (
-                self.options.caption_lines is None and _is_of_img2dataset(sample)
-            )
+            joined = (self.options.caption_lines or ("join" if _is_of_img2dataset(sample) else "split")) == "join"
             return [" ".join(lines)] if joined and lines else lines
-        text = "" if value is None else str(value).strip()
-        if re.fullmatch(r"-?\d+", text):
-            label = int(text)
-        elif text in self.class_names:
-            label = self.class_names.index(text)
-        elif value is None:
-            return None
-        else:
-            return bad_row(f"{sample.name}: its label is {text!r}; it must be a whole number, 0 or more", self.options)
-        if label >= len(self.class_names):
-            count = len(self.class_names)
-            return bad_row(f"{sample.name}: label {label} has no class name; {count} names are known", self.options)
-        return label if label >= -1 else None
+        text, names = "" if value is None else str(value).strip(), self.class_names
+        if re.fullmatch(r"-?\d+", text) or text in names:
+            label = names.index(text) if text in names and not text.isdigit() else int(text)
+            if label < len(names):
+                return label
+            return _bad_row(
+                f"{sample.name}: label {label} has no class name; {len(names)} names are known", self.options
+            )
+        if value is not None:
+            _bad_row(f"{sample.name}: its label is {text!r}; it must be a whole number, 0 or more", self.options)
+        return None
 
 
 def _is_of_img2dataset(sample):
@@ -329,28 +307,34 @@ def _is_of_img2dataset(sample):
 
 
 def _stem(shard):
-    return shard.rpartition("/")[2].removesuffix(".tar")
+    return os.path.basename(shard).removesuffix(".tar")
 
 
-def _stream_rows(shards: list[str], reading: _Reading) -> Iterator[dict]:
-    for shard in shards:
-        for sample in read_samples(shard, streamed=True):
-            image = {"bytes": sample.image, "path": sample.name}  # the path names the image in errors
-            yield {"image": image, reading.kind: reading.words(sample), "key": f"{_stem(shard)}/{sample.key}"}
-
-
-@lru_cache(maxsize=64)  # whoever loads a dataset twice in a process reads its tars once
+@lru_cache(maxsize=16)  # whoever loads a dataset twice in a process reads its tars once
 def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
-    return list(read_samples(shard, streamed=False))
+    if utf8_key(shard) != shard:
+        raise ShardError(f"{utf8_key(shard)}: its path is not UTF-8; rename it.")
+    samples = list(_named_errors(shard, streamed=False))
+    for sample in samples:
+        if "json" in sample.files and (sample.file("txt") or sample.file("cls")):  # it is not read, and takes memory
+            sample.files["json"] = (sample.files["json"][0], b"")
+    return samples
 
 
-def _stamp(shard: str) -> tuple[int, int]:
+def _stamp(shard):
     check_regular(shard)
     try:
         status = os.stat(shard)
     except OSError as error:
         raise shard_error(shard, error) from error
     return status.st_size, status.st_mtime_ns
+
+
+def _named_errors(shard, *, streamed):
+    try:
+        yield from read_samples(shard, streamed=streamed)
+    except MAY_PASS as error:
+        raise shard_error(shard, error) from error
 
 
 class _Member(tarfile.TarInfo):
