@@ -287,15 +287,16 @@ class _Reading:
             joined = (self.options.caption_lines or ("join" if _is_of_img2dataset(sample) else "split")) == "join"
             return [" ".join(lines)] if joined and lines else lines
         text, names = "" if value is None else str(value).strip(), self.class_names
-        if re.fullmatch(r"-?\d+", text) or text in names:
-            label = names.index(text) if text in names and not text.isdigit() else int(text)
-            if label < len(names):
-                return label
-            return _bad_row(
-                f"{sample.name}: label {label} has no class name; {len(names)} names are known", self.options
-            )
+        if text in names and not text.isdigit():
+            return names.index(text)
+        if re.fullmatch(r"-?\d+", text) and -1 <= int(text) < len(names):
+            return int(text)
         if value is not None:
-            _bad_row(f"{sample.name}: its label is {text!r}; it must be a whole number, 0 or more", self.options)
+            many = f"the {len(names)} classes that have names (0 to {len(names) - 1})"
+            _bad_row(
+                f"{sample.name}: its label is {text!r}, which is neither the name nor the number of one of {many}",
+                self.options,
+            )
         return None
 
 
