@@ -292,11 +292,8 @@ class _Reading:
         if re.fullmatch(r"-?\d+", text) and -1 <= int(text) < len(names):
             return int(text)
         if value is not None:
-            many = f"the {len(names)} classes that have names (0 to {len(names) - 1})"
-            _bad_row(
-                f"{sample.name}: its label is {text!r}, which is neither the name nor the number of one of {many}",
-                self.options,
-            )
+            known = f"one of the {len(names)} classes that have names"
+            _bad_row(f"{sample.name}: its label is {text!r}, neither name nor number of {known}", self.options)
         return None
 
 
