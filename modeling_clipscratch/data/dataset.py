@@ -25,6 +25,7 @@ from datasets.fingerprint import generate_fingerprint
 from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, read_labels, written_lists
 from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
 from .pictures import BadImageError, decode_image
+from .templates import ALIKE
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def is_class_data(dataset) -> bool:
 
 def class_names(dataset) -> list[str] | None:
     """(C,) names of the classes of a prepared dataset; `None` for caption data."""
-    return list(dataset.features["label"].names) if is_class_data(dataset) else None
+    return [name.rstrip(ALIKE) for name in dataset.features["label"].names] if is_class_data(dataset) else None
 
 
 def labels_of(dataset: datasets.Dataset) -> np.ndarray | None:
