@@ -12,7 +12,7 @@ from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 
 KEYWORDS = {str(split): words for split, words in SPLIT_KEYWORDS.items()}  # split -> words that mean it
 _WORDS = sorted((word for words in KEYWORDS.values() for word in words), key=len, reverse=True)
-_WORD = re.compile(rf"(?<![^{NON_WORDS_CHARS}])({'|'.join(_WORDS)})(?![^{NON_WORDS_CHARS}])", re.IGNORECASE)
+SPLIT_WORD = re.compile(rf"(?<![^{NON_WORDS_CHARS}])({'|'.join(_WORDS)})(?![^{NON_WORDS_CHARS}])", re.IGNORECASE)
 _SHARD = re.compile(r"(?:.*/)?data/([^/]+)-\d{5}-of-\d{5}[^/]*")  # `datasets`' SPLIT_PATTERN_SHARDED
 
 
@@ -67,7 +67,7 @@ def split_words(name: str) -> set[str]:
     >>> split_words("flickr30k_val.csv"), split_words("train2017"), split_words("latest.csv")
     ({'validation'}, {'train'}, set())
     """
-    return set(map(canonical_split, _WORD.findall(name)))
+    return set(map(canonical_split, SPLIT_WORD.findall(name)))
 
 
 def split_of_path(path: str) -> str | None:

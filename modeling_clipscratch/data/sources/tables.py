@@ -24,7 +24,7 @@ from ..columns import DataOptions, find_columns, is_text
 from ..local_files import check_regular, file_of_cell, lfs_pointer, read_text
 from ..names import first_line
 from ..pictures import is_picture_name
-from ..splits import Source, Split, canonical_split, is_split_name, split_of_path, split_words
+from ..splits import SPLIT_WORD, Source, Split, canonical_split, is_split_name, split_of_path, split_words
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +84,12 @@ def table_source(folder: Path, listing: Listing, name: str, options: DataOptions
     other_form = any(inside and is_picture_name(file) for inside, files in listing.items() for file in files)
     other_form &= not (options.image_column or options.caption_column or options.label_column or options.image_root)
     for suffix in _FORMATS:
-        alike: dict[str, list[str]] = {}  # the files of one table
-        for path in (path for path in tables if _suffix(path) == suffix):
-            alike.setdefault(re.sub(r"\d+", "0", path), []).append(path)
-        chosen = [path for paths in alike.values() if _holds_images(folder / paths[0], options) for path in paths]
+        alike: dict[str, list[str]] = {}  # the files of one table, whatever their splits and numbers
+        for path in sorted(path for path in tables if _suffix(path) == suffix):
+            alike.setdefault(re.sub(r"\d+", "0", SPLIT_WORD.sub("", path)), []).append(path)
+        chosen = [path for paths in alike.values() if _hold_images(folder, paths, options) for path in paths]
         if not chosen and not other_form:  # whoever opens it says what it lacks
-            chosen = [path for paths in alike.values() for path in paths if suffix != ".json" or split_of_path(path)]
+            chosen = [path for paths in alike.values() for path in paths if suffix != ".json" or split_words(path)]
         if chosen:
             break
     splits: dict[str | None, list[str]] = {}
@@ -106,16 +106,12 @@ def table_source(folder: Path, listing: Listing, name: str, options: DataOptions
 def _tables(listing: Listing) -> Iterator[str]:
     """The tables that may be data: not those that lie beside an image or a tar of the same name."""
     for inside, files in listing.items():
-        tables = [file for file in files if file.lower().endswith((*_FORMATS,)) and not file.startswith(".")]
-        others = (
-            {os.path.splitext(file)[0] for file in files if is_picture_name(file) or file.endswith(".tar")}
-            if tables
-            else ()
-        )
-        for file in tables:
-            stem = os.path.splitext(file)[0]
-            if stem not in others and stem.removesuffix("_stats") not in others:
-                yield f"{inside}/{file}" if inside else file
+        if tables := [file for file in files if file.lower().endswith((*_FORMATS,)) and not file.startswith(".")]:
+            others = {os.path.splitext(file)[0] for file in files if is_picture_name(file) or file.endswith(".tar")}
+            others |= {f"{stem}_stats" for stem in others}  # of img2dataset
+            for file in tables:
+                if os.path.splitext(file)[0] not in others:
+                    yield f"{inside}/{file}" if inside else file
 
 
 def _of_one_folder(name: str, paths: list[str]) -> list[str]:
@@ -180,15 +176,19 @@ def find_image_root(folder: Path, cells: Iterable[str], options: DataOptions, wh
     return best[0]
 
 
-def _holds_images(path: Path, options: DataOptions) -> bool:
-    """Whether the first rows of a table hold images, or name some that are there."""
-    head = _head(path)
-    cells = [cell.get("bytes") if isinstance(cell, dict) else cell for row in head for cell in row.values()]
-    if any(isinstance(cell, bytes) for cell in cells):
-        return True
-    names = _file_names(head)
-    root = find_image_root(path.parent, names, options, path)
-    return any(os.path.isfile(file_of_cell(root, name)) for name in names)
+def _hold_images(folder: Path, paths: Iterable[str], options: DataOptions) -> bool:
+    """Whether the first rows of tables that are alike hold images, or name some that are there."""
+    first = {
+        re.sub(r"\d+", "0", path): folder / path for path in paths
+    }  # a test split may be empty, all shards are not
+    for path in first.values():
+        head = _head(path)
+        cells = [cell.get("bytes") if isinstance(cell, dict) else cell for row in head for cell in row.values()]
+        names = _file_names(head)
+        root = find_image_root(path.parent, names, options, path)
+        if any(isinstance(cell, bytes) for cell in cells) or any(os.path.isfile(file_of_cell(root, n)) for n in names):
+            return True
+    return False
 
 
 def _file_names(rows: Iterable[dict]) -> list[str]:
@@ -209,10 +209,12 @@ def _head(path: Path) -> list[dict]:
             rows = csv.reader(text, delimiter=delimiter)
             return [dict(zip(names, map(str.strip, row), strict=False)) for row in itertools.islice(rows, _HEAD)]
         if text.read(1) == "[":
-            return json.loads(text.getvalue())[:_HEAD]
-        text.seek(0)
-        return [json.loads(line) for line in itertools.islice(text, _HEAD) if line.strip()]
-    except (ValueError, csv.Error, StopIteration):  # pyarrow's errors are ValueErrors
+            rows = json.loads(text.getvalue())
+        else:
+            text.seek(0)
+            rows = (json.loads(line) for line in text if line.strip())
+        return [row for row in itertools.islice(rows, _HEAD) if isinstance(row, dict)]
+    except Exception:  # every format's reader has errors of its own
         return []
 
 
