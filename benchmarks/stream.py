@@ -22,7 +22,7 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.captions import CaptionTable
 from modeling_clipscratch.data.columns import Columns
 from modeling_clipscratch.data.pictures import is_picture_name
@@ -112,7 +112,8 @@ def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list
 def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) -> None:
     """The run that is watched; its tokenizer's words are those of the test split."""
     quiet_libraries()
-    word_tokenizer(CaptionTable(load_rows(str(folder), "test")).texts).save_pretrained(work / "tokenizer")
+    words = CaptionTable.of(load_data(folder, splits=["test"])["test"]).texts
+    word_tokenizer(words).save_pretrained(work / "tokenizer")
     recipe = {**RECIPE, "dataset": str(folder), "output_dir": str(work / "run"), "tokenizer": str(work / "tokenizer")}
     recipe |= {"max_steps": steps, "dataloader_num_workers": workers, "stream_shuffle_rows": rows}
     parsed = parse_recipe([word for name, value in recipe.items() for word in (f"--{name}", str(value))])

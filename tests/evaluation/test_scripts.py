@@ -1,5 +1,6 @@
 """What `run_eval.py` and `run_inference.py` print, write and refuse."""
 
+import argparse
 import copy
 import dataclasses
 import io
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from transformers import BertConfig, CLIPConfig, CLIPModel
 
-from modeling_clipscratch.command_line import DATA_OPTIONS, run_command
+from modeling_clipscratch.command_line import DATA_OPTIONS, add_data_options, run_command
 from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import prepare_dataset
 from modeling_clipscratch.data.load import ImageTextData
@@ -125,7 +126,7 @@ def test_splits_classes_and_origin_are_logged_before_anything_is_measured(script
     ]
 
 
-def test_every_option_of_data_has_a_help_and_reaches_the_loader(scripts, monkeypatch, capsys):
+def test_every_option_of_data_has_a_help_and_reaches_the_loader(scripts, monkeypatch):
     values = {"class_names": ["a", "b"], "templates": ["a {}"], "folder_names": "splits", "caption_lines": "join"}
     values |= {"on_bad_row": "skip"}
     words, expected = [], {"splits": ["dev"], "validation_fraction": 0.2}
@@ -138,10 +139,9 @@ def test_every_option_of_data_has_a_help_and_reaches_the_loader(scripts, monkeyp
     with pytest.raises(KeyError, match="end"):
         scripts[0].main(["--model", "m", "--dataset", "d", "--split", "dev", "--validation_fraction", "0.2", *words])
     assert calls == [expected] and set(expected) >= {field.name for field in dataclasses.fields(DataOptions)}
-    with pytest.raises(SystemExit):
-        scripts[0].main(["--help"])
-    help = capsys.readouterr().out
-    assert not re.findall(r"--(\w+) [^\n]*\n  --", help.split("--validation_fraction")[-1])  # each has a line below it
+    parser = argparse.ArgumentParser()
+    add_data_options(parser)
+    assert all(action.help for action in parser._actions)
 
 
 def test_one_class_alone_is_refused_before_the_model_is_loaded(scripts, class_rows, monkeypatch):
