@@ -1,4 +1,4 @@
-"""Rows go in; their unique captions, who says which, what means the same, and padded tokens come out."""
+"""The captions of a dataset, each once: which rows have which, what belongs together, and their padded tokens."""
 
 import copy
 import hashlib
@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .templates import class_prompts
+from .dataset import class_names, is_class_data, labels_of
+from .randomness import key_ids
+from .templates import DEFAULT_TEMPLATES, class_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -17,45 +19,52 @@ _SIDES = re.compile(r"\b(left|right|leftmost|rightmost)\b", re.IGNORECASE)
 
 
 class CaptionTable:
-    """Every caption of a split once, and which rows say it.
+    """Every caption of a dataset once, and which rows have it.
+
+    Args:
+        captions: (N,) lists of one or more texts.
+        links: (N, K) int64; rows that share a number are positives of each other. Default: rows that share a caption.
+        keys: (N,) names of the images, for the default of `links`; equal ones are one image.
 
     Attributes:
         texts: (U,) unique captions.
-        survives_flip: (U,) bool tensor, False where a mirrored picture would make the caption wrong.
-        group: (N,) int64 tensor, rows of equal group mean the same: one class, or the same set of captions.
+        survives_flip: (U,) bool tensor, False where a mirrored image would make the caption wrong.
+        links: (N, K) int64 tensor.
 
-    >>> from modeling_clipscratch.data import load_rows
-    >>> table = CaptionTable(load_rows("digits", "test"))
-    >>> len(table.texts), table.texts[0]  # ten classes in six prompts
-    (60, 'a photo of the digit zero.')
-    >>> table.group.shape
-    torch.Size([360])
+    >>> table = CaptionTable([["a dog", "a pet"], ["a cat"], ["a pet"]], keys=["0", "1", "2"])
+    >>> table.texts
+    ['a dog', 'a pet', 'a cat']
+    >>> (table.links[0] == table.links[2]).any(), (table.links[0] == table.links[1]).any()
+    (tensor(True), tensor(False))
     """
 
-    def __init__(self, rows):
-        if rows.kind == "class":
-            self._take_prompts(rows.class_names, rows.templates, rows.labels)
-        else:
-            self.texts, ids = _unique(rows.captions)
-            self._flat = np.array(ids)
-            self._offsets = np.cumsum([0] + [len(captions) for captions in rows.captions])
-            sets = [tuple(sorted(set(captions))) for captions in rows.captions]
-            self.group = torch.from_numpy(np.array(_unique([sets])[1], dtype=np.int64))
+    def __init__(self, captions: Sequence[Sequence[str]], *, links=None, keys: Sequence[str] | None = None):
+        numbers: dict[str, int] = {}
+        self._flat = np.array([numbers.setdefault(text, len(numbers)) for texts in captions for text in texts])
+        self._offsets = np.cumsum([0, *map(len, captions)])
+        self.texts = list(numbers)
+        self.links = _links(captions, keys) if links is None else torch.as_tensor(links)
         self.survives_flip = torch.tensor([survives_flip(text) for text in self.texts])
 
     @classmethod
-    def of_classes(cls, class_names: Sequence[str], templates: Sequence[str]) -> "CaptionTable":
-        """The table of class data whose rows are not known beforehand: row i stands for any picture of class i."""
-        table = cls.__new__(cls)
-        table._take_prompts(class_names, templates, np.arange(len(class_names)))
-        table.survives_flip = torch.tensor([survives_flip(text) for text in table.texts])
-        return table
+    def of(cls, dataset, templates: Sequence[str] | None = None) -> "CaptionTable":
+        """The table of a prepared dataset; of class data with `templates` (default: "a photo of a {}.").
 
-    def _take_prompts(self, class_names, templates, labels):
-        self.texts, ids = _unique([class_prompts(name, templates) for name in class_names])
-        self._flat = np.array(ids).reshape(-1, len(templates))[labels].reshape(-1)
-        self._offsets = np.arange(len(labels) + 1) * len(templates)
-        self.group = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+        >>> from modeling_clipscratch.data import load_data
+        >>> data = load_data("digits", splits=["test"])
+        >>> table = CaptionTable.of(data["test"], data.templates)
+        >>> len(table.texts), table.links.shape  # ten classes in six prompts
+        (60, torch.Size([360, 1]))
+        """
+        if not is_class_data(dataset):
+            return cls(dataset["captions"][:], keys=dataset["key"][:])
+        return cls.of_classes(class_names(dataset), templates or DEFAULT_TEMPLATES).select(labels_of(dataset))
+
+    @classmethod
+    def of_classes(cls, class_names: Sequence[str], templates: Sequence[str]) -> "CaptionTable":
+        """The table of class data whose rows are not known beforehand: row i stands for any image of class i."""
+        prompts = [class_prompts(name, templates) for name in class_names]
+        return cls(prompts, links=torch.arange(len(prompts))[:, None])
 
     def choose(self, indices: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         """One caption a row: (B,) row indices and (B,) draws in [0, 1) -> (B,) ids into `texts`."""
@@ -64,8 +73,8 @@ class CaptionTable:
         return torch.from_numpy(self._flat[first + (draws.numpy() * count).astype(np.int64)])
 
     def add_to(self, digest) -> None:
-        """Update a `hashlib` digest with the texts and who says which."""
-        for part in (self._flat, self._offsets, self.group.numpy()):
+        """Update a `hashlib` digest with the texts and who has which."""
+        for part in (self._flat, self._offsets, self.links.numpy()):
             digest.update(part.tobytes())
         digest.update("\0".join(self.texts).encode("utf-8", "surrogatepass"))
 
@@ -79,9 +88,26 @@ class CaptionTable:
         table = copy.copy(self)
         counts = np.diff(self._offsets)[indices]
         table._offsets = np.cumsum([0, *counts])
-        table._flat = np.concatenate([self._flat[self._offsets[i] : self._offsets[i + 1]] for i in indices])
-        table.group = self.group[torch.from_numpy(indices)]
+        first = np.repeat(self._offsets[:-1][indices] - table._offsets[:-1], counts)
+        table._flat = self._flat[first + np.arange(len(first))]
+        table.links = self.links[torch.from_numpy(indices)]
         return table
+
+
+def _links(captions, keys):
+    """Of each row its image and those captions that other rows have too; those of the same rows are counted once."""
+    rows: dict[str, list[int]] = {}
+    for row, texts in enumerate(captions):
+        for text in dict.fromkeys(texts):
+            rows.setdefault(text, []).append(row)
+    shared = {tuple(places): text for text, places in rows.items() if len(places) > 1}
+    linked: list[list[str]] = [[] for _ in captions]
+    for places, text in shared.items():
+        for row in places:
+            linked[row].append(f"\0{text}")  # no key is written so
+    names = [texts or [key] for texts, key in zip(linked, keys, strict=True)]
+    width = max(map(len, names))
+    return key_ids([name for texts in names for name in texts + texts[:1] * (width - len(texts))]).view(-1, width)
 
 
 class TokenTable:
@@ -163,11 +189,3 @@ def survives_flip(text: str) -> bool:
     True
     """
     return _SIDES.search(text) is None
-
-
-def _unique(lists):
-    """Lists of hashable things -> (each once, in order of first appearance; id of every entry, flattened)."""
-    ids, flat = {}, []
-    for entries in lists:
-        flat.extend(ids.setdefault(entry, len(ids)) for entry in entries)
-    return list(ids), flat

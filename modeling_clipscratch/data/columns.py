@@ -72,6 +72,9 @@ def _as_list(words):
     return [words] if isinstance(words, str) else words
 
 
+DEFAULT_OPTIONS = DataOptions()
+
+
 def is_text(feature) -> bool:
     """Whether a column holds one text a row."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
@@ -94,7 +97,9 @@ def _may_be_picture(feature) -> bool:  # a path or the bytes of a file
     return is_text(feature) or (isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary"))
 
 
-def find_columns(features: datasets.Features, options: DataOptions, *, origin: str) -> tuple[str, list[str], str | None]:
+def find_columns(
+    features: datasets.Features, options: DataOptions, *, origin: str
+) -> tuple[str, list[str], str | None]:
     """The picture's column, the captions' columns (none for class data) and the label's column (none for captions).
 
     Raises:

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import generate_fingerprint
 
-from .columns import DataOptions, cell_texts, find_columns, is_text, read_labels
+from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, read_labels
 from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
 from .pictures import BadImageError, decode_image
 
@@ -70,7 +70,7 @@ def is_prepared(dataset) -> bool:
 
 def prepare_dataset(
     dataset: datasets.Dataset,
-    options: DataOptions = DataOptions(),
+    options: DataOptions = DEFAULT_OPTIONS,
     *,
     name: str | None = None,
     split: str | None = None,
@@ -408,4 +408,3 @@ def content_fingerprint(dataset: datasets.Dataset) -> str:
                 stamp = "missing"
             digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
-

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ..data.columns import DataOptions
 from ..hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
 from .attention import ATTENTIONS
 from .checks import check_before, check_numbers, check_switches
@@ -69,14 +70,15 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """Where the pairs come from and what is done to the pictures.
+    """Where the images and texts come from.
 
-    >>> DataArguments(dataset="photos", horizontal_flip=0.5).validation_fraction
+    >>> DataArguments(dataset="photos", label_column="species").validation_fraction
     0.1
     """
 
     dataset: str = _option("digits", "digits, scenes, a Hub id, or the path of a folder or file.")
-    dataset_revision: str | None = _option(None, "Branch, tag or commit of a Hub data set.")
+    dataset_config: str | None = _option(None, "Configuration of the dataset, where it has several.")
+    dataset_revision: str | None = _option(None, "Branch, tag or commit of a dataset of the Hub.")
     test_split: str | None = _option(
         "auto", "Split that the finished run is measured on; 'none' for validation; auto: test where the data has one."
     )
@@ -94,31 +96,25 @@ class DataArguments:
         },
     )
     validation_fraction: float = _option(0.1, "Share of the training rows for validation, where there is no split.")
-    on_bad_image: str = _option("raise", "At a broken picture: stop, or go on without it.", choices=("raise", "skip"))
     streaming: bool = _option(
         False, "Read the training rows as they are needed: tar shards or parquet, local or of the Hub; needs max_steps."
     )
-    stream_shuffle_rows: int = _option(2048, "Rows that each reader of a stream holds and shuffles at a time.")
-    keep_in_memory: bool | None = _option(
-        None, "Decode all pictures once and keep them as bytes. Default: where a split takes less than 4 GB."
+    split_column: str | None = _option(
+        None, "Column that names the split of a row. Default: one called split; none reads it as any other."
     )
-    random_shift: int = _option(0, "Training pictures move by up to this many pixels each way.")
-    random_crop_min_area: float = _option(
-        1.0, "Least share of the picture that a random crop is drawn with; 1 is no crop."
+    image_root: str | None = _option(None, "Folder that the paths in a table are relative to. Default: the table's.")
+    folder_names: str | None = _option(
+        None, "What the names of sub-folders are, where they may be either.", choices=("classes", "splits")
     )
-    horizontal_flip: float = _option(0.0, "Probability of a mirror image, where the caption survives it.")
-    trivial_augment: float = _option(
-        0.0, "Probability of one random change of colour, place or shape (TrivialAugment); colours in captions suffer."
-    )
-    random_erasing: float = _option(0.0, "Probability that a rectangle is erased.")
-    cutmix: float = _option(0.0, "Probability that a part of another picture is pasted in, its captions counting too.")
-    mixup: float = _option(0.0, "Probability that another picture shines through, its captions counting too.")
-    cache_states: bool = _option(True, "Run a frozen tower once over all it will see and keep its states on disk.")
-    image_views: int = _option(1, "Augmented views of a picture that a frozen vision tower's cache holds.")
-    cache_dir: str | None = _option(None, "Folder of the state cache. Default: clipscratch in the Hugging Face cache.")
+    caption_lines: str | None = _option(
+        None, "Whether the lines of a text file are several captions or one, where it is not plain.",
+        choices=("split", "join"),
+    )  # fmt: skip
 
-    def __post_init__(self):
-        check_numbers(self)
+    def reading(self) -> DataOptions:
+        """How `load_data` reads the dataset; whether it leaves bad rows out is `ClipScratchTrainingArguments`'."""
+        names = {item.name for item in dataclasses.fields(DataOptions)} & vars(self).keys()
+        return DataOptions(revision=self.dataset_revision, **{name: getattr(self, name) for name in names})
 
 
 @dataclass
@@ -132,7 +128,9 @@ class ClipScratchTrainingArguments(TrainingArguments):
     one that is false excludes that choice.
     New: `global_batch_size`, `encode_chunk_size`, `memory_budget_gb`, `precision`, `attention`, `tower_learning_rate`,
     `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `early_stopping_patience`,
-    `overwrite_output_dir`.
+    `overwrite_output_dir`; what is done to images (`random_shift` to `mixup`), and how rows are
+    read and features cached (`on_bad_row`, `keep_in_memory`, `stream_shuffle_rows`, `cache_states`, `image_views`,
+    `cache_dir`).
 
     >>> args = ClipScratchTrainingArguments(global_batch_size=128, num_train_epochs=3)
     >>> args.global_batch_size, args.learning_rate
@@ -192,6 +190,30 @@ class ClipScratchTrainingArguments(TrainingArguments):
     save_minutes: float | None = _option(None, "A checkpoint also whenever so many minutes have passed since the last.")
     early_stopping_patience: int | None = _option(
         None, "Evaluations without a better metric_for_best_model after which the run ends. Default: it does not."
+    )
+    on_bad_row: str = _option(
+        "raise", "At a row with a broken image, no caption or no label: stop, or leave it out.",
+        choices=("raise", "skip"),
+    )  # fmt: skip
+    stream_shuffle_rows: int = _option(2048, "Rows that each reader of a stream holds and shuffles at a time.")
+    keep_in_memory: bool | None = _option(
+        None, "Decode all images once and keep them as bytes. Default: where a split takes less than 4 GB."
+    )
+    random_shift: int = _option(0, "Training images move by up to this many pixels each way.")
+    random_crop_min_area: float = _option(
+        1.0, "Least share of the image that a random crop is drawn with; 1 is no crop."
+    )
+    horizontal_flip: float = _option(0.0, "Probability of a mirror image, where the caption survives it.")
+    trivial_augment: float = _option(
+        0.0, "Probability of one random change of colour, place or shape (TrivialAugment); colours in captions suffer."
+    )
+    random_erasing: float = _option(0.0, "Probability that a rectangle is erased.")
+    cutmix: float = _option(0.0, "Probability that a part of another image is pasted in, its captions counting too.")
+    mixup: float = _option(0.0, "Probability that another image shines through, its captions counting too.")
+    cache_states: bool = _option(True, "Run a frozen tower once over all it will see and keep its features on disk.")
+    image_views: int = _option(1, "Augmented views of an image that a frozen vision tower's cache holds.")
+    cache_dir: str | None = _option(
+        None, "Folder of the cached features. Default: clipscratch in the Hugging Face cache."
     )
     do_train: bool | None = _option(None, "Only true: a run trains.", nargs="?", const=True)
     do_eval: bool | None = _option(None, "Not used: eval_strategy says it.", nargs="?", const=True)

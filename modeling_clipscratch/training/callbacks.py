@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import trainer as trainer_module
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback, TrainerState
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
@@ -31,7 +32,7 @@ _STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs 
 def set_callbacks(trainer) -> None:
     """Gives a `ClipScratchTrainer` what it does at its events, in this order; transformers' own bars go."""
     args = trainer.args
-    chosen = [trainer.record, ShareOfRun() if trainer.stream else EpochOfSampler(trainer.sampler)]
+    chosen = [trainer.record, EpochOfSampler(trainer.sampler) if trainer.sampler else ShareOfRun()]
     chosen += [BoundedTemperature(), Clock()]
     if args.ema_decay is not None:
         chosen.append(AverageWeights(trainer))
@@ -52,8 +53,8 @@ def set_callbacks(trainer) -> None:
     if args.push_to_hub and args.hub_strategy != HubStrategy.END:
         chosen.append(PushCheckpoints(trainer.hub_model_id))
     if not args.disable_tqdm:
-        chosen.append(Progress(trainer.pairs_per_step))
-    for callback in (PrinterCallback, ProgressCallback):
+        chosen.append(Progress())
+    for callback in (PrinterCallback, ProgressCallback, trainer_module.DEFAULT_PROGRESS_CALLBACK):  # of a notebook, too
         trainer.remove_callback(callback)
     for callback in chosen:
         trainer.add_callback(callback)
@@ -70,11 +71,10 @@ class TrainingRecord(TrainerCallback, ExportableState):
     def __init__(self, data: str | None, settings: dict[str, str]):
         self.data, self.settings, self.images_seen = data, settings, 0
 
-    @classmethod
-    def of(cls, model, args, data: str | None) -> "TrainingRecord":
-        """The record of a run with `ClipScratchTrainingArguments`."""
+    def settle(self, model, args, data: str | None) -> None:
+        """Take model, `ClipScratchTrainingArguments` and data of a run, or of a trial of a search."""
         values = {"loss": model.config.loss, **args.to_dict()}
-        return cls(data, {name: str(values[name]) for name in _OF_A_STEP})
+        self.data, self.settings = data, {name: str(values[name]) for name in _OF_A_STEP}
 
     def state(self) -> dict:
         args = {"data": self.data, "settings": self.settings}
@@ -98,16 +98,15 @@ class TrainingRecord(TrainerCallback, ExportableState):
 class Progress(TrainerCallback):
     """One bar a run: steps, pictures a second, time left, last loss and last evaluation."""
 
-    def __init__(self, pairs_per_step: int):
-        self.pairs_per_step = pairs_per_step
+    def __init__(self):
         self.bar = None
         self.shown = {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             self.bar = tqdm(
-                total=state.max_steps * self.pairs_per_step,
-                initial=state.global_step * self.pairs_per_step,
+                total=state.max_steps * args.global_batch_size,
+                initial=state.global_step * args.global_batch_size,
                 unit=" pictures",
                 desc="training",
                 dynamic_ncols=True,
@@ -116,7 +115,7 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.bar is not None:
-            self.bar.update(self.pairs_per_step)
+            self.bar.update(args.global_batch_size)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.bar is None or not logs:

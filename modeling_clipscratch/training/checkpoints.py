@@ -186,20 +186,21 @@ def _changed_part_of_processor(folder, processor):
 
 
 @contextlib.contextmanager
-def staged(args, wait):
+def staged(run: Path, args, wait):
     """A folder beside the checkpoints to write one into; what is left there at the end is deleted.
 
     Args:
+        run: folder of the checkpoints.
         args: the Trainer's.
         wait: function without arguments, the barrier of all processes.
     """
-    folder = Path(args.output_dir) / STAGING
+    folder = run / STAGING
     clears = args.local_process_index == 0  # a machine with a disk of its own clears that
     if clears:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run was writing
     wait()
     try:
-        with saying_what_failed(args.output_dir):
+        with saying_what_failed(run):
             yield folder
     finally:
         if clears:
@@ -207,9 +208,8 @@ def staged(args, wait):
     wait()
 
 
-def publish(written: Path, args, state: TrainerState, recipe: str | None) -> None:
+def publish(written: Path, run: Path, args, state: TrainerState, recipe: str | None) -> None:
     """Complete a checkpoint, give it its name, and delete older ones; one process does it."""
-    run = Path(args.output_dir)
     state.save_to_json(str(written / "trainer_state.json"))
     if recipe is not None:
         (written / RECIPE).write_text(recipe, encoding="utf-8")
@@ -223,16 +223,18 @@ def publish(written: Path, args, state: TrainerState, recipe: str | None) -> Non
     )
 
 
-def save_whole(trainer, write) -> None:
+def save_whole(trainer, write, folder: str) -> None:
     """Writes a checkpoint beside the others under another name and renames it: it is whole or not there.
 
     Args:
         trainer: a `ClipScratchTrainer`, which saves into its `staging` folder while there is one.
         write: function that has transformers' Trainer write its files.
+        folder: of the run, or of the trial of a search.
     """
     trainer.check_finite()
-    args, name, wait = trainer.args, f"checkpoint-{trainer.state.global_step}", trainer.accelerator.wait_for_everyone
-    with staged(args, wait) as trainer.staging:
+    args, run = trainer.args, Path(folder)
+    name, wait = f"checkpoint-{trainer.state.global_step}", trainer.accelerator.wait_for_everyone
+    with staged(run, args, wait) as trainer.staging:
         try:
             write()
             if trainer.average is not None:
@@ -241,11 +243,11 @@ def save_whole(trainer, write) -> None:
                 trainer.stream.save(trainer.staging / name)
             wait()
             if trainer.state.best_global_step:
-                best = Path(args.output_dir) / f"checkpoint-{trainer.state.best_global_step}"
+                best = run / f"checkpoint-{trainer.state.best_global_step}"
                 if best.name == name or best.is_dir():  # not every evaluation has a checkpoint, nor this folder all
                     trainer.state.best_model_checkpoint = str(best)
             if args.should_save:
-                publish(trainer.staging / name, args, trainer.state, trainer.recipe)
+                publish(trainer.staging / name, run, args, trainer.state, trainer.recipe)
             wait()  # another machine must not clear what is being published on their common disk
         finally:
             trainer.staging = None

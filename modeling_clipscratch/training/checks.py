@@ -63,7 +63,7 @@ _OPTIMIZERS = {
 }
 # Parameters of transformers' Trainer that ClipScratchTrainer does not read.
 _NOT_TAKEN = {
-    "data_collator": "train_dataset makes whole batches",
+    "data_collator": "the trainer makes whole batches",
     "compute_loss_func": "the loss is that of the model's config (loss)",
     "compute_metrics": "an evaluation gives zero-shot or retrieval metrics of the whole split",
     "preprocess_logits_for_metrics": "an evaluation gives zero-shot or retrieval metrics of the whole split",
@@ -136,21 +136,37 @@ def check_switches(args) -> None:
 
 
 def check_options(args, options: dict) -> None:
-    """Refuses what `ClipScratchTrainer` would take and not read.
+    """Refuses what `ClipScratchTrainer` cannot work with, or would take and not read.
 
     Args:
         args: `ClipScratchTrainingArguments`.
-        options: named parameters of transformers' `Trainer`; those of them that are `None` and not read are deleted.
+        options: parameters of the trainer by their names.
     Raises: ValueError.
     """
+    if not hasattr(args, "global_batch_size"):
+        raise ValueError(
+            f"args is a {type(args).__name__}; give ClipScratchTrainingArguments, which take all of its fields and the "
+            "global batch."
+        )
+    processor = options.get("processing_class")
+    if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
+        raise ValueError(
+            f"processing_class is {'missing' if processor is None else 'a ' + type(processor).__name__}; give the "
+            "model's processor, which has a tokenizer and an image processor (from_towers and load_model return it)."
+        )
     for name, instead in _NOT_TAKEN.items():
-        if options.pop(name, None) is not None:
+        if options.get(name) is not None:
             raise ValueError(f"{name} is not supported: {instead}; leave it out.")
     own = {"optimizers": (options.get("optimizers") or [None])[0], **options}
     rates = [name for name in ("tower_learning_rate", "muon_learning_rate") if getattr(args, name)]
     taken = [name for name in ("optimizers", "optimizer_cls_and_kwargs") if own.get(name) is not None]
     if rates and taken:
         raise ValueError(f"{rates[0]} would do nothing with an optimizer given as {taken[0]}; leave one out.")
+    if args.muon_learning_rate and not options["muon_matrices"]:
+        raise ValueError(
+            f"muon_learning_rate={args.muon_learning_rate} would do nothing without muon_matrices, the names of the "
+            "weights that it is for; give them, or leave it out."
+        )
 
 
 def _values(owner):
@@ -225,25 +241,27 @@ def _check_schedule(args, optimizer):
         ) from error
 
 
-def settle_metric(args, kind: str, class_names: Sequence[str] | None) -> None:
-    """Chooses the metric of the best checkpoint, where none is named, and tells those schedules that look at it which
+def settle_metric(args, class_names: Sequence[str] | None, eval_dataset) -> None:
+    """Choose the metric of the best checkpoint, where none is named, and tell those schedules that look at it which
     way is better.
 
     Args:
         args: `ClipScratchTrainingArguments`, changed in place.
-        kind: `class` or `caption`, of the data.
-        class_names: of class data.
+        class_names: of class data; `None` for caption data.
+        eval_dataset: the Trainer's; of {name: dataset} the first one counts.
     Raises: ValueError if the metric that is named is not measured on such data.
     """
+    prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
     if args.metric_for_best_model is None:
-        args.metric_for_best_model = "top1" if kind == "class" else "text_to_image_recall@5"
+        args.metric_for_best_model = prefixes[0] + ("text_to_image_recall@5" if class_names is None else "top1")
         args.greater_is_better = True
     if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):  # they take it for a loss
         mode = "max" if args.greater_is_better else "min"
         args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
-    names = metric_names(len(class_names) if kind == "class" else None)
-    if args.metric_for_best_model.removeprefix("eval_") not in names:
+    names = metric_names(None if class_names is None else len(class_names))
+    if args.metric_for_best_model.removeprefix("eval_") not in {prefix + name for prefix in prefixes for name in names}:
+        kind = "caption" if class_names is None else "class"
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model} is not measured on this {kind} data; choose one of "
-            f"{', '.join(names)}."
+            f"{', '.join(prefixes[0] + name for name in names)}."
         )

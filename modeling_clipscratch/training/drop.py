@@ -23,15 +23,20 @@ def add_drops(model, *, patches: float, blocks: float, image_size: tuple[int, in
         if share and not trains:  # with adapters, too: the tower itself is as in evaluation
             raise ValueError(f"{name}={share} drops parts of a tower in training, but the vision tower is frozen.")
     tower = model.vision_model
+    for hook in vars(model).pop("_drop_hooks", []):  # of another Trainer
+        hook.remove()
+    hooks = model._drop_hooks = []
     if patches:
         grid = _grid(tower, *image_size)
-        tower.embeddings.register_forward_hook(lambda module, _, out: _drop_patches(out, grid, patches, module))
+        forward = tower.embeddings.register_forward_hook
+        hooks.append(forward(lambda module, _, out: _drop_patches(out, grid, patches, module)))
         _try(tower, torch.zeros(1, 3, *image_size))
     if blocks:
         count = tower.config.num_hidden_layers
         for place, block in enumerate(last_blocks(tower, count)):
             rate = blocks * place / max(count - 1, 1)
-            block.register_forward_hook(lambda module, given, out, rate=rate: _drop_block(given[0], out, rate, module))
+            forward = block.register_forward_hook
+            hooks.append(forward(lambda module, given, out, rate=rate: _drop_block(given[0], out, rate, module)))
 
 
 def _grid(tower, height, width):

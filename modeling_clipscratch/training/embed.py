@@ -1,4 +1,4 @@
-"""A model and a pair data set go in; unit embeddings of its pictures and texts, cached where possible, come out."""
+"""Unit embeddings of the images and texts of a dataset, cached where possible, shared among the processes."""
 
 import math
 from collections.abc import Callable
@@ -13,43 +13,54 @@ from .gather import all_rows, process_count, process_index
 
 
 def embed_split(model, pairs: PairDataset, look: Augment, batch_size: int) -> torch.Tensor:
-    """(N, P) float32 unit embeddings of all plain pictures, on the CPU; the processes share the work, all get all."""
-    processes, count = process_count(), len(pairs)
-    shares = [range(count)[rank::processes] for rank in range(processes)]
-    longest = math.ceil(count / processes)
-    mine = torch.tensor([*shares[process_index()], 0][:longest])  # padded: gathered parts must be equal
-    images = embed_pictures(model, pairs, mine, look, batch_size)
-    if processes == 1:
-        return images
-    gathered = all_rows(images.to(model.device)).cpu().split(longest)
-    images = torch.empty(count, images.shape[1])
-    for share, part in zip(shares, gathered, strict=True):
-        images[list(share)] = part[: len(share)]
-    return images
+    """(N, P) float32 unit embeddings of all images, not augmented, on the CPU."""
+    return _shared(len(pairs), lambda rows: embed_images(model, pairs, rows, look, batch_size), model.device)
 
 
-def embed_pictures(model, pairs: PairDataset, indices: torch.Tensor, look: Augment, batch_size: int) -> torch.Tensor:
-    """(n,) row indices -> (n, P) float32 unit embeddings of the plain pictures, on the CPU."""
+def embed_images(model, pairs: PairDataset, rows: torch.Tensor, look: Augment, batch_size: int) -> torch.Tensor:
+    """(n,) rows -> (n, P) float32 unit embeddings of the images, not augmented, on the CPU."""
     if pairs.image_states is None:
-        pictures = pairs.plain_pictures(indices, batch_size)
-        parts = [encode_pixels(model, some, look.mean, look.std, batch_size) for some in pictures]
+        images = pairs.plain_images(rows, batch_size)
+        parts = [encode_pixels(model, some, look.mean, look.std, batch_size) for some in images]
     else:
-        states = pairs.image_states[indices, 0].split(batch_size)
+        states = pairs.image_states[rows, 0].split(batch_size)
         parts = [_from_states(lambda some: model.get_image_features(image_states=some), model, some) for some in states]
     return torch.cat(parts)
 
 
 def text_encoder(model, tokenizer, pairs: PairDataset, batch_size: int) -> Callable[[list[str]], torch.Tensor]:
-    """A function from M texts to (M, P) float32 unit embeddings; it takes cached states where `pairs` has them."""
-    if pairs.text_states is None:
-        return lambda texts: encode_texts(model, tokenizer, texts, batch_size=batch_size, say_cut=False)
+    """A function from M texts to (M, P) float32 unit embeddings; it takes cached features where `pairs` has them."""
+    features = pairs.texts.features
     place = {text: number for number, text in enumerate(pairs.captions.texts)}
 
+    def encode_unique(unique):
+        if features is None:
+            return encode_texts(model, tokenizer, unique, batch_size=batch_size, say_cut=False)
+        chosen = features[[place[text] for text in unique]]
+        return _from_states(lambda states: model.get_text_features(text_states=states), model, chosen)
+
     def encode(texts):
-        states = pairs.text_states[[place[text] for text in texts]]
-        return _from_states(lambda states: model.get_text_features(text_states=states), model, states)
+        unique = list(dict.fromkeys(texts))
+        number = {text: row for row, text in enumerate(unique)}
+        embeds = _shared(len(unique), lambda rows: encode_unique([unique[row] for row in rows]), model.device)
+        return embeds[[number[text] for text in texts]]
 
     return encode
+
+
+def _shared(count: int, encode: Callable[[torch.Tensor], torch.Tensor], device) -> torch.Tensor:
+    """(count, P) of `encode`, which takes rows; each process encodes its share, all get all."""
+    processes = process_count()
+    if processes == 1:
+        return encode(torch.arange(count))
+    shares = [range(count)[rank::processes] for rank in range(processes)]
+    longest = math.ceil(count / processes)
+    mine = torch.tensor([*shares[process_index()], *([0] * longest)][:longest])  # gathered parts must be equal
+    gathered = all_rows(encode(mine).to(device)).cpu().split(longest)
+    embeds = torch.empty(count, gathered[0].shape[1])
+    for share, part in zip(shares, gathered, strict=True):
+        embeds[list(share)] = part[: len(share)]
+    return embeds
 
 
 def _from_states(features, model, states):

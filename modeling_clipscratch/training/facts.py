@@ -4,30 +4,35 @@ import os
 
 from transformers import CONFIG_MAPPING
 
+from ..data.dataset import class_names
 from ..data.names import is_local, public_name
+from ..data.templates import DEFAULT_TEMPLATES
 
 
-def data_facts(data, pairs: dict, source, test) -> dict:
+def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
     """What the model learned from and was measured on.
 
     Args:
         data: `DataArguments`.
-        pairs: split -> its pairs; of a stream the training split has no known length.
-        source: `Rows` of the training split, or the `StreamSource`; both have `kind`, `class_names`, `templates`.
-        test: `Rows` that the finished model is measured on, or `None` for validation.
+        splits: {split: dataset} of the run; of a stream the training split has no known length.
+        trainer: the `ClipScratchTrainer`, which may have left out bad rows.
+        measured: the split that the finished model is measured on.
+        templates: prompts of class data.
     """
-    facts = {**_source(data.dataset, built_in=data.dataset in ("digits", "scenes")), "kind": source.kind}
+    names = trainer.train_rows.class_names if data.streaming else class_names(trainer.train_rows)
+    facts = {**_source(data.dataset, built_in=data.dataset in ("digits", "scenes"))}
+    facts["kind"] = "caption" if names is None else "class"
     if facts["source"] == "hub":
         facts["revision"] = data.dataset_revision
     facts["streamed"] = data.streaming
-    facts["rows"] = {split: len(part) for split, part in pairs.items() if not (data.streaming and split == "train")}
-    if test is not None:
-        facts["rows"][test.split] = len(test)
-    facts["measured"] = "validation" if test is None else test.split
-    if source.kind == "class":
-        facts["class_names"], facts["templates"] = list(source.class_names), list(source.templates)
+    facts["rows"] = {split: len(part) for split, part in splits.items() if not (data.streaming and split == "train")}
+    if not data.streaming:
+        facts["rows"]["train"] = len(trainer.train_pairs)
+    facts["measured"] = measured
+    if names is not None:
+        facts["class_names"], facts["templates"] = names, list(templates or DEFAULT_TEMPLATES)
     elif not data.streaming:
-        facts["captions"] = sum(len(captions) for captions in pairs["train"].rows.captions)
+        facts["captions"] = sum(map(len, trainer.train_pairs.dataset["captions"][:]))
     return facts
 
 

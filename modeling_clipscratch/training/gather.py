@@ -33,6 +33,11 @@ def all_rows(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat(parts)
 
 
+def own_rows(rows: torch.Tensor) -> torch.Tensor:
+    """(processes * b, ...) -> (b, ...): the rows of this process, which `all_rows` put together."""
+    return rows.chunk(process_count())[process_index()]
+
+
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of all processes' tensors, on every one."""
     if process_count() == 1:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from ..atomic_files import write_text
-from ..data.streamed_batches import StreamedPairs
+from ..data.stream_batches import StreamedPairs
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class StreamStates:
     def __init__(self, pairs: StreamedPairs):
         self.pairs = pairs
         self.queue = deque(pairs.states)
-        self._said = set()
+        self.skipped = 0
 
     def loader(self, args) -> DataLoader:
         """Batches from where the states stand. They are this process's own already: accelerate has nothing to share.
@@ -55,10 +55,10 @@ class StreamStates:
         head = self.queue.popleft()
         assert head["worker"] == word["state"]["worker"]
         self.queue.append(word["state"])
-        for warning in word["warnings"]:
-            if warning not in self._said:  # once, not once an epoch
-                self._said.add(warning)
-                logger.warning(warning)
+        for sentence in word["warnings"]:
+            self.skipped += 1
+            if self.skipped in (1, 10, 100, 1000) or self.skipped % 10_000 == 0:
+                logger.warning("%d rows are left out so far, the last since %s", self.skipped, sentence)
 
     def save(self, folder: str | Path) -> None:
         """Writes `stream_state_<process>.json`."""
@@ -82,14 +82,14 @@ class StreamStates:
                 )
         if before["shards"] != now["shards"]:
             raise ValueError(
-                f"{folder}: the shards of {self.pairs.source.name} are no longer those that the run began with; "
+                f"{folder}: the shards of {self.pairs.rows.title} are no longer those that the run began with; "
                 "restore them, or begin a new run."
             )
         self.queue = deque(json.loads(_path(folder, self.pairs.process).read_text())["states"])
 
     def _circumstances(self):
         pairs = self.pairs
-        return {"processes": pairs.processes, "workers": pairs.workers, "shards": pairs.source.fingerprint()}
+        return {"processes": pairs.processes, "workers": pairs.workers, "shards": pairs.rows.fingerprint()}
 
 
 def _path(folder, process):

@@ -1,28 +1,43 @@
-"""A model and pair data sets go in; a trained model, its log and whole checkpoints come out."""
+"""transformers' `Trainer` with a contrastive loss over the batch of all processes."""
 
 import contextlib
 import hashlib
 import logging
+from operator import itemgetter
 from pathlib import Path
 
-from accelerate.utils import send_to_device
+import datasets
+import torch
+from accelerate.utils import broadcast_object_list, send_to_device
+from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import PredictionOutput, TrainOutput
 
-from ..data.augment import Augment, Views
+from ..data.augment import Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
-from ..data.streamed_batches import StreamedPairs
-from ..evaluation.evaluate_rows import Result, evaluate_embeddings, log_scale
+from ..data.columns import DataOptions
+from ..data.dataset import class_names, labels_of
+from ..data.pixels import Preprocess
+from ..data.stream_batches import StreamedRows
+from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
+from ..evaluation.intervals import confidence_intervals
 from ..evaluation.own_code import check_code, forget_code
+from ..hub.towers_clipscratch import is_fixed
 from ..model_files import CODE
+from .arguments import ClipScratchTrainingArguments
+from .attention import choose_attention, set_attention
 from .average import WeightAverage
 from .callbacks import TrainingRecord, set_callbacks
 from .checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
-from .checks import check_options
+from .checks import check_options, settle_metric
 from .divergence import DivergedError, LossWatch, check_weights
+from .drop import add_drops
 from .embed import embed_split, text_encoder
-from .global_batch import check_rows, choose_chunk, describe_batch
+from .gather import all_rows, own_rows, process_count
+from .global_batch import check_rows, choose_chunk, describe_batch, settle_global_batch
 from .optimizer import build_optimizer, parameter_groups
+from .pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
+from .positives import connected_groups
 from .push import open_for_pushes
 from .run_folder import lock_run_folder
 from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
@@ -36,26 +51,33 @@ logger = logging.getLogger(__name__)
 class ClipScratchTrainer(Trainer):
     """transformers' `Trainer` with a contrastive loss over the batch of all processes.
 
+    Images that fit into memory are decoded once, features of frozen towers come from a cache, augmentation and the
+    choice of a caption follow from (seed, epoch, key), and a resumed run gives the weights of a straight one to the
+    bit.
+
     Args:
-        model: a `ClipScratchModel`.
+        model: a `ClipScratchModel`; or `model_init`, a function that makes one, as `Trainer` takes it.
         args: `ClipScratchTrainingArguments`.
-        train_dataset: `PairDataset`, or `StreamedPairs`.
-        eval_dataset: `PairDataset`; measured by zero-shot accuracy (class data) or retrieval (captions).
+        train_dataset: `datasets.Dataset` or `IterableDataset` with an image column and a label or captions.
+        eval_dataset: the same, or {name: dataset}; measured by zero-shot accuracy (labels) or retrieval (captions).
         processing_class: the model's processor, saved with every checkpoint.
-        augment: what is done to training pictures, on the device.
+        templates: prompts of class data, `{}` stands for the class. Default: "a photo of a {}.".
+        options: `DataOptions`, where the columns do not tell what they are.
         muon_matrices: names of the weights that take `args.muon_learning_rate`.
+        kwargs: as `Trainer` takes them.
 
-    Raises: ValueError if the training data fill no whole batch.
+    Raises:
+        ValueError: if the data or an option do not fit, in one sentence.
 
-    >>> from modeling_clipscratch.data import CaptionTable, Preprocess, TokenTable, load_rows
+    >>> from modeling_clipscratch.data import load_data
     >>> from modeling_clipscratch.evaluation import load_model
     >>> from modeling_clipscratch.training import ClipScratchTrainingArguments
-    >>> rows, (model, processor) = load_rows("digits", "validation"), load_model("runs/digits")
-    >>> read, captions = Preprocess(processor.image_processor), CaptionTable(rows)
-    >>> tokens = TokenTable(captions.texts, processor.tokenizer, max_length=64)
-    >>> pairs = PairDataset(rows, captions, seed=0, preprocess=read, tokens=tokens)
-    >>> args = ClipScratchTrainingArguments("runs/own", max_steps=1, global_batch_size=64, eval_strategy="no")
-    >>> trainer = ClipScratchTrainer(model, args, train_dataset=pairs, augment=Augment(mean=read.mean, std=read.std))
+    >>> data, (model, processor) = load_data("digits"), load_model("runs/digits")
+    >>> args = ClipScratchTrainingArguments("runs/own", max_steps=1, global_batch_size=64, disable_tqdm=True)
+    >>> trainer = ClipScratchTrainer(
+    ...     model, args, train_dataset=data["train"], eval_dataset=data["validation"], processing_class=processor,
+    ...     templates=data.templates,
+    ... )
     >>> trainer.train().global_step
     1
     """
@@ -64,22 +86,34 @@ class ClipScratchTrainer(Trainer):
 
     def __init__(
         self,
-        model,
-        args,
+        model=None,
+        args: ClipScratchTrainingArguments | None = None,
         *,
-        train_dataset,
+        train_dataset: datasets.Dataset | datasets.IterableDataset | None = None,
         eval_dataset=None,
         processing_class=None,
-        augment: Augment,
+        templates=None,
+        options: DataOptions | None = None,
         muon_matrices: set[str] = frozenset(),
         **kwargs,
     ):
-        check_options(args, kwargs)
-        self.stream = StreamStates(train_dataset) if isinstance(train_dataset, StreamedPairs) else None
-        if self.stream is None:
-            check_rows(len(train_dataset), args)
-        if processing_class is not None:
-            forget_code(processing_class)
+        args = ClipScratchTrainingArguments() if args is None else args
+        check_options(args, {**kwargs, "processing_class": processing_class, "muon_matrices": muon_matrices})
+        for name in [name for name, value in kwargs.items() if value is None]:
+            del kwargs[name]
+        self.options = options or DataOptions(on_bad_row=args.on_bad_row)
+        self.templates, self.muon_matrices = templates, muon_matrices
+        self.train_rows, self.stream, self.sampler = None, None, None
+        if train_dataset is not None:
+            self.train_rows = prepare(train_dataset, self.options, "train_dataset")
+            streamed = isinstance(train_dataset, datasets.IterableDataset)
+            if streamed:
+                check_stream(args)
+            else:
+                check_rows(len(self.train_rows), args)
+                self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
+        forget_code(processing_class)
+        self._settle_metric(args, eval_dataset)
         super().__init__(
             model,
             args,
@@ -89,25 +123,99 @@ class ClipScratchTrainer(Trainer):
             data_collator=as_they_are,
             **kwargs,
         )
-        self.augment, self.muon_matrices = augment, muon_matrices
-        self.pairs_per_step, self.average = args.global_batch_size, None
-        self.sampler = None if self.stream else EpochSampler(len(train_dataset), seed=args.seed)
-        self._statistics, self.staging, self._losses = StepMeans(), None, LossWatch()
-        self.recipe = None  # text of recipe.yaml, kept with each checkpoint
-        self.record = TrainingRecord.of(self.model, args, None if self.stream else train_dataset.digest())
-        self.chunk_size = self._measure_chunk()
+        self.average, self.staging, self.recipe = None, None, None  # recipe: its text is kept with each checkpoint
+        self._statistics, self._losses, self._measured = StepMeans(), LossWatch(), {}
+        self.record = TrainingRecord(None, {})
         check_sharding(self)
+        self._settle()
+        set_callbacks(self)
+
+    def _settle(self):
+        """Make what depends on the model and the arguments; each trial of a search has its own."""
+        args, model = self.args, self.model
+        self._settled, self._measured, self.train_pairs = model, {}, None
+        streamed = isinstance(self.train_dataset, datasets.IterableDataset)
+        for tower in (model.text_model, model.vision_model):
+            # Features of a cache are computed once, in full precision.
+            precision = "fp32" if args.cache_states and not streamed and is_fixed(tower) else args.precision
+            set_attention(tower, choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
+        preprocess = Preprocess(self.processing_class.image_processor)
+        add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
+        model.to(args.device)
+        self.augment = build_augment(args, preprocess, model, streamed=streamed)
+        for dataset in self._datasets_of(self.eval_dataset).values():
+            self._pairs_of(dataset)
+        if self.train_rows is None:
+            return
+        settings = {"templates": self.templates}
+        if streamed:
+            self.train_pairs = stream_pairs(self.train_rows, model, self.processing_class, args, **settings)
+            self.stream = StreamStates(self.train_pairs)
+        else:
+            settings |= {"augment": self.augment, "training": True}
+            self.train_pairs = map_pairs(self.train_rows, model, self.processing_class, args=args, **settings)
+            check_rows(len(self.train_pairs), args)
+            self.sampler.count = len(self.train_pairs)
+        self.record.settle(model, args, None if streamed else self.train_pairs.digest())
+        self.chunk_size = self._measure_chunk()
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
-        set_callbacks(self)
+
+    def _settle_metric(self, args, eval_dataset):
+        rows = self.train_rows
+        if rows is None and eval_dataset is not None:
+            rows = prepare(next(iter(self._datasets_of(eval_dataset).values())), self.options, "eval_dataset")
+        if rows is None:
+            args.load_best_model_at_end = False  # there is nothing to measure
+        else:
+            names = rows.class_names if isinstance(rows, StreamedRows) else class_names(rows)
+            settle_metric(args, names, eval_dataset)
+
+    @staticmethod
+    def _datasets_of(eval_dataset) -> dict:
+        if isinstance(eval_dataset, dict):
+            return eval_dataset
+        return {} if eval_dataset is None else {"": eval_dataset}
+
+    def _pairs_of(self, dataset) -> PairDataset:
+        """Batches to measure; those of the trainer's own evaluation data are kept."""
+        if id(dataset) in self._measured:
+            return self._measured[id(dataset)][1]
+        if isinstance(dataset, datasets.IterableDataset):
+            rows = read_stream(dataset, self.options)
+        else:
+            rows = prepare(dataset, self.options, "eval_dataset", train=self.train_dataset)
+        pairs = map_pairs(
+            rows, self.model, self.processing_class, self.augment, self.args, templates=self.templates, training=False
+        )
+        if any(dataset is own for own in self._datasets_of(self.eval_dataset).values()):
+            self._measured[id(dataset)] = (dataset, pairs)
+        return pairs
 
     # The batch and its loss
 
-    def _get_train_sampler(self, train_dataset=None):
-        return self.sampler
-
     def get_train_dataloader(self):
-        return super().get_train_dataloader() if self.stream is None else self.stream.loader(self.args)
+        """Batches of this process. A search has made another model for each trial by now."""
+        if self.train_rows is None:
+            raise ValueError("train_dataset is missing; give the Trainer a datasets.Dataset to train on.")
+        if self.model is not self._settled:
+            self._settle()
+        if self.stream is not None:
+            return self.stream.loader(self.args)
+        args = self.args
+        loader = DataLoader(
+            self.train_pairs,
+            batch_size=args.per_device_train_batch_size,
+            sampler=self.sampler,
+            drop_last=True,
+            collate_fn=as_they_are,
+            num_workers=args.dataloader_num_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
+            pin_memory=args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
@@ -125,7 +233,7 @@ class ClipScratchTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This process's share of the global loss (`GlobalLoss`), times the processes: DDP takes the mean."""
         inputs = dict(inputs)
-        group, samples, may_flip = (inputs.pop(name) for name in ("group", "sample", "may_flip"))
+        links, samples, may_flip = (inputs.pop(name) for name in ("links", "sample", "may_flip"))
         mixture = None
         if "images" in inputs:
             views = Views(images=inputs.pop("images"), samples=samples, may_flip=may_flip, augment=self.augment)
@@ -133,11 +241,18 @@ class ClipScratchTrainer(Trainer):
         outputs = model(**inputs, return_logits=False, encode_chunk_size=self.chunk_size)
         core = self.accelerator.unwrap_model(model)
         given = (outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias)
-        share, statistics = GlobalLoss(loss=core.config.loss)(*given, group=group, mixture=mixture)
+        share, statistics = GlobalLoss(loss=core.config.loss)(*given, group=self._groups(links), mixture=mixture)
         if model.training:
             self._statistics.add({**statistics, "temperature": (-outputs.logit_scale.detach()).exp()})
         loss = share * self.args.world_size
         return (loss, outputs) if return_outputs else loss
+
+    def _groups(self, links):
+        """(b,) of this process's rows, equal where they are positives in the global batch."""
+        if self.stream is not None and links.shape[1] > 1 and process_count() > 1:
+            links = self.accelerator.pad_across_processes(links, dim=1, pad_index=-1)
+            links = torch.where(links == -1, links[:, :1], links)
+        return links[:, 0] if links.shape[1] == 1 else own_rows(connected_groups(all_rows(links)))
 
     def _measure_chunk(self) -> int | None:
         """Rows of this process that are encoded at once, `None` for all; asked of the model before it is wrapped."""
@@ -150,8 +265,8 @@ class ClipScratchTrainer(Trainer):
         return chunk
 
     def _largest_rows(self, count):
-        inputs = self._prepare_inputs(self.train_dataset.largest_batch(count))
-        group, samples, may_flip = (inputs.pop(name) for name in ("group", "sample", "may_flip"))
+        inputs = self._prepare_inputs(self.train_pairs.largest_batch(count))
+        _, samples, may_flip = (inputs.pop(name) for name in ("links", "sample", "may_flip"))
         if "images" in inputs:
             inputs["pixel_values"] = self.augment(inputs.pop("images"), samples, may_flip)
         return inputs
@@ -200,14 +315,40 @@ class ClipScratchTrainer(Trainer):
             self.optimizer = build_optimizer(groups, *self.get_optimizer_cls_and_kwargs(self.args, model), self.args)
         return super().create_optimizer(model)  # leaves one that is there as it is
 
+    # A search
+
+    def hyperparameter_search(self, hp_space=None, compute_objective=None, n_trials=20, direction=None, **kwargs):
+        """As `Trainer.hyperparameter_search`; by default for the best `metric_for_best_model`.
+
+        Args: as the Trainer's. `global_batch_size` can be searched; trials save in `run-0`, `run-1`, ...
+        """
+        if compute_objective is None:
+            name = "eval_" + self.args.metric_for_best_model.removeprefix("eval_")
+            direction = direction or ("maximize" if self.args.greater_is_better else "minimize")
+            compute_objective = itemgetter(name)
+        return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction or "minimize", **kwargs)
+
+    def _hp_search_setup(self, trial):
+        args = self.args
+        names = ("global_batch_size", "per_device_train_batch_size")
+        before = {name: getattr(args, name) for name in names}
+        super()._hp_search_setup(trial)
+        changed = [name for name in names if getattr(args, name) != before[name]]
+        if changed:  # the other one follows from it
+            for name in {*names}.difference(changed):
+                setattr(args, name, None)
+            settle_global_batch(args)
+            if self.stream is None:
+                check_rows(len(self.train_rows), args)
+
     # The average of the weights
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
+    def train(self, resume_from_checkpoint=None, trial=None, **kwargs):
         """Train as `Trainer.train` does; with `ema_decay` the model ends with the averaged weights.
 
         Args:
             resume_from_checkpoint: path of a checkpoint; `True` or `auto` for the last whole one in `output_dir`.
-            kwargs: as `Trainer.train` takes them.
+            trial, kwargs: as `Trainer.train` takes them.
         Returns: `TrainOutput`, also where the checkpoint has made all steps already.
         Raises: ValueError if the checkpoint is damaged or of another run, `output_dir` is in use by another run, or a
             loss or weight is no longer finite.
@@ -215,8 +356,10 @@ class ClipScratchTrainer(Trainer):
         with lock_run_folder(self.args.output_dir, writes=self.args.should_save):
             checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
             if checkpoint is not None:
+                if self.stream is not None:
+                    self.stream.load(checkpoint)
                 check_fits(checkpoint, self)
-            return self.train_from(checkpoint, **kwargs)
+            return self.train_from(checkpoint, trial=trial, **kwargs)
 
     def train_from(self, checkpoint: str | None, **kwargs) -> TrainOutput:
         """Train from a checkpoint that `find_checkpoint` and `check_fits` have passed, or from the first step."""
@@ -259,15 +402,18 @@ class ClipScratchTrainer(Trainer):
         """Metrics from embeddings of the whole split, never from batches of logits.
 
         Args:
-            eval_dataset: a split, {name: split}, or the name of one of the trainer's. Default: what the trainer has.
+            eval_dataset: a dataset, {name: dataset}, or a name of the trainer's. Default: what the trainer has.
             ignore_keys: of transformers' Trainer, which gathers outputs; not supported.
             metric_key_prefix: of the metrics' names.
+        Returns: {name: value}; outside of training also {name_ci95: [low, high]}, the 95 % intervals.
         """
         if self.is_in_train:
             self.check_finite()
         if isinstance(eval_dataset, str):
             eval_dataset = self.eval_dataset[eval_dataset]
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if eval_dataset is None:
+            raise ValueError("eval_dataset is missing; give one to the Trainer or to evaluate().")
         if isinstance(eval_dataset, dict):
             prefixes = {name: f"{metric_key_prefix}_{name}" for name in eval_dataset}
             parts = [self.evaluate(eval_dataset[name], ignore_keys, prefix) for name, prefix in prefixes.items()]
@@ -287,23 +433,29 @@ class ClipScratchTrainer(Trainer):
         result, metrics = self._measure_as(metric_key_prefix, test_dataset, ignore_keys)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         embeddings = (result.image_embeds.numpy(), result.text_embeds.numpy())
-        return PredictionOutput(predictions=embeddings, label_ids=result.rows.labels, metrics=metrics)
+        return PredictionOutput(predictions=embeddings, label_ids=labels_of(result.dataset), metrics=metrics)
 
-    def _measure_as(self, prefix, pairs, ignore_keys):
+    def _measure_as(self, prefix, dataset, ignore_keys):
         if ignore_keys:
             raise ValueError(f"ignore_keys={ignore_keys} is not supported: no outputs are gathered; leave it out.")
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
-            result = self.measure(pairs)
-        return result, {f"{prefix}_{name}": value for name, value in result.metrics.items()}
+            result = self.measure(dataset)
+        metrics = result.metrics if self.is_in_train else {**result.metrics, **self.intervals(result)}
+        return result, {f"{prefix}_{name}": value for name, value in metrics.items()}
 
-    def measure(self, pairs: PairDataset) -> Result:
-        """Zero-shot (class data) or retrieval (captions); the pictures are shared among the processes."""
-        model = self.accelerator.unwrap_model(self.model)
+    def intervals(self, result: Result) -> dict[str, list[float]]:
+        """The 95 % intervals of a result's metrics; one process computes them for all."""
+        part = [confidence_intervals(result.outcomes) if self.args.process_index == 0 else None]
+        return broadcast_object_list(part)[0]
+
+    def measure(self, dataset) -> Result:
+        """Zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work."""
+        model, pairs = self.accelerator.unwrap_model(self.model), self._pairs_of(dataset)
         batch_size = self.args.per_device_eval_batch_size
         with self.accelerator.autocast():
             images = embed_split(model, pairs, self.augment, batch_size)
             encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
-            return evaluate_embeddings(encode, images, pairs.rows, logit_scale=log_scale(model))
+            return evaluate_embeddings(encode, images, pairs.dataset, self.templates, logit_scale=log_scale(model))
 
     # Checkpoints
 
@@ -330,7 +482,7 @@ class ClipScratchTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         write = super()._save_checkpoint
-        save_whole(self, lambda: write(model, trial))
+        save_whole(self, lambda: write(model, trial), super()._get_output_dir(trial))
 
     # The Hub
 

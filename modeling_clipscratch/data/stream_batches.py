@@ -1,0 +1,284 @@
+"""Make whole batches of an `IterableDataset`, without an end, each with the state that continues behind it.
+
+A slot is one reader: a worker of a process. In each epoch the shards, in an order of its own, are dealt to the slots;
+a slot reads its rows in blocks, shuffles each, and goes on to the next epoch without waiting for the others.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+
+from .batches import TextSide
+from .captions import CaptionTable
+from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, is_whole_number, readable_class
+from .dataset import is_prepared, title
+from .pictures import BadImageError
+from .pixels import Preprocess
+from .randomness import epoch_order, key_ids
+from .sources.streams import shard_rows
+from .splits import hash_of
+
+FEW_SHARDS = 4  # a slot; with fewer, one shard more or less would make too great a difference between slots
+
+
+class StreamedRow(NamedTuple):
+    """One row: its image, still encoded (or its path), and either captions or a label."""
+
+    key: str
+    image: bytes | str
+    where: str  # what an error calls it
+    captions: list[str] | None
+    label: int | None
+
+
+class BadRowError(ValueError):
+    """A row without a caption or a label."""
+
+
+class StreamedRows:
+    """The rows of an `IterableDataset` with the columns of the contract, or with others that tell what they are.
+
+    Args:
+        stream: the dataset; `num_shards` readers at most read whole shards of it.
+        options: column names and class names, where they cannot be told.
+
+    Attributes:
+        class_names: (C,) names, `None` for caption data.
+
+    Raises:
+        ValueError: if a column is missing or ambiguous, or the classes have no names.
+    """
+
+    def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS):
+        stream = stream if stream.features is not None else stream._resolve_features()  # no public way
+        self.title = title(stream)
+        if is_prepared(stream):
+            columns = ("image", ["captions"] if "captions" in stream.features else [], "label")
+        else:
+            columns = find_columns(stream.features, options, origin=self.title)
+        self.image, self.captions, label = columns
+        self.label = None if self.captions else label
+        if isinstance(stream.features[self.image], datasets.Image):
+            stream = stream.cast_column(self.image, datasets.Image(decode=False))
+        self.has_keys = is_text(stream.features.get("key")) and "key" not in (self.image, label)
+        names = [self.image, *self.captions, *([self.label] if self.label else []), *(["key"] if self.has_keys else [])]
+        self.stream = stream.select_columns(names)
+        self.class_names = self.numbers = None
+        if self.label:
+            self.class_names = self._class_names(stream.features[self.label], options)
+            if is_text(stream.features[self.label]):
+                self.numbers = {name: number for number, name in enumerate(self.class_names)}
+
+    def _class_names(self, feature, options):
+        names = options.class_names
+        if isinstance(feature, datasets.ClassLabel):
+            return list(names or map(readable_class, feature.names))
+        if not (is_text(feature) or is_whole_number(feature)):
+            raise ValueError(
+                f"{self.title}: label column {self.label!r} holds {feature}; labels are whole numbers or words."
+            )
+        if not names:
+            raise ValueError(
+                f"{self.title}: the classes in column {self.label!r} are not known before all rows are read; give "
+                "their names in label order (class_names)."
+            )
+        return list(names)
+
+    def fingerprint(self) -> str:
+        """Digest of what tells a stream from another before it is read: columns and number of shards."""
+        text = repr((sorted(map(str, self.stream.features.items())), self.stream.num_shards))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def row(self, raw: dict, shard: int, number: int) -> StreamedRow:
+        """A row as the stream gives it -> its parts.
+
+        Raises:
+            BadImageError: if it lacks an image.
+            BadRowError: if it lacks a caption or a label, or its label a name.
+        """
+        cell = raw[self.image]
+        cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
+        image, key = cell.get("bytes") or cell.get("path"), raw["key"] if self.has_keys else None
+        where = cell.get("path") or f"{self.title}: {key or f'row {number} of shard {shard}'}"
+        if not image:
+            raise BadImageError(f"{where}: has no image in column {self.image!r}; write it there or remove the row.")
+        if key is None:
+            key = hashlib.blake2b(image if isinstance(image, bytes) else image.encode(), digest_size=16).hexdigest()
+        if self.label is None:
+            captions = cell_texts(tuple(raw[name] for name in self.captions))
+            if not captions:
+                raise BadRowError(f"{where}: has no caption; every row needs one.")
+            return StreamedRow(key, image, where, captions, None)
+        return StreamedRow(key, image, where, None, self._number(raw[self.label], where))
+
+    def _number(self, value, where):
+        value = value.strip() if isinstance(value, str) else value
+        if value is None or value == "":
+            raise BadRowError(f"{where}: has no label in column {self.label!r}; every row of class data needs one.")
+        if self.numbers is not None:
+            if value not in self.numbers:
+                raise BadRowError(f"{where}: label {value!r} is not among the {len(self.numbers)} class names; add it.")
+            return self.numbers[value]
+        if not 0 <= value < len(self.class_names):
+            raise BadRowError(f"{where}: label {value} has no class name; {len(self.class_names)} names are known.")
+        return value
+
+
+class StreamedPairs(torch.utils.data.IterableDataset):
+    """Batches of rows that are never all in memory.
+
+    Args:
+        rows: the training rows.
+        texts: what is taken of a caption.
+        captions: for class data, `CaptionTable.of_classes`.
+        batch_size: pairs of a batch, this process's share of the global batch.
+        seed: the order follows from (seed, epoch, slot).
+        preprocess: reads and resizes an image when its batch is made.
+        process, processes: this process's number, and how many there are.
+        workers: of the `DataLoader` of each process, 1 where it has none.
+        shuffle_rows: rows of a block, the only rows that are held, encoded.
+        on_bad_row: `raise` or `skip` (the next row takes its place).
+
+    A batch holds what one of `PairDataset` holds, and `stream`: `state`, a small dict with which `states` continues
+    behind the batch; `warnings`, sentences about rows that were left out; or, where reading failed, `error` alone. (A
+    worker's exception would reach the user as a traceback, its log lines once a worker.)
+    """
+
+    def __init__(
+        self,
+        rows: StreamedRows,
+        texts: TextSide,
+        captions: CaptionTable | None = None,
+        *,
+        batch_size: int,
+        seed: int,
+        preprocess: Preprocess,
+        process: int = 0,
+        processes: int = 1,
+        workers: int = 1,
+        shuffle_rows: int = 2048,
+        on_bad_row: str = "raise",
+    ):
+        assert (rows.class_names is None) == (captions is None)
+        self.rows, self.texts, self.captions = rows, texts, captions
+        self.batch_size, self.seed, self.preprocess = batch_size, seed, preprocess
+        self.process, self.processes, self.workers = process, processes, workers
+        self.shuffle_rows, self.on_bad_row = shuffle_rows, on_bad_row
+        start = {"epoch": 0, "shard": 0, "row": 0, "state": None, "block": 0, "emitted": 0}
+        self.states = [{"worker": worker, **start} for worker in range(workers)]  # one each, for the next pass
+
+    def __iter__(self) -> Iterator[dict]:
+        worker = torch.utils.data.get_worker_info()
+        assert worker is None or worker.num_workers == self.workers
+        state = self.states[0 if worker is None else worker.id]
+        try:
+            yield from self._batches(state)
+        except ValueError as error:
+            yield {"stream": {"error": str(error)}}
+
+    def largest_batch(self, count: int) -> dict[str, torch.Tensor]:
+        """A batch of `count` rows with the longest caption there may be, to measure what a batch may need."""
+        numbers = torch.arange(count)
+        batch = {"images": torch.zeros(count, *self.preprocess.image_size, 3, dtype=torch.uint8), "sample": numbers}
+        batch |= {"links": numbers[:, None], "may_flip": torch.ones(count, dtype=torch.bool)}
+        return batch | self.texts.longest(count)
+
+    # Rows
+
+    def _batches(self, state):
+        kept, warnings, last = [], [], state["epoch"]
+        for epoch, raw, behind in self._shuffled(state):
+            if epoch > last + 1:
+                raise ValueError(f"{self.rows.title}: no row can be used; {warnings[-1]}")
+            try:
+                row = self.rows.row(*raw)
+                image = self.preprocess(self.preprocess.decode(row.image, name=row.where))
+            except (BadImageError, BadRowError) as error:
+                if self.on_bad_row == "raise":
+                    raise
+                warnings.append(str(error))
+                continue
+            kept.append((epoch, row, image))
+            last = epoch
+            if len(kept) == self.batch_size:
+                yield self._batch(*zip(*kept, strict=True)) | {"stream": {"state": behind, "warnings": warnings}}
+                kept, warnings = [], []
+
+    def _batch(self, epochs: Sequence[int], rows: Sequence[StreamedRow], images: Sequence[np.ndarray]) -> dict:
+        ids = key_ids([row.key for row in rows])
+        samples = self.texts.samples(ids, torch.tensor(epochs))
+        table, places = self.captions, torch.arange(len(rows))
+        if table is None:
+            # Any row of the global batch, on whatever process, may share an image or a caption.
+            names = [[row.key, *(f"\0{text}" for text in dict.fromkeys(row.captions))] for row in rows]
+            width = max(map(len, names))
+            links = key_ids([name for row in names for name in row + row[:1] * (width - len(row))]).view(-1, width)
+            table = CaptionTable([row.captions for row in rows], links=links)
+        else:
+            places = torch.tensor([row.label for row in rows])
+        return {"images": torch.from_numpy(np.stack(images)), **self.texts.batch(table, places, samples)}
+
+    def _shuffled(self, state):
+        """(epoch, raw row, state behind it) without end, each block in an order of its own."""
+        slot, passed = self.process * self.workers + state["worker"], state["emitted"]
+        for begin, block in self._blocks(slot, state):
+            name = f"slot {slot} block {begin['block']}"
+            order = epoch_order(len(block), seed=hash_of(self.seed, name), epoch=begin["epoch"])
+            for number, place in enumerate(order):
+                raw, block[place] = block[place], None  # not held longer than needed
+                if number >= passed:
+                    yield begin["epoch"], raw, {**begin, "emitted": number + 1}
+            passed = 0
+
+    def _blocks(self, slot, state):
+        """(state at its beginning, list of rows): `shuffle_rows` of them, fewer at the end of an epoch."""
+        begin = {**state, "emitted": 0}
+        while True:
+            rows = self._epoch(slot, begin)
+            filled = begin["block"] > 0
+            while block := list(itertools.islice(rows, self.shuffle_rows)):
+                filled = True
+                behind, block = block[-1][0], [raw for _, raw in block]
+                yield begin, block
+                begin = {**begin, **behind, "block": begin["block"] + 1}
+            if not filled:
+                raise ValueError(
+                    f"{self.rows.title}: reader {slot + 1} of {self.processes * self.workers} (processes x workers) "
+                    "found no row in a whole epoch; set dataloader_num_workers lower."
+                )
+            begin = {**begin, "epoch": begin["epoch"] + 1, "shard": 0, "row": 0, "state": None, "block": 0}
+
+    def _epoch(self, slot, begin):
+        """(state behind the row, arguments of `StreamedRows.row`) from `begin` on."""
+        slots = self.processes * self.workers
+        for place, (shard, shared) in enumerate(self.deal(slot, begin["epoch"])):
+            if place < begin["shard"]:
+                continue
+            first = place == begin["shard"]
+            start, state = (begin["row"], begin["state"]) if first else (0, None)
+            for row, (raw, behind) in enumerate(shard_rows(self.rows.stream, shard, state), start):
+                if not shared or (row + shard) % slots == slot:
+                    yield {"shard": place, "row": row + 1, "state": behind}, (raw, shard, row)
+
+    def deal(self, slot: int, epoch: int) -> list[tuple[int, bool]]:
+        """The shards that a slot reads in an epoch: its own whole, and those of which it takes its share of the rows.
+
+        Shards are shared by rows where there are fewer than slots, and what is left over by an even deal where a slot
+        has few. Else what is left over goes to other slots in each epoch.
+        """
+        count, slots = self.rows.stream.num_shards, self.processes * self.workers
+        order, whole = epoch_order(count, seed=self.seed, epoch=epoch), count // slots
+        if whole >= FEW_SHARDS:
+            return [(shard, False) for shard in order[(slot + epoch) % slots :: slots]]
+        even = whole * slots
+        return [(shard, False) for shard in order[slot:even:slots]] + [(shard, True) for shard in order[even:]]
+
+    def readings(self) -> float:
+        """How many times an epoch reads the data: more than once where shards are shared by rows."""
+        slots = self.processes * self.workers
+        return sum(len(self.deal(slot, 0)) for slot in range(slots)) / self.rows.stream.num_shards
