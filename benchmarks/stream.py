@@ -25,6 +25,7 @@ from modeling_clipscratch.command_line import quiet_libraries, run_command
 from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.batches import TextSide
 from modeling_clipscratch.data.captions import CaptionTable
+from modeling_clipscratch.data.pictures import is_picture_name
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.randomness import key_ids, sample_ids
 from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
