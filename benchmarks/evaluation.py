@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, VisionTextDualEncoderProcessor, ViTConfig, ViTImageProcessorPil
+from transformers import ViTConfig, ViTImageProcessorPil
 
 from modeling_clipscratch import ClipScratchModel
 from modeling_clipscratch.command_line import run_command
@@ -59,11 +59,9 @@ def zero_shot(options: argparse.Namespace) -> dict:
     vision = ViTConfig(
         hidden_size=192, num_hidden_layers=6, num_attention_heads=3, intermediate_size=768, image_size=32, patch_size=4
     )
-    model, _ = ClipScratchModel.from_towers(text=str(options.text_tower), vision=vision)
-    model.eval()
     image_processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
-    tokenizer = AutoTokenizer.from_pretrained(options.text_tower)
-    processor = VisionTextDualEncoderProcessor(image_processor, tokenizer)
+    model, processor = ClipScratchModel.from_towers(options.text_tower, vision, image_processor=image_processor)
+    model.eval()
     data = load_data(options.data / "wds_vtab-cifar10", splits=["test"])
     rows, templates = data["test"], data.templates
     rows = rows.select(range(min(options.limit, len(rows))))
@@ -85,8 +83,10 @@ def zero_shot(options: argparse.Namespace) -> dict:
         for start in range(0, len(slow), BATCH):
             batch = slow.select(range(start, min(start + BATCH, len(slow))))
             images = encode_images(model, preprocess, batch, batch_size=BATCH).embeds
-            classes = encode_classes(partial(encode_texts, model, tokenizer), class_names(rows), templates)
-            zero_shot_metrics(images, classes, torch.as_tensor(labels_of(batch)), 0.0)
+            encode = partial(encode_texts, model, processor.tokenizer)
+            zero_shot_metrics(
+                images, encode_classes(encode, class_names(rows), templates), torch.as_tensor(labels_of(batch)), 0.0
+            )
 
     prompts_each_batch()  # libraries that load themselves at their first use
     found = {"forward": [], "ours": [], "prompts each batch": []}
