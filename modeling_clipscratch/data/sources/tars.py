@@ -186,7 +186,7 @@ class Sample:
         key: its name, which ends at the first dot of the members' names.
         shard, member, offset, size: where the image is.
         image: its bytes, in a stream.
-        files: ending (`txt`, `v1.txt`, `cls`, `json`) -> member and bytes.
+        files: what follows the key (`txt`, `v1.txt`, `cls`, `json`), in small letters -> bytes.
     """
 
     key: str
@@ -195,39 +195,39 @@ class Sample:
     offset: int = 0
     size: int = 0
     image: bytes | None = None
-    files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{self.shard}: {self.member}"
 
-    def file(self, ending: str) -> tuple[str, bytes] | None:
-        """Member and bytes of the file whose last ending it is."""
-        if own := self.files.get(ending):
-            return own
-        others = [file for name, file in self.files.items() if name.endswith(f".{ending}")]
+    def ending(self, kind: str) -> str | None:
+        """The ending of the file of a kind (`txt`, `cls`, `json`): the kind itself, or one that ends in it."""
+        if kind in self.files:
+            return kind
+        others = [ending for ending in self.files if ending.endswith(f".{kind}")]
         if len(others) > 1:
             raise ShardError(
-                f"{self.shard}: {others[0][0]} and {others[1][0]} are two texts of one sample (its name ends at the "
-                "first dot); keep one, or rename the other."
+                f"{self.shard}: {self.key}.{others[0]} and {self.key}.{others[1]} are two texts of one sample (its "
+                "name ends at the first dot); keep one, or rename the other."
             )
         return others[0] if others else None
 
     def value(self, kind: Literal["label", "captions"], options: DataOptions):
         """What `.cls` or `.txt` holds, or where there is neither the field of the `.json`; `None` for none."""
         own, other = ("cls", "txt") if kind == "label" else ("txt", "cls")
-        if file := self.file(own):
-            text = decode_text(file[1])
+        if ending := self.ending(own):
+            text = decode_text(self.files[ending])
             if text is None:
-                _bad_row(f"{self.shard}: {file[0]} is not UTF-8 text; save it as UTF-8", options)
+                _bad_row(f"{self.shard}: {self.key}.{ending} is not UTF-8 text; save it as UTF-8", options)
             return text
-        if self.file(other) or (file := self.file("json")) is None:
+        if self.ending(other) or (ending := self.ending("json")) is None:
             return None
         try:
-            fields = json.loads(decode_text(file[1]) or "?")
+            fields = json.loads(decode_text(self.files[ending]) or "?")
             return next((fields[name] for name in _JSON_FIELDS[kind] if fields.get(name) is not None), None)
         except (ValueError, AttributeError, RecursionError):
-            _bad_row(f"{self.shard}: {file[0]} is no JSON object; write it again", options)
+            _bad_row(f"{self.shard}: {self.key}.{ending} is no JSON object; write it again", options)
 
 
 def _bad_row(sentence, options):
@@ -255,7 +255,7 @@ class _Reading:
             first = first or sample
             # CLIP_benchmark's writer states nothing for classification; other writers state nothing for captions.
             has = [value for value in _KINDS.values() if not kind and sample.value(value, options) is not None]
-            if len(has) > 1 and not sample.file("cls"):
+            if len(has) > 1 and not sample.ending("cls"):
                 raise ShardError(
                     f"{sample.name}: the .json beside it has a label and a caption; write 'retrieval' or "
                     f"'classification' into {KIND_FILE}."
@@ -314,8 +314,8 @@ def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
         raise ShardError(f"{utf8_key(shard)}: its path is not UTF-8; rename it.")
     samples = list(_named_errors(shard, streamed=False))
     for sample in samples:
-        if "json" in sample.files and (sample.file("txt") or sample.file("cls")):  # it is not read, and takes memory
-            sample.files["json"] = (sample.files["json"][0], b"")
+        if "json" in sample.files and (sample.ending("txt") or sample.ending("cls")):
+            sample.files["json"] = b""  # it is not read, and takes memory
     return samples
 
 
@@ -404,7 +404,7 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                     if len(data) < member.size:
                         raise tarfile.ReadError(f"{member.name} goes on past its end")
                 if not is_image:
-                    sample.files[ending] = (name, data)
+                    sample.files[ending] = data
                 elif sample.member:
                     raise ShardError(
                         f"{shard}: {sample.member} and {name} are two images of one sample (its name ends at the "
