@@ -339,6 +339,16 @@ class _Member(tarfile.TarInfo):
     """A header that says where a broken archive ends: tarfile takes one that is garbage, or none, for the end."""
 
     @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        # What a tar of samples is made of, without its times and owners, which take tarfile most of its time.
+        plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] == tarfile.REGTYPE and not buf[345]
+        if not plain or sum(buf) - sum(buf[148:156]) + 8 * ord(" ") != tarfile.nti(buf[148:156]):
+            return super().frombuf(buf, encoding, errors)
+        member = cls(tarfile.nts(buf[:100], encoding, errors))
+        member.size = tarfile.nti(buf[124:136])
+        return member
+
+    @classmethod
     def fromtarfile(cls, archive):
         try:
             return super().fromtarfile(archive)
