@@ -165,8 +165,8 @@ def _images(dataset, column, root, inside):
             check_inside(path, inside, where)
         if paths and not any(map(os.path.exists, paths)):
             raise ValueError(
-                f"{where} names the image {_shown(paths[0])}, which is not there, nor is any other; paths are relative to "
-                f"{root or Path.cwd()}{backslash_hint(paths[0])}; --image_root names another folder."
+                f"{where} names the image {_shown(paths[0])}, which is not there, nor is any other; paths are relative "
+                f"to {root or Path.cwd()}{backslash_hint(paths[0])}; --image_root names another folder."
             )
         keys = keys or [utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
         images = _dataset_of(pa.table({"image": image_files(paths)}), {"image": IMAGE_FEATURE}, dataset)
@@ -260,8 +260,8 @@ def check_inside(path: str, inside: Path, where: str) -> None:
     """Raise BadImageError if a path leads out of the folder of the table that names it."""
     if not is_inside(path, inside):
         raise BadImageError(
-            f"{where} names {_shown(path)}, which lies outside {inside}; a metadata table names files of its own folder: copy "
-            "the file there, or remove the row."
+            f"{where} names {_shown(path)}, which lies outside {inside}; a metadata table names files of its own "
+            "folder: copy the file there, or remove the row."
         )
 
 

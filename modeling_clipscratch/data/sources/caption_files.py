@@ -24,7 +24,8 @@ def caption_file_source(folder: Path, listing: Listing, name: str, options: Data
 
     The images lie beside the file, in one folder near it, or in `image_root`.
     """
-    paths = [folder / inside / file for inside, files in listing.items() for file in files]
+    small = (".json", ".txt", ".token")
+    paths = [folder / i / file for i, files in listing.items() for file in files if file.lower().endswith(small)]
     for pattern, read in _FORMS.items():
         splits: dict[str, dict[str, list[str]]] = {}
         used = []

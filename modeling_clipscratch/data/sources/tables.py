@@ -1,6 +1,5 @@
 """Find and open tables (parquet, CSV, JSON lines): in a folder, as `metadata.*` beside images, or by their path."""
 
-import codecs
 import csv
 import functools
 import glob
@@ -107,10 +106,15 @@ def table_source(folder: Path, listing: Listing, name: str, options: DataOptions
 def _tables(listing: Listing) -> Iterator[str]:
     """The tables that may be data: not those that lie beside an image or a tar of the same name."""
     for inside, files in listing.items():
-        others = {os.path.splitext(file)[0] for file in files if is_picture_name(file) or file.endswith(".tar")}
-        for file in files:
+        tables = [file for file in files if file.lower().endswith((*_FORMATS,)) and not file.startswith(".")]
+        others = (
+            {os.path.splitext(file)[0] for file in files if is_picture_name(file) or file.endswith(".tar")}
+            if tables
+            else ()
+        )
+        for file in tables:
             stem = os.path.splitext(file)[0]
-            if is_table(file) and not file.startswith(".") and not {stem, stem.removesuffix("_stats")} & others:
+            if stem not in others and stem.removesuffix("_stats") not in others:
                 yield f"{inside}/{file}" if inside else file
 
 
@@ -133,7 +137,7 @@ def _source(splits: Mapping[str, list[Path]], options: DataOptions, *, inside: P
     for split, paths in splits.items():
         head = _head(paths[0])
         root = Path(os.path.commonpath([path.parent for path in paths]))
-        cells = [cell for row in head for cell in row.values() if isinstance(cell, str) and is_picture_name(cell)]
+        cells = _file_names(head)
         one_folder = all(path.parent == root for path in paths)
         read = functools.cache(partial(_read_tables, paths, root, options))
         source[split] = Split(
@@ -178,12 +182,18 @@ def find_image_root(folder: Path, cells: Iterable[str], options: DataOptions, wh
 
 def _holds_images(path: Path, options: DataOptions) -> bool:
     """Whether the first rows of a table hold images, or name some that are there."""
-    cells = [cell for row in _head(path) for cell in row.values()]
-    if any(isinstance(cell.get("bytes") if isinstance(cell, dict) else cell, bytes) for cell in cells):
+    head = _head(path)
+    cells = [cell.get("bytes") if isinstance(cell, dict) else cell for row in head for cell in row.values()]
+    if any(isinstance(cell, bytes) for cell in cells):
         return True
-    names = [cell for cell in cells if isinstance(cell, str) and is_picture_name(cell)]
+    names = _file_names(head)
     root = find_image_root(path.parent, names, options, path)
     return any(os.path.isfile(file_of_cell(root, name)) for name in names)
+
+
+def _file_names(rows: Iterable[dict]) -> list[str]:
+    cells = [cell.get("path") if isinstance(cell, dict) else cell for row in rows for cell in row.values()]
+    return [cell for cell in cells if isinstance(cell, str) and is_picture_name(cell)]
 
 
 def _head(path: Path) -> list[dict]:
@@ -210,18 +220,21 @@ def _read_tables(paths: Sequence[Path], root: Path, options: DataOptions) -> dat
     """One table of several files, with the columns that are needed. Paths of images are relative to `root`."""
     kind, origin = _FORMATS[_suffix(paths[0])], str(paths[0])
     if kind == "parquet":
-        columns = _needed(_schema(paths[0]), options, origin)
+        features = _schema(paths[0])
+        columns = _needed(features, options, origin)
         folders = itertools.groupby(paths, key=lambda path: path.parent)
         parts = [(folder, _read_parquet([*files], options, columns)) for folder, files in folders]
     else:
-        parts = [(path.parent, _read_csv(path) if kind == "csv" else _read_json(path, options)) for path in paths]
-        features: dict = {}  # a column may be empty, and so of no type, in one file
+        read = _read_csv if kind == "csv" else _read_json
+        parts = [(path.parent, read(path)) for path in paths]
+        features = datasets.Features()  # a column may be empty, and so of no type, in one file
         for _, part in parts:
             features |= {c: f for c, f in part.features.items() if getattr(features.get(c), "dtype", "null") == "null"}
-        columns = _needed(datasets.Features(features), options, origin)
+        columns = _needed(features, options, origin)
+    image = find_columns(features, options, origin=origin)[0]
     try:
         chosen = [(part.select_columns(columns), os.path.relpath(folder, root)) for folder, part in parts]
-        whole = datasets.concatenate_datasets([_with_paths(*part, options) for part in chosen])
+        whole = datasets.concatenate_datasets([_with_paths(part, image, inside) for part, inside in chosen])
     except ValueError as error:
         raise ValueError(f"{origin}: the other files have other columns ({first_line(error)}); mend them.") from error
     return _with_numbers(whole, options) if kind == "csv" else whole
@@ -234,9 +247,8 @@ def _needed(features: datasets.Features, options: DataOptions, origin: str) -> l
     return [column for column in features if column in needed]
 
 
-def _with_paths(table: datasets.Dataset, inside: str, options: DataOptions) -> datasets.Dataset:
+def _with_paths(table: datasets.Dataset, image: str, inside: str) -> datasets.Dataset:
     """A table whose images, where it has paths and not bytes, are text that starts from the folder around `inside`."""
-    image = find_columns(table.features, options, origin="")[0]
     cells = table.data.column(image)
     if isinstance(table.features[image], datasets.Image) and pc.struct_field(cells, "bytes").null_count == len(cells):
         cells = pc.struct_field(cells, "path")
@@ -279,12 +291,28 @@ def _stream(paths: Sequence[Path], options: DataOptions) -> datasets.IterableDat
     )
 
 
-def _read_json(path: Path, options: DataOptions) -> datasets.Dataset:
+def _read_json(path: Path) -> datasets.Dataset:
+    """`Dataset.from_json` guesses types by parts of 10 MB, and names no line."""
     text = read_text(path)
-    with _named_errors(path, "JSON"):  # in one chunk, so that the types are those of the whole file
-        load = partial(datasets.Dataset.from_json, chunksize=4 * len(text) + 4, cache_dir=options.cache_dir)
-        utf16 = path.read_bytes()[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        return load(glob.escape(str(path)), encoding="utf-16" if utf16 else "utf-8")
+    lines = [text] if text.lstrip().startswith("[") else text.split("\n")  # `splitlines` breaks texts at U+2028
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line) if line.strip() else []
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: is no JSON ({first_line(error)}); mend or remove it.") from error
+        rows += value if isinstance(value, list) else [value]
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: its rows are no objects in braces; write one row a line.")
+    columns = dict.fromkeys(itertools.chain.from_iterable(rows))
+    return datasets.Dataset(pa.table({column: _array([row.get(column) for row in rows]) for column in columns}))
+
+
+def _array(values: list) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError):  # of several types: as text
+        return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
 
 
 def _read_csv(path: Path) -> datasets.Dataset:
@@ -393,8 +421,8 @@ def by_split_column(
         other = next((name for name in names if name != split), None)
         if other is not None and len(source) > 1:
             raise ValueError(
-                f"{part.origin}: belongs to {split}, and its column {column!r} says {other}; mend one of them, or leave "
-                "the column out with --split_column none."
+                f"{part.origin}: belongs to {split}, and its column {column!r} says {other}; mend one of them, or "
+                "leave the column out with --split_column none."
             )
         regrouped |= {split: part} if other is None else _regrouped(part, names, column)
     return regrouped or source
