@@ -70,8 +70,9 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     by_folder = any(split_words(folder.replace("/", " ")) for folder in folders.values())
     roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
     images = sum(is_picture_name(file) for file in files if file.startswith(roots))
-    tables = {stem for stem, ending in map(os.path.splitext, files) if ending.lower() in _TABLES}
-    if images > len(tars) or not (by_folder or tables <= {os.path.splitext(tar)[0] for tar in tars}):
+    tables = {file for file in files if file.lower().endswith(_TABLES) and os.path.dirname(file) in folders.values()}
+    beside = {os.path.splitext(table)[0] for table in tables} - {tar.removesuffix(".tar") for tar in tars}
+    if images > len(tars) or (beside and not by_folder):
         return {}
     splits: dict[str, list[str]] = {}
     for tar, folder in folders.items():
@@ -116,7 +117,7 @@ def open_tars(
     path, source = folder / TEMPLATES_FILE, {}
     templates = templates_from([str(path)]) if path.exists() and read_text(path).strip() else None
     for split, tars in splits.items():
-        where = origin or f"{folder / tars[0]}" + (f" and {len(tars) - 1} more tars" if len(tars) > 1 else "")
+        where = origin or f"{folder / tars[0]}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
         indexed = partial(_index_split, tars, folder, options, fetch)
         streamed = partial(_stream_split, tars, folder, options, address, split)
         source[split] = Split(indexed, where, streamed, templates=templates)
