@@ -63,7 +63,7 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     Returns: nothing where the tars are not the data: beside tables, or more images than there are tars.
 
     >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
-    {'test': ['flickr_test_00.tar'], 'train': ['train-2.tar', 'train-10.tar']}
+    {'train': ['train-2.tar', 'train-10.tar'], 'test': ['flickr_test_00.tar']}
     """
     tars = [file for file in files if file.endswith(".tar") and not os.path.basename(file).startswith(".")]
     folders = {tar: os.path.dirname(tar) for tar in sorted(tars, key=lambda file: (len(file), file))}
