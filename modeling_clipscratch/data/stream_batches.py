@@ -15,7 +15,16 @@ import torch
 
 from .batches import TextSide
 from .captions import CaptionTable
-from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, is_whole_number, readable_class, written_lists
+from .columns import (
+    DEFAULT_OPTIONS,
+    DataOptions,
+    cell_texts,
+    find_columns,
+    is_text,
+    is_whole_number,
+    readable_class,
+    written_lists,
+)
 from .dataset import is_prepared, title
 from .pictures import BadImageError
 from .pixels import Preprocess
