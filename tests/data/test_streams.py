@@ -216,7 +216,8 @@ def test_read_that_always_fails_is_named_with_its_remedy(open_stream, fail_reads
 
 
 @pytest.mark.parametrize("form", ["tar", "parquet"])
-def test_shard_that_went_away_or_is_damaged_is_named(form, table, write_shard, encode, tmp_path):
+def test_shard_that_went_away_or_is_damaged_is_named_at_once(form, table, write_shard, encode, tmp_path, monkeypatch):
+    monkeypatch.setattr(streams.time, "sleep", lambda seconds: pytest.fail("it is tried again"))
     path = tmp_path / f"0.{form}"
     if form == "tar":
         write_shard(path, {"a.png": encode(), "a.txt": b"red"})

@@ -384,10 +384,11 @@ def test_truncated_shard_is_named(tmp_path, write_class_set, cut):
             read(tmp_path)
 
 
-def test_garbage_inside_a_shard_does_not_pass_for_its_end(tmp_path, write_class_set):
+@pytest.mark.parametrize("garbage", [b"\xaa" * 512, b"x"], ids=["a header", "a letter of a name"])
+def test_garbage_inside_a_shard_does_not_pass_for_its_end(tmp_path, write_class_set, garbage):
     shard = write_class_set(tmp_path) / "test" / "0.tar"
     data = bytearray(shard.read_bytes())
-    data[1024:1536] = b"\xaa" * 512  # the second member's header
+    data[1024 : 1024 + len(garbage)] = garbage  # the second member's header
     shard.write_bytes(data)
     for read in (open_split, stream_split):
         with pytest.raises(ValueError, match="0.tar: damaged or cut short"):
