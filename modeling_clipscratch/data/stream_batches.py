@@ -12,6 +12,7 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 import torch
+from PIL import Image
 
 from .batches import TextSide
 from .captions import CaptionTable
@@ -25,7 +26,7 @@ from .columns import (
     readable_class,
     written_lists,
 )
-from .dataset import is_prepared, title
+from .dataset import class_names, is_prepared, ppm, title
 from .pictures import BadImageError
 from .pixels import Preprocess
 from .randomness import epoch_order, key_ids
@@ -66,6 +67,8 @@ class StreamedRows:
     def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS):
         stream = stream if stream.features is not None else stream._resolve_features()  # no public way
         self.title = title(stream)
+        if stream._distributed is not None:
+            raise ValueError(f"{self.title} was split by node; give the whole stream, which the processes share here.")
         if is_prepared(stream):
             columns = ("image", ["captions"] if "captions" in stream.features else [], "label")
         else:
@@ -80,12 +83,14 @@ class StreamedRows:
         self.shards = shard_names(self.stream)
         self.class_names = self.numbers = None
         if self.label:
-            self.class_names = self._class_names(stream.features[self.label], options)
+            self.class_names = self._class_names(stream, options)
             if is_text(stream.features[self.label]):
                 self.numbers = {name: number for number, name in enumerate(self.class_names)}
 
-    def _class_names(self, feature, options):
-        names = options.class_names
+    def _class_names(self, stream, options):
+        names, feature = options.class_names, stream.features[self.label]
+        if is_prepared(stream):
+            return class_names(stream)
         if isinstance(feature, datasets.ClassLabel):
             return list(names or map(readable_class, feature.names))
         if not (is_text(feature) or is_whole_number(feature)):
@@ -113,6 +118,8 @@ class StreamedRows:
             BadRowError: if it lacks a caption or a label, or its label a name.
         """
         cell = raw[self.image]
+        if isinstance(cell, Image.Image):  # of a `map`, before which `datasets` decodes
+            cell = ppm(np.asarray(cell.convert("RGB")))
         cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
         image, key = cell.get("bytes") or cell.get("path"), raw["key"] if self.has_keys else None
         where = cell.get("path") or f"{self.shards[shard]}: row {number}"
