@@ -7,8 +7,10 @@ usual ways run the frozen tower at every step.
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import datasets
 import torch
 from torch import nn
 from transformers import (
@@ -26,9 +28,10 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import ImageReader, load_data
 from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.rows import Rows
+from modeling_clipscratch.data.dataset import class_names, labels_of
+from modeling_clipscratch.data.templates import class_prompts
 from modeling_clipscratch.training.attention import choose_attention
 from modeling_clipscratch.training.device import choose_precision
 from modeling_clipscratch.training.recipe import parse_recipe
@@ -45,7 +48,7 @@ class Regime:
     """What all ways have in common. `text_tower` is the folder of the frozen tower; `rows` are held once."""
 
     dataset: str
-    rows: Rows
+    rows: datasets.Dataset
     captions: list[str]
     text_tower: str
     batch: int
@@ -54,6 +57,10 @@ class Regime:
     width: int
     layers: int
     heads: int
+
+    @cached_property
+    def read_image(self) -> ImageReader:
+        return ImageReader(self.rows)
 
     def vision_config(self, attention="sdpa") -> ViTConfig:
         return ViTConfig(
@@ -79,8 +86,13 @@ def write_text_tower(folder: Path, captions: list[str], config: DistilBertConfig
 
 def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = None, **sizes) -> Regime:
     """The training rows of a data set, with their first captions and a text tower that reads them."""
-    rows = load_rows(dataset, "train")
-    captions = [rows.captions_of(index)[0] for index in range(len(rows))]
+    data = load_data(dataset, splits=["train"])
+    rows = data["train"]
+    if data.templates:
+        prompts = [class_prompts(name, data.templates)[0] for name in class_names(rows)]
+        captions = [prompts[label] for label in labels_of(rows)]
+    else:
+        captions = [texts[0] for texts in rows["captions"]]
     tower = write_text_tower(folder / f"distilbert-{sizes['image_size']}", captions, text or DistilBertConfig())
     return Regime(dataset, rows, captions, tower, **sizes)
 
@@ -220,7 +232,7 @@ class Items(torch.utils.data.Dataset):
         return len(self.regime.rows)
 
     def __getitem__(self, index):
-        pixels = self.processor(self.regime.rows.read_image(index), return_tensors="pt").pixel_values[0]
+        pixels = self.processor(self.regime.read_image(index), return_tensors="pt").pixel_values[0]
         if self.padding == "longest":
             return pixels, self.regime.captions[index]
         said = self.tokenizer(

@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import generate_fingerprint
 
-from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, read_labels
+from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, read_labels, written_lists
 from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
 from .pictures import BadImageError, decode_image
+from .templates import ALIKE
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def is_class_data(dataset) -> bool:
 
 def class_names(dataset) -> list[str] | None:
     """(C,) names of the classes of a prepared dataset; `None` for caption data."""
-    return list(dataset.features["label"].names) if is_class_data(dataset) else None
+    return [name.rstrip(ALIKE) for name in dataset.features["label"].names] if is_class_data(dataset) else None
 
 
 def labels_of(dataset: datasets.Dataset) -> np.ndarray | None:
@@ -118,7 +119,10 @@ def prepare_dataset(
         alike.setdefault(value, []).append(row)
     first = np.array([rows[0] for rows in alike.values()], dtype=np.int64)
     if captions:
-        cells = [cell_texts(values) for values in zip(*(dataset[column][:] for column in captions), strict=True)]
+        cells = [
+            cell_texts(values)
+            for values in zip(*(written_lists(dataset[column][:]) for column in captions), strict=True)
+        ]
         texts = {rows[0]: [text for row in rows for text in cells[row]] for rows in alike.values()}
         words = ("captions", [texts.get(row, []) for row in range(len(dataset))], CAPTIONS_FEATURE)
     else:
@@ -161,8 +165,8 @@ def _images(dataset, column, root, inside):
             check_inside(path, inside, where)
         if paths and not any(map(os.path.exists, paths)):
             raise ValueError(
-                f"{where} names the image {paths[0]}, which is not there, nor is any other; paths are relative to "
-                f"{root or Path.cwd()}{backslash_hint(paths[0])}; --image_root names another folder."
+                f"{where} names the image {_shown(paths[0])}, which is not there, nor is any other; paths are relative "
+                f"to {root or Path.cwd()}{backslash_hint(paths[0])}; --image_root names another folder."
             )
         keys = keys or [utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
         images = _dataset_of(pa.table({"image": image_files(paths)}), {"image": IMAGE_FEATURE}, dataset)
@@ -248,12 +252,16 @@ def _key(cell: str, path: str, root: Path | None) -> str:
     return cell if keeps else os.path.relpath(path, root or Path())
 
 
+def _shown(path: str) -> str:
+    return path if len(path) < 300 else f"{path[:60]}... ({len(path)} characters; base64 must become bytes or files)"
+
+
 def check_inside(path: str, inside: Path, where: str) -> None:
     """Raise BadImageError if a path leads out of the folder of the table that names it."""
     if not is_inside(path, inside):
         raise BadImageError(
-            f"{where} names {path}, which lies outside {inside}; a metadata table names files of its own folder: copy "
-            "the file there, or remove the row."
+            f"{where} names {_shown(path)}, which lies outside {inside}; a metadata table names files of its own "
+            "folder: copy the file there, or remove the row."
         )
 
 

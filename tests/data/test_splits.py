@@ -1,29 +1,25 @@
 """Keys and labels go in; which rows are held out is checked."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
-from modeling_clipscratch.data import Rows
-from modeling_clipscratch.data.splits import canonical_split, carve_out, read_split
+from modeling_clipscratch.data import DataOptions
+from modeling_clipscratch.data.dataset import build_dataset, image_bytes
+from modeling_clipscratch.data.load import load_splits
+from modeling_clipscratch.data.splits import Split, canonical_split, carve_out, split_of_path, split_words
 
 KEYS = [f"picture-{i}" for i in range(1000)]
 
 
-def rows_of(labels, split="train") -> Rows:
-    return Rows(
-        name="toy",
-        split=split,
-        kind="class",
-        keys=[f"{split}-{i}" for i in range(len(labels))],
-        read_image=int,
-        labels=np.array(labels),
-        class_names=["a", "b"],
-        templates=["{}"],
-        origin="here",
-        fingerprint="1",
-    )
+def load(labels, **options):
+    """Loads a source of {split: labels}."""
+
+    def open_split(split, labels):
+        keys = [f"{split}-{row}" for row in range(len(labels))]
+        return build_dataset(image_bytes([b""] * len(keys)), keys, labels=labels, class_names=["a", "b"])
+
+    source = {split: Split(lambda s=split, r=rows: open_split(s, r), "here") for split, rows in labels.items()}
+    return load_splits(source, "toy", DataOptions(), **options)
 
 
 def test_parts_are_disjoint_and_whole():
@@ -61,39 +57,36 @@ def test_every_class_gives_its_share_and_keeps_a_row():
 
 
 def test_train_and_validation_of_a_set_without_validation_share_no_row():
-    readers = {"train": partial(rows_of, [0, 1] * 50)}
-    train = read_split(readers, "train", dataset="toy")
-    validation = read_split(readers, "val", dataset="toy")
-    assert len(train) == 90 and len(validation) == 10
-    assert not set(train.keys) & set(validation.keys)
-    assert (train.split, validation.split) == ("train", "validation")
-    assert train.fingerprint != validation.fingerprint
+    data = load({"train": [0, 1] * 50})
+    assert {split: len(part) for split, part in data.items()} == {"train": 90, "validation": 10}
+    assert not {*data["train"]["key"]} & {*data["validation"]["key"]}
+    assert (data["train"].split, data["validation"].split) == ("train", "validation")
 
 
 def test_own_validation_split_leaves_train_whole():
-    readers = {"train": partial(rows_of, [0, 1]), "validation": partial(rows_of, [1, 1], "validation")}
-    assert len(read_split(readers, "train", dataset="toy")) == 2
-    assert read_split(readers, "dev", dataset="toy").keys == ["validation-0", "validation-1"]
+    data = load({"train": [0, 1], "validation": [1, 1]}, splits=["train", "dev"])
+    assert len(data["train"]) == 2 and data["validation"]["key"][:] == ["validation-0", "validation-1"]
 
 
 def test_fraction_zero_gives_every_row():
-    assert len(read_split({"train": partial(rows_of, [0, 1])}, "train", dataset="toy", validation_fraction=0)) == 2
+    assert len(load({"train": [0, 1]}, splits=["train"], validation_fraction=0)["train"]) == 2
 
 
-def test_missing_test_split_lists_those_that_exist():
-    with pytest.raises(ValueError, match=r"toy has no split 'test'; it has: train, validation \(taken from train\)"):
-        read_split({"train": partial(rows_of, [0, 1])}, "test", dataset="toy")
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, 10])
-def test_fraction_outside_its_range_is_refused(fraction):
-    with pytest.raises(ValueError, match=r"validation_fraction=.* is not in \[0, 1\)"):
-        read_split({}, "train", dataset="toy", validation_fraction=fraction)
-
-
-def test_too_few_rows_to_part_are_refused():
-    with pytest.raises(ValueError, match="1 rows are too few"):
-        read_split({"train": partial(rows_of, [0])}, "train", dataset="toy")
+@pytest.mark.parametrize(
+    ("labels", "options", "sentence"),
+    [
+        (
+            {"train": [0, 1]},
+            {"splits": ["test"]},
+            r"toy has no split 'test'; it has: train, validation \(taken from tr",
+        ),
+        ({"train": [0]}, {}, "1 rows are too few"),
+        *(({}, {"validation_fraction": f}, r"validation_fraction=.* is not in \[0, 1\)") for f in (-0.1, 1.0, 10)),
+    ],
+)
+def test_what_cannot_be_parted_is_refused(labels, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load(labels, **options)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +94,25 @@ def test_too_few_rows_to_part_are_refused():
 )
 def test_other_names_of_splits(name, split):
     assert canonical_split(name) == split
+
+
+@pytest.mark.parametrize(
+    ("path", "splits"),
+    [
+        ("flickr30k_train.csv", {"train"}),
+        ("Test", {"test"}),
+        ("val2017", {"validation"}),
+        ("a.train-test_0.tar", {"train", "test"}),
+        ("latest.csv", set()),
+        ("trainer.csv", set()),
+        ("contest/evaluations.csv", set()),
+        ("rows/dev-set/0.csv", {"validation"}),
+    ],
+)
+def test_words_of_splits_in_names(path, splits):
+    assert split_words(path.replace("/", " ")) == splits
+    if len(splits) > 1:
+        with pytest.raises(ValueError, match="stands for test and for train; name the file and its folders after one"):
+            split_of_path(path)
+    else:
+        assert {split_of_path(path)} - {None} == splits
