@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassif
 
 from .hub.configuration_clipscratch import ClipScratchConfig
 from .hub.modeling_clipscratch import ClipScratchModel, ClipScratchOutput
+from .rooms import show
 
 AutoConfig.register("clipscratch", ClipScratchConfig)
 AutoModel.register(ClipScratchConfig, ClipScratchModel)
@@ -11,3 +12,4 @@ AutoModelForZeroShotImageClassification.register(ClipScratchConfig, ClipScratchM
 
 __version__ = "0.1.0"
 __all__ = ["ClipScratchConfig", "ClipScratchModel", "ClipScratchOutput"]
+__all__ += show(__name__, training=["ClipScratchTrainer", "ClipScratchTrainingArguments"])

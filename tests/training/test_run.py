@@ -167,14 +167,15 @@ def test_run_of_too_few_rows_for_validation_does_without(run_recipe, tmp_path):
     assert run_recipe(tmp_path, **few, **plain)[1] == {str(tmp_path / "set"): {}}
 
 
-def write_classes(folder, *names):
+def write_classes(folder, *names, count=1):
     for name in names:
         (folder / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(folder / name / "1.png")
+        for number in range(count):
+            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
 
 
 def test_one_class_alone_is_refused(run_recipe, tmp_path):
-    write_classes(tmp_path / "flowers", "daisy")
+    write_classes(tmp_path / "flowers", "daisy", count=20)
     with pytest.raises(ValueError, match="flowers has one class, 'daisy', so there is nothing to tell apart; give the"):
         run_recipe(tmp_path, dataset=str(tmp_path / "flowers"))
 
