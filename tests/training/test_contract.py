@@ -216,10 +216,8 @@ def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, tow
     assert steps == {4: 6, 8: 3, 12: 2}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"run-0", "run-1", "run-2"}
     assert best.objective == (max if direction is None else min)(objectives.values())
-    assert (
-        objectives[int(best.run_id)] == best.objective
-        and best.hyperparameters["global_batch_size"] in grid["global_batch_size"]
-    )
+    assert objectives[int(best.run_id)] == best.objective
+    assert best.hyperparameters["global_batch_size"] in space["global_batch_size"]
 
 
 def test_captions_train_a_model_that_is_measured_on_classes_and_the_arguments_serve_twice(make, make_dataset):
