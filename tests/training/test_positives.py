@@ -71,8 +71,8 @@ def test_groups_are_found_without_a_look_at_a_value_of_the_device():
 
 
 # Rows 0, 3 and 5 are linked by captions, 1 and 6 by their image; the order gives each of two processes, or of two
-# shards, a part of every group.
-CAPTIONS = [["a red square", "the square"], ["a blue circle"], ["a red circle"], ["the square", "square"]]
+# shards, a part of every group, and one of them the row that has more captions than the others.
+CAPTIONS = [["a red square", "the square", "square"], ["a blue circle"], ["a red circle"], ["the square"]]
 CAPTIONS += [["circle"], ["square"], ["of the blue"], ["the photo"]]
 ORDER = [0, 1, 2, 4, 7, 6, 5, 3]
 BY_CAPTION = [[0, 3, 5], [1], [2], [4], [6], [7]]
