@@ -90,7 +90,8 @@ def _is_texts(feature) -> bool:
 
 
 def _is_picture(feature) -> bool:
-    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and {"bytes", "path"} <= set(feature))
+    fields = set(feature) if isinstance(feature, dict) else set()
+    return isinstance(feature, datasets.Image) or {"bytes", "path"} <= fields or {"shard", "member"} <= fields
 
 
 def _may_be_picture(feature) -> bool:  # a path or the bytes of a file
