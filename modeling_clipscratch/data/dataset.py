@@ -360,8 +360,11 @@ class ImageReader:
 
     def __init__(self, dataset: datasets.Dataset):
         self.title, self._positions = title(dataset), _positions(dataset)
-        self._table = dataset.data.select(["image", "key"])  # pickled, what lies in a file is no more than its path
+        self._table, self._column = dataset.data.select(["image", "key"]), None
         self._count = len(dataset)
+
+    def __getstate__(self):  # of a table in a file it is the path; of a column it would be every image
+        return {**self.__dict__, "_column": None}
 
     def __len__(self):
         return self._count
@@ -375,7 +378,9 @@ class ImageReader:
         Raises: BadImageError if it is missing or cannot be decoded.
         """
         row = int(index if self._positions is None else self._positions[index])
-        cell = self._table.column("image")[row].as_py() or {}
+        if self._column is None:
+            self._column = self._table.column("image")
+        cell = self._column[row].as_py() or {}
         if cell.get("shard"):
             return decode(_read_member(cell), name=f"{cell['shard']}: {cell['member']}")
         if cell.get("path") and not cell.get("bytes"):
