@@ -308,22 +308,34 @@ def _without_bad_rows(dataset, options: DataOptions):
                 f"{title(dataset)}: every label is -1, which stands for hidden labels; choose a split whose labels are "
                 "public."
             )
-        bad = [row for row, label in enumerate(values) if label is None or not 0 <= label < count]
+        bad = {
+            row: "no label" if label is None else f"label {label}"
+            for row, label in enumerate(values)
+            if label is None or not 0 <= label < count
+        }
         needs = f"one of the {count} classes that have names (0 to {count - 1})"
-        lacks = ["no label" if values[row] is None else f"label {values[row]}" for row in bad[:3]]
     else:
-        bad = [row for row, texts in enumerate(dataset["captions"][:]) if not texts]
-        needs, lacks = "a caption", ["no caption"] * 3
+        bad = {row: "no caption" for row, texts in enumerate(dataset["captions"][:]) if not texts}
+        needs = "a caption"
     if not bad:
         return dataset
-    first = [f"{dataset['key'][row]} has {what}" for row, what in zip(bad, lacks, strict=False)]
+    keys = dataset["key"][:]
+    problems = [f"{keys[row]} has {what}" for row, what in bad.items()]
     if options.on_bad_row == "raise":
-        raise ValueError(f"{title(dataset)}: {first[0]}; every row needs {needs}: mend it, or set on_bad_row to skip.")
+        raise ValueError(
+            f"{title(dataset)}: {problems[0]}; every row needs {needs}: mend it, or set on_bad_row to skip."
+        )
     if len(bad) == len(dataset):
-        raise ValueError(f"{title(dataset)}: {first[0]}, nor has any other row what it needs, {needs}; check the file.")
-    shown = "; ".join(first) + ("; ..." if len(bad) > 3 else "")
-    logger.warning("%s: left out %d of %d rows: %s", title(dataset), len(bad), len(dataset), shown)
-    return dataset.select(np.setdiff1d(np.arange(len(dataset)), bad))
+        raise ValueError(f"{title(dataset)}: {problems[0]}, nor has any other row {needs}; check the file.")
+    warn_left_out(dataset, problems, "rows")
+    return dataset.select([row for row in range(len(dataset)) if row not in bad])
+
+
+def warn_left_out(dataset: datasets.Dataset, problems: Sequence[str], what: str) -> None:
+    """Log how many rows or images are left out, if any, and the first three problems."""
+    if problems:
+        shown = "; ".join([*problems[:3], "..."][: len(problems)])
+        logger.warning("%s: left out %d of %d %s: %s", title(dataset), len(problems), len(dataset), what, shown)
 
 
 def _digests(images: datasets.Dataset) -> list[str | None]:
