@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from modeling_clipscratch.data import pictures
-from modeling_clipscratch.data.pictures import decode_image, decode_pixels
-from modeling_clipscratch.data.rows import BadImageError
+from modeling_clipscratch.data.pictures import BadImageError, decode_image, decode_pixels
 
 ORIENTATION = 0x0112
 
