@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import torch
 from torch import nn
 from transformers import (
@@ -26,9 +27,8 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import CaptionTable, ImageReader, load_data
 from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.rows import Rows
 from modeling_clipscratch.training.attention import choose_attention
 from modeling_clipscratch.training.device import choose_precision
 from modeling_clipscratch.training.recipe import parse_recipe
@@ -45,7 +45,7 @@ class Regime:
     """What all ways have in common. `text_tower` is the folder of the frozen tower; `rows` are held once."""
 
     dataset: str
-    rows: Rows
+    rows: datasets.Dataset
     captions: list[str]
     text_tower: str
     batch: int
@@ -79,8 +79,9 @@ def write_text_tower(folder: Path, captions: list[str], config: DistilBertConfig
 
 def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = None, **sizes) -> Regime:
     """The training rows of a data set, with their first captions and a text tower that reads them."""
-    rows = load_rows(dataset, "train")
-    captions = [rows.captions_of(index)[0] for index in range(len(rows))]
+    data = load_data(dataset, splits=["train"])
+    rows, table = data["train"], CaptionTable.of(data["train"], data.templates)
+    captions = [table.texts[number] for number in table.choose(torch.arange(len(rows)), torch.zeros(len(rows)))]
     tower = write_text_tower(folder / f"distilbert-{sizes['image_size']}", captions, text or DistilBertConfig())
     return Regime(dataset, rows, captions, tower, **sizes)
 
@@ -213,14 +214,14 @@ class Items(torch.utils.data.Dataset):
 
     def __init__(self, regime: Regime, padding: str):
         self.regime, self.padding = regime, padding
-        self.processor = regime.processor()
+        self.processor, self.images = regime.processor(), ImageReader(regime.rows)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(regime.text_tower)
 
     def __len__(self):
         return len(self.regime.rows)
 
     def __getitem__(self, index):
-        pixels = self.processor(self.regime.rows.read_image(index), return_tensors="pt").pixel_values[0]
+        pixels = self.processor(self.images(index), return_tensors="pt").pixel_values[0]
         if self.padding == "longest":
             return pixels, self.regime.captions[index]
         said = self.tokenizer(
