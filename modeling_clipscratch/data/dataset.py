@@ -430,7 +430,7 @@ def content_fingerprint(dataset: datasets.Dataset) -> str:
     """Digest that changes when an image of a prepared dataset may have changed: by the bytes in the table, by size and
     time of the files and shards that it names. Its name, captions and labels have no say.
     """
-    table, positions = dataset.data.select(["image"]), _positions(dataset)
+    table, positions = dataset.data.select(["image"]).replace_schema_metadata(), _positions(dataset)
     digest = hashlib.blake2b(Hasher.hash([table, positions]).encode(), digest_size=16)
     place = "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path"
     names = pa.compute.struct_field(table.column("image"), place)
