@@ -281,7 +281,7 @@ def _positions(dataset: datasets.Dataset) -> np.ndarray | None:
 
     `Dataset` has no public way to see them, and without them adding a column copies every image.
     """
-    return None if dataset._indices is None else dataset._indices.column(0).to_numpy()
+    return None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
 
 def _with_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Dataset:

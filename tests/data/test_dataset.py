@@ -312,7 +312,7 @@ def test_columns_are_found_by_name_or_named(columns, options, expected):
         ({"id": [1, 2], **CAPTION}, {"image_column": "id"}, "image_column='id' holds .*, neither pictures nor paths"),
         ({**IMAGE, "n": [1, 2]}, {"caption_column": "n"}, "caption_column='n' holds .*; it must hold text"),
         ({**IMAGE, "label": [0, 1]}, {}, "labels in column 'label' are numbers without names; .*class_names"),
-        ({**IMAGE, "label": [0.0, 1.0]}, {}, r"label column 'label' holds Value\('float64'\); labels are whole numbers"),
+        ({**IMAGE, "label": [0.0, 1.0]}, {}, r"label column 'label' holds Value\('float64'\); labels are whole"),
         ({**IMAGE, "label": ["a", "b"]}, {"class_names": ["a"]}, "label 'b' is not among the 1 class names; add it"),
         ({"image": [], "caption": []}, {}, "the dataset: no rows; choose another split"),
     ],
