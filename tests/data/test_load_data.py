@@ -6,7 +6,7 @@ import datasets
 import pytest
 
 from modeling_clipscratch.data import load_data
-from modeling_clipscratch.data.columns import DataOptions
+from modeling_clipscratch.data.columns import DEFAULT_OPTIONS, DataOptions
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes
 from modeling_clipscratch.data.load import describe_data, load_splits
 from modeling_clipscratch.data.splits import NoSuchSplitError, Split
@@ -28,7 +28,7 @@ def table(labels):
     )
 
 
-def load(parts, *, options=DataOptions(), **words):
+def load(parts, *, options=DEFAULT_OPTIONS, **words):
     """Splits of a source made of {split: rows or a function that gives them}."""
     source = {
         split: Split(rows if callable(rows) else partial(lambda it: it, rows), f"{split}.csv")
@@ -86,9 +86,9 @@ TRAIN = {"train": labelled([0, 1])}
 @pytest.mark.parametrize(
     ("parts", "words", "sentence"),
     [
-        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. To go on, "
-         "choose one of these, or add a test split; split train with validation_fraction 0 gives every row"),
-        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. To go on, choose one"),
+        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. To go "
+         "on, choose one of these, or add a test split; split train with validation_fraction 0 gives every row"),
+        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. To go on"),
         (TRAIN, {"splits": ["validation"], "validation_fraction": 0}, "or give validation_fraction a value above 0"),
         (TRAIN, {"splits": ["validation"], "streaming": True}, "none is taken from a stream; --eval_strategy no does"),
         (TRAIN, {"splits": ["restval"]}, "toy has no split 'restval'"),
@@ -102,11 +102,11 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(parts, words, se
 @pytest.mark.parametrize(
     ("parts", "words", "sentence"),
     [
-        *(({}, {"validation_fraction": wrong}, r"validation_fraction=.* is not in \[0, 1\)") for wrong in (-0.1, 1.0, 10)),
+        *(({}, {"validation_fraction": it}, r"validation_fraction=.* is not in \[0, 1\)") for it in (-0.1, 1.0, 10)),
         ({"train": labelled([0])}, {}, "toy: 1 rows are too few to take 0.1 of them for validation"),
         ({"train": captioned(2), "test": labelled([0])}, {}, "toy: train has captions and test has labels.*; name one"),
-        ({"train": captioned(9)}, {"options": DataOptions(class_names=["a"])}, "captions of its own, so class_names has no"),
-        ({"train": captioned(9)}, {"options": DataOptions(templates=["{}"])}, "captions of its own, so templates has no use"),
+        ({"train": captioned(9)}, {"options": DataOptions(class_names=["a"])}, "of its own, so class_names has no use"),
+        ({"train": captioned(9)}, {"options": DataOptions(templates=["{}"])}, "of its own, so templates has no use"),
         (TRAIN, {"streaming": True}, "toy: train.csv is of a form that is not streamed"),
         ({"test": labelled([-1, -1])}, {}, "toy, split test: every label is -1, which stands for hidden labels"),
         ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
@@ -163,9 +163,8 @@ def test_description_is_a_line_a_split():
     shown = ", ".join(f"class {number}" for number in range(10))
     kinds = [f"{rows} rows, 12 classes: {shown}, ..." for rows in ("1,080", "1", "120")]
     lines = [line.replace("\\n", " ") for line in describe_data(data)]
-    assert lines == [
-        f"train: {kinds[0]} (from train.csv)", f"test: {kinds[1]} (from test.csv)", f"validation: {kinds[2]} (from train.csv)"
-    ]  # fmt: skip
+    origins = [f"(from {name}.csv)" for name in ("train", "test", "train")]
+    assert lines == [f"{split}: {kind} {origin}" for split, kind, origin in zip(data, kinds, origins, strict=True)]
     assert describe_data(load({"test": captioned(2)})) == ["test: 2 rows, captions, such as 'text k0' (from test.csv)"]
     stream = {"train": labelled([0, 1], names=["a", "b"]).to_iterable_dataset()}
     assert describe_data(stream) == ["train: streamed, 2 classes: a, b (from the dataset)"]
