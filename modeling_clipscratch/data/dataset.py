@@ -248,7 +248,7 @@ def ppm(pixels: np.ndarray) -> bytes:
 
 
 def utf8_key(name: str) -> str:
-    """A file's name as a key: bytes that are no UTF-8 are written as escapes.
+    r"""A file's name as a key: bytes that are no UTF-8 are written as escapes.
 
     >>> utf8_key("caf\udce9.jpg"), utf8_key("cat.jpg")
     ('caf\\xe9.jpg', 'cat.jpg')

@@ -86,8 +86,8 @@ TRAIN = {"train": labelled([0, 1])}
 @pytest.mark.parametrize(
     ("parts", "words", "sentence"),
     [
-        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. To go "
-         "on, choose one of these, or add a test split; split train with validation_fraction 0 gives every row"),
+        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. To "
+         "go on, choose one of these, or add a test split; split train with validation_fraction 0 gives every row"),
         ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. To go on"),
         (TRAIN, {"splits": ["validation"], "validation_fraction": 0}, "or give validation_fraction a value above 0"),
         (TRAIN, {"splits": ["validation"], "streaming": True}, "none is taken from a stream; --eval_strategy no does"),
