@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import load_data
 from modeling_clipscratch.evaluation.pictures.style import BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.training.recipe import parse_recipe, read_recipe
 from modeling_clipscratch.training.run import train
@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     recipe = read_recipe(RECIPE)
     logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)  # ten lines a run
-    rows = len(load_rows(options.dataset or recipe["dataset"], "train"))
+    rows = len(load_data(options.dataset or recipe["dataset"], splits=["train"])["train"])
     batches = [batch for batch in options.batches if batch <= rows]
     if len(batches) < len(options.batches):
         print(f"only {rows:,} rows to train on: larger batches are left out")

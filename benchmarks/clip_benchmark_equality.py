@@ -20,6 +20,7 @@ import torch
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
 from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.data.dataset import class_names, labels_of
 from modeling_clipscratch.data.templates import TEMPLATES
 from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_embeddings
 from modeling_clipscratch.evaluation.zero_shot import cosines
@@ -37,7 +38,7 @@ class Stored:
     """Model, tokenizer, data loader and data set for clip-benchmark; numbers stand for pictures and texts."""
 
     def __init__(self, found: Embedded):
-        self.found, self.dataset, self.classes = found, self, found.rows.class_names
+        self.found, self.dataset, self.classes = found, self, class_names(found.dataset)
         self.number = {text: place for place, text in enumerate(found.texts)}
 
     def encode_image(self, numbers):
@@ -50,19 +51,19 @@ class Stored:
         return torch.tensor([self.number[text] for text in texts])
 
     def __iter__(self):
-        rows = self.found.rows
-        for numbers in torch.arange(len(rows)).split(BATCH):
-            captions = rows.kind == "caption"
-            yield numbers, [rows.captions[n] for n in numbers] if captions else torch.tensor(rows.labels[numbers])
+        labels = labels_of(self.found.dataset)
+        for numbers in torch.arange(len(self.found.dataset)).split(BATCH):
+            captions = labels is None
+            yield numbers, [self.found.captions[n] for n in numbers] if captions else torch.tensor(labels[numbers])
 
 
 def theirs(found: Embedded) -> dict[str, float]:
     """clip-benchmark's figures under our names."""
-    stand_in, rows = Stored(found), found.rows
+    stand_in = Stored(found)
     with contextlib.redirect_stderr(io.StringIO()):  # bars
-        if rows.kind == "class":
-            templates = [template.replace("{}", "{c}") for template in rows.templates]
-            words = (stand_in, stand_in, stand_in.tokenizer, rows.class_names, templates)
+        if found.templates:
+            templates = [template.replace("{}", "{c}") for template in found.templates]
+            words = (stand_in, stand_in, stand_in.tokenizer, stand_in.classes, templates)
             said = zeroshot_classification.evaluate(*words, "cpu", amp=False)
             names = {"top1": "acc1", "top5": "acc5", "mean_per_class_recall": "mean_per_class_recall"}
             return {ours: said[name] for ours, name in names.items()}
@@ -74,16 +75,13 @@ def theirs(found: Embedded) -> dict[str, float]:
 
 def ties(found: Embedded) -> dict[str, int]:
     """Rows, or captions, whose best right candidate scores exactly as high as a wrong one."""
-    rows = found.rows
-    if rows.kind == "class":
-        scores, own = (
-            cosines(found.image_embeds, encode_classes(found.of, rows.class_names, rows.templates)),
-            rows.labels,
-        )
+    if found.templates:
+        classes = encode_classes(found.of, class_names(found.dataset), found.templates)
+        scores, own = cosines(found.image_embeds, classes), labels_of(found.dataset)
         return {"pictures": tied(scores, torch.tensor(own)[:, None] == torch.arange(scores.shape[1]))}
-    owner = torch.tensor([row for row, texts in enumerate(rows.captions) for _ in texts])
-    scores = cosines(found.of([text for texts in rows.captions for text in texts]), found.image_embeds)
-    own = owner[:, None] == torch.arange(len(rows))
+    owner = torch.tensor([row for row, texts in enumerate(found.captions) for _ in texts])
+    scores = cosines(found.of([text for texts in found.captions for text in texts]), found.image_embeds)
+    own = owner[:, None] == torch.arange(len(found.dataset))
     return {"image_to_text": tied(scores.T, own.T), "text_to_image": tied(scores, own)}
 
 
@@ -111,7 +109,8 @@ def main(arguments: list[str]) -> None:
     print(f"lists of prompts equal: {figures['templates']}")
     for dataset, split in (("wds_vtab-cifar10", "test"), ("wds_flickr8k", "validation")):
         found = embedded(options, dataset, split)
-        ours = evaluate_embeddings(found.of, found.image_embeds, found.rows, logit_scale=0.0).metrics
+        measured = (found.of, found.image_embeds, found.dataset, found.templates)
+        ours = evaluate_embeddings(*measured, logit_scale=0.0).metrics
         said, equals = theirs(found), ties(found)
         lines = [
             [
@@ -122,10 +121,10 @@ def main(arguments: list[str]) -> None:
             ]
             for name, value in said.items()
         ]
-        print(f"\n{dataset}, {split}: {len(found.rows):,} pictures, {len(found.texts):,} different texts")
+        print(f"\n{dataset}, {split}: {len(found.dataset):,} pictures, {len(found.texts):,} different texts")
         print_table(["metric", "ours", f"clip-benchmark {version}", ""], lines)
         print(f"ties between a right and a wrong candidate: {equals}")
-        figures[dataset] = {"ours": ours, "clip_benchmark": said, "ties": equals, "pictures": len(found.rows)}
+        figures[dataset] = {"ours": ours, "clip_benchmark": said, "ties": equals, "pictures": len(found.dataset)}
     save_figures(options.output / "clip_benchmark_equality.json", figures)
 
 

@@ -1,4 +1,4 @@
-"""A model and rows go in; unit embeddings of their pictures and texts, stored and read again, come out.
+"""Unit embeddings of a dataset's images and texts, stored and read again.
 
 For benchmarks that ask more than one question of the same embeddings.
 """
@@ -6,15 +6,18 @@ For benchmarks that ask more than one question of the same embeddings.
 import argparse
 import hashlib
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
+import datasets
 import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_clipscratch.atomic_files import write_whole
-from modeling_clipscratch.data import Rows, load_rows
+from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.dataset import class_names, content_fingerprint
 from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.templates import class_prompts
 from modeling_clipscratch.evaluation.encode import encode_images, encode_texts
 from modeling_clipscratch.evaluation.loading import load_model
 
@@ -25,16 +28,22 @@ from .reporting import parser_of
 class Embedded:
     """
     Args:
-        rows: N rows.
+        dataset: N rows, prepared.
+        templates: of class data.
         image_embeds: (N, P), unit length.
         texts: the M different texts: prompts of the classes, or captions.
         text_embeds: (M, P), unit length.
     """
 
-    rows: Rows
+    dataset: datasets.Dataset
+    templates: list[str] | None
     image_embeds: torch.Tensor
     texts: list[str]
     text_embeds: torch.Tensor
+
+    @cached_property
+    def captions(self) -> list[list[str]]:
+        return self.dataset["captions"][:]
 
     def of(self, texts: list[str]) -> torch.Tensor:
         """Stored embeddings in the order of `texts`; in place of `encode_texts`."""
@@ -51,15 +60,17 @@ def parser_with_model(name: str) -> argparse.ArgumentParser:
 
 
 def embedded(options: argparse.Namespace, dataset: str, split: str) -> Embedded:
-    """The set's embeddings, from `--output` where an earlier run of the same model and rows left them."""
-    rows = load_rows(str(options.data / dataset), split)
+    """The embeddings, from `--output` where an earlier run of the same model and rows left them."""
+    data = load_data(options.data / dataset, splits=[split])
+    rows, templates = data[split], data.templates
     if options.limit:
         rows = rows.select(range(min(options.limit, len(rows))))
-    texts = list(dict.fromkeys(text for row in range(len(rows)) for text in rows.captions_of(row)))
-    if rows.kind == "class":  # of a class without rows, too
-        texts = [template.replace("{}", name) for name in rows.class_names for template in rows.templates]
+    if templates:  # of a class without rows, too
+        texts = [prompt for name in class_names(rows) for prompt in class_prompts(name, templates)]
+    else:
+        texts = list(dict.fromkeys(text for captions in rows["captions"] for text in captions))
     weights = hashlib.blake2b((Path(options.model) / "model.safetensors").read_bytes(), digest_size=8)
-    for word in (rows.fingerprint, *texts):
+    for word in (content_fingerprint(rows), *texts):
         weights.update(word.encode())
     path = options.output / "embeddings" / f"{dataset}-{split}-{weights.hexdigest()}.safetensors"
     if not path.is_file():
@@ -70,4 +81,5 @@ def embedded(options: argparse.Namespace, dataset: str, split: str) -> Embedded:
         }
         write_whole(path, partial(save_file, tensors))
     stored = load_file(path)
-    return Embedded(rows=rows, image_embeds=stored["images"], texts=texts, text_embeds=stored["texts"])
+    embeds = {"image_embeds": stored["images"], "text_embeds": stored["texts"]}
+    return Embedded(dataset=rows, templates=templates, texts=texts, **embeds)

@@ -4,8 +4,8 @@ python -m benchmarks.evaluation --data DATA --text_tower MODELS/minilm-l6-distil
 
 Zero-shot: CIFAR-10's test pictures through the 18 prompts, a ViT 192 wide, 6 deep, patch 4, from scratch, beside the
 text tower. In turn: the vision tower alone on pixels that are in memory as floats, in batches of the same size; all of
-`evaluate_dataset` (reading and decoding, both towers, the metrics); and, on the first `--slow` pictures, the same with the
-prompts encoded again for each batch of 256. Wall clock and processor time; medians of the ratios.
+`evaluate_dataset` (reading and decoding, both towers, the metrics); and, on the first `--slow` pictures, the same with
+the prompts encoded again for each batch of 256. Wall clock and processor time; medians of the ratios.
 
 Probes: k nearest neighbours and logistic regression, 50,000 training rows and 10,000 test rows.
 
@@ -26,11 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, VisionTextDualEncoderProcessor, ViTConfig, ViTImageProcessorPil
+from transformers import ViTConfig, ViTImageProcessorPil
 
 from modeling_clipscratch import ClipScratchModel
 from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.dataset import class_names, labels_of
 from modeling_clipscratch.data.pixels import Preprocess, normalize
 from modeling_clipscratch.evaluation import retrieval
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_texts, reading
@@ -58,12 +59,11 @@ def zero_shot(options: argparse.Namespace) -> dict:
     vision = ViTConfig(
         hidden_size=192, num_hidden_layers=6, num_attention_heads=3, intermediate_size=768, image_size=32, patch_size=4
     )
-    model, _ = ClipScratchModel.from_towers(text=str(options.text_tower), vision=vision)
-    model.eval()
     image_processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
-    tokenizer = AutoTokenizer.from_pretrained(options.text_tower)
-    processor = VisionTextDualEncoderProcessor(image_processor, tokenizer)
-    rows = load_rows(str(options.data / "wds_vtab-cifar10"), "test")
+    model, processor = ClipScratchModel.from_towers(options.text_tower, vision, image_processor=image_processor)
+    model.eval()
+    data = load_data(options.data / "wds_vtab-cifar10", splits=["test"])
+    rows, templates = data["test"], data.templates
     rows = rows.select(range(min(options.limit, len(rows))))
     preprocess = Preprocess(image_processor)
     pixels = torch.from_numpy(preprocess.read_all(rows)[0])
@@ -75,7 +75,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
                 model.get_image_features(pixel_values=pixel_values)
 
     def ours():
-        evaluate_dataset(model, processor, rows, batch_size=BATCH)
+        evaluate_dataset(model, processor, rows, templates=templates, batch_size=BATCH)
 
     slow = rows.select(range(min(options.slow, len(rows))))
 
@@ -83,8 +83,10 @@ def zero_shot(options: argparse.Namespace) -> dict:
         for start in range(0, len(slow), BATCH):
             batch = slow.select(range(start, min(start + BATCH, len(slow))))
             images = encode_images(model, preprocess, batch, batch_size=BATCH).embeds
-            classes = encode_classes(partial(encode_texts, model, tokenizer), rows.class_names, rows.templates)
-            zero_shot_metrics(images, classes, torch.as_tensor(batch.labels), 0.0)
+            encode = partial(encode_texts, model, processor.tokenizer)
+            zero_shot_metrics(
+                images, encode_classes(encode, class_names(rows), templates), torch.as_tensor(labels_of(batch)), 0.0
+            )
 
     prompts_each_batch()  # libraries that load themselves at their first use
     found = {"forward": [], "ours": [], "prompts each batch": []}
@@ -92,7 +94,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
         found["forward"].append(seconds(forward))
         found["ours"].append(seconds(ours))
         found["prompts each batch"].append([len(rows) / len(slow) * spent for spent in seconds(prompts_each_batch)])
-    print(f"\nzero-shot: {len(rows):,} pictures, {len(rows.class_names) * len(rows.templates)} prompts")
+    print(f"\nzero-shot: {len(rows):,} pictures, {len(class_names(rows)) * len(templates)} prompts")
     lines = []
     for way, runs in found.items():
         ratios = [

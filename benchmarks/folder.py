@@ -48,9 +48,9 @@ KINDS = {  # row -> (folder, how)
 }
 
 
-def save_both(base: Path, text, vision) -> None:
+def save_both(base: Path, text, vision, **parts) -> None:
     """`base/ours` and `base/dual` with the same towers: ids, folders or configs."""
-    ours, _ = ClipScratchModel.from_towers(text=text, vision=vision)
+    ours, _ = ClipScratchModel.from_towers(text, vision, **parts)
     parts = {"text_config": ours.config.text_config.to_dict(), "vision_config": ours.config.vision_config.to_dict()}
     config = VisionTextDualEncoderConfig(**parts, projection_dim=ours.config.projection_dim)
     dual = VisionTextDualEncoderModel(config, vision_model=ours.vision_model, text_model=ours.text_model)
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
     figures = {}
     for name, towers in pairs.items():
         with tempfile.TemporaryDirectory() as base:
-            save_both(Path(base), *towers)
+            save_both(Path(base), *towers, tokenizer=options.text_tower, image_processor=options.vision_tower)
             bytes_ = {kind: size(Path(base, folder)) for kind, (folder, _) in KINDS.items()}
             runs = {kind: [] for kind in KINDS}
             for repeat in range(options.repeats + 1):

@@ -28,11 +28,10 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data import pictures
+from modeling_clipscratch.data import ImageReader, pictures
 from modeling_clipscratch.data.augment import Augment
 from modeling_clipscratch.data.batches import PairDataset, TextSide
 from modeling_clipscratch.data.captions import CaptionTable
-from modeling_clipscratch.data.dataset import ImageReader
 from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.training.device import no_accelerator
@@ -58,10 +57,10 @@ def tar_of(folder: Path, where: Path) -> Path:
     return where
 
 
-def stages_of_pictures(dataset: datasets.Dataset, image_processor) -> dict:
+def stages_of_pictures(rows: datasets.Dataset, image_processor) -> dict:
     """Stage -> (function of one item, the items)."""
     fast, exact = Preprocess(image_processor, exact=False), Preprocess(image_processor)
-    places, images = range(len(dataset)), ImageReader(dataset)
+    places, images = range(len(rows)), ImageReader(rows)
     encoded = [images(index, _as_it_is) for index in places]
     decoded = [fast.decode(data, name="") for data in encoded]
     return {
@@ -83,14 +82,14 @@ def _opened(data):
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def stages_of_batches(dataset: datasets.Dataset, image_processor, batch: int) -> dict:
+def stages_of_batches(rows: datasets.Dataset, image_processor, batch: int) -> dict:
     """Stage -> (function of one batch, the batches); pixels and text states are in memory."""
     device = torch.device("cpu") if no_accelerator() else torch.accelerator.current_accelerator()
-    preprocess, captions = Preprocess(image_processor, exact=False), CaptionTable.of(dataset)
+    preprocess, captions = Preprocess(image_processor, exact=False), CaptionTable.of(rows)
     augment = Augment(mean=preprocess.mean, std=preprocess.std, random_shift=4, horizontal_flip=0.5)
-    pixels, states = preprocess.read_all(dataset)[0], torch.randn(len(captions.texts), 768)
-    pairs = PairDataset(dataset, captions, TextSide(seed=0, features=states), pixels=pixels)
-    order = torch.randperm(len(dataset)).repeat(-(-batch // len(dataset))).tolist()
+    pixels, states = preprocess.read_all(rows)[0], torch.randn(len(captions.texts), 768)
+    pairs = PairDataset(rows, captions, TextSide(seed=0, features=states), pixels=pixels)
+    order = torch.randperm(len(rows)).repeat(-(-batch // len(rows))).tolist()
     places = [[(0, index) for index in order[at : at + batch]] for at in range(0, len(order) - batch + 1, batch)]
     gathered = [pairs.__getitems__(each) for each in places]
     there = [_copied(each, device) for each in gathered]
@@ -124,10 +123,12 @@ def seconds(function, items, pool) -> float:
     return time.perf_counter() - start
 
 
-def measure(dataset: datasets.Dataset, image_processor, *, batch: int, rounds: int, threads: int, step=None) -> dict:
+def measure(
+    rows: datasets.Dataset, image_processor, *, batch: int, rounds: int, threads: int, step=None
+) -> dict[str, list[float]]:
     """Stage -> pictures a second in each round; `step`: a training step of `batch` pictures, the model's."""
     torch.set_num_threads(threads)
-    singles, batches = stages_of_pictures(dataset, image_processor), stages_of_batches(dataset, image_processor, batch)
+    singles, batches = stages_of_pictures(rows, image_processor), stages_of_batches(rows, image_processor, batch)
     own_way = Preprocess(image_processor, exact=False)
     found = {stage: [] for stage in [*singles, READ_ALL, *batches, *([MODEL] if step else [])]}
     with ThreadPoolExecutor(threads) as workers:
@@ -136,7 +137,7 @@ def measure(dataset: datasets.Dataset, image_processor, *, batch: int, rounds: i
             torch.set_num_threads(1)  # the threads are the pool's
             for stage, (function, items) in singles.items():
                 made[stage] = len(items) / seconds(function, items, workers if threads > 1 else None)
-            made[READ_ALL] = len(dataset) / seconds(own_way.read_all, [dataset], None)
+            made[READ_ALL] = len(rows) / seconds(own_way.read_all, [rows], None)
             torch.set_num_threads(threads)
             for stage, (function, items) in batches.items():
                 made[stage] = batch * len(items) / seconds(function, items, None)
@@ -178,20 +179,21 @@ def main(arguments: list[str]) -> None:
     figures = {"decoder": decoder, "resample": options.resample, "sets": {}}
     with tempfile.TemporaryDirectory() as work:
         small = load_data(options.cifar, splits=["train"], validation_fraction=0)["train"]
-        large = load_data(tar_of(options.jpeg, Path(work) / "jpeg"), splits=["train"], validation_fraction=0)["train"]
+        jpeg = tar_of(options.jpeg, Path(work) / "jpeg")
+        large = load_data(jpeg, splits=["train"], validation_fraction=0)["train"]
         sets = [("32 x 32", 32, small.select(range(min(options.pictures, len(small)))))]
         sets += [(f"JPEG to {options.size} x {options.size}", options.size, large)]
-        for (name, side, dataset), threads in product(sets, range(1, (os.cpu_count() or 1) + 1)):
+        for (name, side, rows), threads in product(sets, range(1, (os.cpu_count() or 1) + 1)):
             square = {"height": side, "width": side}
             processor = ViTImageProcessorPil(size=square, resample=RESAMPLE[options.resample])
             step = None
             if side == 32 and options.model_rate is None:
-                step = hand_step(Regime("", dataset, [], "", **{**REGIMES["32"], "batch": options.batch}))
-            found = measure(dataset, processor, batch=options.batch, rounds=options.rounds, threads=threads, step=step)
+                step = hand_step(Regime("", rows, [], "", **{**REGIMES["32"], "batch": options.batch}))
+            found = measure(rows, processor, batch=options.batch, rounds=options.rounds, threads=threads, step=step)
             if side == 32 and options.model_rate is not None:
                 found[MODEL] = [options.model_rate] * options.rounds
             figures["sets"][f"{name}, {threads}"] = found
-            print(f"\n{name}, {len(dataset):,} pictures, {threads} thread{'s' if threads > 1 else ''}")
+            print(f"\n{name}, {len(rows):,} pictures, {threads} thread{'s' if threads > 1 else ''}")
             show(found)
     save_figures(options.output / "input.json", figures)
 

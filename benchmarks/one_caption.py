@@ -25,7 +25,7 @@ def definition(found: Embedded) -> dict[str, float]:
 
 
 def one_caption(found: Embedded) -> dict[str, float]:
-    firsts = [texts[0] for texts in found.rows.captions]
+    firsts = [texts[0] for texts in found.captions]
     return retrieval_metrics(found.image_embeds, found.of(firsts), torch.arange(len(firsts)))
 
 
@@ -41,7 +41,7 @@ def pairs(found: Embedded) -> dict[str, float]:
 
 def captions_of(found: Embedded) -> tuple[list[str], torch.Tensor]:
     """All captions, and the number of the picture of each."""
-    captions = found.rows.captions
+    captions = found.captions
     owners = torch.tensor([row for row, texts in enumerate(captions) for _ in texts])
     return [text for texts in captions for text in texts], owners
 
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
     said = {ways.__name__.replace("_", " "): ways(found) for ways in (definition, one_caption, pairs)}
     names = [f"{direction}_recall@{k}" for direction in ("image_to_text", "text_to_image") for k in RECALLS]
     lines = [[way, *(f"{100 * metrics[name]:.1f} %" for name in names)] for way, metrics in said.items()]
-    print(f"Flickr8k, {options.split}: {len(found.rows):,} pictures")
+    print(f"Flickr8k, {options.split}: {len(found.dataset):,} pictures")
     print_table(["counted by", *names], lines)
     save_figures(options.output / "one_caption.json", {"split": options.split, **said})
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.reporting import machine, parser_of, print_table, save_figures
 from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import load_data
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.intervals import paired_differences
 from modeling_clipscratch.evaluation.loading import load_model
@@ -125,25 +125,27 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     quiet_libraries()
     print(f"{machine()}, load {os.getloadavg()[0]:.2f}")
-    rows = load_rows(options.data, options.split)
+    data = load_data(options.data, splits=[options.split])
+    (dataset,) = data.values()
+    templates = data.templates
     model, processor = load_model(options.model, "cpu")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "onnx"
         told = export_onnx(options.model, folder, precisions=PRECISIONS)
-        plain = evaluate_dataset(model, processor, rows)
+        plain = evaluate_dataset(model, processor, dataset, templates=templates)
         names = [name for name in METRICS if name in plain.metrics]
         figures = {"pytorch": {name: plain.metrics[name] for name in names}}
         table = [["PyTorch", "-", "-", "-", "-", "-", *(f"{100 * plain.metrics[name]:.2f}" for name in names)]]
         compared = []
         for precision, files in told["files"].items():
             paths = {side: folder / name for side, name in files.items()}
-            result = evaluate_dataset(OnnxModel(model, paths), processor, rows)
+            result = evaluate_dataset(OnnxModel(model, paths), processor, dataset, templates=templates)
             apart, same = largest_distance(plain, result), same_lists(plain, result)
             sizes = {side: path.stat().st_size / 1e6 for side, path in paths.items()}
             differences = paired_differences(plain.outcomes, result.outcomes)
             figures[precision] = {"distance": apart, "same_lists": same, "megabytes": sizes}
             figures[precision] |= {name: vars(differences[name]) for name in names}
-            shares = [f"{100 * share:.1f} %" for share in same.values()] if rows.kind == "caption" else ["-", "-"]
+            shares = [f"{100 * share:.1f} %" for share in same.values()] if templates is None else ["-", "-"]
             numbers = [f"{sizes['text']:.1f} + {sizes['vision']:.1f}", f"{apart['text']:.1e}", f"{apart['vision']:.1e}"]
             table.append([f"ONNX {precision}", *numbers, *shares, *(f"{100 * result.metrics[n]:.2f}" for n in names)])
             for name in names:

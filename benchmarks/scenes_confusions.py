@@ -7,7 +7,7 @@ import argparse
 from collections import Counter
 
 from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.sources.scenes import combinations
 from modeling_clipscratch.evaluation.encode import encode_images, encode_texts
@@ -41,9 +41,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model", required=True)
     options = parser.parse_args(arguments)
     model, processor = load_model(options.model)
-    rows, known = load_rows("scenes", "test"), combinations()["test"]
+    rows, known = load_data("scenes", splits=["test"])["test"], combinations()["test"]
     images = encode_images(model, Preprocess(processor.image_processor), rows).embeds
-    texts = encode_texts(model, processor.tokenizer, [captions[0] for captions in rows.captions])
+    texts = encode_texts(model, processor.tokenizer, [captions[0] for captions in rows["captions"]])
     best = (texts @ images.T).argmax(1).tolist()
     mistakes = Counter(difference(known[i], known[j]) for i, j in enumerate(best) if i != j)
     swapped = Counter()

@@ -7,6 +7,7 @@ usual ways run the frozen tower at every step.
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -27,8 +28,10 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_clipscratch.data import CaptionTable, ImageReader, load_data
+from modeling_clipscratch.data import ImageReader, load_data
 from modeling_clipscratch.data.augment import Augment
+from modeling_clipscratch.data.dataset import class_names, labels_of
+from modeling_clipscratch.data.templates import class_prompts
 from modeling_clipscratch.training.attention import choose_attention
 from modeling_clipscratch.training.device import choose_precision
 from modeling_clipscratch.training.recipe import parse_recipe
@@ -55,6 +58,10 @@ class Regime:
     layers: int
     heads: int
 
+    @cached_property
+    def read_image(self) -> ImageReader:
+        return ImageReader(self.rows)
+
     def vision_config(self, attention="sdpa") -> ViTConfig:
         return ViTConfig(
             hidden_size=self.width, num_hidden_layers=self.layers, num_attention_heads=self.heads,
@@ -80,8 +87,12 @@ def write_text_tower(folder: Path, captions: list[str], config: DistilBertConfig
 def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = None, **sizes) -> Regime:
     """The training rows of a data set, with their first captions and a text tower that reads them."""
     data = load_data(dataset, splits=["train"])
-    rows, table = data["train"], CaptionTable.of(data["train"], data.templates)
-    captions = [table.texts[number] for number in table.choose(torch.arange(len(rows)), torch.zeros(len(rows)))]
+    rows = data["train"]
+    if data.templates:
+        prompts = [class_prompts(name, data.templates)[0] for name in class_names(rows)]
+        captions = [prompts[label] for label in labels_of(rows)]
+    else:
+        captions = [texts[0] for texts in rows["captions"]]
     tower = write_text_tower(folder / f"distilbert-{sizes['image_size']}", captions, text or DistilBertConfig())
     return Regime(dataset, rows, captions, tower, **sizes)
 
@@ -214,14 +225,14 @@ class Items(torch.utils.data.Dataset):
 
     def __init__(self, regime: Regime, padding: str):
         self.regime, self.padding = regime, padding
-        self.processor, self.images = regime.processor(), ImageReader(regime.rows)
+        self.processor = regime.processor()
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(regime.text_tower)
 
     def __len__(self):
         return len(self.regime.rows)
 
     def __getitem__(self, index):
-        pixels = self.processor(self.images(index), return_tensors="pt").pixel_values[0]
+        pixels = self.processor(self.regime.read_image(index), return_tensors="pt").pixel_values[0]
         if self.padding == "longest":
             return pixels, self.regime.captions[index]
         said = self.tokenizer(

@@ -22,14 +22,13 @@ from PIL import Image
 from transformers import ViTImageProcessorPil
 
 from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.batches import TextSide
 from modeling_clipscratch.data.captions import CaptionTable
-from modeling_clipscratch.data.columns import Columns
 from modeling_clipscratch.data.pictures import is_picture_name
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.randomness import key_ids, sample_ids
-from modeling_clipscratch.data.stream import open_stream
-from modeling_clipscratch.data.streamed_batches import StreamedPairs
+from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
 from modeling_clipscratch.evaluation.pictures.style import BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
@@ -112,7 +111,8 @@ def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list
 def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) -> None:
     """The run that is watched; its tokenizer's words are those of the test split."""
     quiet_libraries()
-    word_tokenizer(CaptionTable(load_rows(str(folder), "test")).texts).save_pretrained(work / "tokenizer")
+    words = CaptionTable.of(load_data(folder, splits=["test"])["test"]).texts
+    word_tokenizer(words).save_pretrained(work / "tokenizer")
     recipe = {**RECIPE, "dataset": str(folder), "output_dir": str(work / "run"), "tokenizer": str(work / "tokenizer")}
     recipe |= {"max_steps": steps, "dataloader_num_workers": workers, "stream_shuffle_rows": rows}
     parsed = parse_recipe([word for name, value in recipe.items() for word in (f"--{name}", str(value))])
@@ -130,22 +130,22 @@ def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) ->
 
 def times_seen(folder: Path, *, processes: int = 2, workers: int = 2) -> Counter:
     """How many rows came how often in the first epoch, over all processes and workers: {times: rows}."""
-    keys = []
-    for shard in folder.glob("train/*.tar"):
-        with tarfile.open(shard) as tar:
-            keys += [f"{shard.stem}/{name.split('.')[0]}" for name in tar.getnames() if is_picture_name(name)]
-    source, _ = open_stream(str(folder), Columns())
-    words = {"tokenizer": word_tokenizer(["a"])}
-    words["tokenizer"].model_max_length = 32
-    if source.kind == "class":
-        captions = CaptionTable.of_classes(source.class_names, source.templates)
-        words = {"captions": captions, "text_states": torch.zeros(len(captions.texts), 1)}
+    keys = load_data(folder, splits=["train"], validation_fraction=0)["train"]["key"][:]
+    data = load_data(folder, splits=["train"], streaming=True)
+    rows, captions = StreamedRows(data["train"]), None
+    if rows.class_names is None:
+        tokenizer = word_tokenizer(["a"])
+        tokenizer.model_max_length = 32
+        texts = TextSide(seed=0, tokenizer=tokenizer)
+    else:
+        captions = CaptionTable.of_classes(rows.class_names, data.templates)
+        texts = TextSide(seed=0, features=torch.zeros(len(captions.texts), 1))
     preprocess = Preprocess(ViTImageProcessorPil(size={"height": 32, "width": 32}))
     seen = Counter()
     for process in range(processes):
         pairs = StreamedPairs(
-            source, batch_size=64, seed=0, preprocess=preprocess, process=process, processes=processes,
-            workers=workers, **words,
+            rows, texts, captions, batch_size=64, seed=0, preprocess=preprocess, process=process, processes=processes,
+            workers=workers,
         )  # fmt: skip
         beyond = set()
         for batch in torch.utils.data.DataLoader(pairs, batch_size=None, num_workers=workers):

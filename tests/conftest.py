@@ -1,5 +1,6 @@
 """Nothing goes in; tiny random towers, models, a processor, a batch and the shared real files come out."""
 
+import copy
 import os
 import time
 from pathlib import Path
@@ -99,6 +100,13 @@ def word_processor():
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=12, **names)
     return VisionTextDualEncoderProcessor(ViTImageProcessorPil(size={"height": 8, "width": 8}), fast)
+
+
+@pytest.fixture
+def parts(word_processor):
+    """A tokenizer and an image processor of the tiny towers."""
+    own = copy.deepcopy(word_processor)
+    return {"tokenizer": own.tokenizer, "image_processor": own.image_processor}
 
 
 @pytest.fixture

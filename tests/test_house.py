@@ -68,7 +68,7 @@ def test_what_travels_imports_torch_transformers_and_its_siblings_only():
                 assert node.level == 1 and node.module.endswith("_clipscratch"), f"{path.name}: {ast.unparse(node)}"
             elif isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-                standard = {"contextlib", "dataclasses", "inspect", "logging", "math", "random"}
+                standard = {"contextlib", "dataclasses", "inspect", "logging", "math", "os", "random"}
                 assert {name.split(".")[0] for name in names} <= standard | {"torch", "transformers"}, path.name
 
 

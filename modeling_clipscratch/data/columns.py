@@ -1,6 +1,8 @@
 """Tell which columns of a table are the image, the captions and the label."""
 
+import ast
 import difflib
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +16,9 @@ from .templates import class_names_from, templates_from
 logger = logging.getLogger(__name__)
 
 _IMAGE_NAMES = ("image", "images", "img", "picture", "photo", "file_name", "filename", "filepath", "file_path", "path")
+_IMAGE_NAMES += ("image_name", "image_path", "image_file")
 _IMAGE_NAMES += ("jpg", "jpeg", "png", "webp")  # how `datasets` names the members of tar shards
-_CAPTION_NAME = re.compile(r"(caption|text|sentence|description|txt)s?(_?\d+)?")
+_CAPTION_NAME = re.compile(r"(caption|text|sentence|description|comment|txt)s?(_?\d+)?")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "class_name", "cls", "target")
 
 
@@ -255,6 +258,36 @@ def readable_class(name: str) -> str:
     'maple tree'
     """
     return name.replace("_", " ")
+
+
+def written_lists(values: Sequence) -> Sequence:
+    """The cells of a column of captions, where all that are not empty are lists written as text, as these lists.
+
+    >>> written_lists(["['a dog', 'a cat']", '["a cow"]', None]), written_lists(["[a dog]", "['a cat']"])
+    ([['a dog', 'a cat'], ['a cow'], []], ['[a dog]', "['a cat']"])
+    """
+    lists = []
+    for value in values:
+        if (texts := _written_list(value)) is None:
+            return values
+        lists.append(texts)
+    return lists
+
+
+def _written_list(value) -> list[str] | None:
+    text = value.strip() if isinstance(value, str) else ("" if value is None else "?")
+    if not text:
+        return []
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    # NumPy writes no commas, and Python takes texts side by side for one.
+    for read in (json.loads, lambda text: ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))):
+        try:
+            texts = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
+    return None
 
 
 def cell_texts(values: tuple) -> list[str]:

@@ -22,9 +22,14 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
+<<<<<<< HEAD
 from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, is_whole_number, read_labels
+=======
+from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, read_labels, written_lists
+>>>>>>> rebuild
 from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
 from .pictures import BadImageError, decode_image
+from .templates import ALIKE
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +51,7 @@ def is_class_data(dataset) -> bool:
 
 def class_names(dataset) -> list[str] | None:
     """(C,) names of the classes of a prepared dataset; `None` for caption data."""
-    return list(dataset.features["label"].names) if is_class_data(dataset) else None
+    return [name.rstrip(ALIKE) for name in dataset.features["label"].names] if is_class_data(dataset) else None
 
 
 def labels_of(dataset: datasets.Dataset) -> np.ndarray | None:
@@ -121,7 +126,10 @@ def prepare_dataset(
         alike.setdefault(object() if value is None else value, []).append(row)  # a row without an image is alone
     first = np.array([rows[0] for rows in alike.values()], dtype=np.int64)
     if captions:
-        cells = [cell_texts(values) for values in zip(*(dataset[column][:] for column in captions), strict=True)]
+        cells = [
+            cell_texts(values)
+            for values in zip(*(written_lists(dataset[column][:]) for column in captions), strict=True)
+        ]
         texts = {rows[0]: [text for row in rows for text in cells[row]] for rows in alike.values()}
         name, feature, values = "captions", CAPTIONS_FEATURE, [texts.get(row, []) for row in range(len(dataset))]
     else:
@@ -176,8 +184,13 @@ def _images(dataset, column, root, inside):
             raise ValueError(f"{where} names no image: every row of it is empty; --image_column names another.")
         if not any(map(os.path.exists, there)):
             raise ValueError(
+<<<<<<< HEAD
                 f"{where} names the image {there[0]}, which is not there, nor is any other; paths are relative to "
                 f"{root or Path.cwd()}{backslash_hint(there[0])}; --image_root names another folder."
+=======
+                f"{where} names the image {_shown(paths[0])}, which is not there, nor is any other; paths are relative "
+                f"to {root or Path.cwd()}{backslash_hint(paths[0])}; --image_root names another folder."
+>>>>>>> rebuild
             )
         spelled = [path and utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
         keys = [name or key for name, key in zip(spelled, keys, strict=True)]
@@ -267,12 +280,16 @@ def _key(cell: str, path: str, root: Path | None) -> str:
     return cell if keeps else os.path.relpath(path, root or Path())
 
 
+def _shown(path: str) -> str:
+    return path if len(path) < 300 else f"{path[:60]}... ({len(path)} characters; base64 must become bytes or files)"
+
+
 def check_inside(path: str, inside: Path, where: str) -> None:
     """Raise BadImageError if a path leads out of the folder of the table that names it."""
     if not is_inside(path, inside):
         raise BadImageError(
-            f"{where} names {path}, which lies outside {inside}; a metadata table names files of its own folder: copy "
-            "the file there, or remove the row."
+            f"{where} names {_shown(path)}, which lies outside {inside}; a metadata table names files of its own "
+            "folder: copy the file there, or remove the row."
         )
 
 

@@ -1,11 +1,14 @@
 """Look at local files before they are read: what kind they are, and whether JSON is whole."""
 
+import codecs
 import json
 import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from .names import is_junk_folder
 
 
 def is_special(path: str | Path) -> bool:
@@ -41,6 +44,23 @@ def refuse_unreadable(error: OSError) -> None:
         raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
 
 
+def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder below one, as a path relative to it with `/`, and the sorted names of its files; itself first.
+
+    Links to folders are followed, but for those that lead back up. What file managers leave behind is left out.
+
+    Raises:
+        ValueError: If a folder cannot be read.
+    """
+    root = str(folder)
+    above = {root: {os.path.realpath(root)}}  # folder -> where it and all over it really lie
+    for parent, subfolders, files in os.walk(root, onerror=refuse_unreadable, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
+        subfolders[:] = sorted(name for name, place in real.items() if place not in above[parent])
+        above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
+        yield parent[len(root) :].strip(os.sep).replace(os.sep, "/"), sorted(files)
+
+
 def read_json(path: str | Path) -> dict:
     """Read the JSON object of a file.
 
@@ -57,15 +77,55 @@ def read_json(path: str | Path) -> dict:
     return content
 
 
+def decode_text(data: bytes) -> str | None:
+    r"""Text of a file in UTF-8 or, with a byte-order mark, UTF-16; `None` if it is neither.
+
+    >>> decode_text(b"\xef\xbb\xbfa caf\xc3\xa9"), decode_text(b"a caf\xe9")
+    ('a café', None)
+    """
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in text else text  # UTF-16 without the mark, or UTF-32
+
+
+def lfs_pointer(data: bytes) -> bool:
+    """Whether the beginning of a file is that of a Git LFS pointer, which stands for a file that was not fetched.
+
+    >>> lfs_pointer(b"version https://git-lfs.github.com/spec/v1\\noid sha256:"), lfs_pointer(b"version 1")
+    (True, False)
+    """
+    return data.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file, of UTF-8 or, with a byte-order mark, UTF-16.
+
+    Raises:
+        ValueError: If the file is something else, naming the line.
+    """
+    check_regular(path)
+    data = Path(path).read_bytes()
+    if lfs_pointer(data):
+        raise ValueError(f"{path}: is a Git LFS pointer, which git lfs pull replaces with the file.")
+    if (text := decode_text(data)) is None:
+        line = data.decode(errors="replace").partition("\ufffd")[0].count("\n") + 1
+        raise ValueError(f"{path}, line {line}: is no UTF-8; save the file as UTF-8 (iconv -f latin1 -t utf-8).")
+    return text
+
+
 def file_of_cell(folder: Path, cell: str) -> str:
     """Join the path in a cell of a table to the table's folder.
 
     Backslashes, which separate folders on Windows only, are read as slashes where that finds the file.
     """
-    path = folder / cell
-    if "\\" in cell and not path.exists() and (slashed := folder / cell.replace("\\", "/")).exists():
-        path = slashed
-    return str(path)
+    path = os.path.join(folder, cell)  # a Path costs ten times as much
+    if "\\" in cell and not os.path.exists(path):
+        slashed = os.path.join(folder, cell.replace("\\", "/"))
+        path = slashed if os.path.exists(slashed) else path
+    return path
 
 
 def is_inside(path: str | Path, folder: str | Path) -> bool:

@@ -9,9 +9,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
-from .local_files import backslash_hint, is_special
+from .local_files import backslash_hint, is_special, lfs_pointer
 
 try:
     import simplejpeg
@@ -23,6 +23,12 @@ logger = logging.getLogger(__name__)
 IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
 )
+
+# Editors write their history into a PNG as text; Pillow refuses 1 MB in one chunk, and 64 MB in all.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
+_UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg", ".eps")
+_UNREAD += (".tga", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr")
 
 COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
 
@@ -61,12 +67,12 @@ def is_picture_name(name: str | PathLike) -> bool:
 
 
 def is_unread_name(name: str) -> bool:
-    """Whether it is a picture of a phone or a camera of a kind that is not read.
+    """Whether it is an image of a kind that is not read: of a phone or a camera, of vectors, an icon, ...
 
     >>> is_unread_name("IMG_1.HEIC"), is_unread_name("IMG_1.JPG")
     (True, False)
     """
-    return name.lower().endswith((".heic", ".heif", ".jxl", ".jp2", ".dng")) and not name.startswith(".")
+    return name.lower().endswith(_UNREAD) and not name.startswith(".")
 
 
 def warn_of_unread(paths: Sequence[str]) -> None:
@@ -95,7 +101,7 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
     >>> decode_image("photos/0.png", name="photos/0.png").size
     (8, 8)
     """
-    with _bad_one_named(name), _open(data) as file:
+    with _bad_one_named(name, data), _open(data) as file:
         _draft(file, draft_size)
         image, orientation = _loaded(file)
     if orientation in _UPRIGHT:
@@ -117,7 +123,7 @@ def decode_pixels(data: bytes | PathLike | str, *, name: str, draft_size: int | 
     >>> decode_pixels("photos/0.png", name="photos/0.png").shape
     (8, 8, 3)
     """
-    with _bad_one_named(name):
+    with _bad_one_named(name, data):
         if not isinstance(data, bytes):
             _check_regular(data)
             data = Path(data).read_bytes()
@@ -141,7 +147,7 @@ def _fast_jpeg(data: bytes, file: Image.Image) -> np.ndarray | None:
 
 
 @contextlib.contextmanager
-def _bad_one_named(name):
+def _bad_one_named(name, data):
     try:
         yield
     except BadImageError:
@@ -150,7 +156,7 @@ def _bad_one_named(name):
         hint = backslash_hint(name)
         raise BadImageError(f"{name}: there is no such picture; check the path{hint}, or remove its row.") from error
     except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
-        reason = _reason(error, name)
+        reason = _reason(error, data)
         raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the picture or remove its row.") from error
 
 
@@ -182,8 +188,10 @@ def _check_regular(path):
         raise ValueError("it is a pipe, socket or device, and no regular file")
 
 
-def _reason(error: Exception, name: str) -> str:
+def _reason(error: Exception, data) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
+        if lfs_pointer(data if isinstance(data, bytes) else Path(data).read_bytes()):
+            return "it is a Git LFS pointer, which git lfs pull replaces with the image"
         return "not a picture of any known format, or cut short in its header"
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 

@@ -1,15 +1,19 @@
 """Split names, and a validation split taken from train."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
 import numpy as np
-from datasets.data_files import SPLIT_KEYWORDS
+from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 
 KEYWORDS = {str(split): words for split, words in SPLIT_KEYWORDS.items()}  # split -> words that mean it
+_WORDS = sorted((word for words in KEYWORDS.values() for word in words), key=len, reverse=True)
+SPLIT_WORD = re.compile(rf"(?<![^{NON_WORDS_CHARS}])({'|'.join(_WORDS)})(?![^{NON_WORDS_CHARS}])", re.IGNORECASE)
+_SHARD = re.compile(r"(?:.*/)?data/([^/]+)-\d{5}-of-\d{5}[^/]*")  # `datasets`' SPLIT_PATTERN_SHARDED
 
 
 class Split(NamedTuple):
@@ -55,6 +59,36 @@ def is_split_name(name: str) -> bool:
     (True, False)
     """
     return canonical_split(name) in KEYWORDS
+
+
+def split_words(name: str) -> set[str]:
+    """The splits that words of a name stand for, as `datasets` finds them in the names of files and folders.
+
+    >>> split_words("flickr30k_val.csv"), split_words("train2017"), split_words("latest.csv")
+    ({'validation'}, {'train'}, set())
+    """
+    return set(map(canonical_split, SPLIT_WORD.findall(name)))
+
+
+def split_of_path(path: str) -> str | None:
+    """The split that the name of a file or of a folder above it stands for.
+
+    Args:
+        path: below the folder of the dataset, with `/`.
+    Raises: ValueError if they stand for several.
+
+    >>> split_of_path("data/restval-00000-of-00002.parquet"), split_of_path("eval/rows.csv"), split_of_path("rows.csv")
+    ('restval', 'test', None)
+    """
+    if shard := _SHARD.fullmatch(path):
+        return canonical_split(shard[1])
+    splits = split_words(path.replace("/", " "))
+    if len(splits) > 1:
+        raise ValueError(
+            f"{path}: its name stands for {' and for '.join(sorted(splits))}; name the file and its folders after one "
+            "split."
+        )
+    return next(iter(splits), None)
 
 
 def by_split(names: Iterable[str], dataset: str) -> dict[str, str]:

@@ -14,6 +14,9 @@ from .local_files import check_regular
 
 logger = logging.getLogger(__name__)
 
+# `datasets` knows no two classes of one name, which ImageNet's published list has; this sets the second one apart.
+ALIKE = "\N{ZERO WIDTH SPACE}"
+
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 
 CIFAR = (
@@ -170,7 +173,8 @@ def class_names_from(words: Sequence[str]) -> list[str]:
 
 
 def published_class_names(path: Path) -> list[str]:
-    """A data set's own list, a name a line in label order. Names that stand for two classes are told and kept.
+    """A data set's own list, a name a line in label order. Names that stand for two classes are told, and kept with
+    marks (`ALIKE`), which `class_names` of a dataset leaves out.
 
     Raises: ValueError if the file is missing or empty, or skips a line, which would shift the labels.
     """
@@ -178,7 +182,7 @@ def published_class_names(path: Path) -> list[str]:
     _check_none_is_empty(found)
     if twice := _given_twice(found):
         logger.warning("%s: %s stand for several classes each, which no prompt can tell apart.", path, ", ".join(twice))
-    return found
+    return [name + ALIKE * found[:number].count(name) for number, name in enumerate(found)]
 
 
 def check_templates(templates: Sequence[str]) -> None:

@@ -177,6 +177,8 @@ def evaluate_dataset(
     for part in (dataset,) if train is None else (dataset, train):
         if not isinstance(part, datasets.Dataset):
             raise ValueError(f"a {type(part).__name__} is not measured; give one split, a map-style datasets.Dataset.")
+    if task in PROBES and train is dataset:
+        raise ValueError(f"task={task} learns from train; measure it on another split.")
     names_from = None if train is None or is_prepared(train) else lambda: train
     dataset = prepare_dataset(dataset, options, train=names_from)
     task = task_for(dataset, task)

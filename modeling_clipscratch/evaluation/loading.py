@@ -19,10 +19,11 @@ import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known 
 
 from ..checksums import SUMS, find_damage
 from ..data.local_files import read_json
+from ..hub.processor_clipscratch import forget_code
 from ..model_files import is_of_a_model
 from .damaged_files import naming_damaged_files, try_image_processor
 from .encode import encode_texts
-from .own_code import forget_code, refusing_own_code
+from .own_code import refusing_own_code
 
 
 def load_model(folder_or_id: str | Path, device: str = "auto"):

@@ -1,15 +1,14 @@
-"""Find the code that the files of a model name, refuse it, and keep it out of what is saved."""
+"""Find the code that the files of a model name, and refuse it."""
 
 import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers import ImageProcessingMixin, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from ..data.local_files import read_json
-from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS, without_foreign_code
+from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS
 
 # What transformers reads to find the classes of a folder's parts.
 _NAMES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
@@ -63,27 +62,6 @@ def check_code(folder: str | Path) -> None:
                 "loaded with trust_remote_code=True; delete that reference, or load the model and its processor with "
                 "modeling_clipscratch.evaluation.load_model and save them again."
             )
-
-
-def forget_code(processor):
-    """Remove the code references that a processor's files held, so that they are not saved with it.
-
-    Args:
-        processor: a processor, tokenizer or image processor; it is changed in place.
-    Returns: the same.
-    Raises: ValueError if it, or a part of it, is of a class whose code would have to travel with it.
-    """
-    for part in (processor, *vars(processor).values()):
-        if getattr(part, "_auto_class", None) is not None:
-            raise ValueError(
-                f"{type(part).__name__} is a class with code of its own ({type(part).__module__}), which does not "
-                "travel with the model; give a tokenizer and an image processor of transformers' own classes."
-            )
-        if isinstance(part, PreTrainedTokenizerBase):
-            part.init_kwargs = without_foreign_code(part.init_kwargs)
-        elif isinstance(part, ImageProcessingMixin):
-            part.__dict__ = without_foreign_code(vars(part))
-    return processor
 
 
 def _references(settings, inside=False) -> Iterator[str]:

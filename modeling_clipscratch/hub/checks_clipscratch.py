@@ -11,28 +11,25 @@ _SAME, _APART = 1e-6, 1e-3
 
 
 @torch.no_grad()
-def check_text_tower(tower, pooling, tokenizer=None):
+def check_text_tower(tower, pooling, tokenizer):
     """Let a text tower read texts that differ in one word, alone and beside a longer text.
 
     Args:
         tower: text tower.
         pooling: as in `ClipScratchConfig`.
-        tokenizer: of the texts. Without one, words are numbers, and what the tower itself pools cannot be judged: it
-            may need an end token.
+        tokenizer: of the texts.
     Raises: ValueError if the tower cannot read such texts, two texts get one state or one text gets two, or the
         tokenizer does not fit the tower.
     """
-    what, front, back, pad = f"text_pooling {pooling!r}: a {tower.config.model_type}", [0], [], 0
-    words = range(1, getattr(tower.config, "vocab_size", 3))
-    if tokenizer is not None:
-        _check_vocabulary(tower, tokenizer)
-        front, words, back = _tokens(tokenizer)
-        pad = tokenizer.pad_token_id or 0
-        if pooling in ("cls", "cls+mean") and not front:
-            raise ValueError(
-                f"text_pooling {pooling!r} takes the first token, and the tokenizer ({_name(tokenizer)}) puts none of "
-                "its own before the words of a text; choose mean."
-            )
+    what = f"text_pooling {pooling!r}: a {tower.config.model_type}"
+    _check_vocabulary(tower, tokenizer)
+    front, words, back = _tokens(tokenizer)
+    pad = tokenizer.pad_token_id or 0
+    if pooling in ("cls", "cls+mean") and not front:
+        raise ValueError(
+            f"text_pooling {pooling!r} takes the first token, and the tokenizer ({_name(tokenizer)}) puts none of "
+            "its own before the words of a text; choose mean."
+        )
     room = tower.config.max_position_embeddings - first_position(tower) - len(front) - len(back)
     if len(words) < 2 or room < 2:
         return
@@ -41,8 +38,6 @@ def check_text_tower(tower, pooling, tokenizer=None):
     rest = [other] * (min(4, room) - 2)
     texts = [[*front, *text, *back] for text in ([first, *rest, other], [other, *rest, other], [first, *rest, first])]
     alone = _text_states(tower, pooling, texts, pad)
-    if tokenizer is None and pooling == "tower":
-        return
     text, *others = alone[:, : tower.config.hidden_size]  # of cls+mean the first half
     if min(_distance(text, other) for other in others) < _SAME:
         if pooling == "tower":
@@ -65,19 +60,17 @@ def check_text_tower(tower, pooling, tokenizer=None):
 
 
 @torch.no_grad()
-def check_vision_tower(tower, pooling, image_size=None):
+def check_vision_tower(tower, pooling, image_size):
     """Let a vision tower read two images that differ, one of them twice.
 
     Args:
         tower: vision tower.
         pooling: as in `ClipScratchConfig`.
-        image_size: height and width in pixels; default the config's.
+        image_size: height and width in pixels.
     Raises: ValueError if the tower cannot read such images, two of them get one state or one gets two, or `pooling`
         takes a class token and there is none.
     """
-    what, size = f"vision_pooling {pooling!r}: a {tower.config.model_type}", image_size
-    size = size or getattr(tower.config, "image_size", None) or 224
-    height, width = (size, size) if isinstance(size, int) else size
+    what, (height, width) = f"vision_pooling {pooling!r}: a {tower.config.model_type}", image_size
     dark = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) - 1
     tokens, states = _run(tower, "vision", pooling, pixel_values=torch.stack([dark, dark + 1, dark]))
     if _distance(states[0], states[2]) > _APART:

@@ -1,5 +1,6 @@
 """Two tower configs and the choices around them go in; one validated `ClipScratchConfig` comes out."""
 
+import inspect
 import math
 
 from transformers import AutoConfig, PretrainedConfig
@@ -127,6 +128,13 @@ class ClipScratchConfig(PretrainedConfig):
     def vision_state_dim(self):
         """D of the pooled picture state."""
         return tower_width(self.vision_config) * (2 if self.vision_pooling == "cls+mean" else 1)
+
+
+CHOICES = {  # the arguments that are ours, all but the towers' configs
+    name
+    for name, parameter in inspect.signature(ClipScratchConfig).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+}
 
 
 def without_foreign_code(settings):

@@ -3,20 +3,41 @@
 Shapes: B pairs, T tokens, D pooled state of a tower, P projection.
 """
 
+import logging
+import os
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .checks_clipscratch import check_text_tower, check_vision_tower
 from .chunks_clipscratch import encode_side
-from .configuration_clipscratch import ClipScratchConfig
+from .configuration_clipscratch import CHOICES, ClipScratchConfig
 from .heads_clipscratch import build_projection, given, unit_length, with_features
 from .losses_clipscratch import contrastive_logits, contrastive_loss
 from .outputs_clipscratch import ClipScratchOutput
-from .towers_clipscratch import build_tower, check_whole, freeze_tower, last_blocks, load_tower, pool
+from .processor_clipscratch import build_processor, own_source, processed_size
+from .towers_clipscratch import (
+    build_tower,
+    check_whole,
+    describe_towers,
+    freeze_tower,
+    is_fixed,
+    last_blocks,
+    load_tower,
+    pool,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def _require_grad(layer, inputs, output):
+    if torch.is_grad_enabled():
+        (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
 
 
 class ClipScratchModel(PreTrainedModel):
@@ -93,30 +114,49 @@ class ClipScratchModel(PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
-    def from_towers(cls, *, text, vision, tokenizer=None, image_size=None, **config):
-        """A model around two towers. See `towers_clipscratch.load_tower` for what a tower may be.
+    def from_towers(cls, text, vision, *, tokenizer=None, image_processor=None, **config):
+        """Build a model around two towers, with its processor, and log which weights were loaded and which are new.
 
         Args:
-            text: Hub id, local folder, config (from scratch) or module of the text tower.
+            text: Hub id, folder, config (weights from scratch) or module of the text tower.
             vision: the same for the vision tower.
-            tokenizer: what the text tower will read the tokens of; checked to fit it.
-            image_size: height and width in pixels of what the vision tower will read; default its config's.
+            tokenizer: Hub id, folder or tokenizer; default that of the text tower's Hub id or folder. It is set to pad
+                and truncate on the right, at what the tower reads.
+            image_processor: the same for images; default that of the vision tower's Hub id or folder.
             config: further arguments of `ClipScratchConfig`.
-        Returns: (model, report): report says for each tower how many of its weights were loaded, which are new
-            and which of the source were left aside.
-        Raises: ValueError if a tower cannot be found, is no encoder that `AutoModel` knows, or its pooled state does
-            not tell its inputs apart.
+        Returns: (model, processor), a `ClipScratchModel` and a `VisionTextDualEncoderProcessor`.
+        Raises: ValueError if a tower is no encoder that `AutoModel` knows, its pooled state does not tell its inputs
+            apart, or a tower, tokenizer or image processor cannot be found or does not fit the others.
+
+        >>> config = ClipScratchConfig.from_pretrained("runs/digits")
+        >>> parts = {"tokenizer": "runs/digits", "image_processor": "runs/digits"}
+        >>> model, processor = ClipScratchModel.from_towers(config.text_config, config.vision_config, **parts)
+        >>> model.config.projection_dim, processor.tokenizer.padding_side
+        (512, 'right')
         """
+        if unknown := sorted(set(config) - CHOICES):
+            raise ValueError(
+                f"{unknown[0]} is not an argument of from_towers; choose from {', '.join(sorted(CHOICES))}."
+            )
         settings = ClipScratchConfig(**config)  # what is not among its choices is refused before anything is loaded
+        tokenizer = own_source(text, "text", "tokenizer") if tokenizer is None else tokenizer
+        if image_processor is None:
+            image_processor = own_source(vision, "vision", "image_processor")
         text_tower, text_report = load_tower(text, "text", settings.text_pooling)
         vision_tower, vision_report = load_tower(vision, "vision", settings.vision_pooling)
-        check_text_tower(text_tower, settings.text_pooling, tokenizer)
-        check_vision_tower(vision_tower, settings.vision_pooling, image_size)
+        processor = build_processor(tokenizer, image_processor, text_tower)
+        check_text_tower(text_tower, settings.text_pooling, processor.tokenizer)
+        check_vision_tower(vision_tower, settings.vision_pooling, processed_size(processor.image_processor))
         settings.text_config, settings.vision_config = text_tower.config, vision_tower.config
+        for part in (settings.text_config, settings.vision_config):  # saved with the model, read by strangers
+            if os.path.isdir(part._name_or_path):
+                part._name_or_path = os.path.basename(os.path.abspath(part._name_or_path))
         model = cls(settings)
         model.text_model, model.vision_model = text_tower, vision_tower
         model.freeze_towers()
-        return model, {"text": text_report, "vision": vision_report}
+        for line in describe_towers(model, {"text": text_report, "vision": vision_report}):
+            logger.info(line)
+        return model, processor
 
     def freeze_towers(self):
         """Applies `freeze_text`, `freeze_vision` and what they except of the config to parameters and modes."""
@@ -136,6 +176,21 @@ class ClipScratchModel(PreTrainedModel):
             for block in last_blocks(tower, unfrozen_layers):
                 block.train(mode)
         return self
+
+    def enable_input_require_grads(self):
+        """Let gradients begin where the first trained layer of each tower reads the output of a frozen one.
+
+        `gradient_checkpointing_enable` calls this, since checkpoints that re-enter autograd (`use_reentrant`) give a
+        layer no gradient where its input requires none. transformers' own method lets gradients begin at the
+        embeddings, so that frozen layers keep their activations for a backward pass that nothing needs.
+        """
+        self.disable_input_require_grads()
+        self._require_grads_hooks = []
+        for tower in (self.text_model, self.vision_model):
+            layers = [module for module in tower.modules() if isinstance(module, GradientCheckpointingLayer)]
+            trained = [number for number, layer in enumerate(layers) if not is_fixed(layer)]
+            if trained and trained[0] > 0:
+                self._require_grads_hooks.append(layers[trained[0] - 1].register_forward_hook(_require_grad))
 
     def text_states(self, input_ids, attention_mask=None, **kwargs):
         """Runs the text tower. Returns (its output, pooled states (B, D))."""

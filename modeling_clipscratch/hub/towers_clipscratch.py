@@ -122,6 +122,35 @@ def _account(tower, source, *, loaded=(), new=(), unused=()):
     }
 
 
+def describe_towers(model, report) -> list[str]:
+    """Say where every weight of a model came from.
+
+    Args:
+        model: `ClipScratchModel`.
+        report: side -> account of its tower, as of `load_tower`.
+    Returns: one line a part.
+    """
+    lines = []
+    for side, part in report.items():
+        frozen = ", frozen" if getattr(model.config, f"freeze_{side}") else ""
+        if count := getattr(model.config, f"unfreeze_{side}_layers"):
+            frozen += f" but for its last {count} layers"
+        loaded, new, unused = (len(part[key]) for key in ("loaded", "new", "unused"))
+        line = f"{side} tower: {part['source']}, {part['parameters']:,} parameters{frozen}; "
+        line += f"{loaded} weights loaded, {new} new"
+        if part["new"] and loaded:
+            line += f" ({', '.join(part['new'][:4])}{', ...' if new > 4 else ''})"
+        if unused:
+            line += (
+                f", {unused} of the source left aside ({', '.join(part['unused'][:4])}{', ...' if unused > 4 else ''})"
+            )
+        lines.append(line)
+    heads = sum(p.numel() for part in (model.text_projection, model.visual_projection) for p in part.parameters())
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    lines.append(f"heads: {heads:,} new parameters; in all {learned:,} parameters are trained")
+    return lines
+
+
 def one_line(error):
     """What an error says, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

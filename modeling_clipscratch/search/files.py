@@ -1,7 +1,6 @@
 """A folder goes in; the pictures below it come out: names with size and time, then, read ahead, digests and pixels."""
 
 import logging
-import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.local_files import refuse_unreadable
-from ..data.names import is_junk_folder
+from ..data.local_files import walk_files
 from ..data.pictures import BadImageError, decode_image, is_picture_name, is_unread_name, warn_of_unread
 from ..data.read_ahead import read_ahead
 from .vectors import digest_of
@@ -39,14 +37,10 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the one that holds the pictures.")
 
-    unread, special = [], []
-    found, above = {}, {str(folder): {os.path.realpath(folder)}}  # folder -> where it and all over it really lie
-    for parent, subfolders, files in os.walk(folder, onerror=refuse_unreadable, followlinks=True):
-        real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
-        subfolders[:] = [name for name, place in real.items() if place not in above[parent]]
-        above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
-        unread += [os.path.join(parent, file) for file in files if is_unread_name(file)]
-        for path in (Path(parent, file) for file in files if is_picture_name(file)):
+    unread, special, found = [], [], {}
+    for inside, files in walk_files(folder):
+        unread += [str(folder / inside / file) for file in files if is_unread_name(file)]
+        for path in (folder / inside / file for file in files if is_picture_name(file)):
             try:
                 told = path.stat()
             except FileNotFoundError:  # taken away in this moment, or a link to nowhere

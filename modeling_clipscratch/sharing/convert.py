@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import ProcessorMixin
 
 from ..atomic_files import check_new_folder, write_new_folder
 from ..evaluation.loading import load_model
@@ -40,18 +41,18 @@ def convert(source: str, output: str | Path, *, text_model: str, vision_model: s
     if Path(source).is_file():
         model, processor = read_tutorial(source, text_model, vision_model)
     else:
-        theirs, processor = load_model(source, "cpu")
-        model = from_two_towers(theirs, source)
+        model, processor = from_two_towers(*load_model(source, "cpu"), source)
     write_new_folder(output, lambda folder: (model.save_pretrained(folder), processor.save_pretrained(folder)))
     logger.info("%s: text tower %s, vision tower %s", source, *_kinds(model))
     return Path(output)
 
 
-def from_two_towers(theirs: nn.Module, source: str) -> ClipScratchModel:
+def from_two_towers(theirs: nn.Module, processor: ProcessorMixin, source: str):
     """The ClipScratch model with the towers, projections and temperature of a `CLIPModel` or of one like it.
 
     Both towers pool by themselves, project by one matrix, and learned with the loss of the diagonal.
 
+    Returns: (model in `eval()`, processor).
     Raises: ValueError if it is of another type.
     """
     kind = theirs.config.model_type
@@ -59,9 +60,11 @@ def from_two_towers(theirs: nn.Module, source: str) -> ClipScratchModel:
         # SigLIP too: it reads texts padded to 64 tokens only, which no processor of a folder can be made to keep.
         raise ValueError(f"{source} is a model of type {kind!r}; what can be converted is {', '.join(TYPES)}.")
     scale = theirs.logit_scale.item()
-    model, _ = ClipScratchModel.from_towers(
+    model, processor = ClipScratchModel.from_towers(
         text=theirs.text_model,
         vision=theirs.vision_model,
+        tokenizer=processor.tokenizer,
+        image_processor=processor.image_processor,
         text_pooling="tower",
         vision_pooling="tower",
         projection_dim=theirs.config.projection_dim,
@@ -74,7 +77,7 @@ def from_two_towers(theirs: nn.Module, source: str) -> ClipScratchModel:
     model.visual_projection.load_state_dict(theirs.visual_projection.state_dict())
     with torch.no_grad():
         model.logit_scale.fill_(theirs.logit_scale)
-    return model.eval()
+    return model.eval(), processor
 
 
 def _kinds(model):

@@ -4,15 +4,12 @@ import math
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, VisionTextDualEncoderProcessor
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..evaluation.damaged_files import naming_damaged_files
-from ..evaluation.own_code import forget_code, refusing_own_code
+from ..evaluation.own_code import refusing_own_code
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
-from ..hub.towers_clipscratch import takes_pooler, tower_class
-from ..training.build import settle_tokenizer
+from ..hub.towers_clipscratch import load_tower_config, takes_pooler, tower_class
 
 SIDES = {"text": "text_encoder", "vision": "image_encoder"}  # ours -> the tutorial's
 HEAD = {"projection.weight": "0.weight", "projection.bias": "0.bias"}
@@ -35,20 +32,21 @@ def read_tutorial(path: str | Path, text_model: str, vision_model: str):
     Raises: ValueError if the file is none of the tutorial's, or does not fit the two configs.
     """
     weights = _state_dict(path)
-    with refusing_own_code(text_model, vision_model), naming_damaged_files(text_model, vision_model):
-        configs, processor = _configs_and_processor(text_model, vision_model)
-    towers = {side: _tower(weights, side, config, path) for side, config in configs.items()}
     width = len(weights["text_encoder.layer_norm.bias"])
     scale = float(weights.get(TEMPERATURE, FIRST_TEMPERATURE)) + math.log(width)
-    model, _ = ClipScratchModel.from_towers(
-        **towers,
-        projection_dim=width,
-        projection="linear+norm",
-        loss="diagonal",
-        freeze_vision=True,  # its towers ran without gradients, both
-        logit_scale_init_value=scale,
-        logit_scale_max=max(MAX_LOGIT_SCALE, scale),
-    )
+    with refusing_own_code(text_model, vision_model), naming_damaged_files(text_model, vision_model):
+        model, processor = ClipScratchModel.from_towers(
+            _tower(weights, "text", load_tower_config(text_model, "text"), path),
+            _tower(weights, "vision", load_tower_config(vision_model, "vision"), path),
+            tokenizer=text_model,
+            image_processor=vision_model,
+            projection_dim=width,
+            projection="linear+norm",
+            loss="diagonal",
+            freeze_vision=True,  # its towers ran without gradients, both
+            logit_scale_init_value=scale,
+            logit_scale_max=max(MAX_LOGIT_SCALE, scale),
+        )
     for side, head in (("text", model.text_projection), ("vision", model.visual_projection)):
         head.load_state_dict({ours: weights[f"{SIDES[side]}.{name}"] for name, ours in {**HEAD, **NORM}.items()})
     return model.eval(), processor
@@ -73,23 +71,6 @@ def _state_dict(path):
             "image_encoder, each with model, projection and layer_norm."
         )
     return found
-
-
-def _configs_and_processor(text_model, vision_model):
-    try:
-        sources = {"text": text_model, "vision": vision_model}
-        configs = {side: AutoConfig.from_pretrained(where, trust_remote_code=False) for side, where in sources.items()}
-        tokenizer = AutoTokenizer.from_pretrained(text_model, trust_remote_code=False)
-        images = AutoImageProcessor.from_pretrained(
-            vision_model, backend="pil", trust_remote_code=False, do_convert_rgb=True
-        )
-    except OSError as error:
-        raise ValueError(
-            f"config, tokenizer or image processor of {text_model} or {vision_model} cannot be had; name folders with "
-            "--text_model and --vision_model, or connect."
-        ) from error
-    settle_tokenizer(tokenizer)
-    return configs, forget_code(VisionTextDualEncoderProcessor(image_processor=images, tokenizer=tokenizer))
 
 
 def _tower(weights, side, config, path):

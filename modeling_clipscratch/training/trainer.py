@@ -21,7 +21,8 @@ from ..data.pixels import Preprocess
 from ..data.stream_batches import StreamedRows
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
 from ..evaluation.intervals import confidence_intervals
-from ..evaluation.own_code import check_code, forget_code
+from ..evaluation.own_code import check_code
+from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
 from ..model_files import CODE
 from .arguments import ClipScratchTrainingArguments

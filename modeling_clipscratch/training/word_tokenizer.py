@@ -1,11 +1,23 @@
-"""Captions go in; a tokenizer whose tokens are their words comes out."""
+"""Make a tokenizer of the words of the training captions."""
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+import logging
+import re
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+logger = logging.getLogger(__name__)
+
+# Scripts that put no blanks between words: Thai, Lao, Myanmar, Khmer, kana, Han (Unicode 15, blocks). Combining marks
+# stay with the character before them.
+_NO_BLANKS = "[\u0e01-\u0e30\u0e32-\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2-\u0eb3\u0ec0-\u0ec6\u1000-\u102a\u1780-\u17b3"
+_NO_BLANKS += "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 
 
 def word_tokenizer(captions: list[str], *, end: bool = False) -> PreTrainedTokenizerFast:
     """Every word and punctuation mark of the captions is a token, lower case; a [CLS] stands first.
+
+    Of scripts without blanks between words, such as Chinese and Thai, every character is a token.
 
     Args:
         captions: texts whose words are the tokens.
@@ -13,8 +25,18 @@ def word_tokenizer(captions: list[str], *, end: bool = False) -> PreTrainedToken
 
     >>> word_tokenizer(["A red circle."])("a blue circle")["input_ids"]  # 1 stands for words never seen
     [2, 4, 1, 5]
+    >>> word_tokenizer(["一只红色的猫 cat"]).tokenize("红猫 cat")
+    ['红', '猫', 'cat']
     """
     lower, split = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
+    if any(re.search(_NO_BLANKS, text) for text in captions):
+        # No blanks, no words: what a lone character means is learned poorly from few captions.
+        logger.warning(
+            "captions are in a script without blanks between words: each character is a token; a pretrained tokenizer "
+            "of that language (--tokenizer) knows its words."
+        )
+        characters = pre_tokenizers.Split(Regex(_NO_BLANKS + r"\p{M}*"), "isolated")
+        split = pre_tokenizers.Sequence([split, characters])
     lowered = map(lower.normalize_str, captions)  # Python's own lower() has another letter at the end of Greek words
     words = dict.fromkeys(word for text in lowered for word, _ in split.pre_tokenize_str(text))
     marks = ["[PAD]", "[UNK]", "[CLS]", *["[SEP]"] * end]

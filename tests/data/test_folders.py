@@ -1,18 +1,14 @@
-"""Folders of pictures go in; classes, their order and metadata tables are checked."""
+"""Folders of images: classes and their order, text files beside images, and what is left out."""
 
 import os
-from pathlib import Path
 
-import datasets
 import pytest
 
-from modeling_clipscratch.data import BadImageError, load_rows
-from modeling_clipscratch.data.columns import Columns
-from modeling_clipscratch.data.stream import open_stream
+from modeling_clipscratch.data import BadImageError, ImageReader, load_data
 
 
 @pytest.fixture
-def write_pictures(tmp_path, encode):
+def write_images(tmp_path, encode):
     def write(*names):
         for name in names:
             path = tmp_path / "set" / name
@@ -24,146 +20,218 @@ def write_pictures(tmp_path, encode):
 
 
 def load(folder, split="train", **options):
-    return load_rows(str(folder), split, **({"validation_fraction": 0} | options))
+    return load_data(str(folder), **({"validation_fraction": 0} | options))[split]
 
 
-def test_one_sub_folder_a_class(write_pictures):
-    rows = load(write_pictures("dark_blue/b.png", "red/a.png", "red/deeper/c.png", "red/.hidden.png"))
-    assert rows.class_names == ["dark blue", "red"]
-    assert rows.keys == ["dark_blue/b.png", "red/a.png", "red/deeper/c.png"]
-    assert rows.labels.tolist() == [0, 1, 1]
-    assert rows.read_image(0).getpixel((0, 0)) == (0, 0, 255)
-    assert rows[1]["captions"] == ["a photo of a red."]
+def names_of(dataset):
+    return dataset.features["label"].names
 
 
-def test_splits_number_classes_as_train_does(write_pictures):
-    folder = write_pictures("train/dog/1.png", "train/cat/2.png", "val/dog/3.png", "test/ant/4.png", "test/dog/5.png")
-    assert load(folder).class_names == load(folder, "test").class_names == ["cat", "dog", "ant"]
-    assert load(folder, "validation").labels.tolist() == [1]
+def test_one_sub_folder_a_class(write_images):
+    folder = write_images("dark_blue/b.png", "red/a.png", "red/deeper/c.png", "red/.hidden.png")
+    data = load_data(folder, validation_fraction=0)
+    train = data["train"]
+    assert names_of(train) == ["dark blue", "red"]
+    assert train["key"][:] == ["dark_blue/b.png", "red/a.png", "red/deeper/c.png"]
+    assert train["label"][:] == [0, 1, 1]
+    assert ImageReader(train)(0).getpixel((0, 0)) == (0, 0, 255)
+    assert data.templates == ["a photo of a {}."]
+
+
+def test_rows_are_in_the_order_of_classes_folders_and_names(write_images):
+    folder = write_images("b/1.png", "a/z.png", "a/x/1.png", "a/x-y/1.png", "a/x/y/1.png", "a/b.png")
+    assert load(folder)["key"][:] == ["a/b.png", "a/z.png", "a/x/1.png", "a/x/y/1.png", "a/x-y/1.png", "b/1.png"]
+
+
+def test_splits_number_classes_as_train_does(write_images):
+    folder = write_images("train/dog/1.png", "train/cat/2.png", "val/dog/3.png", "test/ant/4.png", "test/dog/5.png")
+    assert names_of(load(folder)) == names_of(load(folder, "test")) == ["cat", "dog", "ant"]
+    assert load(folder, "validation")["label"][:] == [1]
     test = load(folder, "test")
-    assert dict(zip(test.keys, test.labels, strict=True)) == {"ant/4.png": 2, "dog/5.png": 1}
+    assert dict(zip(test["key"], test["label"], strict=True)) == {"ant/4.png": 2, "dog/5.png": 1}
 
 
-def test_folders_named_by_numbers_are_in_label_order(write_pictures):
-    rows = load(write_pictures("10/a.png", "9/b.png"), class_names=["nine", "ten"])
-    assert rows.keys == ["9/b.png", "10/a.png"]
-    assert rows.class_names == ["nine", "ten"]
-
-
-def test_class_names_must_be_one_for_each_folder(write_pictures):
-    with pytest.raises(ValueError, match="1 class names for 2 sub-folders"):
-        load(write_pictures("a/a.png", "b/b.png"), class_names=["one"])
-
-
-def test_metadata_table_gives_captions(write_pictures, tmp_path):
-    folder = write_pictures("a.png", "deep/blue.png")
-    (folder / "metadata.csv").write_text("file_name,text\ndeep/blue.png,a blue thing\n")
-    rows = load(folder, cache_dir=str(tmp_path / "cache"))
-    assert (rows.keys, rows.captions) == (["deep/blue.png"], [["a blue thing"]])
-
-
-def test_metadata_table_in_each_split_folder(write_pictures, tmp_path):
-    folder = write_pictures("train/a.png", "test/blue.png")
-    (folder / "train" / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": "red"}')
-    (folder / "test" / "metadata.jsonl").write_text('{"file_name": "blue.png", "caption": "blue"}')
-    rows = load(folder, "test", cache_dir=str(tmp_path / "cache"))
-    assert rows.captions == [["blue"]]
-    assert rows.read_image(0).getpixel((0, 0)) == (0, 0, 255)
-
-
-def test_metadata_beside_split_folders_is_refused(write_pictures):
-    folder = write_pictures("train/x/a.png", "test/x/b.png")
-    (folder / "metadata.csv").write_text("file_name,text\ntrain/x/a.png,red\n")
-    with pytest.raises(ValueError, match="metadata.csv: lies beside split folders"):
-        load(folder)
-
-
-def test_fingerprint_follows_the_pictures(write_pictures, encode):
-    folder = write_pictures("x/a.png", "y/b.png")
-    first = load(folder).fingerprint
-    assert load(folder).fingerprint == first
-    write_pictures("y/c.png")
-    assert load(folder).fingerprint != first
-
-
-def test_what_file_managers_leave_behind_is_no_class_and_no_row(write_pictures):
-    names = ("cat/1.png", "dog/1.png", "cat/.ipynb_checkpoints/1.png", "dog/@eaDir/1.png", "__MACOSX/1.png")
-    folder = write_pictures(*names)
-    (folder / "empty").mkdir()
-    rows = load(folder)
-    assert rows.class_names == ["cat", "dog"] and rows.keys == ["cat/1.png", "dog/1.png"]
-
-
-def test_a_class_may_be_called_train(write_pictures):
-    assert load(write_pictures("bus/1.png", "car/1.png", "train/1.png")).class_names == ["bus", "car", "train"]
-
-
-def test_two_folders_of_one_split_are_refused(write_pictures):
-    with pytest.raises(ValueError, match="'eval' and 'val' both stand for validation; rename or remove one"):
-        load(write_pictures("train/a/1.png", "eval/a/1.png", "val/a/1.png"))
-
-
-def test_tars_that_are_no_split_do_not_hide_the_pictures(write_pictures, write_shard):
-    folder = write_pictures("train/cat/1.png", "train/dog/1.png")
-    write_shard(folder / "downloads" / "raw.tar", {"1.png": b""})
-    assert load(folder).class_names == ["cat", "dog"]
-
-
-def test_metadata_beside_folders_of_pictures_named_after_splits_is_refused(write_pictures):
-    folder = write_pictures("train/a.png", "test/b.png")
-    (folder / "metadata.csv").write_text("file_name,text\ntrain/a.png,one\ntest/b.png,two\n")
-    with pytest.raises(ValueError, match="metadata.csv: lies beside split folders"):
-        load(folder)
+def test_folders_named_by_numbers_are_in_label_order(write_images):
+    train = load(write_images("10/a.png", "9/b.png"), class_names=["nine", "ten"])
+    assert (train["key"][:], names_of(train)) == (["9/b.png", "10/a.png"], ["nine", "ten"])
 
 
 @pytest.mark.parametrize(
-    ("second", "sentence"),
+    ("names", "options", "sentence"),
     [
-        ("maple tree", "'maple tree' and 'maple_tree' would be classes of one name; rename one"),
-        (os.fsdecode(b"caf\xe9"), r"'caf\\udce9' has a name that is no UTF-8; rename it"),
+        (["a/a.png", "b/b.png"], {"class_names": ["one"]}, "1 class names for 2 sub-folders"),
+        (
+            ["train/a/1.png", "eval/a/1.png", "test/a/1.png"],
+            {},
+            "'eval' and 'test' both stand for test; rename or remove",
+        ),
+        (
+            ["train1/a/1.png", "train2/a/1.png"],
+            {"folder_names": "splits"},
+            "'train1' and 'train2' both stand for train",
+        ),
+        (["cat/1.png"], {"folder_names": "splits"}, "none of 'cat' is named after a split"),
+        (["maple tree/1.png", "maple_tree/1.png"], {}, "'maple tree' and 'maple_tree' would be classes of one name"),
+        ([f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is no UTF-8"),
+        (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is no table and has no columns"),
+        (["en/1.png", "de/1.png"], {"dataset_config": "fr"}, "called dataset_config='fr'; it has: de, en"),
     ],
 )
-def test_folders_whose_names_do_not_make_classes_are_named(write_pictures, second, sentence):
-    folder = write_pictures("maple_tree/a.png", f"{second}/b.png")
+def test_what_makes_no_classes_is_named(write_images, names, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        load(folder)
-    assert load(folder, class_names=["one", "two"]).class_names == ["one", "two"]
+        load(write_images(*names), **options)
 
 
-def test_link_to_a_picture_that_went_away_is_a_bad_picture(write_pictures):
-    folder = write_pictures("red/a.png")
+def test_class_names_settle_what_folders_do_not(write_images):
+    folder = write_images("maple_tree/a.png", "maple tree/b.png", f"{os.fsdecode(b'caf' + bytes([0xE9]))}/c.png")
+    train = load(folder, class_names=["one", "two", "three"])
+    assert (names_of(train), train["key"][0]) == (["one", "two", "three"], r"caf\xe9/c.png")
+
+
+def test_what_file_managers_leave_behind_is_no_class_and_no_row(write_images):
+    names = ("cat/1.png", "dog/1.png", "cat/.ipynb_checkpoints/1.png", "dog/@eaDir/1.png", "__MACOSX/1.png")
+    folder = write_images(*names)
+    (folder / "empty").mkdir()
+    assert load(folder)["key"][:] == ["cat/1.png", "dog/1.png"]
+    assert names_of(load(folder)) == ["cat", "dog"]
+
+
+def test_link_to_an_image_that_went_away_is_a_bad_image(write_images):
+    folder = write_images("red/a.png")
     (folder / "red" / "b.png").symlink_to(folder / "gone.png")
-    with pytest.raises(BadImageError, match="b.png: there is no such picture"):
-        load(folder).read_image(1)
+    with pytest.raises(BadImageError, match="b.png: there is no such (picture|image)"):
+        ImageReader(load(folder))(1)
 
 
-def test_pictures_of_phones_that_are_left_out_are_counted(write_pictures, caplog):
-    folder = write_pictures("red/a.png", "red/b.HEIC", "blue/c.heic")
-    assert len(load(folder)) == 1
-    assert "2 pictures are of a kind that is not read" in caplog.text
+def test_linked_folders_are_followed_and_loops_are_not(write_images, tmp_path):
+    folder = write_images("cat/1.png", "dog/2.png")
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (folder / "cat" / "1.png").rename(tmp_path / "elsewhere" / "deep" / "1.png")
+    (folder / "cat" / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "cat" / "loop").symlink_to(folder)
+    assert load(folder)["key"][:] == ["cat/linked/deep/1.png", "dog/2.png"]
+    (folder / "bird").symlink_to(tmp_path / "elsewhere")
+    assert names_of(load(folder)) == ["bird", "cat", "dog"]
 
 
-def test_img2dataset_s_folder_is_read(tmp_path, write_shard, encode):
-    folder = tmp_path / "fetched"
-    for shard in range(2):
-        members = {f"{shard}0.jpg": encode("red", "JPEG"), f"{shard}0.txt": b"a rose", f"{shard}0.json": b"{}"}
-        write_shard(folder / f"0000{shard}.tar", members)
-        table = {"url": ["https://x"], "caption": ["a rose"], "key": [f"{shard}0"], "status": ["success"]}
-        datasets.Dataset.from_dict(table).to_parquet(folder / f"0000{shard}.parquet")
-        (folder / f"0000{shard}_stats.json").write_text("{}")
-    rows = load(folder)
-    assert (rows.keys, rows.captions) == (["00", "10"], [["a rose"], ["a rose"]])
-    stream, others = open_stream(str(folder), Columns())
-    assert [Path(file).name for file in stream.shards.files] == ["00000.tar", "00001.tar"]
-    assert (stream.kind, others) == ("caption", {})
-    with pytest.raises(
-        ValueError, match="00000.tar: is a file of no known kind; give the folder that holds the shards"
-    ):
-        load(folder / "00000.tar")
+def test_images_that_are_left_out_are_counted_and_their_classes_said(write_images, caplog):
+    folder = write_images("red/a.png", "red/b.HEIC", "blue/c.svg", "green/d.tga", "1.png", "red/e.ico")
+    assert (len(load(folder)), names_of(load(folder))) == (1, ["red"])
+    assert "4 pictures are of a kind that is not read" in caplog.text
+    assert "'blue', 'green' hold no image of a kind that is read" in caplog.text
+    assert "the images in '.' are of no class" in caplog.text
 
 
-def test_tar_beside_a_table_of_another_name_is_not_read(write_pictures, write_shard, tmp_path):
-    folder = write_pictures("a.png")
-    write_shard(folder / "backup.tar", {})
-    (folder / "train.csv").write_text("image,caption\na.png,one\n")
-    assert load(folder, cache_dir=str(tmp_path / "cache")).captions == [["one"]]
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("settings.json", "{}"),
+        ("labels.csv", "id,label\n1,2\n"),
+        ("urls.csv", "image,caption\nhttps://x/1.jpg,a\n"),
+        ("rows.jsonl", "damaged"),
+    ],
+)
+def test_a_table_without_these_images_is_left_aside_with_a_word(write_images, caplog, name, content):
+    folder = write_images("cat/1.png", "dog/2.png")
+    (folder / name).write_text(content)
+    assert names_of(load(folder)) == ["cat", "dog"]
+    assert f"1 tables are left aside ({name}" in caplog.text
+
+
+def test_a_table_that_names_the_images_is_read(write_images, tmp_path):
+    folder = write_images("cat/1.png", "dog/2.png")
+    (folder / "labels.csv").write_text("image,caption\ncat/1.png,a cat\n")
+    assert load(folder, cache_dir=str(tmp_path / "cache"))["captions"][:] == [["a cat"]]
+    assert names_of(load(folder, folder_names="classes")) == ["cat", "dog"]
+
+
+TEXTS = {  # files -> captions by key
+    "one line": (
+        {"1.png": None, "1.txt": "a dog", "b/photo.v1.png": None, "b/photo.v1.TXT": "a cat\n"},
+        {},
+        {"1.png": ["a dog"], "b/photo.v1.png": ["a cat"]},
+    ),
+    "several lines": ({"1.png": None, "1.txt": "\ufeffa dog \n\n a cat"}, {}, {"1.png": ["a dog", "a cat"]}),
+    "joined": ({"1.png": None, "1.txt": "a\ndog"}, {"caption_lines": "join"}, {"1.png": ["a dog"]}),
+    "img2dataset": (
+        {
+            "00000/1.png": None,
+            "00000/1.txt": "a\ndog",
+            "00000/1.json": "{}",
+            "00001/2.png": None,
+            "00001/2.txt": "a cat",
+        },
+        {},
+        {"00000/1.png": ["a dog"], "00001/2.png": ["a cat"]},
+    ),
+    "img2dataset, split": (
+        {"00000/1.png": None, "00000/1.txt": "a\ndog"},
+        {"caption_lines": "split"},
+        {"00000/1.png": ["a", "dog"]},
+    ),
+    "a .json beside it": ({"x/1.png": None, "x/1.txt": "a\ndog", "x/1.json": "{}"}, {}, {"x/1.png": ["a dog"]}),
+    "skipped": (
+        {"1.png": None, "1.txt": "a", "2.png": None, "2.txt": "", "3.png": None, "3.txt": b"\xe9", "4.png": None},
+        {"on_bad_row": "skip"},
+        {"1.png": ["a"]},
+    ),
+    "a folder with a word for a split": (
+        {"toy train/1.png": None, "toy train/1.txt": "a", "car/2.png": None, "car/2.txt": "b"},
+        {},
+        {"car/2.png": ["b"], "toy train/1.png": ["a"]},
+    ),
+}
+
+
+@pytest.fixture
+def write_files(tmp_path, encode):
+    def write(files):
+        for name, content in files.items():
+            path = tmp_path / "set" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = encode() if content is None else content
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path / "set"
+
+    return write
+
+
+@pytest.mark.parametrize(("files", "options", "expected"), TEXTS.values(), ids=TEXTS)
+def test_text_files_beside_images_are_captions(write_files, files, options, expected):
+    train = load(write_files(files), **options)
+    assert dict(zip(train["key"], train["captions"], strict=True)) == expected
+
+
+@pytest.mark.parametrize("words", [("train", "val"), ("train2017", "val2017"), ("images/train", "images/dev")])
+def test_texts_in_split_folders_keep_their_splits(write_files, words):
+    files = {
+        f"{word}/{number}.{end}": content
+        for word in words
+        for number in "12"
+        for end, content in (("png", None), ("txt", word))
+    }
+    folder = write_files(files)
+    assert load(folder)["captions"][:] == [[words[0]]] * 2
+    assert load(folder, "validation")["captions"][:] == [[words[1]]] * 2
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"1.png": None, "1.txt": "a", "2.png": None}, "2.png has no caption"),
+        ({"1.png": None, "1.txt": "a", "2.png": None, "2.txt": " \n"}, "2.png has no caption"),
+        ({"1.png": None, "1.txt": "a\ncafé".encode("latin1")}, "1.txt, line 2: is no UTF-8"),
+        ({"1.png": None, "1.txt": "version https://git-lfs.github.com/spec/v1\n"}, "1.txt: is a Git LFS pointer"),
+        ({"1.png": None, "1.txt": "0 0.5 0.5 0.25 0.25\n"}, "1.txt: holds a class and a box of a detector"),
+    ],
+)
+def test_texts_that_are_no_captions_are_named(write_files, files, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load(write_files(files))
+
+
+def test_few_texts_beside_classes_make_no_captions(write_files):
+    files = {"cat/1.png": None, "cat/2.png": None, "dog/3.png": None, "dog/3.txt": "note"}
+    assert names_of(load(write_files(files))) == ["cat", "dog"]
+    files["cat/1.txt"] = files["cat/2.txt"] = "note"
+    assert names_of(load(write_files(files), folder_names="classes")) == ["cat", "dog"]

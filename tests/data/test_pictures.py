@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from modeling_clipscratch.data import pictures
 from modeling_clipscratch.data.pictures import BadImageError, decode_image, decode_pixels
@@ -118,6 +118,23 @@ def test_truncated_picture_is_named(format, share):
 def test_other_bytes_are_named(data):
     with pytest.raises(BadImageError, match="cat.jpg: cannot be decoded .*; replace the picture or remove its row."):
         decode_image(data, name="cat.jpg")
+
+
+@pytest.mark.parametrize("decode", [decode_image, decode_pixels])
+@pytest.mark.parametrize("as_file", [False, True])
+def test_git_lfs_pointer_is_named_as_such(tmp_path, decode, as_file):
+    data = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (tmp_path / "x.jpg").write_bytes(data)
+    with pytest.raises(BadImageError, match="x.jpg: cannot be decoded .it is a Git LFS pointer, which git lfs pull"):
+        decode(tmp_path / "x.jpg" if as_file else data, name="x.jpg")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_png_with_three_megabytes_of_text_is_decoded(compressed):
+    text, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    text.add_text("history", "a" * 3_000_000, zip=compressed)
+    Image.new("RGB", (2, 2), "red").save(file, format="PNG", pnginfo=text)
+    assert decode_image(file.getvalue(), name="x.png").getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_missing_file_is_named(tmp_path):

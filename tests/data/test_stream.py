@@ -11,16 +11,16 @@ from itertools import islice
 import datasets
 import pytest
 import torch
+from modeling_clipscratch.data.stream import open_stream
+from modeling_clipscratch.data.streamed_batches import StreamedPairs
+from modeling_clipscratch.data.streamed_rows import StreamSource
+from modeling_clipscratch.data.streamed_shards import Shards
 
 from modeling_clipscratch.data import streamed_shards
 from modeling_clipscratch.data.captions import CaptionTable, TokenTable
 from modeling_clipscratch.data.columns import Columns
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.randomness import key_ids, sample_ids
-from modeling_clipscratch.data.stream import open_stream
-from modeling_clipscratch.data.streamed_batches import StreamedPairs
-from modeling_clipscratch.data.streamed_rows import StreamSource
-from modeling_clipscratch.data.streamed_shards import Shards
 from modeling_clipscratch.training.stream_state import StreamStates
 
 
@@ -346,79 +346,6 @@ def test_set_of_broken_pictures_only_does_not_spin_for_ever(write_shard, open_pa
     write_shard(tmp_path / "train" / "0.tar", {"a.png": b"", "a.txt": b"a photo"})
     word = next(iter(open_pairs(tmp_path, on_bad_image="skip")))["stream"]
     assert "none of its pictures can be read" in word["error"] and "a.png" in word["error"]
-
-
-@pytest.fixture
-def fail_reads(monkeypatch):
-    """(times, after how many bytes) -> the opened shards' reads fail so often; returns the waits."""
-    waits = []
-    monkeypatch.setattr(streamed_shards.time, "sleep", waits.append)
-    own = streamed_shards.xopen
-
-    def fail(times, after=0):
-        left = [times]
-
-        def opened(*given, **named):
-            file, read = own(*given, **named), 0
-            file_read = file.read
-
-            class Failing:
-                def __enter__(self):
-                    return self
-
-                def __exit__(self, *what):
-                    file.close()
-
-                def read(self, size):
-                    nonlocal read
-                    if left[0] and read >= after:
-                        left[0] -= 1
-                        raise ConnectionError("Server Disconnected")
-                    read += size
-                    return file_read(size)
-
-            return Failing()
-
-        monkeypatch.setattr(streamed_shards, "xopen", opened)
-        return waits
-
-    return fail
-
-
-@pytest.mark.parametrize("after", [0, 10240], ids=["at once", "in its midst"])
-def test_read_that_fails_twice_goes_on_where_it_failed(write_tars, open_pairs, tmp_path, fail_reads, after):
-    pairs = open_pairs(write_tars(tmp_path, [12]), batch_size=12)
-    waits = fail_reads(2, after)
-    assert sorted(row_numbers(next(iter(pairs)))) == list(range(12))
-    assert waits == [1, 2]
-
-
-def test_read_that_always_fails_is_named_with_its_remedy(write_tars, open_pairs, tmp_path, fail_reads):
-    pairs = open_pairs(write_tars(tmp_path, [12]))
-    waits = fail_reads(10**9)
-    with pytest.raises(ValueError) as caught:
-        StreamStates(pairs).take(next(iter(pairs)))
-    assert str(caught.value) == (
-        f"{tmp_path}/train/0.tar: cannot be read from row 0 on (Server Disconnected), tried 6 times; check the "
-        "connection or the disk, then go on with --resume_from_checkpoint auto."
-    )
-    assert waits == [1, 2, 4, 8, 16]
-
-
-@pytest.mark.parametrize("cut", [1024 * 4, 1024 * 4 + 100, 1024 * 4 + 512 + 20],
-                         ids=["between members", "in a header", "in a member"])  # fmt: skip
-def test_tar_that_was_cut_short_is_never_taken_for_a_whole_one(write_tars, open_pairs, tmp_path, cut):
-    pairs = open_pairs(write_tars(tmp_path, [12]), batch_size=12)
-    shard = tmp_path / "train" / "0.tar"
-    shard.write_bytes(shard.read_bytes()[:cut])
-    word = next(iter(pairs))["stream"]
-    assert f"{shard}: damaged or cut short (" in word["error"]
-
-
-def test_shard_that_went_away_is_named(write_tars, open_pairs, tmp_path):
-    pairs = open_pairs(write_tars(tmp_path, [5]))
-    (tmp_path / "train" / "0.tar").unlink()
-    assert "0.tar: cannot be opened" in next(iter(pairs))["stream"]["error"]
 
 
 # What is not streamed

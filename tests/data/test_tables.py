@@ -1,21 +1,27 @@
-"""Parquet, CSV and JSON-lines tables go in; the columns that are found, and the words where none is, are checked."""
+"""Tables (parquet, CSV, JSON lines): their dialects, types and columns, a split column, and what is refused."""
 
 import json
+import logging
 import multiprocessing
 import pickle
 
 import datasets
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from modeling_clipscratch.data import BadImageError, load_rows
+from modeling_clipscratch.data import BadImageError, DataOptions, ImageReader, load_data
+from modeling_clipscratch.data.sources.tables import by_split_column
+from modeling_clipscratch.data.splits import Split
+
+TEXT = datasets.Value("string")
 
 
 @pytest.fixture
 def load(tmp_path):
     def load_here(path, split="train", **options):
         options = {"validation_fraction": 0, "cache_dir": str(tmp_path / "cache")} | options
-        return load_rows(str(path), split, **options)
+        return load_data(str(path), **options)[split]
 
     return load_here
 
@@ -42,94 +48,238 @@ def write_parquet(encode):
     return write
 
 
-TEXT = datasets.Value("string")
+def colour(dataset, row):
+    return ImageReader(dataset)(row).getpixel((0, 0))
 
 
 def test_parquet_with_class_labels_is_read_as_cifar10_is_published(tmp_path, load, write_parquet):
     label = {"label": datasets.ClassLabel(names=["air_plane", "cat"])}
     write_parquet(tmp_path / "set" / "plain_text" / "train-00000-of-00001.parquet", {"label": [1, 0, 1]}, label)
-    write_parquet(tmp_path / "set" / "plain_text" / "test-00000-of-00001.parquet", {"label": [0]}, label)
-    rows = load(tmp_path / "set")
-    assert (rows.kind, rows.class_names, rows.labels.tolist()) == ("class", ["air plane", "cat"], [1, 0, 1])
-    assert rows.read_image(1).getpixel((0, 0)) == (0, 0, 255)
-    assert rows[0]["captions"] == ["a photo of a cat."]
-    assert len(load(tmp_path / "set", "test")) == 1
+    train = load(tmp_path / "set")
+    assert (train.features["label"].names, train["label"][:]) == (["air plane", "cat"], [1, 0, 1])
+    assert train["key"][:] == ["row-00000000", "row-00000001", "row-00000002"]
+    assert colour(train, 1) == (0, 0, 255)
 
 
-def test_numbered_caption_columns_are_taken_together(tmp_path, load, write_parquet):
-    columns = {f"caption_{i}": [f"picture {row}, caption {i}" for row in range(2)] for i in range(5)}
-    path = write_parquet(tmp_path / "train.parquet", columns, dict.fromkeys(columns, TEXT))
-    assert load(path).captions[1] == [f"picture 1, caption {i}" for i in range(5)]
+CAPTION_COLUMNS = [
+    (
+        {f"caption_{i}": [f"{row}, {i}" for row in range(2)] for i in range(3)},
+        TEXT,
+        [["0, 0", "0, 1", "0, 2"], ["1, 0", "1, 1", "1, 2"]],
+    ),
+    ({"captions": [["one", " two "], ["three", ""]]}, datasets.List(TEXT), [["one", "two"], ["three"]]),
+    ({"text": ["['a dog', 'a cat']", '["it\'s"]']}, TEXT, [["a dog", "a cat"], ["it's"]]),
+    ({"text": ["['a dog'\n 'a cat']", '["a", "b"]']}, TEXT, [["a dog", "a cat"], ["a", "b"]]),
+    ({"text": ["[a dog]", "['a cat']"]}, TEXT, [["[a dog]"], ["['a cat']"]]),
+    ({"text": ["[1, 2]", "[3]"]}, TEXT, [["[1, 2]"], ["[3]"]]),
+]
 
 
-def test_caption_lists_are_taken_whole(tmp_path, load, write_parquet):
-    columns = {"captions": [["one", " two "], ["three", ""]], "id": ["x", "y"]}
-    path = write_parquet(tmp_path / "train.parquet", columns, {"captions": datasets.List(TEXT), "id": TEXT})
-    assert load(path).captions == [["one", "two"], ["three"]]
+@pytest.mark.parametrize(("columns", "kind", "captions"), CAPTION_COLUMNS)
+def test_columns_cells_and_written_lists_of_captions(tmp_path, load, write_parquet, columns, kind, captions):
+    path = write_parquet(tmp_path / "train.parquet", columns, dict.fromkeys(columns, kind))
+    assert load(path)["captions"][:] == captions
 
 
 def test_fine_labels_win_over_coarse_ones(tmp_path, load, write_parquet):
     names = {"fine_label": datasets.ClassLabel(names=["a", "b"]), "coarse_label": datasets.ClassLabel(names=["c"])}
     path = write_parquet(tmp_path / "train.parquet", {"fine_label": [1], "coarse_label": [0]}, names)
-    assert load(path).class_names == ["a", "b"]
-    assert load(path, label_column="coarse_label").class_names == ["c"]
+    assert load(path).features["label"].names == ["a", "b"]
+    assert load(path, label_column="coarse_label").features["label"].names == ["c"]
 
 
 def test_parquet_rows_are_read_in_other_processes(tmp_path, load, write_parquet):
     path = write_parquet(tmp_path / "train.parquet", {"text": ["red", "blue"]}, {"text": TEXT})
-    rows = pickle.loads(pickle.dumps(load(path)))
+    reader = pickle.loads(pickle.dumps(ImageReader(load(path))))
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert [image.getpixel((0, 0)) for image in pool.map(rows.read_image, [0, 1])] == [(255, 0, 0), (0, 0, 255)]
+        assert [image.getpixel((0, 0)) for image in pool.map(reader, [0, 1])] == [(255, 0, 0), (0, 0, 255)]
 
 
-def test_corrupt_picture_in_parquet_is_named_by_its_row(tmp_path, load):
+def test_corrupt_image_in_parquet_is_named_by_its_row(tmp_path, load):
     table = datasets.Dataset.from_dict({"image": [{"bytes": b"x", "path": None}], "text": ["a"]})
     table.to_parquet(str(tmp_path / "train.parquet"))
-    rows = load(tmp_path / "train.parquet")
     with pytest.raises(BadImageError, match="train: row-00000000: cannot be decoded"):
-        rows[0]
+        ImageReader(load(tmp_path / "train.parquet"))(0)
 
 
-def test_several_rows_of_one_picture_become_one_row(load, pictures):
+def test_images_in_parquet_that_are_paths_start_from_the_table(pictures, load):
+    features = datasets.Features({"image": datasets.Image(), "text": TEXT})
+    columns = {"image": [{"bytes": None, "path": f"images/{name}.png"} for name in "ab"], "text": ["x", "y"]}
+    table = pa.table(columns, features.arrow_schema)  # `to_parquet` would put the files in
+    pq.write_table(table, pictures / "train.parquet")
+    assert load(pictures)["key"][:] == ["images/a.png", "images/b.png"]
+    (pictures / "train.parquet").rename(pictures / "metadata.parquet")
+    assert colour(load(pictures), 1) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_images_inside_a_table_that_repeat_are_one_row(tmp_path, load, encode, as_bytes):
+    cells = [encode("red"), encode("blue"), encode("red"), None, None]
+    kind = datasets.Value("binary") if as_bytes else datasets.Image()
+    cells = cells if as_bytes else [cell and {"bytes": cell, "path": f"{row}.png"} for row, cell in enumerate(cells)]
+    columns = {"image": cells, "text": ["a rose", "the sea", "a fire", "lost", "gone"]}
+    features = datasets.Features({"image": kind, "text": TEXT})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "train.parquet")
+    train = load(tmp_path / "train.parquet")
+    assert train["captions"][:] == [["a rose", "a fire"], ["the sea"], ["lost"], ["gone"]]
+    assert train["key"][:] == ["row-00000000", "row-00000001", "row-00000003", "row-00000004"]
+
+
+def test_several_rows_of_one_image_become_one_row(load, pictures):
     lines = ["image,caption", "images/a.png,one", "images/b.png,NA", '"images/a.png","two, too"']
     (pictures / "captions.csv").write_text("\n".join(lines))
-    rows = load(pictures)
-    assert rows.keys == ["images/a.png", "images/b.png"]
-    assert rows.captions == [["one", "two, too"], ["NA"]]
-    assert rows.read_image(1).getpixel((0, 0)) == (0, 0, 255)
+    train = load(pictures)
+    assert train["key"][:] == ["images/a.png", "images/b.png"]
+    assert train["captions"][:] == [["one", "two, too"], ["NA"]]
+    assert colour(train, 1) == (0, 0, 255)
 
 
-def test_json_lines_are_read(load, pictures):
-    lines = [{"file_name": "images/a.png", "captions": ["x", "y"]}, {"file_name": "images/c.png", "captions": ["z"]}]
-    (pictures / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    rows = load(pictures)
-    assert rows.captions == [["x", "y"], ["z"]]
-    assert rows.read_image(1).getpixel((0, 0)) == (0, 255, 0)
+DIALECTS = {
+    "commas": 'image,caption\na.png,one\nb.png,"two, or\nthree"\n',
+    "semicolons": "image;caption\na.png;one\nb.png;two, or three\n",
+    "tabs": "image\tcaption\na.png\tone\nb.png\ttwo, or three\n",
+    "Kaggle's results.csv": "image_name| comment_number| comment\na.png| 0| one\nb.png| 0| two, or three\n",
+    "quotes within": 'image|caption\na.png|one\nb.png|"two, or three"\n',
+    "an index": ',image,caption\n0,a.png,one\n1,b.png,"two, or three"\n',
+    "lines of Windows and empty lines": 'image,caption\r\na.png,one\r\n\r\nb.png,"two, or three"\r\n',
+    "UTF-8 with a mark": b'\xef\xbb\xbfimage,caption\na.png,one\nb.png,"two, or three"\n',
+    "UTF-16": 'image,caption\na.png,one\nb.png,"two, or three"\n'.encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".CSV"])
+@pytest.mark.parametrize("content", DIALECTS.values(), ids=DIALECTS)
+def test_dialects_of_csv(load, pictures, content, ending):
+    path = pictures / f"rows{ending}"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    train = load(path)
+    assert train["key"][:] == ["a.png", "b.png"]
+    assert [[" ".join(text.split()) for text in texts] for texts in train["captions"][:]] == [
+        ["one"],
+        ["two, or three"],
+    ]
+
+
+BAD_TABLES = {  # name -> content, words of the sentence
+    "a comma too many in the first row": (
+        "rows.csv",
+        "image,caption\na.png,a dog, running\nb.png,x\n",
+        "rows.csv, line 2: 3 cells where the header has 2 .image, caption.; put a text that holds ',' in double quotes",
+    ),
+    "a comma too many in all rows": ("rows.csv", "image,caption\na.png,x,y\nb.png,x,y\n", "line 2: 3 cells"),
+    "a comma too many below a text of two lines": (
+        "rows.csv",
+        'image,caption\na.png,"x\ny"\n\nb.png,x,y\n',
+        "rows.csv, line 5: 3 cells",
+    ),
+    "a cell too few": ("rows.csv", "image,caption,id\na.png,x,1\nb.png,x\n", "line 3: 2 cells where the header has 3"),
+    "Kaggle's broken row": ("rows.csv", "image_name| n| comment\na.png| 0| x\nb.png| 4   y\n", "line 3: 2 cells"),
+    "an open quote": (
+        "rows.csv",
+        'image,caption\na.png,x\nb.png,"y\na.png,z\n',
+        "rows.csv, line 3: .* a quote is not closed",
+    ),
+    "no UTF-8": (
+        "rows.csv",
+        "image,caption\na.png,x\nb.png,café\n".encode("latin1"),
+        "rows.csv, line 3: is no UTF-8; save",
+    ),
+    "no UTF-8 in JSON": (
+        "rows.jsonl",
+        '{"image": "a.png", "text": "café"}'.encode("latin1"),
+        "rows.jsonl, line 1: is no UTF-8",
+    ),
+    "two columns of one name": ("rows.csv", "image,caption,caption\na.png,x,y\n", "two columns are called 'caption'"),
+    "an empty file": ("rows.csv", "", "rows.csv: its first line is empty, and names no columns"),
+    "a header alone": ("rows.csv", "image,caption\n", "split train: no rows"),
+    "damaged JSON": ("rows.jsonl", '{"image": "a.png", "text": "x"}\n{"image": ', "rows.jsonl, line 2: is no JSON"),
+    "damaged parquet": ("rows.parquet", "no parquet", "rows.parquet: cannot be read as parquet"),
+    "a pointer instead of parquet": (
+        "rows.parquet",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "rows.parquet: cannot be read as parquet .it is a Git LFS pointer: git lfs pull",
+    ),
+    "a pointer instead of CSV": (
+        "rows.csv",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "rows.csv: is a Git LFS pointer",
+    ),
+    "base64": (
+        "rows.csv",
+        f"image,caption\n/9j/{'A' * 5000},x\n",
+        r"/9j/AAA.*\(50.. characters; base64 must become bytes",
+    ),
+    "an image that is not there": (
+        "rows.csv",
+        "image,caption\nimages/nowhere.png,one\n",
+        "names the image .*nowhere.png, which is not there, nor is any other; paths are relative to .* --image_root",
+    ),
+    "no caption": ("rows.csv", "image,caption\na.png,one\nb.png,\n", "b.png has no caption; every row needs a caption"),
+    "no label": ("rows.csv", "image,label\na.png,one\nb.png,\n", "b.png has no label"),
+    "two labels": ("rows.csv", "image,label\na.png,red\na.png,blue\n", "a.png is in several rows"),
+    "numbers without names": (
+        "rows.csv",
+        "image,label\na.png,0\nb.png,1\n",
+        "labels in column 'label' are numbers without names",
+    ),
+    "fractions": (
+        "rows.csv",
+        "image,label\na.png,0\nb.png,0.5\n",
+        "holds Value.'float64'.; labels are whole numbers or words",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), BAD_TABLES.values(), ids=BAD_TABLES)
+def test_a_table_that_is_not_whole_is_named(load, pictures, name, content, sentence):
+    path = pictures / "images" / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=sentence) as error:
+        load(path)
+    assert len(str(error.value)) < 600
+
+
+def test_types_are_those_of_the_whole_file(load, pictures):
+    names = [f"images/{name}.png" for name in "abc"]
+    lines = [
+        *(f"{name},{row % 3},1" for row, name in enumerate(names)),
+        *(f"images/{row}.png,{row % 3},1" for row in range(10_050)),
+    ]
+    (pictures / "rows.csv").write_text("\n".join(["image,label,unused", *lines, "images/z.png,letter,0.5"]))
+    assert load(pictures / "rows.csv").features["label"].names == ["0", "1", "2", "letter"]
+    rows = [{"image": name, "text": None, "unused": 1} for name in names]
+    rows += [{"image": f"images/{row}.png", "text": "x" * 2000, "unused": 1} for row in range(10_050)]
+    rows += [{"image": "images/z.png", "text": "x", "unused": "letter"}]
+    (pictures / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert len(load(pictures / "rows.jsonl", on_bad_row="skip")) == 10_051
+
+
+def test_shards_may_differ_in_columns_that_nobody_uses(load, pictures):
+    for name, other in (("a", 1), ("b", "letter"), ("c", None)):
+        row = {"image": f"images/{name}.png", "text": None if name == "a" else name, "other": other}
+        (pictures / f"train-{name}.jsonl").write_text(json.dumps(row))
+    assert load(pictures, on_bad_row="skip")["captions"][:] == [["b"], ["c"]]
+    (pictures / "train-d.jsonl").write_text('{"image": "images/a.png"}')
+    with pytest.raises(ValueError, match="train-a.jsonl: the other files have other columns"):
+        load(pictures)
+
+
+def test_json_lines_and_lists_are_read(load, pictures):
+    rows = [{"file_name": "images/a.png", "captions": ["x", "y"]}, {"file_name": "images/c.png", "captions": ["z"]}]
+    (pictures / "train.jsonl").write_text("\ufeff" + "\n".join(map(json.dumps, rows)))
+    (pictures / "test.json").write_text(json.dumps(rows[1:]))
+    assert load(pictures)["captions"][:] == [["x", "y"], ["z"]]
+    assert load(pictures / "test.json", "test")["captions"][:] == [["z"]]
 
 
 def test_classes_written_as_words_are_numbered_by_train_in_every_split(load, pictures):
     (pictures / "train.csv").write_text("image,label\nimages/a.png,red\nimages/b.png,blue\n")
     (pictures / "test.csv").write_text("image,label\nimages/c.png,a new class\nimages/a.png,red\n")
-    assert (load(pictures).class_names, load(pictures).labels.tolist()) == (["blue", "red"], [1, 0])
-    test = load(pictures, "test")
-    assert (test.class_names, test.labels.tolist()) == (["blue", "red", "a new class"], [2, 1])
+    train, test = load(pictures), load(pictures, "test")
+    assert (train.features["label"].names, train["label"][:]) == (["blue", "red"], [1, 0])
+    assert (test.features["label"].names, test["label"][:]) == (["blue", "red", "a new class"], [2, 1])
     with pytest.raises(ValueError, match="label 'a new class' is not among the 2 class names"):
         load(pictures, "test", class_names=["red", "blue"])
-
-
-def test_numbered_classes_need_names(load, pictures):
-    (pictures / "train.csv").write_text("image,label\nimages/a.png,0\nimages/b.png,1\n")
-    with pytest.raises(ValueError, match="labels in column 'label' are numbers without names"):
-        load(pictures)
-    with pytest.raises(ValueError, match="label 1 has no class name"):
-        load(pictures, class_names=["red"])
-    assert load(pictures, class_names=["red", "blue"])[1]["captions"] == ["a photo of a blue."]
-
-
-def test_picture_with_two_labels_is_refused(load, pictures):
-    (pictures / "train.csv").write_text("image,label\nimages/a.png,red\nimages/a.png,blue\n")
-    with pytest.raises(ValueError, match="images/a.png is in several rows"):
-        load(pictures)
 
 
 @pytest.mark.parametrize(
@@ -150,11 +300,8 @@ def test_picture_with_two_labels_is_refused(load, pictures):
             "caption_column='captoin' is not there; .* did you mean 'capt",
         ),
         ("image,caption", {"image_column": "zzz"}, "image_column='zzz' is not there; the columns are image, caption"),
-        (
-            "image,caption",
-            {"caption_column": "caption", "label_column": "caption"},
-            "are both named; name captions for",
-        ),
+        ("image,caption", {"split_column": "part"}, "split_column='part' is not there; the columns are image, caption"),
+        ("image,caption", {"image_root": "/no/such"}, "image_root='/no/such' is no folder"),
     ],
 )
 def test_columns_that_cannot_be_told_are_listed(load, pictures, header, options, sentence):
@@ -166,54 +313,101 @@ def test_columns_that_cannot_be_told_are_listed(load, pictures, header, options,
 
 def test_named_columns_settle_it(load, pictures):
     (pictures / "train.csv").write_text("a,image,caption,label,text\nimages/b.png,images/a.png,one,two,three\n")
-    rows = load(pictures, image_column="a", caption_column="text")
-    assert (rows.keys, rows.captions) == (["images/b.png"], [["three"]])
-    assert load(pictures, image_column="image", label_column="label").class_names == ["two"]
+    train = load(pictures, image_column="a", caption_column="text")
+    assert (train["key"][:], train["captions"][:]) == (["images/b.png"], [["three"]])
+    assert load(pictures, image_column="image", label_column="label").features["label"].names == ["two"]
 
 
-def test_picture_that_is_not_there_is_named(load, pictures):
-    (pictures / "train.csv").write_text("image,caption\nimages/nowhere.png,one\n")
-    with pytest.raises(ValueError, match="names the picture .*nowhere.png, which is not there, .* relative"):
+ROWS = [("a", "train"), ("b", "val"), ("c", "test")]
+
+
+@pytest.mark.parametrize("name", ["captions.csv", "metadata.csv", "metadata.jsonl", "rows.parquet", "train.csv"])
+def test_a_split_column_is_honoured(load, pictures, name):
+    rows = [{"image": f"images/{key}.png", "text": key, "split": split} for key, split in ROWS]
+    table, path = datasets.Dataset.from_list(rows), str(pictures / name)
+    {"csv": table.to_csv, "jsonl": table.to_json, "parquet": table.to_parquet}[name.partition(".")[2]](path)
+    for split, texts in (("train", [["a"]]), ("validation", [["b"]]), ("test", [["c"]])):
+        assert load(pictures, split)["captions"][:] == load(path, split)["captions"][:] == texts
+    assert len(load(pictures, split_column="none")) == 3
+
+
+def test_a_split_column_of_another_name_and_of_other_words(load, pictures):
+    (pictures / "rows.csv").write_text(
+        "image,text,part\nimages/a.png,x,train\nimages/b.png,y,Restval\nimages/c.png,z,train\n"
+    )
+    assert load(pictures, "Restval", split_column="part")["key"][:] == ["images/b.png"]
+    assert len(load(pictures)) == 3
+
+
+def test_a_split_column_is_honoured_in_a_stream_and_in_image_tables(tmp_path, load, write_parquet):
+    columns = {"text": ["a", "b", "c"], "split": ["train", "dev", "train"]}
+    path = write_parquet(tmp_path / "rows.parquet", columns, {"text": TEXT, "split": TEXT})
+    streams = load_data(path, streaming=True)
+    assert {split: [row["text"] for row in stream] for split, stream in streams.items()} == {
+        "train": ["a", "c"],
+        "validation": ["b"],
+    }
+    assert load(path, "validation")["captions"][:] == [["b"]]
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"rows.csv": ["train", ""]}, "rows.csv: row 2 names no split in column 'split'; .* --split_column none"),
+        (
+            {"train.csv": ["train", "test"], "test.csv": ["test"]},
+            "train.csv: belongs to train, .* column 'split' says test",
+        ),
+    ],
+)
+def test_a_split_column_with_gaps_or_against_the_file_name_is_refused(load, pictures, files, sentence):
+    for name, splits in files.items():
+        lines = [f"images/{key}.png,x,{split}" for key, split in zip("ab", splits, strict=False)]
+        (pictures / name).write_text("\n".join(["image,text,split", *lines]))
+    with pytest.raises(ValueError, match=sentence):
         load(pictures)
 
 
-def test_row_without_caption_or_label_is_named(load, pictures):
-    (pictures / "train.csv").write_text("image,caption\nimages/a.png,one\nimages/b.png,\n")
-    with pytest.raises(ValueError, match="row images/b.png has no caption"):
-        load(pictures)
-    (pictures / "train.csv").write_text("image,label\nimages/a.png,one\nimages/b.png,\n")
-    with pytest.raises(ValueError, match="row 1 has no label in column 'label'"):
-        load(pictures)
+def test_by_split_column_leaves_a_source_without_one_as_it_is():
+    table = datasets.Dataset.from_dict({"image": ["a.png"], "text": ["a"]})
+    source = {"train": Split(lambda: table, "here")}
+    assert by_split_column(source, DataOptions()) == source
 
 
-def test_unreadable_table_is_named(load, pictures):
-    (pictures / "train.parquet").write_bytes(b"not parquet")
-    with pytest.raises(ValueError, match="train.parquet: cannot be read as parquet"):
-        load(pictures)
+@pytest.mark.parametrize("place", ["Images", "flickr30k_images/flickr30k_images"])
+def test_images_in_a_folder_beside_the_table_are_found(load, pictures, place, caplog):
+    (pictures / place).mkdir(parents=True)
+    for path in (pictures / "images").iterdir():
+        path.rename(pictures / place / path.name)
+    (pictures / "captions.csv").write_text("image,caption\nb.png,one\na.png,two\n")
+    with caplog.at_level(logging.INFO):
+        train = load(pictures)
+    assert train["key"][:] == load(pictures / "captions.csv")["key"][:] == ["b.png", "a.png"]
+    assert colour(train, 0) == (0, 0, 255)
+    assert f"captions.csv names images in {pictures / place}" in caplog.text
 
 
-def test_fingerprint_follows_table_and_pictures(load, pictures, encode):
-    (pictures / "train.csv").write_text("image,caption\nimages/a.png,one\n")
-    first = load(pictures).fingerprint
-    assert load(pictures).fingerprint == first
-    (pictures / "images" / "a.png").write_bytes(encode("lime", size=(99, 9)))
-    second = load(pictures).fingerprint
-    (pictures / "train.csv").write_text("image,caption\nimages/a.png,another\n")
-    assert len({first, second, load(pictures).fingerprint}) == 3
+def test_image_root_says_where_paths_start(load, pictures, tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "captions.csv").write_text("image,caption\nb.png,one\n")
+    with pytest.raises(ValueError, match="--image_root names another folder"):
+        load(tmp_path / "tables")
+    train = load(tmp_path / "tables", image_root=str(pictures / "images"))
+    assert (train["key"][:], colour(train, 0)) == (["b.png"], (0, 0, 255))
 
 
 def test_reading_tables_says_nothing(load, pictures, capfd):
     datasets.enable_progress_bars()  # a command that another test ran has turned them off
     (pictures / "train.csv").write_text("image,caption\nimages/a.png,one\n")
-    load(pictures)
+    (pictures / "test.jsonl").write_text('{"image": "images/a.png", "caption": "one"}')
+    load(pictures), load(pictures / "test.jsonl", "test")
     assert capfd.readouterr() == ("", "")
 
 
-def test_flickr8k_captions_are_grouped_by_picture(shared_folder, load):
-    rows = load(shared_folder / "flickr8k_fullsize" / "captions.csv")
-    assert (len(rows), {len(captions) for captions in rows.captions}) == (60, {5})
-    assert np.array([rows.read_image(i).size for i in range(3)]).max() == 500
-    assert load(shared_folder / "flickr8k_fullsize").keys == rows.keys
+def test_flickr8k_captions_are_grouped_by_image(shared_folder, load):
+    train = load(shared_folder / "flickr8k_fullsize" / "captions.csv")
+    assert (len(train), {len(captions) for captions in train["captions"]}) == (60, {5})
+    assert load(shared_folder / "flickr8k_fullsize")["key"][:] == train["key"][:]
 
 
 def test_tables_are_found_by_any_name_that_a_system_allows(load, tmp_path, encode):
@@ -222,42 +416,32 @@ def test_tables_are_found_by_any_name_that_a_system_allows(load, tmp_path, encod
     (folder / "a.png").write_bytes(encode())
     (folder / "ROWS.CSV").write_text("image,caption\na.png,one\n")
     (folder / "._ROWS.CSV").write_bytes(b"of macOS")
-    assert load(folder).captions == [["one"]]
+    assert load(folder)["captions"][:] == [["one"]]
 
 
-def test_image_column_of_numbers_is_refused(load, pictures):
-    (pictures / "train.csv").write_text("id,image,caption\n7,images/a.png,one\n")
-    with pytest.raises(ValueError, match="image_column='id' holds .*, neither pictures nor paths"):
-        load(pictures, image_column="id")
-
-
-@pytest.mark.parametrize("as_bytes", [False, True])
-def test_pictures_inside_a_table_that_repeat_are_one_row(tmp_path, load, encode, as_bytes):
-    cells = [encode("red"), encode("blue"), encode("red"), None, None]
-    kind = datasets.Value("binary") if as_bytes else datasets.Image()
-    cells = cells if as_bytes else [cell and {"bytes": cell, "path": f"{row}.png"} for row, cell in enumerate(cells)]
-    columns = {"image": cells, "text": ["a rose", "the sea", "a fire", "lost", "gone"]}
-    features = datasets.Features({"image": kind, "text": datasets.Value("string")})
-    datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "train.parquet")
-    rows = load(tmp_path / "train.parquet")
-    assert rows.captions == [["a rose", "a fire"], ["the sea"], ["lost"], ["gone"]]
-    assert rows.keys == ["row-00000000", "row-00000001", "row-00000003", "row-00000004"]
-    assert rows.read_image(1).getpixel((0, 0)) == (0, 0, 255)
-    with pytest.raises(BadImageError, match="row-00000003: has no picture"):
-        rows.read_image(2)
-
-
-def test_one_picture_of_many_that_is_missing_is_told_when_it_is_read(load, pictures):
+def test_one_image_of_many_that_is_missing_is_told_when_it_is_read(load, pictures):
     (pictures / "train.csv").write_text("image,caption\nimages/a.png,one\nimages/nowhere.png,two\n")
-    rows = load(pictures)
-    with pytest.raises(BadImageError, match="nowhere.png: there is no such picture"):
-        rows.read_image(1)
-    before = rows.fingerprint
-    (pictures / "images" / "nowhere.png").write_bytes((pictures / "images" / "a.png").read_bytes())
-    assert load(pictures).fingerprint != before
+    with pytest.raises(BadImageError, match="nowhere.png: there is no such (picture|image)"):
+        ImageReader(load(pictures))(1)
 
 
 def test_blanks_around_a_label_make_no_class(load, pictures):
     (pictures / "train.csv").write_text("image,label\nimages/a.png,dog\nimages/b.png,dog \nimages/c.png, cat\n")
-    rows = load(pictures)
-    assert (rows.class_names, rows.labels.tolist()) == (["cat", "dog"], [1, 1, 0])
+    train = load(pictures)
+    assert (train.features["label"].names, train["label"][:]) == (["cat", "dog"], [1, 1, 0])
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_what_save_to_disk_wrote_is_read(tmp_path, load, encode, as_dict):
+    features = datasets.Features({"image": datasets.Image(), "text": TEXT})
+    rows = {"image": [{"bytes": encode(), "path": None}] * 2, "text": ["a", "b"]}
+    saved = datasets.Dataset.from_dict(rows, features=features)
+    (datasets.DatasetDict({"train": saved, "val": saved.select([0])}) if as_dict else saved).save_to_disk(
+        tmp_path / "set"
+    )
+    assert load(tmp_path / "set")["captions"][:] == [["a", "b"]]
+    if as_dict:
+        assert load(tmp_path / "set", "validation")["captions"][:] == [["a"]]
+    next((tmp_path / "set").rglob("data-*.arrow")).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="save_to_disk's files cannot be read"):
+        load(tmp_path / "set")

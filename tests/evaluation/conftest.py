@@ -1,6 +1,4 @@
-"""Nothing goes in; a tiny ClipScratch model with its processor, and rows of both kinds, come out."""
-
-from functools import partial
+"""A tiny ClipScratch model with its processor, and prepared datasets of both kinds."""
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from transformers import (
 )
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
-from modeling_clipscratch.data.rows import BadImageError, Rows
+from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm, prepare_dataset
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "something", "bright", *COLOURS]
@@ -47,7 +45,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def make_rows():
-    """Count, and labels or captions -> rows of noisy red, green and blue pictures in turn; some of them broken."""
+    """Count, and labels or captions -> rows of noisy red, green and blue images in turn; some of them broken."""
     return rows_of
 
 
@@ -63,25 +61,19 @@ def caption_rows():
     return rows_of(8, captions=captions)
 
 
-def rows_of(count, *, labels=None, captions=None, broken=()):
-    kind = "caption" if labels is None else "class"
-    return Rows(
-        name="colours",
-        split="test",
-        kind=kind,
-        keys=[f"colours-{i}" for i in range(count)],
-        read_image=partial(_picture, frozenset(broken)),
-        captions=captions,
-        labels=labels,
-        class_names=None if labels is None else list(COLOURS),
-        templates=None if labels is None else ["a picture of something {}", "bright {}"],
-        origin="a test",
-        fingerprint="0",
-    )
+@pytest.fixture
+def templates():
+    return ["a picture of something {}", "bright {}"]
 
 
-def _picture(broken, index):
-    if index in broken:
-        raise BadImageError(f"colours-{index}: cannot be decoded.")
+def rows_of(count, *, labels=None, captions=None, broken=(), keys=None, name="colours", split="test"):
+    images = image_bytes([b"broken" if i in broken else ppm(_image(i)) for i in range(count)])
+    names = None if labels is None else list(COLOURS)
+    keys = keys or [f"colours-{i}" for i in range(count)]
+    dataset = build_dataset(images, keys, captions=captions, labels=labels, class_names=names)
+    return prepare_dataset(dataset, name=name, split=split)
+
+
+def _image(index):
     noise = np.random.default_rng(index).integers(0, 30, (8, 8, 3))
     return (noise + np.array(list(COLOURS.values())[index % 3])).clip(0, 255).astype(np.uint8)

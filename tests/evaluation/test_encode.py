@@ -1,4 +1,4 @@
-"""A tiny model with pictures and texts goes in; the claims of `evaluation.encode` and `evaluate_dataset` are checked."""
+"""The claims of `evaluation.encode` and `evaluate_dataset`, on a tiny model."""
 
 import logging
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.dataset import ImageReader, class_names, labels_of
 from modeling_clipscratch.data.pictures import BadImageError
+from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_pixels, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 
@@ -16,7 +17,8 @@ CLOSE = {"atol": 2e-6, "rtol": 0}
 
 
 def pixels_of(rows):
-    return np.stack([rows.read_image(index) for index in range(len(rows))])
+    images = ImageReader(rows)
+    return np.stack([np.asarray(images(index)) for index in range(len(rows))])
 
 
 def test_picture_embeddings_are_the_model_s_own_in_any_batch_size(model, processor, class_rows):
@@ -96,23 +98,24 @@ def test_a_broken_picture_stops_the_run_or_is_left_out_with_one_warning(model, p
     with pytest.raises(BadImageError, match="colours-4"):
         evaluate_dataset(model, processor, rows)
     with caplog.at_level(logging.WARNING):
-        result = evaluate_dataset(model, processor, rows, on_bad_image="skip", batch_size=5)
+        result = evaluate_dataset(model, processor, rows, on_bad_row="skip", batch_size=5)
     assert result.skipped == 2 and len(result.dataset) == 10 and "colours-4" not in result.keys
     assert result.confusion.sum() == 10
     [warning] = [record.getMessage() for record in caplog.records]
-    assert warning.startswith("colours: left out 2 of 12 pictures: colours-4: cannot be decoded.; colours-9")
+    assert warning.startswith("colours, split test: left out 2 of 12 images: colours, split test: colours-4: cannot be")
+    assert "; colours, split test: colours-9: cannot be decoded" in warning
 
 
 def test_no_readable_picture_at_all_is_an_error(model, processor, make_rows):
     rows = make_rows(3, labels=np.arange(3), broken={0, 1, 2})
-    with pytest.raises(ValueError, match="none of 3 pictures can be read"):
-        evaluate_dataset(model, processor, rows, on_bad_image="skip")
+    with pytest.raises(ValueError, match="none of 3 images can be read"):
+        evaluate_dataset(model, processor, rows, on_bad_row="skip")
 
 
-def test_class_data_is_measured_through_all_its_templates(model, processor, class_rows):
-    result = evaluate_dataset(model, processor, class_rows)
+def test_class_data_is_measured_through_all_its_templates(model, processor, class_rows, templates):
+    result = evaluate_dataset(model, processor, class_rows, templates=templates)
     tokens = processor.tokenizer(
-        [t.replace("{}", name) for name in class_rows.class_names for t in class_rows.templates],
+        [t.replace("{}", name) for name in class_names(class_rows) for t in templates],
         padding=True,
         return_tensors="pt",
     )
@@ -123,7 +126,7 @@ def test_class_data_is_measured_through_all_its_templates(model, processor, clas
     classes = torch.nn.functional.normalize(texts.view(3, 2, -1).mean(1), dim=-1)
     best = (images @ classes.T).argmax(1).numpy()
     assert np.array_equal(result.predicted, best)
-    assert result.metrics["top1"] == np.mean(best == class_rows.labels)
+    assert result.metrics["top1"] == np.mean(best == labels_of(class_rows))
     assert result.metrics["top1"] == result.confusion.trace() / 12
     assert set(result.per_class_recall) == {"red", "green", "blue"}
 
@@ -131,7 +134,7 @@ def test_class_data_is_measured_through_all_its_templates(model, processor, clas
 def test_caption_data_keeps_its_embeddings_row_by_row(model, processor, caption_rows):
     result = evaluate_dataset(model, processor, caption_rows)
     assert result.confusion is None and result.per_class_recall is None
-    captions = [caption for row in range(8) for caption in caption_rows.captions[row]]
+    captions = [caption for row in range(8) for caption in caption_rows[row]["captions"]]
     assert torch.equal(result.text_embeds, encode_texts(model, processor.tokenizer, captions))
     assert torch.equal(
         result.image_embeds, encode_images(model, Preprocess(processor.image_processor), caption_rows).embeds

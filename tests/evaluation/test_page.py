@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from modeling_clipscratch.data.rows import Rows
+from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
 from modeling_clipscratch.evaluation.comparison import markdown_comparison, text_comparison, verdict
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_embeddings
 from modeling_clipscratch.evaluation.page_parts import as_data_uri
@@ -39,15 +39,13 @@ def picture(index):
 
 def result_of(count, *, labels=None, names=None, captions=None, noise=1.0):
     """A result of pictures that lie near their text, the farther the more noise."""
-    kind = "caption" if labels is None else "class"
-    rows = Rows(
-        name="odd", split="test", kind=kind, keys=[f"k{i}" for i in range(count)], read_image=picture, labels=labels,
-        captions=captions, class_names=names, templates=None if labels is None else ["a photo of {}."], origin="a test",
-        fingerprint="0",
-    )  # fmt: skip
-    texts = encode([rows.captions_of(index)[0] for index in range(count)])
+    words = {"captions": captions} if labels is None else {"labels": labels, "class_names": names}
+    images, keys = image_bytes([ppm(picture(index)) for index in range(count)]), [f"k{i}" for i in range(count)]
+    dataset = build_dataset(images, keys, **words)
+    first = [own[0] for own in captions] if labels is None else [f"a photo of {names[label]}." for label in labels]
+    texts = encode(first)
     images = normalize(texts + noise * torch.randn(texts.shape, generator=torch.Generator().manual_seed(0)) / 4, dim=-1)
-    return evaluate_embeddings(encode, images, rows, logit_scale=2.0)
+    return evaluate_embeddings(encode, images, dataset, ["a photo of {}."], logit_scale=2.0)
 
 
 def with_intervals(result):

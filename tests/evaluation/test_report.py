@@ -258,7 +258,7 @@ def test_small_pictures_are_enlarged_without_smoothing(model, processor, class_r
     result = evaluate_dataset(model, processor, class_rows)
     plot_examples(result, tmp_path / "examples.png")
     marks = [axes.get_title()[0] for axes in figures[0].axes]
-    assert marks == ["✓" if hit else "✗" for hit in result.predicted == class_rows.labels]
+    assert marks == ["✓" if hit else "✗" for hit in result.predicted == result.outcomes.labels]
     shown = figures[0].axes[0].images[0].get_array()
     assert shown.shape == (224, 224, 3)
     assert len(np.unique(np.asarray(shown).reshape(-1, 3), axis=0)) <= 64  # the 8 x 8 pixels and no mixtures

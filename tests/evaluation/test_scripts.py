@@ -1,8 +1,11 @@
-"""Command lines go in; what `run_eval.py` and `run_inference.py` print, write and refuse is checked."""
+"""What `run_eval.py` and `run_inference.py` print, write and refuse."""
 
+import argparse
 import copy
+import dataclasses
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -10,13 +13,17 @@ import shutil
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import BertConfig, CLIPConfig, CLIPModel
 
-from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.command_line import DATA_OPTIONS, add_data_options, run_command
+from modeling_clipscratch.data.columns import DataOptions
+from modeling_clipscratch.data.dataset import prepare_dataset
+from modeling_clipscratch.data.load import ImageTextData
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.loading import find_device, load_model
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
@@ -108,6 +115,43 @@ def test_evaluation_prints_a_table_and_writes_a_report(scripts, saved, tmp_path,
     assert f"wrote {report / 'report.html'} and " in table and "run_eval.py" in (report / "report.html").read_text()
 
 
+def test_splits_classes_and_origin_are_logged_before_anything_is_measured(scripts, caplog):
+    caplog.set_level(logging.INFO, "modeling_clipscratch")
+    with pytest.raises(ValueError, match="nowhere"):
+        scripts[0].main(["--model", "./nowhere", "--dataset", "digits", "--task", "knn"])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"digits, {split}: {rows} rows, 10 classes: zero, one, two, three, four, five, six, seven, eight, nine (from "
+        "scikit-learn's load_digits)"
+        for split, rows in (("train", "1,257"), ("test", "360"))
+    ]
+
+
+def test_every_option_of_data_has_a_help_and_reaches_the_loader(scripts, monkeypatch):
+    values = {"class_names": ["a", "b"], "templates": ["a {}"], "folder_names": "splits", "caption_lines": "join"}
+    values |= {"on_bad_row": "skip"}
+    words, expected = [], {"splits": ["dev"], "validation_fraction": 0.2}
+    for option, field in DATA_OPTIONS.items():
+        value = values.get(field.name, f"my-{field.name}")
+        words += [f"--{option}", *(value if isinstance(value, list) else [value])]
+        expected[field.name] = value
+    calls = []
+    monkeypatch.setattr(scripts[0], "load_data", lambda name, **options: calls.append(options) or {}["end"])
+    with pytest.raises(KeyError, match="end"):
+        scripts[0].main(["--model", "m", "--dataset", "d", "--split", "dev", "--validation_fraction", "0.2", *words])
+    assert calls == [expected] and set(expected) >= {field.name for field in dataclasses.fields(DataOptions)}
+    parser = argparse.ArgumentParser()
+    add_data_options(parser)
+    assert all(action.help for action in parser._actions)
+
+
+def test_one_class_alone_is_refused_before_the_model_is_loaded(scripts, class_rows, monkeypatch):
+    table = {"image": class_rows["image"][:], "label": ["cat"] * 12}
+    data = ImageTextData(test=prepare_dataset(datasets.Dataset.from_dict(table), name="cats", split="test"))
+    monkeypatch.setattr(scripts[0], "load_data", lambda *given, **options: data)
+    with pytest.raises(ValueError, match="cats, split test: 'cat' is the only class, so every answer would be right"):
+        scripts[0].main(["--model", "./nowhere", "--dataset", "cats"])
+
+
 def test_two_models_are_compared_on_the_same_pictures(scripts, saved, model, processor, tmp_path, capsys):
     other = tmp_path / "other"
     changed = copy.deepcopy(model)
@@ -165,7 +209,7 @@ def test_a_probe_learns_from_the_training_split(scripts, saved, capsys):
         ({"model": ["a", "a"]}, "model a is named twice"),
         ({"seeds": []}, "--seeds needs the models of two seeds"),
         ({"save_predictions": []}, "need --output_dir"),
-        ({"task": ["retrieval"]}, "digits, split test, has classes and task=retrieval needs captions"),
+        ({"task": ["retrieval"]}, "digits, split test: the data have classes and task=retrieval needs captions"),
         ({"task": ["knn"], "split": ["training"]}, "task=knn learns from the training split"),
         ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
         ({"class_names": ["a", ""]}, "label 2 of 2 is empty"),

@@ -1,16 +1,20 @@
-"""Rows of both kinds and a tiny model go in; what a task measures, saves and refuses is checked."""
+"""What a task measures, saves and refuses, on datasets of both kinds and a tiny model."""
 
 import json
 from dataclasses import replace
+from functools import partial
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from safetensors import safe_open
 
+from modeling_clipscratch.data.dataset import ImageReader, labels_of
+from modeling_clipscratch.evaluation.encode import encode_texts
+from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset, evaluate_embeddings
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, text_summary
-from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.pictures.text_maps import make_maps
 from modeling_clipscratch.evaluation.report import write_report
 from modeling_clipscratch.evaluation.save import save_embeddings, save_predictions
@@ -25,18 +29,13 @@ def train_rows(make_rows):
 def test_a_probe_tells_colours_apart_that_prompts_do_not(model, processor, class_rows, train_rows, task):
     probe = evaluate_dataset(model, processor, class_rows, task=task, train=train_rows)
     assert probe.task == task and probe.metrics["top1"] == 1.0
-    assert np.array_equal(probe.predicted, class_rows.labels) and (probe.confidence > 1 / 3).all()
+    assert np.array_equal(probe.predicted, labels_of(class_rows)) and (probe.confidence > 1 / 3).all()
     assert evaluate_dataset(model, processor, class_rows).metrics["top1"] < 1.0
 
 
 def test_of_few_training_pictures_all_are_neighbours(model, processor, class_rows, make_rows):
     probe = evaluate_dataset(model, processor, class_rows, task="knn", train=make_rows(12, labels=np.arange(12) % 3))
     assert probe.metrics["top1"] == 1.0
-
-
-def test_a_probe_without_training_rows_is_refused(model, processor, class_rows):
-    with pytest.raises(ValueError, match="task=knn learns from training rows and there are none; give some as train"):
-        evaluate_dataset(model, processor, class_rows, task="knn")
 
 
 def test_tables_and_page_of_a_probe_do_not_pass_for_those_of_prompts(
@@ -57,24 +56,122 @@ def test_tables_and_page_of_a_probe_do_not_pass_for_those_of_prompts(
     assert text_summary(both, differences_to_first(both)).startswith("colours, knn\n")
 
 
-def test_page_of_prompts_says_so_and_counts_them(model, processor, class_rows, tmp_path):
-    write_report(tmp_path, {"model": {"colours": evaluate_dataset(model, processor, class_rows)}})
+def test_page_of_prompts_says_so_and_counts_them(model, processor, class_rows, templates, tmp_path):
+    result = evaluate_dataset(model, processor, class_rows, templates=templates)
+    write_report(tmp_path, {"model": {"colours": result}})
     page = (tmp_path / "report.html").read_text()
     assert "<dt>task</dt><dd>zero-shot</dd>" in page and "3 classes, 2 prompts each" in page
 
 
-def test_keys_of_any_bytes_are_saved(model, processor, class_rows, caption_rows, tmp_path):
-    for rows in (class_rows, caption_rows):
-        keys = ["caf\udce9.png", *rows.keys[1:]]
-        result = evaluate_dataset(model, processor, replace(rows, keys=keys, origin="caf\udce9"))
-        write_report(tmp_path, {"model": {"colours": result}}, predictions=True, embeddings=True)
-        assert "caf\ufffd" in (tmp_path / "report.html").read_text()
-        saved = Dataset.from_parquet(
-            str(tmp_path / "colours" / "predictions.parquet"), cache_dir=str(tmp_path / rows.kind)
-        )
-        assert saved["key"][0] == "caf\ufffd.png"
-        with safe_open(tmp_path / "colours" / "embeddings.safetensors", framework="pt") as file:
-            assert json.loads(file.metadata()["keys"])[0] == "caf\ufffd.png"
+@pytest.mark.parametrize("words", [{"labels": np.arange(8) % 3}, {"captions": [["red"], ["blue"]] * 4}], ids=str)
+def test_keys_and_origins_of_any_characters_are_saved(model, processor, make_rows, words, tmp_path):
+    dataset = make_rows(8, keys=["caf\x1b[31m.png", *map(str, range(7))], **words)
+    dataset.info.description = "caf\udce9"
+    result = evaluate_dataset(model, processor, dataset)
+    write_report(tmp_path, {"model": {"colours": result}}, predictions=True, embeddings=True)
+    assert "caf\ufffd" in (tmp_path / "report.html").read_text()
+    saved = Dataset.from_parquet(str(tmp_path / "colours" / "predictions.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert saved["key"][0] == "caf\ufffd[31m.png"
+    with safe_open(tmp_path / "colours" / "embeddings.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["keys"])[0] == "caf\ufffd[31m.png"
+
+
+def plain_rows(rows):
+    """What a user's own `datasets.load_dataset` may give: other columns, images to decode."""
+    if "label" in rows.features:
+        names = rows.features["label"].names
+        words = {"class": [names[label] for label in rows["label"]]}
+    else:
+        words = {"text": rows["captions"][:]}
+    images = ImageReader(rows)
+    table = {"photo": [images(row) for row in range(len(rows))], **words, "id": list(range(len(rows)))}
+    return Dataset.from_dict(table).cast_column("photo", datasets.Image())
+
+
+@pytest.mark.parametrize("kind", ["class", "caption"])
+def test_any_dataset_of_datasets_gives_the_figures_of_the_prepared_one(model, processor, request, kind):
+    rows = request.getfixturevalue(f"{kind}_rows")
+    expected = evaluate_dataset(model, processor, rows)
+    result = evaluate_dataset(model, processor, plain_rows(rows))
+    if kind == "class":  # names in another order: blue, green, red
+        assert result.per_class_recall == expected.per_class_recall
+        assert result.metrics["top1"] == expected.metrics["top1"]
+    else:
+        assert result.metrics == expected.metrics and result.captions == expected.captions
+
+
+def test_a_probe_numbers_the_classes_of_plain_datasets_as_train_does(model, processor, class_rows, train_rows):
+    train, test = plain_rows(train_rows), plain_rows(class_rows.select([2, 5, 8]))  # blue alone
+    probe = evaluate_dataset(model, processor, test, task="knn", train=train)
+    assert probe.class_names == ["blue", "green", "red"] and probe.metrics["top1"] == 1.0
+
+
+def test_train_of_a_probe_may_say_that_it_is_the_same_split(model, processor, train_rows):
+    """As both parts of `Dataset.train_test_split` do."""
+    parts = train_rows.train_test_split(6, seed=0)
+    assert str(parts["test"].split) == str(parts["train"].split)
+    assert evaluate_dataset(model, processor, parts["test"], task="knn", train=parts["train"]).task == "knn"
+
+
+def test_templates_default_to_a_photo_of_and_are_none_for_captions(model, processor, class_rows, caption_rows):
+    named = evaluate_dataset(model, processor, class_rows, templates=["a photo of a {}."])
+    result = evaluate_dataset(model, processor, class_rows)
+    assert result.templates == named.templates == ["a photo of a {}."]
+    assert torch.equal(result.text_embeds, named.text_embeds)
+    assert evaluate_dataset(model, processor, caption_rows).templates is None
+
+
+def test_rows_without_a_caption_stop_the_run_or_are_left_out(model, processor, make_rows, caplog):
+    dataset = make_rows(4, captions=[["red"], ["green"], ["blue"], ["red"]])
+    dataset = Dataset.from_dict({"image": dataset["image"][:], "captions": [["red"], [], ["blue"], ["red"]]})
+    with pytest.raises(ValueError, match="row-00000001 has no caption; every row needs a caption"):
+        evaluate_dataset(model, processor, dataset)
+    assert len(evaluate_dataset(model, processor, dataset, on_bad_row="skip").dataset) == 3
+    assert "1 of 4 rows are left out" in caplog.text
+
+
+def other_classes(rows):
+    return rows.cast_column("label", datasets.ClassLabel(names=["green", "red", "blue"]))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "sentence"),
+    [
+        (lambda c, t: {"test": c}, {}, "a dict is not measured; give one split, a map-style datasets.Dataset"),
+        (lambda c, t: c.to_iterable_dataset(), {}, "an? IterableDataset is not measured; give one split"),
+        (lambda c, t: t, {"templates": ["a {}"]}, "colours, split test: templates have no use, since the data have"),
+        (lambda c, t: c, {"templates": ["a photo"]}, "template 'a photo' has no {}"),
+        (lambda c, t: c, {"task": "knn"}, "learns from training rows and there are none"),
+        (lambda c, t: c, {"task": "knn", "train": "same"}, "task=knn learns from train; measure it on another split"),
+        (lambda c, t: c, {"task": "knn", "train": "captions"}, "are red, green, blue, and train has captions; give"),
+        (lambda c, t: c, {"task": "knn", "train": "other"}, "are red, green, blue, and train has green, red, blue; g"),
+        (lambda c, t: c.select([]), {}, "colours, split test: no rows"),
+        (lambda c, t: t.select([0]), {}, "colours, split test: one image alone, so every search would find it"),
+    ],
+)
+def test_what_gives_no_honest_figure_is_refused_in_a_sentence(
+    model, processor, class_rows, caption_rows, dataset, options, sentence
+):
+    trains = {"same": class_rows, "captions": caption_rows, "other": other_classes(class_rows)}
+    options = {**options, **({"train": trains[options["train"]]} if "train" in options else {})}
+    with pytest.raises(ValueError, match=sentence):
+        evaluate_dataset(model, processor, dataset(class_rows, caption_rows), **options)
+
+
+@pytest.mark.parametrize("task", ["auto", "knn"])
+def test_one_class_alone_is_refused_since_any_answer_would_be_right(model, processor, class_rows, task):
+    one = Dataset.from_dict({"image": class_rows["image"][:], "label": ["cat"] * 12})
+    with pytest.raises(ValueError, match="'cat' is the only class, so every answer would be right; give the folder"):
+        evaluate_dataset(model, processor, one, task=task, train=one.select(range(11)))
+
+
+def test_embeddings_are_measured_without_a_bootstrap(model, processor, class_rows, monkeypatch):
+    """Each process of a trainer may call this, and one alone needs intervals."""
+    result = evaluate_dataset(model, processor, class_rows)
+    monkeypatch.setattr("modeling_clipscratch.evaluation.intervals._measured", lambda *_: pytest.fail("a bootstrap"))
+    encode = partial(encode_texts, model, processor.tokenizer)
+    again = evaluate_embeddings(encode, result.image_embeds, class_rows, logit_scale=2.0)
+    assert again.metrics["top1"] == result.metrics["top1"] and not any("ci95" in name for name in again.metrics)
 
 
 def test_a_probe_leaves_embeddings_as_they_are(model, processor, class_rows, train_rows):

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
+from modeling_clipscratch.data.dataset import labels_of
 from modeling_clipscratch.data.pixels import normalize
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
@@ -127,21 +128,21 @@ def test_any_clip_of_transformers_with_patch_tokens_has_maps(processor):
 
 
 def test_class_data_gets_the_predicted_and_the_true_prompt(model, processor, class_rows):
-    result = evaluate_dataset(model, processor, class_rows)
-    maps = make_maps(model, processor, result)
+    result = evaluate_dataset(model, processor, class_rows, templates=["a picture of {}"])
+    maps, names, labels = make_maps(model, processor, result), result.class_names, labels_of(class_rows)
     assert {found.what for found in maps} <= {"taken for", "truth", "right", "came second"}
     for found in maps:
         if found.what == "taken for":
-            assert found.text.endswith(class_rows.class_names[result.predicted[found.row]])
-            assert result.predicted[found.row] != class_rows.labels[found.row]
+            assert found.text.endswith(names[result.predicted[found.row]])
+            assert result.predicted[found.row] != labels[found.row]
         if found.what in ("truth", "right"):
-            assert found.text.endswith(class_rows.class_names[class_rows.labels[found.row]])
+            assert found.text.endswith(names[labels[found.row]])
     assert len({found.row for found in maps}) <= 6
 
 
 def test_captions_get_a_map_each(model, processor, caption_rows):
     maps = make_maps(model, processor, evaluate_dataset(model, processor, caption_rows))
-    assert [found.text for found in maps] == [caption_rows.captions[found.row][0] for found in maps]
+    assert [found.text for found in maps] == [caption_rows[found.row]["captions"][0] for found in maps]
     assert len(maps) == 6
 
 

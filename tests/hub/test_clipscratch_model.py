@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_loss
 from modeling_clipscratch.hub.towers_clipscratch import pool
+from modeling_clipscratch.training.global_batch import _kept_bytes
 
 TEXT, VISION = ("distilbert", "bert"), ("vit", "clip_vision_model", "dinov2")
 POOLINGS = ("cls", "mean", "cls+mean", "tower")
@@ -429,3 +430,38 @@ def test_weights_that_the_file_lacks_are_named_and_not_drawn_at_random(make_mode
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="^1 of the model's weights are not in its file .*text_projection.weight for"):
         ClipScratchModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+@pytest.mark.parametrize("reenter", [None, {"use_reentrant": False}, {"use_reentrant": True}])
+@pytest.mark.parametrize(
+    ("settings", "smaller"),  # the sides that are trained, in whole or in part
+    [
+        ({"freeze_text": True}, ["vision"]),
+        ({"freeze_text": False, "freeze_vision": True}, ["text"]),
+        ({"freeze_text": False}, ["text", "vision"]),
+        ({"freeze_text": True, "freeze_vision": True}, []),
+        ({"freeze_vision": True, "unfreeze_text_layers": 1, "unfreeze_vision_layers": 2}, ["text", "vision"]),
+    ],
+)
+@pytest.mark.parametrize(("text", "vision"), [("distilbert", "vit"), ("bert", "dinov2")])
+def test_gradient_checkpointing_keeps_less_of_trained_layers_and_nothing_of_frozen_ones(
+    tower_config, batch, text, vision, settings, smaller, reenter
+):
+    layers = {"n_layers": 4} if text == "distilbert" else {"num_hidden_layers": 4}
+    towers = tower_config(text, **layers), tower_config(vision, num_hidden_layers=4)
+    inputs = {"vision": {"pixel_values": batch.pop("pixel_values")}, "text": batch}
+    kept, gradients = [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = ClipScratchModel(ClipScratchConfig(*towers, projection_dim=8, **settings)).train()
+        for _ in range(2 * checkpointed):  # the trainer measures its chunk with it, and enables it again to train
+            model.gradient_checkpointing_enable(reenter)
+        kept.append({side: _kept_bytes(model, one) for side, one in inputs.items()})
+        torch.manual_seed(1)
+        model(**inputs["vision"], **inputs["text"], return_loss=True).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+    for side in inputs:
+        assert kept[1][side] < kept[0][side] if side in smaller else kept[1][side] == kept[0][side]
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, msg=name)

@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import pipeline
 
 from modeling_clipscratch import ClipScratchModel
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import ImageReader, load_data
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLOURS = ("red", "blue", "green", "white", "black", "yellow", "pink")
@@ -70,8 +70,9 @@ def test_trained_folder_finds_the_captions_of_real_pictures(shared_folder):
     folder = REPOSITORY / "runs" / "flickr8k"
     if not (folder / "config.json").is_file():
         pytest.skip("runs/flickr8k is not here; train configuration/flickr8k.yaml to run this.")
-    rows = load_rows(str(shared_folder / "wds_flickr8k"), "test")
-    pictures, captions = [rows[row]["image"] for row in range(16)], [rows[row]["captions"][0] for row in range(16)]
+    dataset = load_data(shared_folder / "wds_flickr8k", splits=["test"])["test"]
+    images = ImageReader(dataset)
+    pictures, captions = [images(row) for row in range(16)], [texts[0] for texts in dataset[:16]["captions"]]
     classify = pipeline("zero-shot-image-classification", model=str(folder))
     found = classify(pictures, candidate_labels=captions, hypothesis_template="{}", batch_size=8)
     assert sum(picture[0]["label"] == caption for picture, caption in zip(found, captions, strict=True)) >= 8

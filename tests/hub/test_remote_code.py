@@ -59,6 +59,9 @@ load("own folder", folder)
 model.save_pretrained(copy)
 processor.save_pretrained(copy)
 load("other folder", copy)
+towers = {"text": model.config.text_config, "vision": model.config.vision_config, "text_pooling": "mean"}
+made, own = type(model).from_towers(**towers, tokenizer=str(folder), image_processor=str(folder))
+assert type(own) is type(processor) and own.tokenizer(texts)["input_ids"] == tokenizer(texts)["input_ids"]
 copy.rename(renamed)
 load("renamed folder", renamed)
 zero_shot = pipeline("zero-shot-image-classification", model=str(renamed), trust_remote_code=True)

@@ -24,6 +24,7 @@ from modeling_clipscratch.checksums import SUMS, write_sums
 from modeling_clipscratch.evaluation.tables import weights_sha256
 from modeling_clipscratch.sharing import card as module
 from modeling_clipscratch.sharing.card import write_card
+from modeling_clipscratch.sharing.facts import _command
 from modeling_clipscratch.training.run_folder import OUR_CARD
 
 TINY = {
@@ -269,6 +270,13 @@ def headings_of_empty_sections(text):
     lines = [line for line in text.split("---", 2)[2].splitlines() if line.strip()]
     followed = zip(lines, [*lines[1:], "## end"], strict=True)
     return [a for a, b in followed if a.startswith("## ") and b.startswith("#")]
+
+
+def test_command_of_the_card_has_the_options_of_data_that_the_recipe_has_and_no_place():
+    recipe = {"dataset_config": "en", "split_column": "none", "class_names": ["a", "b c"], "on_bad_row": "skip"}
+    command = _command("birds", "validation", {**recipe, "cache_dir": "cache", "learning_rate": 0.1, "templates": None})
+    words = "--split validation --class_names a 'b c' --split_column none --on_bad_row skip --dataset_config en"
+    assert command == f"python run_eval.py --model MODEL --dataset birds {words}"
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,8 @@ def test_what_a_user_saves_names_our_code_alone(towers, older, tmp_path, saved_b
         text, vision = DistilBertModel.from_pretrained(towers[0]), ViTModel.from_pretrained(towers[1])
         text.config.nested = {"auto_map": {"AutoModel": f"{FOREIGN}.Evil"}}
         assert FOREIGN in str(text.config) and FOREIGN in str(vision.config)
-        ClipScratchModel.from_towers(text=text, vision=vision)[0].save_pretrained(tmp_path / "saved")
+        for part in ClipScratchModel.from_towers(text, vision, tokenizer=towers[0], image_processor=towers[1]):
+            part.save_pretrained(tmp_path / "saved")
     elif saved_by == "from_pretrained":
         model = ClipScratchModel.from_pretrained(older[0])
         assert FOREIGN in str(model.config.text_config)

@@ -11,7 +11,7 @@ import pytest
 from PIL import ExifTags, Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, ViTImageProcessorPil
 
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.pictures import decode_image
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
@@ -237,8 +237,8 @@ def test_texts_have_the_tokens_of_the_tokenizer(site, word_processor, tmp_path):
 @pytest.mark.slow
 def test_all_captions_of_flickr8k_have_the_tokens_of_the_tokenizer(site, shared_folder, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(shared_folder.parent / "models" / "minilm-l6-distilbert")
-    splits = [load_rows(str(shared_folder / "wds_flickr8k"), split) for split in ("train", "validation", "test")]
-    texts = [caption for rows in splits for captions in rows.captions for caption in captions]
+    data = load_data(shared_folder / "wds_flickr8k")
+    texts = [caption for part in data.values() for captions in part["captions"] for caption in captions]
     odd = [
         "Läuft in the SNOW; 你好 three!",
         "tab\tand\u00a0space",

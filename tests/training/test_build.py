@@ -257,14 +257,20 @@ def test_a_tokenizer_with_more_tokens_than_the_tower_is_refused(folder_of, tmp_p
     )
 
 
-@pytest.mark.parametrize("name", ["Idefics3", "Qwen2VL", "Siglip2", "EfficientNet", "Pixtral"])
-def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name, folder_of):
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *[(name, {}) for name in ("Idefics3", "Qwen2VL", "Siglip2", "Pixtral")],
+        ("EfficientNet", {"size": {"height": 32, "width": 32}}),
+    ],
+)
+def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name, settings, folder_of):
     try:
-        processor = getattr(transformers, f"{name}ImageProcessorPil")()
+        processor = getattr(transformers, f"{name}ImageProcessorPil")(**settings)
     except ImportError:
         pytest.skip("this transformers makes it with torchvision only")
     assert_refused_early(
-        "image processor .*(does not make one image|does more to pixels|gives pictures of differing shapes)",
+        "image processor .*(does not make one image|does more to pixels|gives images of differing shapes)",
         vision_tower=folder_of("vit", processor=processor), image_size=None,
     )  # fmt: skip
 
@@ -272,7 +278,7 @@ def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name
 def test_an_image_processor_whose_library_is_missing_is_named(folder_of):
     folder = Path(folder_of("vit"))
     (Path(folder) / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchImageProcessor"}')
-    assert_refused_early("its image processor cannot be used .*; install what is missing", vision_tower=folder)
+    assert_refused_early("image processor '.*vit' cannot be used .*; install what is missing", vision_tower=folder)
 
 
 def test_adapters_in_a_tower_are_named(folder_of):

@@ -44,7 +44,7 @@ def trainer():
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("side", "kind"), ALL)
-def test_a_type_trains_whole_frozen_and_in_part_or_is_refused(side, kind, trainer, make_model, tmp_path):
+def test_a_type_trains_whole_frozen_and_in_part_or_is_refused(side, kind, trainer, make_model, parts, tmp_path):
     try:
         known = CONFIG_MAPPING[kind]()
     except Exception as error:
@@ -59,7 +59,7 @@ def test_a_type_trains_whole_frozen_and_in_part_or_is_refused(side, kind, traine
         pytest.skip(f"{kind}: its config checks sizes that the test does not know ({type(error).__name__})")
     for part in ("whole", "frozen", "last block"):
         try:
-            model = train_a_step(trainer, make_model(), side, config, part)
+            model = train_a_step(trainer, make_model(), side, config, part, parts)
         except ValueError as error:
             known = kind in KNOWN[side] and not (part == "last block" and OF_STAGES in str(error))
             return assert_sentence(error, known)
@@ -72,13 +72,15 @@ def assert_sentence(error, is_known):
     assert "\n" not in str(error) and str(error).rstrip().endswith((".", ")"))
 
 
-def train_a_step(trainer, other, side, config, part):
+def train_a_step(trainer, other, side, config, part, parts):
     torch.manual_seed(0)
     towers = {"text": other.text_model, "vision": other.vision_model, side: config}
     settings = {"freeze_text": True, "freeze_vision": True, f"freeze_{side}": part != "whole"}
     settings[f"unfreeze_{side}_layers"] = int(part == "last block")
+    height, width = image_size(config if side == "vision" else other.config.vision_config)
+    parts["image_processor"].size = {"height": height, "width": width}
     model, _ = ClipScratchModel.from_towers(
-        **towers, **settings, text_pooling="mean", vision_pooling="mean", projection_dim=8
+        **towers, **parts, **settings, text_pooling="mean", vision_pooling="mean", projection_dim=8
     )
     tower = getattr(model, f"{side}_model")
     set_attention(tower, "sdpa")
@@ -94,9 +96,13 @@ def train_a_step(trainer, other, side, config, part):
     return model
 
 
+def image_size(config):
+    size = getattr(config, "image_size", None) or 224
+    return [size, size] if isinstance(size, int) else size
+
+
 def batch_of(model):
-    size = getattr(model.config.vision_config, "image_size", None) or 224
-    size = [size, size] if isinstance(size, int) else size
+    size = image_size(model.config.vision_config)
     ids = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]])
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     return {"input_ids": ids, "attention_mask": (ids > 0).long(), "pixel_values": pixels}

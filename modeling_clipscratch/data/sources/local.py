@@ -1,7 +1,19 @@
 """Find the splits of a dataset on this machine: a folder or a file."""
 
+import os
+from functools import partial
+from pathlib import Path
+
+import datasets
+
 from ..columns import DataOptions
-from ..splits import Source
+from ..local_files import read_json, walk_files
+from ..names import first_line
+from ..pictures import is_unread_name, warn_of_unread
+from ..splits import KEYWORDS, Source, Split, by_split
+from .caption_files import caption_file_source
+from .folders import image_folder_source
+from .tables import by_split_column, is_table, metadata_source, table_file_source, table_source
 
 
 def local_source(name: str, options: DataOptions) -> Source | None:
@@ -9,4 +21,88 @@ def local_source(name: str, options: DataOptions) -> Source | None:
 
     Raises: ValueError if it is a path and nothing is there, or what is there can be read in two ways or in none.
     """
-    raise NotImplementedError
+    path = Path(name or "?").expanduser()  # Path("") would be the current folder
+    if path.is_dir():
+        source = _folder_source(path, name, options)
+        return {split: source[split] for split in sorted(source, key=_rank)}
+    if path.exists():
+        if source := caption_file_source(path.parent, {"": [path.name]}, name, options):
+            return source
+        if is_table(path):
+            return table_file_source(path, options)
+        known = (
+            "the folder that holds the shards" if path.suffix == ".tar" else "a folder, or a .parquet, .csv or .jsonl"
+        )
+        raise ValueError(f"{name}: is a file of no known kind; give {known}.")
+    if name.startswith((".", "~")) or path.is_absolute() or name.count(os.sep) > 1 or is_table(path):
+        raise ValueError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
+    return None
+
+
+def _rank(split):
+    return [*KEYWORDS, split].index(split), split
+
+
+def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
+    if options.dataset_config:
+        folder = _configuration(folder, name, options.dataset_config)
+    if source := _saved_source(folder, name, options):
+        return source
+    listing = dict(walk_files(folder))
+    warn_of_unread([str(folder / i / file) for i, files in listing.items() for file in files if is_unread_name(file)])
+    if any(file.endswith(".tar") for files in listing.values() for file in files):
+        from .tars import tar_source
+
+        if source := tar_source(folder, name, options):
+            return _without_columns(source, name, options)
+    for find in (metadata_source, caption_file_source, table_source) if options.folder_names != "classes" else ():
+        if source := find(folder, listing, name, options):
+            return source
+    if source := image_folder_source(folder, listing, name, options):
+        return _without_columns(source, name, options)
+    raise ValueError(
+        f"{name}: holds none of the known forms: tar shards (<split>/0.tar), images with a metadata.csv, .jsonl or "
+        ".parquet, tables (.parquet, .csv, .jsonl), images with a text file beside each, or images in one sub-folder a "
+        "class."
+    )
+
+
+def _without_columns(source: Source, name: str, options: DataOptions) -> Source:
+    """The source as it is. Raises: ValueError if columns were named, which only tables have."""
+    named = ("image_column", "caption_column", "label_column", "split_column", "image_root")
+    wrong = next((option for option in named if getattr(options, option) not in (None, "none")), None)
+    if wrong:
+        value = getattr(options, wrong)
+        raise ValueError(f"{wrong}={value!r}: {name} is no table and has no columns; leave the option out.")
+    return source
+
+
+def _configuration(folder: Path, name: str, config: str) -> Path:
+    configs = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if config not in configs:
+        listed = f"it has: {', '.join(configs)}" if configs else "it has none"
+        raise ValueError(f"{name}: no sub-folder is called dataset_config={config!r}; {listed}.")
+    return folder / config
+
+
+def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | None:
+    """The splits that `save_to_disk` wrote."""
+    if (folder / "dataset_dict.json").exists():
+        splits = read_json(folder / "dataset_dict.json").get("splits", [])
+        folders = {split: folder / own for split, own in by_split(splits, name).items()}
+    elif (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
+        split = read_json(folder / "state.json").get("_split") or "train"
+        folders = {next(iter(by_split([split], name))): folder}
+    else:
+        return None
+    source = {split: Split(partial(_load_saved, path), str(path)) for split, path in folders.items()}
+    return by_split_column(source, options)
+
+
+def _load_saved(folder: Path) -> datasets.Dataset:
+    try:
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise ValueError(
+            f"{folder}: save_to_disk's files cannot be read ({first_line(error)}); save it again."
+        ) from error

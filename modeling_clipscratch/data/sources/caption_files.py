@@ -1,0 +1,115 @@
+"""Find and read the caption files that are known by name: COCO's, Karpathy's splits, Flickr8k's and Flickr30k's."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import datasets
+
+from ..columns import DataOptions
+from ..local_files import read_text
+from ..splits import Source, Split, canonical_split, split_of_path
+from .tables import Listing, find_image_root
+
+logger = logging.getLogger(__name__)
+
+Captions = Iterable[tuple[str, str, list[str]]]  # split, path of the image, its captions
+
+
+def caption_file_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
+    """The splits of the caption files in a folder or below it; `None` where there is none of a known form.
+
+    The images lie beside the file, in one folder near it, or in `image_root`.
+    """
+    small = (".json", ".txt", ".token")
+    paths = [folder / i / file for i, files in listing.items() for file in files if file.lower().endswith(small)]
+    for pattern, read in _FORMS.items():
+        splits: dict[str, dict[str, list[str]]] = {}
+        used = []
+        for path in paths:
+            if re.fullmatch(pattern, path.name, re.IGNORECASE) and (rows := read(path)) is not None:
+                used.append(path)
+                for split, image, texts in rows:
+                    splits.setdefault(split, {}).setdefault(image, []).extend(texts)
+        if used:
+            top = folder.parent if folder.name == "annotations" else folder  # one of COCO's files was named
+            origin = ", ".join(map(str, used))
+            return {
+                split: Split(partial(_open, images), origin, root=find_image_root(top, images, options, origin))
+                for split, images in splits.items()
+            }
+    return None
+
+
+def _open(images: dict[str, list[str]]) -> datasets.Dataset:
+    features = {"image": datasets.Value("string"), "captions": datasets.List(datasets.Value("string"))}
+    columns = {"image": list(images), "captions": list(images.values())}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+def _json_lists(path: Path, *names: str) -> list[list[dict]] | None:
+    """Lists of an object in JSON; `None` where it holds something else, which is then none of these files."""
+    try:
+        content = json.loads(read_text(path))
+        lists = [content[name] for name in names]
+    except (json.JSONDecodeError, RecursionError, KeyError, TypeError):
+        return None
+    return lists if all(isinstance(rows, list) and rows and isinstance(rows[0], dict) for rows in lists) else None
+
+
+def _karpathy(path: Path) -> Captions | None:
+    """Source: A. Karpathy, L. Fei-Fei, "Deep Visual-Semantic Alignments", CVPR 2015: `restval` is trained on."""
+    images, *_ = _json_lists(path, "images") or [[{}]]
+    if not {"filename", "split", "sentences"} <= set(images[0]):
+        return None
+    if rest := sum(image["split"] == "restval" for image in images):
+        logger.info("%s: %d images of restval are read as train, as Karpathy's splits are used.", path, rest)
+    return [
+        (
+            "train" if image["split"] == "restval" else canonical_split(image["split"]),
+            f"{image['filepath']}/{image['filename']}" if image.get("filepath") else image["filename"],
+            [sentence["raw"] for sentence in image["sentences"]],
+        )
+        for image in images
+    ]
+
+
+def _coco(path: Path) -> Captions | None:
+    """Source: cocodataset.org, "Data format", 5. Image Captioning."""
+    images, captions = _json_lists(path, "images", "annotations") or ([{}], [{}])
+    if not ({"id", "file_name"} <= set(images[0]) and {"image_id", "caption"} <= set(captions[0])):
+        return None
+    names, split = {image["id"]: image["file_name"] for image in images}, split_of_path(path.name) or "train"
+    return [(split, names[row["image_id"]], [row["caption"]]) for row in captions]
+
+
+def _tokens(path: Path) -> Captions:
+    """Lines of `name.jpg#0<TAB>caption`; the lists of names that come with Flickr8k say the splits."""
+    splits = {
+        name.strip(): canonical_split(match[1].lower())
+        for other in sorted(path.parent.iterdir())
+        if (match := re.fullmatch(r"flickr_?8k\.(train|dev|test)images\.txt", other.name, re.IGNORECASE))
+        for name in read_text(other).splitlines()
+    }
+    rows, aside = [], set()
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        match = re.fullmatch(r"(.+)#\d+\t(.*)", line.strip())
+        if line.strip() and not match:
+            raise ValueError(f"{path}, line {number}: is not of the form name.jpg#0<TAB>caption; mend or remove it.")
+        if match and splits and match[1] not in splits:
+            aside.add(match[1])
+        elif match:
+            rows.append((splits.get(match[1], "train"), match[1], [match[2]]))
+    if aside:
+        logger.warning("%s: %d images (%s, ...) are in no split's list; left aside.", path, len(aside), min(aside))
+    return rows
+
+
+_FORMS: dict[str, Callable[[Path], Captions | None]] = {
+    r"dataset_\w+\.json": _karpathy,
+    r"captions_\w+\.json": _coco,
+    r"(flickr\w*|results_\d+)\.token(\.txt)?": _tokens,
+}

@@ -1,0 +1,244 @@
+"""Find and open folders of images: one sub-folder a class, or a text file beside each image."""
+
+import functools
+import itertools
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import datasets
+
+from ..columns import DataOptions, class_order, readable_class
+from ..dataset import build_dataset, image_files, utf8_key
+from ..local_files import read_text
+from ..pictures import is_picture_name, is_unread_name
+from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
+from .tables import Listing
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
+_SHARD = re.compile(r"\d{5,}")  # how img2dataset calls its folders
+_BOXES = re.compile(r"\s*\d+(\s+\d*\.\d+){4}\s")  # a class and four fractions: a detector's label
+_LACKS = (
+    "hold images, but neither classes nor captions; add a captions.csv with the columns image and caption, a .txt "
+    "beside each image, or one sub-folder a class."
+)
+
+Images = Mapping[str, Sequence[str]]  # folder below the dataset's, "" for itself -> its images
+
+
+def image_folder_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
+    """The splits of a folder of images; `None` where there is no image.
+
+    Raises: ValueError if the folders can be read in two ways, naming both, or if there are neither classes nor texts.
+    """
+    images = {inside: found for inside, files in listing.items() if (found := [*filter(is_picture_name, files)])}
+    if not images:
+        return None
+    if options.folder_names != "classes" and (texts := _texts_beside(images, listing)):
+        return _caption_source(folder, images, texts, listing, name, options)
+    return _class_source(folder, images, listing, name, options)
+
+
+def _join(inside: str, file: str) -> str:
+    return f"{inside}/{file}" if inside else file
+
+
+def _texts_beside(images: Images, listing: Listing) -> dict[str, str]:
+    """Image -> the text file of the same name; none where fewer than half of the images have one."""
+    texts = {}
+    for inside, names in images.items():
+        beside = {os.path.splitext(file)[0]: file for file in listing[inside] if file.lower().endswith(".txt")}
+        for image in names if beside else ():
+            if text := beside.get(os.path.splitext(image)[0]):
+                texts[_join(inside, image)] = _join(inside, text)
+    return texts if 2 * len(texts) >= sum(map(len, images.values())) else {}
+
+
+def _caption_source(folder, images, texts, listing, name, options) -> Source:
+    split_of = {inside: split_of_path(inside) for inside in images}
+    if not all(split_of.values()):  # a folder `toy train` among others is no split
+        split_of = {inside: next(filter(is_split_name, inside.split("/")), None) for inside in images}
+    splits: dict[str, list[str]] = {}
+    for inside, split in split_of.items():
+        splits.setdefault(canonical_split(split or ""), []).extend(_join(inside, image) for image in images[inside])
+    unnamed = splits.pop("", [])
+    if splits and unnamed:
+        logger.warning("%s: %d images in no split's folder are left aside (%s, ...).", name, len(unnamed), unnamed[0])
+    source = {}
+    for split, paths in (splits or {"train": unnamed}).items():
+        inside, _, image = paths[0].rpartition("/")  # img2dataset writes one alt text, with a .json beside it
+        one = f"{os.path.splitext(image)[0]}.json" in listing[inside] or _SHARD.fullmatch(inside.rpartition("/")[2])
+        one = options.caption_lines == "join" if options.caption_lines else bool(one)
+        read = functools.cache(partial(_read_captions, folder, paths, texts, one, options))
+        source[split] = Split(read, f"{folder}, text files beside the images")
+    return source
+
+
+def _read_captions(folder, paths, texts, one, options) -> datasets.Dataset:
+    captions = []
+    for path in paths:
+        text = _read_caption(folder / texts[path], options) if path in texts else ""
+        lines = [" ".join(text.split())] if one else map(str.strip, text.splitlines())
+        captions.append([line for line in lines if line])
+    images = image_files([str(folder / path) for path in paths])
+    return build_dataset(images, [*map(utf8_key, paths)], captions=captions)
+
+
+def _read_caption(path: Path, options: DataOptions) -> str:
+    try:
+        text = read_text(path)
+    except ValueError:
+        if options.on_bad_row == "raise":
+            raise
+        return ""  # a row without a caption, which is left out and counted
+    if _BOXES.match(f"{text} "):
+        raise ValueError(
+            f"{path}: holds a class and a box of a detector, no caption; remove these files, or set --folder_names "
+            "classes to read the folders as classes."
+        )
+    return text
+
+
+def _class_source(folder: Path, images: Images, listing: Listing, name: str, options: DataOptions) -> Source:
+    """One split for each split folder. Classes are numbered by train's sub-folders, in order of their names;
+    `class_names` renames them in that order.
+    """
+    splits = _split_folders(images, name, options)
+    parts = {split: _below(images, top) for split, top in splits.items()}
+    classes = {split: [*dict.fromkeys(_top(inside) for inside in part if inside)] for split, part in parts.items()}
+    every = class_order(classes.get("train", ()), itertools.chain(*classes.values()))
+    if not every:
+        raise ValueError(f"{name}: its folders {_LACKS}")
+    if options.class_names and len(options.class_names) != len(every):
+        raise ValueError(
+            f"{name}: {len(options.class_names)} class names for {len(every)} sub-folders ({', '.join(every[:5])}, "
+            "...); give one name for each."
+        )
+    names = list(options.class_names or _readable(name, every))
+    tops = {*splits.values()}
+    if aside := [inside or "." for inside in images if inside in tops or not tops & {"", _top(inside)}]:
+        logger.warning("%s: the images in %s are of no class and left aside.", name, _some(aside))
+    unread = {inside: () for inside, files in listing.items() if any(map(is_unread_name, files))}
+    empty = {_top(inside) for top in tops for inside in _below(unread, top)} - {"", *every, *tops}
+    if empty:
+        logger.warning("%s: %s hold no image of a kind that is read, so they are no classes.", name, _some(empty))
+    return {
+        split: Split(functools.cache(partial(_read_classes, place, parts[split], every, names)), str(place))
+        for split, place in ((split, folder / top) for split, top in splits.items())
+        if classes[split]
+    }
+
+
+def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str, str]:
+    """Split -> its sub-folder; `{"train": ""}` where the sub-folders are classes."""
+    tops: dict[str, set[str]] = {}  # sub-folder -> those in it that hold images, "" for itself
+    for inside in filter(None, images):
+        tops.setdefault(_top(inside), set()).add(_top(inside.partition("/")[2]))
+    if options.folder_names == "splits":
+        return _by_word(tops, name)
+    exact = [top for top in tops if is_split_name(top)]
+    deep = [top for top in exact if tops[top] != {""}]
+    if deep and options.folder_names is None:
+        return by_split(deep, name)
+    if tops and options.folder_names is None:
+        _check_classes(tops, exact, images, name)
+    return {"train": ""}
+
+
+def _by_word(tops: Iterable[str], name: str) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    for top, split in ((top, split_of_path(top)) for top in tops):
+        if split in splits:
+            raise ValueError(f"{name}: {splits[split]!r} and {top!r} both stand for {split}; rename or remove one.")
+        splits |= {split: top} if split else {}
+    if not splits:
+        raise ValueError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
+    return splits
+
+
+def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: Images, name: str) -> None:
+    """Raise ValueError if the sub-folders may be something else than classes, naming what else."""
+    kinds, below = ({*itertools.chain(*map(split_words, words))} for words in (tops, itertools.chain(*tops.values())))
+    others, inner = len(tops) - len(exact), next(iter(tops.values()))
+    pictures = [top for top in tops if top.lower() in _IMAGE_FOLDERS]
+    if exact and not others or pictures and {*images} == {*pictures}:
+        raise ValueError(f"{name}: its folders {_some(tops)} {_LACKS}")
+    doubt, remedy = None, "for the second, lay them out as <split>/<class>/"
+    if len(kinds) > 1 or exact and others == 1:
+        doubt, remedy = "splits, as words in their names say", "--folder_names splits for the second"
+    elif len(below) > 1:
+        doubt = f"folders of the splits {_some(below)}, which lie in them"
+    elif len(tops) == 1 and len(inner) > 1 and "" not in inner:
+        doubt, remedy = f"the folder of the classes {_some(inner)}", f"for the second, give {Path(name, *tops)}"
+    elif all(map(_SHARD.fullmatch, tops)):
+        doubt, remedy = "img2dataset's shards, whose .txt files are missing", "for the second, add the .txt files"
+    elif pictures:
+        doubt = f"the images ({pictures[0]}) and what belongs to them"
+        remedy = f"for the second, add a captions.csv, or give {Path(name, pictures[0])}, if the classes are there"
+    elif len(files := _file_splits(images)) > 1:
+        doubt = f"classes whose files are named after the splits {_some(files)}"
+    if doubt:
+        raise ValueError(
+            f"{name}: the sub-folders {_some(tops)} may be classes, or {doubt}; set --folder_names classes for the "
+            f"first; {remedy}."
+        )
+
+
+def _file_splits(images: Images) -> set[str]:
+    """The splits in the names of all images; none if one image has no such word."""
+    splits = set()
+    for file in itertools.chain(*images.values()):
+        if not (words := split_words(os.path.splitext(file)[0])):
+            return set()
+        splits |= words
+    return splits
+
+
+def _top(inside: str) -> str:
+    return inside.partition("/")[0]
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted({*names} - {""})
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+
+
+def _below(images: Images, top: str) -> Images:
+    """The folders of a sub-folder, as seen from there."""
+    if not top:
+        return images
+    return {inside[len(top) + 1 :]: files for inside, files in images.items() if _top(inside) == top}
+
+
+def _readable(name: str, folders: Sequence[str]) -> list[str]:
+    """The classes that folders stand for. Raises: ValueError if two are called alike, or one is no UTF-8."""
+    read: dict[str, str] = {}
+    for folder in folders:
+        words = readable_class(folder)
+        if utf8_key(words) != words:
+            problem = f"the sub-folder {folder!a} has a name that is no UTF-8; rename it"
+        elif words in read:
+            problem = f"the sub-folders {read[words]!r} and {folder!r} would be classes of one name; rename one"
+        else:
+            read[words] = folder
+            continue
+        raise ValueError(f"{name}: {problem}, or give class_names.")
+    return list(read)
+
+
+def _read_classes(folder: Path, images: Images, classes: Sequence[str], names: Sequence[str]) -> datasets.Dataset:
+    keys, labels = [], []
+    folders: dict[str, list[str]] = {}  # of each class, in the order in which they were walked
+    for inside in images:
+        folders.setdefault(_top(inside), []).append(inside)
+    for label, name in enumerate(classes):
+        for inside in folders.get(name, ()):
+            keys += [f"{inside}/{file}" for file in images[inside]]
+            labels += [label] * len(images[inside])
+    paths = [f"{folder}{os.sep}{key}" for key in keys]
+    return build_dataset(image_files(paths), [*map(utf8_key, keys)], labels=labels, class_names=names)

@@ -1,0 +1,421 @@
+"""Find tars of samples (WebDataset's form, as CLIP_benchmark and img2dataset write it), index them or stream them."""
+
+import json
+import logging
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+import datasets
+import pyarrow as pa
+from datasets.utils.file_utils import xopen
+
+from ..columns import DataOptions, cell_texts
+from ..dataset import CAPTIONS_FEATURE, IMAGE_FEATURE, KEY_FEATURE, build_dataset, utf8_key
+from ..local_files import check_regular, decode_text, lfs_pointer, read_text, walk_files
+from ..pictures import IMAGE_EXTENSIONS, is_picture_name
+from ..splits import Source, Split, split_of_path, split_words
+from ..templates import published_class_names, templates_from
+from .streams import MAY_PASS, ShardError, shard_error
+
+logger = logging.getLogger(__name__)
+
+# The small files beside the splits, by the names that CLIP_benchmark's writer gives them.
+KIND_FILE, CLASSES_FILE, TEMPLATES_FILE = "dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt"
+COUNT_FILE = "nshards.txt"
+SMALL_FILES = (KIND_FILE, CLASSES_FILE, TEMPLATES_FILE, COUNT_FILE, f"*/{COUNT_FILE}")
+_TABLES = (".parquet", ".csv", ".jsonl")
+_TEXTS = ("txt", "cls", "json")  # endings of the files beside an image
+_KINDS = {"classification": "label", "retrieval": "captions"}  # what KIND_FILE states
+_JSON_FIELDS = {"captions": ("caption", "captions", "text"), "label": ("label", "cls")}
+
+
+# Which tars there are
+
+
+def tar_source(folder: Path, name: str, options: DataOptions) -> Source | None:
+    """The splits of a folder of tars; `None` where it holds none that are the data.
+
+    Raises: ValueError if the tars can be read in two ways, or columns are named, which only tables have.
+    """
+    splits = tar_splits(list_files(folder), str(folder))
+    return open_tars(splits, folder, name, options, lambda tar: str(folder / tar)) if splits else None
+
+
+def list_files(folder: Path) -> list[str]:
+    """The files below a folder, relative to it, with `/`."""
+    return [f"{inside}/{file}".lstrip("/") for inside, files in walk_files(folder) for file in files]
+
+
+def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
+    """The tars among the files of a dataset by split, each in the order of their numbers.
+
+    Split words are found as `datasets` finds them; where it would merge folders or drop tars without a word, this
+    raises or warns.
+
+    Args:
+        files: paths relative to the dataset, tars and others.
+    Returns: nothing where the tars are not the data: beside tables, or more images than there are tars.
+
+    >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
+    {'test': ['flickr_test_00.tar'], 'train': ['train-2.tar', 'train-10.tar']}
+    """
+    tars = [file for file in files if file.endswith(".tar") and not os.path.basename(file).startswith(".")]
+    folders = {tar: os.path.dirname(tar) for tar in sorted(tars, key=lambda file: (len(file), file))}
+    by_folder = any(split_words(folder.replace("/", " ")) for folder in folders.values())
+    roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
+    images = sum(is_picture_name(file) for file in files if file.startswith(roots))
+    tables = {stem for stem, ending in map(os.path.splitext, files) if ending.lower() in _TABLES}
+    if images > len(tars) or not (by_folder or tables <= {os.path.splitext(tar)[0] for tar in tars}):
+        return {}
+    splits: dict[str, list[str]] = {}
+    for tar, folder in folders.items():
+        split = split_of_path(tar) or (os.path.basename(folder) if by_folder else "")
+        splits.setdefault(split, []).append(tar)
+    if aside := splits.pop("", []):
+        if not splits:
+            splits = {"train": aside}
+        else:
+            logger.warning("%s: %d tars belong to no split and are left aside (%s, ...).", where, len(aside), aside[0])
+    for split, members in splits.items():
+        if len(places := sorted({folders[tar] for tar in members})) > 1:
+            raise ValueError(
+                f"{where}: {places[0] or '.'!r} and {places[1]!r} both hold tars of {split}; rename or remove one, or "
+                "choose a sub-folder with --dataset_config."
+            )
+    return splits
+
+
+def open_tars(
+    splits: dict[str, list[str]],
+    folder: Path,
+    name: str,
+    options: DataOptions,
+    address: Callable[[str], str],
+    *,
+    fetch: Callable[[Sequence[str]], object] = lambda tars: None,
+    origin: str | None = None,
+) -> Source:
+    """Make a source of tars.
+
+    Args:
+        splits: as `tar_splits` gives them.
+        folder: where the small files are, and the tars after `fetch`.
+        address: of a tar, to stream it.
+        fetch: called with the tars of a split before they are indexed.
+        origin: where the rows come from. Default: the tars.
+    """
+    columns = {column: getattr(options, column) for column in ("image_column", "caption_column", "label_column")}
+    if wrong := next((column for column, value in columns.items() if value), None):
+        raise ValueError(f"{wrong}={columns[wrong]!r}: {name} is no table and has no columns; leave the option out.")
+    path, source = folder / TEMPLATES_FILE, {}
+    templates = templates_from([str(path)]) if path.exists() and read_text(path).strip() else None
+    for split, tars in splits.items():
+        where = origin or f"{folder / tars[0]}" + (f" and {len(tars) - 1} more tars" if len(tars) > 1 else "")
+        indexed = partial(_index_split, tars, folder, options, fetch)
+        streamed = partial(_stream_split, tars, folder, options, address, split)
+        source[split] = Split(indexed, where, streamed, templates=templates)
+    return source
+
+
+def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
+    """The prepared dataset, whose images are places in the tars."""
+    tars = _complete(tars, folder)
+    fetch(tars)
+    shards = [str(folder / tar) for tar in tars]
+    samples = [sample for shard in shards for sample in _index(shard, *_stamp(shard))]
+    reading = _Reading.of(samples, folder, options)
+    keys = [sample.key for sample in samples]
+    if len(set(keys)) < len(keys):  # shards that count from zero each
+        keys = [f"{_stem(sample.shard)}/{sample.key}" for sample in samples]
+    fields = ("shard", "member", "offset", "size")
+    places = [pa.array([getattr(sample, name) for sample in samples]) for name in fields]
+    words = {("captions" if reading.class_names is None else "labels"): [reading.words(sample) for sample in samples]}
+    images = pa.StructArray.from_arrays(places, fields)
+    return build_dataset(images, keys, **words, class_names=reading.class_names)
+
+
+def _stream_split(tars, folder, options, address, split) -> datasets.IterableDataset:
+    """The rows of the prepared dataset with the images' bytes, one shard a tar."""
+    shards = [address(tar) for tar in _complete(tars, folder)]
+    samples = (sample for shard in shards for sample in _named_errors(shard, streamed=True))
+    reading = _Reading.of(samples, folder, options)
+    names = reading.class_names
+    kind = CAPTIONS_FEATURE if names is None else datasets.ClassLabel(names=list(names))
+    features = datasets.Features({"image": IMAGE_FEATURE, reading.kind: kind, "key": KEY_FEATURE})
+    words = {"shards": shards, "reading": reading}
+    return datasets.IterableDataset.from_generator(_rows, features, words, split=datasets.NamedSplit(split))
+
+
+def _rows(shards: list[str], reading: "_Reading") -> Iterator[dict]:
+    for shard in shards:
+        for sample in read_samples(shard, streamed=True):
+            image = {"bytes": sample.image, "path": sample.name}  # the path names the image in errors
+            yield {"image": image, reading.kind: reading.words(sample), "key": f"{_stem(shard)}/{sample.key}"}
+
+
+def _complete(tars, folder):
+    """The tars of a split. Raises: ValueError if the count file is no number, or a tar that it counts is missing."""
+    where = os.path.dirname(tars[0])
+    count_file, names = folder / where / COUNT_FILE, [os.path.basename(tar) for tar in tars]
+    if not count_file.exists() or split_words(names[0]):  # it counts the tars of the folder, not those of a split
+        return tars
+    count = read_text(count_file).strip()
+    if not count.isdigit() or int(count) == 0:
+        raise ValueError(f"{count_file}: {count!r} is not a number of shards; write how many there are.")
+    expected = [f"{number}.tar" for number in range(int(count))]
+    if missing := next((name for name in expected if name not in names), None):
+        missing = count_file.with_name(missing)
+        raise ValueError(f"{missing}: is missing, one of {count} shards; fetch it or correct {COUNT_FILE}.")
+    return [os.path.join(where, name) for name in expected]
+
+
+# What a tar holds
+
+
+@dataclass(slots=True)
+class Sample:
+    """An image of a tar and the files beside it.
+
+    Attributes:
+        key: its name, which ends at the first dot of the members' names.
+        shard, member, offset, size: where the image is.
+        image: its bytes, in a stream.
+        files: ending (`txt`, `v1.txt`, `cls`, `json`) -> member and bytes.
+    """
+
+    key: str
+    shard: str
+    member: str | None = None
+    offset: int = 0
+    size: int = 0
+    image: bytes | None = None
+    files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.shard}: {self.member}"
+
+    def file(self, ending: str) -> tuple[str, bytes] | None:
+        """Member and bytes of the file whose last ending it is."""
+        if own := self.files.get(ending):
+            return own
+        others = [file for name, file in self.files.items() if name.endswith(f".{ending}")]
+        if len(others) > 1:
+            raise ShardError(
+                f"{self.shard}: {others[0][0]} and {others[1][0]} are two texts of one sample (its name ends at the "
+                "first dot); keep one, or rename the other."
+            )
+        return others[0] if others else None
+
+    def value(self, kind: Literal["label", "captions"], options: DataOptions):
+        """What `.cls` or `.txt` holds, or where there is neither the field of the `.json`; `None` for none."""
+        own, other = ("cls", "txt") if kind == "label" else ("txt", "cls")
+        if file := self.file(own):
+            text = decode_text(file[1])
+            if text is None:
+                _bad_row(f"{self.shard}: {file[0]} is not UTF-8 text; save it as UTF-8", options)
+            return text
+        if self.file(other) or (file := self.file("json")) is None:
+            return None
+        try:
+            fields = json.loads(decode_text(file[1]) or "?")
+            return next((fields[name] for name in _JSON_FIELDS[kind] if fields.get(name) is not None), None)
+        except (ValueError, AttributeError, RecursionError):
+            _bad_row(f"{self.shard}: {file[0]} is no JSON object; write it again", options)
+
+
+def _bad_row(sentence, options):
+    if options.on_bad_row == "raise":
+        raise ShardError(f"{sentence}, or set on_bad_row to skip.")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the samples of a split are read: as labels, with the names of the classes, or as captions."""
+
+    kind: Literal["label", "captions"]
+    class_names: tuple[str, ...] | None
+    options: DataOptions
+
+    @classmethod
+    def of(cls, samples, folder, options):
+        """As the folder states it, or else the first sample that has words shows."""
+        kind_file, names_file = folder / KIND_FILE, folder / CLASSES_FILE
+        stated = read_text(kind_file).strip() if kind_file.exists() else None
+        if stated not in (None, *_KINDS):
+            raise ValueError(f"{kind_file}: {stated!r} is not supported; {' and '.join(map(repr, _KINDS))} are.")
+        kind, first = _KINDS.get(stated), None
+        for sample in samples:
+            first = first or sample
+            # CLIP_benchmark's writer states nothing for classification; other writers state nothing for captions.
+            has = [value for value in _KINDS.values() if not kind and sample.value(value, options) is not None]
+            if len(has) > 1 and not sample.file("cls"):
+                raise ShardError(
+                    f"{sample.name}: the .json beside it has a label and a caption; write 'retrieval' or "
+                    f"'classification' into {KIND_FILE}."
+                )
+            if kind := kind or (has and has[0]):
+                break
+        if first is None:
+            raise ValueError(f"{folder}: its tars hold no images; check how they were written.")
+        if not kind:
+            raise ValueError(
+                f"{first.name}: has neither a label (.cls) nor captions (.txt, .json) beside it, nor has any other "
+                "image; every sample needs one."
+            )
+        if kind == "captions":
+            return cls(kind, None, options)
+        if not options.class_names and not names_file.exists():
+            raise ValueError(
+                f"{folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names."
+            )
+        return cls(kind, tuple(options.class_names or published_class_names(names_file)), options)
+
+    def words(self, sample: Sample) -> list[str] | int | None:
+        """The captions of a sample, `[]` where it has none; or its label, `None` where it has none that is known."""
+        value = sample.value(self.kind, self.options)
+        if self.class_names is None:
+            if not isinstance(value, str):
+                return cell_texts((value,))
+            lines = [line.strip() for line in value.splitlines() if line.strip()]
+            joined = (self.options.caption_lines or ("join" if _is_of_img2dataset(sample) else "split")) == "join"
+            return [" ".join(lines)] if joined and lines else lines
+        text, names = "" if value is None else str(value).strip(), self.class_names
+        if text in names and not text.isdigit():
+            return names.index(text)
+        if re.fullmatch(r"-?\d+", text) and -1 <= int(text) < len(names):
+            return int(text)
+        if value is not None:
+            known = f"one of the {len(names)} classes that have names"
+            _bad_row(f"{sample.name}: its label is {text!r}, neither name nor number of {known}", self.options)
+        return None
+
+
+def _is_of_img2dataset(sample):
+    """img2dataset writes one caption a sample, of as many lines as the alt text had; CLIP_benchmark one a line."""
+    stem = _stem(sample.shard)
+    numbered = len(stem) >= 5 and (stem + sample.key).isdigit() and sample.key.startswith(stem)
+    return numbered or "json" in sample.files
+
+
+def _stem(shard):
+    return os.path.basename(shard).removesuffix(".tar")
+
+
+@lru_cache(maxsize=16)  # whoever loads a dataset twice in a process reads its tars once
+def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
+    if utf8_key(shard) != shard:
+        raise ShardError(f"{utf8_key(shard)}: its path is not UTF-8; rename it.")
+    samples = list(_named_errors(shard, streamed=False))
+    for sample in samples:
+        if "json" in sample.files and (sample.file("txt") or sample.file("cls")):  # it is not read, and takes memory
+            sample.files["json"] = (sample.files["json"][0], b"")
+    return samples
+
+
+def _stamp(shard):
+    check_regular(shard)
+    try:
+        status = os.stat(shard)
+    except OSError as error:
+        raise shard_error(shard, error) from error
+    return status.st_size, status.st_mtime_ns
+
+
+def _named_errors(shard, *, streamed):
+    try:
+        yield from read_samples(shard, streamed=streamed)
+    except MAY_PASS as error:
+        raise shard_error(shard, error) from error
+
+
+class _Member(tarfile.TarInfo):
+    """A header that says where a broken archive ends: tarfile takes one that is garbage, or none, for the end."""
+
+    @classmethod
+    def fromtarfile(cls, archive):
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError("the archive has no proper end") from error
+
+
+def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
+    """The samples of a tar that have an image, in order.
+
+    The reader of `datasets` for such tars takes one that was cut between two members for a whole one, and raises where
+    images end differently; its `xopen` is what streams, with its retries.
+
+    Args:
+        shard: path or address.
+        streamed: read from the beginning to the end, images included, and hold one sample at a time. Otherwise images
+            are passed over, and the members of a sample may lie anywhere.
+
+    Raises:
+        ShardError: if the tar is damaged, or a sample has two images, or is not in one place of a streamed tar.
+        OSError: as reading raises it.
+    """
+    samples: dict[str, Sample] = {}
+    apart = set()  # keys of the streamed samples that lacked something
+    try:
+        with (
+            xopen(shard, "rb", block_size=0) if streamed else open(shard, "rb") as file,
+            tarfile.open(fileobj=file, mode="r|" if streamed else "r:", tarinfo=_Member) as tar,
+        ):
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # else it keeps every header
+                parent, slash, base = member.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                ending = ending.lower()
+                last = ending.rpartition(".")[2]
+                is_image = last in IMAGE_EXTENSIONS
+                if not stem or not (is_image or last in _TEXTS):  # a hidden file has no stem
+                    continue
+                if not member.isfile():
+                    if member.islnk() or member.issym():  # GNU tar links what is there twice
+                        raise tarfile.ReadError(
+                            f"{member.name} is a link to {member.linkname}; tar --hard-dereference writes files"
+                        )
+                    continue
+                key, name = utf8_key(f"{parent}{slash}{stem}".removeprefix("./")), utf8_key(member.name)
+                if key not in samples:
+                    if key in apart:
+                        raise ShardError(
+                            f"{shard}: the members of {key} lie apart; a stream needs them side by side: sort the "
+                            "shard (tar --sort=name), or leave streaming out."
+                        )
+                    if streamed:
+                        apart.update(old for old, sample in samples.items() if not (sample.member and sample.files))
+                        yield from (sample for sample in samples.values() if sample.member)
+                        samples.clear()
+                    samples[key] = Sample(key, shard)
+                sample = samples[key]
+                data = None
+                if streamed or not is_image:
+                    data = tar.fileobj.read(member.size)
+                    if len(data) < member.size:
+                        raise tarfile.ReadError(f"{member.name} goes on past its end")
+                if not is_image:
+                    sample.files[ending] = (name, data)
+                elif sample.member:
+                    raise ShardError(
+                        f"{shard}: {sample.member} and {name} are two images of one sample (its name ends at the "
+                        "first dot); keep one, or rename the other."
+                    )
+                else:
+                    sample.member, sample.offset, sample.size = name, member.offset_data, member.size
+                    sample.image = data
+    except tarfile.TarError as error:
+        with xopen(shard, "rb") as file:
+            if lfs_pointer(file.read(64)):
+                raise ShardError(f"{shard}: is a Git LFS pointer, not the tar; git lfs pull fetches it.") from error
+        raise shard_error(shard, error) from error
+    yield from (sample for sample in samples.values() if sample.member)

@@ -1,0 +1,161 @@
+"""Load the tokenizer and the image processor of two towers, settle them, and join them to one processor."""
+
+import torch
+from torch import nn
+from transformers import (
+    AutoTokenizer,
+    ImageProcessingMixin,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+    VisionTextDualEncoderProcessor,
+)
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
+
+from .configuration_clipscratch import without_foreign_code
+from .towers_clipscratch import first_position, one_line
+
+
+def own_source(tower, side, argument):
+    """Return the folder or Hub id of a tower, where its tokenizer or image processor is looked for.
+
+    Args:
+        tower: as of `towers_clipscratch.load_tower`.
+        side: `text` or `vision`.
+        argument: the argument that stands in for a missing source, for the error message.
+    Raises: ValueError if a config or module was not loaded from anywhere.
+    """
+    source = tower.name_or_path if isinstance(tower, (nn.Module, PretrainedConfig)) else tower
+    if not source:
+        what = argument.replace("_", " ")
+        raise ValueError(
+            f"{argument} is missing: the {side} tower was made from a config and brings no {what}; give {argument} "
+            f"a folder, a Hub id or the {what} itself."
+        )
+    return source
+
+
+def build_processor(tokenizer, image_processor, text_tower):
+    """Build the processor of two towers.
+
+    Args:
+        tokenizer: as of `load_tokenizer`; its `model_max_length` becomes what the text tower reads at most.
+        image_processor: as of `load_image_processor`.
+        text_tower: the text tower.
+    Returns: `VisionTextDualEncoderProcessor`.
+    Raises: ValueError if a part cannot be loaded or needs code of its own.
+    """
+    tokenizer, image_processor = load_tokenizer(tokenizer), load_image_processor(image_processor)
+    positions = text_tower.config.max_position_embeddings - first_position(text_tower)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    return forget_code(VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer))
+
+
+def load_tokenizer(source):
+    """Load a tokenizer, and make it pad and truncate on the right, and only when the caller asks for it.
+
+    Towers number positions from the left, and training pads on the right. Token types are left out: some towers take
+    none, and all of one text are the same.
+
+    Args:
+        source: folder, Hub id, or a tokenizer, which is changed in place.
+    Returns: the tokenizer.
+    Raises: ValueError if there is none, or it has neither a padding nor an end token.
+    """
+    tokenizer = source
+    if not isinstance(source, PreTrainedTokenizerBase):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"tokenizer {str(source)!r} could not be loaded; give a folder that has one, mend the id, or connect."
+            ) from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"tokenizer {tokenizer.name_or_path!r} has no token to pad with; give it a pad_token and save it."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    settings = {"padding_side": "right", "truncation_side": "right"}
+    for name, value in {**settings, "model_input_names": ["input_ids", "attention_mask"]}.items():
+        setattr(tokenizer, name, value)
+        tokenizer.init_kwargs[name] = value  # what is saved
+    # What a tokenizer.json with padding or truncation sets, and a processor would call the tokenizer with.
+    for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
+        tokenizer.init_kwargs.pop(name, None)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
+    return tokenizer
+
+
+def load_image_processor(source):
+    """Load an image processor (PIL back-end), and make it convert images to RGB.
+
+    Args:
+        source: folder, Hub id, or an image processor, which is changed in place.
+    Returns: the image processor.
+    Raises: ValueError if there is none, or it cannot be used.
+    """
+    processor = source
+    if not isinstance(source, ImageProcessingMixin):
+        try:
+            processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+        except OSError as error:
+            raise ValueError(
+                f"image processor {str(source)!r} could not be loaded; give a folder that has "
+                "preprocessor_config.json, mend the id, or connect."
+            ) from error
+        except (ImportError, ValueError) as error:
+            if "contains custom code" in str(error):
+                raise
+            raise ValueError(
+                f"image processor {str(source)!r} cannot be used ({one_line(error)[:300]}); "
+                "install what is missing, or write a preprocessor_config.json of a ViTImageProcessor with its sizes."
+            ) from error
+    processor.do_convert_rgb = True  # users of the saved processor may have images that are grey, transparent, ...
+    return processor
+
+
+def processed_size(image_processor):
+    """Return the height and width of the images that an image processor makes.
+
+    Raises: ValueError if it makes no image, or makes them of differing shapes.
+    """
+    why, name = "", type(image_processor).__name__
+    try:
+        images = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((48, 96), (96, 48)))
+        wide, tall = (tuple(image_processor(one, return_tensors="pt")["pixel_values"].shape) for one in images)
+    except Exception as error:  # of many kinds: those of patches, tiles, pairs or videos fail each in its own way
+        wide, tall, why = (), (), f" ({one_line(error)})"
+    if len(wide) != 4 or wide[:2] != (1, 3):
+        raise ValueError(
+            f"the image processor {name} does not make one image of three channels of an image{why}; give a tower "
+            "whose image processor does, such as that of a ViT, DINOv2 or CLIP."
+        )
+    if wide != tall:
+        raise ValueError(
+            f"the image processor {name} gives images of differing shapes, {wide[2:]} and {tall[2:]} for one, and a "
+            "batch needs one shape; give size a height and a width, or crop_size with do_center_crop."
+        )
+    return wide[2:]
+
+
+def forget_code(processor):
+    """Remove the code references that a processor's files held, so that they are not saved with it.
+
+    Args:
+        processor: a processor, tokenizer or image processor; it is changed in place.
+    Returns: the same.
+    Raises: ValueError if it, or a part of it, is of a class whose code would have to travel with it.
+    """
+    for part in (processor, *vars(processor).values()):
+        if getattr(part, "_auto_class", None) is not None:
+            raise ValueError(
+                f"{type(part).__name__} is a class with code of its own ({type(part).__module__}), which does not "
+                "travel with the model; give a tokenizer and an image processor of transformers' own classes."
+            )
+        if isinstance(part, PreTrainedTokenizerBase):
+            part.init_kwargs = without_foreign_code(part.init_kwargs)
+        elif isinstance(part, ImageProcessingMixin):
+            part.__dict__ = without_foreign_code(vars(part))
+    return processor

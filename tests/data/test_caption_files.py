@@ -1,0 +1,119 @@
+"""Caption files that are known by name: COCO's, Karpathy's and Flickr8k's."""
+
+import json
+import logging
+
+import pytest
+
+from modeling_clipscratch.data import load_data
+
+
+@pytest.fixture
+def write_files(tmp_path, encode):
+    def write(files):
+        for name, content in files.items():
+            path = tmp_path / "set" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode() if content is None else content.encode())
+        return tmp_path / "set"
+
+    return write
+
+
+def coco(*names):
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    captions = [{"image_id": number, "caption": f"{name} {turn}"} for turn in "ab" for number, name in enumerate(names)]
+    return json.dumps({"images": images, "annotations": captions})
+
+
+def karpathy(*rows):
+    images = [
+        {"filename": name, "filepath": path, "split": split, "sentences": [{"raw": f"{name} a"}, {"raw": f"{name} b"}]}
+        for path, name, split in rows
+    ]
+    return json.dumps({"images": images, "dataset": "coco"})
+
+
+COCO = {
+    "annotations/captions_train2017.json": coco("1.png", "2.png"),
+    "annotations/captions_val2017.json": coco("3.png"),
+    "annotations/instances_val2017.json": json.dumps({"images": [], "annotations": []}),
+}
+TOKENS = "".join(f"{name}.png#{turn}\t{name}.png {'ab'[turn]}\n" for name in "123" for turn in (0, 1))
+FORMS = {
+    "COCO": (
+        COCO | dict.fromkeys(["train2017/1.png", "train2017/2.png", "val2017/3.png"]),
+        {"train": "12", "validation": "3"},
+    ),
+    "COCO with images together": (
+        COCO | dict.fromkeys(["images/1.png", "images/2.png", "images/3.png"]),
+        {"train": "12", "validation": "3"},
+    ),
+    "Karpathy's COCO": (
+        {
+            "dataset_coco.json": karpathy(
+                ("val2014", "1.png", "restval"), ("train2014", "2.png", "train"), ("val2014", "3.png", "val")
+            ),
+            **dict.fromkeys(["train2014/2.png", "val2014/1.png", "val2014/3.png"]),
+        },
+        {"train": "12", "validation": "3"},
+    ),
+    "Karpathy's Flickr8k": (
+        {
+            "dataset_flickr8k.json": karpathy(
+                (None, "1.png", "train"), (None, "2.png", "test"), (None, "3.png", "val")
+            ),
+            **dict.fromkeys(["Flicker8k_Dataset/1.png", "Flicker8k_Dataset/2.png", "Flicker8k_Dataset/3.png"]),
+        },
+        {"train": "1", "test": "2", "validation": "3"},
+    ),
+    "Flickr8k": (
+        {"Flickr8k.token.txt": TOKENS, **dict.fromkeys(["Images/1.png", "Images/2.png", "Images/3.png"])},
+        {"train": "123"},
+    ),
+    "Flickr30k": ({"results_20130124.token": TOKENS, **dict.fromkeys(["1.png", "2.png", "3.png"])}, {"train": "123"}),
+    "Flickr8k with its lists": (
+        {
+            "text/Flickr8k.token.txt": TOKENS,
+            "text/Flickr_8k.trainImages.txt": "1.png\n",
+            "text/Flickr_8k.devImages.txt": "2.png\n",
+            **dict.fromkeys(["Images/1.png", "Images/2.png", "Images/3.png"]),
+        },
+        {"train": "1", "validation": "2"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), FORMS.values(), ids=FORMS)
+def test_images_captions_and_splits(write_files, files, expected):
+    data = load_data(write_files(files), validation_fraction=0)
+    assert {split: [row["captions"] for row in part] for split, part in data.items()} == {
+        split: [[f"{name}.png a", f"{name}.png b"] for name in names] for split, names in expected.items()
+    }
+
+
+def test_a_file_is_read_by_its_path_and_restval_is_said(write_files, caplog):
+    folder = write_files(FORMS["COCO"][0])
+    data = load_data(folder / "annotations" / "captions_val2017.json")
+    assert list(data) == ["validation"] and data["validation"]["key"][:] == ["3.png"]
+    with caplog.at_level(logging.INFO):
+        load_data(write_files(FORMS["Karpathy's COCO"][0]))
+    assert "1 images of restval are read as train" in caplog.text
+
+
+def test_image_root_names_the_images(write_files, tmp_path):
+    folder = write_files({"set/Flickr8k.token.txt": TOKENS, **dict.fromkeys(["far/1.png", "far/2.png", "far/3.png"])})
+    with pytest.raises(ValueError, match="--image_root names another folder"):
+        load_data(folder / "set")
+    assert len(load_data(folder / "set", image_root=str(folder / "far"), validation_fraction=0)["train"]) == 3
+
+
+def test_a_line_of_another_form_is_named(write_files):
+    with pytest.raises(ValueError, match="Flickr8k.token.txt, line 2: is not of the form name.jpg#0<TAB>caption"):
+        load_data(write_files({"Flickr8k.token.txt": "1.png#0\ta\n1.png b\n", "1.png": None}))
+
+
+def test_a_table_that_is_only_called_like_one_is_a_table(write_files, tmp_path):
+    rows = [{"image": "1.png", "caption": "a"}]
+    folder = write_files({"dataset_train.json": json.dumps(rows), "captions_train.json": "{}", "1.png": None})
+    assert len(load_data(folder, validation_fraction=0, cache_dir=str(tmp_path / "cache"))["train"]) == 1

@@ -1,0 +1,507 @@
+"""Read tiny tars, and the shared real ones, indexed and streamed: their splits, samples, words and faults."""
+
+import json
+import logging
+import multiprocessing
+import os
+import pickle
+import re
+import tarfile
+import threading
+
+import datasets
+import numpy as np
+import pytest
+
+from modeling_clipscratch.data.columns import DataOptions
+from modeling_clipscratch.data.dataset import ImageReader, class_names, content_fingerprint, prepare_dataset
+from modeling_clipscratch.data.pictures import BadImageError
+from modeling_clipscratch.data.sources.streams import shard_rows
+from modeling_clipscratch.data.sources.tars import tar_source, tar_splits
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def open_split(folder, split="test", **options):
+    options = DataOptions(**options)
+    return prepare_dataset(tar_source(folder, "set", options)[split].open(), options, name="set", split=split)
+
+
+def stream_split(folder, split="test", **options):
+    stream = tar_source(folder, "set", DataOptions(**options))[split].stream()
+    return [row for shard in range(stream.num_shards) for row, _ in shard_rows(stream, shard)]
+
+
+def color(dataset, index):
+    return ImageReader(dataset)(index).getpixel((0, 0))
+
+
+# Which tars there are
+
+
+@pytest.fixture
+def write_files(tmp_path, write_shard, encode):
+    """Writes files of any names: tars hold one sample, which is called as the tar; others are empty."""
+
+    def write(*names):
+        for name in names:
+            if name.endswith(".tar"):
+                key = name.replace("/", "_").replace(".", "_")
+                write_shard(tmp_path / name, {f"{key}.png": encode(), f"{key}.txt": b"red"})
+            else:
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).write_bytes(b"")
+        return tmp_path
+
+    return write
+
+
+LAYOUTS = [
+    ["train/0.tar", "test/0.tar"],
+    ["train/0.tar", "val/0.tar"],
+    ["data/train/0.tar", "data/validation/0.tar"],
+    ["train_256/0.tar", "dev-256/0.tar"],
+    ["training/0.tar", "evaluation/0.tar"],
+    ["train-000000.tar", "val-000000.tar"],
+    ["train-000000.tar", "train-000001.tar", "test-000000.tar"],
+    ["train_0.tar", "valid_0.tar", "eval_0.tar"],
+    ["flickr_train_00.tar", "flickr_test_00.tar"],
+    ["coco.train.0.tar", "coco.dev.0.tar"],
+    ["data/train-00000-of-00001.tar", "data/extra-00000-of-00001.tar"],
+    ["00000.tar", "00001.tar"],
+    ["latest.tar", "trained.tar"],  # no words of splits
+    ["test.tar"],
+    ["train.tar", "val.tar", "test.tar"],
+    ["my data train.tar", "my data dev 2.tar"],
+    ["set-train-0.tar", "set-train-1.tar", "set-testing-0.tar"],
+    ["data/train-0.tar", "data/test-0.tar"],
+    ["train/00000.tar", "train/00001.tar", "valid/00000.tar"],
+    ["contest.tar", "devices.tar", "restval.tar"],
+    ["shards/0.tar", "shards/1.tar"],
+]
+
+
+@pytest.mark.parametrize("names", LAYOUTS, ids=" ".join)
+def test_splits_are_those_of_load_dataset(names, write_files):
+    folder = write_files(*names)
+    expected = {
+        split: sorted(row["__key__"].rpartition("/")[2] for row in rows)
+        for split, rows in datasets.load_dataset("webdataset", data_dir=str(folder), streaming=True).items()
+    }
+    source = tar_source(folder, "set", DataOptions())
+    assert {split: sorted(part.open()["key"][:]) for split, part in source.items()} == expected
+    for split, keys in expected.items():
+        assert sorted(row["key"].rpartition("/")[2] for row in stream_split(folder, split)) == keys
+
+
+def test_img2dataset_output_is_one_train_split(write_files):
+    assert list(tar_source(write_files("00000.tar", "00000.parquet", "00000_stats.json"), "set", DataOptions())) == [
+        "train"
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["cats/0.jpg", "dogs/0.jpg"],
+        ["captions.csv", "images.tar"],
+        ["cats/0.jpg", "dogs/0.jpg", "images.tar"],  # a download beside what was taken out of it
+        ["train/cats/0.jpg", "train/cats/1.jpg", "train.tar"],
+        ["train/cats/0.jpg", "train/cats/1.jpg", "train/cats.tar"],
+        ["._0.tar", "__MACOSX/0.tar"],
+    ],
+)
+def test_folders_whose_data_are_no_tars_are_left_to_others(names, write_files):
+    assert tar_source(write_files(*names), "set", DataOptions()) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (["en/0.tar", "de/0.tar"], "'de' and 'en' both hold tars of train; .* sub-folder with --dataset_config"),
+        (["en/train/0.tar", "de/train/0.tar"], "'de/train' and 'en/train' both hold tars of train"),
+        (["val/0.tar", "dev/0.tar"], "'dev' and 'val' both hold tars of validation"),
+        (["train_test-0.tar"], "train_test-0.tar: its name stands for test and for train"),
+    ],
+)
+def test_tars_that_can_be_read_in_two_ways_are_refused(names, sentence, write_files):
+    with pytest.raises(ValueError, match=sentence):
+        tar_source(write_files(*names), "set", DataOptions())
+
+
+def test_tars_of_no_split_are_left_aside_with_a_word_and_other_folders_are_splits_of_their_own(caplog):
+    assert tar_splits(["train/0.tar", "restval/0.tar", "old.tar"], "set") == {
+        "restval": ["restval/0.tar"],
+        "train": ["train/0.tar"],
+    }
+    assert tar_splits(["train-0.tar", "old.tar"], "set") == {"train": ["train-0.tar"]}
+    assert [record.message for record in caplog.records] == [
+        "set: 1 tars belong to no split and are left aside (old.tar, ...)."
+    ] * 2
+
+
+def test_columns_are_refused(write_files):
+    with pytest.raises(ValueError, match="caption_column='text': set is no table and has no columns"):
+        tar_source(write_files("train/0.tar"), "set", DataOptions(caption_column="text"))
+
+
+def test_shards_are_taken_in_the_order_of_their_numbers(write_files):
+    folder = write_files("test/0.tar", "test/2.tar", "test/10.tar")
+    assert open_split(folder)["key"][:] == ["test_0_tar", "test_2_tar", "test_10_tar"]
+    assert [row["key"].partition("/")[0] for row in stream_split(folder)] == ["0", "2", "10"]
+
+
+# What is read
+
+
+def test_class_set_gives_images_labels_names_and_templates(tmp_path, write_class_set):
+    source = tar_source(write_class_set(tmp_path), "set", DataOptions())
+    assert source["test"].templates == ["a {} thing.", "all {}."]
+    dataset = open_split(tmp_path)
+    assert dataset["key"][:] == ["s0000000", "s0000001", "s0000002", "s0000003"]
+    assert dataset["label"][:] == [0, 1, 0, 1] and class_names(dataset) == ["red", "deep blue"]
+    assert [color(dataset, row) for row in range(4)] == [RED, BLUE, RED, BLUE]
+
+
+def test_a_stream_has_the_prepared_columns_and_a_shard_a_tar(tmp_path, write_class_set, encode):
+    stream = tar_source(write_class_set(tmp_path), "set", DataOptions())["train"].stream()
+    assert stream.num_shards == 2 and stream.split == "train"
+    assert stream.features == datasets.Features(
+        image=datasets.Image(decode=False),
+        label=datasets.ClassLabel(names=["red", "deep blue"]),
+        key=datasets.Value("string"),
+    )
+    rows = list(stream)
+    assert [row["label"] for row in rows] == [0, 1, 0, 1]
+    assert [row["key"] for row in rows] == ["0/s0000000", "0/s0000001", "1/s0000002", "1/s0000003"]
+    path = f"{tmp_path / 'train' / '1.tar'}: s0000002.webp"
+    assert rows[2]["image"] == {"bytes": encode("red", "WEBP", lossless=True), "path": path}
+    assert list(pickle.loads(pickle.dumps(stream))) == rows
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_every_kind_of_image_is_read(tmp_path, write_shard, encode, format):
+    write_shard(tmp_path / "test" / "0.tar", {f"x.{format.lower()}": encode("red", format), "x.txt": b"red"})
+    assert np.abs(np.array(color(open_split(tmp_path), 0)) - RED).max() <= 2  # JPEG is lossy
+
+
+def test_keys_that_repeat_across_shards_name_their_shard(tmp_path, write_shard, encode):
+    for number in range(2):
+        write_shard(tmp_path / "test" / f"{number}.tar", {"0.png": encode(), "0.txt": b"red"})
+    assert open_split(tmp_path)["key"][:] == ["0/0", "1/0"]
+
+
+MEMBERS = {  # members beside an image, the image's name, the captions or label
+    "lines are captions": ({"a.txt": b" A dog . \n\nA cat .\n"}, "a.png", ["A dog .", "A cat ."]),
+    "img2dataset's lines are one": ({"a.txt": b"A dog\nand a cat", "a.json": b"{}"}, "a.png", ["A dog and a cat"]),
+    "a byte-order mark": ({"a.txt": "\ufeffcafé".encode()}, "a.png", ["café"]),
+    "UTF-16": ({"a.txt": "café".encode("utf-16")}, "a.png", ["café"]),
+    "capital letters": ({"A.TXT": b"red"}, "A.PNG", ["red"]),
+    "capital label": ({"A.CLS": b"1"}, "A.JPG", 1),
+    "dots": ({"photo.v1.txt": b"red"}, "photo.v1.png", ["red"]),
+    "dots in one": ({"photo.txt": b"red", "photo.meta.json": b"{}"}, "photo.v1.png", ["red"]),
+    "folders": ({"./x/a.txt": b"red"}, "./x/a.png", ["red"]),
+    "json caption": ({"a.json": b'{"caption": "A dog\\nand a cat"}'}, "a.png", ["A dog and a cat"]),
+    "json text": ({"a.json": b'{"text": ["A dog", " A cat ", ""]}'}, "a.png", ["A dog", "A cat"]),
+    "json label": ({"a.json": b'{"label": 1}'}, "a.png", 1),
+    "json class": ({"a.json": b'{"cls": "deep blue "}'}, "a.png", 1),
+    "class by name": ({"a.cls": b"deep blue \n"}, "a.png", 1),
+    "hidden label": ({"a.cls": b"-1\n", "b.cls": b"0", "b.png": None}, "a.png", -1),
+    "others": ({"a.txt": b"red", "._a.png": b"x", "readme.txt": b"hello", "a.npy": b""}, "a.png", ["red"]),
+    "the image last": ({"a.txt": b"red", "b.txt": b"blue", "b.png": None}, "a.png", None),
+}
+
+
+@pytest.mark.parametrize("case", MEMBERS)
+def test_words_are_read_alike_indexed_and_streamed(case, tmp_path, write_shard, encode):
+    members, image, expected = MEMBERS[case]
+    members = {name: encode() if data is None else data for name, data in ({**members, image: None}).items()}
+    write_shard(tmp_path / "test" / "0.tar", dict(sorted(members.items(), key=lambda item: item[0].lower())))
+    (tmp_path / "classnames.txt").write_text("red\ndeep blue\n")
+    split = tar_source(tmp_path, "set", DataOptions())["test"]
+    dataset, rows = split.open(), stream_split(tmp_path)
+    words = "label" if isinstance(expected, int) else "captions"
+    assert dataset[words][0] == rows[0][words] == (["red"] if expected is None else expected)
+    assert [f"0/{key}" for key in dataset["key"]] == [row["key"] for row in rows]
+    assert dataset["key"][0] == image.partition(".")[0 if image[0] != "." else 2].removeprefix("/").partition(".")[0]
+    assert ImageReader(dataset)(0).size == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "options", "expected"),
+    [
+        ("test/0.tar", "s0000000", {}, ["A dog", "A cat"]),
+        ("test/00007.tar", "000070012", {}, ["A dog A cat"]),  # img2dataset's numbers
+        ("test/00007.tar", "s0070012", {}, ["A dog", "A cat"]),
+        ("test/0.tar", "s0000000", {"caption_lines": "join"}, ["A dog A cat"]),
+        ("test/00007.tar", "000070012", {"caption_lines": "split"}, ["A dog", "A cat"]),
+    ],
+)
+def test_lines_are_several_captions_or_one_by_the_layout_or_the_option(
+    path, key, options, expected, tmp_path, write_shard, encode
+):
+    write_shard(tmp_path / path, {f"{key}.png": encode(), f"{key}.txt": b"A dog\nA cat\n"})
+    assert open_split(tmp_path, **options)["captions"][0] == expected
+    assert stream_split(tmp_path, **options)[0]["captions"] == expected
+
+
+def test_images_and_texts_far_apart_are_indexed_and_a_stream_asks_to_sort_them(tmp_path, write_shard, encode):
+    images, texts = {f"{n}.png": encode() for n in range(3)}, {f"{n}.txt": b"%d" % n for n in range(3)}
+    write_shard(tmp_path / "test" / "0.tar", images | texts)
+    write_shard(tmp_path / "train" / "0.tar", texts | images)
+    for split in ("test", "train"):
+        assert open_split(tmp_path, split)["captions"][:] == [["0"], ["1"], ["2"]]
+        with pytest.raises(ValueError, match=r"0.tar: the members of 0 lie apart; .* sort the shard \(tar --sort=name"):
+            stream_split(tmp_path, split)
+
+
+# Rows that lack something
+
+BAD = {  # what a second sample has -> what is said
+    "an empty text": ({"b.txt": b" \n"}, "b has no caption"),
+    "no text": ({}, "b has no caption"),
+    "no field": ({"b.json": b"{}"}, "b has no caption"),
+    "an empty field": ({"b.json": b'{"caption": null}'}, "b has no caption"),
+    "bytes of no text": ({"b.txt": b"caf\xe9"}, "0.tar: b.txt is not UTF-8 text; save it as UTF-8, or set on_bad_row"),
+    "UTF-16 unmarked": ({"b.txt": "a dog".encode("utf-16-le")}, "0.tar: b.txt is not UTF-8 text"),
+    "json cut short": ({"b.json": b'{"caption": "a'}, "0.tar: b.json is no JSON object; write it again, or set"),
+    "json list": ({"b.json": b"[1]"}, "0.tar: b.json is no JSON object"),
+}
+BAD_LABELS = {
+    "a word": ({"b.cls": b"ox"}, "0.tar: b.png: its label is 'ox', neither name nor number of one of"),
+    "too large": (
+        {"b.cls": b"2"},
+        "b.png: its label is '2', .* one of the 2 classes that have names, or set",
+    ),
+    "nothing": ({"b.cls": b""}, "0.tar: b.png: its label is ''"),
+    "no label": ({}, "b has no label"),
+    "hidden": ({"b.cls": b"-1"}, "b has label -1"),
+    "below": ({"b.cls": b"-5"}, "0.tar: b.png: its label is '-5'"),
+}
+
+
+@pytest.mark.parametrize("case", [*BAD, *BAD_LABELS])
+def test_row_without_words_is_named_or_skipped(case, tmp_path, write_shard, encode):
+    members, sentence = (BAD | BAD_LABELS)[case]
+    good = {"a.txt": b"red", "c.txt": b"red"} if case in BAD else {"a.cls": b"0", "c.cls": b"1"}
+    members = {**good, **members, **{f"{key}.png": encode() for key in "abc"}}
+    write_shard(tmp_path / "test" / "0.tar", dict(sorted(members.items())))
+    (tmp_path / "classnames.txt").write_text("red\nblue\n")
+    with pytest.raises(ValueError, match=sentence):
+        open_split(tmp_path)
+    assert open_split(tmp_path, on_bad_row="skip")["key"][:] == ["a", "c"]
+    words = "captions" if case in BAD else "label"
+    rows = stream_split(tmp_path, on_bad_row="skip")
+    assert [row[words] in ([], None, -1) for row in rows] == [False, True, False]
+    if "tar: " in sentence:
+        with pytest.raises(ValueError, match=sentence):
+            stream_split(tmp_path)
+
+
+def test_the_first_sample_may_be_a_bad_one(tmp_path, write_shard, encode):
+    write_shard(tmp_path / "test" / "0.tar", {"a.png": encode(), "b.png": encode(), "b.txt": b"red"})
+    assert open_split(tmp_path, on_bad_row="skip")["captions"][:] == [["red"]]
+    assert [row["captions"] for row in stream_split(tmp_path, on_bad_row="skip")] == [[], ["red"]]
+
+
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        ({"a.json": b"{}"}, r"a.png: has neither a label \(.cls\) nor captions"),
+        ({"a.b.png": b"x", "a.txt": b"x"}, "a.png and a.b.png are two images of one sample"),
+        ({"a.1.txt": b"x", "a.2.txt": b"x"}, "a.1.txt and a.2.txt are two texts of one sample"),
+        ({"a.json": json.dumps({"label": 1, "text": "a"}).encode()}, "a.png: the .json beside it has a label and a"),
+    ],
+)
+def test_sample_that_can_be_read_in_two_ways_or_none_is_named(tmp_path, write_shard, encode, members, sentence):
+    write_shard(tmp_path / "test" / "0.tar", {"a.png": encode()} | members)
+    for read in (open_split, stream_split):
+        with pytest.raises(ValueError, match=sentence):
+            read(tmp_path)
+
+
+# Files beside the tars
+
+
+def test_missing_shard_is_named(tmp_path, write_class_set):
+    (write_class_set(tmp_path) / "train" / "1.tar").unlink()
+    for read in (open_split, stream_split):
+        assert len(read(tmp_path, "test")) == 4
+        with pytest.raises(ValueError, match="1.tar: is missing, one of 2 shards"):
+            read(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("test/nshards.txt", "", "nshards.txt: '' is not a number of shards"),
+        ("test/nshards.txt", "two", "nshards.txt: 'two' is not a number of shards"),
+        ("test/nshards.txt", "0", "nshards.txt: '0' is not a number of shards"),
+        ("classnames.txt", "red\n", "its label is '1', neither .* of one of the 1 classes that have names"),
+        ("classnames.txt", "red\n\ndeep blue\n", "label 2 of 3 is empty"),
+        ("zeroshot_classification_templates.txt", "a thing.\n", "template 'a thing.' has no {}"),
+        ("dataset_type.txt", "multilabel", "dataset_type.txt: 'multilabel' is not supported"),
+    ],
+)
+def test_small_file_that_is_wrong_is_named(tmp_path, write_class_set, name, content, sentence):
+    (write_class_set(tmp_path) / name).write_text(content)
+    for read in (open_split, stream_split):
+        with pytest.raises(ValueError, match=sentence):
+            read(tmp_path)
+
+
+def test_class_set_without_names_asks_for_them(tmp_path, write_class_set):
+    (write_class_set(tmp_path) / "classnames.txt").unlink()
+    with pytest.raises(ValueError, match="has no classnames.txt; write one name a line"):
+        open_split(tmp_path)
+    assert class_names(open_split(tmp_path, class_names=["r", "b"])) == ["r", "b"]
+
+
+def test_small_files_of_windows_are_read(tmp_path, write_class_set):
+    (write_class_set(tmp_path) / "classnames.txt").write_text("red\ndeep blue\n", encoding="utf-8-sig")
+    (tmp_path / "dataset_type.txt").write_text("classification", encoding="utf-8-sig")
+    (tmp_path / "test" / "._0.tar").write_bytes(b"of macOS")
+    assert class_names(open_split(tmp_path)) == ["red", "deep blue"]
+
+
+def test_published_list_with_two_classes_of_one_name_is_read_with_a_word(tmp_path, write_class_set, caplog):
+    (write_class_set(tmp_path) / "classnames.txt").write_text("missile\nmissile\n")
+    assert class_names(open_split(tmp_path)) == ["missile", "missile"]
+    assert "missile stand for several classes each" in caplog.text
+
+
+# Damage
+
+
+@pytest.mark.parametrize("cut", [700, 512 * 3, 512 * 3 + 60, 512 * 4, 512 * 6 + 100])
+def test_truncated_shard_is_named(tmp_path, write_class_set, cut):
+    shard = write_class_set(tmp_path) / "test" / "1.tar"
+    shard.write_bytes(shard.read_bytes()[:cut])
+    for read in (open_split, stream_split):
+        with pytest.raises(ValueError, match=f"{re.escape(str(shard))}: damaged or cut short"):
+            read(tmp_path)
+
+
+def test_garbage_inside_a_shard_does_not_pass_for_its_end(tmp_path, write_class_set):
+    shard = write_class_set(tmp_path) / "test" / "0.tar"
+    data = bytearray(shard.read_bytes())
+    data[1024:1536] = b"\xaa" * 512  # the second member's header
+    shard.write_bytes(data)
+    for read in (open_split, stream_split):
+        with pytest.raises(ValueError, match="0.tar: damaged or cut short"):
+            read(tmp_path)
+
+
+def test_git_lfs_pointer_in_place_of_a_tar_is_named_as_such(tmp_path, write_class_set):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    (write_class_set(tmp_path) / "test" / "0.tar").write_bytes(pointer)
+    for read in (open_split, stream_split):
+        with pytest.raises(ValueError, match="test/0.tar: is a Git LFS pointer, not the tar; git lfs pull fetches it"):
+            read(tmp_path)
+
+
+def test_shard_whose_name_is_no_utf8_is_named(tmp_path, write_shard, encode):
+    write_shard(tmp_path / "caf\udce9-test.tar", {"a.png": encode(), "a.txt": b"red"})
+    with pytest.raises(ValueError, match=r"caf\\xe9-test.tar: its path is not UTF-8; rename it"):
+        open_split(tmp_path)
+
+
+def test_member_whose_name_is_no_utf8_has_a_key(tmp_path, write_shard, encode):
+    write_shard(tmp_path / "test" / "0.tar", {"caf\udce9.png": encode(), "caf\udce9.txt": b"red"})
+    assert open_split(tmp_path)["key"][:] == ["caf\\xe9"] and color(open_split(tmp_path), 0) == RED
+    assert [row["key"] for row in stream_split(tmp_path)] == ["0/caf\\xe9"]
+
+
+def test_file_that_is_a_link_to_another_is_refused(tmp_path, encode):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "a").write_bytes(encode())
+    os.link(tmp_path / "a", tmp_path / "b")
+    with tarfile.open(tmp_path / "test" / "0.tar", "w") as tar:
+        for name in ("a", "b"):
+            tar.add(tmp_path / name, f"{name}.png")
+    for read in (open_split, stream_split):
+        with pytest.raises(ValueError, match="b.png is a link to a.png; tar --hard-dereference writes files"):
+            read(tmp_path)
+
+
+def test_image_cut_short_inside_a_shard_is_named_with_its_member(tmp_path, write_shard, encode):
+    members = {"a.jpg": encode("red", "JPEG", (64, 64))[:400], "a.txt": b"red"}
+    shard = write_shard(tmp_path / "test" / "0.tar", members)
+    with pytest.raises(BadImageError, match=f"{re.escape(str(shard))}: a.jpg: cannot be decoded"):
+        color(open_split(tmp_path), 0)
+
+
+def test_shard_that_vanishes_later_is_named(tmp_path, write_class_set):
+    dataset = open_split(write_class_set(tmp_path))
+    (tmp_path / "test" / "1.tar").unlink()
+    with pytest.raises(BadImageError, match="1.tar: s0000002.webp: cannot be read"):
+        color(dataset, 2)
+
+
+# Reading from several processes and threads, and over time
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_images_are_read_in_other_processes(tmp_path, write_class_set, method):
+    reader = ImageReader(open_split(write_class_set(tmp_path)))
+    assert reader(0).getpixel((0, 0)) == RED  # the shard is open before the fork
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(reader, (1,)).getpixel((0, 0)) == BLUE
+    assert reader(0).getpixel((0, 0)) == RED
+
+
+def test_threads_do_not_disturb_each_other(tmp_path, write_class_set):
+    reader = ImageReader(open_split(write_class_set(tmp_path)))
+    wrong = []
+
+    def read(index):
+        expected = (RED, BLUE)[index % 2]
+        wrong.extend(i for i in range(200) if reader(index).getpixel((0, 0)) != expected)
+
+    threads = [threading.Thread(target=read, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_replaced_shard_is_read_anew(tmp_path, write_shard, encode):
+    path = write_shard(tmp_path / "test" / "0.tar", {"a.txt": b"red", "a.png": encode()})
+    before = open_split(tmp_path)
+    fingerprint = content_fingerprint(before)
+    color(before, 0)
+    path.unlink()
+    write_shard(path, {"a.txt": b"blue", "b.txt": b"x" * 9999, "a.png": encode("blue")})
+    after = open_split(tmp_path)
+    assert color(after, 0) == BLUE
+    assert content_fingerprint(after) != fingerprint
+
+
+# Real data
+
+
+def test_cifar10_is_whole(shared_folder):
+    source = tar_source(shared_folder / "wds_vtab-cifar10", "cifar10", DataOptions())
+    assert list(source) == ["test", "train"] and len(source["test"].templates) == 18
+    assert "{c}" not in "".join(source["test"].templates)
+    dataset = open_split(shared_folder / "wds_vtab-cifar10")
+    assert (len(dataset), len(class_names(dataset))) == (10000, 10)
+    assert np.bincount(dataset["label"][:]).tolist() == [1000] * 10
+    assert ImageReader(dataset)(9999).size == (32, 32)
+    assert len(pickle.dumps(ImageReader(dataset))) < 2e6  # what a worker is sent
+
+
+def test_flickr8k_has_five_captions_an_image_indexed_and_streamed(shared_folder):
+    dataset = open_split(shared_folder / "wds_flickr8k", "validation")
+    assert len(dataset) == 1000 and {len(captions) for captions in dataset["captions"]} == {5}
+    assert min(ImageReader(dataset)(500).size) == 160
+    rows = stream_split(shared_folder / "wds_flickr8k", "validation")
+    assert [row["captions"] for row in rows] == dataset["captions"][:]
+
+
+def test_nothing_is_logged_for_sound_tars(tmp_path, write_class_set, caplog):
+    with caplog.at_level(logging.INFO):
+        open_split(write_class_set(tmp_path))
+    assert not caplog.records
