@@ -22,11 +22,16 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
-<<<<<<< HEAD
-from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, is_whole_number, read_labels
-=======
-from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, read_labels, written_lists
->>>>>>> rebuild
+from .columns import (
+    DEFAULT_OPTIONS,
+    DataOptions,
+    cell_texts,
+    find_columns,
+    is_text,
+    is_whole_number,
+    read_labels,
+    written_lists,
+)
 from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
 from .pictures import BadImageError, decode_image
 from .templates import ALIKE
@@ -126,10 +131,8 @@ def prepare_dataset(
         alike.setdefault(object() if value is None else value, []).append(row)  # a row without an image is alone
     first = np.array([rows[0] for rows in alike.values()], dtype=np.int64)
     if captions:
-        cells = [
-            cell_texts(values)
-            for values in zip(*(written_lists(dataset[column][:]) for column in captions), strict=True)
-        ]
+        columns = (written_lists(dataset[column][:]) for column in captions)
+        cells = [cell_texts(values) for values in zip(*columns, strict=True)]
         texts = {rows[0]: [text for row in rows for text in cells[row]] for rows in alike.values()}
         name, feature, values = "captions", CAPTIONS_FEATURE, [texts.get(row, []) for row in range(len(dataset))]
     else:
@@ -176,7 +179,7 @@ def _images(dataset, column, root, inside):
     paths = None
     if is_text(feature):
         cells = dataset[column][:]
-        paths = [file_of_cell(root or Path(), cell) if cell and cell.strip() else None for cell in cells]
+        paths = [file_of_cell(root or "", cell) if cell and cell.strip() else None for cell in cells]
         where, there = f"{title(dataset)}: column {column!r}", [path for path in paths if path]
         for path in there if inside is not None else ():
             check_inside(path, inside, where)
@@ -184,13 +187,8 @@ def _images(dataset, column, root, inside):
             raise ValueError(f"{where} names no image: every row of it is empty; --image_column names another.")
         if not any(map(os.path.exists, there)):
             raise ValueError(
-<<<<<<< HEAD
-                f"{where} names the image {there[0]}, which is not there, nor is any other; paths are relative to "
-                f"{root or Path.cwd()}{backslash_hint(there[0])}; --image_root names another folder."
-=======
-                f"{where} names the image {_shown(paths[0])}, which is not there, nor is any other; paths are relative "
-                f"to {root or Path.cwd()}{backslash_hint(paths[0])}; --image_root names another folder."
->>>>>>> rebuild
+                f"{where} names the image {_shown(there[0])}, which is not there, nor is any other; paths are relative "
+                f"to {root or Path.cwd()}{backslash_hint(there[0])}; --image_root names another folder."
             )
         spelled = [path and utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
         keys = [name or key for name, key in zip(spelled, keys, strict=True)]

@@ -1,38 +1,15 @@
-<<<<<<< HEAD
 """Split names, and which rows are held out for validation."""
-=======
-"""Keys and labels go in; which rows are held out is checked."""
->>>>>>> rebuild
 
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from modeling_clipscratch.data.splits import by_split, canonical_split, carve_out
-=======
-from modeling_clipscratch.data import DataOptions
-from modeling_clipscratch.data.dataset import build_dataset, image_bytes
-from modeling_clipscratch.data.load import load_splits
-from modeling_clipscratch.data.splits import Split, canonical_split, carve_out, split_of_path, split_words
->>>>>>> rebuild
+from modeling_clipscratch.data.splits import by_split, canonical_split, carve_out, split_of_path, split_words
 
 KEYS = [f"picture-{i}" for i in range(1000)]
 
 
-<<<<<<< HEAD
 def held_of(keys, **options):
     return carve_out(keys, **{"fraction": 0.1, "seed": 0, **options})[1]
-=======
-def load(labels, **options):
-    """Loads a source of {split: labels}."""
-
-    def open_split(split, labels):
-        keys = [f"{split}-{row}" for row in range(len(labels))]
-        return build_dataset(image_bytes([b""] * len(keys)), keys, labels=labels, class_names=["a", "b"])
-
-    source = {split: Split(lambda s=split, r=rows: open_split(s, r), "here") for split, rows in labels.items()}
-    return load_splits(source, "toy", DataOptions(), **options)
->>>>>>> rebuild
 
 
 def test_parts_are_disjoint_and_whole():
@@ -63,42 +40,6 @@ def test_every_class_gives_its_share_and_keeps_a_row():
     assert np.bincount(labels[held], minlength=4).tolist() == [9, 1, 1, 0]
 
 
-<<<<<<< HEAD
-=======
-def test_train_and_validation_of_a_set_without_validation_share_no_row():
-    data = load({"train": [0, 1] * 50})
-    assert {split: len(part) for split, part in data.items()} == {"train": 90, "validation": 10}
-    assert not {*data["train"]["key"]} & {*data["validation"]["key"]}
-    assert (data["train"].split, data["validation"].split) == ("train", "validation")
-
-
-def test_own_validation_split_leaves_train_whole():
-    data = load({"train": [0, 1], "validation": [1, 1]}, splits=["train", "dev"])
-    assert len(data["train"]) == 2 and data["validation"]["key"][:] == ["validation-0", "validation-1"]
-
-
-def test_fraction_zero_gives_every_row():
-    assert len(load({"train": [0, 1]}, splits=["train"], validation_fraction=0)["train"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("labels", "options", "sentence"),
-    [
-        (
-            {"train": [0, 1]},
-            {"splits": ["test"]},
-            r"toy has no split 'test'; it has: train, validation \(taken from tr",
-        ),
-        ({"train": [0]}, {}, "1 rows are too few"),
-        *(({}, {"validation_fraction": f}, r"validation_fraction=.* is not in \[0, 1\)") for f in (-0.1, 1.0, 10)),
-    ],
-)
-def test_what_cannot_be_parted_is_refused(labels, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        load(labels, **options)
-
-
->>>>>>> rebuild
 @pytest.mark.parametrize(
     ("name", "split"), [("val", "validation"), ("VALID", "validation"), ("training", "train"), ("restval", "restval")]
 )
@@ -106,11 +47,11 @@ def test_other_names_of_splits(name, split):
     assert canonical_split(name) == split
 
 
-<<<<<<< HEAD
 def test_two_names_of_one_split_are_refused():
     with pytest.raises(ValueError, match="birds: 'val' and 'dev' both stand for validation; rename or remove one"):
         by_split(["train", "val", "dev"], "birds")
-=======
+
+
 @pytest.mark.parametrize(
     ("path", "splits"),
     [
@@ -131,4 +72,3 @@ def test_words_of_splits_in_names(path, splits):
             split_of_path(path)
     else:
         assert {split_of_path(path)} - {None} == splits
->>>>>>> rebuild
