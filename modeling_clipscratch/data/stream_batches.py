@@ -15,12 +15,12 @@ import torch
 
 from .batches import TextSide
 from .captions import CaptionTable
-from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, is_whole_number, readable_class
+from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, is_whole_number, readable_class, written_lists
 from .dataset import is_prepared, title
 from .pictures import BadImageError
 from .pixels import Preprocess
 from .randomness import epoch_order, key_ids
-from .sources.streams import shard_rows
+from .sources.streams import shard_names, shard_rows
 from .splits import hash_of
 
 FEW_SHARDS = 4  # a slot; with fewer, one shard more or less would make too great a difference between slots
@@ -68,6 +68,7 @@ class StreamedRows:
         self.has_keys = is_text(stream.features.get("key")) and "key" not in (self.image, label)
         names = [self.image, *self.captions, *([self.label] if self.label else []), *(["key"] if self.has_keys else [])]
         self.stream = stream.select_columns(names)
+        self.shards = shard_names(self.stream)
         self.class_names = self.numbers = None
         if self.label:
             self.class_names = self._class_names(stream.features[self.label], options)
@@ -90,8 +91,9 @@ class StreamedRows:
         return list(names)
 
     def fingerprint(self) -> str:
-        """Digest of what tells a stream from another before it is read: columns and number of shards."""
-        text = repr((sorted(map(str, self.stream.features.items())), self.stream.num_shards))
+        """Digest of what tells a stream from another before it is read: its columns and the names of its shards."""
+        names = [name.rpartition("/")[2] for name in self.shards]
+        text = repr((sorted(map(str, self.stream.features.items())), names))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def row(self, raw: dict, shard: int, number: int) -> StreamedRow:
@@ -104,13 +106,13 @@ class StreamedRows:
         cell = raw[self.image]
         cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
         image, key = cell.get("bytes") or cell.get("path"), raw["key"] if self.has_keys else None
-        where = cell.get("path") or f"{self.title}: {key or f'row {number} of shard {shard}'}"
+        where = cell.get("path") or f"{self.shards[shard]}: row {number}"
         if not image:
             raise BadImageError(f"{where}: has no image in column {self.image!r}; write it there or remove the row.")
         if key is None:
             key = hashlib.blake2b(image if isinstance(image, bytes) else image.encode(), digest_size=16).hexdigest()
         if self.label is None:
-            captions = cell_texts(tuple(raw[name] for name in self.captions))
+            captions = cell_texts(tuple(written_lists([raw[name]])[0] for name in self.captions))
             if not captions:
                 raise BadRowError(f"{where}: has no caption; every row needs one.")
             return StreamedRow(key, image, where, captions, None)

@@ -1,5 +1,6 @@
 """Read tiny tars, and the shared real ones, indexed and streamed: their splits, samples, words and faults."""
 
+import io
 import json
 import logging
 import multiprocessing
@@ -17,7 +18,7 @@ from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import ImageReader, class_names, content_fingerprint, prepare_dataset
 from modeling_clipscratch.data.pictures import BadImageError
 from modeling_clipscratch.data.sources.streams import shard_rows
-from modeling_clipscratch.data.sources.tars import tar_source, tar_splits
+from modeling_clipscratch.data.sources.tars import read_samples, tar_source, tar_splits
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -399,6 +400,22 @@ def test_git_lfs_pointer_in_place_of_a_tar_is_named_as_such(tmp_path, write_clas
     for read in (open_split, stream_split):
         with pytest.raises(ValueError, match="test/0.tar: is a Git LFS pointer, not the tar; git lfs pull fetches it"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_members_are_where_tarfile_finds_them(form, tmp_path):
+    names = ["a.png", "café.png", "d/" * 40 + "a.png", "x" * 120 + "/" + "y" * 20 + ".png", "s p a c e.png"]
+    names += ["z" * 150 + ".png"] * (form != tarfile.USTAR_FORMAT)
+    with tarfile.open(tmp_path / "0.tar", "w", format=form) as tar:
+        for number, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime, member.uname = 700 * number, 1.5e9 + 0.5, "someone"
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    with tarfile.open(tmp_path / "0.tar") as tar:
+        expected = [(member.name, member.offset_data, member.size) for member in tar]
+    for streamed in (False, True):
+        samples = read_samples(str(tmp_path / "0.tar"), streamed=streamed)
+        assert [(sample.member, sample.offset, sample.size) for sample in samples] == expected
 
 
 def test_shard_whose_name_is_no_utf8_is_named(tmp_path, write_shard, encode):

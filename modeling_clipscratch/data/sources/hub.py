@@ -4,6 +4,7 @@ import glob
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def _of_config(files, options):
 
 
 def _tar_source(splits, folder, name, options, address):
-    fetch = partial(_fetch, name, options)
-    origin = f"{name} at revision {folder.name}"  # the folder is named by its commit
+    commit = folder.name
+    fetch, origin = partial(_fetch, name, replace(options, revision=commit)), f"{name} at revision {commit}"
     return open_tars(splits, folder, name, options, address, fetch=fetch, origin=origin)
 
 

@@ -94,7 +94,7 @@ def combinations() -> dict[str, list[Combination]]:
 
 def scenes_source(options: DataOptions) -> Source:
     """Train has many images of each combination; validation and test have one, so each caption fits one image."""
-    return {split: Split(partial(_read_scenes, split), f"drawn from seed {_SEED}") for split in _PICTURES}
+    return {split: Split(partial(_read_scenes, split), f"seed {_SEED}") for split in _PICTURES}
 
 
 def _read_scenes(split: str) -> datasets.Dataset:

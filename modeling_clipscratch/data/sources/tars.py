@@ -63,15 +63,16 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     Returns: nothing where the tars are not the data: beside tables, or more images than there are tars.
 
     >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
-    {'test': ['flickr_test_00.tar'], 'train': ['train-2.tar', 'train-10.tar']}
+    {'train': ['train-2.tar', 'train-10.tar'], 'test': ['flickr_test_00.tar']}
     """
     tars = [file for file in files if file.endswith(".tar") and not os.path.basename(file).startswith(".")]
     folders = {tar: os.path.dirname(tar) for tar in sorted(tars, key=lambda file: (len(file), file))}
     by_folder = any(split_words(folder.replace("/", " ")) for folder in folders.values())
     roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
     images = sum(is_picture_name(file) for file in files if file.startswith(roots))
-    tables = {stem for stem, ending in map(os.path.splitext, files) if ending.lower() in _TABLES}
-    if images > len(tars) or not (by_folder or tables <= {os.path.splitext(tar)[0] for tar in tars}):
+    tables = {file for file in files if file.lower().endswith(_TABLES) and os.path.dirname(file) in folders.values()}
+    beside = {os.path.splitext(table)[0] for table in tables} - {tar.removesuffix(".tar") for tar in tars}
+    if images > len(tars) or (beside and not by_folder):
         return {}
     splits: dict[str, list[str]] = {}
     for tar, folder in folders.items():
@@ -116,7 +117,7 @@ def open_tars(
     path, source = folder / TEMPLATES_FILE, {}
     templates = templates_from([str(path)]) if path.exists() and read_text(path).strip() else None
     for split, tars in splits.items():
-        where = origin or f"{folder / tars[0]}" + (f" and {len(tars) - 1} more tars" if len(tars) > 1 else "")
+        where = origin or f"{folder / tars[0]}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
         indexed = partial(_index_split, tars, folder, options, fetch)
         streamed = partial(_stream_split, tars, folder, options, address, split)
         source[split] = Split(indexed, where, streamed, templates=templates)
@@ -186,7 +187,7 @@ class Sample:
         key: its name, which ends at the first dot of the members' names.
         shard, member, offset, size: where the image is.
         image: its bytes, in a stream.
-        files: ending (`txt`, `v1.txt`, `cls`, `json`) -> member and bytes.
+        files: what follows the key (`txt`, `v1.txt`, `cls`, `json`), in small letters -> bytes.
     """
 
     key: str
@@ -195,39 +196,39 @@ class Sample:
     offset: int = 0
     size: int = 0
     image: bytes | None = None
-    files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         return f"{self.shard}: {self.member}"
 
-    def file(self, ending: str) -> tuple[str, bytes] | None:
-        """Member and bytes of the file whose last ending it is."""
-        if own := self.files.get(ending):
-            return own
-        others = [file for name, file in self.files.items() if name.endswith(f".{ending}")]
+    def ending(self, kind: str) -> str | None:
+        """The ending of the file of a kind (`txt`, `cls`, `json`): the kind itself, or one that ends in it."""
+        if kind in self.files:
+            return kind
+        others = [ending for ending in self.files if ending.endswith(f".{kind}")]
         if len(others) > 1:
             raise ShardError(
-                f"{self.shard}: {others[0][0]} and {others[1][0]} are two texts of one sample (its name ends at the "
-                "first dot); keep one, or rename the other."
+                f"{self.shard}: {self.key}.{others[0]} and {self.key}.{others[1]} are two texts of one sample (its "
+                "name ends at the first dot); keep one, or rename the other."
             )
         return others[0] if others else None
 
     def value(self, kind: Literal["label", "captions"], options: DataOptions):
         """What `.cls` or `.txt` holds, or where there is neither the field of the `.json`; `None` for none."""
         own, other = ("cls", "txt") if kind == "label" else ("txt", "cls")
-        if file := self.file(own):
-            text = decode_text(file[1])
+        if ending := self.ending(own):
+            text = decode_text(self.files[ending])
             if text is None:
-                _bad_row(f"{self.shard}: {file[0]} is not UTF-8 text; save it as UTF-8", options)
+                _bad_row(f"{self.shard}: {self.key}.{ending} is not UTF-8 text; save it as UTF-8", options)
             return text
-        if self.file(other) or (file := self.file("json")) is None:
+        if self.ending(other) or (ending := self.ending("json")) is None:
             return None
         try:
-            fields = json.loads(decode_text(file[1]) or "?")
+            fields = json.loads(decode_text(self.files[ending]) or "?")
             return next((fields[name] for name in _JSON_FIELDS[kind] if fields.get(name) is not None), None)
         except (ValueError, AttributeError, RecursionError):
-            _bad_row(f"{self.shard}: {file[0]} is no JSON object; write it again", options)
+            _bad_row(f"{self.shard}: {self.key}.{ending} is no JSON object; write it again", options)
 
 
 def _bad_row(sentence, options):
@@ -255,7 +256,7 @@ class _Reading:
             first = first or sample
             # CLIP_benchmark's writer states nothing for classification; other writers state nothing for captions.
             has = [value for value in _KINDS.values() if not kind and sample.value(value, options) is not None]
-            if len(has) > 1 and not sample.file("cls"):
+            if len(has) > 1 and not sample.ending("cls"):
                 raise ShardError(
                     f"{sample.name}: the .json beside it has a label and a caption; write 'retrieval' or "
                     f"'classification' into {KIND_FILE}."
@@ -314,8 +315,8 @@ def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
         raise ShardError(f"{utf8_key(shard)}: its path is not UTF-8; rename it.")
     samples = list(_named_errors(shard, streamed=False))
     for sample in samples:
-        if "json" in sample.files and (sample.file("txt") or sample.file("cls")):  # it is not read, and takes memory
-            sample.files["json"] = (sample.files["json"][0], b"")
+        if "json" in sample.files and (sample.ending("txt") or sample.ending("cls")):
+            sample.files["json"] = b""  # it is not read, and takes memory
     return samples
 
 
@@ -337,6 +338,16 @@ def _named_errors(shard, *, streamed):
 
 class _Member(tarfile.TarInfo):
     """A header that says where a broken archive ends: tarfile takes one that is garbage, or none, for the end."""
+
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        # What a tar of samples is made of, without its times and owners, which take tarfile most of its time.
+        plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] == tarfile.REGTYPE and not buf[345]
+        if not plain or sum(buf) - sum(buf[148:156]) + 8 * ord(" ") != tarfile.nti(buf[148:156]):
+            return super().frombuf(buf, encoding, errors)
+        member = cls(tarfile.nts(buf[:100], encoding, errors))
+        member.size = tarfile.nti(buf[124:136])
+        return member
 
     @classmethod
     def fromtarfile(cls, archive):
@@ -404,7 +415,7 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                     if len(data) < member.size:
                         raise tarfile.ReadError(f"{member.name} goes on past its end")
                 if not is_image:
-                    sample.files[ending] = (name, data)
+                    sample.files[ending] = data
                 elif sample.member:
                     raise ShardError(
                         f"{shard}: {sample.member} and {name} are two images of one sample (its name ends at the "
