@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 import datasets
@@ -125,10 +125,10 @@ def load_splits(
     if streaming:
         data.update({split: _stream(source[split], name, split) for split in wanted})
     else:
-        train = partial(_raw, source["train"]) if "train" in source else None
-        whole = [split for split in source if split in wanted or (carves and split == "train" and there[-1] in wanted)]
-        parts = {split: _prepared(source[split], name, split, options, train) for split in whole}
-        if carves and {"train", "validation"} & {*wanted}:
+        tables = {split: cache(part.open) for split, part in source.items()}
+        needed = {"train" if carves and split == "validation" else split: None for split in wanted}
+        parts = {split: _prepared(source[split], name, split, options, tables) for split in needed}
+        if carves and "train" in needed:
             parts |= _carved(name, parts["train"], validation_fraction, seed)
         data.update({split: parts[split] for split in wanted})
     _check_kind(name, data, options)
@@ -138,14 +138,10 @@ def load_splits(
     return data
 
 
-def _raw(split: Split) -> datasets.Dataset:
-    return split.open()
-
-
-def _prepared(part: Split, name, split, options, train):
-    raw = part.open()
-    other = None if split == "train" else train
-    prepared = prepare_dataset(raw, options, name=name, split=split, train=other, root=part.root, inside=part.inside)
+def _prepared(part: Split, name, split, options, tables):
+    own = {"name": name, "split": split, "root": part.root, "inside": part.inside}
+    train = None if split == "train" else tables.get("train")
+    prepared = prepare_dataset(tables[split](), options, train=train, **own)
     prepared.info.description = part.origin
     return prepared
 
