@@ -71,6 +71,15 @@ class DataOptions:
             )
 
 
+def check_no_columns(name: str, options: DataOptions) -> None:
+    """Raise ValueError if an option of tables is set, and the data are no table."""
+    named = ("image_column", "caption_column", "label_column", "split_column", "image_root")
+    if wrong := next((option for option in named if getattr(options, option) not in (None, "none")), None):
+        raise ValueError(
+            f"{wrong}={getattr(options, wrong)!r}: {name} is no table and has no columns; leave the option out."
+        )
+
+
 def _as_list(words):
     return [words] if isinstance(words, str) else words
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 
-from .columns import DataOptions
+from .columns import DataOptions, check_no_columns
 from .dataset import class_names, is_class_data, labels_of, prepare_dataset, title
 from .names import on_one_line
 from .sources.digits import digits_source
@@ -90,10 +90,7 @@ def open_source(name: str, options: DataOptions) -> Source:
     """Find the splits of a dataset; only what tells them is read. Args, Raises: as of `load_data`."""
     built_in = {"digits": digits_source, "scenes": scenes_source}
     if name in built_in:
-        named = {column: getattr(options, column) for column in ("image_column", "caption_column", "label_column")}
-        wrong = next((column for column, value in named.items() if value), None)
-        if wrong:
-            raise ValueError(f"{wrong}={named[wrong]!r}: {name} is no table and has no columns; leave the option out.")
+        check_no_columns(name, options)
         return built_in[name](options)
     return local_source(name, options) or hub_source(name, options)
 
