@@ -42,10 +42,7 @@ class TextSide:
 
     def samples(self, ids: torch.Tensor, epochs: torch.Tensor) -> torch.Tensor:
         """(B,) numbers of samples, from which all their randomness follows: of (B,) `key_ids` and (B,) epochs."""
-        samples = torch.empty_like(ids)
-        for epoch in epochs.unique().tolist():  # a batch of a stream may begin in one epoch and end in the next
-            samples[epochs == epoch] = sample_ids(ids[epochs == epoch], seed=self.seed, epoch=epoch)
-        return samples
+        return sample_ids(ids, seed=self.seed, epoch=epochs)
 
     def batch(self, table: CaptionTable, rows: torch.Tensor, samples: torch.Tensor) -> dict[str, torch.Tensor]:
         """The text part of a batch.

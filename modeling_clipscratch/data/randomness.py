@@ -20,9 +20,9 @@ def key_ids(keys) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(hashes, dtype="<i8").astype(np.int64))
 
 
-def sample_ids(ids: torch.Tensor, *, seed: int, epoch: int) -> torch.Tensor:
-    """(N,) int64 key ids -> (N,) int64 that name the sample: this row in this epoch of this seed."""
-    return _scramble(_scramble(ids + _signed(seed * _GOLDEN)) + _signed(epoch * _GOLDEN))
+def sample_ids(ids: torch.Tensor, *, seed: int, epoch: int | torch.Tensor) -> torch.Tensor:
+    """(N,) int64 key ids, one epoch or (N,) -> (N,) int64 that name the sample: this row in this epoch of this seed."""
+    return _scramble(_scramble(ids + _signed(seed * _GOLDEN)) + torch.as_tensor(epoch) * _signed(_GOLDEN))
 
 
 def uniform(samples: torch.Tensor, draw: int) -> torch.Tensor:

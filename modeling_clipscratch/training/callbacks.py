@@ -44,11 +44,6 @@ def set_callbacks(trainer) -> None:
         chosen.append(SaveOnSigterm())
     chosen.append(SaveAfterEvaluation())
     if args.early_stopping_patience is not None:
-        if args.metric_for_best_model is None:
-            raise ValueError(
-                f"early_stopping_patience={args.early_stopping_patience} needs a metric to look at; set "
-                "metric_for_best_model, e.g. to top1."
-            )
         chosen.append(EarlyStoppingCallback(args.early_stopping_patience))
     if args.push_to_hub and args.hub_strategy != HubStrategy.END:
         chosen.append(PushCheckpoints(trainer.hub_model_id))

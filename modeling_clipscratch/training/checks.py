@@ -241,27 +241,31 @@ def _check_schedule(args, optimizer):
         ) from error
 
 
-def settle_metric(args, class_names: Sequence[str] | None, eval_dataset) -> None:
+def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
     """Choose the metric of the best checkpoint, where none is named, and tell those schedules that look at it which
     way is better.
 
     Args:
         args: `ClipScratchTrainingArguments`, changed in place.
-        class_names: of class data; `None` for caption data.
-        eval_dataset: the Trainer's; of {name: dataset} the first one counts.
+        measured: of each evaluation dataset its name ("" of a single one) and class names, `None` of caption data.
     Raises: ValueError if the metric that is named is not measured on such data.
     """
-    prefixes = [f"{name}_" for name in eval_dataset] if isinstance(eval_dataset, dict) else [""]
+    names = [
+        f"{name}_{metric}" if name else metric
+        for name, classes in measured.items()
+        for metric in metric_names(None if classes is None else len(classes))
+    ]
+    (first, classes), *_ = measured.items()
     if args.metric_for_best_model is None:
-        args.metric_for_best_model = prefixes[0] + ("text_to_image_recall@5" if class_names is None else "top1")
+        best = "text_to_image_recall@5" if classes is None else "top1"
+        args.metric_for_best_model = f"{first}_{best}" if first else best
         args.greater_is_better = True
     if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):  # they take it for a loss
         mode = "max" if args.greater_is_better else "min"
         args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
-    names = metric_names(None if class_names is None else len(class_names))
-    if args.metric_for_best_model.removeprefix("eval_") not in {prefix + name for prefix in prefixes for name in names}:
-        kind = "caption" if class_names is None else "class"
+    if args.metric_for_best_model.removeprefix("eval_") not in names:
+        kind = "caption" if classes is None else "class"
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model} is not measured on this {kind} data; choose one of "
-            f"{', '.join(prefixes[0] + name for name in names)}."
+            f"{', '.join(names)}."
         )

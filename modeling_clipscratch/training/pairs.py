@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import datasets
 import numpy as np
+from torch.distributed.fsdp import FSDPModule
 
 from ..data.augment import Augment
 from ..data.batches import PairDataset, TextSide
@@ -104,6 +105,7 @@ def map_pairs(
     *,
     templates: Sequence[str] | None = None,
     training: bool,
+    once: bool = False,
 ) -> PairDataset:
     """Batches of a prepared dataset, with whatever a frozen tower would compute again and again taken from the cache.
 
@@ -115,14 +117,17 @@ def map_pairs(
         args: `ClipScratchTrainingArguments`.
         templates: prompts of class data.
         training: whether the rows are trained on: changed, read in a faster way; else measured.
+        once: measured one time only, so each process reads no more than its share.
     """
     captions = CaptionTable.of(dataset, templates)
-    cache_images = args.cache_states and is_fixed(model.vision_model)
+    # No process of FSDP has the whole of a weight.
+    caches = args.cache_states and not isinstance(model, FSDPModule)
+    cache_images = caches and is_fixed(model.vision_model)
     # Features outlive the run, and evaluation is the image processor's.
     preprocess = Preprocess(processor.image_processor, exact=cache_images or not training)
     height, width = preprocess.image_size
-    in_memory = args.keep_in_memory if training else None  # validation is read at every evaluation
     skips, progress = args.on_bad_row == "skip", not args.disable_tqdm
+    in_memory = args.keep_in_memory if training else skips if once else None  # validation is read at every evaluation
     if in_memory is None:
         # Each process holds the whole split. Rows must not depend on their number where broken images are skipped.
         processes = 1 if skips else local_process_count()
@@ -134,7 +139,7 @@ def map_pairs(
         kept = preprocess.readable(dataset, progress=progress)
     if len(kept) < len(dataset):
         dataset, captions = dataset.select(kept), captions.select(kept)
-    texts = text_side(captions, model, processor, args)
+    texts = text_side(captions, model, processor, args, caches=caches)
     if not cache_images:
         read = {"preprocess": preprocess, "on_bad_row": args.on_bad_row} if pixels is None else {"pixels": pixels}
         return PairDataset(dataset, captions, texts, **read)
@@ -161,7 +166,7 @@ def stream_pairs(
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
     pairs = StreamedPairs(
         rows,
-        text_side(captions, model, processor, args),
+        text_side(captions, model, processor, args, caches=args.cache_states),
         captions,
         batch_size=args.per_device_train_batch_size,
         seed=args.seed,
@@ -181,12 +186,12 @@ def stream_pairs(
     return pairs
 
 
-def text_side(captions: CaptionTable | None, model, processor, args) -> TextSide:
+def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool) -> TextSide:
     """Cached features, or tokens, of the texts that are known beforehand; else the tokenizer."""
     if captions is None:
         return TextSide(seed=args.seed, tokenizer=processor.tokenizer)
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
-    if args.cache_states and is_fixed(model.text_model):
+    if caches and is_fixed(model.text_model):
         return TextSide(seed=args.seed, features=text_states(model, tokens, **_cache(args)))
     return TextSide(seed=args.seed, tokens=tokens)
 

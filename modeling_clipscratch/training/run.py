@@ -104,7 +104,7 @@ def _train(model_options, data, args, settings):
         trainer.recipe = begin_run_folder(args.output_dir, settings, resume=resume, notes=notes)
     trainer.train_from(checkpoint)
 
-    metrics = {}
+    metrics = {data.dataset: {}}
     if measured in splits:
         result = trainer.measure(splits[measured])
         metrics = {data.dataset: {**result.metrics, **trainer.intervals(result)}}
@@ -167,7 +167,7 @@ def _load(data, args):
             try:
                 part = load_splits(
                     source, data.dataset, options, splits=names, streaming=streaming,
-                    validation_fraction=data.validation_fraction,
+                    validation_fraction=0 if data.streaming else data.validation_fraction,
                 )  # fmt: skip
             except NoSuchSplitError as error:
                 if test not in names or test in source:

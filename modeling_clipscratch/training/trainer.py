@@ -1,6 +1,7 @@
 """transformers' `Trainer` with a contrastive loss over the batch of all processes."""
 
 import contextlib
+import copy
 import hashlib
 import logging
 from operator import itemgetter
@@ -11,7 +12,7 @@ import torch
 from accelerate.utils import broadcast_object_list, send_to_device
 from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
-from transformers.trainer_utils import PredictionOutput, TrainOutput
+from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
 
 from ..data.augment import Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
@@ -100,6 +101,7 @@ class ClipScratchTrainer(Trainer):
     ):
         args = ClipScratchTrainingArguments() if args is None else args
         check_options(args, {**kwargs, "processing_class": processing_class, "muon_matrices": muon_matrices})
+        args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
         for name in [name for name, value in kwargs.items() if value is None]:
             del kwargs[name]
         self.options = options or DataOptions(on_bad_row=args.on_bad_row)
@@ -114,6 +116,8 @@ class ClipScratchTrainer(Trainer):
                 check_rows(len(self.train_rows), args)
                 self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
         forget_code(processing_class)
+        self.train_dataset, self._eval_rows = train_dataset, {}
+        self._eval_rows = {id(one): (one, self._rows_of(one)) for one in self._datasets_of(eval_dataset).values()}
         self._settle_metric(args, eval_dataset)
         super().__init__(
             model,
@@ -156,21 +160,21 @@ class ClipScratchTrainer(Trainer):
             settings |= {"augment": self.augment, "training": True}
             self.train_pairs = map_pairs(self.train_rows, model, self.processing_class, args=args, **settings)
             check_rows(len(self.train_pairs), args)
-            self.sampler.count = len(self.train_pairs)
+            self.sampler.count, self.sampler.seed = len(self.train_pairs), args.seed
         self.record.settle(model, args, None if streamed else self.train_pairs.digest())
         self.chunk_size = self._measure_chunk()
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
 
     def _settle_metric(self, args, eval_dataset):
+        measured = {name: class_names(self._rows_of(one)) for name, one in self._datasets_of(eval_dataset).items()}
         rows = self.train_rows
-        if rows is None and eval_dataset is not None:
-            rows = prepare(next(iter(self._datasets_of(eval_dataset).values())), self.options, "eval_dataset")
-        if rows is None:
-            args.load_best_model_at_end = False  # there is nothing to measure
-        else:
-            names = rows.class_names if isinstance(rows, StreamedRows) else class_names(rows)
-            settle_metric(args, names, eval_dataset)
+        if rows is None:  # nothing is trained, so nothing is measured between two steps
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        elif not measured:
+            measured[""] = rows.class_names if isinstance(rows, StreamedRows) else class_names(rows)
+        if measured:
+            settle_metric(args, measured)
 
     @staticmethod
     def _datasets_of(eval_dataset) -> dict:
@@ -178,18 +182,23 @@ class ClipScratchTrainer(Trainer):
             return eval_dataset
         return {} if eval_dataset is None else {"": eval_dataset}
 
+    def _rows_of(self, dataset) -> datasets.Dataset:
+        """The rows of a dataset to measure, prepared."""
+        if id(dataset) in self._eval_rows:
+            return self._eval_rows[id(dataset)][1]
+        if isinstance(dataset, datasets.IterableDataset):
+            return read_stream(dataset, self.options)
+        return prepare(dataset, self.options, "eval_dataset", train=self.train_dataset)
+
     def _pairs_of(self, dataset) -> PairDataset:
         """Batches to measure; those of the trainer's own evaluation data are kept."""
         if id(dataset) in self._measured:
             return self._measured[id(dataset)][1]
-        if isinstance(dataset, datasets.IterableDataset):
-            rows = read_stream(dataset, self.options)
-        else:
-            rows = prepare(dataset, self.options, "eval_dataset", train=self.train_dataset)
-        pairs = map_pairs(
-            rows, self.model, self.processing_class, self.augment, self.args, templates=self.templates, training=False
-        )
-        if any(dataset is own for own in self._datasets_of(self.eval_dataset).values()):
+        rows = self._rows_of(dataset)
+        own = any(dataset is one for one in self._datasets_of(self.eval_dataset).values())
+        settings = {"templates": self.templates, "training": False, "once": not own}
+        pairs = map_pairs(rows, self.model, self.processing_class, self.augment, self.args, **settings)
+        if own:
             self._measured[id(dataset)] = (dataset, pairs)
         return pairs
 
@@ -411,7 +420,13 @@ class ClipScratchTrainer(Trainer):
         if self.is_in_train:
             self.check_finite()
         if isinstance(eval_dataset, str):
-            eval_dataset = self.eval_dataset[eval_dataset]
+            named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
+            if eval_dataset not in named:
+                listed = f"one of {', '.join(named)}" if named else "one, or a datasets.Dataset itself"
+                raise ValueError(
+                    f"eval_dataset={eval_dataset!r} is no name of a dataset of the Trainer; give {listed}."
+                )
+            eval_dataset = named[eval_dataset]
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ValueError("eval_dataset is missing; give one to the Trainer or to evaluate().")

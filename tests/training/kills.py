@@ -25,10 +25,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from PIL import Image
 
 from modeling_clipscratch.command_line import quiet_libraries
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import ImageReader, load_data
+from modeling_clipscratch.data.dataset import class_names
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 
@@ -145,19 +145,21 @@ def prepare(base: Path, **changes) -> None:
 
 def write_tars(folder: Path, *, shards: int = 5) -> None:
     """Digits as tar shards, for runs that stream: train in several, validation in one."""
+    data = load_data("digits")
     for split, names in {"train": [f"{number}.tar" for number in range(shards)], "validation": ["0.tar"]}.items():
         (folder / split).mkdir(parents=True)
-        rows = load_rows("digits", split)
+        rows = data[split]
+        read, labels = ImageReader(rows), rows["label"][:]
         for shard, name in enumerate(names):
             with tarfile.open(folder / split / name, "w") as tar:
                 for index in range(shard, len(rows), len(names)):
                     picture = io.BytesIO()
-                    Image.fromarray(rows.read_image(index)).save(picture, "PNG")
-                    for ending, data in (("png", picture.getvalue()), ("cls", str(rows.labels[index]).encode())):
-                        member = tarfile.TarInfo(f"{rows.keys[index]}.{ending}")
-                        member.size = len(data)
-                        tar.addfile(member, io.BytesIO(data))
-    (folder / "classnames.txt").write_text("\n".join(rows.class_names))
+                    read(index).save(picture, "PNG")
+                    for ending, part in (("png", picture.getvalue()), ("cls", str(labels[index]).encode())):
+                        member = tarfile.TarInfo(f"{rows[index]['key']}.{ending}")
+                        member.size = len(part)
+                        tar.addfile(member, io.BytesIO(part))
+    (folder / "classnames.txt").write_text("\n".join(class_names(rows)))
 
 
 def straight_run(folder: Path, *, processes: int, workers: int) -> tuple[str, float]:

@@ -1,14 +1,14 @@
-"""A tiny model with pixels and tokens, or with cached states, goes in; the embeddings are the same."""
+"""Embeddings of a split are the same from pixels and tokens as from cached features."""
 
 import numpy as np
 import torch
 
 from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.batches import PairDataset
+from modeling_clipscratch.data.batches import PairDataset, TextSide
 from modeling_clipscratch.data.captions import CaptionTable, TokenTable
-from modeling_clipscratch.data.rows import Rows
+from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.training.embed import embed_pictures, text_encoder
+from modeling_clipscratch.training.embed import embed_images, text_encoder
 from modeling_clipscratch.training.state_cache import image_states, text_states
 
 CAPTIONS = [["a red square"], ["blue", "the blue circle"], ["a photo of the circle"], ["red"], ["a"]]
@@ -18,29 +18,27 @@ CLOSE = {"atol": 2e-6, "rtol": 0}
 
 
 def test_embeddings_from_cached_states_are_those_from_pixels_and_tokens(make_model, word_processor, tmp_path):
-    rows = Rows(
-        name="set", split="train", kind="caption", keys=list("abcde"), read_image=None, captions=CAPTIONS,
-        origin="a test", fingerprint="0",
-    )  # fmt: skip
     model = make_model(freeze_vision=True, text_pooling="cls+mean", projection="mlp").train()
-    captions = CaptionTable(rows)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    dataset = build_dataset(image_bytes(list(map(ppm, pixels))), list("abcde"), captions=CAPTIONS)
+    captions = CaptionTable.of(dataset)
     tokens = TokenTable(captions.texts, word_processor.tokenizer, 12)
-    live = PairDataset(rows, captions, seed=0, pixels=pixels, tokens=tokens)
-    cached = PairDataset(
-        rows, captions, seed=0,
-        text_states=text_states(model, tokens, folder=tmp_path, progress=False),
-        image_states=image_states(
-            model, lambda chosen: pixels[chosen], "", rows.keys, LOOK, views=3, folder=tmp_path, progress=False
+    live = PairDataset(dataset, captions, TextSide(seed=0, tokens=tokens), pixels=pixels)
+    states = {
+        "text": text_states(model, tokens, folder=tmp_path, progress=False),
+        "image": image_states(
+            model, lambda chosen: pixels[chosen], "", dataset["key"][:], LOOK, views=3, folder=tmp_path, progress=False
         ),
-    )  # fmt: skip
-    chosen, texts = torch.tensor([4, 0, 2, 2]), ["red", "a red square", "the blue circle", "red"]
-    pictures = [embed_pictures(model, pairs, chosen, LOOK, 3) for pairs in (live, cached)]
-    assert torch.allclose(*pictures, **CLOSE) and torch.allclose(pictures[1][2], pictures[1][3], **CLOSE)
-    said = [text_encoder(model, word_processor.tokenizer, pairs, 3)(texts) for pairs in (live, cached)]
-    assert torch.allclose(*said, **CLOSE) and torch.allclose(said[1][0], said[1][3], **CLOSE)
-    assert torch.allclose(said[0], encode_texts(model, word_processor.tokenizer, texts), **CLOSE)
-    for embeds in pictures + said:
+    }
+    texts = TextSide(seed=0, features=states["text"])
+    cached = PairDataset(dataset, captions, texts, image_states=states["image"])
+    chosen, words = torch.tensor([4, 0, 2, 2]), ["red", "a red square", "the blue circle", "red"]
+    images = [embed_images(model, pairs, chosen, LOOK, 3) for pairs in (live, cached)]
+    assert torch.allclose(*images, **CLOSE) and torch.allclose(images[1][2], images[1][3], **CLOSE)
+    texts = [text_encoder(model, word_processor.tokenizer, pairs, 3)(words) for pairs in (live, cached)]
+    assert torch.allclose(*texts, **CLOSE) and torch.allclose(texts[1][0], texts[1][3], **CLOSE)
+    assert torch.allclose(texts[0], encode_texts(model, word_processor.tokenizer, words), **CLOSE)
+    for embeds in images + texts:
         assert embeds.dtype == torch.float32 and not embeds.requires_grad
         assert torch.allclose(embeds.norm(dim=-1), torch.ones(4), atol=1e-6)
     assert model.training and not model.text_model.training

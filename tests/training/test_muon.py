@@ -133,7 +133,7 @@ def test_muon_takes_the_matrices_of_the_blocks_of_towers_from_scratch(run_recipe
 def test_matrices_and_the_rest_follow_one_schedule(make_trainer):
     trainer = make_trainer(
         muon_learning_rate=0.5, learning_rate=0.1, lr_scheduler_type="linear", warmup_steps=0, max_steps=4,
-        muon_matrices={"vision_model.layers.0.mlp.fc1.weight"},
+        options={"muon_matrices": {"vision_model.layers.0.mlp.fc1.weight"}},
     )  # fmt: skip
     trainer.create_optimizer_and_scheduler(4)
     for step in range(4):

@@ -176,7 +176,7 @@ def test_adapters_are_no_model_until_they_are_merged(hub, make_trainer, strategy
 )
 def test_refusal_is_known_before_anything_is_read(hub, run_recipe, tmp_path, monkeypatch, changes, sentence):
     hub.add("other/clip", {})
-    monkeypatch.setattr("modeling_clipscratch.training.run.open_splits", lambda *a, **k: pytest.fail("data were read"))
+    monkeypatch.setattr("modeling_clipscratch.training.run.open_source", lambda *a, **k: pytest.fail("data were read"))
     with pytest.raises((ValueError, OSError), match=sentence):
         run_recipe(tmp_path, **{**SAVES, **changes})
     assert not (tmp_path / "run").exists()

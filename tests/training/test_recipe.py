@@ -26,8 +26,8 @@ def recipe(tmp_path):
 
 def test_command_line_goes_before_the_recipe_and_that_before_the_defaults(recipe):
     path = recipe("learning_rate: 2.0e-3\nprojection_dim: 64\nhorizontal_flip: 0.5\n")
-    model, data, args, settings = parse_recipe([path, "--projection_dim", "32", "--output_dir", "somewhere"])
-    assert (model.projection_dim, args.learning_rate, data.horizontal_flip) == (32, 2e-3, 0.5)
+    model, _, args, settings = parse_recipe([path, "--projection_dim", "32", "--output_dir", "somewhere"])
+    assert (model.projection_dim, args.learning_rate, args.horizontal_flip) == (32, 2e-3, 0.5)
     assert (args.output_dir, args.weight_decay, model.loss) == ("somewhere", 0.1, "softmax")
     assert settings == {
         "learning_rate": 2e-3, "projection_dim": 32, "horizontal_flip": 0.5, "output_dir": "somewhere",

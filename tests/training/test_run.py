@@ -1,11 +1,11 @@
-"""Tiny recipes on digits go in; the folders of finished, resumed, overwritten and failed runs are checked."""
+"""Runs of tiny recipes on digits: the folders of finished, resumed, overwritten and failed ones."""
 
 import json
 import logging
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,13 +14,11 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from modeling_clipscratch import ClipScratchModel, hub
-from modeling_clipscratch.data import folders, load_rows
-from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.captions import CaptionTable
-from modeling_clipscratch.data.pixels import Preprocess, normalize
-from modeling_clipscratch.data.rows import Rows
+from modeling_clipscratch.data import DataOptions, load_data
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.training import pairs
 from modeling_clipscratch.training import run as module
-from modeling_clipscratch.training.arguments import DataArguments
+from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments, DataArguments
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
@@ -169,41 +167,45 @@ def test_run_of_too_few_rows_for_validation_does_without(run_recipe, tmp_path):
     assert run_recipe(tmp_path, **few, **plain)[1] == {str(tmp_path / "set"): {}}
 
 
-def write_classes(folder, *names):
+def write_classes(folder, *names, count=1):
     for name in names:
         (folder / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8)).save(folder / name / "1.png")
+        for number in range(count):
+            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
 
 
 def test_one_class_alone_is_refused(run_recipe, tmp_path):
-    write_classes(tmp_path / "flowers" / "all", "daisy", "rose")
-    with pytest.raises(
-        ValueError, match="flowers has one class, 'all', so there is nothing to tell apart; give the fo"
-    ):
+    write_classes(tmp_path / "flowers", "daisy", count=20)
+    with pytest.raises(ValueError, match="flowers has one class, 'daisy', so there is nothing to tell apart; give the"):
         run_recipe(tmp_path, dataset=str(tmp_path / "flowers"))
 
 
-def test_every_word_about_the_data_reaches_the_reader(monkeypatch):
-    seen = {}
-    monkeypatch.setattr(module, "open_splits", lambda *given, **named: seen.update(named))
-    said = {
-        "image_column": "i", "caption_column": "c", "label_column": "l", "class_names": ["a", "b"], "templates": ["{}"],
+def test_every_option_of_the_data_reaches_the_reader(monkeypatch):
+    class Opened(Exception):
+        pass
+
+    def opened(name, options):
+        raise Opened(options)
+
+    monkeypatch.setattr(module, "open_source", opened)
+    names = {
+        "image_column": "i", "label_column": "l", "class_names": ["a", "b"], "templates": ["{}"], "split_column": "s",
+        "image_root": "r", "folder_names": "splits", "caption_lines": "join", "dataset_config": "en",
     }  # fmt: skip
-    module._open_splits(DataArguments(dataset="x", dataset_revision="r", **said))
-    assert seen == {**said, "revision": "r"}
+    args = ClipScratchTrainingArguments(on_bad_row="skip")
+    with pytest.raises(Opened) as reached:
+        module._load(DataArguments(dataset="x", dataset_revision="v", **names), args)
+    expected = DataOptions(**names, revision="v", on_bad_row="skip")
+    assert reached.value.args == (expected,)
+    untold = {item.name for item in fields(DataOptions)} - names.keys() - {"revision", "on_bad_row"}
+    assert untold == {"caption_column", "cache_dir"}  # excluded by label_column; that of cached features is another
 
 
-def test_data_without_a_test_split_are_measured_on_validation_and_train_is_read_once(
-    run_recipe, tmp_path, two_classes, monkeypatch, caplog
-):
+def test_data_without_a_test_split_are_measured_on_validation(run_recipe, tmp_path, two_classes, caplog):
     caplog.set_level("INFO", "modeling_clipscratch")
-    reads, read = [], folders._read_class_folders
-    monkeypatch.setattr(
-        folders, "_read_class_folders", lambda *given, **named: reads.append(1) or read(*given, **named)
-    )
     recipe = {"dataset": str(two_classes), "per_device_train_batch_size": 16, "max_steps": 1, "test_split": "auto"}
     folder, metrics = run_recipe(tmp_path, **recipe, eval_strategy="no", save_strategy="no", validation_fraction=0.3)
-    assert "top1" in metrics[str(two_classes)] and len(reads) == 1
+    assert "top1" in metrics[str(two_classes)]
     assert "has no test split: the finished run is measured on validation" in caplog.text
     assert json.loads((folder / "run.json").read_text())["dataset"]["rows"] == {"train": 28, "validation": 12}
     with pytest.raises(ValueError, match="has no split 'test'; .*--test_split none"):
@@ -212,15 +214,17 @@ def test_data_without_a_test_split_are_measured_on_validation_and_train_is_read_
 
 def test_processes_of_one_machine_share_the_limit_of_what_is_kept_in_memory(run_recipe, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(module, "_IN_MEMORY", 3 * 1257 * 8 * 8 * 3)  # of the digits' training pictures
+    monkeypatch.setattr(pairs, "_IN_MEMORY", 3 * 1257 * 8 * 8 * 3)  # of the digits' training images
     read_all = Preprocess.read_all
     monkeypatch.setattr(
-        Preprocess, "read_all", lambda self, rows, **named: kept.append(rows.split) or read_all(self, rows, **named)
+        Preprocess,
+        "read_all",
+        lambda self, rows, **named: kept.append(str(rows.split)) or read_all(self, rows, **named),
     )
-    for processes, expected in ((1, ["train", "validation"]), (4, ["validation"])):
+    few = {"max_steps": 1, "eval_strategy": "steps", "save_strategy": "no"}  # test is measured once and not kept
+    for processes, expected in ((1, ["validation", "train"]), (4, ["validation"])):
         kept.clear()
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        few = {"max_steps": 1, "eval_strategy": "no", "save_strategy": "no", "test_split": "none"}
         run_recipe(tmp_path / str(processes), **few)
         assert kept == expected
 
@@ -250,21 +254,21 @@ def test_top5_of_two_classes_is_refused_before_training(run_recipe, tmp_path, tw
 def test_validation_rows_are_the_same_whatever_the_seed(tmp_path, two_classes, write_recipe):
     kept = []
     for seed in (0, 1):
-        _, data, _, _ = parse_recipe([str(write_recipe(tmp_path, dataset=str(two_classes), seed=seed))])
-        kept.append(module._rows(data, "validation", module._open_splits(data)).keys)
-    assert kept[0] == kept[1] == load_rows(str(two_classes), "validation").keys and len(kept[0]) == 4
+        _, data, args, _ = parse_recipe([str(write_recipe(tmp_path, dataset=str(two_classes), seed=seed))])
+        kept.append(module._load(data, args)[0]["validation"]["key"][:])
+    assert kept[0] == kept[1] == load_data(str(two_classes))["validation"]["key"][:] and len(kept[0]) == 4
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_broken_validation_pictures_are_left_out_also_where_they_stay_on_disk(
     run_recipe, tmp_path, two_classes, in_memory, monkeypatch
 ):
-    broken = two_classes / "red" / load_rows(str(two_classes), "validation").keys[0].rpartition("/")[2]
+    broken = two_classes / "red" / load_data(str(two_classes))["validation"][0]["key"].rpartition("/")[2]
     broken.write_bytes(b"no picture")
-    monkeypatch.setattr(module, "_IN_MEMORY", 4e9 if in_memory else 0)
+    monkeypatch.setattr(pairs, "_IN_MEMORY", 4e9 if in_memory else 0)
     recipe = {"dataset": str(two_classes), "per_device_train_batch_size": 16, "max_steps": 2, "test_split": "none"}
     _, metrics = run_recipe(
-        tmp_path, **recipe, on_bad_image="skip", eval_strategy="steps", eval_steps=1, save_strategy="no"
+        tmp_path, **recipe, on_bad_row="skip", eval_strategy="steps", eval_steps=1, save_strategy="no"
     )
     assert 0 <= metrics[str(two_classes)]["top1"] <= 1
 
@@ -427,52 +431,6 @@ def test_failing_last_save_leaves_no_half_written_result(run_recipe, tmp_path, m
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.yaml", "checkpoint-1"}
 
 
-# Cached pictures
-
-
-def test_cached_views_are_not_mirrored_where_a_caption_names_a_side(make_model, word_processor, tmp_path, write_recipe):
-    rows = Rows(
-        name="set", split="train", kind="caption", keys=["a", "b"], origin="a test", fingerprint="0",
-        read_image=lambda index: np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8),
-        captions=[["the red square left of the circle"], ["a red square"]],
-    )  # fmt: skip
-    recipe = write_recipe(tmp_path, image_views=2, horizontal_flip=1.0)
-    _, data, args, _ = parse_recipe([str(recipe)])
-    preprocess = Preprocess(word_processor.image_processor)
-    look = Augment(mean=preprocess.mean, std=preprocess.std, horizontal_flip=1.0)
-    model = make_model(freeze_vision=True)
-    pairs = module._pairs(rows, CaptionTable(rows), model, word_processor, look, data, args)
-    plain, other = pairs.image_states[:, 0], pairs.image_states[:, 1]
-    assert not torch.allclose(plain[1], other[1], atol=1e-3)
-    assert torch.allclose(plain[0], other[0], atol=1e-6)  # the same picture in another batch
-
-
-@pytest.mark.parametrize(
-    ("split", "frozen", "exact"), [("train", False, False), ("train", True, True), ("validation", False, True)]
-)
-def test_pictures_are_the_image_processor_s_own_unless_they_are_to_train_on(
-    make_model, word_processor, tmp_path, write_recipe, split, frozen, exact
-):
-    """States of a frozen tower are cached under a key that names the image processor, so they are of its pixels."""
-    pictures = np.random.default_rng(0).integers(0, 256, (20, 90, 61, 3), dtype=np.uint8)
-    rows = Rows(
-        name="set", split=split, kind="caption", keys=[str(number) for number in range(20)], origin="a test",
-        fingerprint="0", read_image=lambda index: pictures[index], captions=[["a red square"]] * 20,
-    )  # fmt: skip
-    _, data, args, _ = parse_recipe([str(write_recipe(tmp_path))])
-    own, fast = (Preprocess(word_processor.image_processor, exact=exactly) for exactly in (True, False))
-    look, model = Augment(mean=own.mean, std=own.std), make_model(freeze_vision=frozen)
-    pairs = module._pairs(rows, CaptionTable(rows), model, word_processor, look, data, args)
-    pixels, others = (torch.from_numpy(np.stack(list(map(way, pictures)))) for way in (own, fast))
-    assert not torch.equal(pixels, others)
-    if frozen:
-        states = [model.image_states(normalize(made, own.mean, own.std))[1] for made in (pixels, others)]
-        distances = [(pairs.image_states[:, 0] - each).abs().max() for each in states]
-        assert distances[0] < 1e-5 < distances[1]  # float32 in batches of other sizes; one level of 255
-    else:
-        assert torch.equal(pairs.pixels, pixels if exact else others)
-
-
 def test_library_is_silent_about_a_run_that_goes_well(run_recipe, tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
         run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
@@ -529,5 +487,5 @@ def test_mixed_pictures_are_trained_with_weighted_targets(run_recipe, tmp_path):
 
 
 def test_mixing_pictures_whose_states_are_cached_is_refused(run_recipe, tmp_path):
-    with pytest.raises(ValueError, match="its states are cached; leave them out, or set cache_states to false"):
+    with pytest.raises(ValueError, match="its features are cached; leave them out, or set cache_states to false"):
         run_recipe(tmp_path, freeze_vision=True, mixup=0.5)

@@ -1,4 +1,4 @@
-"""Recipes that stream tiny tars go in; finished, resumed and refused runs are checked."""
+"""Runs of recipes that stream tiny tars: finished, resumed and refused ones."""
 
 import io
 import json
@@ -11,14 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from modeling_clipscratch.data.columns import Columns
-from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.data.stream import open_stream
-from modeling_clipscratch.data.streamed_batches import StreamedPairs
+from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
 from modeling_clipscratch.training.global_batch import choose_chunk
+from modeling_clipscratch.training.pairs import stream_pairs
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.stream_run import streamed_pairs
 from modeling_clipscratch.training.stream_state import StreamStates
 
 # Twenty rows are two and a half batches, so a batch straddles epochs; blocks of six are cut by most batches.
@@ -143,13 +141,13 @@ def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
 
 
 @pytest.mark.parametrize("changes, sentence", [
-    ({"eval_strategy": "steps"}, "has no validation split, .* --eval_strategy no goes without"),
+    ({"eval_strategy": "steps"}, "has no validation split, .* --eval_strategy no does without"),
     ({"max_steps": -1}, "num_train_epochs has no use; set max_steps"),
     ({"keep_in_memory": True}, "streaming and keep_in_memory exclude each other"),
     ({"stream_shuffle_rows": 0}, "stream_shuffle_rows=0 is less than 1"),
     ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "dataloader_persistent_workers would do"),
-    ({"test_split": "testing2"}, "has no split 'testing2'; it has: test"),
-    ({"dataset": "digits"}, "digits: is of a form that is not streamed"),
+    ({"test_split": "testing2"}, "has no split 'testing2'; it has: train, test. "),
+    ({"dataset": "digits"}, "digits: .* is of a form that is not streamed"),
 ])  # fmt: skip
 def test_what_a_stream_has_not_is_refused_before_anything_is_written(run_recipe, classes, tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -180,29 +178,25 @@ def test_words_of_a_streamed_caption_set_come_from_a_named_tokenizer(run_recipe,
     assert metrics == {str(captions): {}}  # neither validation nor test
 
 
-def test_streamed_pictures_are_read_the_fast_way(captions, word_processor, make_model):
-    _, data, args, _ = parse_recipe(["--global_batch_size", "4"])
-    source, _ = open_stream(str(captions), Columns())
-    assert not streamed_pairs(source, make_model(), word_processor, data, args).preprocess.exact
+@pytest.fixture
+def pairs(captions, word_processor, make_model):
+    """Batches of four of the caption set."""
+    args = parse_recipe(["--global_batch_size", "4"])[2]
+    rows = StreamedRows(load_data(captions, streaming=True)["train"])
+    return stream_pairs(rows, make_model(), word_processor, args)
 
 
-def test_readers_of_a_stream_are_started_as_asked(captions, word_processor, make_model):
+def test_readers_of_a_stream_are_started_as_asked(pairs):
     args = SimpleNamespace(
         dataloader_num_workers=1, dataloader_prefetch_factor=2, dataloader_pin_memory=False,
         dataloader_multiprocessing_context="spawn",
     )  # fmt: skip
-    _, data, recipe, _ = parse_recipe(["--global_batch_size", "4"])
-    source, _ = open_stream(str(captions), Columns())
-    pairs = streamed_pairs(source, make_model(), word_processor, data, recipe)
     assert StreamStates(pairs).loader(args).multiprocessing_context.get_start_method() == "spawn"
     del args.dataloader_multiprocessing_context  # transformers 5.9 has no such field
     assert StreamStates(pairs).loader(args).multiprocessing_context is None
 
 
-def test_chunks_are_measured_with_the_longest_caption_that_may_come(captions, word_processor, make_model):
-    source, _ = open_stream(str(captions), Columns())
-    preprocess = Preprocess(word_processor.image_processor)
-    pairs = StreamedPairs(source, batch_size=4, seed=0, preprocess=preprocess, tokenizer=word_processor.tokenizer)
+def test_chunks_are_measured_with_the_longest_caption_that_may_come(pairs, make_model):
     batch = pairs.largest_batch(3)
     assert batch["input_ids"].shape == (3, 12) and batch["images"].shape == (3, 8, 8, 3)
     args = parse_recipe(["--global_batch_size", "8", "--memory_budget_gb", "0.00005"])[2]
@@ -228,8 +222,8 @@ def test_a_broken_picture_that_is_skipped_is_said_once_in_a_run(run_recipe, clas
             add(tar, member.name, b"broken" if broken else old.extractfile(member).read())
     changes = {**STREAMED, "dataset": str(folder), "dataloader_num_workers": 2, "max_steps": 4}
     with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
-        run_recipe(tmp_path, **changes, on_bad_image="skip")
+        run_recipe(tmp_path, **changes, on_bad_row="skip")
     assert len([record for record in caplog.records if "0.tar: s3.png" in record.message]) == 1
     with pytest.raises(ValueError, match=r"^\S*0.tar: s3.png: cannot be decoded \(.*\); replace .*row\.$"):
         train(*parse_recipe([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "other"),
-                             "--on_bad_image", "raise"]))  # fmt: skip
+                             "--on_bad_row", "raise"]))  # fmt: skip

@@ -200,11 +200,6 @@ def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_r
         (folder / "trainer_state.json").unlink()
 
 
-def test_early_stop_without_a_metric_is_refused(make_trainer):
-    with pytest.raises(ValueError, match="early_stopping_patience=1 needs a metric to look at; set metric_for_best"):
-        make_trainer(eval_strategy="epoch", early_stopping_patience=1)
-
-
 @pytest.mark.parametrize("how", [{"save_minutes": 1e-9, "save_steps": 100}, {"save_steps": 1}])
 def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_recipe, tmp_path, how):
     steps = {"max_steps": 5, "eval_strategy": "epoch", "save_strategy": "steps", "test_split": "none"}

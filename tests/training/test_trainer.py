@@ -1,4 +1,4 @@
-"""A tiny model on 64 digits goes in; what the trainer refuses, decays, freezes and logs is checked."""
+"""What the trainer of a tiny model on 64 digits refuses, decays, freezes and logs."""
 
 import math
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from modeling_clipscratch.data import load_data
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_loss
 
 
@@ -79,15 +80,15 @@ def test_towers_may_have_a_learning_rate_of_their_own(make_trainer):
 
 
 def test_loss_of_a_step_is_the_loss_of_its_batch(make_trainer):
-    trainer = make_trainer()
-    batch = trainer.train_dataset.__getitems__([(0, index) for index in (5, 3, 9, 40, 41)])
+    trainer = make_trainer(cache_states=False)
+    batch = trainer.train_pairs.__getitems__([(0, index) for index in (5, 3, 9, 40, 41)])
     inputs = {name: tensor.clone() for name, tensor in batch.items()}
     trainer.model.eval()
     found = trainer.compute_loss(trainer.model, batch)
     pixels = (inputs["images"].float() / 255 - 0.5) / 0.5
     with torch.no_grad():
         output = trainer.model(inputs["input_ids"], pixels.permute(0, 3, 1, 2), inputs["attention_mask"])
-    expected = contrastive_loss(output.logits_per_image, loss="softmax", group=inputs["group"])
+    expected = contrastive_loss(output.logits_per_image, loss="softmax", group=inputs["links"][:, 0])
     assert torch.allclose(found, expected, atol=1e-5)
     assert set(batch) == set(inputs)  # the batch is left as it was
 
@@ -106,7 +107,7 @@ def test_log_tells_loss_statistics_and_pictures_seen(make_trainer):
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
     assert [line["pictures_seen"] for line in lines] == [32, 64]
-    groups = trainer.train_dataset.captions.group
+    groups = trainer.train_pairs.captions.links[:, 0]
     order = [index for _, index in trainer.sampler]
     batches = [groups[order[start : start + 16]] for start in range(0, 64, 16)]
     share = [(batch[:, None] == batch[None, :]).float().mean().item() for batch in batches]
@@ -121,9 +122,9 @@ def test_rows_come_in_the_order_of_seed_and_epoch(make_trainer, monkeypatch):
     # 64 rows are four batches: two epochs. With the chunk named, no row is read to measure it.
     trainer = make_trainer(max_steps=8, encode_chunk_size="16")
     seen = []
-    own = trainer.train_dataset.__getitems__
+    own = trainer.train_pairs.__getitems__
     monkeypatch.setattr(
-        type(trainer.train_dataset), "__getitems__", lambda self, places: (seen.extend(places), own(places))[1]
+        type(trainer.train_pairs), "__getitems__", lambda self, places: (seen.extend(places), own(places))[1]
     )
     trainer.train()
     expected = []
@@ -166,8 +167,8 @@ def test_predictions_are_the_embeddings_that_the_metrics_are_made_from(make_trai
 
 def test_several_splits_are_measured_each_under_its_name(make_trainer):
     steps = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "b_top1"}
-    trainer = make_trainer(**steps)
-    trainer.eval_dataset = {"a": trainer.eval_dataset, "b": trainer.eval_dataset}
+    data = load_data("digits")
+    trainer = make_trainer(**steps, options={"eval_dataset": {"a": data["validation"], "b": data["validation"]}})
     trainer.train()
     metrics = trainer.evaluate()
     assert trainer.state.best_metric == metrics["eval_a_top1"] == metrics["eval_b_top1"]

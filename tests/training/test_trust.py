@@ -21,8 +21,7 @@ def trainer_of(make_trainer, word_processor, tmp_path):
         tokenizer = tokenizer_class.from_pretrained(tmp_path / "own")
         processor = VisionTextDualEncoderProcessor(word_processor.image_processor, tokenizer)
         other = make_trainer()
-        settings = {"train_dataset": other.train_dataset, "augment": other.augment, "processing_class": processor}
-        return type(other)(other.model, other.args, **settings)
+        return type(other)(other.model, other.args, train_dataset=other.train_dataset, processing_class=processor)
 
     return make
 

@@ -1,0 +1,369 @@
+"""Any `datasets.Dataset` trains a model, and every documented call of transformers' Trainer works or is refused."""
+
+import importlib
+import json
+import sys
+from types import ModuleType
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers import trainer as trainer_module
+
+from modeling_clipscratch import ClipScratchModel, ClipScratchTrainer, ClipScratchTrainingArguments
+from modeling_clipscratch.data import DataOptions
+
+NAMES = ["red square", "blue square", "red circle", "blue circle"]
+COUNT = 24  # rows, three batches of eight
+CAPTIONS = [[f"a {NAMES[row % 4]}", f"photo of the {NAMES[row % 4]}"] for row in range(COUNT)]
+
+
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8, 3), dtype=np.uint8)
+
+
+def of_columns(features=None, **columns):
+    """A dataset of the columns; `images` are decoded as `load_dataset` gives them."""
+    table = datasets.Dataset.from_dict(columns)
+    return table.cast(datasets.Features({**table.features, **(features or {})}))
+
+
+def classes(images, **columns):
+    label = datasets.ClassLabel(names=NAMES)
+    return of_columns({"label": label}, image=images, label=[row % 4 for row in range(COUNT)], **columns)
+
+
+# Ways in which a user's data look: (images, paths) -> dataset.
+FORMS = {
+    "class labels": lambda images, paths: classes(images),
+    "words as labels": lambda images, paths: of_columns(image=images, label=[NAMES[row % 4] for row in range(COUNT)]),
+    "paths": lambda images, paths: classes(paths),
+    "other columns": lambda images, paths: classes(images, width=[8] * COUNT, source=["web"] * COUNT),
+    "lists of captions": lambda images, paths: of_columns(image=images, captions=CAPTIONS),
+    "one caption a row": lambda images, paths: of_columns(
+        image=[image for image in images for _ in range(2)], caption=[text for own in CAPTIONS for text in own]
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def make_dataset(tmp_path_factory):
+    """Form -> dataset of 24 images."""
+    folder, images = tmp_path_factory.mktemp("images"), [Image.fromarray(image) for image in pixels()]
+    paths = [str(folder / f"{row}.png") for row in range(COUNT)]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    return lambda form: FORMS[form](images, paths)
+
+
+@pytest.fixture(scope="module")
+def towers(make_model, word_processor, tmp_path_factory):
+    """Folders of a text tower with its tokenizer and of a vision tower with its image processor."""
+    folder, model = tmp_path_factory.mktemp("towers"), make_model()
+    parts = {"text": word_processor.tokenizer, "vision": word_processor.image_processor}
+    for side, part in parts.items():
+        getattr(model, f"{side}_model").save_pretrained(folder / side)
+        part.save_pretrained(folder / side)
+    return {side: str(folder / side) for side in parts}
+
+
+@pytest.fixture
+def make(towers, make_dataset, tmp_path):
+    """Form of the data, parameters of the trainer, arguments -> a trainer as the README makes it."""
+
+    def make(form="class labels", options=None, **changes):
+        torch.manual_seed(0)
+        dataset = make_dataset(form)
+        model, processor = ClipScratchModel.from_towers(text=towers["text"], vision=towers["vision"], freeze_text=True)
+        changes = {"global_batch_size": 8, "num_train_epochs": 2, "disable_tqdm": True, "logging_steps": 1, **changes}
+        args = ClipScratchTrainingArguments(str(tmp_path / "run"), **changes)
+        given = {"train_dataset": dataset, "eval_dataset": dataset, "processing_class": processor, **(options or {})}
+        return ClipScratchTrainer(None if "model_init" in given else model, args, **given)
+
+    return make
+
+
+def history(folder, name):
+    lines = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [line[name] for line in lines if name in line]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["map-style", "iterable"])
+@pytest.mark.parametrize("form", FORMS)
+def test_sample_of_the_readme_trains_on_any_form_of_data(towers, make_dataset, tmp_path, hub, form, streamed):
+    whole = make_dataset(form)
+    dataset = datasets.DatasetDict(train=whole, validation=whole)
+    changes, options = {}, {}
+    if streamed:
+        dataset["train"] = whole.to_iterable_dataset(num_shards=3)
+        changes = {"max_steps": 6, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 3, "save_steps": 3}
+        options = {"options": DataOptions(class_names=NAMES)} if form == "words as labels" else {}
+
+    model, processor = ClipScratchModel.from_towers(text=towers["text"], vision=towers["vision"], freeze_text=True)
+    args = ClipScratchTrainingArguments(str(tmp_path / "run"), global_batch_size=8, num_train_epochs=2, **changes)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    trainer = ClipScratchTrainer(
+        model, args, train_dataset=dataset["train"], eval_dataset=dataset["validation"], processing_class=processor,
+        **options,
+    )  # fmt: skip
+    output = trainer.train()
+    metrics = trainer.evaluate()
+
+    assert output.global_step == 6
+    main = "text_to_image_recall@5" if "caption" in form else "top1"
+    low, high = metrics[f"eval_{main}_ci95"]
+    assert 0 <= low <= metrics[f"eval_{main}"] <= high <= 1
+    assert trainer.args.metric_for_best_model == main
+    after = model.state_dict()
+    for name in ("text_model.transformer.layer.0.ffn.lin1.weight", "visual_projection.weight"):
+        assert torch.equal(before[name], after[name]) == name.startswith("text_model")
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
+    if form == "class labels" and not streamed:
+        trainer.push_to_hub()
+        assert "model.safetensors" in hub.repos["model", "you/run"].files("main")
+
+
+def test_equal_rows_map_style_and_streamed_are_measured_alike(make, make_dataset):
+    trainer, dataset = make(), make_dataset("class labels")
+    metrics = trainer.evaluate()
+    assert trainer.evaluate(dataset.to_iterable_dataset(num_shards=3)) == metrics
+    assert make(options={"eval_dataset": dataset.to_iterable_dataset()}).evaluate() == metrics
+
+
+@pytest.mark.parametrize("form", ["class labels", "lists of captions"])
+def test_prediction_has_the_embeddings_and_the_metrics_with_intervals(make, make_dataset, form):
+    trainer = make(form)
+    output, metrics = trainer.predict(make_dataset(form)), trainer.evaluate()
+    images, texts = output.predictions
+    assert images.shape == (COUNT, 512) and texts.shape == (4 if output.label_ids is not None else 2 * COUNT, 512)
+    assert {name.replace("test_", "eval_", 1): value for name, value in output.metrics.items()} | {
+        "epoch": 0
+    } == metrics
+    assert (output.label_ids is None) == (form != "class labels")
+
+
+def test_training_stops_early_with_default_arguments(make):
+    trainer = make(options={"callbacks": [EarlyStoppingCallback(2)]}, learning_rate=0.0, num_train_epochs=30)
+    assert trainer.train().global_step == 9 and trainer.state.best_metric is not None
+
+
+def test_evaluation_data_of_several_names_are_measured_and_the_first_is_the_best_checkpoint_s(make, make_dataset):
+    dataset = make_dataset("class labels")
+    trainer = make(options={"eval_dataset": {"a": dataset, "b": dataset.select(range(8))}})
+    trainer.train()
+    assert trainer.args.metric_for_best_model == "a_top1"
+    metrics = trainer.evaluate()
+    assert {"eval_a_top1", "eval_b_top1", "eval_a_top1_ci95"} < metrics.keys()
+    assert metrics["eval_a_top1"] == trainer.evaluate(dataset)["eval_top1"] == trainer.state.best_metric
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_run_is_resumed_to_the_same_bits_and_a_finished_one_makes_no_step(make, make_dataset, tmp_path, streamed):
+    changes, options = {"save_total_limit": 5, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 2}, {}
+    if streamed:
+        changes["max_steps"], options["train_dataset"] = 6, make_dataset("class labels").to_iterable_dataset(3)
+    first = make(options=options, **changes)
+    expected = first.train()
+    last = tmp_path / "run" / "checkpoint-6"
+    weights = load_file(last / "model.safetensors")
+    last.rename(tmp_path / "gone")
+    assert make(options=options, **changes).train(resume_from_checkpoint=True).global_step == 6
+    assert all(torch.equal(weight, weights[name]) for name, weight in load_file(last / "model.safetensors").items())
+    assert history(last, "loss") == history(tmp_path / "gone", "loss") and len(history(last, "loss")) == 6
+
+    trainer, steps = make(options=options, **changes), []
+    trainer.training_step = lambda *args: steps.append(args)
+    finished = trainer.train(resume_from_checkpoint=True)
+    assert (finished.global_step, steps) == (6, []) and finished.training_loss == pytest.approx(expected.training_loss)
+    assert all(torch.equal(weight, weights[name]) for name, weight in trainer.model.state_dict().items())
+
+
+@pytest.mark.parametrize("direction", [None, "minimize"])
+def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, towers, tmp_path, direction):
+    optuna = pytest.importorskip("optuna")
+
+    def model_init():
+        torch.manual_seed(0)
+        return ClipScratchModel.from_towers(text=towers["text"], vision=towers["vision"], freeze_text=True)[0]
+
+    space = {"global_batch_size": [4, 8, 12], "learning_rate": [2e-3], "seed": [5]}
+    trainer, objectives = make(options={"model_init": model_init}, num_train_epochs=1), {}
+    own = trainer._report_to_hp_search
+
+    def report(trial, step, metrics):
+        own(trial, step, metrics)
+        objectives[trial.number] = trainer.objective
+
+    trainer._report_to_hp_search = report
+    best = trainer.hyperparameter_search(
+        lambda trial: {name: trial.suggest_categorical(name, values) for name, values in space.items()},
+        n_trials=3, direction=direction, sampler=optuna.samplers.GridSampler(space, seed=0),
+        compute_objective=None if direction is None else lambda metrics: metrics["eval_expected_calibration_error"],
+    )  # fmt: skip
+    steps = {}
+    for trial in range(3):
+        [checkpoint] = (tmp_path / "run" / f"run-{trial}").glob("checkpoint-*")
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        size = int(state["stateful_callbacks"]["TrainingRecord"]["args"]["settings"]["global_batch_size"])
+        steps[size] = state["global_step"]
+        assert history(checkpoint, "pictures_seen")[0] == size
+        name = "eval_top1" if direction is None else "eval_expected_calibration_error"
+        assert history(checkpoint, name)[-1] == objectives[trial]
+    assert steps == {4: 6, 8: 3, 12: 2}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run-0", "run-1", "run-2"}
+    assert best.objective == (max if direction is None else min)(objectives.values())
+    assert objectives[int(best.run_id)] == best.objective
+    assert best.hyperparameters["global_batch_size"] in space["global_batch_size"]
+
+
+def test_captions_train_a_model_that_is_measured_on_classes_and_the_arguments_serve_twice(make, make_dataset):
+    dataset = make_dataset("class labels")
+    trainer = make(
+        "lists of captions", options={"eval_dataset": {"classes": dataset, "own": make_dataset("lists of captions")}}
+    )
+    assert trainer.args.metric_for_best_model == "classes_top1"
+    trainer.train()
+    assert {"eval_classes_top1", "eval_own_text_to_image_recall@1"} < trainer.evaluate().keys()
+    args = ClipScratchTrainingArguments(trainer.args.output_dir, global_batch_size=8, disable_tqdm=True)
+    for form, metric in (("class labels", "top1"), ("lists of captions", "text_to_image_recall@5")):
+        given = {"train_dataset": make_dataset(form), "eval_dataset": make_dataset(form)}
+        other = ClipScratchTrainer(trainer.model, args, **given, processing_class=trainer.processing_class)
+        assert other.args.metric_for_best_model == metric
+
+
+def test_callbacks_are_told_of_every_event(make):
+    class Events(TrainerCallback):
+        seen = []
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            self.seen.extend(name for name in ("loss", "eval_top1") if name in logs)
+
+        def on_save(self, args, state, control, **kwargs):
+            self.seen.append("save")
+
+        def on_predict(self, args, state, control, metrics, **kwargs):
+            self.seen.append("predict")
+
+    trainer = make(options={"callbacks": [Events]}, num_train_epochs=1)
+    trainer.train()
+    trainer.predict(trainer.eval_dataset)
+    assert Events.seen == ["loss"] * 3 + ["eval_top1", "save", "predict"]
+
+
+def test_scalars_reach_tensorboard(make, tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    make(report_to="tensorboard", num_train_epochs=1).train()
+    assert list((tmp_path / "logs").rglob("events.*"))
+
+
+def test_bar_takes_the_place_of_the_one_of_a_notebook(make, monkeypatch, capfd):
+    for name in ("IPython", "IPython.display"):  # which a notebook has
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    notebook = importlib.import_module("transformers.utils.notebook")
+    monkeypatch.setattr(trainer_module, "DEFAULT_PROGRESS_CALLBACK", notebook.NotebookProgressCallback)
+    trainer = make(disable_tqdm=False)
+    assert not any(isinstance(one, notebook.NotebookProgressCallback) for one in trainer.callback_handler.callbacks)
+    trainer.train()
+    assert trainer.evaluate()["eval_top1"] >= 0 and "48/48" in capfd.readouterr().err
+
+
+def numbers(dataset):
+    return dataset.cast_column("label", datasets.Value("int64"))
+
+
+WRONG = {  # what is given instead: parameters of the trainer (dataset -> value), arguments; and the sentence
+    "plain arguments": (
+        {"args": lambda dataset: TrainingArguments("run")}, {},
+        "^args is a TrainingArguments; give ClipScratchTrainingArguments, which take all of its fields",
+    ),
+    "a list": (
+        {"train_dataset": lambda dataset: [{"image": 1}]}, {},
+        "^train_dataset is a list; give a datasets.Dataset or IterableDataset with an image column",
+    ),
+    "all splits": (
+        {"train_dataset": lambda dataset: datasets.DatasetDict(train=dataset, test=dataset)}, {},
+        "^train_dataset is a dictionary of the splits train, test; give one of them.$",
+    ),
+    "all splits to evaluate on, as a list": (
+        {"eval_dataset": lambda dataset: [dataset]}, {}, "^eval_dataset is a list; give a datasets.Dataset",
+    ),
+    "no processor": (
+        {"processing_class": lambda dataset: None}, {},
+        "^processing_class is missing; give the model's processor, which has a tokenizer and an image processor",
+    ),
+    "no images": (
+        {"train_dataset": lambda dataset: dataset.remove_columns("image")}, {},
+        "no picture among the columns label; name the one that holds pictures",
+    ),
+    "neither label nor captions": (
+        {"train_dataset": lambda dataset: dataset.remove_columns("label")}, {},
+        "neither captions nor a label among the columns image; name one with",
+    ),
+    "numbers as labels": (
+        {"train_dataset": numbers}, {},
+        "the labels in column 'label' are numbers without names; give the classes' names in label order",
+    ),
+    "numbers as labels, streamed": (
+        {"train_dataset": lambda dataset: numbers(dataset).to_iterable_dataset()}, {"max_steps": 1},
+        "the classes in column 'label' are not known before all rows are read; give their names in label order",
+    ),
+    "a stream without an end": (
+        {"train_dataset": lambda dataset: dataset.to_iterable_dataset()}, {},
+        "how many rows there are is not known, so num_train_epochs has no use; set max_steps.$",
+    ),
+    "fewer rows than a batch": (
+        {"train_dataset": lambda dataset: dataset.select(range(7))}, {},
+        "^7 training rows fill no batch of 8; set global_batch_size to at most 7.$",
+    ),
+    "no rows": (
+        {"train_dataset": lambda dataset: dataset.select([])}, {}, "no rows; choose another split",
+    ),
+    "own metrics": (
+        {"compute_metrics": lambda dataset: print}, {},
+        "^compute_metrics is not supported: an evaluation gives zero-shot or retrieval metrics .*; leave it out.$",
+    ),
+    "own collator": (
+        {"data_collator": lambda dataset: list}, {},
+        "^data_collator is not supported: the trainer makes whole batches; leave it out.$",
+    ),
+    "metric of other data": (
+        {}, {"metric_for_best_model": "text_to_image_recall@1"},
+        "^metric_for_best_model=text_to_image_recall@1 is not measured on this class data; choose one of top1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_use_is_one_sentence_with_its_remedy(make, make_dataset, case, tmp_path):
+    given, changes, sentence = WRONG[case]
+    options = {name: value(make_dataset("class labels")) for name, value in given.items()}
+    with pytest.raises(ValueError, match=sentence) as refused:
+        if "args" in options:
+            ClipScratchTrainer(None, **options)
+        else:
+            make(options=options, **changes)
+    assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (
+            lambda trainer: trainer.train(),
+            "^train_dataset is missing; give the Trainer a datasets.Dataset to train on.",
+        ),
+        (lambda trainer: trainer.evaluate(), "^eval_dataset is missing; give one to the Trainer or to evaluate()."),
+        (lambda trainer: trainer.evaluate("b"), "^eval_dataset='b' is no name"),
+        (lambda trainer: trainer.evaluate([1]), "^eval_dataset is a list; give a datasets.Dataset"),
+        (lambda trainer: trainer.predict(None), "^eval_dataset is a NoneType; give a datasets.Dataset"),
+    ],
+)
+def test_call_that_lacks_its_data_is_one_sentence(make, call, sentence):
+    trainer = make(options={"train_dataset": None, "eval_dataset": None})
+    with pytest.raises(ValueError, match=sentence):
+        call(trainer)
