@@ -12,4 +12,4 @@ AutoModelForZeroShotImageClassification.register(ClipScratchConfig, ClipScratchM
 
 __version__ = "0.1.0"
 __all__ = ["ClipScratchConfig", "ClipScratchModel", "ClipScratchOutput"]
-__all__ += show(__name__, training=["ClipScratchTrainer", "ClipScratchTrainingArguments"])
+__all__ += show(__name__, data=["load_data"], training=["ClipScratchTrainer", "ClipScratchTrainingArguments"])

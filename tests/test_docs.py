@@ -109,7 +109,7 @@ def test_page_is_built_without_a_warning_and_holds_every_public_name(builder, tm
     page = (tmp_path / "modeling_clipscratch" / "data.html").read_text()
     assert re.search(r'<h6 id="raises[^>]*>Raises:</h6>\s*<ul>\s*<li><strong>ValueError:</strong>', page)
     assert (
-        "Least share of the picture that a random crop"
+        "Least share of the image that a random crop"
         in (tmp_path / "modeling_clipscratch" / "training.html").read_text()
     )
     assert "Weights from XXX" not in (tmp_path / "modeling_clipscratch.html").read_text()  # transformers' own words

@@ -172,12 +172,18 @@ class PairDataset(torch.utils.data.Dataset):
                 except BadImageError as error:
                     if self.on_bad_row == "raise":
                         raise
-                    if str(error) not in self._skipped:  # once, not once an epoch
-                        self._skipped.add(str(error))
-                        logger.warning("skipped: %s", error)
+                    self._skip((row + offset) % len(self), error)
             else:
                 raise ValueError(f"{title(self.dataset)}: none of its images can be read.")
         return torch.tensor(kept), torch.from_numpy(np.stack(images))
+
+    def _skip(self, row, error):
+        """Say the 1st, 10th, 100th, ... broken image, each of which counts once, not once an epoch."""
+        if row not in self._skipped:
+            self._skipped.add(row)
+            if str(count := len(self._skipped)).strip("0") == "1":
+                message = "%s: skipped %d of %d images so far; the last: %s"
+                logger.warning(message, title(self.dataset), count, len(self), error)
 
 
 class EpochSampler(torch.utils.data.Sampler):

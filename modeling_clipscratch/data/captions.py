@@ -95,19 +95,19 @@ class CaptionTable:
 
 
 def _links(captions, keys):
-    """Of each row its image and those captions that other rows have too; those of the same rows are counted once."""
+    """Of each row, of its image and captions, those that other rows have too, else its image; same rows count once."""
     rows: dict[str, list[int]] = {}
-    for row, texts in enumerate(captions):
-        for text in dict.fromkeys(texts):
-            rows.setdefault(text, []).append(row)
-    shared = {tuple(places): text for text, places in rows.items() if len(places) > 1}
+    for row, (texts, key) in enumerate(zip(captions, keys, strict=True)):
+        for name in dict.fromkeys([key, *(f"\0{text}" for text in texts)]):  # no key is written so
+            rows.setdefault(name, []).append(row)
+    shared = {tuple(places): name for name, places in rows.items() if len(places) > 1}
     linked: list[list[str]] = [[] for _ in captions]
-    for places, text in shared.items():
+    for places, name in shared.items():
         for row in places:
-            linked[row].append(f"\0{text}")  # no key is written so
-    names = [texts or [key] for texts, key in zip(linked, keys, strict=True)]
-    width = max(map(len, names))
-    return key_ids([name for texts in names for name in texts + texts[:1] * (width - len(texts))]).view(-1, width)
+            linked[row].append(name)
+    linked = [names or [key] for names, key in zip(linked, keys, strict=True)]
+    width = max(map(len, linked))
+    return key_ids([name for names in linked for name in names + names[:1] * (width - len(names))]).view(-1, width)
 
 
 class TokenTable:

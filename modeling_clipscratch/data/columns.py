@@ -71,6 +71,15 @@ class DataOptions:
             )
 
 
+def check_no_columns(name: str, options: DataOptions) -> None:
+    """Raise ValueError if an option of tables is set, and the data are no table."""
+    named = ("image_column", "caption_column", "label_column", "split_column", "image_root")
+    if wrong := next((option for option in named if getattr(options, option) not in (None, "none")), None):
+        raise ValueError(
+            f"{wrong}={getattr(options, wrong)!r}: {name} is no table and has no columns; leave the option out."
+        )
+
+
 def _as_list(words):
     return [words] if isinstance(words, str) else words
 
@@ -93,7 +102,8 @@ def _is_texts(feature) -> bool:
 
 
 def _is_picture(feature) -> bool:
-    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and {"bytes", "path"} <= set(feature))
+    fields = set(feature) if isinstance(feature, dict) else set()
+    return isinstance(feature, datasets.Image) or {"bytes", "path"} <= fields or {"shard", "member"} <= fields
 
 
 def _may_be_picture(feature) -> bool:  # a path or the bytes of a file
@@ -109,6 +119,11 @@ def find_columns(
         ValueError: if a named column does not exist, or a column cannot be told from types and names alone.
     """
     image = _image_column(features, options.image_column, origin)
+    if image in (options.caption_column, options.label_column):
+        raise ValueError(
+            f"{origin}: column {image!r} cannot be both the image and its text; name another with --image_column, "
+            f"--caption_column or --label_column: the columns are {_listed(features)}."
+        )
     if options.caption_column:
         caption = _named(features, options.caption_column, "caption", origin)
         if not _is_texts(features[caption]):
@@ -194,13 +209,14 @@ def read_labels(
     if isinstance(feature, datasets.ClassLabel):
         return values, list(names or map(readable_class, feature.names))
     if is_text(feature):
-        theirs = set(_stripped(train()[column][:])) if train and not names else set()
-        known = list(names or class_order(theirs - {None, ""}, {*values} - {None, ""}))
-        numbers = {name: number for number, name in enumerate(known)}
+        if not names:
+            first = _classes(train(), column) if train else []
+            names = list(dict.fromkeys([*first, *class_order(first, {*values} - {None, ""})]))
+        numbers = {name: number for number, name in enumerate(names)}
         strange = next((value for value in values if value and value not in numbers), None)
         if strange is not None:
-            raise ValueError(f"{origin}: label {strange!r} is not among the {len(known)} class names; add it to them.")
-        return [numbers[value] if value else None for value in values], known
+            raise ValueError(f"{origin}: label {strange!r} is not among the {len(names)} class names; add it to them.")
+        return [numbers[value] if value else None for value in values], list(names)
     if not is_whole_number(feature):
         raise ValueError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
     if not names:
@@ -209,6 +225,16 @@ def read_labels(
             "order (class_names), since captions are made of them."
         )
     return values, list(names)
+
+
+def _classes(train: datasets.Dataset, column: str) -> list[str]:
+    """The training split's class names, in the order of their numbers."""
+    column = column if column in train.features else "label"  # as `prepare_dataset` calls it
+    if column not in train.features:
+        return []
+    if isinstance(train.features[column], datasets.ClassLabel):
+        return [readable_class(name) for name in train.features[column].names]
+    return sorted({*_stripped(train[column][:])} - {None, ""}, key=_by_number)
 
 
 def _stripped(values):

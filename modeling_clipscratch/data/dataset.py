@@ -12,7 +12,7 @@ Prompt templates belong to class data and travel beside the dataset.
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import get_ident
@@ -20,9 +20,18 @@ from threading import get_ident
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets.fingerprint import generate_fingerprint
+from datasets.fingerprint import Hasher
 
-from .columns import DEFAULT_OPTIONS, DataOptions, cell_texts, find_columns, is_text, read_labels, written_lists
+from .columns import (
+    DEFAULT_OPTIONS,
+    DataOptions,
+    cell_texts,
+    find_columns,
+    is_text,
+    is_whole_number,
+    read_labels,
+    written_lists,
+)
 from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
 from .pictures import BadImageError, decode_image
 from .templates import ALIKE
@@ -105,35 +114,36 @@ def prepare_dataset(
     dataset = _named(dataset, name, split)
     if not len(dataset):
         raise ValueError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
-    if is_prepared(dataset):
+    if is_prepared(dataset) and not options.class_names and _keeps_contract(dataset):
         return _without_bad_rows(dataset, options)
+    if (positions := _positions(dataset)) is not None and len(np.unique(positions)) < len(positions):
+        dataset = dataset.flatten_indices()  # rows that were selected twice become rows of their own
     image, captions, label = find_columns(dataset.features, options, origin=title(dataset))
     images, paths, keys = _images(dataset, image, root, inside)
     one_caption = len(captions) == 1 and is_text(dataset.features[captions[0]])
     if paths is not None:
-        same: Iterable[Hashable] = same_files(paths)
+        known = iter(same_files(filter(None, paths)))
+        same: Iterable[Hashable] = [path and next(known) for path in paths]
     else:
         same = _digests(images) if one_caption else range(len(dataset))
     alike: dict[Hashable, list[int]] = {}  # the rows of each image, in the order of the first of them
     for row, value in enumerate(same):
-        alike.setdefault(value, []).append(row)
+        alike.setdefault(object() if value is None else value, []).append(row)  # a row without an image is alone
     first = np.array([rows[0] for rows in alike.values()], dtype=np.int64)
     if captions:
-        cells = [
-            cell_texts(values)
-            for values in zip(*(written_lists(dataset[column][:]) for column in captions), strict=True)
-        ]
+        columns = (written_lists(dataset[column][:]) for column in captions)
+        cells = [cell_texts(values) for values in zip(*columns, strict=True)]
         texts = {rows[0]: [text for row in rows for text in cells[row]] for rows in alike.values()}
-        words = ("captions", [texts.get(row, []) for row in range(len(dataset))], CAPTIONS_FEATURE)
+        name, feature, values = "captions", CAPTIONS_FEATURE, [texts.get(row, []) for row in range(len(dataset))]
     else:
         if len(first) < len(dataset):
             twice = next(keys[rows[0]] for rows in alike.values() if len(rows) > 1)
             raise ValueError(
                 f"{title(dataset)}: {twice} is in several rows; class data has one row and one label an image."
             )
-        numbers, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
-        words = ("label", numbers, datasets.ClassLabel(names=names))
-    prepared = _with_columns(images, {words[0]: words[1], "key": keys}, {words[0]: words[2], "key": KEY_FEATURE})
+        values, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
+        name, feature = "label", datasets.ClassLabel(names=names)
+    prepared = _with_columns(images, {name: (values, feature), "key": (keys, KEY_FEATURE)})
     if len(first) < len(dataset):
         prepared = prepared.select(first)
     return _without_bad_rows(prepared, options)
@@ -143,50 +153,66 @@ def _named(dataset, name, split):
     dataset = dataset.with_format(None)  # a copy, whose info is its own
     if name is not None:
         dataset.info.dataset_name = name
-    if split is not None:
-        dataset = datasets.Dataset(
-            dataset.data, info=dataset.info, split=datasets.NamedSplit(split), indices_table=dataset._indices
-        )
-    return dataset
+    return dataset if split is None else _changed(dataset, split=datasets.NamedSplit(split))
+
+
+def _changed(dataset, **changes) -> datasets.Dataset:
+    """The same with another split or indices table. Without a fingerprint, `Dataset` would hash every image."""
+    parts = {"info": dataset.info, "split": dataset.split, "indices_table": dataset._indices, **changes}
+    return datasets.Dataset(dataset.data, **parts, fingerprint=dataset._fingerprint)
+
+
+def _keeps_contract(dataset):
+    """Whether keys are unique and no caption is empty, which a dataset of the right columns may break."""
+    keys = dataset["key"][:]
+    texts = [] if is_class_data(dataset) else [text for texts in dataset["captions"][:] for text in texts or ()]
+    return None not in keys and len(set(keys)) == len(keys) and all(text and text.strip() for text in texts)
 
 
 def _images(dataset, column, root, inside):
     """The image column alone, as the contract has it; the paths, where it holds nothing else; and the keys."""
     feature = dataset.features[column]
-    keys = dataset["key"][:] if dataset.features.get("key") == KEY_FEATURE and column != "key" else None
-    if keys is not None and (None in keys or len(set(keys)) < len(keys)):
-        keys = None
+    keys = [f"row-{row:08d}" for row in range(len(dataset))]
+    own = dataset.features.get("key")
+    names = dataset["key"][:] if column != "key" and (is_text(own) or is_whole_number(own)) else [None]
+    unique = None not in names and len(set(names)) == len(keys)
     paths = None
     if is_text(feature):
-        cells = [cell or "" for cell in dataset[column][:]]
-        paths = [file_of_cell(root or Path(), cell) for cell in cells]
-        where = f"{title(dataset)}: column {column!r}"
-        for path in paths if inside is not None else ():
+        cells = dataset[column][:]
+        paths = [file_of_cell(root or "", cell) if cell and cell.strip() else None for cell in cells]
+        where, there = f"{title(dataset)}: column {column!r}", [path for path in paths if path]
+        for path in there if inside is not None else ():
             check_inside(path, inside, where)
-        if paths and not any(map(os.path.exists, paths)):
+        if not there:
+            raise ValueError(f"{where} names no image: every row of it is empty; --image_column names another.")
+        if not any(map(os.path.exists, there)):
             raise ValueError(
-                f"{where} names the image {_shown(paths[0])}, which is not there, nor is any other; paths are relative "
-                f"to {root or Path.cwd()}{backslash_hint(paths[0])}; --image_root names another folder."
+                f"{where} names the image {_shown(there[0])}, which is not there, nor is any other; paths are relative "
+                f"to {root or Path.cwd()}{backslash_hint(there[0])}; --image_root names another folder."
             )
-        keys = keys or [utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
-        images = _dataset_of(pa.table({"image": image_files(paths)}), {"image": IMAGE_FEATURE}, dataset)
+        spelled = [path and utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
+        keys = [name or key for name, key in zip(spelled, keys, strict=True)]
+        info = datasets.DatasetInfo(features=datasets.Features({"image": IMAGE_FEATURE}))
+        info.dataset_name, info.description = dataset.info.dataset_name, dataset.info.description
+        images = datasets.Dataset(pa.table({"image": image_files(paths)}), info=info, split=dataset.split)
     else:
         images = dataset.select_columns([column])
         if column != "image":
             images = images.rename_column(column, "image")
         if images.features["image"] not in (IMAGE_FEATURE, TAR_IMAGE_FEATURE):
             images = images.cast_column("image", IMAGE_FEATURE)
-    return images, paths, keys or [f"row-{row:08d}" for row in range(len(dataset))]
+    return images, paths, list(map(str, names)) if unique else keys
 
 
-def image_files(paths: Sequence[str]) -> pa.Array:
-    """(N,) cells of an `image` column whose images are files."""
-    stored = [None] * len(paths)
+def image_files(paths: Sequence[str | None]) -> pa.Array:
+    """(N,) cells of an `image` column whose images are files; `None` where there is none."""
+    stored, names = [None] * len(paths), list(paths)
     for row, path in enumerate(paths):
-        if not _is_utf8(path):  # Arrow holds no such path, so it holds the file
+        if path and not _is_utf8(path):  # Arrow holds no such path, so it holds the file
             check_regular(path)
-            stored[row] = Path(path).read_bytes()
-    names = [path if data is None else None for path, data in zip(paths, stored, strict=True)]
+            names[row] = utf8_key(path)  # which the reader says is not there, if it is not
+            if os.path.isfile(path):
+                stored[row], names[row] = Path(path).read_bytes(), None
     return pa.StructArray.from_arrays([pa.array(stored, pa.binary()), pa.array(names, pa.string())], ["bytes", "path"])
 
 
@@ -233,7 +259,7 @@ def ppm(pixels: np.ndarray) -> bytes:
 
 
 def utf8_key(name: str) -> str:
-    """A file's name as a key: bytes that are no UTF-8 are written as escapes.
+    r"""A file's name as a key: bytes that are no UTF-8 are written as escapes.
 
     >>> utf8_key("caf\udce9.jpg"), utf8_key("cat.jpg")
     ('caf\\xe9.jpg', 'cat.jpg')
@@ -270,72 +296,80 @@ def _positions(dataset: datasets.Dataset) -> np.ndarray | None:
 
     `Dataset` has no public way to see them, and without them adding a column copies every image.
     """
-    return None if dataset._indices is None else dataset._indices.column(0).to_numpy()
+    return None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
 
-def _with_columns(images, columns: dict[str, list], features: dict) -> datasets.Dataset:
-    """A dataset with more columns, whose images are not copied."""
-    positions, table = _positions(images), images.data.table
-    for name, values in columns.items():
-        array = pa.array(values, datasets.Features({name: features[name]}).arrow_schema.field(name).type)
+def _with_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Dataset:
+    """A dataset with more columns, {name: (values, feature)}, whose images are not copied."""
+    positions = _positions(images)
+    if positions is not None:
+        images = _changed(images, indices_table=None)
+        places = np.full(len(images), -1)
+        places[positions] = np.arange(len(positions))
+    for name, (values, feature) in columns.items():
+        array = pa.array(values, datasets.Features({name: feature}).arrow_schema.field(name).type)
         if positions is not None:
-            places = np.full(len(table), -1)
-            places[positions] = np.arange(len(positions))
             array = array.take(pa.array(places, mask=places < 0))
-        table = table.append_column(name, array)
-    whole = _dataset_of(table, {**images.features, **features}, images)
-    return whole if positions is None else whole.select(positions)
-
-
-def _dataset_of(table: pa.Table, features: dict, like: datasets.Dataset) -> datasets.Dataset:
-    info = datasets.DatasetInfo(
-        features=datasets.Features(features),
-        dataset_name=like.info.dataset_name,
-        description=like.info.description,
-    )
-    return datasets.Dataset(table, info=info, split=like.split)
+        images = images.add_column(name, array, feature=feature)
+    return images if positions is None else images.select(positions)
 
 
 def _without_bad_rows(dataset, options: DataOptions):
     """The rows that have a caption or a label. Raises: ValueError for the others, unless they are to be skipped."""
     if is_class_data(dataset):
         values, count = dataset["label"][:], len(class_names(dataset))
-        bad = [row for row, label in enumerate(values) if label is None or not 0 <= label < count]
-        if bad and all(label == -1 for label in values):
+        if all(label == -1 for label in values):
             raise ValueError(
                 f"{title(dataset)}: every label is -1, which stands for hidden labels; choose a split whose labels are "
                 "public."
             )
+        bad = {
+            row: "no label" if label is None else f"label {label}"
+            for row, label in enumerate(values)
+            if label is None or not 0 <= label < count
+        }
         needs = f"one of the {count} classes that have names (0 to {count - 1})"
     else:
-        values = dataset["captions"][:]
-        bad = [row for row, texts in enumerate(values) if not texts]
+        bad = {row: "no caption" for row, texts in enumerate(dataset["captions"][:]) if not texts}
         needs = "a caption"
     if not bad:
         return dataset
-    first = values[bad[0]]
-    lacks = "no caption" if not is_class_data(dataset) else "no label" if first is None else f"label {first}"
-    sentence = f"{title(dataset)}: {dataset[bad[0]]['key']} has {lacks}"
+    keys = dataset["key"][:]
+    problems = [f"{keys[row]} has {what}" for row, what in bad.items()]
     if options.on_bad_row == "raise":
-        raise ValueError(f"{sentence}; every row needs {needs}: mend it, or set on_bad_row to skip.")
+        raise ValueError(
+            f"{title(dataset)}: {problems[0]}; every row needs {needs}: mend it, or set on_bad_row to skip."
+        )
     if len(bad) == len(dataset):
-        raise ValueError(f"{sentence}, nor has any other row what it needs, {needs}; check the file.")
-    logger.warning("%s: %d of %d rows are left out (%s, ...).", title(dataset), len(bad), len(dataset), sentence)
-    return dataset.select(np.setdiff1d(np.arange(len(dataset)), bad))
+        raise ValueError(f"{title(dataset)}: {problems[0]}, nor has any other row {needs}; check the file.")
+    warn_left_out(dataset, problems, "rows")
+    return dataset.select([row for row in range(len(dataset)) if row not in bad])
 
 
-def _digests(images: datasets.Dataset) -> Iterator[Hashable]:
-    """Of each row's image as it is stored, which a table with a caption a row repeats; a row without one is alone.
+def warn_left_out(dataset: datasets.Dataset, problems: Sequence[str], what: str) -> None:
+    """Log how many rows or images are left out, if any, and the first three problems."""
+    if problems:
+        shown = "; ".join([*problems[:3], "..."][: len(problems)])
+        logger.warning("%s: left out %d of %d %s: %s", title(dataset), len(problems), len(dataset), what, shown)
+
+
+def _digests(images: datasets.Dataset) -> list[str | None]:
+    """Of each row's image as it is stored, which a table with a caption a row repeats; `None` without one.
 
     `map` keeps them in the cache of `datasets`, so that a table is read once, not at each start of each process.
     """
-    for digest in images.map(_digest, remove_columns=["image"], batched=True, batch_size=64)["digest"]:
-        yield digest or object()
+    folders = {os.path.dirname(file["filename"]) for file in images.cache_files}  # where that cache would be
+    digests = images.map(
+        _digest, batched=True, batch_size=64, remove_columns=["image"], desc="finding equal images",
+        features=datasets.Features({"digest": datasets.Value("string")}),
+        keep_in_memory=not all(os.access(folder, os.W_OK) for folder in folders),
+    )  # fmt: skip
+    return digests["digest"][:]
 
 
 def _digest(batch: dict) -> dict:
     stored = [cell and (cell.get("bytes") or (cell.get("path") or "").encode()) for cell in batch["image"]]
-    return {"digest": [data and hashlib.blake2b(data, digest_size=16).hexdigest() for data in stored]}
+    return {"digest": [hashlib.blake2b(data, digest_size=16).hexdigest() if data else None for data in stored]}
 
 
 class ImageReader:
@@ -353,8 +387,11 @@ class ImageReader:
 
     def __init__(self, dataset: datasets.Dataset):
         self.title, self._positions = title(dataset), _positions(dataset)
-        self._column, self._keys = dataset.data.column("image"), dataset.data.column("key")
+        self._table, self._column = dataset.data.select(["image", "key"]), None
         self._count = len(dataset)
+
+    def __getstate__(self):  # of a table in a file it is the path; of a column it would be every image
+        return {**self.__dict__, "_column": None}
 
     def __len__(self):
         return self._count
@@ -368,14 +405,17 @@ class ImageReader:
         Raises: BadImageError if it is missing or cannot be decoded.
         """
         row = int(index if self._positions is None else self._positions[index])
+        if self._column is None:
+            self._column = self._table.column("image")
         cell = self._column[row].as_py() or {}
-        if "shard" in cell:
+        if cell.get("shard"):
             return decode(_read_member(cell), name=f"{cell['shard']}: {cell['member']}")
-        if cell.get("bytes"):
-            return decode(cell["bytes"], name=f"{self.title}: {self._keys[row]}")
-        if cell.get("path"):
+        if cell.get("path") and not cell.get("bytes"):
             return decode(cell["path"], name=cell["path"])
-        raise BadImageError(f"{self.title}: {self._keys[row]} has no image; remove the row.")
+        name = f"{self.title}: {self._table.column('key')[row]}"
+        if cell.get("bytes"):
+            return decode(cell["bytes"], name=name)
+        raise BadImageError(f"{name} has no image; remove the row.")
 
 
 def _read_member(cell: dict) -> bytes:
@@ -403,12 +443,14 @@ def _stamp(path: str) -> tuple[int, int]:
 
 def content_fingerprint(dataset: datasets.Dataset) -> str:
     """Digest that changes when an image of a prepared dataset may have changed: by the bytes in the table, by size and
-    time of the files and shards that it names.
+    time of the files and shards that it names. Its name, captions and labels have no say.
     """
-    digest = hashlib.blake2b(generate_fingerprint(dataset.select_columns(["image"])).encode(), digest_size=16)
-    column = dataset.data.column("image").combine_chunks()
-    names = pa.compute.struct_field(column, "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path")
-    for name in names.unique().to_pylist():
+    table, positions = dataset.data.select(["image"]).replace_schema_metadata(), _positions(dataset)
+    digest = hashlib.blake2b(Hasher.hash([table, positions]).encode(), digest_size=16)
+    place = "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path"
+    names = pa.compute.struct_field(table.column("image"), place)
+    names = (names if positions is None else names.take(pa.array(positions))).unique().to_pylist()
+    for name in [*names, *(file["filename"] for file in dataset.cache_files)]:
         if name:
             try:
                 stamp = _stamp(name)

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 import datasets
 
-from .columns import DataOptions
+from .columns import DataOptions, check_no_columns
 from .dataset import class_names, is_class_data, labels_of, prepare_dataset, title
 from .names import on_one_line
 from .sources.digits import digits_source
@@ -90,10 +90,7 @@ def open_source(name: str, options: DataOptions) -> Source:
     """Find the splits of a dataset; only what tells them is read. Args, Raises: as of `load_data`."""
     built_in = {"digits": digits_source, "scenes": scenes_source}
     if name in built_in:
-        named = {column: getattr(options, column) for column in ("image_column", "caption_column", "label_column")}
-        wrong = next((column for column, value in named.items() if value), None)
-        if wrong:
-            raise ValueError(f"{wrong}={named[wrong]!r}: {name} is no table and has no columns; leave the option out.")
+        check_no_columns(name, options)
         return built_in[name](options)
     return local_source(name, options) or hub_source(name, options)
 
@@ -125,10 +122,10 @@ def load_splits(
     if streaming:
         data.update({split: _stream(source[split], name, split) for split in wanted})
     else:
-        train = partial(_raw, source["train"]) if "train" in source else None
-        whole = [split for split in source if split in wanted or (carves and split == "train" and there[-1] in wanted)]
-        parts = {split: _prepared(source[split], name, split, options, train) for split in whole}
-        if carves and {"train", "validation"} & {*wanted}:
+        tables = {split: cache(part.open) for split, part in source.items()}
+        needed = {"train" if carves and split == "validation" else split: None for split in wanted}
+        parts = {split: _prepared(source[split], name, split, options, tables) for split in needed}
+        if carves and "train" in needed:
             parts |= _carved(name, parts["train"], validation_fraction, seed)
         data.update({split: parts[split] for split in wanted})
     _check_kind(name, data, options)
@@ -138,14 +135,10 @@ def load_splits(
     return data
 
 
-def _raw(split: Split) -> datasets.Dataset:
-    return split.open()
-
-
-def _prepared(part: Split, name, split, options, train):
-    raw = part.open()
-    other = None if split == "train" else train
-    prepared = prepare_dataset(raw, options, name=name, split=split, train=other, root=part.root, inside=part.inside)
+def _prepared(part: Split, name, split, options, tables):
+    own = {"name": name, "split": split, "root": part.root, "inside": part.inside}
+    train = None if split == "train" else tables.get("train")
+    prepared = prepare_dataset(tables[split](), options, train=train, **own)
     prepared.info.description = part.origin
     return prepared
 

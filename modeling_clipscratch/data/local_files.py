@@ -116,7 +116,7 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def file_of_cell(folder: Path, cell: str) -> str:
+def file_of_cell(folder: str | Path, cell: str) -> str:
     """Join the path in a cell of a table to the table's folder.
 
     Backslashes, which separate folders on Windows only, are read as slashes where that finds the file.

@@ -1,18 +1,15 @@
 """Pictures of any size go in; uint8 arrays of the tower's size, and normalised float batches, come out."""
 
 import functools
-import logging
 
 import numpy as np
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .dataset import ImageReader, title
+from .dataset import ImageReader, title, warn_left_out
 from .pictures import BadImageError, decode_image, decode_pixels
 from .read_ahead import read_ahead
-
-logger = logging.getLogger(__name__)
 
 # Resized by torch's kernels for bytes, which antialias as Pillow does, in an eighth of the time (`benchmarks.input`).
 _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
@@ -157,7 +154,7 @@ class Preprocess:
 
     def _readable(self, dataset, on_bad_row, progress):
         """Pairs of an index and its image, in order."""
-        images = ImageReader(dataset)
+        images, errors = ImageReader(dataset), []
 
         def read(index):
             try:
@@ -165,18 +162,16 @@ class Preprocess:
             except BadImageError as error:
                 if on_bad_row == "raise":
                     raise
-                logger.warning("skipped: %s", error)
-                return None
+                return index, str(error)
 
-        count = 0
         with tqdm(total=len(dataset), unit="image", desc=f"reading {dataset.split}", disable=not progress) as bar:
             for batch in read_ahead(read, range(len(dataset)), 256):
-                good = [pair for pair in batch if pair is not None]
-                count += len(good)
-                yield from good
+                errors += [image for _, image in batch if isinstance(image, str)]
+                yield from (pair for pair in batch if not isinstance(pair[1], str))
                 bar.update(len(batch))
-        if not count:
-            raise ValueError(f"{title(dataset)}: none of {len(dataset)} images can be read.")
+        if len(errors) == len(dataset):
+            raise ValueError(f"{title(dataset)}: none of {len(dataset)} images can be read; {errors[0]}")
+        warn_left_out(dataset, errors, "images")
 
 
 def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Rows with pictures, tokens or cached states go in; batches are the same for any worker, split or resume."""
+"""Batches of images or cached features with captions are the same for any workers, split or resume."""
 
 import logging
 import pickle
@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import ViTImageProcessorPil
 
-from modeling_clipscratch.data.batches import EpochSampler, PairDataset, as_they_are
+from modeling_clipscratch.data.batches import EpochSampler, PairDataset, TextSide, as_they_are
 from modeling_clipscratch.data.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
+from modeling_clipscratch.data.pictures import BadImageError
 from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.data.rows import BadImageError, Rows
 
 CAPTIONS = [
     ["a red square", "the red square"], ["blue"], ["a photo of the blue circle", "blue circle", "a circle"],
@@ -21,42 +22,42 @@ CAPTIONS = [
 ]  # fmt: skip
 
 
-def read(broken, index):
-    if index in broken:
-        raise BadImageError(f"k{index}: cannot be decoded.")
+def image_of(index):
     return np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
-def rows_of(broken=(), captions=CAPTIONS):
-    return Rows(
-        name="set", split="train", kind="caption", keys=[f"k{number}" for number in range(len(captions))],
-        read_image=partial(read, frozenset(broken)), captions=captions, origin="a test", fingerprint="0",
-    )  # fmt: skip
+def dataset_of(broken=(), captions=CAPTIONS, name="set"):
+    files = [b"broken" if index in broken else ppm(image_of(index)) for index in range(len(captions))]
+    dataset = build_dataset(image_bytes(files), [f"k{number}" for number in range(len(captions))], captions=captions)
+    dataset.info.dataset_name = name
+    return dataset
 
 
 @pytest.fixture
 def make_pairs(word_processor):
-    """Settings -> `PairDataset` of seven rows, pictures read as they are needed."""
+    """Settings -> `PairDataset` of seven rows, images read as they are needed."""
 
-    def make(broken=(), *, in_memory=False, text_states=None, image_states=None, seed=0, **settings):
-        rows = rows_of(broken)
-        captions = CaptionTable(rows)
+    def make(broken=(), *, in_memory=False, text_states=None, image_states=None, seed=0, live=False, **settings):
+        dataset = dataset_of(broken)
+        captions = CaptionTable.of(dataset)
         preprocess = Preprocess(ViTImageProcessorPil(size={"height": 8, "width": 8}))
-        pictures = {"preprocess": preprocess}
+        images = {"preprocess": preprocess}
         if in_memory:
-            pictures = {"pixels": preprocess.read_all(rows)[0]}
+            images = {"pixels": preprocess.read_all(dataset)[0]}
         if image_states is not None:
-            pictures = {"image_states": image_states}
+            images = {"image_states": image_states}
         texts = {"tokens": TokenTable(captions.texts, word_processor.tokenizer, 12)}
+        if live:
+            texts = {"tokenizer": word_processor.tokenizer}
         if text_states is not None:
-            texts = {"text_states": text_states(len(captions.texts))}
-        return PairDataset(rows, captions, seed=seed, **pictures, **texts, **settings)
+            texts = {"features": text_states(len(captions.texts))}
+        return PairDataset(dataset, captions, TextSide(seed=seed, **texts), **images, **settings)
 
     return make
 
 
 def epoch_of(pairs, batch_size, workers=0, epoch=0):
-    sampler = EpochSampler(len(pairs), seed=pairs.seed)
+    sampler = EpochSampler(len(pairs), seed=pairs.texts.seed)
     sampler.set_epoch(epoch)
     loader = DataLoader(pairs, batch_size, sampler=sampler, collate_fn=as_they_are, num_workers=workers)
     return list(loader)
@@ -85,7 +86,7 @@ def assert_same(first, second):
 def test_batches_are_the_same_for_any_number_of_workers(make_pairs, in_memory):
     pairs = make_pairs(in_memory=in_memory)
     alone = epoch_of(pairs, 3, epoch=1)
-    assert [len(batch["group"]) for batch in alone] == [3, 3, 1]
+    assert [len(batch["links"]) for batch in alone] == [3, 3, 1]
     for workers in (1, 2):
         assert_same(epoch_of(pairs, 3, workers, epoch=1), alone)
 
@@ -97,8 +98,9 @@ def test_batches_are_split_at_will_and_samples_stay(make_pairs):
         assert_same(one_by_one(epoch_of(pairs, size)), singles)
 
 
-def test_pictures_in_memory_and_pictures_read_make_the_same_batches(make_pairs):
-    assert_same(epoch_of(make_pairs(in_memory=True), 3), epoch_of(make_pairs(), 3))
+@pytest.mark.parametrize("other", ["in_memory", "live"])
+def test_what_is_in_memory_and_what_is_read_or_tokenised_at_once_make_the_same_batches(make_pairs, other):
+    assert_same(epoch_of(make_pairs(**{other: True}), 3), epoch_of(make_pairs(), 3))
 
 
 def test_batch_holds_what_belongs_to_each_row(make_pairs, word_processor):
@@ -108,7 +110,7 @@ def test_batch_holds_what_belongs_to_each_row(make_pairs, word_processor):
     assert batch["images"].dtype == torch.uint8 and batch["images"].shape == (7, 8, 8, 3)
     assert len(set(batch["sample"].tolist())) == 7
     for place, row in enumerate(order):
-        assert np.array_equal(batch["images"][place].numpy(), read((), row))
+        assert np.array_equal(batch["images"][place].numpy(), image_of(row))
         length = batch["attention_mask"][place].sum()
         said = [
             t
@@ -117,10 +119,10 @@ def test_batch_holds_what_belongs_to_each_row(make_pairs, word_processor):
         ]
         assert len(said) == 1
         assert batch["may_flip"][place].item() == ("left" not in said[0])
-        assert batch["group"][place] == pairs.captions.group[row]
+        assert torch.equal(batch["links"][place], pairs.captions.links[row])
     # Rows 0 and 4 say the same.
-    assert batch["group"][order.index(0)] == batch["group"][order.index(4)]
-    assert len(set(batch["group"].tolist())) == 6
+    assert torch.equal(batch["links"][order.index(0)], batch["links"][order.index(4)])
+    assert len(set(map(tuple, batch["links"].tolist()))) == 6
 
 
 def test_epochs_and_seeds_choose_other_captions_and_orders(make_pairs):
@@ -150,37 +152,37 @@ def test_sampler_names_the_epoch_with_every_row():
     assert sorted(index for _, index in _sampler(5)) == list(range(7)) and len(_sampler(5)) == 7
 
 
-def test_pair_data_set_can_be_sent_to_a_worker(make_pairs):
+def test_pair_dataset_can_be_sent_to_a_worker(make_pairs):
     pairs = make_pairs()
     assert_same(epoch_of(pickle.loads(pickle.dumps(pairs)), 3), epoch_of(pairs, 3))
 
 
-# Cached states
+# Cached features
 
 
-def test_cached_states_stand_in_for_pixels_and_tokens(make_pairs):
+def test_cached_features_stand_in_for_pixels_and_tokens(make_pairs):
     text_states = partial(torch.randn, generator=torch.Generator().manual_seed(0))
-    pictures = torch.arange(7 * 4 * 2, dtype=torch.float32).view(7, 4, 2)
-    pairs = make_pairs(text_states=lambda count: text_states(count, 3), image_states=pictures)
+    features = torch.arange(7 * 4 * 2, dtype=torch.float32).view(7, 4, 2)
+    pairs = make_pairs(text_states=lambda count: text_states(count, 3), image_states=features)
     live = make_pairs()
     [batch], [plain] = epoch_of(pairs, 7), epoch_of(live, 7)
-    assert set(batch) == {"image_states", "text_states", "group", "sample", "may_flip"}
-    for name in ("group", "sample", "may_flip"):
+    assert set(batch) == {"image_states", "text_states", "links", "sample", "may_flip"}
+    for name in ("links", "sample", "may_flip"):
         assert torch.equal(batch[name], plain[name])
-    # The same caption as the live batch says, by its state.
+    # The same caption as the live batch says, by its features.
     for place, sample in enumerate(one_by_one([plain])):
         [said] = [
             number
             for number in range(len(pairs.captions.texts))
-            if torch.equal(batch["text_states"][place], pairs.text_states[number])
+            if torch.equal(batch["text_states"][place], pairs.texts.features[number])
         ]
-        tokens = live.tokens.batch(torch.tensor([said]))["input_ids"][0]
+        tokens = live.texts.tokens.batch(torch.tensor([said]))["input_ids"][0]
         assert tokens.tolist() == sample["input_ids"].tolist()
 
 
-def test_every_cached_view_of_a_picture_is_seen_in_time(make_pairs):
-    pictures = torch.arange(7 * 4).view(7, 4, 1)
-    pairs = make_pairs(image_states=pictures)
+def test_every_cached_view_of_an_image_is_seen_in_time(make_pairs):
+    features = torch.arange(7 * 4).view(7, 4, 1)
+    pairs = make_pairs(image_states=features)
     seen = {row: set() for row in range(7)}
     for epoch in range(40):
         for row, sample in zip(_sampler(epoch), one_by_one(epoch_of(pairs, 3, epoch=epoch)), strict=True):
@@ -190,37 +192,80 @@ def test_every_cached_view_of_a_picture_is_seen_in_time(make_pairs):
     assert all(views == {0, 1, 2, 3} for views in seen.values())
 
 
-# Broken pictures
+# Broken images
 
 
-def test_broken_picture_stops_the_run_by_default(make_pairs):
+def test_broken_image_stops_the_run_by_default(make_pairs):
     with pytest.raises(BadImageError, match="k4: cannot be decoded"):
         epoch_of(make_pairs(broken={4}), 3)
 
 
 def test_next_readable_row_takes_the_place_of_a_broken_one(make_pairs, caplog):
-    pairs = make_pairs(broken={2, 3, 6}, on_bad_image="skip")
+    pairs = make_pairs(broken={2, 3, 6}, on_bad_row="skip")
     with caplog.at_level(logging.WARNING):
         batch = pairs.__getitems__([(0, index) for index in (2, 0, 6, 3)])
     stand_ins = [4, 0, 0, 4]
-    assert np.array_equal(batch["images"].numpy(), np.stack([read((), index) for index in stand_ins]))
-    assert batch["group"].tolist() == pairs.captions.group[stand_ins].tolist()
-    # Caption, sample and group are the stand-in's too, so the pair is a true one.
+    assert np.array_equal(batch["images"].numpy(), np.stack([image_of(index) for index in stand_ins]))
+    assert batch["links"].tolist() == pairs.captions.links[stand_ins].tolist()
+    # Caption, sample and links are the stand-in's too, so the pair is a true one.
     assert torch.equal(batch["sample"], pairs.__getitems__([(0, index) for index in stand_ins])["sample"])
     pairs.__getitems__([(1, 2)])
-    said = [record.getMessage() for record in caplog.records]
-    assert said.count("skipped: k2: cannot be decoded.") == 1  # not once an epoch
+    [message] = [record.getMessage() for record in caplog.records]  # not once a row, nor once an epoch
+    assert message.startswith("set: skipped 1 of 7 images so far; the last: set: k2: cannot be decoded")
 
 
-def test_no_readable_picture_at_all_is_an_error(make_pairs):
-    with pytest.raises(ValueError, match="set, split train: none of its pictures can be read"):
-        epoch_of(make_pairs(broken=range(7), on_bad_image="skip"), 3)
+def test_broken_images_are_said_at_the_first_the_tenth_the_hundredth(word_processor, caplog):
+    dataset = dataset_of(broken=range(110), captions=[["a"]] * 120, name=None)
+    captions, preprocess = CaptionTable.of(dataset), Preprocess(ViTImageProcessorPil(size={"height": 8, "width": 8}))
+    texts = TextSide(seed=0, tokenizer=word_processor.tokenizer)
+    pairs = PairDataset(dataset, captions, texts, preprocess=preprocess, on_bad_row="skip")
+    for _ in range(2):
+        pairs.__getitems__([(0, 0)])
+    counts = [record.getMessage().partition(" images")[0] for record in caplog.records]
+    assert counts == [f"the dataset: skipped {count} of 120" for count in (1, 10, 100)]
 
 
-def test_plain_pictures_are_those_of_evaluation(make_pairs):
+def test_no_readable_image_at_all_is_an_error(make_pairs):
+    with pytest.raises(ValueError, match="set: none of its images can be read"):
+        epoch_of(make_pairs(broken=range(7), on_bad_row="skip"), 3)
+
+
+def test_plain_images_are_those_of_evaluation(make_pairs):
     for pairs in (make_pairs(), make_pairs(in_memory=True)):
-        first, second = pairs.plain_pictures(torch.tensor([5, 1, 2]), 2)
-        assert np.array_equal(first.numpy(), np.stack([read((), 5), read((), 1)]))
-        assert np.array_equal(second.numpy(), read((), 2)[None])
+        first, second = pairs.plain_images(torch.tensor([5, 1, 2]), 2)
+        assert np.array_equal(first.numpy(), np.stack([image_of(5), image_of(1)]))
+        assert np.array_equal(second.numpy(), image_of(2)[None])
     with pytest.raises(BadImageError, match="k1"):
-        list(make_pairs(broken={1}, on_bad_image="skip").plain_pictures(torch.tensor([1]), 2))
+        list(make_pairs(broken={1}, on_bad_row="skip").plain_images(torch.tensor([1]), 2))
+
+
+def test_a_worker_hands_on_the_sentence_of_a_broken_image(make_pairs):
+    [*_, last] = epoch_of(make_pairs(broken={list(_sampler(0))[-1][1]}), 3, workers=1)
+    assert set(last) == {"error"} and "cannot be decoded" in last["error"]
+
+
+# What a run needs to know of its data
+
+
+def test_digest_follows_keys_captions_and_classes_but_not_pixels(make_pairs):
+    def digest(captions=CAPTIONS, keys=None, **settings):
+        dataset = dataset_of(captions=captions, **settings)
+        if keys is not None:
+            dataset = dataset.remove_columns("key").add_column("key", keys)
+        features = torch.zeros(9, 2)
+        pairs = PairDataset(
+            dataset, CaptionTable.of(dataset), TextSide(seed=0, features=features), image_states=features
+        )
+        return pairs.digest()
+
+    others = [CAPTIONS[::-1], CAPTIONS[:6], [["red"], *CAPTIONS[1:]], [texts[::-1] for texts in CAPTIONS]]
+    assert digest() == digest(broken={1}) == digest(name="other")
+    assert len({digest(), *map(digest, others), digest(keys=list("0123456"))}) == 6
+
+
+@pytest.mark.parametrize("settings", [{}, {"live": True}, {"text_states": lambda count: torch.zeros(count, 3)}])
+def test_largest_batch_has_the_longest_caption_there_may_be(make_pairs, settings):
+    batch = make_pairs(in_memory=True, **settings).largest_batch(4)
+    assert len(batch["images"]) == len(batch["links"]) == 4
+    shape = {"live": (4, 12), "text_states": (4, 3)}.get(next(iter(settings), None), (4, 8))
+    assert batch["text_states" if "text_states" in settings else "input_ids"].shape == shape

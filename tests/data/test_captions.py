@@ -1,4 +1,4 @@
-"""Rows of both kinds and a tokenizer go in; unique texts, groups, sides and padded tokens are checked."""
+"""Captions of rows: unique texts, which rows are positives of each other, sides, and padded tokens."""
 
 import logging
 
@@ -7,22 +7,21 @@ import pytest
 import torch
 
 from modeling_clipscratch.data.captions import CaptionTable, TokenTable
-from modeling_clipscratch.data.rows import Rows
+from modeling_clipscratch.data.dataset import build_dataset, image_bytes
 
 
-def caption_rows(captions):
-    return Rows(
-        name="set", split="train", kind="caption", keys=[f"k{number}" for number in range(len(captions))],
-        read_image=None, captions=captions, origin="a test", fingerprint="0",
-    )  # fmt: skip
+def table_of(captions, keys=None):
+    return CaptionTable(captions, keys=keys or [f"k{number}" for number in range(len(captions))])
 
 
-def class_rows(labels, names, templates):
-    return Rows(
-        name="set", split="train", kind="class", keys=[f"k{number}" for number in range(len(labels))],
-        read_image=None, labels=np.array(labels), class_names=names, templates=templates, origin="a test",
-        fingerprint="0",
-    )  # fmt: skip
+def class_table(labels, names, templates=None):
+    images, keys = image_bytes([b""] * len(labels)), [f"k{number}" for number in range(len(labels))]
+    return CaptionTable.of(build_dataset(images, keys, labels=labels, class_names=names), templates)
+
+
+def positives(table):
+    """Which pairs of rows share a number."""
+    return (table.links[:, None, :, None] == table.links[None, :, None, :]).any(-1).any(-1).tolist()
 
 
 def choices(table, row, count):
@@ -33,54 +32,62 @@ def choices(table, row, count):
 
 def test_each_caption_is_kept_once_and_each_row_says_its_own():
     captions = [["a dog", "a cat"], ["a cat"], ["a cat", "a bird", "a dog"]]
-    table = CaptionTable(caption_rows(captions))
+    table = table_of(captions)
     assert table.texts == ["a dog", "a cat", "a bird"]
     assert [choices(table, row, len(texts)) for row, texts in enumerate(captions)] == captions
 
 
 def test_class_rows_say_the_prompts_of_their_class():
-    table = CaptionTable(class_rows([1, 0, 1], ["cat", "dog"], ["a {}", "the {}", "a {} and a {}"]))
+    table = class_table([1, 0, 1], ["cat", "dog"], ["a {}", "the {}", "a {} and a {}"])
     assert table.texts == ["a cat", "the cat", "a cat and a cat", "a dog", "the dog", "a dog and a dog"]
     assert choices(table, 0, 3) == ["a dog", "the dog", "a dog and a dog"]
     assert choices(table, 1, 3) == ["a cat", "the cat", "a cat and a cat"]
 
 
 def test_largest_draw_is_the_last_caption():
-    table = CaptionTable(caption_rows([["x"], ["a", "b", "c"]]))
+    table = table_of([["x"], ["a", "b", "c"]])
     last = 1 - 2**-24  # the largest that `uniform` gives
     assert table.texts[table.choose(torch.tensor([1]), torch.tensor([last])).item()] == "c"
     assert table.texts[table.choose(torch.tensor([1]), torch.tensor([0.0])).item()] == "a"
 
 
-def test_groups_are_the_classes():
-    table = CaptionTable(class_rows([2, 0, 2, 1], ["a", "b", "c"], ["{}"]))
-    assert table.group.dtype == torch.int64 and table.group.tolist() == [2, 0, 2, 1]
+def test_rows_of_a_class_are_positives():
+    table = class_table([2, 0, 2, 1], ["a", "b", "c"])
+    assert table.links.dtype == torch.int64 and table.links.tolist() == [[2], [0], [2], [1]]
+    assert table.texts == ["a photo of a a.", "a photo of a b.", "a photo of a c."]  # the default
 
 
-def test_rows_with_the_same_set_of_captions_are_one_group():
-    captions = [["a", "b"], ["b", "a"], ["a"], ["a", "b", "b"], ["a", "c"], ["a"]]
-    group = CaptionTable(caption_rows(captions)).group.tolist()
-    assert [[group[i] == group[j] for j in range(6)] for i in range(6)] == [
-        [set(captions[i]) == set(captions[j]) for j in range(6)] for i in range(6)
-    ]
+@pytest.mark.parametrize(
+    ("captions", "keys"),
+    [
+        ([["a", "b"], ["b", "a"], ["c"], ["d", "b", "b"], ["e", "c"], ["f"]], "012345"),
+        ([["a", "b"], ["b", "c"], ["c", "d"], ["a"], ["e"], ["f"]], "012345"),
+        ([["a", "x"], ["b"], ["x"], ["c"], ["a"], ["d"]], "iijklk"),  # several rows of one image
+        ([["k1"], ["\0k0"], ["a"]], ["k0", "k1", "k2"]),  # captions that look like keys
+    ],
+)
+def test_rows_that_share_an_image_or_a_caption_are_positives(captions, keys):
+    rows = [({*texts}, key) for texts, key in zip(captions, keys, strict=True)]
+    expected = [[bool(one & other) or key == its for other, its in rows] for one, key in rows]
+    assert positives(table_of(captions, keys)) == expected
 
 
 def test_captions_that_name_a_side_do_not_survive_a_flip():
     sides = ["a dog left of a cat", "Right!", "the LEFTMOST", "the rightmost one", "on its right-hand side"]
     free = ["a bright dog", "leftover food", "copyright", "upright", "above and below", ""]
-    table = CaptionTable(caption_rows([sides + free]))
+    table = table_of([sides + free])
     assert table.survives_flip.dtype == torch.bool
     assert table.survives_flip.tolist() == [False] * len(sides) + [True] * len(free)
 
 
 def test_table_of_chosen_rows_says_what_they_say():
     captions = [["a", "b"], ["c"], ["b", "d", "a"], ["c"]]
-    table = CaptionTable(caption_rows(captions))
+    table = table_of(captions)
     chosen = table.select(np.array([3, 2, 0]))
     assert chosen.texts == table.texts
     for place, row in enumerate([3, 2, 0]):
         assert choices(chosen, place, len(captions[row])) == captions[row]
-    assert chosen.group.tolist() == table.group[[3, 2, 0]].tolist()
+    assert chosen.links.tolist() == table.links[[3, 2, 0]].tolist()
 
 
 # Tokens

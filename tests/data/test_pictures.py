@@ -25,75 +25,45 @@ def pixel(data: bytes, at=(0, 0)) -> tuple:
     return image.getpixel(at)
 
 
+def grey(*levels, dtype=np.uint8):
+    return Image.fromarray(np.array([levels]).astype(dtype))
+
+
 def palette_picture() -> Image.Image:
-    image = Image.new("P", (2, 1))
+    image = grey(0, 1).convert("P")
     image.putpalette([10, 20, 30, 200, 100, 50])
-    image.putpixel((1, 0), 1)
     return image
 
 
-def test_rgb_is_unchanged():
-    assert pixel(file_of(Image.new("RGB", (2, 2), (1, 2, 3)))) == (1, 2, 3)
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (file_of(Image.new("RGB", (2, 1), (1, 2, 3))), [(1, 2, 3)] * 2),
+        (file_of(grey(77, 9)), [(77,) * 3, (9,) * 3]),
+        (file_of(grey(0, 255).convert("1")), [(0,) * 3, (255,) * 3]),
+        (file_of(palette_picture()), [(10, 20, 30), (200, 100, 50)]),
+        (file_of(palette_picture(), transparency=0), [(255,) * 3, (200, 100, 50)]),
+        (file_of(grey(9, 8).convert("RGB"), transparency=(9, 9, 9)), [(255,) * 3, (8,) * 3]),
+        # Alpha is laid on white: 51 is a fifth of 255, and a fifth of black on white is 204.
+        *((file_of(Image.new(mode, (1, 1), (*black, alpha))), [(level,) * 3])
+          for alpha, level in ((0, 255), (255, 0), (51, 204)) for mode, black in (("RGBA", (0, 0, 0)), ("LA", (0,)))),
+        # 16 bits are scaled, not clipped: 65535 / 257 = 255, 32896 / 257 = 128, 257 / 257 = 1, 100 / 257 rounds to 0.
+        *((file_of(grey(65535, 32896, 257, 100, dtype=np.uint16), format), [(255,) * 3, (128,) * 3, (1,) * 3, (0,) * 3])
+          for format in ("PNG", "TIFF")),
+        # Mode I is 16-bit unless its values are larger.
+        (file_of(grey(65535, 32896, 0, dtype=np.int32), "TIFF"), [(255,) * 3, (128,) * 3, (0,) * 3]),
+        (file_of(grey(0x80808080, 0xFFFFFFFF, dtype=np.int32), "TIFF"), [(128,) * 3, (255,) * 3]),
+        # Cyan is the lack of red; (0, 255, 255, 0) is magenta with yellow: red.
+        (file_of(Image.new("CMYK", (1, 1), (0, 255, 255, 0)), "TIFF"), [(255, 0, 0)]),
+        (file_of(grey(0), "GIF", save_all=True, append_images=[grey(255)]), [(0, 0, 0)]),  # the first frame
+    ],
+)  # fmt: skip
+def test_every_mode_becomes_rgb_of_eight_bits(data, expected):
+    image = decode_image(data, name="picture")
+    assert image.mode == "RGB" and [image.getpixel((x, 0)) for x in range(image.width)] == expected
 
 
-def test_grey_becomes_three_equal_channels():
-    assert pixel(file_of(Image.new("L", (2, 2), 77))) == (77, 77, 77)
-
-
-def test_one_bit_becomes_black_and_white():
-    image = Image.new("1", (2, 1))
-    image.putpixel((1, 0), 1)
-    assert pixel(file_of(image)) == (0, 0, 0)
-    assert pixel(file_of(image), (1, 0)) == (255, 255, 255)
-
-
-def test_palette_is_looked_up():
-    assert pixel(file_of(palette_picture())) == (10, 20, 30)
-    assert pixel(file_of(palette_picture()), (1, 0)) == (200, 100, 50)
-
-
-def test_transparent_palette_entry_becomes_white():
-    data = file_of(palette_picture(), transparency=0)
-    assert pixel(data) == (255, 255, 255)
-    assert pixel(data, (1, 0)) == (200, 100, 50)
-
-
-def test_transparent_colour_of_an_rgb_picture_becomes_white():
-    image = Image.new("RGB", (2, 1), (9, 9, 9))
-    image.putpixel((1, 0), (8, 9, 9))
-    data = file_of(image, transparency=(9, 9, 9))
-    assert pixel(data) == (255, 255, 255)
-    assert pixel(data, (1, 0)) == (8, 9, 9)
-
-
-@pytest.mark.parametrize(("alpha", "expected"), [(0, 255), (255, 0), (51, 204)])
-def test_alpha_is_laid_on_white(alpha, expected):
-    # 51 is a fifth of 255: a fifth of black on white is 204.
-    assert pixel(file_of(Image.new("RGBA", (2, 2), (0, 0, 0, alpha)))) == (expected,) * 3
-    assert pixel(file_of(Image.new("LA", (2, 2), (0, alpha)))) == (expected,) * 3
-
-
-def test_sixteen_bit_grey_is_scaled_not_clipped():
-    # 65535 / 257 = 255, 32896 / 257 = 128, 257 / 257 = 1, 100 / 257 rounds to 0
-    levels = np.array([[65535, 32896, 257, 100]], dtype=np.uint16)
-    image = decode_image(file_of(Image.fromarray(levels)), name="picture")
-    assert np.asarray(image)[0].tolist() == [[255] * 3, [128] * 3, [1] * 3, [0] * 3]
-    tiff = decode_image(file_of(Image.fromarray(levels), "TIFF"), name="picture")
-    assert np.array_equal(np.asarray(tiff), np.asarray(image))
-
-
-def test_mode_i_is_sixteen_bit_unless_its_values_are_larger():
-    levels = np.array([[65535, 32896, 0]], dtype=np.int32)
-    assert pixel(file_of(Image.fromarray(levels), "TIFF"), (1, 0)) == (128,) * 3
-    larger = np.array([[0x80808080, 0xFFFFFFFF]], dtype=np.uint32).view(np.int32)
-    assert pixel(file_of(Image.fromarray(larger), "TIFF")) == (128,) * 3
-    assert pixel(file_of(Image.fromarray(larger), "TIFF"), (1, 0)) == (255,) * 3
-
-
-def test_cmyk_becomes_rgb():
-    # Cyan is the lack of red; (0, 255, 255, 0) is magenta with yellow: red.
-    tiff = file_of(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF")
-    assert pixel(tiff) == (255, 0, 0)
+def test_cmyk_jpeg_becomes_rgb():
     jpeg = file_of(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
     assert np.abs(np.array(pixel(jpeg)) - (255, 0, 0)).max() <= 3  # JPEG is lossy
 
@@ -133,12 +103,6 @@ def test_exif_rotation_is_undone(orientation, format):
 def test_broken_exif_does_not_spoil_good_pixels():
     data = file_of(Image.new("RGB", (8, 8), "white"), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert pixel(data) == (255, 255, 255)
-
-
-def test_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    data = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert pixel(data) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP"])

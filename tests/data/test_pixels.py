@@ -1,4 +1,4 @@
-"""Pictures of odd sizes go in; what `Preprocess` makes of them is held to the image processor's own output."""
+"""`Preprocess` makes of images of any size what the image processor makes of them."""
 
 import json
 
@@ -9,10 +9,9 @@ from PIL import Image, ImageFilter
 from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil
 
 from benchmarks import input as input_benchmark
-from modeling_clipscratch.data import load_rows
-from modeling_clipscratch.data.pictures import decode_image
+from modeling_clipscratch.data.dataset import ImageReader, build_dataset, image_bytes, image_files, ppm
+from modeling_clipscratch.data.pictures import BadImageError, decode_image
 from modeling_clipscratch.data.pixels import Preprocess, normalize
-from modeling_clipscratch.data.rows import BadImageError, Rows
 
 SIZES = [(13, 9), (9, 13), (5, 31), (40, 8), (8, 8), (1, 3), (3, 7), (100, 101)]
 
@@ -105,40 +104,44 @@ def test_size_and_statistics_are_the_processor_s():
     assert Preprocess(cropping(shortest_edge=30)).image_size == (8, 8)
 
 
-def rows_of(pictures):
-    return Rows(
-        name="noise", split="train", kind="caption", keys=[f"k{number}" for number in range(len(pictures))],
-        read_image=lambda index: broken_or(pictures[index]), captions=[["a"]] * len(pictures), origin="a test",
-        fingerprint="0",
-    )  # fmt: skip
+def dataset_of(images):
+    """Images in memory; `None` is a broken one."""
+    files = image_bytes([b"broken" if image is None else ppm(image) for image in images])
+    dataset = build_dataset(files, [f"k{row}" for row in range(len(images))], captions=[["a"]] * len(images))
+    dataset.info.dataset_name = "noise"
+    return dataset
 
 
-def broken_or(picture):
-    if picture is None:
-        raise BadImageError("k1: cannot be decoded.")
-    return picture
-
-
-def test_all_pictures_are_read_in_order():
-    pictures = [noise((8 + number % 3, 9), seed=number) for number in range(300)]  # more than one block of reading
-    pixels, kept = Preprocess(resizing()).read_all(rows_of(pictures))
-    assert kept.tolist() == list(range(300)) and kept.dtype == np.int64
+def test_all_images_are_read_in_order():
+    images = [noise((8 + number % 3, 9), seed=number) for number in range(300)]  # more than one block of reading
     preprocess = Preprocess(resizing())
-    assert all(np.array_equal(pixels[number], preprocess(pictures[number])) for number in range(300))
+    pixels, kept = preprocess.read_all(dataset_of(images))
+    assert kept.tolist() == list(range(300)) and kept.dtype == np.int64
+    assert all(np.array_equal(pixels[number], preprocess(images[number])) for number in range(300))
 
 
-def test_broken_picture_stops_the_reading_or_is_left_out():
-    pictures = [noise((8, 8), 0), None, noise((8, 8), 2), None]
-    with pytest.raises(BadImageError, match="k1: cannot be decoded"):
-        Preprocess(resizing()).read_all(rows_of(pictures))
-    pixels, kept = Preprocess(resizing()).read_all(rows_of(pictures), on_bad_image="skip")
-    assert kept.tolist() == [0, 2]
-    assert np.array_equal(pixels, np.stack([pictures[0], pictures[2]]))
+def test_broken_image_stops_the_reading_or_is_left_out(caplog):
+    images, preprocess = [noise((8, 8), 0), None, noise((8, 8), 2), None], Preprocess(resizing())
+    with pytest.raises(BadImageError, match="noise: k1: cannot be decoded"):
+        preprocess.read_all(dataset_of(images))
+    pixels, kept = preprocess.read_all(dataset_of(images), on_bad_row="skip")
+    assert kept.tolist() == preprocess.readable(dataset_of(images)).tolist() == [0, 2]
+    assert np.array_equal(pixels, np.stack([images[0], images[2]]))
 
 
-def test_no_readable_picture_at_all_is_an_error():
-    with pytest.raises(ValueError, match="noise, split train: none of 2 pictures can be read"):
-        Preprocess(resizing()).read_all(rows_of([None, None]), on_bad_image="skip")
+@pytest.mark.parametrize("broken", [1, 3, 4, 300])
+def test_broken_images_are_counted_and_said_once(caplog, broken):
+    _, kept = Preprocess(resizing()).read_all(dataset_of([None] * broken + [noise((8, 8))]), on_bad_row="skip")
+    [message] = [record.getMessage() for record in caplog.records]
+    assert kept.tolist() == [broken] and message.startswith(
+        f"noise: left out {broken} of {broken + 1} images: noise: k0: "
+    )
+    assert message.count("cannot be decoded") == min(broken, 3) and message.endswith("; ...") == (broken > 3)
+
+
+def test_no_readable_image_at_all_is_an_error():
+    with pytest.raises(ValueError, match="noise: none of 2 images can be read; noise: k0: cannot be decoded"):
+        Preprocess(resizing()).read_all(dataset_of([None, None]), on_bad_row="skip")
 
 
 # Pictures to train on: not the image processor's own pixels, but near them
@@ -216,11 +219,11 @@ def test_fast_pixels_are_the_same_for_arrays_of_any_layout():
     assert np.array_equal(fast(image[::-1]), fast(image[::-1].copy()))
 
 
-def encoded_rows(tmp_path, pictures):
-    for number, picture in enumerate(pictures):
-        (tmp_path / "cats").mkdir(exist_ok=True)
-        picture.save(tmp_path / "cats" / f"{number}.jpg", quality=95)
-    return load_rows(str(tmp_path), "train", validation_fraction=0.5)
+def files_of(tmp_path, images):
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        image.save(path, quality=95)
+    return build_dataset(image_files(paths), paths, captions=[["a"]] * len(paths))
 
 
 def smooth(size):
@@ -228,33 +231,32 @@ def smooth(size):
 
 
 def test_large_jpegs_are_read_at_a_part_of_their_scale_for_training_only(tmp_path):
-    rows = encoded_rows(tmp_path, [smooth((400, 300)) for _ in range(2)])
-    assert rows.encoded and rows.select([0]).encoded
+    images = ImageReader(files_of(tmp_path, [smooth((400, 300))]))
     seen, exact, fast = [], Preprocess(resizing()), Preprocess(resizing(), exact=False)
     for way in (exact, fast):
         own = way.decode
         way.decode = lambda data, *, name, own=own: seen.append(own(data, name=name)) or seen[-1]
-    made = [way.read(rows.select([0]), 0) for way in (exact, fast)]
+    made = [way.read(images, 0) for way in (exact, fast)]
     assert seen[0].size == (300, 400) and seen[1].shape == (50, 38, 3)  # an eighth, 3 times 8 pixels at least
-    assert np.array_equal(made[0], exact(decode_image(tmp_path / "cats" / "0.jpg", name="0")))
+    assert np.array_equal(made[0], exact(decode_image(tmp_path / "0.jpg", name="0")))
     assert np.abs(made[0].astype(int) - made[1]).mean() < 2
 
 
 def test_pictures_are_resized_in_a_thread_each_and_in_forked_workers(tmp_path):
     """Each of them is to take one thread of torch's, and a fork after resizing is to find no lock that is held."""
-    rows = encoded_rows(tmp_path, [smooth((60, 50)) for _ in range(8)])
+    dataset = files_of(tmp_path, [smooth((60, 50)) for _ in range(8)])
     fast = Preprocess(resizing(), exact=False)
-    here, kept = fast.read_all(rows)
+    here, kept = fast.read_all(dataset)
+    items = [(fast, ImageReader(dataset), index) for index in kept.tolist()]
     loader = torch.utils.data.DataLoader(
-        [(fast, rows, index) for index in kept.tolist()], batch_size=None, num_workers=2, collate_fn=read_one,
-        multiprocessing_context="fork", timeout=60,
-    )  # fmt: skip
+        items, batch_size=None, num_workers=2, collate_fn=read_one, multiprocessing_context="fork", timeout=60
+    )
     assert np.array_equal(np.stack(list(loader)), here)
 
 
 def read_one(item):
-    fast, rows, index = item
-    return fast.read(rows, index)
+    fast, images, index = item
+    return fast.read(images, index)
 
 
 def test_benchmark_in_small(tmp_path, write_class_set, capsys):

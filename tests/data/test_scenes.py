@@ -1,13 +1,17 @@
 """The built-in scenes: what the splits share and what they must not, and what the pictures show."""
 
 import itertools
-import pickle
 
 import numpy as np
 import pytest
 
-from modeling_clipscratch.data import load_rows
-from modeling_clipscratch.data.scenes import COLOURS, SHAPES, Combination, combinations, draw_scene
+from modeling_clipscratch.data import ImageReader, load_data
+from modeling_clipscratch.data.sources.scenes import COLOURS, SHAPES, Combination, combinations, draw_scene
+
+
+@pytest.fixture(scope="module")
+def train():
+    return load_data("scenes", splits=["train"], seed=7)["train"]
 
 
 def objects_of(chosen):
@@ -38,16 +42,15 @@ def test_train_shows_every_object_on_either_side_of_every_relation():
 
 
 def test_test_captions_fit_one_picture_each():
-    rows = load_rows("scenes", "test")
-    assert len(rows) == 500 == len({tuple(captions) for captions in rows.captions})
+    rows = load_data("scenes", splits=["test"])["test"]
+    assert len(rows) == 500 == len({tuple(captions) for captions in rows["captions"]})
 
 
-def test_train_has_several_pictures_of_each_combination_with_equal_captions():
-    rows = load_rows("scenes", "train")
-    assert len(rows) == 31680 and len(set(rows.keys)) == 31680
-    assert len({tuple(captions) for captions in rows.captions}) == 1440
-    assert rows.captions[0] == rows.captions[1440]
-    assert not np.array_equal(rows.read_image(0), rows.read_image(1440))
+def test_train_has_several_pictures_of_each_combination_with_equal_captions(train):
+    assert len(train) == len(set(train["key"])) == 31680
+    assert len({tuple(captions) for captions in train["captions"]}) == 1440
+    assert train[0]["captions"] == train[1440]["captions"]
+    assert train[0]["image"]["bytes"] != train[1440]["image"]["bytes"]
 
 
 @pytest.mark.parametrize("copy", range(40))
@@ -113,11 +116,7 @@ def lab(rgb) -> np.ndarray:
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-def test_a_picture_depends_on_nothing_but_its_key():
-    rows = load_rows("scenes", "train")
-    again = pickle.loads(pickle.dumps(load_rows("scenes", "train", seed=7)))
-    later = rows.read_image(777)
-    rows.read_image(3)
-    assert np.array_equal(rows.read_image(777), later)
-    assert np.array_equal(again.read_image(777), later)
-    assert later.shape == (32, 32, 3) and later.dtype == np.uint8
+def test_an_image_depends_on_nothing_but_its_combination_and_copy(train):
+    image = np.asarray(ImageReader(train)(1440 + 777))
+    assert np.array_equal(image, draw_scene(combinations()["train"][777], copy=1))
+    assert image.shape == (32, 32, 3) and image.dtype == np.uint8

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from modeling_clipscratch.data import load_rows
+from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.templates import TEMPLATES, class_names_from, templates_from
 
 
@@ -79,6 +79,6 @@ def test_a_file_of_labels_that_cannot_be_is_refused(text_file, content, sentence
 @pytest.mark.parametrize(
     ("names", "sentence"), [(["a", "b", "a"], "'a' is given twice"), (["a", " "], "2 of 2 is empty")]
 )
-def test_rows_refuse_names_that_cannot_be_told_apart(names, sentence):
+def test_names_that_cannot_be_told_apart_are_refused(names, sentence):
     with pytest.raises(ValueError, match=sentence):
-        load_rows("digits", "test", class_names=names)
+        load_data("digits", class_names=names)

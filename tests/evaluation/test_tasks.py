@@ -127,7 +127,7 @@ def test_rows_without_a_caption_stop_the_run_or_are_left_out(model, processor, m
     with pytest.raises(ValueError, match="row-00000001 has no caption; every row needs a caption"):
         evaluate_dataset(model, processor, dataset)
     assert len(evaluate_dataset(model, processor, dataset, on_bad_row="skip").dataset) == 3
-    assert "1 of 4 rows are left out" in caplog.text
+    assert "left out 1 of 4 rows" in caplog.text
 
 
 def other_classes(rows):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from ..columns import DataOptions
+from ..columns import DataOptions, check_no_columns
 from ..local_files import read_json, walk_files
 from ..names import first_line
 from ..pictures import is_unread_name, warn_of_unread
@@ -14,6 +14,7 @@ from ..splits import KEYWORDS, Source, Split, by_split
 from .caption_files import caption_file_source
 from .folders import image_folder_source
 from .tables import by_split_column, is_table, metadata_source, table_file_source, table_source
+from .tars import tar_source
 
 
 def local_source(name: str, options: DataOptions) -> Source | None:
@@ -50,31 +51,20 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
         return source
     listing = dict(walk_files(folder))
     warn_of_unread([str(folder / i / file) for i, files in listing.items() for file in files if is_unread_name(file)])
-    if any(file.endswith(".tar") for files in listing.values() for file in files):
-        from .tars import tar_source
-
-        if source := tar_source(folder, name, options):
-            return _without_columns(source, name, options)
+    has_tars = any(file.endswith(".tar") for files in listing.values() for file in files)
+    if has_tars and (source := tar_source(folder, name, options)):
+        return source
     for find in (metadata_source, caption_file_source, table_source) if options.folder_names != "classes" else ():
         if source := find(folder, listing, name, options):
             return source
     if source := image_folder_source(folder, listing, name, options):
-        return _without_columns(source, name, options)
+        check_no_columns(name, options)
+        return source
     raise ValueError(
         f"{name}: holds none of the known forms: tar shards (<split>/0.tar), images with a metadata.csv, .jsonl or "
         ".parquet, tables (.parquet, .csv, .jsonl), images with a text file beside each, or images in one sub-folder a "
         "class."
     )
-
-
-def _without_columns(source: Source, name: str, options: DataOptions) -> Source:
-    """The source as it is. Raises: ValueError if columns were named, which only tables have."""
-    named = ("image_column", "caption_column", "label_column", "split_column", "image_root")
-    wrong = next((option for option in named if getattr(options, option) not in (None, "none")), None)
-    if wrong:
-        value = getattr(options, wrong)
-        raise ValueError(f"{wrong}={value!r}: {name} is no table and has no columns; leave the option out.")
-    return source
 
 
 def _configuration(folder: Path, name: str, config: str) -> Path:

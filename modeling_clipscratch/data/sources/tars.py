@@ -15,7 +15,7 @@ import datasets
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
-from ..columns import DataOptions, cell_texts
+from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import CAPTIONS_FEATURE, IMAGE_FEATURE, KEY_FEATURE, build_dataset, utf8_key
 from ..local_files import check_regular, decode_text, lfs_pointer, read_text, walk_files
 from ..pictures import IMAGE_EXTENSIONS, is_picture_name
@@ -111,9 +111,7 @@ def open_tars(
         fetch: called with the tars of a split before they are indexed.
         origin: where the rows come from. Default: the tars.
     """
-    columns = {column: getattr(options, column) for column in ("image_column", "caption_column", "label_column")}
-    if wrong := next((column for column, value in columns.items() if value), None):
-        raise ValueError(f"{wrong}={columns[wrong]!r}: {name} is no table and has no columns; leave the option out.")
+    check_no_columns(name, options)
     path, source = folder / TEMPLATES_FILE, {}
     templates = templates_from([str(path)]) if path.exists() and read_text(path).strip() else None
     for split, tars in splits.items():

@@ -1,0 +1,170 @@
+"""`load_data` on built-in and made sources: splits, validation taken from train, kinds, templates, description."""
+
+from functools import partial
+
+import datasets
+import pytest
+
+from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.columns import DEFAULT_OPTIONS, DataOptions
+from modeling_clipscratch.data.dataset import build_dataset, image_bytes
+from modeling_clipscratch.data.load import describe_data, load_splits
+from modeling_clipscratch.data.splits import NoSuchSplitError, Split
+
+
+def labelled(labels, split="train", names=("a", "b")):
+    keys = [f"{split}-{row}" for row in range(len(labels))]
+    return build_dataset(image_bytes([b"x"] * len(labels)), keys, labels=labels, class_names=names)
+
+
+def captioned(count):
+    keys = [f"k{row}" for row in range(count)]
+    return build_dataset(image_bytes([b"x"] * count), keys, captions=[[f"text {key}"] for key in keys])
+
+
+def table(labels):
+    return datasets.Dataset.from_dict(
+        {"image": [f"{label}{row}".encode() for row, label in enumerate(labels)], "label": labels}
+    )
+
+
+def load(parts, *, options=DEFAULT_OPTIONS, **words):
+    """Splits of a source made of {split: rows or a function that gives them}."""
+    source = {
+        split: Split(rows if callable(rows) else partial(lambda it: it, rows), f"{split}.csv")
+        for split, rows in parts.items()
+    }
+    return load_splits(source, "toy", options, **words)
+
+
+@pytest.mark.parametrize("wanted", [None, ["train", "val"], ["validation", "train"], ["train"], ["dev"]])
+def test_validation_is_taken_from_train_and_train_is_the_rest(wanted):
+    parts = load({"train": labelled([0, 1] * 50)}, splits=wanted)
+    names = [{"val": "validation", "dev": "validation"}.get(name, name) for name in wanted or ["train", "validation"]]
+    assert list(parts) == names
+    sizes, whole = {"train": 90, "validation": 10}, load({"train": labelled([0, 1] * 50)})
+    assert {split: len(part) for split, part in parts.items()} == {split: sizes[split] for split in names}
+    for split, part in parts.items():
+        assert part.split == split and part["key"][:] == whole[split]["key"][:]
+        assert (part.info.dataset_name, part.info.description, parts.origin[split]) == ("toy", "train.csv", "train.csv")
+    assert not {*whole["train"]["key"]} & {*whole["validation"]["key"]}
+    assert sorted(whole["validation"]["label"]) == [0] * 5 + [1] * 5
+
+
+def test_seed_chooses_the_validation_rows():
+    chosen = [load({"train": captioned(20)}, validation_fraction=0.25, seed=seed)["validation"] for seed in (0, 0, 1)]
+    keys = [part["key"][:] for part in chosen]
+    assert len(keys[0]) == 5 and keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("parts", [{"validation": labelled([1, 1], "validation")}, {"test": labelled([0, 1], "test")}])
+def test_train_is_whole_beside_its_own_validation_or_with_fraction_zero(parts):
+    data = load({"train": labelled([0, 1]), **parts}, validation_fraction=0 if "test" in parts else 0.1)
+    assert list(data) == ["train", *parts] and len(data["train"]) == 2
+    assert data[[*parts][0]]["key"][:] == [f"{[*parts][0]}-{row}" for row in range(2)]
+
+
+def test_only_what_is_asked_for_is_opened_and_each_table_once():
+    opened = []
+    source = {
+        split: lambda split=split: opened.append(split) or table(["b", "a"] * 5) for split in ("train", "test", "rest")
+    }
+    load(source, splits=["test"], options=DataOptions(label_column="label", class_names=["a", "b"]))
+    assert opened == ["test"]
+    load(source, splits=["test", "train", "rest"])
+    assert sorted(opened[1:]) == ["rest", "test", "train"]
+
+
+def test_classes_written_as_words_are_numbered_by_train_in_every_split():
+    data = load({"test": table(["dog", "ant"]), "train": table(["cat", "dog"] * 5)}, splits=["test"])
+    assert data["test"].features["label"].names == ["cat", "dog", "ant"] and data["test"]["label"][:] == [1, 2]
+
+
+TRAIN = {"train": labelled([0, 1])}
+
+
+@pytest.mark.parametrize(
+    ("parts", "words", "sentence"),
+    [
+        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. To "
+         "go on, choose one of these, or add a test split; split train with validation_fraction 0 gives every row"),
+        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. To go on"),
+        (TRAIN, {"splits": ["validation"], "validation_fraction": 0}, "or give validation_fraction a value above 0"),
+        (TRAIN, {"splits": ["validation"], "streaming": True}, "none is taken from a stream; --eval_strategy no does"),
+        (TRAIN, {"splits": ["restval"]}, "toy has no split 'restval'"),
+    ],
+)  # fmt: skip
+def test_a_split_that_is_not_there_is_named_with_those_that_are(parts, words, sentence):
+    with pytest.raises(NoSuchSplitError, match=sentence):
+        load(parts, **words)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words", "sentence"),
+    [
+        *(({}, {"validation_fraction": it}, r"validation_fraction=.* is not in \[0, 1\)") for it in (-0.1, 1.0, 10)),
+        ({"train": labelled([0])}, {}, "toy: 1 rows are too few to take 0.1 of them for validation"),
+        ({"train": captioned(2), "test": labelled([0])}, {}, "toy: train has captions and test has labels.*; name one"),
+        ({"train": captioned(9)}, {"options": DataOptions(class_names=["a"])}, "of its own, so class_names has no use"),
+        ({"train": captioned(9)}, {"options": DataOptions(templates=["{}"])}, "of its own, so templates has no use"),
+        (TRAIN, {"streaming": True}, "toy: train.csv is of a form that is not streamed"),
+        ({"test": labelled([-1, -1])}, {}, "toy, split test: every label is -1, which stands for hidden labels"),
+        ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_loaded_is_refused_in_a_sentence(parts, words, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        load(parts, **words)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        (
+            "digits",
+            {"templates": ["a photo of {}", "a photo"]},
+            "template 'a photo' has no {}, where the class would go",
+        ),
+        ("digits", {"image_column": "image"}, "image_column='image': digits is no table and has no columns"),
+        ("scenes", {"templates": ["a {}"]}, "scenes has captions of its own, so templates has no use"),
+        ("digits", {"caption_column": "a", "label_column": "b"}, "are both named; name captions for caption data"),
+        ("digits", {"splits": ["dev", "restval"]}, "digits has no split 'restval'; it has: train, validation, test"),
+    ],
+)
+def test_options_without_a_use_are_refused(name, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        load_data(name, **{"splits": ["validation"], **options})
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "expected"),
+    [
+        (None, None, ["a photo of a {}."]),
+        (["our {}"], None, ["our {}"]),
+        (["our {}"], ["my {}"], ["my {}"]),
+        (["our {}"], "a {}", ["a {}"]),
+    ],
+)
+def test_templates_are_the_user_s_or_the_data_s_or_the_default(own, said, expected):
+    source = {"test": Split(lambda: labelled([0, 1]), "here", templates=own)}
+    assert load_splits(source, "toy", DataOptions(templates=said)).templates == expected
+
+
+def test_templates_may_be_the_name_of_a_list_and_captions_have_none():
+    lists = [load_data("digits", splits=["test"], templates=said).templates for said in ("cifar10", ["cifar10"])]
+    assert lists[0] == lists[1] and len(lists[0]) == 18
+    assert load({"test": captioned(3)}).templates is None
+
+
+def test_description_is_a_line_a_split():
+    names = [f"class\n{number}" for number in range(12)]
+    data = load({"train": labelled([0, 1] * 600, names=names), "test": labelled([0], names=names)})
+    shown = ", ".join(f"class {number}" for number in range(10))
+    kinds = [f"{rows} rows, 12 classes: {shown}, ..." for rows in ("1,080", "1", "120")]
+    lines = [line.replace("\\n", " ") for line in describe_data(data)]
+    origins = [f"(from {name}.csv)" for name in ("train", "test", "train")]
+    assert lines == [f"{split}: {kind} {origin}" for split, kind, origin in zip(data, kinds, origins, strict=True)]
+    assert describe_data(load({"test": captioned(2)})) == ["test: 2 rows, captions, such as 'text k0' (from test.csv)"]
+    stream = {"train": labelled([0, 1], names=["a", "b"]).to_iterable_dataset()}
+    assert describe_data(stream) == ["train: streamed, 2 classes: a, b (from the dataset)"]
