@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate.utils import DynamoBackend
-from transformers import SchedulerType, Trainer, get_scheduler
+from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
@@ -147,6 +147,11 @@ def check_options(args, options: dict) -> None:
         raise ValueError(
             f"args is a {type(args).__name__}; give ClipScratchTrainingArguments, which take all of its fields and the "
             "global batch."
+        )
+    model = options.get("model")
+    if model is not None and not (isinstance(model, PreTrainedModel) and model.config.model_type == "clipscratch"):
+        raise ValueError(
+            f"model is a {type(model).__name__}; give a ClipScratchModel (from_towers returns it with its processor)."
         )
     processor = options.get("processing_class")
     if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):

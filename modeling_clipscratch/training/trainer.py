@@ -100,7 +100,8 @@ class ClipScratchTrainer(Trainer):
         **kwargs,
     ):
         args = ClipScratchTrainingArguments() if args is None else args
-        check_options(args, {**kwargs, "processing_class": processing_class, "muon_matrices": muon_matrices})
+        given = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
+        check_options(args, {**kwargs, **given})
         args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
         for name in [name for name, value in kwargs.items() if value is None]:
             del kwargs[name]

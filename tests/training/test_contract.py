@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, ViTConfig, ViTModel
 from transformers import trainer as trainer_module
 
 from modeling_clipscratch import ClipScratchModel, ClipScratchTrainer, ClipScratchTrainingArguments
@@ -82,7 +82,8 @@ def make(towers, make_dataset, tmp_path):
         changes = {"global_batch_size": 8, "num_train_epochs": 2, "disable_tqdm": True, "logging_steps": 1, **changes}
         args = ClipScratchTrainingArguments(str(tmp_path / "run"), **changes)
         given = {"train_dataset": dataset, "eval_dataset": dataset, "processing_class": processor, **(options or {})}
-        return ClipScratchTrainer(None if "model_init" in given else model, args, **given)
+        given = {"model": None if "model_init" in given else model, "args": args, **given}
+        return ClipScratchTrainer(**given)
 
     return make
 
@@ -283,6 +284,13 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
         {"args": lambda dataset: TrainingArguments("run")}, {},
         "^args is a TrainingArguments; give ClipScratchTrainingArguments, which take all of its fields",
     ),
+    "model and processor as the model": (
+        {"model": lambda dataset: (1, 2)}, {}, "^model is a tuple; give a ClipScratchModel .from_towers returns it",
+    ),
+    "a tower as the model": (
+        {"model": lambda dataset: ViTModel(ViTConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1))}, {},
+        "^model is a ViTModel; give a ClipScratchModel",
+    ),
     "a list": (
         {"train_dataset": lambda dataset: [{"image": 1}]}, {},
         "^train_dataset is a list; give a datasets.Dataset or IterableDataset with an image column",
@@ -346,7 +354,7 @@ def test_wrong_use_is_one_sentence_with_its_remedy(make, make_dataset, case, tmp
     options = {name: value(make_dataset("class labels")) for name, value in given.items()}
     with pytest.raises(ValueError, match=sentence) as refused:
         if "args" in options:
-            ClipScratchTrainer(None, **options)
+            ClipScratchTrainer(**options)
         else:
             make(options=options, **changes)
     assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
