@@ -82,7 +82,7 @@ def test_folders_named_by_numbers_are_in_label_order(write_images):
         (
             ["train/a/1.png", "train/b/1.png", "test/c/1.png"],
             {},
-            "test has 'c', none of them; give all splits the same",
+            "test has 'c', none of them; give all splits",
         ),
         (["maple tree/1.png", "maple_tree/1.png"], {}, "'maple tree' and 'maple_tree' would be classes of one name"),
         ([f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is no UTF-8"),
