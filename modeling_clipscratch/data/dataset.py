@@ -409,7 +409,7 @@ class ImageReader:
             self._column = self._table.column("image")
         cell = self._column[row].as_py() or {}
         if cell.get("shard"):
-            return decode(_read_member(cell), name=f"{cell['shard']}: {cell['member']}")
+            return decode(read_member(cell), name=f"{cell['shard']}: {cell['member']}")
         if cell.get("path") and not cell.get("bytes"):
             return decode(cell["path"], name=cell["path"])
         name = f"{self.title}: {self._table.column('key')[row]}"
@@ -418,7 +418,8 @@ class ImageReader:
         raise BadImageError(f"{name} has no image; remove the row.")
 
 
-def _read_member(cell: dict) -> bytes:
+def read_member(cell: dict) -> bytes:
+    """The bytes of an image in a tar, of a cell of `TAR_IMAGE_FEATURE`. Raises: BadImageError."""
     try:
         file = _open_shard(cell["shard"], _stamp(cell["shard"]), os.getpid(), get_ident())
         file.seek(cell["offset"])

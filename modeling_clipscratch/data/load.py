@@ -7,14 +7,15 @@ from pathlib import Path
 
 import datasets
 
-from .columns import DataOptions, check_no_columns
-from .dataset import class_names, is_class_data, labels_of, prepare_dataset, title
+from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, is_text
+from .dataset import class_names, labels_of, prepare_dataset, title
 from .names import on_one_line
 from .sources.digits import digits_source
 from .sources.hub import hub_source
 from .sources.local import local_source
 from .sources.scenes import scenes_source
 from .splits import NoSuchSplitError, Source, Split, canonical_split, carve_out
+from .stream_batches import StreamedRows, with_features
 from .templates import DEFAULT_TEMPLATES
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def load_splits(
     data = (ImageTextStream if streaming else ImageTextData)()
     data.origin = {split: source[split if split in source else "train"].origin for split in wanted}
     if streaming:
-        data.update({split: _stream(source[split], name, split) for split in wanted})
+        data.update({split: _stream(source[split], name, split, options) for split in wanted})
     else:
         tables = {split: cache(part.open) for split, part in source.items()}
         needed = {"train" if carves and split == "validation" else split: None for split in wanted}
@@ -128,8 +129,9 @@ def load_splits(
         if carves and "train" in needed:
             parts |= _carved(name, parts["train"], validation_fraction, seed)
         data.update({split: parts[split] for split in wanted})
-    _check_kind(name, data, options)
-    if any(map(is_class_data, data.values())):
+    kinds = {split: "captions" if names_of_classes(part, options) is None else "labels" for split, part in data.items()}
+    _check_kind(name, kinds, options)
+    if "labels" in kinds.values():
         own = next((source[split].templates for split in source if source[split].templates), None)
         data.templates = list(options.templates or own or DEFAULT_TEMPLATES)
     return data
@@ -143,15 +145,27 @@ def _prepared(part: Split, name, split, options, tables):
     return prepared
 
 
-def _stream(part: Split, name, split):
+def _stream(part: Split, name, split, options):
     if part.stream is None:
         raise ValueError(
             f"{name}: {part.origin} is of a form that is not streamed; leave streaming out, or give tars or parquet "
             "files."
         )
-    stream = part.stream()
+    stream = with_features(part.stream())
     stream.info.dataset_name, stream.info.description = name, part.origin
+    rows = StreamedRows(stream, options)
+    if is_text(stream.features[rows.image]):
+        raise ValueError(
+            f"{name}: {part.origin}: column {rows.image!r} holds paths, and a stream needs the images themselves; "
+            "leave streaming out."
+        )
     return stream
+
+
+def names_of_classes(dataset, options: DataOptions = DEFAULT_OPTIONS) -> list[str] | None:
+    """(C,) names of the classes of what `load_data` gives with these options; `None` for caption data."""
+    streams = isinstance(dataset, datasets.IterableDataset)
+    return StreamedRows(dataset, options).class_names if streams else class_names(dataset)
 
 
 def _carved(name, train, fraction, seed):
@@ -166,8 +180,7 @@ def _carved(name, train, fraction, seed):
     return {"train": train.select(rest), "validation": validation}
 
 
-def _check_kind(name, data, options):
-    kinds = {split: "labels" if is_class_data(part) else "captions" for split, part in data.items()}
+def _check_kind(name, kinds, options):
     if len({*kinds.values()}) > 1:
         listed = " and ".join(f"{split} has {kind}" for split, kind in kinds.items())
         raise ValueError(f"{name}: {listed}; name one with --caption_column or --label_column.")
@@ -190,13 +203,14 @@ def _no_such_split(name, there, split, carves, streaming):
     return f"{name} has no split {split!r}; it has: {listed}. To go on, {remedy}."
 
 
-def describe_data(data: Mapping[str, datasets.Dataset | datasets.IterableDataset]) -> list[str]:
+def describe_data(
+    data: Mapping[str, datasets.Dataset | datasets.IterableDataset], options: DataOptions = DEFAULT_OPTIONS
+) -> list[str]:
     """The lines of a short table: split, rows, kind, classes or a sample caption, and where the rows come from."""
     lines = []
     for split, part in data.items():
         rows = f"{len(part):,} rows" if isinstance(part, datasets.Dataset) else "streamed"
-        if is_class_data(part):
-            names = class_names(part)
+        if (names := names_of_classes(part, options)) is not None:
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             kind = f"{len(names)} classes: {shown}"
         else:

@@ -26,13 +26,14 @@ from .columns import (
     readable_class,
     written_lists,
 )
-from .dataset import class_names, is_prepared, ppm, title
+from .dataset import class_names, is_prepared, ppm, read_member, title
 from .pictures import BadImageError
 from .pixels import Preprocess
 from .randomness import epoch_order, key_ids
-from .sources.streams import shard_names, shard_rows
+from .sources.streams import check_resumable, shard_names, shard_rows
 from .splits import hash_of
 
+_HEAD = 5  # rows that tell the features of a stream that does not know them
 FEW_SHARDS = 4  # a slot; with fewer, one shard more or less would make too great a difference between slots
 
 
@@ -65,44 +66,42 @@ class StreamedRows:
     """
 
     def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS):
-        stream = stream if stream.features is not None else stream._resolve_features()  # no public way
-        self.title = title(stream)
-        if stream._distributed is not None:
-            raise ValueError(f"{self.title} was split by node; give the whole stream, which the processes share here.")
-        if is_prepared(stream):
-            columns = ("image", ["captions"] if "captions" in stream.features else [], "label")
+        stream = with_features(stream).with_format(None)
+        self.title, features = title(stream), stream.features
+        check_resumable(stream, self.title)
+        prepared = is_prepared(stream) and not options.class_names
+        if prepared:
+            columns = ("image", ["captions"] if "captions" in features else [], "label")
         else:
-            columns = find_columns(stream.features, options, origin=self.title)
+            columns = find_columns(features, options, origin=self.title)
         self.image, self.captions, label = columns
         self.label = None if self.captions else label
-        if isinstance(stream.features[self.image], datasets.Image):
+        self.class_names = self.numbers = None
+        if self.label:
+            self.class_names = class_names(stream) if prepared else self._class_names(features[label], options)
+            own = getattr(features[label], "names", [])  # which a generator may give in place of numbers
+            self.numbers = {name: number for names in (own, self.class_names) for number, name in enumerate(names)}
+        if isinstance(features[self.image], datasets.Image):
             stream = stream.cast_column(self.image, datasets.Image(decode=False))
-        self.has_keys = is_text(stream.features.get("key")) and "key" not in (self.image, label)
+        key = features.get("key")
+        self.has_keys = (is_text(key) or is_whole_number(key)) and "key" not in (self.image, label)
         names = [self.image, *self.captions, *([self.label] if self.label else []), *(["key"] if self.has_keys else [])]
         self.stream = stream.select_columns(names)
         self.shards = shard_names(self.stream)
-        self.class_names = self.numbers = None
-        if self.label:
-            self.class_names = self._class_names(stream, options)
-            if is_text(stream.features[self.label]):
-                self.numbers = {name: number for number, name in enumerate(self.class_names)}
 
-    def _class_names(self, stream, options):
-        names, feature = options.class_names, stream.features[self.label]
-        if is_prepared(stream):
-            return class_names(stream)
+    def _class_names(self, feature, options):
         if isinstance(feature, datasets.ClassLabel):
-            return list(names or map(readable_class, feature.names))
+            return list(options.class_names or map(readable_class, feature.names))
         if not (is_text(feature) or is_whole_number(feature)):
             raise ValueError(
                 f"{self.title}: label column {self.label!r} holds {feature}; labels are whole numbers or words."
             )
-        if not names:
+        if not options.class_names:
             raise ValueError(
                 f"{self.title}: the classes in column {self.label!r} are not known before all rows are read; give "
                 "their names in label order (class_names)."
             )
-        return list(names)
+        return list(options.class_names)
 
     def fingerprint(self) -> str:
         """Digest of what tells a stream from another before it is read: its columns and the names of its shards."""
@@ -121,12 +120,12 @@ class StreamedRows:
         if isinstance(cell, Image.Image):  # of a `map`, before which `datasets` decodes
             cell = ppm(np.asarray(cell.convert("RGB")))
         cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
-        image, key = cell.get("bytes") or cell.get("path"), raw["key"] if self.has_keys else None
-        where = cell.get("path") or f"{self.shards[shard]}: row {number}"
+        if cell.get("shard"):
+            cell = {"bytes": read_member(cell), "path": f"{cell['shard']}: {cell['member']}"}
+        image, where = cell.get("bytes") or cell.get("path"), cell.get("path") or f"{self.shards[shard]}: row {number}"
         if not image:
             raise BadImageError(f"{where}: has no image in column {self.image!r}; write it there or remove the row.")
-        if key is None:
-            key = hashlib.blake2b(image if isinstance(image, bytes) else image.encode(), digest_size=16).hexdigest()
+        key = str(raw["key"]) if self.has_keys and raw["key"] is not None else image_name(image)
         if self.label is None:
             captions = cell_texts(tuple(written_lists([raw[name]])[0] for name in self.captions))
             if not captions:
@@ -138,13 +137,28 @@ class StreamedRows:
         value = value.strip() if isinstance(value, str) else value
         if value is None or value == "":
             raise BadRowError(f"{where}: has no label in column {self.label!r}; every row of class data needs one.")
-        if self.numbers is not None:
+        if isinstance(value, str):
             if value not in self.numbers:
-                raise BadRowError(f"{where}: label {value!r} is not among the {len(self.numbers)} class names; add it.")
+                raise BadRowError(f"{where}: label {value!r} is not among the {len(self.class_names)} class names.")
             return self.numbers[value]
         if not 0 <= value < len(self.class_names):
             raise BadRowError(f"{where}: label {value} has no class name; {len(self.class_names)} names are known.")
         return value
+
+
+def with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """A stream whose features are known, from its first rows where they are not. Raises: ValueError if it is empty."""
+    if stream.features is not None:
+        return stream
+    if not (rows := list(stream.take(_HEAD))):
+        raise ValueError(f"{title(stream)}: no rows; choose another split or check where it comes from.")
+    return stream.map(features=datasets.Dataset.from_list(rows).features)
+
+
+def image_name(image: bytes | str) -> str:
+    """What equal images, still encoded, have in common."""
+    data = image if isinstance(image, bytes) else image.encode(errors="surrogateescape")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class StreamedPairs(torch.utils.data.IterableDataset):
@@ -233,7 +247,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         table, places = self.captions, torch.arange(len(rows))
         if table is None:
             # Any row of the global batch, on whatever process, may share an image or a caption.
-            names = [[row.key, *(f"\0{text}" for text in dict.fromkeys(row.captions))] for row in rows]
+            names = [[image_name(row.image), *(f"\0{text}" for text in dict.fromkeys(row.captions))] for row in rows]
             width = max(map(len, names))
             links = key_ids([name for row in names for name in row + row[:1] * (width - len(row))]).view(-1, width)
             table = CaptionTable([row.captions for row in rows], links=links)

@@ -15,7 +15,7 @@ from ..data.columns import DataOptions
 from ..data.dataset import content_fingerprint, prepare_dataset
 from ..data.mix import Mix
 from ..data.pixels import Preprocess
-from ..data.stream_batches import StreamedPairs, StreamedRows
+from ..data.stream_batches import StreamedPairs, StreamedRows, with_features
 from ..data.templates import DEFAULT_TEMPLATES
 from ..hub.towers_clipscratch import is_fixed
 from .gather import local_process_count
@@ -51,7 +51,7 @@ def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Da
 
 def read_stream(stream: datasets.IterableDataset, options: DataOptions) -> datasets.Dataset:
     """All rows of an iterable dataset in memory, images encoded: an evaluation compares each with each."""
-    stream = stream if stream.features is not None else stream._resolve_features()
+    stream = with_features(stream)
     columns = {name: datasets.Image(decode=False) for name, kind in stream.features.items() if hasattr(kind, "decode")}
     for name, undecoded in columns.items():
         stream = stream.cast_column(name, undecoded)

@@ -7,10 +7,8 @@ from pathlib import Path
 from transformers import set_seed
 
 from ..data.captions import CaptionTable
-from ..data.dataset import class_names, is_class_data
-from ..data.load import describe_data, load_splits, open_source
+from ..data.load import describe_data, load_splits, names_of_classes, open_source
 from ..data.splits import NoSuchSplitError, canonical_split
-from ..data.stream_batches import StreamedRows
 from ..data.templates import DEFAULT_TEMPLATES
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
@@ -176,9 +174,9 @@ def _load(data, args):
             splits |= part
             templates = templates or part.templates
     splits = {name: splits[name] for name in splits if name == "train"} | splits
-    for line in describe_data(splits):
+    for line in describe_data(splits, options):
         logger.info(line)
-    classes = class_names(splits["train"]) if splits["train"].features and is_class_data(splits["train"]) else None
+    classes = names_of_classes(splits["train"], options)
     if classes is not None and len(classes) < 2:
         raise ValueError(
             f"{data.dataset} has one class, {classes[0]!r}, so there is nothing to tell apart; give the folder whose "
@@ -191,5 +189,5 @@ def _known_captions(train, templates, data, args):
     """The captions that a tokenizer of words is made of; `None` where they are in the rows of a stream."""
     if not data.streaming:
         return CaptionTable.of(train, templates).texts
-    names = StreamedRows(train, _reading(data, args)).class_names
+    names = names_of_classes(train, _reading(data, args))
     return None if names is None else CaptionTable.of_classes(names, templates or DEFAULT_TEMPLATES).texts

@@ -32,6 +32,20 @@ def shard_names(stream: datasets.IterableDataset) -> list[str]:
     return list(names or (f"shard {number}" for number in range(count)))
 
 
+def check_resumable(stream: datasets.IterableDataset, name: str) -> None:
+    """Raise ValueError if a stream cannot be read on from where a run stopped, or gives a process a share already."""
+    if stream._distributed is not None:
+        raise ValueError(f"{name} was split by node; give the whole stream, which the processes share here.")
+    layers = [stream._ex_iterable]
+    for layer in layers:
+        layers += getattr(layer, "ex_iterables", None) or [*filter(None, [getattr(layer, "ex_iterable", None)])]
+        if type(layer).__name__ == "BufferShuffledExamplesIterable":  # its state lacks the rows in its buffer
+            raise ValueError(
+                f"{name} was shuffled with a buffer, which a run that stopped cannot resume; leave `shuffle` out: "
+                "--stream_shuffle_rows shuffles rows as they are read."
+            )
+
+
 def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None = None) -> Iterator[tuple[dict, dict]]:
     """Read the rows of one shard, the same in the main process and in a worker of a `DataLoader`.
 

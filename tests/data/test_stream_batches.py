@@ -1,0 +1,550 @@
+"""Batches of streams of all kinds: each row once an epoch, in which order, resumed anywhere, and what is refused.
+
+A color stands for a row: images are of one color.
+"""
+
+import pickle
+from collections import Counter
+from itertools import islice
+
+import datasets
+import pytest
+import torch
+from datasets.distributed import split_dataset_by_node
+from PIL import Image, PngImagePlugin
+
+from modeling_clipscratch.data import load_data, stream_batches
+from modeling_clipscratch.data.batches import PairDataset, TextSide
+from modeling_clipscratch.data.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.columns import DataOptions
+from modeling_clipscratch.data.dataset import class_names, labels_of, prepare_dataset
+from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
+from modeling_clipscratch.training.stream_state import StreamStates
+
+SIZES = [5, 7, 4]  # rows of the shards; three epochs are 16 batches of 3
+TWO_CAPTIONS = ["a red square", "a blue circle"]
+
+
+def color(number):
+    return (number % 200, number // 200, 7)
+
+
+def row_numbers(batch):
+    return [int(red) + 200 * int(green) for red, green, _ in batch["images"][:, 0, 0].tolist()]
+
+
+def same(first, second):
+    tensors = [{name: value for name, value in batch.items() if name != "stream"} for batch in (first, second)]
+    return tensors[0].keys() == tensors[1].keys() and all(
+        torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items()
+    )
+
+
+def positives(batch):
+    """Which rows of a batch share a link."""
+    links = batch["links"]
+    return (links[:, None, :, None] == links[None, :, None, :]).any(-1).any(-1)
+
+
+def error_of(batches):
+    """The sentence that ends a stream."""
+    states = StreamStates(batches)
+    with pytest.raises(ValueError) as caught:
+        for batch in islice(iter(batches), 30):
+            states.take(batch)
+    return str(caught.value)
+
+
+def load(pairs, workers):
+    """As the trainer's loader makes it; its batches are without an end."""
+    return torch.utils.data.DataLoader(pairs, batch_size=None, num_workers=workers)
+
+
+def epochs_by_slot(make_pairs, stream, *, processes, workers, epochs=2, **settings):
+    """[epoch] -> rows that all slots gave in it, in order; whole epochs only, from real workers, a row a batch."""
+    rows = [[] for _ in range(epochs)]
+    for process in range(processes):
+        pairs = make_pairs(stream, process=process, processes=processes, workers=workers, batch_size=1, **settings)
+        done = set()
+        for batch in load(pairs, workers if workers > 1 else 0):
+            state = batch["stream"]["state"]
+            if state["epoch"] < epochs:
+                rows[state["epoch"]] += row_numbers(batch)
+            else:
+                done.add(state["worker"])
+                if len(done) == workers:
+                    break
+    return rows
+
+
+@pytest.fixture(scope="module")
+def make_table(encode):
+    """Further columns, or other cells of images -> dataset; row n is an image of color n."""
+
+    def make(**columns):
+        count = len(next(iter(columns.values())))
+        cells = [{"bytes": encode(color(n)), "path": None} for n in range(count)]
+        return datasets.Dataset.from_dict({"image": cells, **columns}).cast_column("image", datasets.Image())
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def write_tars(write_shard, encode):
+    """(folder, sizes of the train shards) -> folder of caption data; row n is an image of color n."""
+
+    def write(folder, sizes):
+        number = 0
+        for shard, size in enumerate(sizes):
+            members = {}
+            for number in range(number, number + size):  # noqa: B020
+                key = f"s{number:04d}"
+                members |= {f"{key}.png": encode(color(number)), f"{key}.txt": "\n".join(TWO_CAPTIONS).encode()}
+            number += 1
+            write_shard(folder / "train" / f"{shard}.tar", members)
+        (folder / "dataset_type.txt").write_text("retrieval")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def make_pairs(word_processor):
+    """(stream, or folder whose train split it is; options) -> `StreamedPairs`."""
+
+    def make(stream, options=None, templates=("a photo of a {}",), **settings):
+        options = options or {}
+        if not isinstance(stream, datasets.IterableDataset):
+            data = load_data(stream, splits=["train"], streaming=True, **options)
+            stream, templates = data["train"], data.templates
+        rows, captions = StreamedRows(stream, DataOptions(**options)), None
+        words = {"tokenizer": word_processor.tokenizer}
+        if rows.class_names is not None:
+            captions = CaptionTable.of_classes(rows.class_names, templates)
+            words = {"tokens": TokenTable(captions.texts, word_processor.tokenizer, 12)}
+        texts = settings.pop("texts", None) or TextSide(seed=settings.get("seed", 0), **words)
+        settings = {"batch_size": 3, "seed": 0, "shuffle_rows": 4, **settings}
+        return StreamedPairs(rows, texts, captions, preprocess=Preprocess(word_processor.image_processor), **settings)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory, make_table, write_tars, encode):
+    """kind -> the same 16 rows as a stream."""
+    folder = tmp_path_factory.mktemp("streams")
+    write_tars(folder / "tars", SIZES)
+    table = make_table(caption=[TWO_CAPTIONS] * sum(SIZES))
+    (folder / "parquet [2024]").mkdir()  # no pattern
+    for shard, size in enumerate(SIZES):
+        rows = range(sum(SIZES[:shard]), sum(SIZES[:shard]) + size)
+        table.select(rows).to_parquet(str(folder / "parquet [2024]" / f"train-{shard}.parquet"), batch_size=3)
+    parquet = load_data(folder / "parquet [2024]", streaming=True)["train"]
+    plain = table.to_iterable_dataset(num_shards=3)
+
+    def generate(numbers):
+        for number in numbers:
+            yield {"image": Image.new("RGB", (6, 4), color(number)), "caption": TWO_CAPTIONS}
+
+    indexed = load_data(folder / "tars", splits=["train"], validation_fraction=0)["train"]
+    more = make_table(caption=[TWO_CAPTIONS] * (sum(SIZES) + 9)).to_iterable_dataset(num_shards=4)
+    return {
+        "tars": load_data(folder / "tars", streaming=True)["train"],
+        "parquet": parquet,
+        "table": plain,
+        "indexed tars": indexed.to_iterable_dataset(num_shards=3),
+        "map to PIL images": plain.map(lambda row: {"image": row["image"].transpose(Image.Transpose.ROTATE_180)}),
+        "map": parquet.map(lambda row: {"caption": row["caption"]}, features=parquet.features),
+        "filter": more.filter(lambda row: row["image"].getpixel((0, 0))[0] < sum(SIZES)),
+        "generator without features": datasets.IterableDataset.from_generator(
+            generate, gen_kwargs={"numbers": list(range(sum(SIZES)))}
+        ),
+        "formatted": plain.with_format("torch"),
+    }
+
+
+KINDS = ["tars", "parquet", "table", "indexed tars", "map to PIL images", "map", "filter"]
+KINDS += ["generator without features", "formatted"]
+
+
+# Each row once
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_any_stream_come_once_an_epoch_and_resume_after_any_batch(streams, make_pairs, kind):
+    stream = streams[kind]
+    assert [sorted(rows) for rows in epochs_by_slot(make_pairs, stream, processes=2, workers=1)] == [
+        list(range(sum(SIZES)))
+    ] * 2
+    straight = list(islice(iter(make_pairs(stream)), 12))
+    assert len({batch["input_ids"].shape for batch in straight}) == 1
+    for consumed in range(1, 11):
+        pairs = make_pairs(stream)
+        pairs.states = [straight[consumed - 1]["stream"]["state"]]
+        assert same(next(iter(pairs)), straight[consumed]), consumed
+
+
+@pytest.mark.parametrize("sizes", [[5, 9, 7, 6], [11, 10, 9, 8, 12, 7, 13], [40], [23, 17], [2] * 19],
+                         ids=["as many shards as slots", "some left over", "one", "two", "many"])  # fmt: skip
+def test_each_row_comes_once_an_epoch_over_two_processes_of_two_workers(write_tars, make_pairs, tmp_path, sizes):
+    epochs = epochs_by_slot(make_pairs, write_tars(tmp_path, sizes), processes=2, workers=2)
+    assert [sorted(rows) for rows in epochs] == [list(range(sum(sizes)))] * 2
+
+
+@pytest.mark.parametrize("count, lengths, last_are_shared", [
+    (5, ([2, 2, 2, 2], [2, 2, 2, 2]), True),  # a shard too many burdens no slot
+    (17, ([5, 4, 4, 4], [4, 4, 4, 5]), False),  # where there are many, it goes to another slot in each epoch
+])  # fmt: skip
+def test_shards_left_over_are_dealt_evenly(make_table, make_pairs, count, lengths, last_are_shared):
+    stream = make_table(caption=["red"] * count).to_iterable_dataset(num_shards=count)
+    pairs = make_pairs(stream, processes=2, workers=2)
+    assert tuple([len(pairs.deal(slot, epoch)) for slot in range(4)] for epoch in (0, 1)) == lengths
+    lasts = [pairs.deal(slot, 0)[-1] for slot in range(4)]
+    assert [shared for _, shared in lasts] == [last_are_shared] * 4
+    assert len({shard for shard, _ in lasts}) == (1 if last_are_shared else 4)
+    assert pairs.readings() == pytest.approx(sum(lengths[0]) / count)
+
+
+def test_order_differs_between_epochs_and_seeds_and_is_the_same_when_repeated(make_table, make_pairs):
+    stream = make_table(caption=["red"] * 30).to_iterable_dataset(num_shards=3)
+    zero, one, again = (
+        epochs_by_slot(make_pairs, stream, processes=1, workers=1, seed=seed, shuffle_rows=8) for seed in (0, 1, 0)
+    )
+    assert zero == again
+    assert zero[0] != zero[1] and zero[0] != one[0] and zero[0] != sorted(zero[0])
+    assert max(zero[0][:8]) - min(zero[0][:8]) < 20  # a block is of neighbors: of one shard, or two
+
+
+def test_too_many_readers_are_refused(make_table, make_pairs):
+    pairs = make_pairs(make_table(caption=["red"] * 3).to_iterable_dataset(), process=3, processes=4)
+    assert "reader 4 of 4 (processes x workers) found no row in a whole epoch; set dataloader_num" in error_of(pairs)
+
+
+def test_no_more_rows_are_held_than_one_block(make_table, make_pairs, monkeypatch):
+    class Held(dict):
+        now = most = 0
+
+        def __init__(self, row):
+            super().__init__(row)
+            Held.now += 1
+            Held.most = max(Held.most, Held.now)
+
+        def __del__(self):
+            Held.now -= 1
+
+    own = stream_batches.shard_rows
+    monkeypatch.setattr(stream_batches, "shard_rows", lambda *args: ((Held(row), state) for row, state in own(*args)))
+    stream = make_table(caption=["red"] * 100).to_iterable_dataset(num_shards=3)
+    for _ in islice(iter(make_pairs(stream, shuffle_rows=16, batch_size=5)), 60):
+        assert Held.now <= 16
+    assert 16 <= Held.most <= 17  # the row in hand, while the last of a block is read
+
+
+# Resuming
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_readers_resume_in_turn_after_any_batch(streams, make_pairs, tmp_path, workers):
+    settings = {"workers": workers, "processes": 2}
+    straight = list(islice(load(make_pairs(streams["tars"], **settings), workers), 10))
+    states = StreamStates(make_pairs(streams["tars"], **settings))
+    for consumed, batch in enumerate(straight[:8]):
+        states.save(tmp_path)
+        resumed = StreamStates(make_pairs(streams["tars"], **settings))
+        resumed.load(tmp_path)
+        resumed.pairs.states = list(resumed.queue)
+        rest = list(islice(load(resumed.pairs, workers), 2))
+        assert all(same(*pair) for pair in zip(rest, straight[consumed : consumed + 2], strict=True)), consumed
+        states.take(dict(batch))
+
+
+@pytest.mark.parametrize("saved, resumed, sentence", [
+    ("tars", {"workers": 3}, r"written by 2 readers a process \(dataloader_num_workers\), not 3"),
+    ("tars", {"processes": 2}, "written by 1 processes, not 2"),
+    ("parquet", {}, "no longer those that the run began with"),
+    (None, {}, "not written by a streamed run"),
+])  # fmt: skip
+def test_other_readers_and_other_shards_than_before_are_refused(
+    streams, make_pairs, tmp_path, saved, resumed, sentence
+):
+    if saved:
+        StreamStates(make_pairs(streams[saved], workers=2)).save(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        StreamStates(make_pairs(streams["tars"], **{"workers": 2, **resumed})).load(tmp_path)
+
+
+def test_a_stream_can_be_sent_to_a_worker_that_is_not_forked(streams, make_pairs):
+    for kind in ("tars", "parquet", "table"):
+        pairs = make_pairs(streams[kind])
+        assert same(next(iter(pickle.loads(pickle.dumps(pairs)))), next(iter(pairs))), kind
+
+
+# What a batch holds
+
+
+@pytest.mark.parametrize("kind", ["captions", "classes"])
+def test_batches_over_the_ends_of_epochs_are_those_of_a_map_style_dataset_with_the_same_keys(
+    make_table, make_pairs, word_processor, kind
+):
+    words = {"caption": [[*TWO_CAPTIONS, f"left {n}"] for n in range(5)]}
+    names = ["red square", "blue circle"]
+    table = make_table(key=[f"k{n}" for n in range(5)], **(words if kind == "captions" else {"label": [0, 1, 0, 1, 1]}))
+    if kind == "classes":
+        table = table.cast_column("label", datasets.ClassLabel(names=names))
+    templates = ("a photo of a {}", "the {}")
+    table, stream = prepare_dataset(table), table.to_iterable_dataset(num_shards=2)
+    captions = CaptionTable.of(table, templates)
+    texts = TextSide(seed=3, tokens=TokenTable(captions.texts, word_processor.tokenizer, 12))
+    plain = PairDataset(table, captions, texts, preprocess=Preprocess(word_processor.image_processor))
+    place = 0
+    for batch in islice(iter(make_pairs(stream, templates=templates, batch_size=4, seed=3)), 5):
+        rows = row_numbers(batch)
+        expected = plain.__getitems__([((place + n) // 5, row) for n, row in enumerate(rows)])
+        place += 4
+        assert batch.keys() - {"stream"} == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in expected.keys() - {"links"})
+        assert torch.equal(positives(batch), positives(expected))
+    assert any(not flips for flips in plain.__getitems__([(epoch, 0) for epoch in range(20)])["may_flip"]) == (
+        kind == "captions"
+    )
+
+
+def test_cached_features_of_prompts_go_with_their_classes(make_table, make_pairs):
+    texts = TextSide(seed=0, features=torch.arange(4.0)[:, None])  # two classes of two prompts each
+    table = make_table(label=[0, 1] * 4).cast_column("label", datasets.ClassLabel(names=["a", "b"]))
+    pairs = make_pairs(table.to_iterable_dataset(), templates=("a {}", "the {}"), texts=texts)
+    batch = next(iter(pairs))
+    assert "input_ids" not in batch and torch.equal(batch["text_states"].long() // 2, batch["links"])
+    assert pairs.largest_batch(2)["text_states"].shape == (2, 1)
+
+
+def test_long_captions_are_cut_at_what_the_text_tower_reads(make_table, make_pairs):
+    pairs = make_pairs(make_table(caption=["red " * 40] * 4).to_iterable_dataset())
+    assert next(iter(pairs))["input_ids"].shape == pairs.largest_batch(3)["input_ids"].shape == (3, 12)
+
+
+@pytest.mark.parametrize("images, captions, keys, expected", [
+    ([0, 0, 1], ["a", "b", "c"], None, [[1, 1, 0], [1, 1, 0], [0, 0, 1]]),
+    ([0, 0, 1], ["a", "b", "c"], ["x", "y", "z"], [[1, 1, 0], [1, 1, 0], [0, 0, 1]]),
+    ([0, 1, 2], ["a", "a ", "c"], ["x", "y", "z"], [[1, 1, 0], [1, 1, 0], [0, 0, 1]]),
+    ([0, 1, 2], [["a", "b"], ["b"], ["c"]], [1, 2, 3], [[1, 1, 0], [1, 1, 0], [0, 0, 1]]),
+    ([0, 1, 2], ["['a', 'b']", '["b"]', "c"], None, [[1, 1, 0], [1, 1, 0], [0, 0, 1]]),
+    ([0, 1, 2], ["a", "b", "c"], None, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+], ids=["an image", "an image of several keys", "a caption", "one of several", "lists as text", "nothing"])  # fmt: skip
+def test_rows_of_one_image_or_with_a_shared_caption_are_positives(
+    tmp_path, make_table, make_pairs, encode, images, captions, keys, expected
+):
+    columns = {"image": [{"bytes": encode(color(image)), "path": None} for image in images], "caption": captions}
+    columns |= {"key": keys} if keys else {}
+    columns["number"] = list(range(3))
+    make_table(**columns).to_parquet(str(tmp_path / "train.parquet"))
+    for stream in (tmp_path, make_table(**columns).to_iterable_dataset()):
+        pairs = make_pairs(stream, shuffle_rows=1)
+        assert positives(next(iter(pairs))).int().tolist() == expected
+
+
+# Columns
+
+
+CLASSES = {"class_names": ["cat", "dog"]}
+CATS = ["cat ", "dog", " cat", "dog"]
+
+
+@pytest.mark.parametrize("columns, options, names, expected", [
+    ({"label": CATS}, CLASSES, ["cat", "dog"], [0, 1, 0, 1]),
+    ({"label": [0, 1, 0, 1]}, CLASSES, ["cat", "dog"], [0, 1, 0, 1]),
+    ({"species": [0, 1, 0, 1], "text": ["x"] * 4}, {"label_column": "species", **CLASSES}, ["cat", "dog"], [0, 1, 0, 1]),
+    ({"cls": [1, 1, 0, 0]}, {"templates": ["the {}"]}, ["a cat", "dog"], [1, 1, 0, 0]),
+    ({"label": [1, 0, 1, 0]}, {}, ["a cat", "dog"], [1, 0, 1, 0]),
+    ({"label": CATS, "note": ["a", "b", "c", "d"]}, {"caption_column": "note"}, None, None),
+    ({"sentence_1": ["a", None, "c", "d"], "sentence_2": ["e", "f", "", "h"]}, {}, None, None),
+], ids=["words", "numbers", "a named label", "another column of labels", "labels", "a named caption",
+        "several captions"])  # fmt: skip
+def test_columns_are_read_alike_plain_and_streamed(tmp_path, make_table, make_pairs, columns, options, names, expected):
+    table = make_table(**columns)
+    if names == ["a cat", "dog"]:
+        table = table.cast_column(list(columns)[0], datasets.ClassLabel(names=["a_cat", "dog"]))
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    options, stream = {"cache_dir": str(tmp_path / "cache"), **options}, table.to_iterable_dataset()
+    data = load_data(tmp_path, splits=["train"], validation_fraction=0, **options)
+    plain = data["train"]
+    for pairs in (make_pairs(tmp_path, options), make_pairs(stream, options)):
+        assert pairs.rows.class_names == names == class_names(plain)
+        rows = [pairs.rows.row(raw, 0, number) for number, raw in enumerate(pairs.rows.stream)]
+        assert [row.label for row in rows] == (expected or [None] * 4)
+        assert expected == (None if names is None else labels_of(plain).tolist())
+        assert names or [row.captions for row in rows] == plain["captions"][:]
+    streamed = load_data(tmp_path, splits=["train"], streaming=True, **options)
+    assert streamed.templates == data.templates and (streamed.templates is None) == (names is None)
+
+
+def test_classes_written_as_words_by_a_generator_are_numbered(make_pairs, encode):
+    def generate():
+        yield from ({"image": encode(), "label": label} for label in ("a_cat", "dog", 1))
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a_cat", "dog"])})
+    pairs = make_pairs(datasets.IterableDataset.from_generator(generate, features), shuffle_rows=1)
+    assert next(iter(pairs))["links"].tolist() == [[0], [1], [1]]
+
+
+REFUSED = {
+    "no columns": ({"other": [1]}, {}, "neither captions nor a label among the columns image, other"),
+    "two kinds": ({"label": [1], "caption": ["red"]}, {}, "could all be the captions or the label; choose one"),
+    "labels without names": ({"label": [1]}, {}, "not known before all rows are read; give their names in label order"),
+    "words without names": ({"label": ["cat"]}, {}, "the classes in column 'label' are not known before"),
+    "fractions as labels": ({"label": [0.5]}, {}, "label column 'label' holds Value('float64')"),
+    "a column that is not there": ({"text": ["red"]}, {"caption_column": "txet"}, "did you mean 'text'"),
+    "names of classes for captions": ({"text": ["red"]}, CLASSES, "has captions of its own, so class_names has no use"),
+    "paths": ({"image": ["a.png"], "text": ["red"]}, {}, "column 'image' holds paths, and a stream needs the images"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_columns_that_tell_too_little_are_refused_when_a_stream_is_loaded(tmp_path, make_table, make_pairs, name):
+    columns, options, sentence = REFUSED[name]
+    if "image" in columns:
+        table = datasets.Dataset.from_dict(columns)
+    else:
+        table = make_table(**columns)
+    table.to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(ValueError) as caught:
+        load_data(tmp_path, streaming=True, **options)
+    assert sentence in str(caught.value) and "train" in str(caught.value)
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (lambda stream: split_dataset_by_node(stream, 0, 2), "was split by node; give the whole stream"),
+    (lambda stream: stream.shuffle(seed=0, buffer_size=10), "leave `shuffle` out: --stream_shuffle_rows shuffles"),
+    (lambda stream: datasets.interleave_datasets([stream.shuffle(seed=0)] * 2), "was shuffled with a buffer"),
+    (lambda stream: stream.take(0).map(lambda row: row), "no rows; choose another split"),
+    (lambda stream: stream.batch(2), "no picture among the columns"),
+], ids=["split by node", "a buffer", "a buffer below", "no rows", "batches"])  # fmt: skip
+def test_streams_that_cannot_be_resumed_or_read_are_refused(streams, make_pairs, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make_pairs(change(streams["table"]))
+
+
+@pytest.mark.parametrize("name", ["digits", "scenes", "table.csv", "table", "classes"])
+def test_other_forms_are_not_streamed(tmp_path, encode, name):
+    (tmp_path / "table").mkdir()
+    for csv in (tmp_path / "table.csv", tmp_path / "table" / "train.csv"):
+        csv.write_text("image,caption\na.png,a photo\n")
+    for label in ("cat", "dog"):
+        (tmp_path / "classes" / label).mkdir(parents=True)
+        (tmp_path / "classes" / label / "0.png").write_bytes(encode())
+    path = name if name in ("digits", "scenes") else tmp_path / name
+    with pytest.raises(ValueError, match=f"^{path}: .*of a form that is not streamed; leave streaming out, or give"):
+        load_data(path, streaming=True)
+
+
+# Bad rows
+
+
+@pytest.fixture
+def write_bad(tmp_path, make_table, encode):
+    """(form, cells of the second row) -> folder of four rows."""
+
+    def write(cells):
+        cells = dict(cells)
+        columns = {"image": [{"bytes": encode(color(n)), "path": None} for n in range(4)]}
+        columns["image"][1]["bytes"] = cells.pop("image", columns["image"][1]["bytes"])
+        ((name, bad),) = cells.items() or [("caption", "a red")]
+        good = {"caption": "a red", "label": "cat" if isinstance(bad, str) else 0}[name]
+        make_table(**columns, **{name: [good, bad, good, good]}).to_parquet(str(tmp_path / "train.parquet"))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("cells, sentence", [
+    ({"image": b"no image"}, "row 1: cannot be decoded"),
+    ({"image": None}, "row 1: has no image in column 'image'; write it there or remove the row."),
+    ({"caption": None}, "row 1: has no caption; every row needs one."),
+    ({"caption": " \n"}, "row 1: has no caption"),
+    ({"caption": "[]"}, "row 1: has no caption"),
+    ({"label": None}, "row 1: has no label in column 'label'; every row of class data needs one."),
+    ({"label": " "}, "row 1: has no label"),
+    ({"label": -1}, "row 1: label -1 has no class name; 2 names are known."),
+    ({"label": 2}, "row 1: label 2 has no class name; 2 names are known."),
+    ({"label": "ox"}, "row 1: label 'ox' is not among the 2 class names."),
+])  # fmt: skip
+def test_bad_rows_stop_a_stream_or_are_left_out_and_counted(write_bad, make_pairs, caplog, cells, sentence):
+    folder, options = write_bad(cells), CLASSES if "label" in cells else {}
+    assert f"{folder}/train.parquet: {sentence}" in error_of(make_pairs(folder, options))
+    pairs = make_pairs(folder, options, on_bad_row="skip")
+    states = StreamStates(pairs)
+    for batch in islice(iter(pairs), 11):
+        states.take(batch)
+        assert sorted(row_numbers(batch)) == [0, 2, 3]
+    assert states.skipped in (10, 11)  # once an epoch
+    first, tenth = [record.message for record in caplog.records if "left out" in record.message]
+    assert first.startswith("1 rows are left out so far, the last since") and sentence in first
+    assert tenth.startswith("10 rows are left out")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_row_stops_a_loader_with_workers_by_one_sentence(write_bad, make_pairs, workers):
+    pairs = make_pairs(write_bad({"image": b"no image"}), workers=workers, batch_size=1)
+    errors = [batch["stream"].get("error") for batch in islice(load(pairs, workers), 4)]
+    assert any(error and "row 1: cannot be decoded" in error for error in errors)
+
+
+def test_stream_of_bad_rows_only_does_not_spin_forever(make_table, make_pairs):
+    pairs = make_pairs(make_table(caption=[None, "", " "]).to_iterable_dataset(), on_bad_row="skip")
+    assert error_of(pairs) == "the dataset: no row can be used; shard 0: row 1: has no caption; every row needs one."
+
+
+# Tars as they come
+
+
+def commented_png():
+    import io
+
+    file, notes = io.BytesIO(), PngImagePlugin.PngInfo()
+    notes.add_text("comment", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (6, 4), color(1)).save(file, "PNG", pnginfo=notes)
+    return file.getvalue()
+
+
+SAMPLES = {
+    "dots in a name": ({"photo.v1.png": "image", "photo.v1.txt": b"a red"}, ["a red"]),
+    "upper-case endings": ({"a.PNG": "image", "a.TXT": b"a red"}, ["a red"]),
+    "json alone": ({"a.png": "image", "a.json": b'{"caption": "a red"}'}, ["a red"]),
+    "a BOM": ({"a.png": "image", "a.txt": b"\xef\xbb\xbfa red"}, ["a red"]),
+    "several lines": ({"a.png": "image", "a.txt": b"a red\n\na blue\n"}, ["a red", "a blue"]),
+    "a long comment": ({"a.png": commented_png(), "a.txt": b"a red"}, ["a red"]),
+    "no caption": ({"a.png": "image", "a.txt": b" \n"}, "0.tar: a.png: has no caption"),
+    "members apart": (
+        {"a.png": "image", "b.png": "image", "a.txt": b"a red", "b.txt": b"a red"},
+        "the members of a lie apart; a stream needs them side by side: sort the shard",
+    ),
+    "a pointer": (
+        {"a.png": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a.txt": b"a red"},
+        "0.tar: a.png: .*Git LFS",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_of_a_streamed_tar_are_right_or_named_rightly(tmp_path, write_shard, encode, make_pairs, name):
+    members, expected = SAMPLES[name]
+    members = {member: encode(color(1)) if data == "image" else data for member, data in members.items()}
+    write_shard(tmp_path / "train" / "0.tar", members)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=expected):
+            pairs = make_pairs(tmp_path)
+            raise ValueError(error_of(pairs))
+        return
+    pairs = make_pairs(tmp_path)
+    (raw,) = pairs.rows.stream
+    assert pairs.rows.row(raw, 0, 0).captions == expected
+    assert row_numbers(next(iter(pairs))) == [1] * 3
+
+
+def test_tar_that_is_a_pointer_is_named(tmp_path, make_pairs):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "0.tar").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(ValueError, match="0.tar: is a Git LFS pointer, not the tar; git lfs pull fetches it"):
+        make_pairs(tmp_path)
