@@ -26,8 +26,12 @@ class StreamStates:
 
     def __init__(self, pairs: StreamedPairs):
         self.pairs = pairs
-        self.queue = deque(pairs.states)
+        self._start, self.queue = list(pairs.states), deque(pairs.states)
         self.skipped = 0
+
+    def restart(self) -> None:
+        """Go back to the first row."""
+        self.queue = deque(self._start)
 
     def loader(self, args) -> DataLoader:
         """Batches from where the states stand. They are this process's own already: accelerate has nothing to share.

@@ -382,6 +382,8 @@ class ClipScratchTrainer(Trainer):
             losses = [line["loss"] for line in state.log_history if "loss" in line]
             return TrainOutput(state.global_step, sum(losses) / max(len(losses), 1), {})
         self._losses = LossWatch()
+        if self.stream is not None and checkpoint is None:
+            self.stream.restart()
         output = super().train(checkpoint, **kwargs)
         self.check_finite()
         if self.average is not None:

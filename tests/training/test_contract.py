@@ -162,6 +162,16 @@ def test_evaluation_data_of_several_names_are_measured_and_the_first_is_the_best
     assert metrics["eval_a_top1"] == trainer.evaluate(dataset)["eval_top1"] == trainer.state.best_metric
 
 
+def test_second_training_of_a_stream_starts_at_its_first_row(make, make_dataset, monkeypatch):
+    stream = make_dataset("class labels").to_iterable_dataset(num_shards=3)
+    trainer, samples = make(options={"train_dataset": stream}, max_steps=2, eval_strategy="no"), []
+    take = trainer.stream.take
+    monkeypatch.setattr(trainer.stream, "take", lambda batch: (samples.append(batch["sample"]), take(batch)))
+    trainer.train()
+    trainer.train()
+    assert torch.equal(torch.cat(samples[:2]), torch.cat(samples[2:])) and not torch.equal(samples[0], samples[1])
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 def test_run_is_resumed_to_the_same_bits_and_a_finished_one_makes_no_step(make, make_dataset, tmp_path, streamed):
     changes, options = {"save_total_limit": 5, "eval_strategy": "no", "save_strategy": "steps", "save_steps": 2}, {}
