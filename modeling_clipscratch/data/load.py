@@ -156,8 +156,8 @@ def _stream(part: Split, name, split, options):
     stream.info.dataset_name, stream.info.description = name, part.origin
     image = StreamedRows(stream, options).image
     if is_text(stream.features[image]):
-        found = partial(_file, image, part, f"{title(stream)}: column {image!r}")
-        stream = stream.map(found, input_columns=[image], features=stream.features)
+        resolve = partial(_file, image, part, f"{title(stream)}: column {image!r}")
+        stream = stream.map(resolve, input_columns=[image], features=stream.features)
     return stream
 
 
