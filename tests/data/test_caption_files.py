@@ -101,6 +101,14 @@ def test_a_file_is_read_by_its_path_and_restval_is_said(write_files, caplog):
     assert "1 images of restval are read as train" in caplog.text
 
 
+def test_of_files_of_one_name_those_in_the_folder_of_the_split_are_taken(write_files):
+    files = {"annotations/captions_train2017.json": coco("1.png", "2.png")}
+    files |= {"annotations/captions_val2017.json": coco("1.png")}
+    folder = write_files(files | dict.fromkeys(["train2017/1.png", "train2017/2.png", "val2017/1.png"]))
+    (path,) = [cell["path"] for cell in load_data(folder, validation_fraction=0)["validation"]["image"]]
+    assert path == str(folder / "val2017" / "1.png")
+
+
 def test_image_root_names_the_images(write_files, tmp_path):
     folder = write_files({"set/Flickr8k.token.txt": TOKENS, **dict.fromkeys(["far/1.png", "far/2.png", "far/3.png"])})
     with pytest.raises(ValueError, match="--image_root names another folder"):

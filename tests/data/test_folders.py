@@ -51,6 +51,14 @@ def test_splits_number_classes_as_train_does(write_images):
     assert dict(zip(test["key"], test["label"], strict=True)) == {"ant/4.png": 2, "dog/5.png": 1}
 
 
+def test_split_folder_that_holds_one_of_its_kind_is_looked_into(write_images):
+    names = [f"seg_{split}/seg_{split}/{name}/1.png" for split in ("train", "test") for name in ("sea", "street")]
+    data = load_data(str(write_images(*names)), folder_names="splits", validation_fraction=0)
+    assert {split: names_of(part) for split, part in data.items()} == dict.fromkeys(
+        ("train", "test"), ["sea", "street"]
+    )
+
+
 def test_folders_named_by_numbers_are_in_label_order(write_images):
     train = load(write_images("10/a.png", "9/b.png"), class_names=["nine", "ten"])
     assert (train["key"][:], names_of(train)) == (["9/b.png", "10/a.png"], ["nine", "ten"])
@@ -71,6 +79,11 @@ def test_folders_named_by_numbers_are_in_label_order(write_images):
             "'train1' and 'train2' both stand for train",
         ),
         (["cat/1.png"], {"folder_names": "splits"}, "none of 'cat' is named after a split"),
+        (
+            ["train/a/1.png", "train/b/1.png", "test/c/1.png"],
+            {},
+            "test has 'c', none of them; give all splits",
+        ),
         (["maple tree/1.png", "maple_tree/1.png"], {}, "'maple tree' and 'maple_tree' would be classes of one name"),
         ([f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is no UTF-8"),
         (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is no table and has no columns"),

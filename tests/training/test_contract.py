@@ -208,7 +208,9 @@ def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, tow
     for trial in range(3):
         [checkpoint] = (tmp_path / "run" / f"run-{trial}").glob("checkpoint-*")
         state = json.loads((checkpoint / "trainer_state.json").read_text())
-        size = int(state["stateful_callbacks"]["TrainingRecord"]["args"]["settings"]["global_batch_size"])
+        settings = state["stateful_callbacks"]["TrainingRecord"]["args"]["settings"]
+        size = int(settings["global_batch_size"])
+        assert (settings["learning_rate"], settings["seed"], trainer.sampler.seed) == ("0.002", "5", 5)
         steps[size] = state["global_step"]
         assert history(checkpoint, "pictures_seen")[0] == size
         name = "eval_top1" if direction is None else "eval_expected_calibration_error"

@@ -1,15 +1,26 @@
 """Embeddings of a split are the same from pixels and tokens as from cached features."""
 
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.augment import Augment
 from modeling_clipscratch.data.batches import PairDataset, TextSide
 from modeling_clipscratch.data.captions import CaptionTable, TokenTable
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
+from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_texts
+from modeling_clipscratch.training import ClipScratchTrainingArguments, ModelArguments, build_model, embed
+from modeling_clipscratch.training import trainer as trainer_module
 from modeling_clipscratch.training.embed import embed_images, text_encoder
+from modeling_clipscratch.training.gather import process_index
 from modeling_clipscratch.training.state_cache import image_states, text_states
+from tests.training.conftest import TOWERS
+from tests.training.test_processes import free_port, launch
 
 CAPTIONS = [["a red square"], ["blue", "the blue circle"], ["a photo of the circle"], ["red"], ["a"]]
 LOOK = Augment(mean=[0.5] * 3, std=[0.5] * 3, horizontal_flip=0.5)
@@ -42,3 +53,46 @@ def test_embeddings_from_cached_states_are_those_from_pixels_and_tokens(make_mod
         assert embeds.dtype == torch.float32 and not embeds.requires_grad
         assert torch.allclose(embeds.norm(dim=-1), torch.ones(4), atol=1e-6)
     assert model.training and not model.text_model.training
+
+
+def measure(folder):
+    """What one process reads and encodes for the figures of 40 test images: counts, and the metrics."""
+    counts = {"read": 0, "images": 0, "texts": 0, "intervals": 0}
+
+    def counted(place, name, what, size):
+        own = getattr(place, name)
+
+        def count(*given, **named):
+            counts[what] += size(given)
+            return own(*given, **named)
+
+        setattr(place, name, count)
+
+    counted(Preprocess, "read", "read", lambda given: 1)
+    counted(Preprocess, "read_all", "read", lambda given: len(given[1]))
+    counted(embed, "encode_pixels", "images", lambda given: len(given[1]))
+    counted(embed, "encode_texts", "texts", lambda given: len(given[2]))
+    counted(trainer_module, "confidence_intervals", "intervals", lambda given: 1)
+    data = load_data("digits")
+    torch.manual_seed(0)
+    texts = CaptionTable.of(data["test"], data.templates).texts
+    model, processor = build_model(ModelArguments(**TOWERS, freeze_text=False), texts)
+    args = ClipScratchTrainingArguments(str(folder / "run"), global_batch_size=8, disable_tqdm=True, precision="fp32")
+    parts = {"processing_class": processor, "templates": data.templates}
+    trainer = trainer_module.ClipScratchTrainer(model, args, **parts)
+    return counts, trainer.evaluate(data["test"].select(range(40)))
+
+
+def test_two_processes_share_the_work_of_a_measurement(tmp_path):
+    two = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()))
+    launch(*two, "-m", "tests.training.test_embed", str(tmp_path))
+    parts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    half = {"read": 20, "images": 20, "texts": 30}  # 40 images; ten classes in six prompts
+    assert [counts for counts, _ in parts] == [{**half, "intervals": 1}, {**half, "intervals": 0}]
+    assert parts[0][1] == parts[1][1] and len(parts[0][1]["eval_top1_ci95"]) == 2
+
+
+if __name__ == "__main__":
+    result = measure(Path(sys.argv[1]))
+    (Path(sys.argv[1]) / f"{process_index()}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()

@@ -38,8 +38,8 @@ def caption_file_source(folder: Path, listing: Listing, name: str, options: Data
             top = folder.parent if folder.name == "annotations" else folder  # one of COCO's files was named
             origin = ", ".join(map(str, used))
             return {
-                split: Split(partial(_open, images), origin, root=find_image_root(top, images, options, origin))
-                for split, images in splits.items()
+                split: Split(partial(_open, i), origin, root=find_image_root(top, i, options, origin, split=split))
+                for split, i in splits.items()
             }
     return None
 

@@ -108,10 +108,16 @@ def _class_source(folder: Path, images: Images, listing: Listing, name: str, opt
     """One split for each split folder. Classes are numbered by train's sub-folders, in order of their names;
     `class_names` renames them in that order.
     """
-    splits = _split_folders(images, name, options)
+    splits = {split: _innermost(images, top) for split, top in _split_folders(images, name, options).items()}
     parts = {split: _below(images, top) for split, top in splits.items()}
     classes = {split: [*dict.fromkeys(_top(inside) for inside in part if inside)] for split, part in parts.items()}
     every = class_order(classes.get("train", ()), itertools.chain(*classes.values()))
+    for split, own in classes.items():
+        if own and classes.get("train") and not {*own} & {*classes["train"]}:
+            raise ValueError(
+                f"{name}: train has the classes {_some(classes['train'])}, and {split} has {_some(own)}, none of them; "
+                "give all splits the same sub-folders, one a class."
+            )
     if not every:
         raise ValueError(f"{name}: its folders {_LACKS}")
     if options.class_names and len(options.class_names) != len(every):
@@ -121,7 +127,8 @@ def _class_source(folder: Path, images: Images, listing: Listing, name: str, opt
         )
     names = list(options.class_names or _readable(name, every))
     tops = {*splits.values()}
-    if aside := [inside or "." for inside in images if inside in tops or not tops & {"", _top(inside)}]:
+    inner = tuple(f"{top}/" if top else "" for top in tops)
+    if aside := [inside or "." for inside in images if not inside or not inside.startswith(inner)]:
         logger.warning("%s: the images in %s are of no class and left aside.", name, _some(aside))
     unread = {inside: () for inside, files in listing.items() if any(map(is_unread_name, files))}
     empty = {_top(inside) for top in tops for inside in _below(unread, top)} - {"", *every, *tops}
@@ -173,6 +180,7 @@ def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: I
         doubt, remedy = "splits, as words in their names say", "--folder_names splits for the second"
     elif len(below) > 1:
         doubt = f"folders of the splits {_some(below)}, which lie in them"
+        remedy = f"for the second, give {Path(name, *tops)}" if len(tops) == 1 else remedy
     elif len(tops) == 1 and len(inner) > 1 and "" not in inner:
         doubt, remedy = f"the folder of the classes {_some(inner)}", f"for the second, give {Path(name, *tops)}"
     elif all(map(_SHARD.fullmatch, tops)):
@@ -199,6 +207,14 @@ def _file_splits(images: Images) -> set[str]:
     return splits
 
 
+def _innermost(images: Images, top: str) -> str:
+    """The folder of a split, or one called like a split that alone lies in it (`seg_train/seg_train/`)."""
+    inner = {_top(inside) for inside in _below(images, top)} if top else set()
+    if len(inner) != 1 or not split_words(alone := inner.pop()):
+        return top
+    return _innermost(images, f"{top}/{alone}") if any(_below(images, f"{top}/{alone}")) else top
+
+
 def _top(inside: str) -> str:
     return inside.partition("/")[0]
 
@@ -212,7 +228,7 @@ def _below(images: Images, top: str) -> Images:
     """The folders of a sub-folder, as seen from there."""
     if not top:
         return images
-    return {inside[len(top) + 1 :]: files for inside, files in images.items() if _top(inside) == top}
+    return {inside[len(top) + 1 :]: files for inside, files in images.items() if f"{inside}/".startswith(f"{top}/")}
 
 
 def _readable(name: str, folders: Sequence[str]) -> list[str]:

@@ -140,7 +140,7 @@ def _source(splits: Mapping[str, list[Path]], options: DataOptions, *, inside: P
             read,
             ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else ""),
             stream=partial(_stream, paths, options) if _suffix(paths[0]) == ".parquet" else None,
-            root=find_image_root(root, cells if one_folder else (), options, paths[0]),
+            root=find_image_root(root, cells if one_folder else (), options, paths[0], split=split),
             inside=None if options.image_root else inside,
         )
         if head and (column := _split_column(head[0], options, source[split].origin)):
@@ -149,11 +149,16 @@ def _source(splits: Mapping[str, list[Path]], options: DataOptions, *, inside: P
     return by_split_column(source, options, columns) if columns else source
 
 
-def find_image_root(folder: Path, cells: Iterable[str], options: DataOptions, where: str | Path) -> Path:
+def find_image_root(
+    folder: Path, cells: Iterable[str], options: DataOptions, where: str | Path, *, split: str = "", quiet: bool = False
+) -> Path:
     """The folder that paths in a table are relative to: `image_root`, the table's own, or one in it that holds them.
 
     Args:
         cells: some of the paths.
+        where: what names them.
+        split: of the rows.
+        quiet: do not log a folder that was found.
     Raises: ValueError if `image_root` is no folder.
     """
     if options.image_root:
@@ -169,23 +174,24 @@ def find_image_root(folder: Path, cells: Iterable[str], options: DataOptions, wh
     if not cells or count(folder):
         return folder
     counts = {path: count(path) for pattern in ("*/", "*/*/") for path in sorted(folder.glob(pattern))}
-    best = [path for path, number in counts.items() if number and number == max(counts.values())]
+    # Of folders with files of the same names, such as COCO's, the one that is called after the split.
+    own = {path: number for path, number in counts.items() if split and number and split_of_path(path.name) == split}
+    best = [path for path, number in (own or counts).items() if number and number == max((own or counts).values())]
     if len(best) != 1:
         return folder
-    logger.info("%s names images in %s.", where, best[0])
+    if not quiet:
+        logger.info("%s names images in %s.", where, best[0])
     return best[0]
 
 
 def _hold_images(folder: Path, paths: Iterable[str], options: DataOptions) -> bool:
     """Whether the first rows of tables that are alike hold images, or name some that are there."""
-    first = {
-        re.sub(r"\d+", "0", path): folder / path for path in paths
-    }  # a test split may be empty, all shards are not
-    for path in first.values():
+    first = {re.sub(r"\d+", "0", path): folder / path for path in paths}
+    for path in first.values():  # a test split may be empty, all shards are not
         head = _head(path)
         cells = [cell.get("bytes") if isinstance(cell, dict) else cell for row in head for cell in row.values()]
         names = _file_names(head)
-        root = find_image_root(path.parent, names, options, path)
+        root = find_image_root(path.parent, names, options, path, quiet=True)
         if any(isinstance(cell, bytes) for cell in cells) or any(os.path.isfile(file_of_cell(root, n)) for n in names):
             return True
     return False

@@ -1,0 +1,30 @@
+"""The built-in tokenizer: words where blanks part them, characters where none do."""
+
+import logging
+
+import pytest
+
+from modeling_clipscratch.training import word_tokenizer
+
+
+@pytest.mark.parametrize(
+    ("caption", "tokens"),
+    [
+        ("A dog, black.", ["a", "dog", ",", "black", "."]),
+        ("一只红猫 cat", ["一", "只", "红", "猫", "cat"]),
+        ("แมวสีดำ", ["แ", "ม", "ว", "สี", "ด", "ำ"]),  # a mark stays with its letter
+        ("ねこ", ["ね", "こ"]),
+        ("고양이 집", ["고양이", "집"]),  # Korean has blanks
+    ],
+)
+def test_tokens_are_words_or_characters_of_scripts_without_blanks(caption, tokens):
+    tokenizer = word_tokenizer([caption, "a"])
+    assert tokenizer.tokenize(caption) == tokens
+    assert tokenizer.unk_token_id not in tokenizer(caption)["input_ids"]
+
+
+@pytest.mark.parametrize(("caption", "advises"), [("红猫", True), ("a red cat", False)])
+def test_scripts_without_blanks_bring_the_advice_of_a_pretrained_tokenizer(caption, advises, caplog):
+    with caplog.at_level(logging.WARNING):
+        word_tokenizer([caption])
+    assert ("a pretrained tokenizer of that language (--tokenizer)" in caplog.text) == advises
