@@ -130,7 +130,10 @@ def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) ->
 
 def times_seen(folder: Path, *, processes: int = 2, workers: int = 2) -> Counter:
     """How many rows came how often in the first epoch, over all processes and workers: {times: rows}."""
-    keys = load_data(folder, splits=["train"], validation_fraction=0)["train"]["key"][:]
+    keys = []
+    for shard in sorted(folder.glob("train/*.tar")):
+        with tarfile.open(shard) as tar:
+            keys += [f"{shard.stem}/{name.split('.')[0]}" for name in tar.getnames() if is_picture_name(name)]
     data = load_data(folder, splits=["train"], streaming=True)
     rows, captions = StreamedRows(data["train"]), None
     if rows.class_names is None:

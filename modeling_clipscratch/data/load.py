@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import datasets
 
 from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, is_text
-from .dataset import class_names, labels_of, prepare_dataset, title
+from .dataset import check_inside, class_names, labels_of, prepare_dataset, title
+from .local_files import file_of_cell
 from .names import on_one_line
 from .sources.digits import digits_source
 from .sources.hub import hub_source
@@ -153,13 +154,18 @@ def _stream(part: Split, name, split, options):
         )
     stream = with_features(part.stream())
     stream.info.dataset_name, stream.info.description = name, part.origin
-    rows = StreamedRows(stream, options)
-    if is_text(stream.features[rows.image]):
-        raise ValueError(
-            f"{name}: {part.origin}: column {rows.image!r} holds paths, and a stream needs the images themselves; "
-            "leave streaming out."
-        )
+    image = StreamedRows(stream, options).image
+    if is_text(stream.features[image]):
+        resolve = partial(_file, image, part, f"{title(stream)}: column {image!r}")
+        stream = stream.map(resolve, input_columns=[image], features=stream.features)
     return stream
+
+
+def _file(column, part, where, cell):
+    path = file_of_cell(part.root or "", cell) if cell and cell.strip() else None
+    if path and part.inside:
+        check_inside(path, part.inside, where)
+    return {column: path}
 
 
 def names_of_classes(dataset, options: DataOptions = DEFAULT_OPTIONS) -> list[str] | None:

@@ -4,7 +4,6 @@ A color stands for a row: images are of one color.
 """
 
 import pickle
-from collections import Counter
 from itertools import islice
 
 import datasets
@@ -17,7 +16,7 @@ from modeling_clipscratch.data import load_data, stream_batches
 from modeling_clipscratch.data.batches import PairDataset, TextSide
 from modeling_clipscratch.data.captions import CaptionTable, TokenTable
 from modeling_clipscratch.data.columns import DataOptions
-from modeling_clipscratch.data.dataset import class_names, labels_of, prepare_dataset
+from modeling_clipscratch.data.dataset import class_names, prepare_dataset
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
 from modeling_clipscratch.training.stream_state import StreamStates
@@ -35,10 +34,8 @@ def row_numbers(batch):
 
 
 def same(first, second):
-    tensors = [{name: value for name, value in batch.items() if name != "stream"} for batch in (first, second)]
-    return tensors[0].keys() == tensors[1].keys() and all(
-        torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items()
-    )
+    names = first.keys() - {"stream"}
+    return names == second.keys() - {"stream"} and all(torch.equal(first[name], second[name]) for name in names)
 
 
 def positives(batch):
@@ -61,15 +58,15 @@ def load(pairs, workers):
     return torch.utils.data.DataLoader(pairs, batch_size=None, num_workers=workers)
 
 
-def epochs_by_slot(make_pairs, stream, *, processes, workers, epochs=2, **settings):
-    """[epoch] -> rows that all slots gave in it, in order; whole epochs only, from real workers, a row a batch."""
-    rows = [[] for _ in range(epochs)]
+def epochs_by_slot(make_pairs, stream, *, processes, workers, **settings):
+    """[epoch] -> rows that all slots gave in it, in order; two epochs, from real workers, a row a batch."""
+    rows = [[], []]
     for process in range(processes):
         pairs = make_pairs(stream, process=process, processes=processes, workers=workers, batch_size=1, **settings)
         done = set()
         for batch in load(pairs, workers if workers > 1 else 0):
             state = batch["stream"]["state"]
-            if state["epoch"] < epochs:
+            if state["epoch"] < 2:
                 rows[state["epoch"]] += row_numbers(batch)
             else:
                 done.add(state["worker"])
@@ -88,25 +85,6 @@ def make_table(encode):
         return datasets.Dataset.from_dict({"image": cells, **columns}).cast_column("image", datasets.Image())
 
     return make
-
-
-@pytest.fixture(scope="module")
-def write_tars(write_shard, encode):
-    """(folder, sizes of the train shards) -> folder of caption data; row n is an image of color n."""
-
-    def write(folder, sizes):
-        number = 0
-        for shard, size in enumerate(sizes):
-            members = {}
-            for number in range(number, number + size):  # noqa: B020
-                key = f"s{number:04d}"
-                members |= {f"{key}.png": encode(color(number)), f"{key}.txt": "\n".join(TWO_CAPTIONS).encode()}
-            number += 1
-            write_shard(folder / "train" / f"{shard}.tar", members)
-        (folder / "dataset_type.txt").write_text("retrieval")
-        return folder
-
-    return write
 
 
 @pytest.fixture(scope="module")
@@ -131,35 +109,36 @@ def make_pairs(word_processor):
 
 
 @pytest.fixture(scope="module")
-def streams(tmp_path_factory, make_table, write_tars, encode):
+def streams(tmp_path_factory, make_table, write_shard, encode):
     """kind -> the same 16 rows as a stream."""
     folder = tmp_path_factory.mktemp("streams")
-    write_tars(folder / "tars", SIZES)
+    tars, files = folder / "tars", folder / "parquet [2024]"  # no pattern
+    files.mkdir()
     table = make_table(caption=[TWO_CAPTIONS] * sum(SIZES))
-    (folder / "parquet [2024]").mkdir()  # no pattern
     for shard, size in enumerate(SIZES):
         rows = range(sum(SIZES[:shard]), sum(SIZES[:shard]) + size)
-        table.select(rows).to_parquet(str(folder / "parquet [2024]" / f"train-{shard}.parquet"), batch_size=3)
-    parquet = load_data(folder / "parquet [2024]", streaming=True)["train"]
-    plain = table.to_iterable_dataset(num_shards=3)
+        table.select(rows).to_parquet(str(files / f"train-{shard}.parquet"), batch_size=3)
+        members = [(f"s{n:04d}.png", encode(color(n))) for n in rows]
+        members += [(f"s{n:04d}.txt", "\n".join(TWO_CAPTIONS).encode()) for n in rows]
+        write_shard(tars / "train" / f"{shard}.tar", dict(sorted(members)))
 
     def generate(numbers):
         for number in numbers:
             yield {"image": Image.new("RGB", (6, 4), color(number)), "caption": TWO_CAPTIONS}
 
-    indexed = load_data(folder / "tars", splits=["train"], validation_fraction=0)["train"]
+    numbers = {"numbers": list(range(sum(SIZES)))}
+    parquet, plain = load_data(files, streaming=True)["train"], table.to_iterable_dataset(num_shards=3)
+    indexed = load_data(tars, validation_fraction=0)["train"]
     more = make_table(caption=[TWO_CAPTIONS] * (sum(SIZES) + 9)).to_iterable_dataset(num_shards=4)
     return {
-        "tars": load_data(folder / "tars", streaming=True)["train"],
+        "tars": load_data(tars, streaming=True)["train"],
         "parquet": parquet,
         "table": plain,
         "indexed tars": indexed.to_iterable_dataset(num_shards=3),
         "map to PIL images": plain.map(lambda row: {"image": row["image"].transpose(Image.Transpose.ROTATE_180)}),
         "map": parquet.map(lambda row: {"caption": row["caption"]}, features=parquet.features),
         "filter": more.filter(lambda row: row["image"].getpixel((0, 0))[0] < sum(SIZES)),
-        "generator without features": datasets.IterableDataset.from_generator(
-            generate, gen_kwargs={"numbers": list(range(sum(SIZES)))}
-        ),
+        "generator without features": datasets.IterableDataset.from_generator(generate, gen_kwargs=numbers),
         "formatted": plain.with_format("torch"),
     }
 
@@ -173,10 +152,8 @@ KINDS += ["generator without features", "formatted"]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_any_stream_come_once_an_epoch_and_resume_after_any_batch(streams, make_pairs, kind):
-    stream = streams[kind]
-    assert [sorted(rows) for rows in epochs_by_slot(make_pairs, stream, processes=2, workers=1)] == [
-        list(range(sum(SIZES)))
-    ] * 2
+    stream, rows = streams[kind], list(range(sum(SIZES)))
+    assert [sorted(epoch) for epoch in epochs_by_slot(make_pairs, stream, processes=2, workers=1)] == [rows] * 2
     straight = list(islice(iter(make_pairs(stream)), 12))
     assert len({batch["input_ids"].shape for batch in straight}) == 1
     for consumed in range(1, 11):
@@ -185,11 +162,12 @@ def test_rows_of_any_stream_come_once_an_epoch_and_resume_after_any_batch(stream
         assert same(next(iter(pairs)), straight[consumed]), consumed
 
 
-@pytest.mark.parametrize("sizes", [[5, 9, 7, 6], [11, 10, 9, 8, 12, 7, 13], [40], [23, 17], [2] * 19],
+@pytest.mark.parametrize("rows, shards", [(27, 4), (70, 7), (40, 1), (40, 2), (38, 19)],
                          ids=["as many shards as slots", "some left over", "one", "two", "many"])  # fmt: skip
-def test_each_row_comes_once_an_epoch_over_two_processes_of_two_workers(write_tars, make_pairs, tmp_path, sizes):
-    epochs = epochs_by_slot(make_pairs, write_tars(tmp_path, sizes), processes=2, workers=2)
-    assert [sorted(rows) for rows in epochs] == [list(range(sum(sizes)))] * 2
+def test_each_row_comes_once_an_epoch_over_two_processes_of_two_workers(make_table, make_pairs, rows, shards):
+    stream = make_table(caption=["red"] * rows).to_iterable_dataset(num_shards=shards)
+    epochs = epochs_by_slot(make_pairs, stream, processes=2, workers=2)
+    assert [sorted(epoch) for epoch in epochs] == [list(range(rows))] * 2
 
 
 @pytest.mark.parametrize("count, lengths, last_are_shared", [
@@ -214,11 +192,6 @@ def test_order_differs_between_epochs_and_seeds_and_is_the_same_when_repeated(ma
     assert zero == again
     assert zero[0] != zero[1] and zero[0] != one[0] and zero[0] != sorted(zero[0])
     assert max(zero[0][:8]) - min(zero[0][:8]) < 20  # a block is of neighbors: of one shard, or two
-
-
-def test_too_many_readers_are_refused(make_table, make_pairs):
-    pairs = make_pairs(make_table(caption=["red"] * 3).to_iterable_dataset(), process=3, processes=4)
-    assert "reader 4 of 4 (processes x workers) found no row in a whole epoch; set dataloader_num" in error_of(pairs)
 
 
 def test_no_more_rows_are_held_than_one_block(make_table, make_pairs, monkeypatch):
@@ -289,35 +262,24 @@ def test_batches_over_the_ends_of_epochs_are_those_of_a_map_style_dataset_with_t
     make_table, make_pairs, word_processor, kind
 ):
     words = {"caption": [[*TWO_CAPTIONS, f"left {n}"] for n in range(5)]}
-    names = ["red square", "blue circle"]
     table = make_table(key=[f"k{n}" for n in range(5)], **(words if kind == "captions" else {"label": [0, 1, 0, 1, 1]}))
     if kind == "classes":
-        table = table.cast_column("label", datasets.ClassLabel(names=names))
-    templates = ("a photo of a {}", "the {}")
-    table, stream = prepare_dataset(table), table.to_iterable_dataset(num_shards=2)
+        table = table.cast_column("label", datasets.ClassLabel(names=["red square", "left"]))
+    table, stream, templates = (
+        prepare_dataset(table),
+        table.to_iterable_dataset(num_shards=2),
+        ("a photo of a {}", "{}"),
+    )
     captions = CaptionTable.of(table, templates)
     texts = TextSide(seed=3, tokens=TokenTable(captions.texts, word_processor.tokenizer, 12))
     plain = PairDataset(table, captions, texts, preprocess=Preprocess(word_processor.image_processor))
-    place = 0
-    for batch in islice(iter(make_pairs(stream, templates=templates, batch_size=4, seed=3)), 5):
-        rows = row_numbers(batch)
-        expected = plain.__getitems__([((place + n) // 5, row) for n, row in enumerate(rows)])
-        place += 4
-        assert batch.keys() - {"stream"} == expected.keys()
-        assert all(torch.equal(batch[name], expected[name]) for name in expected.keys() - {"links"})
+    flips = set()
+    for number, batch in enumerate(islice(iter(make_pairs(stream, templates=templates, batch_size=4, seed=3)), 10)):
+        expected = plain.__getitems__([((4 * number + n) // 5, row) for n, row in enumerate(row_numbers(batch))])
         assert torch.equal(positives(batch), positives(expected))
-    assert any(not flips for flips in plain.__getitems__([(epoch, 0) for epoch in range(20)])["may_flip"]) == (
-        kind == "captions"
-    )
-
-
-def test_cached_features_of_prompts_go_with_their_classes(make_table, make_pairs):
-    texts = TextSide(seed=0, features=torch.arange(4.0)[:, None])  # two classes of two prompts each
-    table = make_table(label=[0, 1] * 4).cast_column("label", datasets.ClassLabel(names=["a", "b"]))
-    pairs = make_pairs(table.to_iterable_dataset(), templates=("a {}", "the {}"), texts=texts)
-    batch = next(iter(pairs))
-    assert "input_ids" not in batch and torch.equal(batch["text_states"].long() // 2, batch["links"])
-    assert pairs.largest_batch(2)["text_states"].shape == (2, 1)
+        assert same({**batch, "links": expected["links"]}, expected)
+        flips.update(batch["may_flip"].tolist())
+    assert flips == {False, True}
 
 
 def test_long_captions_are_cut_at_what_the_text_tower_reads(make_table, make_pairs):
@@ -338,7 +300,6 @@ def test_rows_of_one_image_or_with_a_shared_caption_are_positives(
 ):
     columns = {"image": [{"bytes": encode(color(image)), "path": None} for image in images], "caption": captions}
     columns |= {"key": keys} if keys else {}
-    columns["number"] = list(range(3))
     make_table(**columns).to_parquet(str(tmp_path / "train.parquet"))
     for stream in (tmp_path, make_table(**columns).to_iterable_dataset()):
         pairs = make_pairs(stream, shuffle_rows=1)
@@ -352,32 +313,45 @@ CLASSES = {"class_names": ["cat", "dog"]}
 CATS = ["cat ", "dog", " cat", "dog"]
 
 
-@pytest.mark.parametrize("columns, options, names, expected", [
-    ({"label": CATS}, CLASSES, ["cat", "dog"], [0, 1, 0, 1]),
-    ({"label": [0, 1, 0, 1]}, CLASSES, ["cat", "dog"], [0, 1, 0, 1]),
-    ({"species": [0, 1, 0, 1], "text": ["x"] * 4}, {"label_column": "species", **CLASSES}, ["cat", "dog"], [0, 1, 0, 1]),
-    ({"cls": [1, 1, 0, 0]}, {"templates": ["the {}"]}, ["a cat", "dog"], [1, 1, 0, 0]),
-    ({"label": [1, 0, 1, 0]}, {}, ["a cat", "dog"], [1, 0, 1, 0]),
-    ({"label": CATS, "note": ["a", "b", "c", "d"]}, {"caption_column": "note"}, None, None),
-    ({"sentence_1": ["a", None, "c", "d"], "sentence_2": ["e", "f", "", "h"]}, {}, None, None),
+@pytest.mark.parametrize("columns, options, names", [
+    ({"label": CATS}, CLASSES, ["cat", "dog"]),
+    ({"label": [0, 1, 0, 1]}, CLASSES, ["cat", "dog"]),
+    ({"kind": [1, 0, 0, 1], "text": [*"abcd"]}, {"label_column": "kind", **CLASSES}, ["cat", "dog"]),
+    ({"cls": [1, 1, 0, 0]}, {"templates": ["the {}"]}, ["a cat", "dog"]),
+    ({"label": [1, 0, 1, 0]}, {}, ["a cat", "dog"]),
+    ({"label": CATS, "note": [*"abcd"]}, {"caption_column": "note"}, None),
+    ({"sentence_1": ["a", None, "c", "d"], "sentence_2": ["e", "f", "", "h"]}, {}, None),
 ], ids=["words", "numbers", "a named label", "another column of labels", "labels", "a named caption",
         "several captions"])  # fmt: skip
-def test_columns_are_read_alike_plain_and_streamed(tmp_path, make_table, make_pairs, columns, options, names, expected):
+def test_columns_are_read_alike_plain_and_streamed(tmp_path, make_table, make_pairs, columns, options, names):
     table = make_table(**columns)
     if names == ["a cat", "dog"]:
-        table = table.cast_column(list(columns)[0], datasets.ClassLabel(names=["a_cat", "dog"]))
+        table = table.cast_column(next(iter(columns)), datasets.ClassLabel(names=["a_cat", "dog"]))
     table.to_parquet(str(tmp_path / "train.parquet"))
-    options, stream = {"cache_dir": str(tmp_path / "cache"), **options}, table.to_iterable_dataset()
+    options = {"cache_dir": str(tmp_path / "cache"), **options}
     data = load_data(tmp_path, splits=["train"], validation_fraction=0, **options)
-    plain = data["train"]
-    for pairs in (make_pairs(tmp_path, options), make_pairs(stream, options)):
-        assert pairs.rows.class_names == names == class_names(plain)
+    for pairs in (make_pairs(tmp_path, options), make_pairs(table.to_iterable_dataset(), options)):
         rows = [pairs.rows.row(raw, 0, number) for number, raw in enumerate(pairs.rows.stream)]
-        assert [row.label for row in rows] == (expected or [None] * 4)
-        assert expected == (None if names is None else labels_of(plain).tolist())
-        assert names or [row.captions for row in rows] == plain["captions"][:]
-    streamed = load_data(tmp_path, splits=["train"], streaming=True, **options)
-    assert streamed.templates == data.templates and (streamed.templates is None) == (names is None)
+        assert pairs.rows.class_names == names == class_names(data["train"])
+        if names:
+            assert [row.label for row in rows] == data["train"]["label"][:]
+        else:
+            assert [row.captions for row in rows] == data["train"]["captions"][:]
+    assert load_data(tmp_path, splits=["train"], streaming=True, **options).templates == data.templates
+
+
+def test_paths_of_a_streamed_table_are_relative_to_its_folder_or_to_another(tmp_path, make_pairs, encode):
+    names = [f"images/{n}.png" for n in range(3)]
+    for first, folder in ((0, tmp_path / "table"), (10, tmp_path / "else")):
+        (folder / "images").mkdir(parents=True)
+        for n, name in enumerate(names):
+            (folder / name).write_bytes(encode(color(first + n)))
+    table, elsewhere = tmp_path / "table" / "train.parquet", {"image_root": str(tmp_path / "else")}
+    datasets.Dataset.from_dict({"file_name": names, "caption": ["red"] * 3}).to_parquet(str(table))
+    for first, options in ((0, {}), (10, elsewhere)):
+        assert sorted(row_numbers(next(iter(make_pairs(table, options))))) == [first, first + 1, first + 2]
+    (tmp_path / "else" / names[1]).unlink()
+    assert f"{tmp_path}/else/images/1.png: there is no such picture" in error_of(make_pairs(table, elsewhere))
 
 
 def test_classes_written_as_words_by_a_generator_are_numbered(make_pairs, encode):
@@ -389,29 +363,22 @@ def test_classes_written_as_words_by_a_generator_are_numbered(make_pairs, encode
     assert next(iter(pairs))["links"].tolist() == [[0], [1], [1]]
 
 
-REFUSED = {
-    "no columns": ({"other": [1]}, {}, "neither captions nor a label among the columns image, other"),
-    "two kinds": ({"label": [1], "caption": ["red"]}, {}, "could all be the captions or the label; choose one"),
-    "labels without names": ({"label": [1]}, {}, "not known before all rows are read; give their names in label order"),
-    "words without names": ({"label": ["cat"]}, {}, "the classes in column 'label' are not known before"),
-    "fractions as labels": ({"label": [0.5]}, {}, "label column 'label' holds Value('float64')"),
-    "a column that is not there": ({"text": ["red"]}, {"caption_column": "txet"}, "did you mean 'text'"),
-    "names of classes for captions": ({"text": ["red"]}, CLASSES, "has captions of its own, so class_names has no use"),
-    "paths": ({"image": ["a.png"], "text": ["red"]}, {}, "column 'image' holds paths, and a stream needs the images"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_columns_that_tell_too_little_are_refused_when_a_stream_is_loaded(tmp_path, make_table, make_pairs, name):
-    columns, options, sentence = REFUSED[name]
-    if "image" in columns:
-        table = datasets.Dataset.from_dict(columns)
-    else:
-        table = make_table(**columns)
-    table.to_parquet(str(tmp_path / "train.parquet"))
+@pytest.mark.parametrize("columns, options, sentence", [
+    ({"other": [1]}, {}, "neither captions nor a label among the columns image, other"),
+    ({"label": [1], "caption": ["red"]}, {}, "could all be the captions or the label; choose one"),
+    ({"label": [1]}, {}, "not known before all rows are read; give their names in label order"),
+    ({"label": ["cat"]}, {}, "the classes in column 'label' are not known before"),
+    ({"label": [0.5]}, {}, "label column 'label' holds Value('float64')"),
+    ({"text": ["red"]}, {"caption_column": "txet"}, "did you mean 'text'"),
+    ({"text": ["red"]}, CLASSES, "has captions of its own, so class_names has no use"),
+])  # fmt: skip
+def test_columns_that_tell_too_little_are_refused_when_a_stream_is_loaded(
+    tmp_path, make_table, columns, options, sentence
+):
+    make_table(**columns).to_parquet(str(tmp_path / "train.parquet"))
     with pytest.raises(ValueError) as caught:
         load_data(tmp_path, streaming=True, **options)
-    assert sentence in str(caught.value) and "train" in str(caught.value)
+    assert sentence in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize("change, sentence", [
@@ -426,36 +393,17 @@ def test_streams_that_cannot_be_resumed_or_read_are_refused(streams, make_pairs,
         make_pairs(change(streams["table"]))
 
 
-@pytest.mark.parametrize("name", ["digits", "scenes", "table.csv", "table", "classes"])
+@pytest.mark.parametrize("name", ["digits", "scenes", "table", "classes"])
 def test_other_forms_are_not_streamed(tmp_path, encode, name):
-    (tmp_path / "table").mkdir()
-    for csv in (tmp_path / "table.csv", tmp_path / "table" / "train.csv"):
-        csv.write_text("image,caption\na.png,a photo\n")
-    for label in ("cat", "dog"):
-        (tmp_path / "classes" / label).mkdir(parents=True)
-        (tmp_path / "classes" / label / "0.png").write_bytes(encode())
+    for path, data in {"table/train.csv": b"image,caption\na.png,red\n", "classes/cat/0.png": encode()}.items():
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(data)
     path = name if name in ("digits", "scenes") else tmp_path / name
     with pytest.raises(ValueError, match=f"^{path}: .*of a form that is not streamed; leave streaming out, or give"):
         load_data(path, streaming=True)
 
 
 # Bad rows
-
-
-@pytest.fixture
-def write_bad(tmp_path, make_table, encode):
-    """(form, cells of the second row) -> folder of four rows."""
-
-    def write(cells):
-        cells = dict(cells)
-        columns = {"image": [{"bytes": encode(color(n)), "path": None} for n in range(4)]}
-        columns["image"][1]["bytes"] = cells.pop("image", columns["image"][1]["bytes"])
-        ((name, bad),) = cells.items() or [("caption", "a red")]
-        good = {"caption": "a red", "label": "cat" if isinstance(bad, str) else 0}[name]
-        make_table(**columns, **{name: [good, bad, good, good]}).to_parquet(str(tmp_path / "train.parquet"))
-        return tmp_path
-
-    return write
 
 
 @pytest.mark.parametrize("cells, sentence", [
@@ -470,52 +418,46 @@ def write_bad(tmp_path, make_table, encode):
     ({"label": 2}, "row 1: label 2 has no class name; 2 names are known."),
     ({"label": "ox"}, "row 1: label 'ox' is not among the 2 class names."),
 ])  # fmt: skip
-def test_bad_rows_stop_a_stream_or_are_left_out_and_counted(write_bad, make_pairs, caplog, cells, sentence):
-    folder, options = write_bad(cells), CLASSES if "label" in cells else {}
-    assert f"{folder}/train.parquet: {sentence}" in error_of(make_pairs(folder, options))
-    pairs = make_pairs(folder, options, on_bad_row="skip")
+def test_bad_rows_stop_a_stream_or_are_left_out_and_counted(
+    tmp_path, make_table, make_pairs, encode, caplog, cells, sentence
+):
+    name, bad = next(iter(cells.items()))
+    good = {"caption": "a red", "label": "cat" if isinstance(bad, str) else 0}.get(name)
+    images = [bad if n == 1 and name == "image" else encode(color(n)) for n in range(4)]
+    columns = {"caption": ["a red"] * 4} if name == "image" else {name: [good, bad, good, good]}
+    columns["image"] = [{"bytes": image, "path": None} for image in images]
+    make_table(**columns).to_parquet(str(tmp_path / "train.parquet"))
+    options = CLASSES if name == "label" else {}
+    for workers in (0, 1):  # of a worker an exception would reach the user as a traceback
+        pairs = make_pairs(tmp_path, options, batch_size=1)
+        errors = [batch["stream"].get("error", "") for batch in islice(load(pairs, workers), 4)]
+        assert any(f"{tmp_path}/train.parquet: {sentence}" in error for error in errors)
+    pairs = make_pairs(tmp_path, options, on_bad_row="skip")
     states = StreamStates(pairs)
     for batch in islice(iter(pairs), 11):
         states.take(batch)
         assert sorted(row_numbers(batch)) == [0, 2, 3]
     assert states.skipped in (10, 11)  # once an epoch
     first, tenth = [record.message for record in caplog.records if "left out" in record.message]
-    assert first.startswith("1 rows are left out so far, the last since") and sentence in first
-    assert tenth.startswith("10 rows are left out")
+    assert first.startswith("1 rows") and sentence in first and tenth.startswith("10 rows")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_bad_row_stops_a_loader_with_workers_by_one_sentence(write_bad, make_pairs, workers):
-    pairs = make_pairs(write_bad({"image": b"no image"}), workers=workers, batch_size=1)
-    errors = [batch["stream"].get("error") for batch in islice(load(pairs, workers), 4)]
-    assert any(error and "row 1: cannot be decoded" in error for error in errors)
-
-
-def test_stream_of_bad_rows_only_does_not_spin_forever(make_table, make_pairs):
-    pairs = make_pairs(make_table(caption=[None, "", " "]).to_iterable_dataset(), on_bad_row="skip")
-    assert error_of(pairs) == "the dataset: no row can be used; shard 0: row 1: has no caption; every row needs one."
+@pytest.mark.parametrize("captions, settings, sentence", [
+    ([None, "", " "], {"on_bad_row": "skip"}, "the dataset: no row can be used; shard 0: row 1: has no caption; every"),
+    (["red"] * 3, {"process": 3, "processes": 4}, "the dataset: reader 4 of 4 (processes x workers) found no row in a"),
+])  # fmt: skip
+def test_reader_without_a_row_does_not_spin_forever(make_table, make_pairs, captions, settings, sentence):
+    assert error_of(make_pairs(make_table(caption=captions).to_iterable_dataset(), **settings)).startswith(sentence)
 
 
 # Tars as they come
-
-
-def commented_png():
-    import io
-
-    file, notes = io.BytesIO(), PngImagePlugin.PngInfo()
-    notes.add_text("comment", "x" * 3_000_000, zip=True)
-    Image.new("RGB", (6, 4), color(1)).save(file, "PNG", pnginfo=notes)
-    return file.getvalue()
 
 
 SAMPLES = {
     "dots in a name": ({"photo.v1.png": "image", "photo.v1.txt": b"a red"}, ["a red"]),
     "upper-case endings": ({"a.PNG": "image", "a.TXT": b"a red"}, ["a red"]),
     "json alone": ({"a.png": "image", "a.json": b'{"caption": "a red"}'}, ["a red"]),
-    "a BOM": ({"a.png": "image", "a.txt": b"\xef\xbb\xbfa red"}, ["a red"]),
-    "several lines": ({"a.png": "image", "a.txt": b"a red\n\na blue\n"}, ["a red", "a blue"]),
-    "a long comment": ({"a.png": commented_png(), "a.txt": b"a red"}, ["a red"]),
-    "no caption": ({"a.png": "image", "a.txt": b" \n"}, "0.tar: a.png: has no caption"),
+    "a long comment": ({"a.png": "commented", "a.txt": b"a red"}, ["a red"]),
     "members apart": (
         {"a.png": "image", "b.png": "image", "a.txt": b"a red", "b.txt": b"a red"},
         "the members of a lie apart; a stream needs them side by side: sort the shard",
@@ -530,21 +472,15 @@ SAMPLES = {
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples_of_a_streamed_tar_are_right_or_named_rightly(tmp_path, write_shard, encode, make_pairs, name):
     members, expected = SAMPLES[name]
-    members = {member: encode(color(1)) if data == "image" else data for member, data in members.items()}
-    write_shard(tmp_path / "train" / "0.tar", members)
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("comment", "x" * 3_000_000, zip=True)
+    images = {"image": encode(color(1)), "commented": encode(color(1), pnginfo=notes)}
+    write_shard(tmp_path / "train" / "0.tar", {name: images.get(data, data) for name, data in members.items()})
     if isinstance(expected, str):
         with pytest.raises(ValueError, match=expected):
-            pairs = make_pairs(tmp_path)
-            raise ValueError(error_of(pairs))
-        return
-    pairs = make_pairs(tmp_path)
-    (raw,) = pairs.rows.stream
-    assert pairs.rows.row(raw, 0, 0).captions == expected
-    assert row_numbers(next(iter(pairs))) == [1] * 3
-
-
-def test_tar_that_is_a_pointer_is_named(tmp_path, make_pairs):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "0.tar").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
-    with pytest.raises(ValueError, match="0.tar: is a Git LFS pointer, not the tar; git lfs pull fetches it"):
-        make_pairs(tmp_path)
+            raise ValueError(error_of(make_pairs(tmp_path)))
+    else:
+        pairs = make_pairs(tmp_path)
+        (raw,) = pairs.rows.stream
+        assert pairs.rows.row(raw, 0, 0).captions == expected
+        assert row_numbers(next(iter(pairs))) == [1] * 3

@@ -6,6 +6,7 @@ import logging
 import tarfile
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from modeling_clipscratch.training.pairs import stream_pairs
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.stream_state import StreamStates
+from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 # Twenty rows are two and a half batches, so a batch straddles epochs; blocks of six are cut by most batches.
 STREAMED = {
@@ -227,3 +229,24 @@ def test_a_broken_picture_that_is_skipped_is_said_once_in_a_run(run_recipe, clas
     with pytest.raises(ValueError, match=r"^\S*0.tar: s3.png: cannot be decoded \(.*\); replace .*row\.$"):
         train(*parse_recipe([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "other"),
                              "--on_bad_row", "raise"]))  # fmt: skip
+
+
+def test_run_on_tars_is_the_run_on_the_same_rows_as_a_plain_stream(captions, make_trainer, monkeypatch):
+    tars = load_data(captions, streaming=True)["train"]
+    plain = datasets.Dataset.from_list(list(tars), features=tars.features).to_iterable_dataset()
+    batches, own = [], ClipScratchTrainer.compute_loss
+
+    def kept(trainer, model, inputs, **options):
+        batches.append(inputs)
+        return own(trainer, model, inputs, **options)
+
+    monkeypatch.setattr(ClipScratchTrainer, "compute_loss", kept)
+    losses = []
+    for stream in (tars, plain):
+        options = {"train_dataset": stream, "eval_dataset": None, "templates": None}
+        losses.append(make_trainer(options=options, per_device_train_batch_size=3).train().training_loss)
+    assert len(batches) == 4 and losses[0] == losses[1]
+    for one, other in zip(batches[:2], batches[2:], strict=True):
+        assert one.keys() == {"images", "input_ids", "attention_mask", "links", "sample", "may_flip"} and same(
+            one, other
+        )

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import datasets
 from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
 
+from ..pictures import BadImageError
+
 logger = logging.getLogger(__name__)
 
 WAITS = (1, 2, 4, 8, 16)  # seconds before each further try; for dropped connections `datasets` has its own before these
@@ -81,7 +83,7 @@ def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None 
             logger.warning("%s: reading fails (%s); once more in %d s.", name, _reason(error), WAITS[tries])
             time.sleep(WAITS[tries])
             tries += 1
-        except ShardError:
+        except (ShardError, BadImageError):
             raise
         except Exception as error:  # every format's reader has errors of its own
             raise shard_error(name, error) from error
