@@ -4,6 +4,7 @@ import contextlib
 import copy
 import hashlib
 import logging
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from transformers.trainer_utils import IntervalStrategy, PredictionOutput, Train
 
 from ..data.augment import Views
 from ..data.batches import EpochSampler, PairDataset, as_they_are
-from ..data.columns import DataOptions
+from ..data.columns import DEFAULT_OPTIONS, DataOptions
 from ..data.dataset import class_names, labels_of
 from ..data.pixels import Preprocess
 from ..data.stream_batches import StreamedRows
@@ -100,25 +101,25 @@ class ClipScratchTrainer(Trainer):
         **kwargs,
     ):
         args = ClipScratchTrainingArguments() if args is None else args
-        given = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
-        check_options(args, {**kwargs, **given})
+        parameters = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
+        check_options(args, {**kwargs, **parameters})
         args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
         for name in [name for name, value in kwargs.items() if value is None]:
             del kwargs[name]
-        self.options = options or DataOptions(on_bad_row=args.on_bad_row)
+        self.options = replace(options or DEFAULT_OPTIONS, on_bad_row=args.on_bad_row)
         self.templates, self.muon_matrices = templates, muon_matrices
         self.train_rows, self.stream, self.sampler = None, None, None
-        if train_dataset is not None:
-            self.train_rows = prepare(train_dataset, self.options, "train_dataset")
-            streamed = isinstance(train_dataset, datasets.IterableDataset)
-            if streamed:
-                check_stream(args)
-            else:
-                check_rows(len(self.train_rows), args)
-                self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
-        forget_code(processing_class)
         self.train_dataset, self._eval_rows = train_dataset, {}
-        self._eval_rows = {id(one): (one, self._rows_of(one)) for one in self._datasets_of(eval_dataset).values()}
+        with args.main_process_first(desc="preparing the data"):  # the others find what it cached
+            if train_dataset is not None:
+                self.train_rows = prepare(train_dataset, self.options, "train_dataset")
+            self._eval_rows = {id(one): (one, self._rows_of(one)) for one in self._datasets_of(eval_dataset).values()}
+        if isinstance(train_dataset, datasets.IterableDataset):
+            check_stream(args)
+        elif train_dataset is not None:
+            check_rows(len(self.train_rows), args)
+            self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
+        forget_code(processing_class)
         self._settle_metric(args, eval_dataset)
         super().__init__(
             model,
