@@ -2,14 +2,13 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import datasets
 
-from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, is_text
-from .dataset import check_inside, class_names, labels_of, prepare_dataset, title
-from .local_files import file_of_cell
+from .columns import DataOptions, check_no_columns
+from .dataset import class_names, is_class_data, is_prepared, labels_of, prepare_dataset, title
 from .names import on_one_line
 from .sources.digits import digits_source
 from .sources.hub import hub_source
@@ -130,7 +129,7 @@ def load_splits(
         if carves and "train" in needed:
             parts |= _carved(name, parts["train"], validation_fraction, seed)
         data.update({split: parts[split] for split in wanted})
-    kinds = {split: "captions" if names_of_classes(part, options) is None else "labels" for split, part in data.items()}
+    kinds = {split: "labels" if is_class_data(part) else "captions" for split, part in data.items()}
     _check_kind(name, kinds, options)
     if "labels" in kinds.values():
         own = next((source[split].templates for split in source if source[split].templates), None)
@@ -153,25 +152,12 @@ def _stream(part: Split, name, split, options):
             "files."
         )
     stream = with_features(part.stream())
-    stream.info.dataset_name, stream.info.description = name, part.origin
-    image = StreamedRows(stream, options).image
-    if is_text(stream.features[image]):
-        resolve = partial(_file, image, part, f"{title(stream)}: column {image!r}")
-        stream = stream.map(resolve, input_columns=[image], features=stream.features)
+    stream.info.dataset_name = name
+    if not is_prepared(stream):
+        stream = StreamedRows(stream, options).prepared(options.on_bad_row, part.root or "", part.inside)
+        stream.info.dataset_name = name
+    stream.info.description = part.origin
     return stream
-
-
-def _file(column, part, where, cell):
-    path = file_of_cell(part.root or "", cell) if cell and cell.strip() else None
-    if path and part.inside:
-        check_inside(path, part.inside, where)
-    return {column: path}
-
-
-def names_of_classes(dataset, options: DataOptions = DEFAULT_OPTIONS) -> list[str] | None:
-    """(C,) names of the classes of what `load_data` gives with these options; `None` for caption data."""
-    streams = isinstance(dataset, datasets.IterableDataset)
-    return StreamedRows(dataset, options).class_names if streams else class_names(dataset)
 
 
 def _carved(name, train, fraction, seed):
@@ -209,14 +195,12 @@ def _no_such_split(name, there, split, carves, streaming):
     return f"{name} has no split {split!r}; it has: {listed}. To go on, {remedy}."
 
 
-def describe_data(
-    data: Mapping[str, datasets.Dataset | datasets.IterableDataset], options: DataOptions = DEFAULT_OPTIONS
-) -> list[str]:
+def describe_data(data: Mapping[str, datasets.Dataset | datasets.IterableDataset]) -> list[str]:
     """The lines of a short table: split, rows, kind, classes or a sample caption, and where the rows come from."""
     lines = []
     for split, part in data.items():
         rows = f"{len(part):,} rows" if isinstance(part, datasets.Dataset) else "streamed"
-        if (names := names_of_classes(part, options)) is not None:
+        if (names := class_names(part)) is not None:
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             kind = f"{len(names)} classes: {shown}"
         else:

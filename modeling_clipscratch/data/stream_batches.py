@@ -7,6 +7,8 @@ a slot reads its rows in blocks, shuffles each, and goes on to the next epoch wi
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import datasets
@@ -26,11 +28,22 @@ from .columns import (
     readable_class,
     written_lists,
 )
-from .dataset import class_names, is_prepared, ppm, read_member, title
+from .dataset import (
+    CAPTIONS_FEATURE,
+    IMAGE_FEATURE,
+    KEY_FEATURE,
+    check_inside,
+    class_names,
+    is_prepared,
+    ppm,
+    read_member,
+    title,
+)
+from .local_files import file_of_cell
 from .pictures import BadImageError
 from .pixels import Preprocess
 from .randomness import epoch_order, key_ids
-from .sources.streams import check_resumable, shard_names, shard_rows
+from .sources.streams import ShardError, check_resumable, shard_names, shard_rows
 from .splits import hash_of
 
 _HEAD = 5  # rows that tell the features of a stream that does not know them
@@ -69,7 +82,7 @@ class StreamedRows:
         stream = with_features(stream).with_format(None)
         self.title, features = title(stream), stream.features
         check_resumable(stream, self.title)
-        prepared = is_prepared(stream) and not options.class_names
+        prepared = is_prepared(stream)
         if prepared:
             columns = ("image", ["captions"] if "captions" in features else [], "label")
         else:
@@ -78,7 +91,8 @@ class StreamedRows:
         self.label = None if self.captions else label
         self.class_names = self.numbers = None
         if self.label:
-            self.class_names = class_names(stream) if prepared else self._class_names(features[label], options)
+            known = class_names(stream) if prepared and not options.class_names else None
+            self.class_names = known or self._class_names(features[label], options)
             own = getattr(features[label], "names", [])  # which a generator may give in place of numbers
             self.numbers = {name: number for names in (own, self.class_names) for number, name in enumerate(names)}
         if isinstance(features[self.image], datasets.Image):
@@ -116,22 +130,64 @@ class StreamedRows:
             BadImageError: if it lacks an image.
             BadRowError: if it lacks a caption or a label, or its label a name.
         """
-        cell = raw[self.image]
-        if isinstance(cell, Image.Image):  # of a `map`, before which `datasets` decodes
-            cell = ppm(np.asarray(cell.convert("RGB")))
-        cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
-        if cell.get("shard"):
-            cell = {"bytes": read_member(cell), "path": f"{cell['shard']}: {cell['member']}"}
+        cell = self._cell(raw)
         image, where = cell.get("bytes") or cell.get("path"), cell.get("path") or f"{self.shards[shard]}: row {number}"
         if not image:
             raise BadImageError(f"{where}: has no image in column {self.image!r}; write it there or remove the row.")
-        key = str(raw["key"]) if self.has_keys and raw["key"] is not None else image_name(image)
+        key = self._key(raw, image)
         if self.label is None:
-            captions = cell_texts(tuple(written_lists([raw[name]])[0] for name in self.captions))
+            captions = self._texts(raw)
             if not captions:
                 raise BadRowError(f"{where}: has no caption; every row needs one.")
             return StreamedRow(key, image, where, captions, None)
         return StreamedRow(key, image, where, None, self._number(raw[self.label], where))
+
+    def prepared(self, on_bad_row: str, root: str | Path = "", inside: Path | None = None) -> datasets.IterableDataset:
+        """The stream with the columns of the contract. A row that lacks something keeps an empty cell.
+
+        Args:
+            on_bad_row: `raise`, or `skip` to leave an empty cell for a label that is not among the classes, too.
+            root, inside: as `prepare_dataset` takes them.
+        """
+        words = {"captions": CAPTIONS_FEATURE} if self.label is None else {}
+        words = words or {"label": datasets.ClassLabel(names=self.class_names)}
+        features = datasets.Features({"image": IMAGE_FEATURE, **words, "key": KEY_FEATURE})
+
+        prepare = partial(self._prepare, on_bad_row=on_bad_row, root=root, inside=inside)
+        columns = self.stream.column_names
+        return self.stream.map(prepare, with_indices=True, features=features, remove_columns=columns)
+
+    def _prepare(self, raw, number, *, on_bad_row, root, inside):
+        cell = {"bytes": None, "path": None, **self._cell(raw)}
+        if (path := cell["path"]) and not cell["bytes"]:
+            cell["path"] = file_of_cell(root, path)
+            if inside is not None:
+                check_inside(cell["path"], inside, f"{self.title}: column {self.image!r}")
+        image = cell["bytes"] or cell["path"]
+        row = {"image": cell if image else None, "key": self._key(raw, image or b"")}
+        if self.label is None:
+            return row | {"captions": self._texts(raw)}
+        value = raw[self.label]
+        try:
+            return row | {"label": self._number(value, f"{self.title}: row {number}")}
+        except BadRowError as error:
+            if on_bad_row == "raise" and value not in (None, -1) and str(value).strip():
+                raise ShardError(str(error)) from error
+            return row | {"label": -1 if value == -1 else None}
+
+    def _cell(self, raw) -> dict:
+        """The image's `bytes` and `path`, as far as the row has them."""
+        cell = raw[self.image]
+        if isinstance(cell, Image.Image):  # of a `map`, before which `datasets` decodes
+            cell = ppm(np.asarray(cell.convert("RGB")))
+        cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
+        return {"bytes": read_member(cell), "path": f"{cell['shard']}: {cell['member']}"} if cell.get("shard") else cell
+
+    def _key(self, raw, image):
+        return str(raw["key"]) if self.has_keys and raw["key"] is not None else image_name(image)
+
+    def _texts(self, raw):
+        return cell_texts(tuple(written_lists([raw[name]])[0] for name in self.captions))
 
     def _number(self, value, where):
         value = value.strip() if isinstance(value, str) else value

@@ -7,7 +7,8 @@ from pathlib import Path
 from transformers import set_seed
 
 from ..data.captions import CaptionTable
-from ..data.load import describe_data, load_splits, names_of_classes, open_source
+from ..data.dataset import class_names
+from ..data.load import describe_data, load_splits, open_source
 from ..data.splits import NoSuchSplitError, canonical_split
 from ..data.templates import DEFAULT_TEMPLATES
 from .adapters import add_adapters, merge_adapters
@@ -74,7 +75,7 @@ def _train(model_options, data, args, settings):
         args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
     with args.main_process_first(desc="reading the data"):  # the others find them in the cache of `datasets`
         splits, templates, measured = _load(data, args)
-    model, processor = built or build_model(model_options, _known_captions(splits["train"], templates, data, args))
+    model, processor = built or build_model(model_options, _known_captions(splits["train"], templates, data.streaming))
     adapters = add_adapters(model, model_options)
     if adapters and args.gradient_checkpointing:
         raise ValueError(
@@ -89,7 +90,6 @@ def _train(model_options, data, args, settings):
         eval_dataset=splits.get("validation"),
         processing_class=processor,
         templates=templates,
-        options=_reading(data, args),
         muon_matrices=muon_matrices(model, model_options, args.muon_learning_rate),
     )
     if adapters and trainer.is_fsdp_enabled:
@@ -130,16 +130,12 @@ def _draw_curves(state, folder):
     plot_curves(state.log_history, folder / "curves.png")
 
 
-def _reading(data, args):
-    return replace(data.reading(), on_bad_row=args.on_bad_row)
-
-
 def _load(data, args):
     """{split: dataset} of what is trained and measured on; the prompts; the split that the finished run is measured on.
 
     All are opened now: what is wrong with the test split is better known before the training.
     """
-    options = _reading(data, args)
+    options = replace(data.reading(), on_bad_row=args.on_bad_row)
     source = open_source(data.dataset, options)
     measures = args.eval_strategy != "no" or data.validation_fraction > 0
     wanted = {"train": data.streaming}
@@ -174,9 +170,9 @@ def _load(data, args):
             splits |= part
             templates = templates or part.templates
     splits = {name: splits[name] for name in splits if name == "train"} | splits
-    for line in describe_data(splits, options):
+    for line in describe_data(splits):
         logger.info(line)
-    classes = names_of_classes(splits["train"], options)
+    classes = class_names(splits["train"])
     if classes is not None and len(classes) < 2:
         raise ValueError(
             f"{data.dataset} has one class, {classes[0]!r}, so there is nothing to tell apart; give the folder whose "
@@ -185,9 +181,9 @@ def _load(data, args):
     return splits, templates, test or "validation"
 
 
-def _known_captions(train, templates, data, args):
+def _known_captions(train, templates, streamed):
     """The captions that a tokenizer of words is made of; `None` where they are in the rows of a stream."""
-    if not data.streaming:
+    if not streamed:
         return CaptionTable.of(train, templates).texts
-    names = names_of_classes(train, _reading(data, args))
+    names = class_names(train)
     return None if names is None else CaptionTable.of_classes(names, templates or DEFAULT_TEMPLATES).texts

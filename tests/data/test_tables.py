@@ -343,9 +343,9 @@ def test_a_split_column_is_honoured_in_a_stream_and_in_image_tables(tmp_path, lo
     columns = {"text": ["a", "b", "c"], "split": ["train", "dev", "train"]}
     path = write_parquet(tmp_path / "rows.parquet", columns, {"text": TEXT, "split": TEXT})
     streams = load_data(path, streaming=True)
-    assert {split: [row["text"] for row in stream] for split, stream in streams.items()} == {
-        "train": ["a", "c"],
-        "validation": ["b"],
+    assert {split: [row["captions"] for row in stream] for split, stream in streams.items()} == {
+        "train": [["a"], ["c"]],
+        "validation": [["b"]],
     }
     assert load(path, "validation")["captions"][:] == [["b"]]
 
