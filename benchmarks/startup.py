@@ -53,7 +53,7 @@ began = float(sys.argv.pop(1))
 spent, inside = {"imports": time.time() - began}, []
 
 from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.training import run
+from modeling_clipscratch.training import pairs, run
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 def count(owner, name, part):
@@ -71,9 +71,9 @@ def count(owner, name, part):
     setattr(owner, name, counted)
 
 for owner, name, part in (
-    (run, "open_splits", "data"), (run, "read_split", "data"), (run, "CaptionTable", "data"),
-    (run, "TokenTable", "data"), (Preprocess, "read_all", "data"), (run, "build_model", "towers"),
-    (run, "text_states", "cached states"), (run, "image_states", "cached states"),
+    (run, "open_source", "data"), (run, "load_splits", "data"), (pairs.CaptionTable, "of", "data"),
+    (pairs, "TokenTable", "data"), (Preprocess, "read_all", "data"), (run, "build_model", "towers"),
+    (pairs, "text_states", "cached states"), (pairs, "image_states", "cached states"),
     (ClipScratchTrainer, "training_step", "first step"),
 ):
     count(owner, name, part)
