@@ -6,6 +6,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from .names import is_junk_folder
@@ -134,9 +135,12 @@ def is_inside(path: str | Path, folder: str | Path) -> bool:
     >>> is_inside("photos/0.png", "photos"), is_inside("photos/../0.png", "photos")
     (True, False)
     """
-    path = os.path.abspath(path)
-    spellings = (spell(folder) for spell in (os.path.abspath, os.path.realpath))
-    return any(path.startswith(os.path.join(spelled, "")) for spelled in spellings)
+    return os.path.abspath(path).startswith(_spellings(os.path.abspath(folder)))
+
+
+@lru_cache(maxsize=16)  # a table asks for each of its rows
+def _spellings(folder: str) -> tuple[str, str]:
+    return os.path.join(folder, ""), os.path.join(os.path.realpath(folder), "")
 
 
 def backslash_hint(path: str) -> str:

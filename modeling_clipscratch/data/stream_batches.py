@@ -181,7 +181,11 @@ class StreamedRows:
         if isinstance(cell, Image.Image):  # of a `map`, before which `datasets` decodes
             cell = ppm(np.asarray(cell.convert("RGB")))
         cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
-        return {"bytes": read_member(cell), "path": f"{cell['shard']}: {cell['member']}"} if cell.get("shard") else cell
+        return (
+            {"bytes": read_member(cell, {}), "path": f"{cell['shard']}: {cell['member']}"}
+            if cell.get("shard")
+            else cell
+        )
 
     def _key(self, raw, image):
         return str(raw["key"]) if self.has_keys and raw["key"] is not None else image_name(image)

@@ -108,16 +108,16 @@ def test_images_are_read_in_threads_and_other_processes(tmp_path, files, in_tar,
             assert all(map(np.array_equal, images, expected))
 
 
-def test_a_shard_that_is_replaced_is_read_anew(tmp_path, in_tar, encode):
+def test_a_shard_that_is_replaced_is_read_by_a_new_reader(tmp_path, in_tar, encode):
     read = ImageReader(in_tar)
     assert read(0).getpixel((0, 0)) == RGB["red"]
     data = (tmp_path / "0.tar").read_bytes().replace(encode("red"), encode("lime").ljust(len(encode("red"))))
     os.remove("0.tar")
     (tmp_path / "0.tar").write_bytes(data + b"\0")
-    assert read(0).getpixel((0, 0)) == RGB["lime"]
+    assert ImageReader(in_tar)(0).getpixel((0, 0)) == RGB["lime"]
     os.remove("0.tar")
     with pytest.raises(BadImageError, match=r"0.tar: red.png: cannot be read \(No such file or directory\); restore"):
-        read(0)
+        ImageReader(in_tar)(0)
 
 
 @pytest.mark.parametrize(
