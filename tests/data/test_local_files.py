@@ -173,7 +173,7 @@ def test_json_that_is_no_object_is_named(tmp_path, text):
 
 
 def test_classes_that_differ_in_case_only_are_said(tmp_path, load, encode, caplog):
-    for name in ("train/Cat", "train/a", "train/A", "test/cat", "train/a/deep"):
+    for name in ("train/Cat", "train/a", "train/A", "test/cat", "test/a", "train/a/deep"):
         (tmp_path / "set" / name).mkdir(parents=True)
         (tmp_path / "set" / name / "a.png").write_bytes(encode())
     rows = load(tmp_path / "set")
