@@ -56,7 +56,7 @@ class Watch:
         def evaluate(trainer, *args, **kwargs):
             start = time.perf_counter()
             metrics = watch._evaluate(trainer, *args, **kwargs)
-            look = {"pictures": trainer.state.global_step * trainer.pairs_per_step, "top1": metrics["eval_top1"]}
+            look = {"pictures": trainer.state.global_step * trainer.args.global_batch_size, "top1": metrics["eval_top1"]}
             look["seconds"] = start - watch._began - watch._measuring
             watch.looks.append(look)
             print("{pictures:,} pictures, {seconds:,.0f} s: {top1:.1%} on validation".format(**look), flush=True)
@@ -72,7 +72,7 @@ class Watch:
 
 def operations(trainer) -> float:
     """Of a picture with its caption, forward and backward."""
-    inputs = trainer._prepare_inputs(trainer.train_dataset.largest_batch(8))
+    inputs = trainer._prepare_inputs(trainer.train_pairs.largest_batch(8))
     with FlopCounterMode(display=False) as counter, trainer.compute_loss_context_manager():
         trainer.compute_loss(trainer.model, inputs).backward()
     trainer.model.zero_grad()
