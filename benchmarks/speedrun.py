@@ -56,7 +56,8 @@ class Watch:
         def evaluate(trainer, *args, **kwargs):
             start = time.perf_counter()
             metrics = watch._evaluate(trainer, *args, **kwargs)
-            look = {"pictures": trainer.state.global_step * trainer.args.global_batch_size, "top1": metrics["eval_top1"]}
+            seen = trainer.state.global_step * trainer.args.global_batch_size
+            look = {"pictures": seen, "top1": metrics["eval_top1"]}
             look["seconds"] = start - watch._began - watch._measuring
             watch.looks.append(look)
             print("{pictures:,} pictures, {seconds:,.0f} s: {top1:.1%} on validation".format(**look), flush=True)
