@@ -12,7 +12,7 @@ import datasets
 from ..columns import DataOptions
 from ..local_files import read_text
 from ..splits import Source, Split, canonical_split, split_of_path
-from .tables import Listing, find_image_root
+from .table_files import Listing, find_image_root
 
 logger = logging.getLogger(__name__)
 

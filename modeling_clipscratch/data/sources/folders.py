@@ -16,7 +16,7 @@ from ..dataset import build_dataset, image_files, utf8_key
 from ..local_files import read_text
 from ..pictures import is_picture_name, is_unread_name
 from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
-from .tables import Listing
+from .table_files import Listing
 
 logger = logging.getLogger(__name__)
 

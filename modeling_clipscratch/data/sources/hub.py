@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 from ..columns import DataOptions
 from ..names import first_line
 from ..splits import Source, Split, by_split
-from .tables import by_split_column
+from .table_files import by_split_column
 from .tars import SMALL_FILES, list_files, open_tars, tar_splits
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")

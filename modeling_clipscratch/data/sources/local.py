@@ -13,7 +13,7 @@ from ..pictures import is_unread_name, warn_of_unread
 from ..splits import KEYWORDS, Source, Split, by_split
 from .caption_files import caption_file_source
 from .folders import image_folder_source
-from .tables import by_split_column, is_table, metadata_source, table_file_source, table_source
+from .table_files import by_split_column, is_table, metadata_source, table_file_source, table_source
 from .tars import tar_source
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from modeling_clipscratch.data import BadImageError, DataOptions, ImageReader, load_data
-from modeling_clipscratch.data.sources.tables import by_split_column
+from modeling_clipscratch.data.sources.table_files import by_split_column
 from modeling_clipscratch.data.splits import Split
 
 TEXT = datasets.Value("string")
