@@ -5,11 +5,13 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from .names import is_junk_folder
+
+Listing = Mapping[str, Sequence[str]]  # folder below the dataset's, "" for itself -> names of its files
 
 
 def is_special(path: str | Path) -> bool:
@@ -60,6 +62,15 @@ def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
         subfolders[:] = sorted(name for name, place in real.items() if place not in above[parent])
         above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
         yield parent[len(root) :].strip(os.sep).replace(os.sep, "/"), sorted(files)
+
+
+def list_files(listing: Listing) -> list[str]:
+    """The files of a listing, as paths with `/`.
+
+    >>> list_files({"": ["a.csv"], "photos/old": ["0.png"]})
+    ['a.csv', 'photos/old/0.png']
+    """
+    return [f"{inside}/{file}".lstrip("/") for inside, files in listing.items() for file in files]
 
 
 def read_json(path: str | Path) -> dict:

@@ -91,21 +91,27 @@ def split_of_path(path: str) -> str | None:
     return next(iter(splits), None)
 
 
-def by_split(names: Iterable[str], dataset: str) -> dict[str, str]:
-    """The names of a set's splits or split folders by the split that they stand for.
+def by_split(
+    names: Iterable[str], dataset: str, split_of: Callable[[str], str | None] = canonical_split
+) -> dict[str, str]:
+    """The names of a dataset's splits or split folders by the split that they stand for.
 
+    Args:
+        names: names of one dataset.
+        dataset: what an error calls it.
+        split_of: gives the split of a name, `None` for a name to leave out.
     Raises: ValueError if two stand for one.
 
     >>> by_split(["train", "dev"], "birds")
     {'train': 'train', 'validation': 'dev'}
     """
-    found = {}
+    splits: dict[str, str] = {}
     for name in names:
-        split = canonical_split(name)
-        if split in found:
-            raise ValueError(f"{dataset}: {found[split]!r} and {name!r} both stand for {split}; rename or remove one.")
-        found[split] = name
-    return found
+        split = split_of(name)
+        if split in splits:
+            raise ValueError(f"{dataset}: {splits[split]!r} and {name!r} both stand for {split}; rename or remove one.")
+        splits |= {split: name} if split else {}
+    return splits
 
 
 def carve_out(

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from modeling_clipscratch.data.columns import DataOptions
+from modeling_clipscratch.data.local_files import walk_files
 from modeling_clipscratch.data.sources import streams, tars
 from modeling_clipscratch.data.sources.streams import shard_names, shard_rows
-from modeling_clipscratch.data.sources.tars import tar_source
 
 SIZES = [70, 33, 5]  # rows of the shards: two batches of `datasets` and a half, one and one row, less than one
 
@@ -66,7 +66,7 @@ def open_stream(tmp_path_factory, table, tar_folder):
         table.select(range(start, start + size)).to_parquet(file, batch_size=20)  # four row groups, two, one
 
     def of_tars():
-        return tar_source(tar_folder, "set", DataOptions())["train"].stream()
+        return tars.tar_source(tar_folder, dict(walk_files(tar_folder)), "set", DataOptions())["train"].stream()
 
     def of_parquet():
         return datasets.IterableDataset.from_parquet(files)
@@ -221,7 +221,7 @@ def test_shard_that_went_away_or_is_damaged_is_named_at_once(form, table, write_
     path = tmp_path / f"0.{form}"
     if form == "tar":
         write_shard(path, {"a.png": encode(), "a.txt": b"red"})
-        stream = tar_source(tmp_path, "set", DataOptions())["train"].stream()
+        stream = tars.tar_source(tmp_path, dict(walk_files(tmp_path)), "set", DataOptions())["train"].stream()
     else:
         table.to_parquet(str(path))
         stream = datasets.IterableDataset.from_parquet([str(path)])

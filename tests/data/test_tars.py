@@ -16,11 +16,17 @@ import pytest
 
 from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import ImageReader, class_names, content_fingerprint, prepare_dataset
+from modeling_clipscratch.data.local_files import walk_files
 from modeling_clipscratch.data.pictures import BadImageError
+from modeling_clipscratch.data.sources import tars
 from modeling_clipscratch.data.sources.streams import shard_rows
-from modeling_clipscratch.data.sources.tars import read_samples, tar_source, tar_splits
+from modeling_clipscratch.data.sources.tars import read_samples, tar_splits
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def tar_source(folder, name, options):
+    return tars.tar_source(folder, dict(walk_files(folder)), name, options)
 
 
 def open_split(folder, split="test", **options):

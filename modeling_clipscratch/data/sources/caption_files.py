@@ -10,9 +10,9 @@ from pathlib import Path
 import datasets
 
 from ..columns import DataOptions
-from ..local_files import read_text
+from ..local_files import Listing, list_files, read_text
 from ..splits import Source, Split, canonical_split, split_of_path
-from .table_files import Listing, find_image_root
+from .table_files import find_image_root
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def caption_file_source(folder: Path, listing: Listing, name: str, options: Data
     The images lie beside the file, in one folder near it, or in `image_root`.
     """
     small = (".json", ".txt", ".token")
-    paths = [folder / i / file for i, files in listing.items() for file in files if file.lower().endswith(small)]
+    paths = [folder / file for file in list_files(listing) if file.lower().endswith(small)]
     for pattern, read in _FORMS.items():
         splits: dict[str, dict[str, list[str]]] = {}
         used = []

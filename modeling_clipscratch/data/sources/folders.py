@@ -11,12 +11,11 @@ from pathlib import Path
 
 import datasets
 
-from ..columns import DataOptions, class_order, readable_class
+from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
-from ..local_files import read_text
+from ..local_files import Listing, read_text
 from ..pictures import is_picture_name, is_unread_name
 from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
-from .table_files import Listing
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +35,15 @@ def image_folder_source(folder: Path, listing: Listing, name: str, options: Data
 
     Raises: ValueError if the folders can be read in two ways, naming both, or if there are neither classes nor texts.
     """
-    images = {inside: found for inside, files in listing.items() if (found := [*filter(is_picture_name, files)])}
+    images = {inside: names for inside, files in listing.items() if (names := [*filter(is_picture_name, files)])}
     if not images:
         return None
     if options.folder_names != "classes" and (texts := _texts_beside(images, listing)):
-        return _caption_source(folder, images, texts, listing, name, options)
-    return _class_source(folder, images, listing, name, options)
+        source = _caption_source(folder, images, texts, listing, name, options)
+    else:
+        source = _class_source(folder, images, listing, name, options)
+    check_no_columns(name, options)
+    return source
 
 
 def _join(inside: str, file: str) -> str:
@@ -147,7 +149,9 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
     for inside in filter(None, images):
         tops.setdefault(_top(inside), set()).add(_top(inside.partition("/")[2]))
     if options.folder_names == "splits":
-        return _by_word(tops, name)
+        if splits := by_split(tops, name, split_of_path):
+            return splits
+        raise ValueError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
     exact = [top for top in tops if is_split_name(top)]
     deep = [top for top in exact if tops[top] != {""}]
     if deep and options.folder_names is None:
@@ -155,17 +159,6 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
     if tops and options.folder_names is None:
         _check_classes(tops, exact, images, name)
     return {"train": ""}
-
-
-def _by_word(tops: Iterable[str], name: str) -> dict[str, str]:
-    splits: dict[str, str] = {}
-    for top, split in ((top, split_of_path(top)) for top in tops):
-        if split in splits:
-            raise ValueError(f"{name}: {splits[split]!r} and {top!r} both stand for {split}; rename or remove one.")
-        splits |= {split: top} if split else {}
-    if not splits:
-        raise ValueError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
-    return splits
 
 
 def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: Images, name: str) -> None:

@@ -19,10 +19,11 @@ from huggingface_hub.errors import (
 )
 
 from ..columns import DataOptions
+from ..local_files import list_files, walk_files
 from ..names import first_line
 from ..splits import Source, Split, by_split
 from .table_files import by_split_column
-from .tars import SMALL_FILES, list_files, open_tars, tar_splits
+from .tars import SMALL_FILES, open_tars, tar_splits
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -73,7 +74,7 @@ def _fetch(name, options, files: Sequence[str], *, local_files_only: bool = Fals
 def _cached_source(name, options, *, cause):
     try:
         folder = Path(_fetch(name, options, SMALL_FILES, local_files_only=True))
-        splits = tar_splits(_of_config(list_files(folder), options), name)
+        splits = tar_splits(_of_config(list_files(dict(walk_files(folder))), options), name)
     except ValueError:  # not in this cache; the other one has the last word
         splits = {}
     if splits:

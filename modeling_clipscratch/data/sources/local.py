@@ -6,11 +6,11 @@ from pathlib import Path
 
 import datasets
 
-from ..columns import DataOptions, check_no_columns
+from ..columns import DataOptions
 from ..local_files import read_json, walk_files
 from ..names import first_line
 from ..pictures import is_unread_name, warn_of_unread
-from ..splits import KEYWORDS, Source, Split, by_split
+from ..splits import KEYWORDS, Source, Split, by_split, canonical_split
 from .caption_files import caption_file_source
 from .folders import image_folder_source
 from .table_files import by_split_column, is_table, metadata_source, table_file_source, table_source
@@ -51,15 +51,10 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
         return source
     listing = dict(walk_files(folder))
     warn_of_unread([str(folder / i / file) for i, files in listing.items() for file in files if is_unread_name(file)])
-    has_tars = any(file.endswith(".tar") for files in listing.values() for file in files)
-    if has_tars and (source := tar_source(folder, name, options)):
-        return source
-    for find in (metadata_source, caption_file_source, table_source) if options.folder_names != "classes" else ():
+    of_texts = (metadata_source, caption_file_source, table_source) if options.folder_names != "classes" else ()
+    for find in (tar_source, *of_texts, image_folder_source):
         if source := find(folder, listing, name, options):
             return source
-    if source := image_folder_source(folder, listing, name, options):
-        check_no_columns(name, options)
-        return source
     raise ValueError(
         f"{name}: holds none of the known forms: tar shards (<split>/0.tar), images with a metadata.csv, .jsonl or "
         ".parquet, tables (.parquet, .csv, .jsonl), images with a text file beside each, or images in one sub-folder a "
@@ -82,7 +77,7 @@ def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | Non
         folders = {split: folder / own for split, own in by_split(splits, name).items()}
     elif (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
         split = read_json(folder / "state.json").get("_split") or "train"
-        folders = {next(iter(by_split([split], name))): folder}
+        folders = {canonical_split(split): folder}
     else:
         return None
     source = {split: Split(partial(_load_saved, path), str(path)) for split, path in folders.items()}

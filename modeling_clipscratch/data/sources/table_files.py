@@ -21,7 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ..columns import DataOptions, find_columns, is_text
-from ..local_files import check_regular, file_of_cell, lfs_pointer, read_text
+from ..local_files import Listing, check_regular, file_of_cell, lfs_pointer, list_files, read_text
 from ..names import first_line
 from ..pictures import is_picture_name
 from ..splits import SPLIT_WORD, Source, Split, canonical_split, is_split_name, split_of_path, split_words
@@ -32,8 +32,6 @@ _FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _DELIMITERS = ",;\t|"
 _HEAD = 20  # rows that tell what a table is
-
-Listing = Mapping[str, Sequence[str]]  # folder below the dataset's, "" for itself -> names of its files
 
 
 def is_table(path: str | Path) -> bool:
@@ -81,7 +79,7 @@ def metadata_source(folder: Path, listing: Listing, name: str, options: DataOpti
 def table_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source:
     """The splits of the tables of a folder; none where none of them is a table of images."""
     tables, chosen = list(_tables(listing)), []
-    other_form = any(inside and is_picture_name(file) for inside, files in listing.items() for file in files)
+    other_form = any("/" in file and is_picture_name(file) for file in list_files(listing))
     other_form &= not (options.image_column or options.caption_column or options.label_column or options.image_root)
     for suffix in _FORMATS:
         alike: dict[str, list[str]] = {}  # the files of one table, whatever their splits and numbers
@@ -294,9 +292,8 @@ def _read_parquet(paths: Sequence[Path], options: DataOptions, columns: Sequence
 
 def _stream(paths: Sequence[Path], options: DataOptions) -> datasets.IterableDataset:
     columns = _needed(_schema(paths[0]), options, str(paths[0]))
-    return datasets.IterableDataset.from_parquet([glob.escape(str(path)) for path in paths], columns=columns).decode(
-        False
-    )
+    files = [glob.escape(str(path)) for path in paths]
+    return datasets.IterableDataset.from_parquet(files, columns=columns).decode(False)
 
 
 def _read_json(path: Path) -> datasets.Dataset:
@@ -416,7 +413,9 @@ def by_split_column(
     Raises: ValueError if a row names no split, or another one than the name of its file does.
     """
     regrouped: Source = {}
-    for split, part in source.items() if options.split_column != "none" else ():
+    if options.split_column == "none":
+        return source
+    for split, part in source.items():
         table = (columns or {}).get(split, part.open)()
         column = _split_column(table.column_names, options, part.origin)
         names = ["" if value is None else str(value).strip() for value in table[column][:]] if column else [split]
@@ -433,7 +432,7 @@ def by_split_column(
                 "leave the column out with --split_column none."
             )
         regrouped |= {split: part} if other is None else _regrouped(part, names, column)
-    return regrouped or source
+    return regrouped
 
 
 def _regrouped(part: Split, names: Sequence[str], column: str) -> Source:

@@ -17,7 +17,7 @@ from datasets.utils.file_utils import xopen
 
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import CAPTIONS_FEATURE, IMAGE_FEATURE, KEY_FEATURE, build_dataset, utf8_key
-from ..local_files import check_regular, decode_text, lfs_pointer, read_text, walk_files
+from ..local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text
 from ..pictures import IMAGE_EXTENSIONS, is_picture_name
 from ..splits import Source, Split, split_of_path, split_words
 from ..templates import published_class_names, templates_from
@@ -38,18 +38,13 @@ _JSON_FIELDS = {"captions": ("caption", "captions", "text"), "label": ("label", 
 # Which tars there are
 
 
-def tar_source(folder: Path, name: str, options: DataOptions) -> Source | None:
+def tar_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
     """The splits of a folder of tars; `None` where it holds none that are the data.
 
     Raises: ValueError if the tars can be read in two ways, or columns are named, which only tables have.
     """
-    splits = tar_splits(list_files(folder), str(folder))
+    splits = tar_splits(list_files(listing), str(folder))
     return open_tars(splits, folder, name, options, lambda tar: str(folder / tar)) if splits else None
-
-
-def list_files(folder: Path) -> list[str]:
-    """The files below a folder, relative to it, with `/`."""
-    return [f"{inside}/{file}".lstrip("/") for inside, files in walk_files(folder) for file in files]
 
 
 def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
