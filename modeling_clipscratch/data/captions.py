@@ -106,8 +106,13 @@ def _links(captions, keys):
         for row in places:
             linked[row].append(name)
     linked = [names or [key] for names, key in zip(linked, keys, strict=True)]
-    width = max(map(len, linked))
-    return key_ids([name for names in linked for name in names + names[:1] * (width - len(names))]).view(-1, width)
+    return link_ids(linked)
+
+
+def link_ids(names: Sequence[list[str]]) -> torch.Tensor:
+    """(N,) lists of one or more names -> (N, K) int64; a shorter list repeats its first name."""
+    width = max(map(len, names))
+    return key_ids([name for row in names for name in row + row[:1] * (width - len(row))]).view(-1, width)
 
 
 class TokenTable:

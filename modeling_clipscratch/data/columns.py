@@ -92,9 +92,9 @@ def is_text(feature) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
-def is_whole_number(feature) -> bool:
-    """Whether a column holds one whole number a row."""
-    return isinstance(feature, datasets.Value) and "int" in feature.dtype
+def is_text_or_number(feature) -> bool:
+    """Whether a column holds one text or one whole number a row."""
+    return is_text(feature) or (isinstance(feature, datasets.Value) and "int" in feature.dtype)
 
 
 def _is_texts(feature) -> bool:
@@ -190,6 +190,18 @@ def _listed(columns: Iterable[str]) -> str:
     return ", ".join(columns)
 
 
+def known_classes(feature, options: DataOptions, *, column: str, origin: str) -> list[str] | None:
+    """The class names of a label column by `options` or by its type; `None` where neither has them.
+
+    Raises: ValueError if the column holds no labels.
+    """
+    if isinstance(feature, datasets.ClassLabel):
+        return list(options.class_names or map(readable_class, feature.names))
+    if not is_text_or_number(feature):
+        raise ValueError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
+    return list(options.class_names) if options.class_names else None
+
+
 def read_labels(
     table: datasets.Dataset,
     column: str,
@@ -205,9 +217,8 @@ def read_labels(
         train: opens the training split of the same data, where this is another: classes written as words are numbered
             by train, so that all splits number them alike.
     """
-    feature, values, names = table.features[column], _stripped(table[column][:]), options.class_names
-    if isinstance(feature, datasets.ClassLabel):
-        return values, list(names or map(readable_class, feature.names))
+    feature, values = table.features[column], _stripped(table[column][:])
+    names = known_classes(feature, options, column=column, origin=origin)
     if is_text(feature):
         if not names:
             first = _classes(train(), column) if train else []
@@ -216,15 +227,13 @@ def read_labels(
         strange = next((value for value in values if value and value not in numbers), None)
         if strange is not None:
             raise ValueError(f"{origin}: label {strange!r} is not among the {len(names)} class names; add it to them.")
-        return [numbers[value] if value else None for value in values], list(names)
-    if not is_whole_number(feature):
-        raise ValueError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
-    if not names:
+        return [numbers[value] if value else None for value in values], names
+    if names is None:
         raise ValueError(
             f"{origin}: the labels in column {column!r} are numbers without names; give the classes' names in label "
             "order (class_names), since captions are made of them."
         )
-    return values, list(names)
+    return values, names
 
 
 def _classes(train: datasets.Dataset, column: str) -> list[str]:

@@ -28,7 +28,7 @@ from .columns import (
     cell_texts,
     find_columns,
     is_text,
-    is_whole_number,
+    is_text_or_number,
     read_labels,
     written_lists,
 )
@@ -76,6 +76,14 @@ def is_prepared(dataset) -> bool:
     text = isinstance(features.get("label"), datasets.ClassLabel) or features.get("captions") == CAPTIONS_FEATURE
     image = features.get("image") in (IMAGE_FEATURE, TAR_IMAGE_FEATURE)
     return text and image and features.get("key") == KEY_FEATURE and len(features) == 3
+
+
+def prepared_features(class_names: Sequence[str] | None, image=IMAGE_FEATURE) -> datasets.Features:
+    """The features of a prepared dataset with these classes; `None` for caption data."""
+    kind = (
+        {"captions": CAPTIONS_FEATURE} if class_names is None else {"label": datasets.ClassLabel(names=[*class_names])}
+    )
+    return datasets.Features({"image": image, **kind, "key": KEY_FEATURE})
 
 
 def prepare_dataset(
@@ -172,11 +180,9 @@ def _keeps_contract(dataset):
 def _images(dataset, column, root, inside):
     """The image column alone, as the contract has it; the paths, where it holds nothing else; and the keys."""
     feature = dataset.features[column]
-    keys = [f"row-{row:08d}" for row in range(len(dataset))]
-    own = dataset.features.get("key")
-    names = dataset["key"][:] if column != "key" and (is_text(own) or is_whole_number(own)) else [None]
+    keys, paths = [f"row-{row:08d}" for row in range(len(dataset))], None
+    names = dataset["key"][:] if column != "key" and is_text_or_number(dataset.features.get("key")) else [None]
     unique = None not in names and len(set(names)) == len(keys)
-    paths = None
     if is_text(feature):
         cells = dataset[column][:]
         paths = [file_of_cell(root or "", cell) if cell and cell.strip() else None for cell in cells]
@@ -192,8 +198,8 @@ def _images(dataset, column, root, inside):
             )
         spelled = [path and utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
         keys = [name or key for name, key in zip(spelled, keys, strict=True)]
-        info = datasets.DatasetInfo(features=datasets.Features({"image": IMAGE_FEATURE}))
-        info.dataset_name, info.description = dataset.info.dataset_name, dataset.info.description
+        info = dataset.info.copy()
+        info.features = datasets.Features({"image": IMAGE_FEATURE})
         images = datasets.Dataset(pa.table({"image": image_files(paths)}), info=info, split=dataset.split)
     else:
         images = dataset.select_columns([column])
@@ -233,12 +239,7 @@ def build_dataset(
         labels, class_names: (N,) in [0, C), and (C,).
     """
     image = TAR_IMAGE_FEATURE if pa.types.is_struct(images.type) and images.type.num_fields == 4 else IMAGE_FEATURE
-    features = {"image": image}
-    if captions is None:
-        features["label"] = datasets.ClassLabel(names=list(class_names))
-    else:
-        features["captions"] = CAPTIONS_FEATURE
-    features = datasets.Features({**features, "key": KEY_FEATURE})
+    features = prepared_features(class_names, image)
     columns = [images, labels if captions is None else captions, keys]
     schema = features.arrow_schema
     table = pa.table([pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)], schema)
@@ -368,8 +369,14 @@ def _digests(images: datasets.Dataset) -> list[str | None]:
 
 
 def _digest(batch: dict) -> dict:
-    stored = [cell and (cell.get("bytes") or (cell.get("path") or "").encode()) for cell in batch["image"]]
-    return {"digest": [hashlib.blake2b(data, digest_size=16).hexdigest() if data else None for data in stored]}
+    stored = [cell and (cell.get("bytes") or cell.get("path")) for cell in batch["image"]]
+    return {"digest": [image_name(image) if image else None for image in stored]}
+
+
+def image_name(image: bytes | str) -> str:
+    """What equal images, still encoded, have in common."""
+    data = image if isinstance(image, bytes) else image.encode(errors="surrogateescape")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class ImageReader:

@@ -17,25 +17,23 @@ import torch
 from PIL import Image
 
 from .batches import TextSide
-from .captions import CaptionTable
+from .captions import CaptionTable, link_ids
 from .columns import (
     DEFAULT_OPTIONS,
     DataOptions,
     cell_texts,
     find_columns,
-    is_text,
-    is_whole_number,
-    readable_class,
+    is_text_or_number,
+    known_classes,
     written_lists,
 )
 from .dataset import (
-    CAPTIONS_FEATURE,
-    IMAGE_FEATURE,
-    KEY_FEATURE,
     check_inside,
     class_names,
+    image_name,
     is_prepared,
     ppm,
+    prepared_features,
     read_member,
     title,
 )
@@ -83,39 +81,28 @@ class StreamedRows:
         self.title, features = title(stream), stream.features
         check_resumable(stream, self.title)
         prepared = is_prepared(stream)
-        if prepared:
-            columns = ("image", ["captions"] if "captions" in features else [], "label")
-        else:
-            columns = find_columns(features, options, origin=self.title)
-        self.image, self.captions, label = columns
-        self.label = None if self.captions else label
+        named = DEFAULT_OPTIONS if prepared else options
+        self.image, self.captions, self.label = find_columns(features, named, origin=self.title)
         self.class_names = self.numbers = None
         if self.label:
-            known = class_names(stream) if prepared and not options.class_names else None
-            self.class_names = known or self._class_names(features[label], options)
-            own = getattr(features[label], "names", [])  # which a generator may give in place of numbers
+            feature = features[self.label]
+            if prepared and not options.class_names:
+                self.class_names = class_names(stream)
+            else:
+                self.class_names = known_classes(feature, options, column=self.label, origin=self.title)
+            if self.class_names is None:
+                raise ValueError(
+                    f"{self.title}: the classes in column {self.label!r} are not known before all rows are read; give "
+                    "their names in label order (class_names)."
+                )
+            own = getattr(feature, "names", [])  # which a generator may give in place of numbers
             self.numbers = {name: number for names in (own, self.class_names) for number, name in enumerate(names)}
         if isinstance(features[self.image], datasets.Image):
             stream = stream.cast_column(self.image, datasets.Image(decode=False))
-        key = features.get("key")
-        self.has_keys = (is_text(key) or is_whole_number(key)) and "key" not in (self.image, label)
-        names = [self.image, *self.captions, *([self.label] if self.label else []), *(["key"] if self.has_keys else [])]
-        self.stream = stream.select_columns(names)
+        self.has_keys = is_text_or_number(features.get("key")) and "key" not in (self.image, self.label)
+        names = [self.image, *self.captions, self.label, "key" if self.has_keys else None]
+        self.stream = stream.select_columns([name for name in names if name])
         self.shards = shard_names(self.stream)
-
-    def _class_names(self, feature, options):
-        if isinstance(feature, datasets.ClassLabel):
-            return list(options.class_names or map(readable_class, feature.names))
-        if not (is_text(feature) or is_whole_number(feature)):
-            raise ValueError(
-                f"{self.title}: label column {self.label!r} holds {feature}; labels are whole numbers or words."
-            )
-        if not options.class_names:
-            raise ValueError(
-                f"{self.title}: the classes in column {self.label!r} are not known before all rows are read; give "
-                "their names in label order (class_names)."
-            )
-        return list(options.class_names)
 
     def fingerprint(self) -> str:
         """Digest of what tells a stream from another before it is read: its columns and the names of its shards."""
@@ -134,13 +121,12 @@ class StreamedRows:
         image, where = cell.get("bytes") or cell.get("path"), cell.get("path") or f"{self.shards[shard]}: row {number}"
         if not image:
             raise BadImageError(f"{where}: has no image in column {self.image!r}; write it there or remove the row.")
-        key = self._key(raw, image)
-        if self.label is None:
-            captions = self._texts(raw)
-            if not captions:
-                raise BadRowError(f"{where}: has no caption; every row needs one.")
-            return StreamedRow(key, image, where, captions, None)
-        return StreamedRow(key, image, where, None, self._number(raw[self.label], where))
+        captions = label = None
+        if self.label:
+            label = self._number(raw[self.label], where)
+        elif not (captions := self._texts(raw)):
+            raise BadRowError(f"{where}: has no caption; every row needs one.")
+        return StreamedRow(self._key(raw, image), image, where, captions, label)
 
     def prepared(self, on_bad_row: str, root: str | Path = "", inside: Path | None = None) -> datasets.IterableDataset:
         """The stream with the columns of the contract. A row that lacks something keeps an empty cell.
@@ -149,12 +135,8 @@ class StreamedRows:
             on_bad_row: `raise`, or `skip` to leave an empty cell for a label that is not among the classes, too.
             root, inside: as `prepare_dataset` takes them.
         """
-        words = {"captions": CAPTIONS_FEATURE} if self.label is None else {}
-        words = words or {"label": datasets.ClassLabel(names=self.class_names)}
-        features = datasets.Features({"image": IMAGE_FEATURE, **words, "key": KEY_FEATURE})
-
         prepare = partial(self._prepare, on_bad_row=on_bad_row, root=root, inside=inside)
-        columns = self.stream.column_names
+        columns, features = self.stream.column_names, prepared_features(self.class_names)
         return self.stream.map(prepare, with_indices=True, features=features, remove_columns=columns)
 
     def _prepare(self, raw, number, *, on_bad_row, root, inside):
@@ -181,11 +163,9 @@ class StreamedRows:
         if isinstance(cell, Image.Image):  # of a `map`, before which `datasets` decodes
             cell = ppm(np.asarray(cell.convert("RGB")))
         cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
-        return (
-            {"bytes": read_member(cell, {}), "path": f"{cell['shard']}: {cell['member']}"}
-            if cell.get("shard")
-            else cell
-        )
+        if shard := cell.get("shard"):
+            return {"bytes": read_member(cell, {}), "path": f"{shard}: {cell['member']}"}
+        return cell
 
     def _key(self, raw, image):
         return str(raw["key"]) if self.has_keys and raw["key"] is not None else image_name(image)
@@ -213,12 +193,6 @@ def with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset:
     if not (rows := list(stream.take(_HEAD))):
         raise ValueError(f"{title(stream)}: no rows; choose another split or check where it comes from.")
     return stream.map(features=datasets.Dataset.from_list(rows).features)
-
-
-def image_name(image: bytes | str) -> str:
-    """What equal images, still encoded, have in common."""
-    data = image if isinstance(image, bytes) else image.encode(errors="surrogateescape")
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class StreamedPairs(torch.utils.data.IterableDataset):
@@ -308,9 +282,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         if table is None:
             # Any row of the global batch, on whatever process, may share an image or a caption.
             names = [[image_name(row.image), *(f"\0{text}" for text in dict.fromkeys(row.captions))] for row in rows]
-            width = max(map(len, names))
-            links = key_ids([name for row in names for name in row + row[:1] * (width - len(row))]).view(-1, width)
-            table = CaptionTable([row.captions for row in rows], links=links)
+            table = CaptionTable([row.captions for row in rows], links=link_ids(names))
         else:
             places = torch.tensor([row.label for row in rows])
         return {"images": torch.from_numpy(np.stack(images)), **self.texts.batch(table, places, samples)}
@@ -332,13 +304,11 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         begin = {**state, "emitted": 0}
         while True:
             rows = self._epoch(slot, begin)
-            filled = begin["block"] > 0
             while block := list(itertools.islice(rows, self.shuffle_rows)):
-                filled = True
                 behind, block = block[-1][0], [raw for _, raw in block]
                 yield begin, block
                 begin = {**begin, **behind, "block": begin["block"] + 1}
-            if not filled:
+            if not begin["block"]:
                 raise ValueError(
                     f"{self.rows.title}: reader {slot + 1} of {self.processes * self.workers} (processes x workers) "
                     "found no row in a whole epoch; set dataloader_num_workers lower."

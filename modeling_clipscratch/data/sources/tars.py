@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
 from ..columns import DataOptions, cell_texts, check_no_columns
-from ..dataset import CAPTIONS_FEATURE, IMAGE_FEATURE, KEY_FEATURE, build_dataset, utf8_key
+from ..dataset import build_dataset, prepared_features, utf8_key
 from ..local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text
 from ..pictures import IMAGE_EXTENSIONS, is_picture_name
 from ..splits import Source, Split, split_of_path, split_words
@@ -139,10 +139,7 @@ def _stream_split(tars, folder, options, address, split) -> datasets.IterableDat
     shards = [address(tar) for tar in _complete(tars, folder)]
     samples = (sample for shard in shards for sample in _named_errors(shard, streamed=True))
     reading = _Reading.of(samples, folder, options)
-    names = reading.class_names
-    kind = CAPTIONS_FEATURE if names is None else datasets.ClassLabel(names=list(names))
-    features = datasets.Features({"image": IMAGE_FEATURE, reading.kind: kind, "key": KEY_FEATURE})
-    words = {"shards": shards, "reading": reading}
+    features, words = prepared_features(reading.class_names), {"shards": shards, "reading": reading}
     return datasets.IterableDataset.from_generator(_rows, features, words, split=datasets.NamedSplit(split))
 
 
