@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 import datasets
 import numpy as np
@@ -164,15 +165,15 @@ class PairDataset(torch.utils.data.Dataset):
     def _read(self, rows):
         kept, images = [], []
         for row in rows.tolist():
-            for offset in range(len(self)):
+            for place in chain(range(row, len(self)), range(row)):
                 try:
-                    images.append(self.preprocess.read(self._images, (row + offset) % len(self)))
-                    kept.append((row + offset) % len(self))
+                    images.append(self.preprocess.read(self._images, place))
+                    kept.append(place)
                     break
                 except BadImageError as error:
                     if self.on_bad_row == "raise":
                         raise
-                    self._skip((row + offset) % len(self), error)
+                    self._skip(place, error)
             else:
                 raise ValueError(f"{title(self.dataset)}: none of its images can be read.")
         return torch.tensor(kept), torch.from_numpy(np.stack(images))

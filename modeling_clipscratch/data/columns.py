@@ -122,7 +122,7 @@ def find_columns(
     if image in (options.caption_column, options.label_column):
         raise ValueError(
             f"{origin}: column {image!r} cannot be both the image and its text; name another with --image_column, "
-            f"--caption_column or --label_column: the columns are {_listed(features)}."
+            f"--caption_column or --label_column: the columns are {', '.join(features)}."
         )
     if options.caption_column:
         caption = _named(features, options.caption_column, "caption", origin)
@@ -144,12 +144,12 @@ def find_columns(
         return image, [], labels[0]
     if not captions and not labels:
         raise ValueError(
-            f"{origin}: neither captions nor a label among the columns {_listed(features)}; name one with "
+            f"{origin}: neither captions nor a label among the columns {', '.join(features)}; name one with "
             "--caption_column or --label_column."
         )
     candidates = [column for group in captions.values() for column in group] + labels
     raise ValueError(
-        f"{origin}: columns {_listed(candidates)} could all be the captions or the label; choose one with "
+        f"{origin}: columns {', '.join(candidates)} could all be the captions or the label; choose one with "
         "--caption_column or --label_column."
     )
 
@@ -169,12 +169,12 @@ def _image_column(features: datasets.Features, named: str | None, origin: str) -
         return candidates[0]
     if candidates or pictures:
         raise ValueError(
-            f"{origin}: columns {_listed(candidates or pictures)} could all be the picture; choose one with "
+            f"{origin}: columns {', '.join(candidates or pictures)} could all be the picture; choose one with "
             "--image_column."
         )
     raise ValueError(
-        f"{origin}: no picture among the columns {_listed(features)}; name the one that holds pictures or their paths "
-        "with --image_column."
+        f"{origin}: no picture among the columns {', '.join(features)}; name the one that holds pictures or their "
+        "paths with --image_column."
     )
 
 
@@ -183,11 +183,7 @@ def _named(features: datasets.Features, column: str, what: str, origin: str) -> 
         return column
     near = difflib.get_close_matches(column, features, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"{origin}: {what}_column={column!r} is not there; the columns are {_listed(features)}{hint}")
-
-
-def _listed(columns: Iterable[str]) -> str:
-    return ", ".join(columns)
+    raise ValueError(f"{origin}: {what}_column={column!r} is not there; the columns are {', '.join(features)}{hint}")
 
 
 def known_classes(feature, options: DataOptions, *, column: str, origin: str) -> list[str] | None:

@@ -32,7 +32,7 @@ from .columns import (
     read_labels,
     written_lists,
 )
-from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files
+from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files, stamp
 from .pictures import BadImageError, decode_image
 from .templates import ALIKE
 
@@ -452,7 +452,7 @@ def read_member(cell: dict, stamps: dict[str, tuple[int, int]]) -> bytes:
     shard = cell["shard"]
     try:
         if shard not in stamps:
-            stamps[shard] = _stamp(shard)
+            stamps[shard] = stamp(shard)
         file = _open_shard(shard, stamps[shard], os.getpid(), get_ident())
         file.seek(cell["offset"])
         return file.read(cell["size"])
@@ -469,11 +469,6 @@ def _open_shard(path: str, stamp: tuple[int, int], process: int, thread: int):
     return open(path, "rb")
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
-
-
 def content_fingerprint(dataset: datasets.Dataset) -> str:
     """Digest that changes when an image of a prepared dataset may have changed: by the bytes in the table, by size and
     time of the files and shards that it names. Its name, captions and labels have no say.
@@ -486,8 +481,8 @@ def content_fingerprint(dataset: datasets.Dataset) -> str:
     for name in [*names, *(file["filename"] for file in dataset.cache_files)]:
         if name:
             try:
-                stamp = _stamp(name)
+                state = stamp(name)
             except OSError:  # whoever reads it says that it is not there
-                stamp = "missing"
-            digest.update(f"{name}\0{stamp}\n".encode(errors="surrogateescape"))
+                state = "missing"
+            digest.update(f"{name}\0{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -114,21 +114,21 @@ def load_splits(
         )
     carves = "train" in source and "validation" not in source and validation_fraction > 0 and not streaming
     there = [*source, *(["validation"] if carves else [])]
-    wanted = list(dict.fromkeys(map(canonical_split, there if splits is None else splits)))
-    for split in wanted:
+    names = list(dict.fromkeys(map(canonical_split, there if splits is None else splits)))
+    for split in names:
         if split not in there:
             raise NoSuchSplitError(_no_such_split(name, there, split, carves, streaming))
     data = (ImageTextStream if streaming else ImageTextData)()
-    data.origin = {split: source[split if split in source else "train"].origin for split in wanted}
+    data.origin = {split: source[split if split in source else "train"].origin for split in names}
     if streaming:
-        data.update({split: _stream(source[split], name, split, options) for split in wanted})
+        data.update({split: _stream(source[split], name, options) for split in names})
     else:
         tables = {split: cache(part.open) for split, part in source.items()}
-        needed = {"train" if carves and split == "validation" else split: None for split in wanted}
+        needed = dict.fromkeys("train" if carves and split == "validation" else split for split in names)
         parts = {split: _prepared(source[split], name, split, options, tables) for split in needed}
         if carves and "train" in needed:
             parts |= _carved(name, parts["train"], validation_fraction, seed)
-        data.update({split: parts[split] for split in wanted})
+        data.update({split: parts[split] for split in names})
     kinds = {split: "labels" if is_class_data(part) else "captions" for split, part in data.items()}
     _check_kind(name, kinds, options)
     if "labels" in kinds.values():
@@ -145,7 +145,7 @@ def _prepared(part: Split, name, split, options, tables):
     return prepared
 
 
-def _stream(part: Split, name, split, options):
+def _stream(part: Split, name, options):
     if part.stream is None:
         raise ValueError(
             f"{name}: {part.origin} is of a form that is not streamed; leave streaming out, or give tars or parquet "
@@ -155,7 +155,6 @@ def _stream(part: Split, name, split, options):
     stream.info.dataset_name = name
     if not is_prepared(stream):
         stream = StreamedRows(stream, options).prepared(options.on_bad_row, part.root or "", part.inside)
-        stream.info.dataset_name = name
     stream.info.description = part.origin
     return stream
 

@@ -37,6 +37,12 @@ def check_regular(path: str | Path) -> None:
         raise ValueError(f"{path}: is a pipe, socket or device, which is not read; remove it, or give a regular file.")
 
 
+def stamp(path: str) -> tuple[int, int]:
+    """Size and time of a file, which change where its content does. Raises: OSError."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
 def refuse_unreadable(error: OSError) -> None:
     """What `os.walk` calls for a folder that cannot be read: to pass over it would drop all that it holds.
 

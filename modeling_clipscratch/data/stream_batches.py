@@ -41,7 +41,7 @@ from .local_files import file_of_cell
 from .pictures import BadImageError
 from .pixels import Preprocess
 from .randomness import epoch_order, key_ids
-from .sources.streams import ShardError, check_resumable, shard_names, shard_rows
+from .sources.streams import ShardError, check_resumable, shard_names, shard_rows, undecoded
 from .splits import hash_of
 
 _HEAD = 5  # rows that tell the features of a stream that does not know them
@@ -97,11 +97,9 @@ class StreamedRows:
                 )
             own = getattr(feature, "names", [])  # which a generator may give in place of numbers
             self.numbers = {name: number for names in (own, self.class_names) for number, name in enumerate(names)}
-        if isinstance(features[self.image], datasets.Image):
-            stream = stream.cast_column(self.image, datasets.Image(decode=False))
         self.has_keys = is_text_or_number(features.get("key")) and "key" not in (self.image, self.label)
         names = [self.image, *self.captions, self.label, "key" if self.has_keys else None]
-        self.stream = stream.select_columns([name for name in names if name])
+        self.stream = undecoded(stream.select_columns([name for name in names if name]))
         self.shards = shard_names(self.stream)
 
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from ..data.columns import DataOptions
 from ..data.dataset import content_fingerprint, prepare_dataset
 from ..data.mix import Mix
 from ..data.pixels import Preprocess
+from ..data.sources.streams import undecoded
 from ..data.stream_batches import StreamedPairs, StreamedRows, with_features
 from ..data.templates import DEFAULT_TEMPLATES
 from ..hub.towers_clipscratch import is_fixed
@@ -51,10 +52,7 @@ def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Da
 
 def read_stream(stream: datasets.IterableDataset, options: DataOptions) -> datasets.Dataset:
     """All rows of an iterable dataset in memory, images encoded: an evaluation compares each with each."""
-    stream = with_features(stream)
-    columns = {name: datasets.Image(decode=False) for name, kind in stream.features.items() if hasattr(kind, "decode")}
-    for name, undecoded in columns.items():
-        stream = stream.cast_column(name, undecoded)
+    stream = undecoded(with_features(stream))
     whole = datasets.Dataset.from_list(list(stream), features=stream.features)
     whole.info.dataset_name = stream.info.dataset_name
     return prepare_dataset(whole, options, split=None if stream.split is None else str(stream.split))

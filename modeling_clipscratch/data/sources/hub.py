@@ -57,16 +57,18 @@ def _of_config(files, options):
 
 
 def _tar_source(splits, folder, name, options, address):
-    commit = folder.name
-    fetch, origin = partial(_fetch, name, replace(options, revision=commit)), f"{name} at revision {commit}"
-    return open_tars(splits, folder, name, options, address, fetch=fetch, origin=origin)
+    at_commit = replace(options, revision=folder.name)
+
+    def fetch(tars):
+        _fetch(name, at_commit, [*map(glob.escape, tars)])
+
+    return open_tars(splits, folder, name, options, address, fetch=fetch, origin=f"{name} at revision {folder.name}")
 
 
-def _fetch(name, options, files: Sequence[str], *, local_files_only: bool = False) -> str:
-    patterns = list(files) if files is SMALL_FILES else [glob.escape(file) for file in files]
+def _fetch(name, options, patterns: Sequence[str], *, local_files_only: bool = False) -> str:
     where = {"repo_type": "dataset", "revision": options.revision, "cache_dir": options.cache_dir}
     try:
-        return snapshot_download(name, allow_patterns=patterns, local_files_only=local_files_only, **where)
+        return snapshot_download(name, allow_patterns=list(patterns), local_files_only=local_files_only, **where)
     except Exception as error:
         raise _hub_error(name, options, error) from error
 
@@ -155,7 +157,7 @@ def _hub_error(name: str, options: DataOptions, error: Exception) -> ValueError:
         return ValueError(f"{name}: has no revision {revision!r} on the Hub; give a branch, tag or commit of it.")
     if isinstance(error, RepositoryNotFoundError | HFValidationError | datasets.exceptions.DatasetNotFoundError):
         return ValueError(
-            f"{name}: there is no such local folder, and the Hub ({constants.ENDPOINT}) has no such data set; check "
+            f"{name}: there is no such local folder, and the Hub ({constants.ENDPOINT}) has no such dataset; check "
             "the spelling, `hf auth login` for a private one, or give a local folder."
         )
     if isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError) or "httpx" in type(error).__module__:

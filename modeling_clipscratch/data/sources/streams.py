@@ -48,6 +48,12 @@ def check_resumable(stream: datasets.IterableDataset, name: str) -> None:
             )
 
 
+def undecoded(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """A stream whose features are known, with its images as they are stored."""
+    decodes = any(getattr(feature, "decode", False) for feature in stream.features.values())
+    return stream.decode(False) if decodes else stream
+
+
 def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None = None) -> Iterator[tuple[dict, dict]]:
     """Read the rows of one shard, the same in the main process and in a worker of a `DataLoader`.
 
@@ -69,8 +75,7 @@ def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None 
     True
     """
     name, tries = shard_names(stream)[shard], 0
-    if any(isinstance(feature, datasets.Image) and feature.decode for feature in (stream.features or {}).values()):
-        stream = stream.decode(False)
+    stream = undecoded(stream) if stream.features else stream
     while True:
         try:
             for row, behind in _read(stream.shard(num_shards=stream.num_shards, index=shard), state):

@@ -207,17 +207,12 @@ def _head(path: Path) -> list[dict]:
         if _suffix(path) == ".parquet":
             with pyarrow.parquet.ParquetFile(path) as file:
                 return next(file.iter_batches(batch_size=_HEAD)).to_pylist()
-        text = io.StringIO(read_text(path), newline="")
         if _FORMATS[_suffix(path)] == "csv":
+            text = io.StringIO(read_text(path), newline="")
             delimiter, names = _header(text.readline(), path)
             rows = csv.reader(text, delimiter=delimiter)
             return [dict(zip(names, map(str.strip, row), strict=False)) for row in itertools.islice(rows, _HEAD)]
-        if text.read(1) == "[":
-            rows = json.loads(text.getvalue())
-        else:
-            text.seek(0)
-            rows = (json.loads(line) for line in text if line.strip())
-        return [row for row in itertools.islice(rows, _HEAD) if isinstance(row, dict)]
+        return [row for row in itertools.islice(_json_rows(path), _HEAD) if isinstance(row, dict)]
     except Exception:  # every format's reader has errors of its own
         return []
 
@@ -298,19 +293,22 @@ def _stream(paths: Sequence[Path], options: DataOptions) -> datasets.IterableDat
 
 def _read_json(path: Path) -> datasets.Dataset:
     """`Dataset.from_json` guesses types by parts of 10 MB, and names no line."""
+    rows = list(_json_rows(path))
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: its rows are no objects in braces; write one row a line.")
+    columns = dict.fromkeys(itertools.chain.from_iterable(rows))
+    return datasets.Dataset(pa.table({column: _array([row.get(column) for row in rows]) for column in columns}))
+
+
+def _json_rows(path: Path) -> Iterator:
     text = read_text(path)
     lines = [text] if text.lstrip().startswith("[") else text.split("\n")  # `splitlines` breaks texts at U+2028
-    rows = []
     for number, line in enumerate(lines, start=1):
         try:
             value = json.loads(line) if line.strip() else []
         except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: is no JSON ({first_line(error)}); mend or remove it.") from error
-        rows += value if isinstance(value, list) else [value]
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: its rows are no objects in braces; write one row a line.")
-    columns = dict.fromkeys(itertools.chain.from_iterable(rows))
-    return datasets.Dataset(pa.table({column: _array([row.get(column) for row in rows]) for column in columns}))
+        yield from value if isinstance(value, list) else [value]
 
 
 def _array(values: list) -> pa.Array:

@@ -17,7 +17,7 @@ from datasets.utils.file_utils import xopen
 
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import build_dataset, prepared_features, utf8_key
-from ..local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text
+from ..local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text, stamp
 from ..pictures import IMAGE_EXTENSIONS, is_picture_name
 from ..splits import Source, Split, split_of_path, split_words
 from ..templates import published_class_names, templates_from
@@ -313,10 +313,9 @@ def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
 def _stamp(shard):
     check_regular(shard)
     try:
-        status = os.stat(shard)
+        return stamp(shard)
     except OSError as error:
         raise shard_error(shard, error) from error
-    return status.st_size, status.st_mtime_ns
 
 
 def _named_errors(shard, *, streamed):
