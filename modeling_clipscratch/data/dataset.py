@@ -142,16 +142,16 @@ def prepare_dataset(
         columns = (written_lists(dataset[column][:]) for column in captions)
         cells = [cell_texts(values) for values in zip(*columns, strict=True)]
         texts = {rows[0]: [text for row in rows for text in cells[row]] for rows in alike.values()}
-        name, feature, values = "captions", CAPTIONS_FEATURE, [texts.get(row, []) for row in range(len(dataset))]
+        words = {"captions": ([texts.get(row, []) for row in range(len(dataset))], CAPTIONS_FEATURE)}
     else:
         if len(first) < len(dataset):
             twice = next(keys[rows[0]] for rows in alike.values() if len(rows) > 1)
             raise ValueError(
                 f"{title(dataset)}: {twice} is in several rows; class data has one row and one label an image."
             )
-        values, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
-        name, feature = "label", datasets.ClassLabel(names=names)
-    prepared = _with_columns(images, {name: (values, feature), "key": (keys, KEY_FEATURE)})
+        labels, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
+        words = {"label": (labels, datasets.ClassLabel(names=names))}
+    prepared = _with_columns(images, {**words, "key": (keys, KEY_FEATURE)})
     if len(first) < len(dataset):
         prepared = prepared.select(first)
     return _without_bad_rows(prepared, options)

@@ -173,16 +173,17 @@ def class_names_from(words: Sequence[str]) -> list[str]:
 
 
 def published_class_names(path: Path) -> list[str]:
-    """A data set's own list, a name a line in label order. Names that stand for two classes are told, and kept with
-    marks (`ALIKE`), which `class_names` of a dataset leaves out.
+    """Read a dataset's own list, a name a line in label order.
+
+    A name of several classes is logged. Marks (`ALIKE`) set them apart; `dataset.class_names` leaves the marks out.
 
     Raises: ValueError if the file is missing or empty, or skips a line, which would shift the labels.
     """
-    found = _lines(path)
-    _check_none_is_empty(found)
-    if twice := _given_twice(found):
+    names = _lines(path)
+    _check_none_is_empty(names)
+    if twice := _given_twice(names):
         logger.warning("%s: %s stand for several classes each, which no prompt can tell apart.", path, ", ".join(twice))
-    return [name + ALIKE * found[:number].count(name) for number, name in enumerate(found)]
+    return [name + ALIKE * names[:number].count(name) for number, name in enumerate(names)]
 
 
 def check_templates(templates: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 
 from ..columns import DataOptions
+from ..dataset import CAPTIONS_FEATURE
 from ..local_files import Listing, list_files, read_text
 from ..splits import Source, Split, canonical_split, split_of_path
 from .table_files import find_image_root
@@ -45,7 +46,7 @@ def caption_file_source(folder: Path, listing: Listing, name: str, options: Data
 
 
 def _open(images: dict[str, list[str]]) -> datasets.Dataset:
-    features = {"image": datasets.Value("string"), "captions": datasets.List(datasets.Value("string"))}
+    features = {"image": datasets.Value("string"), "captions": CAPTIONS_FEATURE}
     columns = {"image": list(images), "captions": list(images.values())}
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 

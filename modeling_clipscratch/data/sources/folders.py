@@ -1,6 +1,5 @@
 """Find and open folders of images: one sub-folder a class, or a text file beside each image."""
 
-import functools
 import itertools
 import logging
 import os
@@ -76,7 +75,7 @@ def _caption_source(folder, images, texts, listing, name, options) -> Source:
         inside, _, image = paths[0].rpartition("/")  # img2dataset writes one alt text, with a .json beside it
         one = f"{os.path.splitext(image)[0]}.json" in listing[inside] or _SHARD.fullmatch(inside.rpartition("/")[2])
         one = options.caption_lines == "join" if options.caption_lines else bool(one)
-        read = functools.cache(partial(_read_captions, folder, paths, texts, one, options))
+        read = partial(_read_captions, folder, paths, texts, one, options)
         source[split] = Split(read, f"{folder}, text files beside the images")
     return source
 
@@ -137,8 +136,8 @@ def _class_source(folder: Path, images: Images, listing: Listing, name: str, opt
     if empty:
         logger.warning("%s: %s hold no image of a kind that is read, so they are no classes.", name, _some(empty))
     return {
-        split: Split(functools.cache(partial(_read_classes, place, parts[split], every, names)), str(place))
-        for split, place in ((split, folder / top) for split, top in splits.items())
+        split: Split(partial(_read_classes, folder / top, parts[split], every, names), str(folder / top))
+        for split, top in splits.items()
         if classes[split]
     }
 
@@ -165,8 +164,8 @@ def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: I
     """Raise ValueError if the sub-folders may be something else than classes, naming what else."""
     kinds, below = ({*itertools.chain(*map(split_words, words))} for words in (tops, itertools.chain(*tops.values())))
     others, inner = len(tops) - len(exact), next(iter(tops.values()))
-    pictures = [top for top in tops if top.lower() in _IMAGE_FOLDERS]
-    if exact and not others or pictures and {*images} == {*pictures}:
+    generic = [top for top in tops if top.lower() in _IMAGE_FOLDERS]
+    if exact and not others or generic and {*images} == {*generic}:
         raise ValueError(f"{name}: its folders {_some(tops)} {_LACKS}")
     doubt, remedy = None, "for the second, lay them out as <split>/<class>/"
     if len(kinds) > 1 or exact and others == 1:
@@ -178,9 +177,9 @@ def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: I
         doubt, remedy = f"the folder of the classes {_some(inner)}", f"for the second, give {Path(name, *tops)}"
     elif all(map(_SHARD.fullmatch, tops)):
         doubt, remedy = "img2dataset's shards, whose .txt files are missing", "for the second, add the .txt files"
-    elif pictures:
-        doubt = f"the images ({pictures[0]}) and what belongs to them"
-        remedy = f"for the second, add a captions.csv, or give {Path(name, pictures[0])}, if the classes are there"
+    elif generic:
+        doubt = f"the images ({generic[0]}) and what belongs to them"
+        remedy = f"for the second, add a captions.csv, or give {Path(name, generic[0])}, if the classes are there"
     elif len(files := _file_splits(images)) > 1:
         doubt = f"classes whose files are named after the splits {_some(files)}"
     if doubt:

@@ -94,9 +94,10 @@ def _table_source(name, options, *, streams=False, offline=False):
         names = datasets.get_dataset_config_names(name, **where)
         if config is None and len(names) > 1:
             config = datasets.get_dataset_default_config_name(name, **where)
-        if len(names) > 1 and config not in names:
-            problem = f"has no configuration {config!r}" if config else "has several configurations"
-            raise _Sentence(f"{name}: {problem}; choose one with --dataset_config: {', '.join(names)}.")
+    if len(names) > 1 and config not in names:
+        problem = f"has no configuration {config!r}" if config else "has several configurations"
+        raise ValueError(f"{name}: {problem}; choose one with --dataset_config: {', '.join(names)}.")
+    with _one_sentence(name, options, offline):
         info = datasets.get_dataset_config_info(name, config, **where)
     own = by_split(info.splits, name)
     origin = f"{name} on the Hub" + (f", {config}" if options.dataset_config else "")
@@ -128,10 +129,6 @@ def _cells(load, split, column):
     return datasets.Dataset.from_dict({column: [row[column] for row in rows]})
 
 
-class _Sentence(ValueError):
-    """An error whose message is one sentence already."""
-
-
 @contextmanager
 def _one_sentence(name: str, options: DataOptions, offline: bool) -> Iterator[None]:
     """Inside, what `datasets` raises about a dataset becomes one sentence, and `offline` keeps it off the network."""
@@ -140,8 +137,6 @@ def _one_sentence(name: str, options: DataOptions, offline: bool) -> Iterator[No
     datasets.config.HF_HUB_OFFLINE = before or offline
     try:
         yield
-    except _Sentence:
-        raise
     except Exception as error:  # from the network, the Hub, the file format or the builder
         raise _hub_error(name, options, error) from error
     finally:

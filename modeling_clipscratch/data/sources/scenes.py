@@ -57,7 +57,7 @@ _COMBINATIONS = {  # of two objects, of three
     "validation": (90, 10),
     "train": (1200, 240),
 }
-_PICTURES = {"train": 22, "validation": 1, "test": 1}  # of each combination
+_COPIES = {"train": 22, "validation": 1, "test": 1}  # of each combination
 _GRID = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5  # centres of the pixels
 
 
@@ -94,12 +94,12 @@ def combinations() -> dict[str, list[Combination]]:
 
 def scenes_source(options: DataOptions) -> Source:
     """Train has many images of each combination; validation and test have one, so each caption fits one image."""
-    return {split: Split(partial(_read_scenes, split), f"seed {_SEED}") for split in _PICTURES}
+    return {split: Split(partial(_read_scenes, split), f"seed {_SEED}") for split in _COPIES}
 
 
 def _read_scenes(split: str) -> datasets.Dataset:
     # Image by image, so that any prefix of the split holds as many combinations as it can.
-    drawn = [(combination, copy) for copy in range(_PICTURES[split]) for combination in combinations()[split]]
+    drawn = [(combination, copy) for copy in range(_COPIES[split]) for combination in combinations()[split]]
     return build_dataset(
         image_bytes([ppm(draw_scene(combination, copy=copy)) for combination, copy in drawn]),
         [f"scenes-{combination.name}-{copy:02d}" for combination, copy in drawn],
@@ -108,11 +108,11 @@ def _read_scenes(split: str) -> datasets.Dataset:
 
 
 def draw_scene(combination: Combination, *, copy: int) -> np.ndarray:
-    """Draws a combination at a place, in sizes and on a background that depend on (combination, copy) alone.
+    """Draw a combination at a place, in sizes and on a background that depend on (combination, copy) alone.
 
     Returns:
         (32, 32, 3) uint8. The objects stand along the relation's axis, never touching, and no further apart across it
-        than a fraction of their size: the picture shows one relation, not two.
+        than a fraction of their size: the image shows one relation, not two.
     """
     generator = np.random.default_rng(hash_of(_SEED, f"{combination.name}-{copy}"))
     count = len(combination.objects)
