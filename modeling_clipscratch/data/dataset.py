@@ -216,7 +216,7 @@ def image_files(paths: Sequence[str | None]) -> pa.Array:
     for row, path in enumerate(paths):
         if path and not _is_utf8(path):  # Arrow holds no such path, so it holds the file
             check_regular(path)
-            names[row] = utf8_key(path)  # which the reader says is not there, if it is not
+            names[row] = utf8_key(path)  # reading it reports that it is not there
             if os.path.isfile(path):
                 stored[row], names[row] = Path(path).read_bytes(), None
     return pa.StructArray.from_arrays([pa.array(stored, pa.binary()), pa.array(names, pa.string())], ["bytes", "path"])
@@ -374,7 +374,7 @@ def _digest(batch: dict) -> dict:
 
 
 def image_name(image: bytes | str) -> str:
-    """What equal images, still encoded, have in common."""
+    """Hash of an encoded image, or of its path."""
     data = image if isinstance(image, bytes) else image.encode(errors="surrogateescape")
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -471,7 +471,7 @@ def _open_shard(path: str, stamp: tuple[int, int], process: int, thread: int):
 
 def content_fingerprint(dataset: datasets.Dataset) -> str:
     """Digest that changes when an image of a prepared dataset may have changed: by the bytes in the table, by size and
-    time of the files and shards that it names. Its name, captions and labels have no say.
+    time of the files and shards that it names. Its name, captions and labels do not count.
     """
     table, positions = dataset.data.select(["image"]).replace_schema_metadata(), _positions(dataset)
     digest = hashlib.blake2b(Hasher.hash([table, positions]).encode(), digest_size=16)
@@ -482,7 +482,7 @@ def content_fingerprint(dataset: datasets.Dataset) -> str:
         if name:
             try:
                 state = stamp(name)
-            except OSError:  # whoever reads it says that it is not there
+            except OSError:  # reading it reports that
                 state = "missing"
             digest.update(f"{name}\0{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

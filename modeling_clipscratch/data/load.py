@@ -36,7 +36,7 @@ class ImageTextData(datasets.DatasetDict):
 
 
 class ImageTextStream(datasets.IterableDatasetDict):
-    """The same of datasets that are read as they are needed. Attributes: as of `ImageTextData`."""
+    """`ImageTextData` of datasets that are read as they are needed."""
 
     templates: Sequence[str] | None = None
     origin: Mapping[str, str]

@@ -22,7 +22,7 @@ from ..columns import DataOptions
 from ..local_files import list_files, walk_files
 from ..names import first_line
 from ..splits import Source, Split, by_split
-from .table_files import by_split_column
+from .table_files import by_split_column, split_column
 from .tars import SMALL_FILES, open_tars, tar_splits
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -107,10 +107,8 @@ def _table_source(name, options, *, streams=False, offline=False):
         split: Split(partial(load, of), origin, partial(load, of, streaming=True) if streams else None)
         for split, of in own.items()
     }
-    column = options.split_column or "split"
-    if info.features and column not in info.features and not options.split_column:
-        return source
-    if not info.features and len(own) > 1:  # to look for the column would fetch every split
+    column = split_column(info.features, options, origin) if info.features else options.split_column or "split"
+    if column is None or (not info.features and len(own) > 1):  # to look for the column would fetch every split
         return source
     cells = {split: partial(_cells, load, of, column) for split, of in own.items()} if streams else None
     return by_split_column(source, options, cells)

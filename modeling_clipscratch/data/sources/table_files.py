@@ -86,7 +86,7 @@ def table_source(folder: Path, listing: Listing, name: str, options: DataOptions
         for path in sorted(path for path in tables if _suffix(path) == suffix):
             alike.setdefault(re.sub(r"\d+", "0", SPLIT_WORD.sub("", path)), []).append(path)
         chosen = [path for paths in alike.values() if _hold_images(folder, paths, options) for path in paths]
-        if not chosen and not other_form:  # whoever opens it says what it lacks
+        if not chosen and not other_form:  # opening it reports what it lacks
             chosen = [path for paths in alike.values() for path in paths if suffix != ".json" or split_words(path)]
         if chosen:
             break
@@ -141,7 +141,7 @@ def _source(splits: Mapping[str, list[Path]], options: DataOptions, *, inside: P
             root=find_image_root(root, cells if one_folder else (), options, paths[0], split=split),
             inside=None if options.image_root else inside,
         )
-        if head and (column := _split_column(head[0], options, source[split].origin)):
+        if head and (column := split_column(head[0], options, source[split].origin)):
             alone = partial(_read_parquet, paths, options, [column])
             columns[split] = alone if source[split].stream else read
     return by_split_column(source, options, columns) if columns else source
@@ -201,7 +201,7 @@ def _file_names(rows: Iterable[dict]) -> list[str]:
 
 
 def _head(path: Path) -> list[dict]:
-    """The first rows; none if they cannot be read, which whoever opens the table says."""
+    """Read the first rows; none if they cannot be read, which is reported when the table is opened."""
     check_regular(path)
     try:
         if _suffix(path) == ".parquet":
@@ -242,9 +242,9 @@ def _read_tables(paths: Sequence[Path], root: Path, options: DataOptions) -> dat
 
 
 def _needed(features: datasets.Features, options: DataOptions, origin: str) -> list[str]:
-    """The columns that are read: what others hold, and in which types, hurts nobody."""
+    """The columns to read; the others may hold anything."""
     image, captions, label = find_columns(features, options, origin=origin)
-    needed = {image, *captions, label, _split_column(features, options, origin), "key"}
+    needed = {image, *captions, label, split_column(features, options, origin), "key"}
     return [column for column in features if column in needed]
 
 
@@ -390,7 +390,7 @@ def _named_errors(path: Path, kind: str) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _split_column(columns: Iterable[str], options: DataOptions, origin: str) -> str | None:
+def split_column(columns: Iterable[str], options: DataOptions, origin: str) -> str | None:
     """The column that names the split of a row. Raises: ValueError if the one that was named is not there."""
     column = options.split_column or "split"
     if column not in columns and options.split_column not in (None, "none"):
@@ -415,7 +415,7 @@ def by_split_column(
         return source
     for split, part in source.items():
         table = (columns or {}).get(split, part.open)()
-        column = _split_column(table.column_names, options, part.origin)
+        column = split_column(table.column_names, options, part.origin)
         names = ["" if value is None else str(value).strip() for value in table[column][:]] if column else [split]
         if "" in names:
             raise ValueError(
