@@ -80,10 +80,10 @@ def is_prepared(dataset) -> bool:
 
 def prepared_features(class_names: Sequence[str] | None, image=IMAGE_FEATURE) -> datasets.Features:
     """The features of a prepared dataset with these classes; `None` for caption data."""
-    kind = (
-        {"captions": CAPTIONS_FEATURE} if class_names is None else {"label": datasets.ClassLabel(names=[*class_names])}
-    )
-    return datasets.Features({"image": image, **kind, "key": KEY_FEATURE})
+    words = {"captions": CAPTIONS_FEATURE}
+    if class_names is not None:
+        words = {"label": datasets.ClassLabel(names=list(class_names))}
+    return datasets.Features({"image": image, **words, "key": KEY_FEATURE})
 
 
 def prepare_dataset(
