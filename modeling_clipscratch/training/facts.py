@@ -19,8 +19,8 @@ def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
         measured: the split that the finished model is measured on.
         templates: prompts of class data.
     """
-    names = trainer.train_rows.class_names if data.streaming else class_names(trainer.train_rows)
-    facts = {**_source(data.dataset, built_in=data.dataset in ("digits", "scenes"))}
+    names = class_names(splits["train"])
+    facts = _source(data.dataset, built_in=data.dataset in ("digits", "scenes"))
     facts["kind"] = "caption" if names is None else "class"
     if facts["source"] == "hub":
         facts["revision"] = data.dataset_revision
