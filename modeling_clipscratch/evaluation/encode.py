@@ -13,7 +13,7 @@ from torch.nn.functional import normalize as unit_length
 from tqdm.auto import tqdm
 
 from ..data.captions import TokenTable
-from ..data.dataset import ImageReader, title
+from ..data.dataset import ImageReader, title, warn_left_out
 from ..data.names import printable
 from ..data.pictures import BadImageError
 from ..data.pixels import normalize
@@ -128,9 +128,7 @@ def encode_images(
             bar.update(len(batch))
     if not kept:
         raise ValueError(f"{title(dataset)}: none of {len(dataset)} images can be read; {errors[0]}")
-    if errors:
-        shown = "; ".join(str(error) for error in errors[:3]) + ("; ..." if len(errors) > 3 else "")
-        logger.warning("%s: left out %d of %d images: %s", title(dataset), len(errors), len(dataset), shown)
+    warn_left_out(dataset, list(map(str, errors)), "images")
     return ImageEmbeddings(embeds=torch.cat(embeds), kept=np.array(kept, dtype=np.int64))
 
 

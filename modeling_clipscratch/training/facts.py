@@ -6,7 +6,6 @@ from transformers import CONFIG_MAPPING
 
 from ..data.dataset import class_names
 from ..data.names import is_local, public_name
-from ..data.templates import DEFAULT_TEMPLATES
 
 
 def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
@@ -30,7 +29,7 @@ def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
         facts["rows"]["train"] = len(trainer.train_pairs)
     facts["measured"] = measured
     if names is not None:
-        facts["class_names"], facts["templates"] = names, list(templates or DEFAULT_TEMPLATES)
+        facts["class_names"], facts["templates"] = names, list(templates)
     elif not data.streaming:
         facts["captions"] = sum(map(len, trainer.train_pairs.dataset["captions"][:]))
     return facts

@@ -103,8 +103,7 @@ class ClipScratchTrainer(Trainer):
         parameters = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
         check_options(args, {**kwargs, **parameters})
         args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
-        for name in [name for name, value in kwargs.items() if value is None]:
-            del kwargs[name]
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         self.options = replace(options or DEFAULT_OPTIONS, on_bad_row=args.on_bad_row)
         self.templates, self.muon_matrices = templates, muon_matrices
         self.train_rows, self.stream, self.sampler = None, None, None
