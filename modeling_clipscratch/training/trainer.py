@@ -246,7 +246,7 @@ class ClipScratchTrainer(Trainer):
 
     def _groups(self, links):
         """(b,) of this process's rows, equal where they are positives in the global batch."""
-        if self.stream is not None and links.shape[1] > 1 and process_count() > 1:
+        if self.stream is not None and links.shape[1] > 1 and process_count() > 1:  # waits, to agree on the width
             links = self.accelerator.pad_across_processes(links, dim=1, pad_index=-1)
             links = torch.where(links == -1, links[:, :1], links)
         return links[:, 0] if links.shape[1] == 1 else own_rows(connected_groups(all_rows(links)))
