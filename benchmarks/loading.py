@@ -105,13 +105,13 @@ def main(arguments: list[str]) -> None:
         if options.cifar:
             sets["cifar"] = options.cifar.resolve()
         for name, dataset in sets.items():
-            found = {str(tree): [] for tree in options.trees}
+            runs_of = {str(tree): [] for tree in options.trees}
             for tree in [tree for _ in range(options.rounds) for tree in options.trees]:
                 cache = Path(made, "cache", str(options.trees.index(tree)))
-                found[str(tree)].append(run(tree.resolve(), dataset, places["output"], cache))
+                runs_of[str(tree)].append(run(tree.resolve(), dataset, places["output"], cache))
             figures[name] = {
                 tree: {"seconds": median(s for s, _ in runs), "first": runs[0][0], "MB": median(m for _, m in runs)}
-                for tree, runs in found.items()
+                for tree, runs in runs_of.items()
             }
     print_table(
         ["dataset", "tree", "seconds, first run", "seconds, median", "peak MB"],

@@ -1,6 +1,7 @@
 """Pictures of any size go in; uint8 arrays of the tower's size, and normalised float batches, come out."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -143,17 +144,20 @@ class Preprocess:
         """
         pixels = np.empty((len(dataset), *self.image_size, 3), dtype=np.uint8)
         kept = []
-        for index, image in self._readable(dataset, on_bad_row, progress):
+        for index, image in self.read_each(dataset, on_bad_row=on_bad_row, progress=progress):
             pixels[len(kept)] = image
             kept.append(index)
         return pixels[: len(kept)], np.array(kept, dtype=np.int64)
 
     def readable(self, dataset, *, progress: bool = False) -> np.ndarray:
         """The int64 indices of the rows whose images can be read; none is kept. Raises: as `read_all`."""
-        return np.array([index for index, _ in self._readable(dataset, "skip", progress)], dtype=np.int64)
+        pairs = self.read_each(dataset, on_bad_row="skip", progress=progress)
+        return np.array([index for index, _ in pairs], dtype=np.int64)
 
-    def _readable(self, dataset, on_bad_row, progress):
-        """Pairs of an index and its image, in order."""
+    def read_each(
+        self, dataset, *, on_bad_row: str = "raise", progress: bool = False, batch_size: int = 256
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs of an index and its image, in order; up to `batch_size` are read ahead. Args, Raises: as `read_all`."""
         images, errors = ImageReader(dataset), []
 
         def read(index):
@@ -165,7 +169,7 @@ class Preprocess:
                 return index, str(error)
 
         with tqdm(total=len(dataset), unit="image", desc=f"reading {dataset.split}", disable=not progress) as bar:
-            for batch in read_ahead(read, range(len(dataset)), 256):
+            for batch in read_ahead(read, range(len(dataset)), batch_size):
                 errors += [image for _, image in batch if isinstance(image, str)]
                 yield from (pair for pair in batch if not isinstance(pair[1], str))
                 bar.update(len(batch))

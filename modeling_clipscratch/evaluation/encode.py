@@ -4,20 +4,17 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import datasets
 import numpy as np
 import torch
 from torch.nn.functional import normalize as unit_length
-from tqdm.auto import tqdm
 
 from ..data.captions import TokenTable
-from ..data.dataset import ImageReader, title, warn_left_out
 from ..data.names import printable
-from ..data.pictures import BadImageError
 from ..data.pixels import normalize
-from ..data.read_ahead import read_ahead
 from ..hub.towers_clipscratch import first_position
 
 logger = logging.getLogger(__name__)
@@ -105,30 +102,12 @@ def encode_images(
     >>> images.embeds.shape, len(images.kept)
     (torch.Size([180, 16]), 180)
     """
-    images = ImageReader(dataset)
-
-    def read(index):
-        try:
-            return index, preprocess.read(images, index)
-        except BadImageError as error:
-            return index, error
-
-    embeds, kept, errors = [], [], []
-    with tqdm(total=len(dataset), disable=not progress, unit="image", leave=False) as bar:
-        for batch in read_ahead(read, range(len(dataset)), batch_size):
-            bad = [image for _, image in batch if isinstance(image, BadImageError)]
-            if bad and on_bad_row == "raise":
-                raise bad[0]
-            errors += bad
-            good = [(index, image) for index, image in batch if not isinstance(image, BadImageError)]
-            if good:
-                pixels = np.stack([image for _, image in good])
-                embeds.append(encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size))
-                kept += [index for index, _ in good]
-            bar.update(len(batch))
-    if not kept:
-        raise ValueError(f"{title(dataset)}: none of {len(dataset)} images can be read; {errors[0]}")
-    warn_left_out(dataset, [*map(str, errors)], "images")
+    images = preprocess.read_each(dataset, on_bad_row=on_bad_row, progress=progress, batch_size=batch_size)
+    embeds, kept = [], []
+    while batch := list(islice(images, batch_size)):
+        rows, pixels = zip(*batch, strict=True)
+        embeds.append(encode_pixels(model, np.stack(pixels), preprocess.mean, preprocess.std, batch_size))
+        kept += rows
     return ImageEmbeddings(embeds=torch.cat(embeds), kept=np.array(kept, dtype=np.int64))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..data.columns import DataOptions
-from ..data.dataset import ImageReader, class_names, is_class_data, is_prepared, labels_of, prepare_dataset, title
+from ..data.dataset import ImageReader, class_names, is_class_data, labels_of, prepare_dataset, title
 from ..data.pixels import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES, class_prompts
 from .encode import encode_images, encode_texts
@@ -179,8 +179,7 @@ def evaluate_dataset(
             raise ValueError(f"a {type(part).__name__} is not measured; give one split, a map-style datasets.Dataset.")
     if task in PROBES and train is dataset:
         raise ValueError(f"task={task} learns from train; measure it on another split.")
-    names_from = None if train is None or is_prepared(train) else lambda: train
-    dataset = prepare_dataset(dataset, options, train=names_from)
+    dataset = prepare_dataset(dataset, options, train=None if train is None else lambda: train)
     task = task_for(dataset, task)
     if templates and not is_class_data(dataset):
         raise ValueError(f"{title(dataset)}: templates have no use, since the data have captions; leave them out.")

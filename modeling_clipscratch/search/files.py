@@ -37,24 +37,24 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; give the one that holds the pictures.")
 
-    unread, special, found = [], [], {}
+    unread, special, stamps = [], [], {}
     for inside, files in walk_files(folder):
         unread += [str(folder / inside / file) for file in files if is_unread_name(file)]
         for path in (folder / inside / file for file in files if is_picture_name(file)):
             try:
-                told = path.stat()
+                status = path.stat()
             except FileNotFoundError:  # taken away in this moment, or a link to nowhere
                 continue
-            if stat.S_ISREG(told.st_mode):
-                found[path.relative_to(folder).as_posix()] = (told.st_size, told.st_mtime_ns)
+            if stat.S_ISREG(status.st_mode):
+                stamps[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
             else:
                 special.append(path)
     warn_of_unread(unread)
     if special:
         logger.warning("%d pipes, sockets or devices (%s, ...) are no pictures and left out.", len(special), special[0])
-    if not found:
+    if not stamps:
         raise ValueError(f"{folder} holds no picture, nor does any folder in it; give one with .jpg, .png, ... files.")
-    return dict(sorted(found.items()))
+    return dict(sorted(stamps.items()))
 
 
 def read_pictures(

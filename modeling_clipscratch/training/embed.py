@@ -53,14 +53,11 @@ def _shared(count: int, encode: Callable[[torch.Tensor], torch.Tensor], device) 
     processes = process_count()
     if processes == 1:
         return encode(torch.arange(count))
-    shares = [range(count)[rank::processes] for rank in range(processes)]
-    longest = math.ceil(count / processes)
-    mine = torch.tensor([*shares[process_index()], *([0] * longest)][:longest])  # gathered parts must be equal
-    gathered = all_rows(encode(mine).to(device)).cpu().split(longest)
-    embeds = torch.empty(count, gathered[0].shape[1])
-    for share, part in zip(shares, gathered, strict=True):
-        embeds[list(share)] = part[: len(share)]
-    return embeds
+    share = math.ceil(count / processes)
+    mine = torch.arange(process_index(), share * processes, processes)
+    mine = torch.where(mine < count, mine, 0)  # gathered parts must be equal
+    parts = all_rows(encode(mine).to(device)).cpu().unflatten(0, (processes, share))
+    return parts.transpose(0, 1).flatten(0, 1)[:count]
 
 
 def _from_states(features, model, states):

@@ -6,7 +6,6 @@ from transformers import CONFIG_MAPPING
 
 from ..data.dataset import class_names
 from ..data.names import is_local, public_name
-from ..data.templates import DEFAULT_TEMPLATES
 
 
 def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
@@ -19,8 +18,8 @@ def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
         measured: the split that the finished model is measured on.
         templates: prompts of class data.
     """
-    names = trainer.train_rows.class_names if data.streaming else class_names(trainer.train_rows)
-    facts = {**_source(data.dataset, built_in=data.dataset in ("digits", "scenes"))}
+    names = class_names(splits["train"])
+    facts = _source(data.dataset, built_in=data.dataset in ("digits", "scenes"))
     facts["kind"] = "caption" if names is None else "class"
     if facts["source"] == "hub":
         facts["revision"] = data.dataset_revision
@@ -30,7 +29,7 @@ def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
         facts["rows"]["train"] = len(trainer.train_pairs)
     facts["measured"] = measured
     if names is not None:
-        facts["class_names"], facts["templates"] = names, list(templates or DEFAULT_TEMPLATES)
+        facts["class_names"], facts["templates"] = names, list(templates)
     elif not data.streaming:
         facts["captions"] = sum(map(len, trainer.train_pairs.dataset["captions"][:]))
     return facts

@@ -53,9 +53,8 @@ def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Da
 def read_stream(stream: datasets.IterableDataset, options: DataOptions) -> datasets.Dataset:
     """All rows of an iterable dataset in memory, images encoded: an evaluation compares each with each."""
     stream = undecoded(with_features(stream))
-    whole = datasets.Dataset.from_list(list(stream), features=stream.features)
-    whole.info.dataset_name = stream.info.dataset_name
-    return prepare_dataset(whole, options, split=None if stream.split is None else str(stream.split))
+    rows = {"features": stream.features, "info": stream.info, "split": stream.split}
+    return prepare_dataset(datasets.Dataset.from_list(list(stream), **rows), options)
 
 
 def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False) -> Augment:

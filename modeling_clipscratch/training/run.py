@@ -10,7 +10,6 @@ from ..data.captions import CaptionTable
 from ..data.dataset import class_names
 from ..data.load import describe_data, load_splits, open_source
 from ..data.splits import NoSuchSplitError, canonical_split
-from ..data.templates import DEFAULT_TEMPLATES
 from .adapters import add_adapters, merge_adapters
 from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .build import build_model, check_towers
@@ -138,25 +137,25 @@ def _load(data, args):
     options = replace(data.reading(), on_bad_row=args.on_bad_row)
     source = open_source(data.dataset, options)
     measures = args.eval_strategy != "no" or data.validation_fraction > 0
-    wanted = {"train": data.streaming}
+    streamed = {"train": data.streaming}
     if data.streaming and "validation" not in source and args.eval_strategy != "no":
         raise ValueError(
             f"{data.dataset} has no validation split, and none can be taken from a stream; --eval_strategy no does "
             "without."
         )
     if measures and ("validation" in source or not data.streaming):
-        wanted["validation"] = False
+        streamed["validation"] = False
     test = None if data.test_split in (None, "none", "no") else canonical_split(data.test_split)
     if test == "auto":
         test = "test" if "test" in source else None
         if test is None:
-            otherwise = "validation" if "validation" in wanted else "nothing"
+            otherwise = "validation" if "validation" in streamed else "nothing"
             logger.info("%s has no test split: the finished run is measured on %s", data.dataset, otherwise)
     if test is not None:
-        wanted.setdefault(test, False)
+        streamed.setdefault(test, False)
     splits, templates = {}, None
-    for streaming in (False, True):
-        names = [name for name, streamed in wanted.items() if streamed == streaming]
+    for streaming in (True, False):
+        names = [name for name, streams in streamed.items() if streams == streaming]
         if names:
             try:
                 part = load_splits(
@@ -169,7 +168,6 @@ def _load(data, args):
                 raise ValueError(f"{error} (Or do without a test: --test_split none.)") from error
             splits |= part
             templates = templates or part.templates
-    splits = {name: splits[name] for name in splits if name == "train"} | splits
     for line in describe_data(splits):
         logger.info(line)
     classes = class_names(splits["train"])
@@ -183,7 +181,6 @@ def _load(data, args):
 
 def _known_captions(train, templates, streamed):
     """The captions that a tokenizer of words is made of; `None` where they are in the rows of a stream."""
-    if not streamed:
-        return CaptionTable.of(train, templates).texts
-    names = class_names(train)
-    return None if names is None else CaptionTable.of_classes(names, templates or DEFAULT_TEMPLATES).texts
+    if templates:
+        return CaptionTable.of_classes(class_names(train), templates).texts
+    return None if streamed else CaptionTable.of(train).texts

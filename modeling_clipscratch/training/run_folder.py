@@ -319,9 +319,9 @@ def saying_what_failed(folder: str | Path, *, remedy: str | None = None) -> Iter
 
 def numbered_checkpoints(folder: Path) -> list[Path]:
     """The folders `checkpoint-N` in a folder, in the order of N."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    found = [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name[11:]))
+    paths = folder.iterdir() if folder.is_dir() else ()
+    paths = [path for path in paths if re.fullmatch(r"checkpoint-\d+", path.name) and path.is_dir()]
+    return sorted(paths, key=lambda path: int(path.name[11:]))
 
 
 def publish_folder(staged: Path, place: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import datasets
 import torch
 from accelerate.utils import broadcast_object_list, send_to_device
-from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
 
@@ -104,23 +103,22 @@ class ClipScratchTrainer(Trainer):
         parameters = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
         check_options(args, {**kwargs, **parameters})
         args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
-        for name in [name for name, value in kwargs.items() if value is None]:
-            del kwargs[name]
+        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         self.options = replace(options or DEFAULT_OPTIONS, on_bad_row=args.on_bad_row)
         self.templates, self.muon_matrices = templates, muon_matrices
         self.train_rows, self.stream, self.sampler = None, None, None
-        self.train_dataset, self._eval_rows = train_dataset, {}
+        self.train_dataset, self.eval_dataset, self._eval_rows = train_dataset, eval_dataset, {}
         with args.main_process_first(desc="preparing the data"):  # the others find what it cached
             if train_dataset is not None:
                 self.train_rows = prepare(train_dataset, self.options, "train_dataset")
-            self._eval_rows = {id(one): (one, self._rows_of(one)) for one in self._datasets_of(eval_dataset).values()}
+            self._eval_rows = {id(one): (one, self._rows_of(one)) for one in self._eval_datasets.values()}
         if isinstance(train_dataset, datasets.IterableDataset):
             check_stream(args)
         elif train_dataset is not None:
             check_rows(len(self.train_rows), args)
             self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
         forget_code(processing_class)
-        self._settle_metric(args, eval_dataset)
+        self._settle_metric(args)
         super().__init__(
             model,
             args,
@@ -131,7 +129,7 @@ class ClipScratchTrainer(Trainer):
             **kwargs,
         )
         self.average, self.staging, self.recipe = None, None, None  # recipe: its text is kept with each checkpoint
-        self._statistics, self._losses, self._measured = StepMeans(), LossWatch(), {}
+        self._statistics, self._losses = StepMeans(), LossWatch()
         self.record = TrainingRecord(None, {})
         check_sharding(self)
         self._settle()
@@ -150,17 +148,16 @@ class ClipScratchTrainer(Trainer):
         add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
         model.to(args.device)
         self.augment = build_augment(args, preprocess, model, streamed=streamed)
-        for dataset in self._datasets_of(self.eval_dataset).values():
+        for dataset in self._eval_datasets.values():
             self._pairs_of(dataset)
         if self.train_rows is None:
             return
-        settings = {"templates": self.templates}
+        parts = (self.train_rows, model, self.processing_class)
         if streamed:
-            self.train_pairs = stream_pairs(self.train_rows, model, self.processing_class, args, **settings)
+            self.train_pairs = stream_pairs(*parts, args, templates=self.templates)
             self.stream = StreamStates(self.train_pairs)
         else:
-            settings |= {"augment": self.augment, "training": True}
-            self.train_pairs = map_pairs(self.train_rows, model, self.processing_class, args=args, **settings)
+            self.train_pairs = map_pairs(*parts, self.augment, args, templates=self.templates, training=True)
             check_rows(len(self.train_pairs), args)
             self.sampler.count, self.sampler.seed = len(self.train_pairs), args.seed
         self.record.settle(model, args, None if streamed else self.train_pairs.digest())
@@ -168,8 +165,8 @@ class ClipScratchTrainer(Trainer):
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
 
-    def _settle_metric(self, args, eval_dataset):
-        measured = {name: class_names(self._rows_of(one)) for name, one in self._datasets_of(eval_dataset).items()}
+    def _settle_metric(self, args):
+        measured = {name: class_names(self._rows_of(one)) for name, one in self._eval_datasets.items()}
         rows = self.train_rows
         if rows is None:  # nothing is trained, so nothing is measured between two steps
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
@@ -178,11 +175,12 @@ class ClipScratchTrainer(Trainer):
         if measured:
             settle_metric(args, measured)
 
-    @staticmethod
-    def _datasets_of(eval_dataset) -> dict:
-        if isinstance(eval_dataset, dict):
-            return eval_dataset
-        return {} if eval_dataset is None else {"": eval_dataset}
+    @property
+    def _eval_datasets(self) -> dict:
+        """{name: dataset}; the name of a single one is empty."""
+        if isinstance(self.eval_dataset, dict):
+            return self.eval_dataset
+        return {} if self.eval_dataset is None else {"": self.eval_dataset}
 
     def _rows_of(self, dataset) -> datasets.Dataset:
         """The rows of a dataset to measure, prepared."""
@@ -196,10 +194,9 @@ class ClipScratchTrainer(Trainer):
         """Batches to measure; those of the trainer's own evaluation data are kept."""
         if id(dataset) in self._measured:
             return self._measured[id(dataset)][1]
-        rows = self._rows_of(dataset)
-        own = any(dataset is one for one in self._datasets_of(self.eval_dataset).values())
-        settings = {"templates": self.templates, "training": False, "once": not own}
-        pairs = map_pairs(rows, self.model, self.processing_class, self.augment, self.args, **settings)
+        own = any(dataset is one for one in self._eval_datasets.values())
+        parts = (self._rows_of(dataset), self.model, self.processing_class, self.augment, self.args)
+        pairs = map_pairs(*parts, templates=self.templates, training=False, once=not own)
         if own:
             self._measured[id(dataset)] = (dataset, pairs)
         return pairs
@@ -214,20 +211,8 @@ class ClipScratchTrainer(Trainer):
             self._settle()
         if self.stream is not None:
             return self.stream.loader(self.args)
-        args = self.args
-        loader = DataLoader(
-            self.train_pairs,
-            batch_size=args.per_device_train_batch_size,
-            sampler=self.sampler,
-            drop_last=True,
-            collate_fn=as_they_are,
-            num_workers=args.dataloader_num_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            persistent_workers=args.dataloader_persistent_workers,
-            multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
-            pin_memory=args.dataloader_pin_memory,
-        )
-        return self.accelerator.prepare(loader)
+        settings = {"sampler_fn": lambda _: self.sampler, "is_training": True}
+        return self._get_dataloader(self.train_pairs, "Training", self.args.per_device_train_batch_size, **settings)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
@@ -261,7 +246,7 @@ class ClipScratchTrainer(Trainer):
 
     def _groups(self, links):
         """(b,) of this process's rows, equal where they are positives in the global batch."""
-        if self.stream is not None and links.shape[1] > 1 and process_count() > 1:
+        if self.stream is not None and links.shape[1] > 1 and process_count() > 1:  # waits, to agree on the width
             links = self.accelerator.pad_across_processes(links, dim=1, pad_index=-1)
             links = torch.where(links == -1, links[:, :1], links)
         return links[:, 0] if links.shape[1] == 1 else own_rows(connected_groups(all_rows(links)))
