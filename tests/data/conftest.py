@@ -1,39 +1,27 @@
-"""Nothing goes in; tiny pictures and tar shards come out, for the tests of this folder."""
+"""Write small sets of images, and load them."""
 
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
-from PIL import Image
+
+from modeling_clipscratch.data import load_data
 
 
-@pytest.fixture(scope="session")
-def encode():
-    """(colour, format) -> the bytes of a small picture of one colour."""
+@pytest.fixture
+def load(tmp_path):
+    """(path, split, options of `load_data`) -> the split, whole."""
 
-    def encode_picture(colour="red", format="PNG", size=(6, 4), **options) -> bytes:
-        file = io.BytesIO()
-        Image.new("RGB", size, colour).save(file, format=format, **options)
-        return file.getvalue()
+    def load_here(path, split="train", **options):
+        return load_data(path, **{"validation_fraction": 0, "cache_dir": str(tmp_path / "cache")} | options)[split]
 
-    return encode_picture
+    return load_here
 
 
-@pytest.fixture(scope="session")
-def write_shard():
-    """Writes a tar of {member: bytes}."""
-
-    def write(path: Path, members: dict[str, bytes]) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w") as tar:
-            for name, data in members.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-        return path
-
-    return write
+@pytest.fixture
+def pictures(write_files, encode):
+    """A folder with `images/a.png`, `b.png` and `c.png`: red, blue and lime."""
+    colours = {"a": "red", "b": "blue", "c": "lime"}
+    return write_files({f"images/{name}.png": encode(colour) for name, colour in colours.items()})
 
 
 @pytest.fixture(scope="session")

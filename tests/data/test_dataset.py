@@ -1,4 +1,4 @@
-"""Any table of images becomes a prepared dataset: images, columns, keys, captions, labels; how its images are read."""
+"""Prepare any table of images: its images, columns, keys, captions and labels; and read the images."""
 
 import multiprocessing
 import os
@@ -236,11 +236,18 @@ IMAGE, CAPTION = {"image": IMAGES}, {"caption": ["a", "b"]}
         ({"img": IMAGES, "sentence": ["a", "b"]}, {}, [["a"], ["b"]]),
         ({**IMAGE, "caption_0": ["a", "b"], "caption_1": ["c ", None]}, {}, [["a", "c"], ["b"]]),
         ({**IMAGE, "captions": [["a", " c "], ["b", "", None]]}, {}, [["a", "c"], ["b"]]),
+        ({**IMAGE, "text": ["['a dog', 'a cat']", '["it\'s"]']}, {}, [["a dog", "a cat"], ["it's"]]),
+        ({**IMAGE, "text": ["['a dog'\n 'a cat']", '["a", "b"]']}, {}, [["a dog", "a cat"], ["a", "b"]]),
+        ({**IMAGE, "text": ["[a dog]", "['a cat']"]}, {}, [["[a dog]"], ["['a cat']"]]),
+        ({**IMAGE, "text": ["[1, 2]", "[3]"]}, {}, [["[1, 2]"], ["[3]"]]),
         ({**IMAGE, "caption": ["x", "y"], "text": ["a", "b"]}, {"caption_column": "text"}, [["a"], ["b"]]),
         ({"x": IMAGES, "image": ["a", "b"]}, {"image_column": "x", "caption_column": "image"}, [["a"], ["b"]]),
         ({**IMAGE, "key": ["a", "b"]}, {"caption_column": "key"}, [["a"], ["b"]]),
         ({"key": IMAGES, **CAPTION}, {"image_column": "key"}, [["a"], ["b"]]),
         ({**IMAGE, "label": ["b ", " a"]}, {}, ["b", "a"]),
+        ({**IMAGE, "label": ["b ", "b"]}, {}, ["b", "b"]),
+        ({**IMAGE, "fine_label": ["a", "b"], "coarse_label": ["c", "c"]}, {}, ["a", "b"]),
+        ({**IMAGE, "fine_label": ["a", "b"], "coarse_label": ["d", "c"]}, {"label_column": "coarse_label"}, ["d", "c"]),
         ({**IMAGE, "label": ["10", "9"]}, {}, ["10", "9"]),
         ({**IMAGE, "captions": ["x", "y"], "label": ["a", "b"]}, {"label_column": "label"}, ["a", "b"]),
         ({**IMAGE, "cls": [1, 0]}, {"class_names": ["a", "b"]}, ["b", "a"]),
