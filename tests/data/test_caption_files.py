@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from modeling_clipscratch.data import load_data
+from tests.data.conftest import images
 
 
 def coco(*names):
@@ -32,10 +33,6 @@ LISTS = {"text/Flickr_8k.trainImages.txt": "1.png\n", "text/Flickr_8k.devImages.
 IN_COCO = [("val2014", "1.png", "restval"), ("train2014", "2.png", "train"), ("val2014", "3.png", "val")]
 FLICKR = "Flicker8k_Dataset/1 Flicker8k_Dataset/2 Flicker8k_Dataset/3"  # so it is spelled
 IN_FLICKR = [(None, "1.png", "train"), (None, "2.png", "test"), (None, "3.png", "val")]
-
-
-def images(names):
-    return dict.fromkeys(f"{name}.png" for name in names.split())
 
 
 FORMS = {

@@ -102,10 +102,10 @@ def test_images_are_read_in_threads_and_other_processes(tmp_path, files, in_tar,
     read, rows = ImageReader(dataset), [0, 1, 2] * 8
     expected = [np.asarray(read(row)) for row in rows]
     assert len(read) == 3 and len({image.tobytes() for image in expected}) == 3
-    read = pickle.loads(pickle.dumps(read))
-    with ThreadPoolExecutor(4) as threads, multiprocessing.get_context("fork").Pool(2) as processes:
-        for images in (threads.map(read, rows), processes.map(read, rows)):
-            assert all(map(np.array_equal, images, expected))
+    for reader in (read, pickle.loads(pickle.dumps(read))):  # the first has opened its files before the fork
+        with ThreadPoolExecutor(4) as threads, multiprocessing.get_context("fork").Pool(2) as processes:
+            for images in (threads.map(reader, rows), processes.map(reader, rows)):
+                assert all(map(np.array_equal, images, expected))
 
 
 def test_a_shard_that_is_replaced_is_read_by_a_new_reader(tmp_path, in_tar, encode):
