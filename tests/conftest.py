@@ -3,6 +3,7 @@
 import copy
 import io
 import os
+import shutil
 import tarfile
 import time
 from pathlib import Path
@@ -160,6 +161,21 @@ def write_files(tmp_path, write_shard, encode):
         return tmp_path / "set"
 
     return write
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
