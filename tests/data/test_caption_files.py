@@ -43,10 +43,7 @@ FORMS = {
         {"train": "12", "validation": "3"},
     ),
     "Karpathy's Flickr8k": (
-        {
-            "dataset_flickr8k.json": karpathy(*IN_FLICKR),
-            **images(FLICKR),
-        },
+        {"dataset_flickr8k.json": karpathy(*IN_FLICKR), **images(FLICKR)},
         {"train": "1", "test": "2", "validation": "3"},
     ),
     "Flickr8k": ({"Flickr8k.token.txt": TOKENS, **images("Images/1 Images/2 Images/3")}, {"train": "123"}),

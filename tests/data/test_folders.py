@@ -63,11 +63,7 @@ def test_folders_named_by_numbers_are_in_label_order(load, write_files):
             "'train1' and 'train2' both stand for train",
         ),
         (["cat/1.png"], {"folder_names": "splits"}, "none of 'cat' is named after a split"),
-        (
-            ["train/a/1.png", "train/b/1.png", "test/c/1.png"],
-            {},
-            "test has 'c', none of them; give all splits",
-        ),
+        (["train/a/1.png", "train/b/1.png", "test/c/1.png"], {}, "test has 'c', none of them; give all splits"),
         (["maple tree/1.png", "maple_tree/1.png"], {}, "'maple tree' and 'maple_tree' would be classes of one name"),
         ([f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is no UTF-8"),
         (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is no table and has no columns"),

@@ -253,10 +253,7 @@ BAD = {  # what a second sample has -> what is said
 }
 BAD_LABELS = {
     "a word": ({"b.cls": b"ox"}, "0.tar: b.png: its label is 'ox', neither name nor number of one of"),
-    "too large": (
-        {"b.cls": b"2"},
-        "b.png: its label is '2', .* one of the 2 classes that have names, or set",
-    ),
+    "too large": ({"b.cls": b"2"}, "b.png: its label is '2', .* one of the 2 classes that have names, or set"),
     "nothing": ({"b.cls": b""}, "0.tar: b.png: its label is ''"),
     "no label": ({}, "b has no label"),
     "hidden": ({"b.cls": b"-1"}, "b has label -1"),

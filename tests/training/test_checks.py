@@ -10,11 +10,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import OptimizerNames
 
 from modeling_clipscratch.training import checks
-from modeling_clipscratch.training.arguments import (
-    ClipScratchTrainingArguments,
-    ModelArguments,
-    recipe_fields,
-)
+from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments, ModelArguments, recipe_fields
 from modeling_clipscratch.training.recipe import parse_recipe
 
 
