@@ -93,17 +93,22 @@ def batch():
     return {"input_ids": input_ids, "attention_mask": (input_ids > 0).long(), "pixel_values": pixels}
 
 
-@pytest.fixture(scope="session")
-def word_processor():
-    """Tokenizer of `WORDS` ([CLS] words [SEP]) with an image processor that makes pictures 8x8."""
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
+def processor_of(words, length):
+    """Processor whose tokenizer knows the words ([CLS] words [SEP]) and whose images are 8x8."""
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=12, **names)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **names)
     return VisionTextDualEncoderProcessor(ViTImageProcessorPil(size={"height": 8, "width": 8}), fast)
+
+
+@pytest.fixture(scope="session")
+def word_processor():
+    """Processor of `WORDS`, which cuts texts at 12 tokens."""
+    return processor_of(WORDS, 12)
 
 
 @pytest.fixture

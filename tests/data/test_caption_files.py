@@ -1,4 +1,4 @@
-"""Caption files that are known by name: COCO's, Karpathy's and Flickr8k's."""
+"""Read caption files that are known by name: COCO's, Karpathy's and Flickr8k's."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Folders of images: classes and their order, text files beside images, and what is left out."""
+"""Read folders of images: classes and their order, text files beside images, and what is left out."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Splits of local folders: those of `datasets.load_dataset`, or a refusal that names both readings."""
+"""Split local folders as `datasets.load_dataset` does, or refuse them with both readings."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Tables (parquet, CSV, JSON lines): their dialects, types and columns, a split column, and what is refused."""
+"""Read tables (parquet, CSV, JSON lines): dialects, types, paths and a split column; refuse damaged ones."""
 
 import json
 import logging

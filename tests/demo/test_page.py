@@ -1,4 +1,4 @@
-"""A tiny model, an index and a headless Chromium go in; what the page shows, refuses and asks for is seen."""
+"""Open the demo in a headless Chromium, and see what it shows, refuses and asks for."""
 
 import http.client
 import re

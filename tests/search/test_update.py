@@ -1,4 +1,4 @@
-"""Folders that change and calls that are killed go in; how many pictures were encoded, and what is kept, is counted."""
+"""Index folders that change and calls that are killed, and count what is encoded and kept."""
 
 import copy
 import os

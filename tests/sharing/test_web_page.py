@@ -1,4 +1,4 @@
-"""A tiny model's page is opened as a file in a headless Chromium; it must show what Python computes, no more."""
+"""Open a tiny model's page as a file in a headless Chromium: it shows what Python computes, no more."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""A tiny recipe on digits, and a trainer of 64 digits; steps take milliseconds."""
+"""Write a tiny recipe on digits, and make a trainer of 64 digits; steps take milliseconds."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Fields that cannot be, or that would do nothing, go in; one sentence each comes out."""
+"""Refuse fields that cannot be, or that would do nothing, in one sentence each."""
 
 import dataclasses
 import inspect

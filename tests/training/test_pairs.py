@@ -1,4 +1,4 @@
-"""What the arguments make of the images of a dataset: augmentation, reading, cached features."""
+"""Read, augment or cache the images of a dataset as the arguments say."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The Trainer's usual switches go in; what each must change, and what it must leave as it is, is checked."""
+"""Turn the Trainer's usual switches, and check what each changes and what it leaves as it is."""
 
 import json
 import os
