@@ -1,13 +1,17 @@
-"""Nothing goes in; tiny random towers, models, a processor, a batch and the shared real files come out."""
+"""Make tiny random towers, models, a processor, a batch, images and tars, and find the shared real files."""
 
 import copy
+import io
 import os
+import shutil
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import close_session, constants, hf_api
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -89,17 +93,22 @@ def batch():
     return {"input_ids": input_ids, "attention_mask": (input_ids > 0).long(), "pixel_values": pixels}
 
 
-@pytest.fixture(scope="session")
-def word_processor():
-    """Tokenizer of `WORDS` ([CLS] words [SEP]) with an image processor that makes pictures 8x8."""
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
+def processor_of(words, length):
+    """Processor whose tokenizer knows the words ([CLS] words [SEP]) and whose images are 8x8."""
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=12, **names)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=length, **names)
     return VisionTextDualEncoderProcessor(ViTImageProcessorPil(size={"height": 8, "width": 8}), fast)
+
+
+@pytest.fixture(scope="session")
+def word_processor():
+    """Processor of `WORDS`, which cuts texts at 12 tokens."""
+    return processor_of(WORDS, 12)
 
 
 @pytest.fixture
@@ -107,6 +116,71 @@ def parts(word_processor):
     """A tokenizer and an image processor of the tiny towers."""
     own = copy.deepcopy(word_processor)
     return {"tokenizer": own.tokenizer, "image_processor": own.image_processor}
+
+
+@pytest.fixture(scope="session")
+def encode():
+    """(colour, format) -> the bytes of a small image of one colour."""
+
+    def encode_image(colour="red", format="PNG", size=(6, 4), **options) -> bytes:
+        file = io.BytesIO()
+        Image.new("RGB", size, colour).save(file, format=format, **options)
+        return file.getvalue()
+
+    return encode_image
+
+
+@pytest.fixture(scope="session")
+def write_shard():
+    """Writes a tar of {member: bytes}."""
+
+    def write(path: Path, members: dict[str, bytes]) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(path, "w") as tar:
+            for name, data in members.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_files(tmp_path, write_shard, encode):
+    """Writes {path: content} in the folder `set`; paths alone are red or, where their name says so, blue images.
+
+    A tar without content holds one sample, which is called as the tar.
+    """
+
+    def write(files) -> Path:
+        for name, content in (files if isinstance(files, dict) else dict.fromkeys(files)).items():
+            path = tmp_path / "set" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if content is None and path.suffix == ".tar":
+                key = name.replace("/", "_").replace(".", "_")
+                write_shard(path, {f"{key}.png": encode(), f"{key}.txt": b"red"})
+                continue
+            content = encode("blue" if "blue" in name else "red") if content is None else content
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path / "set"
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
+    )
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

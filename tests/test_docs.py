@@ -1,4 +1,4 @@
-"""The package goes in; that each name is documented, each public one with an example, and the page built, is checked.
+"""Check that each name is documented, each public one with an example, and that the pages are built.
 
 What is public stands in `__all__` of the package and of each room.
 """

@@ -1,4 +1,4 @@
-"""The tree goes in; whether it is the house of the README comes out: arrows between rooms, sizes, what travels."""
+"""Check that the tree is the house of the README: arrows between rooms, sizes, what travels."""
 
 import ast
 import re

@@ -1,37 +1,68 @@
-"""Nothing goes in; tiny pictures and tar shards come out, for the tests of this folder."""
+"""Write small sets of images, and load them."""
 
-import io
-import tarfile
 from pathlib import Path
 
+import datasets
 import pytest
-from PIL import Image
+
+from modeling_clipscratch.data import load_data
+
+
+def color(number):
+    """The color that stands for a row."""
+    return (number % 200, number // 200, 7)
+
+
+def images(names):
+    """Names of images without `.png`, with blanks between -> files for `write_files`."""
+    return dict.fromkeys(f"{name}.png" for name in names.split())
+
+
+@pytest.fixture
+def load(tmp_path):
+    """(path, split, options of `load_data`) -> the split, whole."""
+
+    def load_here(path, split="train", **options):
+        return load_data(path, **{"validation_fraction": 0, "cache_dir": str(tmp_path / "cache")} | options)[split]
+
+    return load_here
+
+
+@pytest.fixture
+def pictures(write_files, encode):
+    """A folder with `images/a.png`, `b.png` and `c.png`: red, blue and lime."""
+    colours = {"a": "red", "b": "blue", "c": "lime"}
+    return write_files({f"images/{name}.png": encode(colour) for name, colour in colours.items()})
 
 
 @pytest.fixture(scope="session")
-def encode():
-    """(colour, format) -> the bytes of a small picture of one colour."""
+def make_table(encode):
+    """Further columns, or other cells of images -> dataset; row n is an image of color n."""
 
-    def encode_picture(colour="red", format="PNG", size=(6, 4), **options) -> bytes:
-        file = io.BytesIO()
-        Image.new("RGB", size, colour).save(file, format=format, **options)
-        return file.getvalue()
+    def make(**columns):
+        count = len(next(iter(columns.values())))
+        cells = [{"bytes": encode(color(n)), "path": None} for n in range(count)]
+        return datasets.Dataset.from_dict({"image": cells, **columns}).cast_column("image", datasets.Image())
 
-    return encode_picture
+    return make
 
 
 @pytest.fixture(scope="session")
-def write_shard():
-    """Writes a tar of {member: bytes}."""
+def write_shards(write_shard):
+    """Writes shards of a table with keys and captions: `tars/train/0.tar`, `parquet/train-0.parquet`, ..."""
 
-    def write(path: Path, members: dict[str, bytes]) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w") as tar:
-            for name, data in members.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-        return path
+    def write(folder: Path, table, sizes, *, batch_size) -> tuple[Path, Path]:
+        tars, files, row = folder / "tars", folder / "parquet", 0
+        files.mkdir()
+        for shard, size in enumerate(sizes):
+            part = table.select(range(row, row := row + size))
+            part.to_parquet(str(files / f"train-{shard}.parquet"), batch_size=batch_size)
+            members = {}
+            for cell in part.cast_column("image", datasets.Image(decode=False)):
+                members[f"{cell['key']}.png"] = cell["image"]["bytes"]
+                members[f"{cell['key']}.txt"] = "\n".join(cell["captions"]).encode()
+            write_shard(tars / "train" / f"{shard}.tar", members)
+        return tars, files
 
     return write
 

@@ -1,4 +1,4 @@
-"""Batches of images or cached features with captions are the same for any workers, split or resume."""
+"""Make the same batches of images or cached features with captions for any workers, split or resume."""
 
 import logging
 import pickle

@@ -1,4 +1,4 @@
-"""Caption files that are known by name: COCO's, Karpathy's and Flickr8k's."""
+"""Read caption files that are known by name: COCO's, Karpathy's and Flickr8k's."""
 
 import json
 import logging
@@ -6,18 +6,7 @@ import logging
 import pytest
 
 from modeling_clipscratch.data import load_data
-
-
-@pytest.fixture
-def write_files(tmp_path, encode):
-    def write(files):
-        for name, content in files.items():
-            path = tmp_path / "set" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encode() if content is None else content.encode())
-        return tmp_path / "set"
-
-    return write
+from tests.data.conftest import images
 
 
 def coco(*names):
@@ -40,45 +29,27 @@ COCO = {
     "annotations/instances_val2017.json": json.dumps({"images": [], "annotations": []}),
 }
 TOKENS = "".join(f"{name}.png#{turn}\t{name}.png {'ab'[turn]}\n" for name in "123" for turn in (0, 1))
+LISTS = {"text/Flickr_8k.trainImages.txt": "1.png\n", "text/Flickr_8k.devImages.txt": "2.png\n"}
+IN_COCO = [("val2014", "1.png", "restval"), ("train2014", "2.png", "train"), ("val2014", "3.png", "val")]
+FLICKR = "Flicker8k_Dataset/1 Flicker8k_Dataset/2 Flicker8k_Dataset/3"  # so it is spelled
+IN_FLICKR = [(None, "1.png", "train"), (None, "2.png", "test"), (None, "3.png", "val")]
+
+
 FORMS = {
-    "COCO": (
-        COCO | dict.fromkeys(["train2017/1.png", "train2017/2.png", "val2017/3.png"]),
-        {"train": "12", "validation": "3"},
-    ),
-    "COCO with images together": (
-        COCO | dict.fromkeys(["images/1.png", "images/2.png", "images/3.png"]),
-        {"train": "12", "validation": "3"},
-    ),
+    "COCO": (COCO | images("train2017/1 train2017/2 val2017/3"), {"train": "12", "validation": "3"}),
+    "COCO with images together": (COCO | images("images/1 images/2 images/3"), {"train": "12", "validation": "3"}),
     "Karpathy's COCO": (
-        {
-            "dataset_coco.json": karpathy(
-                ("val2014", "1.png", "restval"), ("train2014", "2.png", "train"), ("val2014", "3.png", "val")
-            ),
-            **dict.fromkeys(["train2014/2.png", "val2014/1.png", "val2014/3.png"]),
-        },
+        {"dataset_coco.json": karpathy(*IN_COCO), **images("train2014/2 val2014/1 val2014/3")},
         {"train": "12", "validation": "3"},
     ),
     "Karpathy's Flickr8k": (
-        {
-            "dataset_flickr8k.json": karpathy(
-                (None, "1.png", "train"), (None, "2.png", "test"), (None, "3.png", "val")
-            ),
-            **dict.fromkeys(["Flicker8k_Dataset/1.png", "Flicker8k_Dataset/2.png", "Flicker8k_Dataset/3.png"]),
-        },
+        {"dataset_flickr8k.json": karpathy(*IN_FLICKR), **images(FLICKR)},
         {"train": "1", "test": "2", "validation": "3"},
     ),
-    "Flickr8k": (
-        {"Flickr8k.token.txt": TOKENS, **dict.fromkeys(["Images/1.png", "Images/2.png", "Images/3.png"])},
-        {"train": "123"},
-    ),
-    "Flickr30k": ({"results_20130124.token": TOKENS, **dict.fromkeys(["1.png", "2.png", "3.png"])}, {"train": "123"}),
+    "Flickr8k": ({"Flickr8k.token.txt": TOKENS, **images("Images/1 Images/2 Images/3")}, {"train": "123"}),
+    "Flickr30k": ({"results_20130124.token": TOKENS, **images("1 2 3")}, {"train": "123"}),
     "Flickr8k with its lists": (
-        {
-            "text/Flickr8k.token.txt": TOKENS,
-            "text/Flickr_8k.trainImages.txt": "1.png\n",
-            "text/Flickr_8k.devImages.txt": "2.png\n",
-            **dict.fromkeys(["Images/1.png", "Images/2.png", "Images/3.png"]),
-        },
+        {"text/Flickr8k.token.txt": TOKENS, **LISTS, **images("Images/1 Images/2 Images/3")},
         {"train": "1", "validation": "2"},
     ),
 }
@@ -104,13 +75,13 @@ def test_a_file_is_read_by_its_path_and_restval_is_said(write_files, caplog):
 def test_of_files_of_one_name_those_in_the_folder_of_the_split_are_taken(write_files):
     files = {"annotations/captions_train2017.json": coco("1.png", "2.png")}
     files |= {"annotations/captions_val2017.json": coco("1.png")}
-    folder = write_files(files | dict.fromkeys(["train2017/1.png", "train2017/2.png", "val2017/1.png"]))
+    folder = write_files(files | images("train2017/1 train2017/2 val2017/1"))
     (path,) = [cell["path"] for cell in load_data(folder, validation_fraction=0)["validation"]["image"]]
     assert path == str(folder / "val2017" / "1.png")
 
 
 def test_image_root_names_the_images(write_files, tmp_path):
-    folder = write_files({"set/Flickr8k.token.txt": TOKENS, **dict.fromkeys(["far/1.png", "far/2.png", "far/3.png"])})
+    folder = write_files({"set/Flickr8k.token.txt": TOKENS, **images("far/1 far/2 far/3")})
     with pytest.raises(ValueError, match="--image_root names another folder"):
         load_data(folder / "set")
     assert len(load_data(folder / "set", image_root=str(folder / "far"), validation_fraction=0)["train"]) == 3

@@ -1,4 +1,4 @@
-"""Captions of rows: unique texts, which rows are positives of each other, sides, and padded tokens."""
+"""Keep captions of rows: unique texts, which rows are positives of each other, sides, and padded tokens."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Any table of images becomes a prepared dataset: images, columns, keys, captions, labels; how its images are read."""
+"""Prepare any table of images: its images, columns, keys, captions and labels; and read the images."""
 
 import multiprocessing
 import os
@@ -102,10 +102,10 @@ def test_images_are_read_in_threads_and_other_processes(tmp_path, files, in_tar,
     read, rows = ImageReader(dataset), [0, 1, 2] * 8
     expected = [np.asarray(read(row)) for row in rows]
     assert len(read) == 3 and len({image.tobytes() for image in expected}) == 3
-    read = pickle.loads(pickle.dumps(read))
-    with ThreadPoolExecutor(4) as threads, multiprocessing.get_context("fork").Pool(2) as processes:
-        for images in (threads.map(read, rows), processes.map(read, rows)):
-            assert all(map(np.array_equal, images, expected))
+    for reader in (read, pickle.loads(pickle.dumps(read))):  # the first has opened its files before the fork
+        with ThreadPoolExecutor(4) as threads, multiprocessing.get_context("fork").Pool(2) as processes:
+            for images in (threads.map(reader, rows), processes.map(reader, rows)):
+                assert all(map(np.array_equal, images, expected))
 
 
 def test_a_shard_that_is_replaced_is_read_by_a_new_reader(tmp_path, in_tar, encode):
@@ -206,10 +206,12 @@ def test_images_are_not_copied(tmp_path, files, selection, kind):
 def test_a_table_on_disk_is_compared_once_where_its_folder_can_be_written(tmp_path, files, monkeypatch, writable):
     table_of(image=[*files.values()] * 2, caption=list("abcdef")).save_to_disk(tmp_path / "saved")
     monkeypatch.setattr(os, "access", lambda path, mode: writable)
+    caches = []
     for _ in range(2):
         dataset = prepare(datasets.load_from_disk(tmp_path / "saved"))
         assert [*map("".join, dataset["captions"])] == ["ad", "be", "cf"]
-        assert len(list((tmp_path / "saved").glob("cache-*"))) == writable
+        caches.append({(path, path.stat().st_ino) for path in (tmp_path / "saved").glob("cache-*")})
+    assert caches[0] == caches[1] and len(caches[0]) == writable  # another file would have another number
 
 
 def test_rows_without_images_for_longer_than_a_batch_are_compared(files):
@@ -236,11 +238,18 @@ IMAGE, CAPTION = {"image": IMAGES}, {"caption": ["a", "b"]}
         ({"img": IMAGES, "sentence": ["a", "b"]}, {}, [["a"], ["b"]]),
         ({**IMAGE, "caption_0": ["a", "b"], "caption_1": ["c ", None]}, {}, [["a", "c"], ["b"]]),
         ({**IMAGE, "captions": [["a", " c "], ["b", "", None]]}, {}, [["a", "c"], ["b"]]),
+        ({**IMAGE, "text": ["['a dog', 'a cat']", '["it\'s"]']}, {}, [["a dog", "a cat"], ["it's"]]),
+        ({**IMAGE, "text": ["['a dog'\n 'a cat']", '["a", "b"]']}, {}, [["a dog", "a cat"], ["a", "b"]]),
+        ({**IMAGE, "text": ["[a dog]", "['a cat']"]}, {}, [["[a dog]"], ["['a cat']"]]),
+        ({**IMAGE, "text": ["[1, 2]", "[3]"]}, {}, [["[1, 2]"], ["[3]"]]),
         ({**IMAGE, "caption": ["x", "y"], "text": ["a", "b"]}, {"caption_column": "text"}, [["a"], ["b"]]),
         ({"x": IMAGES, "image": ["a", "b"]}, {"image_column": "x", "caption_column": "image"}, [["a"], ["b"]]),
         ({**IMAGE, "key": ["a", "b"]}, {"caption_column": "key"}, [["a"], ["b"]]),
         ({"key": IMAGES, **CAPTION}, {"image_column": "key"}, [["a"], ["b"]]),
         ({**IMAGE, "label": ["b ", " a"]}, {}, ["b", "a"]),
+        ({**IMAGE, "label": ["b ", "b"]}, {}, ["b", "b"]),
+        ({**IMAGE, "fine_label": ["a", "b"], "coarse_label": ["c", "c"]}, {}, ["a", "b"]),
+        ({**IMAGE, "fine_label": ["a", "b"], "coarse_label": ["d", "c"]}, {"label_column": "coarse_label"}, ["d", "c"]),
         ({**IMAGE, "label": ["10", "9"]}, {}, ["10", "9"]),
         ({**IMAGE, "captions": ["x", "y"], "label": ["a", "b"]}, {"label_column": "label"}, ["a", "b"]),
         ({**IMAGE, "cls": [1, 0]}, {"class_names": ["a", "b"]}, ["b", "a"]),

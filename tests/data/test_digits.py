@@ -1,4 +1,4 @@
-"""The built-in digits: sizes, balance, values."""
+"""Load the built-in digits: sizes, balance, values."""
 
 import numpy as np
 import pytest

@@ -12,8 +12,6 @@ from pathlib import Path
 import datasets
 import pytest
 
-from modeling_clipscratch.data.columns import DataOptions
-from modeling_clipscratch.data.sources.hub import hub_source
 from tests.loopback_hub import LoopbackHub
 
 ASK = """
@@ -165,12 +163,6 @@ def test_hub_out_of_reach_is_said_with_the_remedy(answers):
     sentence = answers["offline"]["nothing"]["error"]
     assert "owner/nothing: there is no such local folder, the Hub (http://127.0.0.1" in sentence
     assert "cannot be reached" in sentence and "set HF_HOME to where it is kept" in sentence
-
-
-@pytest.mark.parametrize("name", ["a/b/c", "two words", "", "owner/name?"])
-def test_name_that_is_no_id_is_refused(name):
-    with pytest.raises(ValueError, match="is neither a path nor a Hub id"):
-        hub_source(name, DataOptions())
 
 
 # Streams

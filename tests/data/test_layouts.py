@@ -1,4 +1,4 @@
-"""Splits of local folders: those of `datasets.load_dataset`, or a refusal that names both readings."""
+"""Split local folders as `datasets.load_dataset` does, or refuse them with both readings."""
 
 import csv
 import json
@@ -7,8 +7,10 @@ import datasets
 import pytest
 
 from modeling_clipscratch.data import load_data
+from tests.data.conftest import images
 
 SAME = "same"  # as load_dataset reads it
+
 
 # {path: number of rows of a table, rows of a metadata table, or None for an image}, then SAME, or words of the refusal.
 TABLES = {
@@ -46,69 +48,47 @@ TABLES = {
     "configurations with splits": ({"en/train.csv": 2, "de/train.csv": 1}, "--dataset_config de"),
 }
 IMAGES = {
-    "classes": ({"cat/1.png": None, "dog/2.png": None, "dog/3.png": None}, SAME),
-    "split folders of classes": ({"train/cat/1.png": None, "train/dog/2.png": None, "test/cat/3.png": None}, SAME),
-    "other words": (
-        {"training/a/1.png": None, "training/b/2.png": None, "dev/a/3.png": None, "dev/b/4.png": None},
-        SAME,
-    ),
+    "classes": (images("cat/1 dog/2 dog/3"), SAME),
+    "split folders of classes": (images("train/cat/1 train/dog/2 test/cat/3"), SAME),
+    "other words": (images("training/a/1 training/b/2 dev/a/3 dev/b/4"), SAME),
     "a photograph of a train": ({"cat/photo of a trainer.png": None, "dog/2.png": None}, SAME),
-    "metadata": ({"1.png": None, "2.png": None, "metadata.csv": ["1.png", "2.png"]}, SAME),
-    "metadata in JSON lines": ({"a/1.png": None, "2.png": None, "metadata.jsonl": ["a/1.png", "2.png"]}, SAME),
+    "metadata": ({**images("1 2"), "metadata.csv": ["1.png", "2.png"]}, SAME),
+    "metadata in JSON lines": ({**images("a/1 2"), "metadata.jsonl": ["a/1.png", "2.png"]}, SAME),
     "metadata in split folders": (
-        {
-            "train/1.png": None,
-            "train/metadata.csv": ["1.png"],
-            "val/2.png": None,
-            "val/3.png": None,
-            "val/metadata.csv": ["2.png", "3.png"],
-        },
+        {**images("train/1 val/2 val/3"), "train/metadata.csv": ["1.png"], "val/metadata.csv": ["2.png", "3.png"]},
         SAME,
     ),
     "metadata in each sub-folder": (
-        {"a/1.png": None, "a/metadata.csv": ["1.png"], "b/1.png": None, "b/metadata.csv": ["1.png"]},
+        {**images("a/1 b/1"), "a/metadata.csv": ["1.png"], "b/metadata.csv": ["1.png"]},
         SAME,
     ),
     "one metadata table for split folders": (
-        {
-            "train/1.png": None,
-            "train/2.png": None,
-            "test/3.png": None,
-            "metadata.csv": ["train/1.png", "train/2.png", "test/3.png"],
-        },
+        {**images("train/1 train/2 test/3"), "metadata.csv": ["train/1.png", "train/2.png", "test/3.png"]},
         SAME,
     ),
-    "split folders without classes": ({"train/1.png": None, "test/2.png": None}, "neither classes nor captions"),
-    "images alone": ({"1.png": None, "2.png": None}, "neither classes nor captions"),
-    "split words among classes": ({"train/1.png": None, "test/2.png": None, "car/3.png": None}, "folder_names splits"),
-    "one class beside a split word": ({"train/1.png": None, "car/3.png": None}, "folder_names splits"),
-    "COCO's folders": ({"train2017/1.png": None, "val2017/2.png": None}, "folder_names splits"),
-    "folders of years with classes": ({"train2017/a/1.png": None, "val2017/b/2.png": None}, "folder_names splits"),
-    "split words at the end": ({"cats_train/1.png": None, "cats_test/2.png": None}, "folder_names splits"),
-    "splits in a folder": ({"images/train/1.png": None, "images/val/2.png": None}, "splits 'train', 'validation'"),
-    "splits in classes": (
-        {"cat/train/1.png": None, "cat/test/2.png": None, "dog/train/3.png": None},
-        "splits 'test', 'train', which lie in them",
-    ),
-    "classes in a folder": ({"set/cat/1.png": None, "set/dog/2.png": None}, "classes 'cat', 'dog'; .* give .*set"),
-    "shards": ({"00000/1.png": None, "00001/2.png": None}, "img2dataset's shards, whose .txt files are missing"),
-    "images and masks": ({"images/1.png": None, "masks/1.png": None}, r"the images \(images\) and what belongs"),
-    "images in a folder": ({"images/1.png": None, "images/2.png": None}, "neither classes nor captions"),
+    "split folders without classes": (images("train/1 test/2"), "neither classes nor captions"),
+    "images alone": (images("1 2"), "neither classes nor captions"),
+    "split words among classes": (images("train/1 test/2 car/3"), "folder_names splits"),
+    "one class beside a split word": (images("train/1 car/3"), "folder_names splits"),
+    "COCO's folders": (images("train2017/1 val2017/2"), "folder_names splits"),
+    "folders of years with classes": (images("train2017/a/1 val2017/b/2"), "folder_names splits"),
+    "split words at the end": (images("cats_train/1 cats_test/2"), "folder_names splits"),
+    "splits in a folder": (images("images/train/1 images/val/2"), "splits 'train', 'validation'"),
+    "splits in classes": (images("cat/train/1 cat/test/2 dog/train/3"), "splits 'test', 'train', which lie in them"),
+    "classes in a folder": (images("set/cat/1 set/dog/2"), "classes 'cat', 'dog'; .* give .*set"),
+    "shards": (images("00000/1 00001/2"), "img2dataset's shards, whose .txt files are missing"),
+    "images and masks": (images("images/1 masks/1"), r"the images \(images\) and what belongs"),
+    "images in a folder": (images("images/1 images/2"), "neither classes nor captions"),
     "split words in all file names": (
-        {"cat/train_1.png": None, "cat/test_2.png": None, "dog/train_3.png": None},
+        images("cat/train_1 cat/test_2 dog/train_3"),
         "files are named after the splits 'test', 'train'",
     ),
     "metadata that names a file in no split": (
-        {
-            "train/1.png": None,
-            "test/2.png": None,
-            "3.png": None,
-            "metadata.csv": ["train/1.png", "test/2.png", "3.png"],
-        },
+        {**images("train/1 test/2 3"), "metadata.csv": ["train/1.png", "test/2.png", "3.png"]},
         "names 3.png, which is in none",
     ),
     "metadata above and in split folders": (
-        {"train/1.png": None, "train/metadata.csv": ["1.png"], "metadata.csv": ["train/1.png"]},
+        {**images("train/1"), "train/metadata.csv": ["1.png"], "metadata.csv": ["train/1.png"]},
         "lies beside split folders",
     ),
 }
@@ -167,41 +147,25 @@ def test_a_stream_has_the_same_splits(tmp_path, write_layout, name):
 
 CHOICES = {  # layout, options -> rows by split, classes
     "classes named like splits": (
-        ["train/1.png", "test/2.png", "car/3.png"],
+        images("train/1 test/2 car/3"),
         {"folder_names": "classes"},
         ({"train": 3}, ["car", "test", "train"]),
     ),
     "splits of years": (
-        ["train2017/a/1.png", "val2017/a/2.png", "extra/a/3.png"],
+        images("train2017/a/1 val2017/a/2 extra/a/3"),
         {"folder_names": "splits"},
         ({"train": 1, "validation": 1}, ["a"]),
     ),
-    "numbers are classes": (
-        ["00000/1.png", "00001/2.png"],
-        {"folder_names": "classes"},
-        ({"train": 2}, ["00000", "00001"]),
-    ),
-    "a folder in a folder": (["set/cat/1.png", "set/dog/2.png"], {"folder_names": "classes"}, ({"train": 2}, ["set"])),
-    "the folder in it": (
-        ["en/cat/1.png", "en/dog/2.png", "de/x/3.png"],
-        {"dataset_config": "en"},
-        ({"train": 2}, ["cat", "dog"]),
-    ),
-    "a class called train": (["bus/1.png", "car/2.png", "train/3.png"], {}, ({"train": 3}, ["bus", "car", "train"])),
-    "a split without classes": (
-        ["train/cat/1.png", "train/dog/2.png", "test/3.png"],
-        {},
-        ({"train": 2}, ["cat", "dog"]),
-    ),
-    "a folder beside the splits": (
-        ["train/a/1.png", "test/a/2.png", "old/3.png"],
-        {},
-        ({"train": 1, "test": 1}, ["a"]),
-    ),
+    "numbers are classes": (images("00000/1 00001/2"), {"folder_names": "classes"}, ({"train": 2}, ["00000", "00001"])),
+    "a folder in a folder": (images("set/cat/1 set/dog/2"), {"folder_names": "classes"}, ({"train": 2}, ["set"])),
+    "the folder in it": (images("en/cat/1 en/dog/2 de/x/3"), {"dataset_config": "en"}, ({"train": 2}, ["cat", "dog"])),
+    "a class called train": (images("bus/1 car/2 train/3"), {}, ({"train": 3}, ["bus", "car", "train"])),
+    "a split without classes": (images("train/cat/1 train/dog/2 test/3"), {}, ({"train": 2}, ["cat", "dog"])),
+    "a folder beside the splits": (images("train/a/1 test/a/2 old/3"), {}, ({"train": 1, "test": 1}, ["a"])),
 }
 
 
 @pytest.mark.parametrize(("names", "options", "expected"), CHOICES.values(), ids=CHOICES)
 def test_an_option_chooses_a_reading(write_layout, names, options, expected):
-    data = load_data(write_layout(dict.fromkeys(names)), validation_fraction=0, **options)
+    data = load_data(write_layout(names), validation_fraction=0, **options)
     assert ({split: len(part) for split, part in data.items()}, data["train"].features["label"].names) == expected

@@ -1,8 +1,17 @@
-"""Names, paths and options go in; which source answers, and in which words it declines, is checked."""
+"""Find the source that a name or path means, take its splits, and refuse what cannot be loaded."""
 
+from functools import partial
+
+import datasets
 import pytest
 
 from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.columns import DEFAULT_OPTIONS, DataOptions
+from modeling_clipscratch.data.dataset import build_dataset, image_bytes
+from modeling_clipscratch.data.load import describe_data, load_splits
+from modeling_clipscratch.data.splits import NoSuchSplitError, Split
+
+# Names and forms
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "../nowhere/set", "~/nowhere", "/nowhere", "a/b/c", "nowhere.csv"])
@@ -11,19 +20,18 @@ def test_path_that_does_not_exist_is_said_to_be_missing(path):
         load_data(path)
 
 
-@pytest.mark.parametrize("name", ["a b", "", "owner/name!"])
+@pytest.mark.parametrize("name", ["a b", "two words", "", "owner/name!", "owner/name?"])
 def test_name_that_is_no_hub_id_is_refused(name):
     with pytest.raises(ValueError, match="is neither a path nor a Hub id"):
         load_data(name)
 
 
 @pytest.mark.parametrize("files", [{"notes.json": "{}"}, {"a.svg": ""}, {}, {"notes.txt": "a", "x/y.md": ""}])
-def test_folder_without_a_known_form_lists_the_forms(tmp_path, files):
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
+def test_folder_without_a_known_form_lists_the_forms(write_files, tmp_path, files):
+    (tmp_path / "set").mkdir()
+    write_files(files)
     with pytest.raises(ValueError, match="holds none of the known forms: tar shards"):
-        load_data(tmp_path)
+        load_data(tmp_path / "set")
 
 
 @pytest.mark.parametrize(
@@ -35,70 +43,170 @@ def test_file_of_no_known_kind_is_refused(tmp_path, name, remedy):
         load_data(tmp_path / name)
 
 
-@pytest.fixture
-def write_rows(tmp_path, encode):
-    """Writes tables of as many rows as asked for, each with a caption, in a folder `digits`."""
+def test_local_folder_of_a_built_in_name_needs_a_dot(tmp_path, monkeypatch, write_files):
+    files = {"test.csv": "image,caption\n1.png,a\n2.png,b\n", "1.png": None, "2.png": None}
+    write_files(files).rename(tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data("digits", splits=["test"])["test"]) == 360
+    assert len(load_data("./digits", splits=["test"], cache_dir="cache")["test"]) == 2
 
-    def write(**counts):
-        folder = tmp_path / "digits"
-        folder.mkdir()
-        for split, count in counts.items():
-            for row in range(count):
-                (folder / f"{split}{row}.png").write_bytes(encode())
-            lines = [f"{split}{row}.png,a caption" for row in range(count)]
-            (folder / f"{split}.csv").write_text("\n".join(["image,caption", *lines, ""]))
-        return folder
 
-    return write
+# Splits, kinds and templates
+
+
+def labelled(labels, split="train", names=("a", "b")):
+    keys = [f"{split}-{row}" for row in range(len(labels))]
+    return build_dataset(image_bytes([b"x"] * len(labels)), keys, labels=labels, class_names=names)
+
+
+def captioned(count):
+    keys = [f"k{row}" for row in range(count)]
+    return build_dataset(image_bytes([b"x"] * count), keys, captions=[[f"text {key}"] for key in keys])
+
+
+def table(labels):
+    return datasets.Dataset.from_dict(
+        {"image": [f"{label}{row}".encode() for row, label in enumerate(labels)], "label": labels}
+    )
+
+
+def load(parts, *, options=DEFAULT_OPTIONS, **words):
+    """Splits of a source made of {split: rows or a function that gives them}."""
+    source = {
+        split: Split(rows if callable(rows) else partial(lambda it: it, rows), f"{split}.csv")
+        for split, rows in parts.items()
+    }
+    return load_splits(source, "toy", options, **words)
+
+
+@pytest.mark.parametrize("wanted", [None, ["train", "val"], ["validation", "train"], ["train"], ["dev"]])
+def test_validation_is_taken_from_train_and_train_is_the_rest(wanted):
+    parts = load({"train": labelled([0, 1] * 50)}, splits=wanted)
+    names = [{"val": "validation", "dev": "validation"}.get(name, name) for name in wanted or ["train", "validation"]]
+    assert list(parts) == names
+    sizes, whole = {"train": 90, "validation": 10}, load({"train": labelled([0, 1] * 50)})
+    assert {split: len(part) for split, part in parts.items()} == {split: sizes[split] for split in names}
+    for split, part in parts.items():
+        assert part.split == split and part["key"][:] == whole[split]["key"][:]
+        assert (part.info.dataset_name, part.info.description, parts.origin[split]) == ("toy", "train.csv", "train.csv")
+    assert not {*whole["train"]["key"]} & {*whole["validation"]["key"]}
+    assert sorted(whole["validation"]["label"]) == [0] * 5 + [1] * 5
+
+
+def test_seed_chooses_the_validation_rows():
+    chosen = [load({"train": captioned(20)}, validation_fraction=0.25, seed=seed)["validation"] for seed in (0, 0, 1)]
+    keys = [part["key"][:] for part in chosen]
+    assert len(keys[0]) == 5 and keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("parts", [{"validation": labelled([1, 1], "validation")}, {"test": labelled([0, 1], "test")}])
+def test_train_is_whole_beside_its_own_validation_or_with_fraction_zero(parts):
+    data = load({"train": labelled([0, 1]), **parts}, validation_fraction=0 if "test" in parts else 0.1)
+    assert list(data) == ["train", *parts] and len(data["train"]) == 2
+    assert data[[*parts][0]]["key"][:] == [f"{[*parts][0]}-{row}" for row in range(2)]
+
+
+def test_only_what_is_asked_for_is_opened_and_each_table_once():
+    opened = []
+    source = {
+        split: lambda split=split: opened.append(split) or table(["b", "a"] * 5) for split in ("train", "test", "rest")
+    }
+    load(source, splits=["test"], options=DataOptions(label_column="label", class_names=["a", "b"]))
+    assert opened == ["test"]
+    load(source, splits=["test", "train", "rest"])
+    assert sorted(opened[1:]) == ["rest", "test", "train"]
+
+
+def test_classes_written_as_words_are_numbered_by_train_in_every_split():
+    data = load({"test": table(["dog", "ant"]), "train": table(["cat", "dog"] * 5)}, splits=["test"])
+    assert data["test"].features["label"].names == ["cat", "dog", "ant"] and data["test"]["label"][:] == [1, 2]
+
+
+TRAIN = {"train": labelled([0, 1])}
 
 
 @pytest.mark.parametrize(
-    ("counts", "options", "sentence"),
+    ("parts", "words", "sentence"),
     [
-        ({"test": 2}, {"splits": ["validation"]}, "has no split 'validation'; it has: test"),
-        ({"train": 2}, {"splits": ["test"]}, "has no split 'test'; it has: train, validation .taken from train"),
-        ({"train": 2, "test": 0}, {}, "split test: no rows; choose another split"),
-        ({"train": 0}, {}, "split train: no rows"),
-        ({"train": 1}, {}, "1 rows are too few to take 0.1 of them for validation"),
-        ({"train": 2}, {"templates": ["a {}"]}, "has captions of its own, so templates has no use"),
-        ({"train": 2}, {"streaming": True}, "is of a form that is not streamed"),
+        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. To "
+         "go on, choose one of these, or add a test split; split train with validation_fraction 0 gives every row"),
+        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. To go on"),
+        (TRAIN, {"splits": ["validation"], "validation_fraction": 0}, "or give validation_fraction a value above 0"),
+        (TRAIN, {"splits": ["validation"], "streaming": True}, "none is taken from a stream; --eval_strategy no does"),
+        (TRAIN, {"splits": ["restval"]}, "toy has no split 'restval'"),
     ],
-)
-def test_splits_that_are_not_there_empty_or_too_small_are_named(write_rows, tmp_path, counts, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        load_data(write_rows(**counts), cache_dir=str(tmp_path / "cache"), **options)
+)  # fmt: skip
+def test_a_split_that_is_not_there_is_named_with_those_that_are(parts, words, sentence):
+    with pytest.raises(NoSuchSplitError, match=sentence):
+        load(parts, **words)
 
 
-def test_local_folder_of_a_built_in_name_needs_a_dot(write_rows, monkeypatch):
-    monkeypatch.chdir(write_rows(test=4).parent)
-    assert len(load_data("digits", splits=["test"])["test"]) == 360
-    assert len(load_data("./digits", splits=["test"])["test"]) == 4
-
-
-def test_template_without_a_place_for_the_class_is_refused():
-    with pytest.raises(ValueError, match="template 'a photo' has no {}, where the class would go"):
-        load_data("digits", templates=["a photo of {}", "a photo"])
+@pytest.mark.parametrize(
+    ("parts", "words", "sentence"),
+    [
+        *(({}, {"validation_fraction": it}, r"validation_fraction=.* is not in \[0, 1\)") for it in (-0.1, 1.0, 10)),
+        ({"train": labelled([0])}, {}, "toy: 1 rows are too few to take 0.1 of them for validation"),
+        ({"train": captioned(2), "test": labelled([0])}, {}, "toy: train has captions and test has labels.*; name one"),
+        ({"train": captioned(9)}, {"options": DataOptions(class_names=["a"])}, "of its own, so class_names has no use"),
+        ({"train": captioned(9)}, {"options": DataOptions(templates=["{}"])}, "of its own, so templates has no use"),
+        (TRAIN, {"streaming": True}, "toy: train.csv is of a form that is not streamed"),
+        ({"test": labelled([-1, -1])}, {}, "toy, split test: every label is -1, which stands for hidden labels"),
+        ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_loaded_is_refused_in_a_sentence(parts, words, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        load(parts, **words)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("scenes", {"templates": ["a {}"]}, "scenes has captions of its own, so templates has no use"),
+        (
+            "digits",
+            {"templates": ["a photo of {}", "a photo"]},
+            "template 'a photo' has no {}, where the class would go",
+        ),
         ("digits", {"image_column": "image"}, "image_column='image': digits is no table and has no columns"),
+        ("scenes", {"templates": ["a {}"]}, "scenes has captions of its own, so templates has no use"),
+        ("digits", {"caption_column": "a", "label_column": "b"}, "are both named; name captions for caption data"),
+        ("digits", {"splits": ["dev", "restval"]}, "digits has no split 'restval'; it has: train, validation, test"),
     ],
 )
 def test_options_without_a_use_are_refused(name, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        load_data(name, splits=["test"], **options)
+        load_data(name, **{"splits": ["validation"], **options})
 
 
-def test_seed_chooses_the_validation_rows(write_rows, tmp_path):
-    folder, options = write_rows(train=20), {"validation_fraction": 0.25, "cache_dir": str(tmp_path / "cache")}
-    chosen = [load_data(folder, seed=seed, **options)["validation"]["key"][:] for seed in (0, 0, 1)]
-    assert len(chosen[0]) == 5
-    assert chosen[0] == chosen[1] != chosen[2]
+@pytest.mark.parametrize(
+    ("own", "said", "expected"),
+    [
+        (None, None, ["a photo of a {}."]),
+        (["our {}"], None, ["our {}"]),
+        (["our {}"], ["my {}"], ["my {}"]),
+        (["our {}"], "a {}", ["a {}"]),
+    ],
+)
+def test_templates_are_the_user_s_or_the_data_s_or_the_default(own, said, expected):
+    source = {"test": Split(lambda: labelled([0, 1]), "here", templates=own)}
+    assert load_splits(source, "toy", DataOptions(templates=said)).templates == expected
 
 
-def test_prompts_may_be_the_name_of_a_list():
-    one, other = (load_data("digits", splits=["test"], templates=name).templates for name in ("cifar10", ["cifar10"]))
-    assert one == other and len(one) == 18
+def test_templates_may_be_the_name_of_a_list_and_captions_have_none():
+    lists = [load_data("digits", splits=["test"], templates=said).templates for said in ("cifar10", ["cifar10"])]
+    assert lists[0] == lists[1] and len(lists[0]) == 18
+    assert load({"test": captioned(3)}).templates is None
+
+
+def test_description_is_a_line_a_split():
+    names = [f"class\n{number}" for number in range(12)]
+    data = load({"train": labelled([0, 1] * 600, names=names), "test": labelled([0], names=names)})
+    shown = ", ".join(f"class {number}" for number in range(10))
+    kinds = [f"{rows} rows, 12 classes: {shown}, ..." for rows in ("1,080", "1", "120")]
+    lines = [line.replace("\\n", " ") for line in describe_data(data)]
+    origins = [f"(from {name}.csv)" for name in ("train", "test", "train")]
+    assert lines == [f"{split}: {kind} {origin}" for split, kind, origin in zip(data, kinds, origins, strict=True)]
+    assert describe_data(load({"test": captioned(2)})) == ["test: 2 rows, captions, such as 'text k0' (from test.csv)"]
+    stream = {"train": labelled([0, 1], names=["a", "b"]).to_iterable_dataset()}
+    assert describe_data(stream) == ["train: streamed, 2 classes: a, b (from the dataset)"]

@@ -1,35 +1,25 @@
-"""Paths in tables and files that are none: each file is one image, none is read from outside, no pipe is opened."""
+"""Walk local folders and open local files: each is one image, none is read from outside, no pipe is opened."""
 
 import os
 import socket
 
 import pytest
 
-from modeling_clipscratch.data import BadImageError, ImageReader, load_data
+from modeling_clipscratch.data import BadImageError, ImageReader
 from modeling_clipscratch.data.local_files import read_json, walk_files
 from modeling_clipscratch.data.pictures import decode_image, decode_pixels
 from modeling_clipscratch.data.templates import class_names_from, templates_from
 
 
 @pytest.fixture
-def folder(tmp_path, encode):
-    """`set/images/a.png` and `b.png`, and `secret.png` beside the set."""
-    (tmp_path / "set" / "images").mkdir(parents=True)
-    for name, colour in (("set/images/a.png", "red"), ("set/images/b.png", "blue"), ("secret.png", "lime")):
-        (tmp_path / name).write_bytes(encode(colour))
-    return tmp_path / "set"
+def folder(pictures, encode):
+    """The folder of `pictures`, with `secret.png` beside it."""
+    (pictures.parent / "secret.png").write_bytes(encode())
+    return pictures
 
 
-@pytest.fixture
-def load(tmp_path):
-    def load_here(path, split="train", **options):
-        return load_data(path, validation_fraction=0, cache_dir=str(tmp_path / "cache"), **options)[split]
-
-    return load_here
-
-
-def write_table(path, names, column="caption"):
-    path.write_text("\n".join([f"file_name,{column}", *(f"{name},word {row}" for row, name in enumerate(names))]))
+def write_table(path, names):
+    path.write_text("\n".join(["file_name,caption", *(f"{name},word {row}" for row, name in enumerate(names))]))
     return path
 
 
@@ -52,12 +42,6 @@ def test_names_that_a_file_system_takes_for_one_are_one_image_and_others_are_not
     (folder / "images" / "B.png").write_bytes(encode("white"))
     rows = load(write_table(folder / "rows.csv", [f"images/{name}.png" for name in "aAbB"]))
     assert rows["captions"][:] == [["word 0", "word 1"], ["word 2"], ["word 3"]]
-
-
-def test_a_class_in_two_rows_is_known_by_its_file(folder, load):
-    table = write_table(folder / "rows.csv", ["images/a.png", r"images\a.png"], "label")
-    with pytest.raises(ValueError, match="images/a.png is in several rows"):
-        load(table)
 
 
 def test_a_name_with_a_backslash_in_it_is_read_as_it_is(folder, load, encode):
@@ -172,28 +156,27 @@ def test_json_that_is_no_object_is_named(tmp_path, text):
         read_json(tmp_path / "a.json")
 
 
-def test_classes_that_differ_in_case_only_are_said(tmp_path, load, encode, caplog):
-    for name in ("train/Cat", "train/a", "train/A", "test/cat", "test/a", "train/a/deep"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        (tmp_path / "set" / name / "a.png").write_bytes(encode())
-    rows = load(tmp_path / "set")
+def test_classes_that_differ_in_case_only_are_said(write_files, load, caplog):
+    names = ("train/Cat", "train/a", "train/A", "test/cat", "test/a", "train/a/deep")
+    rows = load(write_files([f"{name}/a.png" for name in names]))
     assert len(rows) == 4 and rows.features["label"].names == ["A", "Cat", "a", "cat"]
     assert "'Cat' and 'cat' count as two classes" in caplog.text and "'A' and 'a'" not in caplog.text
 
 
-def test_folders_are_walked_in_order_through_links_and_around_loops(tmp_path):
-    for name in ("b/1", "b/0", "a/x/1", ".git/1", "c/1"):
-        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "set" / name).write_text("")
-    (tmp_path / "set" / "a" / "up").symlink_to(tmp_path / "set")
-    (tmp_path / "set" / "a" / "side").symlink_to(tmp_path / "set" / "b")
+def test_folders_are_walked_in_order_through_links_and_around_loops(write_files, tmp_path):
+    folder = write_files(["b/1", "b/0", "a/x/1", ".git/1", "c/1", "c/__MACOSX/1", "c/@eaDir/1", "c/.cache/1"])
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "far" / "1").write_text("")
+    links = {"a/up": folder, "a/side": folder / "b", "far": tmp_path / "far", "far/back": folder, "far/self": "."}
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
     expected = {"": [], "a": [], "a/side": ["0", "1"], "a/x": ["1"], "b": ["0", "1"], "c": ["1"]}
-    assert list(walk_files(tmp_path / "set")) == list(walk_files(f"{tmp_path}/set/")) == list(expected.items())
+    expected |= {"far": ["1"], "far/deep": []}
+    assert list(walk_files(folder)) == list(walk_files(f"{folder}/")) == list(expected.items())
 
 
-def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, load, encode, monkeypatch):
-    (tmp_path / "set" / "cat" / "deep").mkdir(parents=True)
-    (tmp_path / "set" / "cat" / "a.png").write_bytes(encode())
+def test_a_folder_that_cannot_be_read_is_not_passed_over(write_files, load, monkeypatch):
+    folder = write_files(["cat/a.png", "cat/deep/a.png"])
     scandir = os.scandir
 
     def locked(path):
@@ -203,4 +186,4 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, load, encode,
 
     monkeypatch.setattr(os, "scandir", locked)
     with pytest.raises(ValueError, match="deep: this folder cannot be read .Permission denied."):
-        load(tmp_path / "set")
+        load(folder)

@@ -1,4 +1,4 @@
-"""Pictures of every mode go in; the pixels that come out are known by hand."""
+"""Decode images of every mode and form to the pixels that are known by hand, and name those that cannot be."""
 
 import io
 import warnings
@@ -134,12 +134,8 @@ def test_png_with_three_megabytes_of_text_is_decoded(compressed):
     text, file = PngImagePlugin.PngInfo(), io.BytesIO()
     text.add_text("history", "a" * 3_000_000, zip=compressed)
     Image.new("RGB", (2, 2), "red").save(file, format="PNG", pnginfo=text)
-    assert decode_image(file.getvalue(), name="x.png").getpixel((0, 0)) == (255, 0, 0)
-
-
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(BadImageError, match="cat.jpg: there is no such picture"):
-        decode_image(tmp_path / "cat.jpg", name="cat.jpg")
+    assert_same_pixels(file.getvalue())
+    assert pixel(file.getvalue()) == (255, 0, 0)
 
 
 def test_decompression_bomb_is_refused(monkeypatch):
@@ -221,11 +217,12 @@ def test_pixels_of_other_jpegs_are_left_to_pillow(decoder, mode):
     assert not decoder
 
 
-def test_pixels_of_a_path_are_read(decoder, tmp_path):
+def test_path_is_read_and_named_where_no_file_is_there(decoder, tmp_path):
     photograph().save(tmp_path / "cat.jpg")
     assert np.array_equal(decode_pixels(tmp_path / "cat.jpg", name="cat"), decode_image(tmp_path / "cat.jpg", name="c"))
-    with pytest.raises(BadImageError, match="dog.jpg: there is no such picture"):
-        decode_pixels(tmp_path / "dog.jpg", name="dog.jpg")
+    for decode in (decode_image, decode_pixels):
+        with pytest.raises(BadImageError, match="dog.jpg: there is no such picture"):
+            decode(tmp_path / "dog.jpg", name="dog.jpg")
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.98])

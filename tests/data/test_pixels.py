@@ -1,4 +1,4 @@
-"""`Preprocess` makes of images of any size what the image processor makes of them."""
+"""Prepare images of any size as the image processor does."""
 
 import json
 

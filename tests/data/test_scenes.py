@@ -1,4 +1,4 @@
-"""The built-in scenes: what the splits share and what they must not, and what the pictures show."""
+"""Draw the built-in scenes: what the splits share and what they must not, and what the images show."""
 
 import itertools
 

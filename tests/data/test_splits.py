@@ -1,4 +1,4 @@
-"""Split names, and which rows are held out for validation."""
+"""Recognise split names, and choose the rows that are held out for validation."""
 
 import numpy as np
 import pytest

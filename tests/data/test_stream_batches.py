@@ -1,4 +1,4 @@
-"""Batches of streams of all kinds: each row once an epoch, in which order, resumed anywhere, and what is refused.
+"""Make batches of streams of all kinds: each row once an epoch, in which order, resumed anywhere; refuse others.
 
 A color stands for a row: images are of one color.
 """
@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 from datasets.distributed import split_dataset_by_node
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from modeling_clipscratch.data import load_data, stream_batches
 from modeling_clipscratch.data.batches import PairDataset, TextSide
@@ -20,13 +20,10 @@ from modeling_clipscratch.data.dataset import class_names, prepare_dataset
 from modeling_clipscratch.data.pixels import Preprocess
 from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
 from modeling_clipscratch.training.stream_state import StreamStates
+from tests.data.conftest import color
 
 SIZES = [5, 7, 4]  # rows of the shards; three epochs are 16 batches of 3
 TWO_CAPTIONS = ["a red square", "a blue circle"]
-
-
-def color(number):
-    return (number % 200, number // 200, 7)
 
 
 def row_numbers(batch):
@@ -76,18 +73,6 @@ def epochs_by_slot(make_pairs, stream, *, processes, workers, **settings):
 
 
 @pytest.fixture(scope="module")
-def make_table(encode):
-    """Further columns, or other cells of images -> dataset; row n is an image of color n."""
-
-    def make(**columns):
-        count = len(next(iter(columns.values())))
-        cells = [{"bytes": encode(color(n)), "path": None} for n in range(count)]
-        return datasets.Dataset.from_dict({"image": cells, **columns}).cast_column("image", datasets.Image())
-
-    return make
-
-
-@pytest.fixture(scope="module")
 def make_pairs(word_processor):
     """(stream, or folder whose train split it is; options) -> `StreamedPairs`."""
 
@@ -109,24 +94,18 @@ def make_pairs(word_processor):
 
 
 @pytest.fixture(scope="module")
-def streams(tmp_path_factory, make_table, write_shard, encode):
+def streams(tmp_path_factory, make_table, write_shards):
     """kind -> the same 16 rows as a stream."""
-    folder = tmp_path_factory.mktemp("streams")
-    tars, files = folder / "tars", folder / "parquet [2024]"  # no pattern
-    files.mkdir()
-    table = make_table(caption=[TWO_CAPTIONS] * sum(SIZES))
-    for shard, size in enumerate(SIZES):
-        rows = range(sum(SIZES[:shard]), sum(SIZES[:shard]) + size)
-        table.select(rows).to_parquet(str(files / f"train-{shard}.parquet"), batch_size=3)
-        members = [(f"s{n:04d}.png", encode(color(n))) for n in rows]
-        members += [(f"s{n:04d}.txt", "\n".join(TWO_CAPTIONS).encode()) for n in rows]
-        write_shard(tars / "train" / f"{shard}.tar", dict(sorted(members)))
+    rows = range(sum(SIZES))
+    table = make_table(captions=[TWO_CAPTIONS] * len(rows), key=[f"s{n:04d}" for n in rows])
+    tars, files = write_shards(tmp_path_factory.mktemp("streams"), table, SIZES, batch_size=3)
+    files, table = files.rename(files.parent / "parquet [2024]"), table.remove_columns("key")  # no pattern
 
     def generate(numbers):
         for number in numbers:
             yield {"image": Image.new("RGB", (6, 4), color(number)), "caption": TWO_CAPTIONS}
 
-    numbers = {"numbers": list(range(sum(SIZES)))}
+    numbers = {"numbers": list(rows)}
     parquet, plain = load_data(files, streaming=True)["train"], table.to_iterable_dataset(num_shards=3)
     indexed = load_data(tars, validation_fraction=0)["train"]
     more = make_table(caption=[TWO_CAPTIONS] * (sum(SIZES) + 9)).to_iterable_dataset(num_shards=4)
@@ -450,39 +429,3 @@ def test_bad_rows_stop_a_stream_or_are_left_out_and_counted(
 ])  # fmt: skip
 def test_reader_without_a_row_does_not_spin_forever(make_table, make_pairs, captions, settings, sentence):
     assert error_of(make_pairs(make_table(caption=captions).to_iterable_dataset(), **settings)).startswith(sentence)
-
-
-# Tars as they come
-
-
-SAMPLES = {
-    "dots in a name": ({"photo.v1.png": "image", "photo.v1.txt": b"a red"}, ["a red"]),
-    "upper-case endings": ({"a.PNG": "image", "a.TXT": b"a red"}, ["a red"]),
-    "json alone": ({"a.png": "image", "a.json": b'{"caption": "a red"}'}, ["a red"]),
-    "a long comment": ({"a.png": "commented", "a.txt": b"a red"}, ["a red"]),
-    "members apart": (
-        {"a.png": "image", "b.png": "image", "a.txt": b"a red", "b.txt": b"a red"},
-        "the members of a lie apart; a stream needs them side by side: sort the shard",
-    ),
-    "a pointer": (
-        {"a.png": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a.txt": b"a red"},
-        "0.tar: a.png: .*Git LFS",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SAMPLES)
-def test_samples_of_a_streamed_tar_are_right_or_named_rightly(tmp_path, write_shard, encode, make_pairs, name):
-    members, expected = SAMPLES[name]
-    notes = PngImagePlugin.PngInfo()
-    notes.add_text("comment", "x" * 3_000_000, zip=True)
-    images = {"image": encode(color(1)), "commented": encode(color(1), pnginfo=notes)}
-    write_shard(tmp_path / "train" / "0.tar", {name: images.get(data, data) for name, data in members.items()})
-    if isinstance(expected, str):
-        with pytest.raises(ValueError, match=expected):
-            raise ValueError(error_of(make_pairs(tmp_path)))
-    else:
-        pairs = make_pairs(tmp_path)
-        (raw,) = pairs.rows.stream
-        assert pairs.rows.row(raw, 0, 0).captions == expected
-        assert row_numbers(next(iter(pairs))) == [1] * 3

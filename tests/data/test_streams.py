@@ -1,4 +1,4 @@
-"""Read shards of `IterableDataset`s of all kinds row by row: resumed anywhere, in workers, after reads that fail."""
+"""Read shards of streams of all kinds row by row: resumed anywhere, in workers, after reads that fail."""
 
 import itertools
 import json
@@ -30,46 +30,24 @@ def twice(columns):
 
 
 @pytest.fixture(scope="module")
-def table(encode):
-    count = sum(SIZES)
-    columns = {"image": [{"bytes": encode((n, 0, 7)), "path": None} for n in range(count)]}
-    columns |= {"captions": [[f"caption {n}"] for n in range(count)], "key": [f"{n:04d}" for n in range(count)]}
-    features = {"image": datasets.Image(), "captions": datasets.List(datasets.Value("string"))}
-    return datasets.Dataset.from_dict(
-        columns, features=datasets.Features({**features, "key": datasets.Value("string")})
-    )
+def table(make_table):
+    rows = range(sum(SIZES))
+    return make_table(captions=[[f"caption {n}"] for n in rows], key=[f"{n:04d}" for n in rows])
 
 
 @pytest.fixture(scope="module")
-def tar_folder(tmp_path_factory, table, write_shard):
-    folder, row = tmp_path_factory.mktemp("tars"), 0
-    rows = table.cast_column("image", datasets.Image(decode=False))
-    for shard, size in enumerate(SIZES):
-        members = {}
-        for row in range(row, row + size):  # noqa: B020
-            cell = rows[row]
-            members |= {
-                f"{cell['key']}.png": cell["image"]["bytes"],
-                f"{cell['key']}.txt": cell["captions"][0].encode(),
-            }
-        write_shard(folder / f"{shard}.tar", members)
-        row += 1
-    return folder
+def folders(tmp_path_factory, table, write_shards):
+    """Of tars and of parquet files, of four row groups, two and one."""
+    return write_shards(tmp_path_factory.mktemp("shards"), table, SIZES, batch_size=20)
 
 
 @pytest.fixture(scope="module")
-def open_stream(tmp_path_factory, table, tar_folder):
-    folder = tmp_path_factory.mktemp("parquet")
-    starts = [sum(SIZES[:shard]) for shard in range(3)]
-    files = [str(folder / f"{shard}.parquet") for shard in range(3)]
-    for file, start, size in zip(files, starts, SIZES, strict=True):
-        table.select(range(start, start + size)).to_parquet(file, batch_size=20)  # four row groups, two, one
-
+def open_stream(table, folders):
     def of_tars():
-        return tars.tar_source(tar_folder, dict(walk_files(tar_folder)), "set", DataOptions())["train"].stream()
+        return tars.tar_source(folders[0], dict(walk_files(folders[0])), "set", DataOptions())["train"].stream()
 
     def of_parquet():
-        return datasets.IterableDataset.from_parquet(files)
+        return datasets.IterableDataset.from_parquet([str(folders[1] / f"train-{shard}.parquet") for shard in range(3)])
 
     def open_stream(kind):
         return {
@@ -93,16 +71,18 @@ KINDS += ["a table", "a table of chosen rows"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_resumed_after_any_row_gives_the_rest(kind, open_stream):
-    stream = open_stream(kind)
+def test_shards_hold_the_rows_in_order_and_resumed_after_any_give_the_rest(kind, open_stream):
+    stream, in_order = open_stream(kind), []
     for shard in range(stream.num_shards):
         whole = list(shard_rows(stream, shard))
         keys = [row["key"] for row, _ in whole]
+        in_order += keys
         assert len(keys) > 1 and (kind == "map by batch" or len(set(keys)) == len(keys))
         for place, (_, state) in enumerate(whole, 1):
             state = json.loads(json.dumps(state))
             rest = list(shard_rows(open_stream(kind), shard, state))
             assert [row["key"] for row, _ in rest] == keys[place:], place
+    assert in_order == [row["key"] for row in stream]
 
 
 @pytest.mark.parametrize("rows_a_run", [1, 7, 33])
@@ -116,24 +96,16 @@ def test_resumed_again_and_again_gives_each_row_once(kind, rows_a_run, open_stre
     assert keys == [row["key"] for row, _ in shard_rows(stream, 0)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_shards_hold_the_rows_of_the_stream_in_order(kind, open_stream):
-    stream = open_stream(kind)
-    rows = [row for shard in range(stream.num_shards) for row, _ in shard_rows(stream, shard)]
-    assert [row["key"] for row in rows] == [row["key"] for row in stream]
-
-
 @pytest.mark.parametrize("kind", ["tars", "parquet", "a table"])
 def test_images_are_not_decoded(kind, open_stream, table):
     row, _ = next(shard_rows(open_stream(kind), 0))
     assert row["image"]["bytes"] == table.cast_column("image", datasets.Image(decode=False))[0]["image"]["bytes"]
 
 
-def test_shards_are_named_by_their_files(open_stream, tar_folder):
-    assert shard_names(open_stream("filter")) == [str(tar_folder / f"{shard}.tar") for shard in range(3)]
-    assert [name.rpartition("/")[2] for name in shard_names(open_stream("map of parquet"))] == [
-        f"{shard}.parquet" for shard in range(3)
-    ]
+def test_shards_are_named_by_their_files(open_stream, folders):
+    assert shard_names(open_stream("filter")) == [f"{folders[0]}/train/{shard}.tar" for shard in range(3)]
+    names = [name.rpartition("/")[2] for name in shard_names(open_stream("map of parquet"))]
+    assert names == [f"train-{shard}.parquet" for shard in range(3)]
     assert shard_names(open_stream("a table")) == ["shard 0", "shard 1", "shard 2"]
 
 
@@ -204,13 +176,13 @@ def test_read_that_fails_twice_is_tried_again_where_it_failed(open_stream, fail_
     assert "0.tar: reading fails (Server Disconnected); once more in 2 s." in caplog.records[1].message
 
 
-def test_read_that_always_fails_is_named_with_its_remedy(open_stream, fail_reads, tar_folder):
+def test_read_that_always_fails_is_named_with_its_remedy(open_stream, fail_reads, folders):
     stream, waits = open_stream("tars"), fail_reads(10**9)
     with pytest.raises(ValueError) as caught:
         next(shard_rows(stream, 1))
     assert str(caught.value) == (
-        f"{tar_folder}/1.tar: cannot be read on (Server Disconnected), tried 6 times; check the connection or the "
-        "disk, then resume with --resume_from_checkpoint auto."
+        f"{folders[0]}/train/1.tar: cannot be read on (Server Disconnected), tried 6 times; check the connection or "
+        "the disk, then resume with --resume_from_checkpoint auto."
     )
     assert waits == [1, 2, 4, 8, 16]
 

@@ -1,4 +1,4 @@
-"""Words of a command line go in; the claims of `data.templates` are checked."""
+"""Read prompt templates from the words of a command line."""
 
 import re
 

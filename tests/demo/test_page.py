@@ -1,8 +1,7 @@
-"""A tiny model, an index and a headless Chromium go in; what the page shows, refuses and asks for is seen."""
+"""Open the demo in a headless Chromium, and see what it shows, refuses and asks for."""
 
 import http.client
 import re
-import shutil
 import socket
 import sys
 
@@ -15,7 +14,6 @@ from modeling_clipscratch.evaluation.rank_labels import rank_labels
 from modeling_clipscratch.search.find import search
 from modeling_clipscratch.search.update import update_index
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LOCAL = {"127.0.0.1", "localhost"}
 
 
@@ -57,19 +55,6 @@ def address(model, word_processor, index, asked):
         port = free.getsockname()[1]
     yield serve(page, port, wait=False)
     page.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

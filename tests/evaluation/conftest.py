@@ -1,19 +1,13 @@
-"""A tiny ClipScratch model with its processor, and prepared datasets of both kinds."""
+"""Make a tiny ClipScratch model with its processor, and prepared datasets of both kinds."""
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    DistilBertConfig,
-    PreTrainedTokenizerFast,
-    VisionTextDualEncoderProcessor,
-    ViTConfig,
-    ViTImageProcessorPil,
-)
+from transformers import DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm, prepare_dataset
+from tests.conftest import processor_of
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "something", "bright", *COLOURS]
@@ -21,14 +15,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "something", 
 
 @pytest.fixture(scope="session")
 def processor():
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
-    return VisionTextDualEncoderProcessor(ViTImageProcessorPil(size={"height": 8, "width": 8}), fast)
+    return processor_of(WORDS, 64)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The claims of `evaluation.encode` and `evaluate_dataset`, on a tiny model."""
+"""Encode images and texts with a tiny model, and measure a dataset with them."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Results of odd data sets and of several models go in; the claims about the page and its pictures are checked."""
+"""Write reports of odd datasets and of several models, and check the page and its images."""
 
 import base64
 import csv

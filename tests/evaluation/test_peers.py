@@ -1,4 +1,4 @@
-"""Tiny CLIPs of transformers' own go in, as folders; what we make of them is compared with their own forward pass."""
+"""Compare what we make of saved CLIPs of transformers with their own forward pass."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Metrics, logs and results go in; the claims about tables, pictures and the report's folder are checked."""
+"""Write tables, images and the report's folder from metrics, logs and results."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What `run_eval.py` and `run_inference.py` print, write and refuse."""
+"""Check what `run_eval.py` and `run_inference.py` print, write and refuse."""
 
 import argparse
 import copy

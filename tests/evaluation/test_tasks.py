@@ -1,4 +1,4 @@
-"""What a task measures, saves and refuses, on datasets of both kinds and a tiny model."""
+"""Check what a task measures, saves and refuses, on datasets of both kinds and a tiny model."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A model trained to name one coloured square goes in; whether maps find that square is checked."""
+"""Train a model to name one coloured square, and check that maps find that square."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Tiny random towers go in; pooling, heads, freezing, saving and the output of `ClipScratchModel` are checked."""
+"""Check pooling, heads, freezing, saving and the output of `ClipScratchModel` on tiny random towers."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A saved folder goes into transformers' pipelines by its path; what they give is what the model itself gives."""
+"""Open a saved folder with transformers' pipelines, and compare what they give with the model itself."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A saved folder goes in; a process without the package opens it, with the same outputs, and saves it again."""
+"""Open a saved folder in a process without the package, with the same outputs, and save it again."""
 
 import json
 import os

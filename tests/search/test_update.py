@@ -1,4 +1,4 @@
-"""Folders that change and calls that are killed go in; how many pictures were encoded, and what is kept, is counted."""
+"""Index folders that change and calls that are killed, and count what is encoded and kept."""
 
 import copy
 import os
@@ -283,19 +283,6 @@ def test_a_folder_that_was_emptied_does_not_empty_its_index(pictures, update, tm
     assert len(open_index(tmp_path / "index").pictures) == 10
 
 
-def test_a_folder_inside_that_cannot_be_read_is_refused(pictures, update, monkeypatch):
-    scandir = os.scandir
-
-    def refusing(path):
-        if str(path).endswith("er"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(ValueError, match=r"er: this folder cannot be read \(Permission denied\)"):
-        update(pictures)
-
-
 def test_an_index_can_not_be_a_file(pictures, update, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
@@ -307,23 +294,6 @@ def test_a_name_that_is_no_utf_8_is_kept(pictures, update):
     (pictures / "0.png").rename(pictures / raw)
     update(pictures)
     assert raw in open_index(pictures / INSIDE).pictures
-
-
-@pytest.mark.parametrize("junk", ["__MACOSX", "@eaDir", ".cache"])
-def test_folders_that_file_managers_leave_are_passed_over(pictures, update, save_picture, junk):
-    save_picture(pictures / "deep" / junk / "small.png", 1)
-    assert list(update(pictures)[0].pictures) == NAMES
-
-
-def test_links_to_folders_are_followed_but_not_in_circles(pictures, update, save_picture, tmp_path):
-    save_picture(tmp_path / "elsewhere" / "far.png", 77)
-    (pictures / "link").symlink_to(tmp_path / "elsewhere")
-    (pictures / "twin").symlink_to(pictures / "deep" / "er")
-    (pictures / "deep" / "up").symlink_to(pictures)
-    (tmp_path / "elsewhere" / "back").symlink_to(pictures)
-    (tmp_path / "elsewhere" / "self").symlink_to(".")
-    twins = [f"twin/{n}.png" for n in range(5, 10)]
-    assert list(update(pictures)[0].pictures) == sorted([*NAMES, "link/far.png", *twins])
 
 
 def test_pictures_that_are_not_normalised_are_of_another_model(pictures, update, model, word_processor):

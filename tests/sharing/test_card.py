@@ -1,4 +1,4 @@
-"""Folders of tiny runs, whole and with parts missing, go in; their cards are checked and run word for word."""
+"""Write cards of tiny runs, whole and with parts missing, and run them word for word."""
 
 import html
 import json

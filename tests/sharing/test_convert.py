@@ -1,4 +1,4 @@
-"""Models of other kinds go in; the folders made of them are held to the sources' own outputs."""
+"""Convert models of other kinds, and compare the folders with the sources' own outputs."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""A tiny model's page is opened as a file in a headless Chromium; it must show what Python computes, no more."""
+"""Open a tiny model's page as a file in a headless Chromium: it shows what Python computes, no more."""
 
 import base64
 import json
@@ -23,7 +23,6 @@ from modeling_clipscratch.sharing.web_page import ASSETS, preprocess_settings, w
 for needed in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(needed, reason=f"{needed} is not installed: pip install 'clipscratch[export]'")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NODE = shutil.which("node")
 LABELS = ["red", "blue square", "circle"]
 APART = 0.02  # of a cosine or a probability: 8-bit weights in the browser, float32 in Python
@@ -54,19 +53,6 @@ def site(trained, pictures, tmp_path_factory):
         if "npm cannot fetch" not in str(error):
             raise
         pytest.skip(f"the npm registry cannot be reached: {error}")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
-"""A tiny recipe on digits, and a trainer of 64 digits; steps take milliseconds."""
+"""Write a tiny recipe on digits, and make a trainer of 64 digits; steps take milliseconds."""
 
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.captions import CaptionTable
@@ -24,6 +25,15 @@ RECIPE = {
     "dataset": "digits", **TOWERS, "per_device_train_batch_size": 400, "max_steps": 6, "random_shift": 1,
     "precision": "fp32", "attention": "sdpa", "disable_tqdm": True, "logging_steps": 1, "metric_for_best_model": "top1",
 }  # fmt: skip
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(first, second):
+    """Whether two dicts of tensors are equal to the bit."""
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.fixture(scope="session")

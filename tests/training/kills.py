@@ -1,4 +1,4 @@
-"""A short run goes in, is killed with SIGKILL again and again and started anew; its weights' SHA-256 comes out.
+"""Kill a short run with SIGKILL again and again, start it anew, and print the SHA-256 of its weights.
 
 python -m tests.training.kills --kills 20 --processes 1 2 --workers 0 1 4
 python -m tests.training.kills --kills 20 --processes 2 --workers 1 --one

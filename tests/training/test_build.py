@@ -1,4 +1,4 @@
-"""Model options go in; the model, its processor and refusals of what does not fit are checked."""
+"""Build models from options, with their processors, and refuse what does not fit."""
 
 import logging
 from pathlib import Path

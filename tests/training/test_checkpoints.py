@@ -11,13 +11,14 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from modeling_clipscratch.checksums import SUMS, write_sums
 from modeling_clipscratch.evaluation.loading import load_model
 from modeling_clipscratch.sharing.card import write_card
 from modeling_clipscratch.training.checkpoints import find_checkpoint
 from modeling_clipscratch.training.divergence import DivergedError, LossWatch, check_weights
+from tests.training.conftest import same, weights
 
 # Four steps, a checkpoint after each, with the average of the weights beside them.
 STEPS = {
@@ -38,14 +39,6 @@ def copied(straight, tmp_path):
     run = shutil.copytree(straight, tmp_path / "run")
     (run / "model.safetensors").unlink()
     return run
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 # The recipe of a checkpoint
@@ -83,15 +76,11 @@ def test_default_that_is_spelled_out_is_the_same_recipe(run_recipe, copied, stra
     assert same(weights(copied), weights(straight))
 
 
-def test_other_rows_under_the_same_name_are_refused(run_recipe, tmp_path):
-    images = tmp_path / "images"
-    for label in ("red", "blue"):
-        (images / label).mkdir(parents=True)
-        for number in range(10):
-            Image.new("RGB", (8, 8), label).save(images / label / f"{number}.png")
+def test_other_rows_under_the_same_name_are_refused(run_recipe, tmp_path, write_files):
+    images = write_files([f"{label}/{number}.png" for label in ("red", "blue") for number in range(10)])
     recipe = {**STEPS, "dataset": str(images), "per_device_train_batch_size": 8, "max_steps": 2}
     run, _ = run_recipe(tmp_path / "first", **recipe)
-    Image.new("RGB", (8, 8), "red").save(images / "red" / "new.png")
+    write_files(["red/new.png"])
     for folder, checkpoint in ((tmp_path / "first", "auto"), (tmp_path / "second", str(run / "checkpoint-1"))):
         with pytest.raises(ValueError, match="was trained on other rows .digest .*; resume with the same files"):
             run_recipe(folder, **recipe, resume_from_checkpoint=checkpoint)
@@ -99,8 +88,7 @@ def test_other_rows_under_the_same_name_are_refused(run_recipe, tmp_path):
 
 
 def test_other_vocabulary_is_refused_before_anything_is_written(run_recipe, tmp_path):
-    table, image = tmp_path / "table.csv", tmp_path / "a.png"
-    Image.new("RGB", (8, 8), "red").save(image)
+    table = tmp_path / "table.csv"
     recipe = {**STEPS, "dataset": str(table), "per_device_train_batch_size": 4, "max_steps": 1}
     recipe["metric_for_best_model"] = None
 

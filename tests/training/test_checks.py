@@ -1,4 +1,4 @@
-"""Fields that cannot be, or that would do nothing, go in; one sentence each comes out."""
+"""Refuse fields that cannot be, or that would do nothing, in one sentence each."""
 
 import dataclasses
 import inspect
@@ -10,11 +10,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import OptimizerNames
 
 from modeling_clipscratch.training import checks
-from modeling_clipscratch.training.arguments import (
-    ClipScratchTrainingArguments,
-    ModelArguments,
-    recipe_fields,
-)
+from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments, ModelArguments, recipe_fields
 from modeling_clipscratch.training.recipe import parse_recipe
 
 

@@ -1,4 +1,4 @@
-"""Any `datasets.Dataset` trains a model, and every documented call of transformers' Trainer works or is refused."""
+"""Train on any `datasets.Dataset`, and make or refuse every documented call of transformers' Trainer."""
 
 import importlib
 import json
@@ -145,6 +145,8 @@ def test_prediction_has_the_embeddings_and_the_metrics_with_intervals(make, make
         "epoch": 0
     } == metrics
     assert (output.label_ids is None) == (form != "class labels")
+    if form == "class labels":
+        assert metrics["eval_top1"] == ((images @ texts.T).argmax(axis=1) == output.label_ids).mean()
 
 
 def test_training_stops_early_with_default_arguments(make):
@@ -152,14 +154,16 @@ def test_training_stops_early_with_default_arguments(make):
     assert trainer.train().global_step == 9 and trainer.state.best_metric is not None
 
 
-def test_evaluation_data_of_several_names_are_measured_and_the_first_is_the_best_checkpoint_s(make, make_dataset):
-    dataset = make_dataset("class labels")
-    trainer = make(options={"eval_dataset": {"a": dataset, "b": dataset.select(range(8))}})
+@pytest.mark.parametrize("changes", [{}, {"metric_for_best_model": "b_top1"}], ids=["the first", "named"])
+def test_evaluation_data_of_several_names_are_measured_and_one_chooses_the_checkpoint(make, make_dataset, changes):
+    dataset, best = make_dataset("class labels"), changes.get("metric_for_best_model", "a_top1")
+    trainer = make(options={"eval_dataset": {"a": dataset, "b": dataset.select(range(8))}}, **changes)
     trainer.train()
-    assert trainer.args.metric_for_best_model == "a_top1"
+    assert trainer.args.metric_for_best_model == best
     metrics = trainer.evaluate()
     assert {"eval_a_top1", "eval_b_top1", "eval_a_top1_ci95"} < metrics.keys()
-    assert metrics["eval_a_top1"] == trainer.evaluate(dataset)["eval_top1"] == trainer.state.best_metric
+    assert metrics["eval_a_top1"] == trainer.evaluate(dataset)["eval_top1"] == trainer.evaluate("a")["eval_top1"]
+    assert trainer.state.best_metric == metrics[f"eval_{best}"]
 
 
 def test_second_training_of_a_stream_starts_at_its_first_row(make, make_dataset, monkeypatch):

@@ -1,4 +1,4 @@
-"""Embeddings of a split are the same from pixels and tokens as from cached features."""
+"""Embed a split alike from pixels and tokens and from cached features."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Gradients and recipes go in; Muon's steps are held to torch's own optimizer, a run with it to its resumed half.
+"""Compare Muon's steps with torch's own optimizer, and a run with it with its resumed half.
 
 Also a program: `torchrun --nproc_per_node 2 -m tests.training.test_muon` steps weights that two processes share.
 """

@@ -1,4 +1,4 @@
-"""What the arguments make of the images of a dataset: augmentation, reading, cached features."""
+"""Read, augment or cache the images of a dataset as the arguments say."""
 
 import dataclasses
 
@@ -50,8 +50,7 @@ def test_changes_that_a_cache_of_one_view_would_not_have_are_refused(make_model,
 
 
 @pytest.mark.parametrize(
-    ("frozen", "streamed", "options"),
-    [(False, False, {}), (True, True, {}), (True, False, {"cache_states": False})],
+    ("frozen", "streamed", "options"), [(False, False, {}), (True, True, {}), (True, False, {"cache_states": False})]
 )
 def test_views_that_no_cache_would_hold_are_refused(make_model, word_processor, frozen, streamed, options):
     preprocess, model = Preprocess(word_processor.image_processor), make_model(freeze_vision=frozen)

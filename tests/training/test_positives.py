@@ -1,4 +1,4 @@
-"""Which rows of a batch are positives of each other, and that all processes know it."""
+"""Find which rows of a batch are positives of each other, alike in all processes."""
 
 import json
 import sys

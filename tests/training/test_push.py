@@ -1,4 +1,4 @@
-"""Tiny trainers and runs with `push_to_hub` go in; what is on the Hub during and after the training is checked."""
+"""Train with `push_to_hub`, and check what is on the Hub during and after the training."""
 
 import sys
 import threading

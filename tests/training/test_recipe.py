@@ -1,4 +1,4 @@
-"""Recipe files and command lines go in; the checked arguments, or one sentence about what is wrong, come out."""
+"""Parse recipe files and command lines into checked arguments, or refuse them in one sentence."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs of tiny recipes on digits: the folders of finished, resumed, overwritten and failed ones."""
+"""Run tiny recipes on digits, and look into the folders of finished, resumed, overwritten and failed runs."""
 
 import json
 import logging
@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from PIL import Image
-from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from modeling_clipscratch import ClipScratchModel, hub
@@ -22,6 +20,7 @@ from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments
 from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from tests.training.conftest import same, weights
 
 # Where a frozen text tower's states come from a cache, and the best of two epochs is kept.
 FROZEN = {"freeze_text": True, "max_steps": -1, "num_train_epochs": 2, "dataloader_num_workers": 1}
@@ -44,22 +43,17 @@ def straight(run_recipe, tmp_path_factory):
     return run_recipe(tmp_path_factory.mktemp("straight"), **LEARNED)[0]
 
 
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+@pytest.fixture
+def two_classes(write_files):
+    """A folder of 20 red and 20 blue images without splits."""
+    return write_files([f"{name}/{number}.png" for name in ("red", "blue") for number in range(20)])
 
 
 @pytest.fixture
-def two_classes(tmp_path):
-    """A folder of 20 red and 20 blue pictures without splits."""
-    for name in ("red", "blue"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for number in range(20):
-            Image.new("RGB", (8, 8), name).save(tmp_path / "pictures" / name / f"{number}.png")
-    return tmp_path / "pictures"
+def worse_and_worse(monkeypatch):
+    """Every evaluation finds less than the one before."""
+    metrics = lambda trainer, *given, **named: {"eval_top1": 1 / (1 + trainer.state.global_step)}  # noqa: E731
+    monkeypatch.setattr(ClipScratchTrainer, "evaluate", metrics)
 
 
 # A finished run
@@ -149,35 +143,24 @@ def test_history_has_the_loss_of_every_step_and_the_validation_of_every_epoch(fi
     assert [(line["step"], line["epoch"]) for line in history if "eval_top1" in line] == [(3, 1), (6, 2)]
 
 
-def test_best_metric_need_not_be_named_and_is_the_highest(run_recipe, tmp_path, monkeypatch):
-    def worse_and_worse(trainer, *args, **kwargs):
-        return {"eval_top1": 1 / (1 + trainer.state.global_step)}
-
-    monkeypatch.setattr(ClipScratchTrainer, "evaluate", worse_and_worse)
+def test_best_metric_need_not_be_named_and_is_the_highest(run_recipe, tmp_path, worse_and_worse):
     folder, _ = run_recipe(tmp_path, **FROZEN, metric_for_best_model=None)
     assert json.loads((folder / "trainer_state.json").read_text())["best_global_step"] == 3
 
 
-def test_run_of_too_few_rows_for_validation_does_without(run_recipe, tmp_path):
-    write_classes(tmp_path / "set", "cat", "dog")
-    few = {"dataset": str(tmp_path / "set"), "per_device_train_batch_size": 2, "max_steps": 1, "test_split": "no"}
+def test_run_of_too_few_rows_for_validation_does_without(run_recipe, tmp_path, write_files):
+    folder = str(write_files(["cat/1.png", "dog/2.png"]))
+    few = {"dataset": folder, "per_device_train_batch_size": 2, "max_steps": 1, "test_split": "no"}
     with pytest.raises(ValueError, match="too few .* eval_strategy no"):
         run_recipe(tmp_path, **few)
     plain = {"validation_fraction": 0.0, "eval_strategy": "no", "save_strategy": "no"}
-    assert run_recipe(tmp_path, **few, **plain)[1] == {str(tmp_path / "set"): {}}
+    assert run_recipe(tmp_path, **few, **plain)[1] == {folder: {}}
 
 
-def write_classes(folder, *names, count=1):
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for number in range(count):
-            Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
-
-
-def test_one_class_alone_is_refused(run_recipe, tmp_path):
-    write_classes(tmp_path / "flowers", "daisy", count=20)
-    with pytest.raises(ValueError, match="flowers has one class, 'daisy', so there is nothing to tell apart; give the"):
-        run_recipe(tmp_path, dataset=str(tmp_path / "flowers"))
+def test_one_class_alone_is_refused(run_recipe, tmp_path, write_files):
+    folder = write_files([f"daisy/{number}.png" for number in range(20)])
+    with pytest.raises(ValueError, match="set has one class, 'daisy', so there is nothing to tell apart; give the"):
+        run_recipe(tmp_path, dataset=str(folder))
 
 
 def test_every_option_of_the_data_reaches_the_reader(monkeypatch):
@@ -299,11 +282,7 @@ def test_finished_run_is_lengthened_from_its_checkpoint_whatever_that_is_called(
     assert not same(weights(folder), weights(straight))
 
 
-def test_run_whose_best_evaluation_had_no_checkpoint_ends_all_the_same(run_recipe, tmp_path, monkeypatch):
-    def worse_and_worse(trainer, *args, **kwargs):
-        return {"eval_top1": 1 / (1 + trainer.state.global_step)}
-
-    monkeypatch.setattr(ClipScratchTrainer, "evaluate", worse_and_worse)
+def test_run_whose_best_evaluation_had_no_checkpoint_ends_all_the_same(run_recipe, tmp_path, worse_and_worse):
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 2}
     folder, _ = run_recipe(tmp_path, **steps, max_steps=4, save_total_limit=1, ema_decay=0.5, test_split="none")
     state = json.loads((folder / "trainer_state.json").read_text())
@@ -326,11 +305,7 @@ def test_checkpoint_of_weights_only_is_not_gone_on_from_but_finishes_a_run(run_r
         run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
 
 
-def test_run_whose_folder_was_moved_still_ends_with_its_best_checkpoint(run_recipe, tmp_path, monkeypatch, caplog):
-    def worse_and_worse(trainer, *args, **kwargs):
-        return {"eval_top1": 1 / (1 + trainer.state.global_step)}
-
-    monkeypatch.setattr(ClipScratchTrainer, "evaluate", worse_and_worse)
+def test_run_whose_folder_was_moved_still_ends_with_its_best_checkpoint(run_recipe, tmp_path, worse_and_worse, caplog):
     steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     run_recipe(tmp_path / "old", **steps, test_split="none")
     run = (tmp_path / "old").rename(tmp_path / "new") / "run"
@@ -452,14 +427,9 @@ def test_run_that_has_made_all_its_steps_is_finished_without_another(run_recipe,
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_picture_is_one_sentence_from_a_worker_too(run_recipe, tmp_path, workers):
-    folder = tmp_path / "pictures"
-    for label in ("cat", "dog"):
-        (folder / "train" / label).mkdir(parents=True)
-        for number in range(8):
-            Image.new("RGB", (8, 8), (number, 9, 9)).save(folder / "train" / label / f"{number}.png")
-    (folder / "train" / "dog" / "3.png").write_bytes(b"no picture")
-    shutil.copytree(folder / "train" / "cat", folder / "validation" / "cat")
+def test_broken_picture_is_one_sentence_from_a_worker_too(run_recipe, tmp_path, workers, write_files):
+    names = [f"{place}/{number}.png" for place in ("train/cat", "train/dog", "validation/cat") for number in range(8)]
+    folder = write_files({**dict.fromkeys(names), "train/dog/3.png": b"no picture"})
     recipe = {"dataset": str(folder), "per_device_train_batch_size": 16, "max_steps": 1, "test_split": "none"}
     recipe |= {"keep_in_memory": False, "dataloader_num_workers": workers, "encode_chunk_size": 16}
     with pytest.raises(ValueError, match=r"dog/3.png: cannot be decoded") as caught:

@@ -1,16 +1,13 @@
-"""Runs of recipes that stream tiny tars: finished, resumed and refused ones."""
+"""Run recipes that stream tiny tars: to their end, resumed, and those that are refused."""
 
-import io
 import json
 import logging
 import tarfile
+from itertools import count, islice
 from types import SimpleNamespace
 
 import datasets
 import pytest
-import torch
-from PIL import Image
-from safetensors.torch import load_file
 
 from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
@@ -20,6 +17,7 @@ from modeling_clipscratch.training.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.stream_state import StreamStates
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from tests.training.conftest import same, weights
 
 # Twenty rows are two and a half batches, so a batch straddles epochs; blocks of six are cut by most batches.
 STREAMED = {
@@ -29,26 +27,17 @@ STREAMED = {
 }  # fmt: skip
 
 
-def add(tar, name, data):
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
-
-
 @pytest.fixture(scope="module")
-def classes(tmp_path_factory):
+def classes(tmp_path_factory, write_shard, encode):
     """A set of two classes: three train shards of 20 rows, a test shard, no validation."""
-    folder, number = tmp_path_factory.mktemp("classes"), 0
+    folder, numbers = tmp_path_factory.mktemp("classes"), count()
     for split, sizes in {"train": (7, 9, 4), "test": (4,)}.items():
-        (folder / split).mkdir()
         for shard, size in enumerate(sizes):
-            with tarfile.open(folder / split / f"{shard}.tar", "w") as tar:
-                for _ in range(size):
-                    picture = io.BytesIO()
-                    Image.new("RGB", (8, 8), (10 * number, 200 * (number % 2), 0)).save(picture, "PNG")
-                    add(tar, f"s{number}.cls", str(number % 2).encode())
-                    add(tar, f"s{number}.png", picture.getvalue())
-                    number += 1
+            members = {}
+            for number in islice(numbers, size):
+                members[f"s{number}.cls"] = str(number % 2).encode()
+                members[f"s{number}.png"] = encode((10 * number, 200 * (number % 2), 0))
+            write_shard(folder / split / f"{shard}.tar", members)
     (folder / "classnames.txt").write_text("red\ngreen\n")
     (folder / "zeroshot_classification_templates.txt").write_text("a {c} thing.\nall {c}.\n")
     return folder
@@ -67,14 +56,6 @@ def straight(run_recipe, classes, tmp_path_factory):
         return done[workers]
 
     return run
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.mark.parametrize("workers, step", [(0, 4), (2, 1), (2, 4)])
@@ -158,17 +139,13 @@ def test_what_a_stream_has_not_is_refused_before_anything_is_written(run_recipe,
 
 
 @pytest.fixture
-def captions(tmp_path, classes):
+def captions(tmp_path, write_shard, encode):
     """A caption set of one shard."""
-    folder = tmp_path / "captions"
-    (folder / "train").mkdir(parents=True)
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(picture, "PNG")
-    with tarfile.open(folder / "train" / "0.tar", "w") as tar:
-        for number in range(8):
-            add(tar, f"s{number}.png", picture.getvalue())
-            add(tar, f"s{number}.txt", f"a thing\nthe thing number {number}".encode())
-    return folder
+    members = {}
+    for number in range(8):
+        members[f"s{number}.png"] = encode("black")
+        members[f"s{number}.txt"] = f"a thing\nthe thing number {number}".encode()
+    return write_shard(tmp_path / "captions" / "train" / "0.tar", members).parents[1]
 
 
 def test_words_of_a_streamed_caption_set_come_from_a_named_tokenizer(run_recipe, captions, word_processor, tmp_path):
@@ -214,14 +191,11 @@ def test_chunks_are_measured_with_the_longest_caption_that_may_come(pairs, make_
     assert 1 < small < 8 and (large is None or large >= 2 * small)
 
 
-def test_a_broken_picture_that_is_skipped_is_said_once_in_a_run(run_recipe, classes, tmp_path, caplog):
-    folder = tmp_path / "set"
-    (folder / "train").mkdir(parents=True)
+def test_a_broken_picture_that_is_skipped_is_said_once_in_a_run(run_recipe, classes, tmp_path, write_shard, caplog):
+    with tarfile.open(classes / "train" / "0.tar") as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}
+    folder = write_shard(tmp_path / "set" / "train" / "0.tar", {**members, "s3.png": b"broken"}).parents[1]
     (folder / "classnames.txt").write_text("red\ngreen\n")
-    with tarfile.open(classes / "train" / "0.tar") as old, tarfile.open(folder / "train" / "0.tar", "w") as tar:
-        for member in old:
-            broken = member.name == "s3.png"
-            add(tar, member.name, b"broken" if broken else old.extractfile(member).read())
     changes = {**STREAMED, "dataset": str(folder), "dataloader_num_workers": 2, "max_steps": 4}
     with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
         run_recipe(tmp_path, **changes, on_bad_row="skip")

@@ -1,4 +1,4 @@
-"""The Trainer's usual switches go in; what each must change, and what it must leave as it is, is checked."""
+"""Turn the Trainer's usual switches, and check what each changes and what it leaves as it is."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from modeling_clipscratch.training.average import WeightAverage
 from modeling_clipscratch.training.checkpoints import find_checkpoint
 from modeling_clipscratch.training.sharding import has_unused_parameters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from tests.training.conftest import weights
 from tests.training.kills import write_tars
 
 SHORT = {
@@ -27,10 +28,6 @@ SHORT = {
     "save_strategy": "no",
     "test_split": "none",
 }
-
-
-def weights(run):
-    return load_file(run / "model.safetensors")
 
 
 # Plain SGD: its steps are linear in the gradients, where AdamW would blow roundings of tiny ones up to whole steps.

@@ -1,4 +1,4 @@
-"""Every model type of transformers is a tower that trains, or is refused in one sentence."""
+"""Train a tower of every model type of transformers, or refuse it in one sentence."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The built-in tokenizer: words where blanks part them, characters where none do."""
+"""Split texts by the built-in tokenizer: words where blanks part them, characters where none do."""
 
 import logging
 
