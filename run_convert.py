@@ -14,7 +14,7 @@ if sys.argv[0].endswith(("run_convert.py", "clipscratch-convert")):
     # While the libraries are imported; then it is `run_command`'s.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
-from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.sharing.convert import convert
 
 TEXT_MODEL, VISION_MODEL = "distilbert-base-uncased", "google/vit-base-patch16-224"  # the tutorial's

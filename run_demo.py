@@ -12,10 +12,10 @@ if sys.argv[0].endswith(("run_demo.py", "clipscratch-demo")):
     # While the libraries are imported; then it is `run_command`'s.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.demo.page import build_page, gradio_library, serve
-from modeling_clipscratch.evaluation.loading import load_model
-from modeling_clipscratch.search.update import update_index
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.evaluation.load_model import load_model
+from modeling_clipscratch.search.demo_page import build_page, gradio_library, serve
+from modeling_clipscratch.search.update_index import update_index
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

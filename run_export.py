@@ -13,11 +13,11 @@ if sys.argv[0].endswith(("run_export.py", "clipscratch-export")):
     # While the libraries are imported; then it is `run_command`'s.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
-from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.data.templates import DEFAULT_TEMPLATES
-from modeling_clipscratch.sharing.export_onnx import export_onnx
-from modeling_clipscratch.sharing.precision import PRECISIONS
-from modeling_clipscratch.sharing.web_page import check_page, write_page
+from modeling_clipscratch.sharing.export.export_onnx import export_onnx
+from modeling_clipscratch.sharing.export.precision import PRECISIONS
+from modeling_clipscratch.sharing.export.web_page import check_page, write_page
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

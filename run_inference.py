@@ -16,10 +16,10 @@ if sys.argv[0].endswith(("run_inference.py", "clipscratch-inference")):
     # While the libraries are imported; then it is `run_command`'s.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data.pictures import decode_image
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.data.images.decode import decode_image
 from modeling_clipscratch.data.templates import DEFAULT_TEMPLATES
-from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.evaluation.rank_labels import bars, check_labels, rank_labels
 from modeling_clipscratch.search import commands
 

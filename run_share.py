@@ -13,9 +13,9 @@ if sys.argv[0].endswith(("run_share.py", "clipscratch-share")):
     # While the libraries are imported; then it is `run_command`'s.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.sharing.card import is_our_card, write_card
-from modeling_clipscratch.sharing.push import check_folder, push_folder
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.sharing.card.model_card import is_our_card, write_card
+from modeling_clipscratch.sharing.push_model import check_folder, push_folder
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

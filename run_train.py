@@ -9,13 +9,13 @@ if sys.argv[0].endswith(("run_train.py", "clipscratch-train")):
     # While the libraries are imported; then it is `run_command`'s.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.tables import text_table
-from modeling_clipscratch.sharing.card import write_card
-from modeling_clipscratch.sharing.push import push_trained
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.evaluation.report.metric_tables import text_table
+from modeling_clipscratch.sharing.card.model_card import write_card
+from modeling_clipscratch.sharing.push_model import push_trained
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.run_folder import RECIPE, lock_run_folder
+from modeling_clipscratch.training.saving.run_folder import RECIPE, lock_run_folder
 
 
 def main(arguments: list[str]) -> None:

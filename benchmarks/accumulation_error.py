@@ -25,10 +25,10 @@ For scale: `dropout itself` is ||g - mean g|| / ||mean g||, how far the gradient
 
 import torch
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.pictures.style import BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.evaluation.plots.figures import BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
-from modeling_clipscratch.training.streamed_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
 from tests.training import parity
 
 from .reporting import machine, parser_of, print_table, save_figures, tidy

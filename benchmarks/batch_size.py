@@ -21,10 +21,10 @@ import statistics
 import time
 from pathlib import Path
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data import load_data
-from modeling_clipscratch.evaluation.pictures.style import BLUE, VERMILLION, new_figure, save_figure
-from modeling_clipscratch.training.recipe import parse_recipe, read_recipe
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.data.load import load_data
+from modeling_clipscratch.evaluation.plots.figures import BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.training.recipe.recipe import parse_recipe, read_recipe
 from modeling_clipscratch.training.run import train
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
-from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.data.dataset import class_names, labels_of
 from modeling_clipscratch.data.templates import TEMPLATES
 from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_embeddings
-from modeling_clipscratch.evaluation.zero_shot import cosines
+from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
 
 from .embeddings import Embedded, embedded, parser_with_model
 from .reporting import machine, print_table, save_figures

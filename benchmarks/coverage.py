@@ -11,9 +11,9 @@ from math import exp, lgamma
 import numpy as np
 from scipy.special import betaincc
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.intervals import confidence_intervals, paired_differences
-from modeling_clipscratch.evaluation.outcomes import RECALLS, ClassOutcomes, RetrievalOutcomes
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.evaluation.metrics.intervals import confidence_intervals, paired_differences
+from modeling_clipscratch.evaluation.metrics.outcomes import RECALLS, ClassOutcomes, RetrievalOutcomes
 
 from .reporting import machine, parser_of, print_table, save_figures
 

@@ -13,13 +13,13 @@ import datasets
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_clipscratch.atomic_files import write_whole
-from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.dataset import class_names, content_fingerprint
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.images.preprocess import Preprocess
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.data.templates import class_prompts
 from modeling_clipscratch.evaluation.encode import encode_images, encode_texts
-from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.load_model import load_model
+from modeling_clipscratch.utils.atomic_files import write_whole
 
 from .reporting import parser_of
 

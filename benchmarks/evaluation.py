@@ -29,16 +29,16 @@ import torch
 from transformers import ViTConfig, ViTImageProcessorPil
 
 from modeling_clipscratch import ClipScratchModel
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data import load_data
+from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.data.dataset import class_names, labels_of
-from modeling_clipscratch.data.pixels import Preprocess, normalize
-from modeling_clipscratch.evaluation import retrieval
+from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_dataset
-from modeling_clipscratch.evaluation.outcomes import RECALLS
-from modeling_clipscratch.evaluation.probes import knn_scores, linear_probe_scores
-from modeling_clipscratch.evaluation.zero_shot import accuracy_metrics, ranks, zero_shot_metrics
+from modeling_clipscratch.evaluation.metrics import retrieval
+from modeling_clipscratch.evaluation.metrics.outcomes import RECALLS
+from modeling_clipscratch.evaluation.metrics.probes import knn_scores, linear_probe_scores
+from modeling_clipscratch.evaluation.metrics.zero_shot import accuracy_metrics, ranks, zero_shot_metrics
 
 from .memory import memory_of_process
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures

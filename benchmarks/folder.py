@@ -21,7 +21,7 @@ from pathlib import Path
 from transformers import DistilBertConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel, ViTConfig
 
 from modeling_clipscratch import ClipScratchModel
-from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.cli.command_line import run_command
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
 

@@ -29,10 +29,10 @@ from pathlib import Path
 import torch
 from transformers import DistilBertConfig
 
-from modeling_clipscratch.command_line import quiet_libraries, run_command
+from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
 from modeling_clipscratch.training.callbacks import BoundedTemperature
-from modeling_clipscratch.training.device import choose_precision, no_accelerator
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.optimization.device import choose_precision, no_accelerator
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 

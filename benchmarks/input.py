@@ -27,14 +27,15 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
-from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data import ImageReader, pictures
-from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.batches import PairDataset, TextSide
-from modeling_clipscratch.data.captions import CaptionTable
+from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
+from modeling_clipscratch.data.batches.captions import CaptionTable
+from modeling_clipscratch.data.batches.map_batches import PairDataset, TextSide
+from modeling_clipscratch.data.dataset import ImageReader
+from modeling_clipscratch.data.images import decode as pictures
+from modeling_clipscratch.data.images.augment import Augment
+from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.data.load import load_data
-from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.training.device import no_accelerator
+from modeling_clipscratch.training.optimization.device import no_accelerator
 
 from .reporting import machine, parser_of, print_table, save_figures
 from .step_contestants import Regime, hand_step, now

@@ -24,7 +24,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.cli.command_line import run_command
 
 from .reporting import machine, parser_of, print_table, save_figures
 

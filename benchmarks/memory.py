@@ -26,11 +26,11 @@ import torch
 from transformers import DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data.augment import Augment, Views
-from modeling_clipscratch.evaluation.pictures.style import BLACK, BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.data.images.augment import Augment, Views
+from modeling_clipscratch.evaluation.plots.figures import BLACK, BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
-from modeling_clipscratch.training.streamed_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
 

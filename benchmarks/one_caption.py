@@ -10,10 +10,10 @@ loop over (picture, caption) pairs gives it; a tie counts for the model there, s
 
 import torch
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.outcomes import RECALLS
-from modeling_clipscratch.evaluation.retrieval import retrieval_metrics
-from modeling_clipscratch.evaluation.zero_shot import cosines
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.evaluation.metrics.outcomes import RECALLS
+from modeling_clipscratch.evaluation.metrics.retrieval import retrieval_metrics
+from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
 
 from .embeddings import Embedded, embedded, parser_with_model
 from .reporting import machine, print_table, save_figures

@@ -16,16 +16,16 @@ import torch
 from torch import nn
 
 from benchmarks.reporting import machine, parser_of, print_table, save_figures
-from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data import load_data
+from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
-from modeling_clipscratch.evaluation.intervals import paired_differences
-from modeling_clipscratch.evaluation.loading import load_model
-from modeling_clipscratch.evaluation.zero_shot import cosines
-from modeling_clipscratch.sharing.agreement import open_session
-from modeling_clipscratch.sharing.export_onnx import export_onnx
-from modeling_clipscratch.sharing.onnx_towers import SIDES, tower
-from modeling_clipscratch.sharing.precision import PRECISIONS
+from modeling_clipscratch.evaluation.load_model import load_model
+from modeling_clipscratch.evaluation.metrics.intervals import paired_differences
+from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
+from modeling_clipscratch.sharing.export.export_onnx import export_onnx
+from modeling_clipscratch.sharing.export.onnx_parity import open_session
+from modeling_clipscratch.sharing.export.onnx_towers import SIDES, tower
+from modeling_clipscratch.sharing.export.precision import PRECISIONS
 
 TOP = 10
 TOKENS = 16

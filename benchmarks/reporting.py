@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from modeling_clipscratch.atomic_files import write_whole
+from modeling_clipscratch.utils.atomic_files import write_whole
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

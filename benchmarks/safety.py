@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from modeling_clipscratch.atomic_files import to_disk
-from modeling_clipscratch.checksums import write_sums
-from modeling_clipscratch.training.checkpoints import find_problem
-from modeling_clipscratch.training.divergence import LossWatch
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.features.feature_files import find_or_build
+from modeling_clipscratch.training.optimization.divergence import LossWatch
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.state_files import find_or_build
+from modeling_clipscratch.training.saving.checkpoints import find_problem
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from modeling_clipscratch.utils.atomic_files import to_disk
+from modeling_clipscratch.utils.checksums import write_sums
 
 from .reporting import REPOSITORY
 

@@ -31,8 +31,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 import run_train
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.pictures.style import BLACK, BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.evaluation.plots.figures import BLACK, BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy

@@ -6,12 +6,12 @@ python benchmarks/scenes_confusions.py --model runs/scenes
 import argparse
 from collections import Counter
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.data import load_data
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.data.images.preprocess import Preprocess
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.data.sources.scenes import combinations
 from modeling_clipscratch.evaluation.encode import encode_images, encode_texts
-from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.load_model import load_model
 
 
 def difference(right, wrong) -> str:

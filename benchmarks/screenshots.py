@@ -6,7 +6,7 @@ python benchmarks/screenshots.py --report report/report.html --width 390 1400 --
 import argparse
 from pathlib import Path
 
-from modeling_clipscratch.command_line import run_command
+from modeling_clipscratch.cli.command_line import run_command
 
 
 def main(arguments: list[str]) -> None:

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data.pictures import is_picture_name
+from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
+from modeling_clipscratch.data.images.decode import is_picture_name
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.evaluation.loading import load_model
-from modeling_clipscratch.search.find import best
-from modeling_clipscratch.search.store import INSIDE, Picture, PictureIndex, open_index, save_index
+from modeling_clipscratch.evaluation.load_model import load_model
+from modeling_clipscratch.search.index_files import INSIDE, Picture, PictureIndex, open_index, save_index
+from modeling_clipscratch.search.search_index import best
 from modeling_clipscratch.search.vectors import add_vectors, digest_of, empty_vectors, number_of
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures

@@ -24,9 +24,9 @@ from statistics import mean, stdev
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.pictures.style import COLOURS, DASHES, MARKERS, new_figure, save_figure
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.evaluation.plots.figures import COLOURS, DASHES, MARKERS, new_figure, save_figure
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 

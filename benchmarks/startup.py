@@ -18,8 +18,8 @@ import tempfile
 import time
 from statistics import median
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.training.recipe import read_recipe
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.training.recipe.recipe import read_recipe
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
 
@@ -52,7 +52,7 @@ import run_train
 began = float(sys.argv.pop(1))
 spent, inside = {"imports": time.time() - began}, []
 
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.training import pairs, run
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 

@@ -28,16 +28,16 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_clipscratch.data import ImageReader, load_data
-from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.dataset import class_names, labels_of
+from modeling_clipscratch.data.dataset import ImageReader, class_names, labels_of
+from modeling_clipscratch.data.images.augment import Augment
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.data.templates import class_prompts
-from modeling_clipscratch.training.attention import choose_attention
-from modeling_clipscratch.training.device import choose_precision
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.optimization.device import choose_precision
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.towers.attention import choose_attention
+from modeling_clipscratch.training.towers.word_tokenizer import word_tokenizer
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
-from modeling_clipscratch.training.word_tokenizer import word_tokenizer
 
 WARM_UP, PROJECTION, CONTEXT = 2, 512, 128
 MEAN = [0.5] * 3

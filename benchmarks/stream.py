@@ -21,19 +21,19 @@ import torch
 from PIL import Image
 from transformers import ViTImageProcessorPil
 
-from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data import load_data
-from modeling_clipscratch.data.batches import TextSide
-from modeling_clipscratch.data.captions import CaptionTable
-from modeling_clipscratch.data.pictures import is_picture_name
-from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.data.randomness import key_ids, sample_ids
-from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
-from modeling_clipscratch.evaluation.pictures.style import BLUE, VERMILLION, new_figure, save_figure
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
+from modeling_clipscratch.data.batches.captions import CaptionTable
+from modeling_clipscratch.data.batches.map_batches import TextSide
+from modeling_clipscratch.data.batches.stream_batches import StreamedPairs, StreamedRows
+from modeling_clipscratch.data.images.decode import is_picture_name
+from modeling_clipscratch.data.images.preprocess import Preprocess
+from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
+from modeling_clipscratch.data.load import load_data
+from modeling_clipscratch.evaluation.plots.figures import BLUE, VERMILLION, new_figure, save_figure
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.towers.word_tokenizer import word_tokenizer
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
-from modeling_clipscratch.training.word_tokenizer import word_tokenizer
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
 

@@ -27,10 +27,10 @@ from statistics import median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from modeling_clipscratch.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.batches import PairDataset
-from modeling_clipscratch.training.device import choose_precision, no_accelerator
+from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
+from modeling_clipscratch.data.batches.map_batches import PairDataset
+from modeling_clipscratch.data.images.augment import Augment
+from modeling_clipscratch.training.optimization.device import choose_precision, no_accelerator
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 from . import step_contestants as ways

@@ -1,15 +1,43 @@
 """Train a CLIP of your own. Importing this registers `ClipScratchModel` with transformers' auto classes."""
 
+from importlib import import_module
+
 from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
 
 from .hub.configuration_clipscratch import ClipScratchConfig
 from .hub.modeling_clipscratch import ClipScratchModel, ClipScratchOutput
-from .rooms import show
 
 AutoConfig.register("clipscratch", ClipScratchConfig)
 AutoModel.register(ClipScratchConfig, ClipScratchModel)
 AutoModelForZeroShotImageClassification.register(ClipScratchConfig, ClipScratchModel)
 
 __version__ = "0.1.0"
-__all__ = ["ClipScratchConfig", "ClipScratchModel", "ClipScratchOutput"]
-__all__ += show(__name__, data=["load_data"], training=["ClipScratchTrainer", "ClipScratchTrainingArguments"])
+
+# Imported on first use: a saved model needs none of their libraries.
+_MODULES = {
+    "DataOptions": "data.columns",
+    "load_data": "data.load",
+    "evaluate_dataset": "evaluation.evaluate_dataset",
+    "load_model": "evaluation.load_model",
+    "metric_path": "evaluation.metric_modules",
+    "rank_labels": "evaluation.rank_labels",
+    "open_index": "search.index_files",
+    "update_index": "search.update_index",
+    "convert": "sharing.convert",
+    "export_onnx": "sharing.export.export_onnx",
+    "push_folder": "sharing.push_model",
+    "write_card": "sharing.card.model_card",
+    "ClipScratchTrainer": "training.trainer",
+    "ClipScratchTrainingArguments": "training.recipe.arguments",
+}
+__all__ = ["ClipScratchConfig", "ClipScratchModel", "ClipScratchOutput", *_MODULES]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,7 +7,13 @@ import shutil
 import pytest
 from safetensors import SafetensorError
 
-from modeling_clipscratch.atomic_files import WriteError, replacing_files, write_new_folder, write_text, write_whole
+from modeling_clipscratch.utils.atomic_files import (
+    WriteError,
+    replacing_files,
+    write_new_folder,
+    write_text,
+    write_whole,
+)
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

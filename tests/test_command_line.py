@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from modeling_clipscratch.command_line import TERMINATED, run_command
+from modeling_clipscratch.cli.command_line import TERMINATED, run_command
 
 ROOT = Path(__file__).parent.parent
 # Each takes a tenth of a second or more, and none is needed before a picture is drawn, searched or measured.
@@ -40,9 +40,8 @@ def test_help_of_training_imports_nothing_that_only_a_finished_run_needs():
 
 
 def test_a_reader_that_has_enough_is_no_error():
-    script = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from modeling_clipscratch.command_line import run_command\n"
-    )
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    script += "from modeling_clipscratch.cli.command_line import run_command\n"
     script += "run_command(lambda arguments: print('line\\n' * 100_000))"
     done = subprocess.run(f"{sys.executable} -c {shlex.quote(script)} | head -1", shell=True, capture_output=True)
     assert (done.stdout, done.stderr) == (b"line\n", b"")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from modeling_clipscratch.hub_commit import commit_files, open_repository
+from modeling_clipscratch.utils.hub_commit import commit_files, open_repository
 from tests.loopback_hub import LoopbackHub
 
 BEFORE = {"README.md": b"what was there", "old.safetensors": b"old"}

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
+from ..utils.local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files, stamp
 from .columns import (
     DEFAULT_OPTIONS,
     DataOptions,
@@ -32,8 +33,7 @@ from .columns import (
     read_labels,
     written_lists,
 )
-from .local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files, stamp
-from .pictures import BadImageError, decode_image
+from .images.decode import BadImageError, decode_image
 from .templates import ALIKE
 
 logger = logging.getLogger(__name__)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import datasets
 
+from ..utils.names import on_one_line
+from .batches.stream_batches import StreamedRows, with_features
 from .columns import DataOptions, check_no_columns
 from .dataset import class_names, is_class_data, is_prepared, labels_of, prepare_dataset, title
-from .names import on_one_line
 from .sources.digits import digits_source
 from .sources.hub import hub_source
 from .sources.local import local_source
 from .sources.scenes import scenes_source
 from .splits import NoSuchSplitError, Source, Split, canonical_split, carve_out
-from .stream_batches import StreamedRows, with_features
 from .templates import DEFAULT_TEMPLATES
 
 logger = logging.getLogger(__name__)

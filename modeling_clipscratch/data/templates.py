@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from .local_files import check_regular
+from ..utils.local_files import check_regular
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize as unit_length
 
-from ..data.captions import TokenTable
-from ..data.names import printable
-from ..data.pixels import normalize
+from ..data.batches.captions import TokenTable
+from ..data.images.preprocess import normalize
 from ..hub.towers_clipscratch import first_position
+from ..utils.names import printable
 
 logger = logging.getLogger(__name__)
 

@@ -16,14 +16,13 @@ import torch
 
 from ..data.columns import DataOptions
 from ..data.dataset import ImageReader, class_names, is_class_data, labels_of, prepare_dataset, title
-from ..data.pixels import Preprocess
+from ..data.images.preprocess import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES, class_prompts
 from .encode import encode_images, encode_texts
-from .intervals import confidence_intervals
-from .outcomes import Outcomes, plain_metrics
-from .retrieval import retrieval_outcomes
-from .text_map import TextMap
-from .zero_shot import (
+from .metrics.intervals import confidence_intervals
+from .metrics.outcomes import Outcomes, plain_metrics
+from .metrics.retrieval import retrieval_outcomes
+from .metrics.zero_shot import (
     class_embeddings,
     class_outcomes,
     confusion_matrix,
@@ -31,6 +30,7 @@ from .zero_shot import (
     predictions,
     zero_shot_outcomes,
 )
+from .plots.text_map import TextMap
 
 TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
 PROBES = ("knn", "linear_probe")
@@ -207,7 +207,7 @@ def evaluate_dataset(
     result = evaluate_embeddings(encode, embeds, kept, options.templates, logit_scale=log_scale(model), skipped=skipped)
     if task in PROBES:
         # scikit-learn takes half a second to import, which training would pay at every start.
-        from .probes import NEIGHBOURS, knn_scores, linear_probe_scores
+        from .metrics.probes import NEIGHBOURS, knn_scores, linear_probe_scores
 
         train_embeds, train_kept = embed(train)
         nearest = partial(knn_scores, neighbours=min(NEIGHBOURS, len(train_embeds)))

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from ..data.load import ImageTextData
 from ..data.splits import canonical_split
-from .comparison import Differences, text_comparison
 from .evaluate_dataset import PROBES, Result, evaluate_dataset, task_for, titled
-from .intervals import over_seeds, paired_differences
-from .loading import load_model
-from .pictures.text_maps import make_maps
-from .tables import text_table
+from .load_model import load_model
+from .metrics.intervals import over_seeds, paired_differences
+from .plots.text_maps import make_maps
+from .report.comparison import Differences, text_comparison
+from .report.metric_tables import text_table
 
 Evaluations = Mapping[str, Mapping[str, Result]]  # model -> dataset -> result
 

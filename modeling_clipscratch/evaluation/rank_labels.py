@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from ..data.pixels import Preprocess
+from ..data.images.preprocess import Preprocess
 from ..data.templates import check_class_names, check_templates
 from .encode import encode_pixels, encode_texts
 from .evaluate_dataset import encode_classes, log_scale
-from .zero_shot import class_probabilities, cosines
+from .metrics.zero_shot import class_probabilities, cosines
 
 BAR = 20  # characters of a bar that stands for 100 %
 

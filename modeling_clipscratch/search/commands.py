@@ -5,13 +5,13 @@ import json
 import os
 import sys
 
-from ..data.names import on_one_line
-from ..data.pictures import decode_image
-from ..evaluation.loading import load_model
-from .find import check_query, search
-from .sheet import check_sheet, write_sheet
-from .store import check_model, find_index, model_fingerprint, open_index
-from .update import update_index
+from ..data.images.decode import decode_image
+from ..evaluation.load_model import load_model
+from ..utils.names import on_one_line
+from .index_files import check_model, find_index, model_fingerprint, open_index
+from .result_page import check_sheet, write_sheet
+from .search_index import check_query, search
+from .update_index import update_index
 from .vectors import faiss_library
 
 

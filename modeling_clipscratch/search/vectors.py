@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..atomic_files import write_whole
-from ..evaluation.zero_shot import cosines
+from ..evaluation.metrics.zero_shot import cosines
+from ..utils.atomic_files import write_whole
 
 SPARE = 32  # neighbours asked for beyond the top, so that ties at its edge are seen without a second look
 

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from transformers import ProcessorMixin
 
-from ..atomic_files import check_new_folder, write_new_folder
-from ..evaluation.loading import load_model
+from ..evaluation.load_model import load_model
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
-from .tutorial import read_tutorial
+from ..utils.atomic_files import check_new_folder, write_new_folder
+from .convert_tutorial import read_tutorial
 
 logger = logging.getLogger(__name__)
 TYPES = ("clip", "vision-text-dual-encoder")

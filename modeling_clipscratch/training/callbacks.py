@@ -16,9 +16,9 @@ from transformers.trainer_callback import ExportableState, PrinterCallback, Prog
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
-from .gather import process_count
-from .push import PushCheckpoints
-from .stream_state import ShareOfRun
+from .loss.gather import process_count
+from .saving.push_checkpoints import PushCheckpoints
+from .saving.stream_state import ShareOfRun
 
 # Fields of a step: transformers would take some of them from a checkpoint, and ignore the new value in silence.
 _OF_A_STEP = (

@@ -6,27 +6,27 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from ..data.captions import CaptionTable
+from ..data.batches.captions import CaptionTable
 from ..data.dataset import class_names
 from ..data.load import describe_data, load_splits, open_source
 from ..data.splits import NoSuchSplitError, canonical_split
-from .adapters import add_adapters, merge_adapters
-from .arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
-from .build import build_model, check_towers
-from .checkpoints import check_agreement, check_fits, find_checkpoint, wants_to_resume
-from .device import check_processes, describe_device
-from .facts import count_trained, data_facts, run_facts
-from .optimizer import muon_matrices
-from .pairs import check_stream
-from .push import open_for_pushes
-from .run_folder import (
+from .features.pairs import check_stream
+from .optimization.device import check_processes, describe_device
+from .optimization.optimizer import muon_matrices
+from .optimization.sharding import whole_state_dict
+from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
+from .saving.checkpoints import check_agreement, check_fits, find_checkpoint, wants_to_resume
+from .saving.push_checkpoints import open_for_pushes
+from .saving.run_facts import count_trained, data_facts, run_facts
+from .saving.run_folder import (
     begin_run_folder,
     check_recipe_of_checkpoint,
     check_run_folder,
     finish_run_folder,
     lock_run_folder,
 )
-from .sharding import whole_state_dict
+from .towers.adapters import add_adapters, merge_adapters
+from .towers.build import build_model, check_towers
 from .trainer import ClipScratchTrainer
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _train(model_options, data, args, settings):
 
 
 def _draw_curves(state, folder):
-    from ..evaluation.pictures.curves import plot_curves  # brings matplotlib, which is slow to import
+    from ..evaluation.plots.curves import plot_curves  # brings matplotlib, which is slow to import
 
     plot_curves(state.log_history, folder / "curves.png")
 

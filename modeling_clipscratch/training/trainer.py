@@ -14,38 +14,38 @@ from accelerate.utils import broadcast_object_list, send_to_device
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
 
-from ..data.augment import Views
-from ..data.batches import EpochSampler, PairDataset, as_they_are
+from ..data.batches.map_batches import EpochSampler, PairDataset, as_they_are
+from ..data.batches.stream_batches import StreamedRows
 from ..data.columns import DEFAULT_OPTIONS, DataOptions
 from ..data.dataset import class_names, labels_of
-from ..data.pixels import Preprocess
-from ..data.stream_batches import StreamedRows
+from ..data.images.augment import Views
+from ..data.images.preprocess import Preprocess
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
-from ..evaluation.intervals import confidence_intervals
-from ..evaluation.own_code import check_code
+from ..evaluation.metrics.intervals import confidence_intervals
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
-from ..model_files import CODE
-from .arguments import ClipScratchTrainingArguments
-from .attention import choose_attention, set_attention
-from .average import WeightAverage
+from ..utils.model_files import CODE
+from ..utils.remote_code import check_code
 from .callbacks import TrainingRecord, set_callbacks
-from .checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
-from .checks import check_options, settle_metric
-from .divergence import DivergedError, LossWatch, check_weights
-from .drop import add_drops
-from .embed import embed_split, text_encoder
-from .gather import all_rows, own_rows, process_count
-from .global_batch import check_rows, choose_chunk, describe_batch, settle_global_batch
-from .optimizer import build_optimizer, parameter_groups
-from .pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
-from .positives import connected_groups
-from .push import open_for_pushes
-from .run_folder import lock_run_folder
-from .sharding import check_sharding, has_unused_parameters, open_methods, own_class
-from .step_means import StepMeans
-from .stream_state import StreamStates
-from .streamed_loss import GlobalLoss
+from .features.embed import embed_split, text_encoder
+from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
+from .loss.gather import all_rows, own_rows, process_count
+from .loss.global_batch import check_rows, choose_chunk, describe_batch, settle_global_batch
+from .loss.positives import connected_groups
+from .loss.tiled_loss import GlobalLoss
+from .optimization.divergence import DivergedError, LossWatch, check_weights
+from .optimization.ema import WeightAverage
+from .optimization.optimizer import build_optimizer, parameter_groups
+from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class
+from .optimization.step_means import StepMeans
+from .recipe.arguments import ClipScratchTrainingArguments
+from .recipe.checks import check_options, settle_metric
+from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
+from .saving.push_checkpoints import open_for_pushes
+from .saving.run_folder import lock_run_folder
+from .saving.stream_state import StreamStates
+from .towers.attention import choose_attention, set_attention
+from .towers.drop import add_drops
 
 logger = logging.getLogger(__name__)
 

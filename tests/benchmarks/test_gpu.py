@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import gpu
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 
 
 def figures_of(folder, *words):

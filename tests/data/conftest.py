@@ -5,7 +5,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.load import load_data
 
 
 def color(number):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_clipscratch.data import augment as module
-from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.pixels import normalize
-from modeling_clipscratch.data.randomness import key_ids, sample_ids
+from modeling_clipscratch.data.images import augment as module
+from modeling_clipscratch.data.images.augment import Augment
+from modeling_clipscratch.data.images.preprocess import normalize
+from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
 
 PLAIN = {"mean": [0.0] * 3, "std": [1.0] * 3}
 

@@ -10,11 +10,11 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import ViTImageProcessorPil
 
-from modeling_clipscratch.data.batches import EpochSampler, PairDataset, TextSide, as_they_are
-from modeling_clipscratch.data.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.batches.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.batches.map_batches import EpochSampler, PairDataset, TextSide, as_they_are
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
-from modeling_clipscratch.data.pictures import BadImageError
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.images.decode import BadImageError
+from modeling_clipscratch.data.images.preprocess import Preprocess
 
 CAPTIONS = [
     ["a red square", "the red square"], ["blue"], ["a photo of the blue circle", "blue circle", "a circle"],

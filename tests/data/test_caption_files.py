@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.load import load_data
 from tests.data.conftest import images
 
 

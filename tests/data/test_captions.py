@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_clipscratch.data.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.batches.captions import CaptionTable, TokenTable
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes
 
 

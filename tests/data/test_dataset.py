@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from modeling_clipscratch.data import BadImageError, DataOptions, ImageReader, prepare_dataset
+from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import (
     IMAGE_FEATURE,
+    ImageReader,
     build_dataset,
     class_names,
     content_fingerprint,
@@ -22,8 +23,10 @@ from modeling_clipscratch.data.dataset import (
     image_files,
     is_prepared,
     labels_of,
+    prepare_dataset,
     title,
 )
+from modeling_clipscratch.data.images.decode import BadImageError
 
 RGB = {"red": (255, 0, 0), "blue": (0, 0, 255), "lime": (0, 255, 0)}
 Value, ClassLabel = datasets.Value, datasets.ClassLabel

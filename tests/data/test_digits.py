@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from modeling_clipscratch.data import ImageReader, load_data
+from modeling_clipscratch.data.dataset import ImageReader
+from modeling_clipscratch.data.load import load_data
 
 
 def test_splits_have_their_sizes_and_share_no_picture():

@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from modeling_clipscratch.data import BadImageError, ImageReader, load_data
+from modeling_clipscratch.data.dataset import ImageReader
+from modeling_clipscratch.data.images.decode import BadImageError
+from modeling_clipscratch.data.load import load_data
 
 
 def names_of(dataset):

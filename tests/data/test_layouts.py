@@ -6,7 +6,7 @@ import json
 import datasets
 import pytest
 
-from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.load import load_data
 from tests.data.conftest import images
 
 SAME = "same"  # as load_dataset reads it

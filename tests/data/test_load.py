@@ -5,10 +5,9 @@ from functools import partial
 import datasets
 import pytest
 
-from modeling_clipscratch.data import load_data
 from modeling_clipscratch.data.columns import DEFAULT_OPTIONS, DataOptions
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes
-from modeling_clipscratch.data.load import describe_data, load_splits
+from modeling_clipscratch.data.load import describe_data, load_data, load_splits
 from modeling_clipscratch.data.splits import NoSuchSplitError, Split
 
 # Names and forms

@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
-from modeling_clipscratch.data import BadImageError, ImageReader
-from modeling_clipscratch.data.local_files import read_json, walk_files
-from modeling_clipscratch.data.pictures import decode_image, decode_pixels
+from modeling_clipscratch.data.dataset import ImageReader
+from modeling_clipscratch.data.images.decode import BadImageError, decode_image, decode_pixels
 from modeling_clipscratch.data.templates import class_names_from, templates_from
+from modeling_clipscratch.utils.local_files import read_json, walk_files
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from modeling_clipscratch.data.augment import Augment, Views
-from modeling_clipscratch.data.mix import Mix
-from modeling_clipscratch.data.randomness import key_ids, sample_ids
+from modeling_clipscratch.data.images.augment import Augment, Views
+from modeling_clipscratch.data.images.mix import Mix
+from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
 
 
 def samples_of(count):

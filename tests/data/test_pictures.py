@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from modeling_clipscratch.data import pictures
-from modeling_clipscratch.data.pictures import BadImageError, decode_image, decode_pixels
+from modeling_clipscratch.data.images import decode as pictures
+from modeling_clipscratch.data.images.decode import BadImageError, decode_image, decode_pixels
 
 ORIENTATION = 0x0112
 

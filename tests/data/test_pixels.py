@@ -10,8 +10,8 @@ from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ViTIm
 
 from benchmarks import input as input_benchmark
 from modeling_clipscratch.data.dataset import ImageReader, build_dataset, image_bytes, image_files, ppm
-from modeling_clipscratch.data.pictures import BadImageError, decode_image
-from modeling_clipscratch.data.pixels import Preprocess, normalize
+from modeling_clipscratch.data.images.decode import BadImageError, decode_image
+from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
 
 SIZES = [(13, 9), (9, 13), (5, 31), (40, 8), (8, 8), (1, 3), (3, 7), (100, 101)]
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import torch
 
-from modeling_clipscratch.data.randomness import epoch_order, key_ids, sample_ids, uniform
+from modeling_clipscratch.data.images.randomness import epoch_order, key_ids, sample_ids, uniform
 
 KEYS = [f"row-{number}" for number in range(4000)]
 

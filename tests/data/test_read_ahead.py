@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from modeling_clipscratch.data.read_ahead import PROBE, WORTH_A_THREAD, read_ahead
+from modeling_clipscratch.data.images.read_ahead import PROBE, WORTH_A_THREAD, read_ahead
 
 
 @pytest.mark.parametrize("count", [0, 1, PROBE, 8, 9, 24])
@@ -19,7 +19,7 @@ def test_batches_come_in_the_order_of_the_items(count, seconds):
 
 @pytest.mark.parametrize(("worth_a_thread", "several"), [(60, False), (0, True)])
 def test_quick_reads_share_one_thread_and_long_ones_have_several(monkeypatch, worth_a_thread, several):
-    monkeypatch.setattr("modeling_clipscratch.data.read_ahead.WORTH_A_THREAD", worth_a_thread)
+    monkeypatch.setattr("modeling_clipscratch.data.images.read_ahead.WORTH_A_THREAD", worth_a_thread)
     readers = set()
 
     def read(item):

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from modeling_clipscratch.data import ImageReader, load_data
+from modeling_clipscratch.data.dataset import ImageReader
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.data.sources.scenes import COLOURS, SHAPES, Combination, combinations, draw_scene
 
 

@@ -12,14 +12,15 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
-from modeling_clipscratch.data import load_data, stream_batches
-from modeling_clipscratch.data.batches import PairDataset, TextSide
-from modeling_clipscratch.data.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.batches import stream_batches
+from modeling_clipscratch.data.batches.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.batches.map_batches import PairDataset, TextSide
+from modeling_clipscratch.data.batches.stream_batches import StreamedPairs, StreamedRows
 from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import class_names, prepare_dataset
-from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
-from modeling_clipscratch.training.stream_state import StreamStates
+from modeling_clipscratch.data.images.preprocess import Preprocess
+from modeling_clipscratch.data.load import load_data
+from modeling_clipscratch.training.saving.stream_state import StreamStates
 from tests.data.conftest import color
 
 SIZES = [5, 7, 4]  # rows of the shards; three epochs are 16 batches of 3

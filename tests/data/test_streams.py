@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from modeling_clipscratch.data.columns import DataOptions
-from modeling_clipscratch.data.local_files import walk_files
 from modeling_clipscratch.data.sources import streams, tars
 from modeling_clipscratch.data.sources.streams import shard_names, shard_rows
+from modeling_clipscratch.utils.local_files import walk_files
 
 SIZES = [70, 33, 5]  # rows of the shards: two batches of `datasets` and a half, one and one row, less than one
 

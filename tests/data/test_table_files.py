@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from modeling_clipscratch.data import DataOptions, ImageReader, load_data
+from modeling_clipscratch.data.columns import DataOptions
+from modeling_clipscratch.data.dataset import ImageReader
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.data.sources.table_files import by_split_column
 from modeling_clipscratch.data.splits import Split
 

@@ -14,11 +14,11 @@ import pytest
 
 from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import ImageReader, class_names, prepare_dataset
-from modeling_clipscratch.data.local_files import walk_files
-from modeling_clipscratch.data.pictures import BadImageError
+from modeling_clipscratch.data.images.decode import BadImageError
 from modeling_clipscratch.data.sources import tars
 from modeling_clipscratch.data.sources.streams import shard_rows
 from modeling_clipscratch.data.sources.tars import read_samples, tar_splits
+from modeling_clipscratch.utils.local_files import walk_files
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

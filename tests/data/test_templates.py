@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from modeling_clipscratch.data import load_data
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.data.templates import TEMPLATES, class_names_from, templates_from
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-from modeling_clipscratch.data import trivial_augment as module
-from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.randomness import key_ids, sample_ids
-from modeling_clipscratch.data.trivial_augment import OPERATIONS, trivial_augment
+from modeling_clipscratch.data.images import trivial_augment as module
+from modeling_clipscratch.data.images.augment import Augment
+from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
+from modeling_clipscratch.data.images.trivial_augment import OPERATIONS, trivial_augment
 
 LEVELS = range(-30, 31)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_clipscratch.demo.page import build_page, gradio_library, serve
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
-from modeling_clipscratch.search.find import search
-from modeling_clipscratch.search.update import update_index
+from modeling_clipscratch.search.demo_page import build_page, gradio_library, serve
+from modeling_clipscratch.search.search_index import search
+from modeling_clipscratch.search.update_index import update_index
 
 LOCAL = {"127.0.0.1", "localhost"}
 

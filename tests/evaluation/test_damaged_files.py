@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.load_model import load_model
 
 TEXTS = {"empty": "", "cut": None, "list": "[]", "null": "null", "text": '"x"', "garbage": b"\x80\xff\x00" * 50}
 JSON = ["config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"]

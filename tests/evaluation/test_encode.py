@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from modeling_clipscratch.data.dataset import ImageReader, class_names, labels_of
-from modeling_clipscratch.data.pictures import BadImageError
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.images.decode import BadImageError
+from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_pixels, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 

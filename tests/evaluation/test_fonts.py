@@ -4,8 +4,8 @@ import logging
 
 from matplotlib.font_manager import findfont
 
-from modeling_clipscratch.evaluation.pictures import fonts
-from modeling_clipscratch.evaluation.pictures.style import new_figure, save_figure, title
+from modeling_clipscratch.evaluation.plots import fonts
+from modeling_clipscratch.evaluation.plots.figures import new_figure, save_figure, title
 
 
 def lacked(family):

@@ -7,9 +7,9 @@ import pytest
 from scipy.stats import binomtest, bootstrap
 
 from benchmarks import coverage
-from modeling_clipscratch.evaluation import intervals
-from modeling_clipscratch.evaluation.intervals import confidence_intervals, over_seeds, paired_differences
-from modeling_clipscratch.evaluation.outcomes import ClassOutcomes, RetrievalOutcomes, plain_metrics
+from modeling_clipscratch.evaluation.metrics import intervals
+from modeling_clipscratch.evaluation.metrics.intervals import confidence_intervals, over_seeds, paired_differences
+from modeling_clipscratch.evaluation.metrics.outcomes import ClassOutcomes, RetrievalOutcomes, plain_metrics
 
 
 def of_right(right, labels=None, classes=2):

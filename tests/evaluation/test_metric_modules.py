@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from modeling_clipscratch.evaluation.metrics import METRICS, metric_path
-from modeling_clipscratch.evaluation.probes import knn_scores, linear_probe_scores
-from modeling_clipscratch.evaluation.retrieval import retrieval_metrics
-from modeling_clipscratch.evaluation.zero_shot import accuracy_metrics, expected_calibration_error
+from modeling_clipscratch.evaluation.metric_modules import METRICS, metric_path
+from modeling_clipscratch.evaluation.metrics.probes import knn_scores, linear_probe_scores
+from modeling_clipscratch.evaluation.metrics.retrieval import retrieval_metrics
+from modeling_clipscratch.evaluation.metrics.zero_shot import accuracy_metrics, expected_calibration_error
 
 
 @pytest.fixture

@@ -5,7 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from modeling_clipscratch.evaluation.outcomes import ClassOutcomes, RetrievalOutcomes, plain_metrics, weighted_median
+from modeling_clipscratch.evaluation.metrics.outcomes import (
+    ClassOutcomes,
+    RetrievalOutcomes,
+    plain_metrics,
+    weighted_median,
+)
 
 
 def class_outcomes(seed, pictures=40, classes=7):

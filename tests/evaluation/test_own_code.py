@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from transformers import AutoModel
 
-from modeling_clipscratch.evaluation.loading import load_model
-from modeling_clipscratch.training.arguments import ModelArguments
-from modeling_clipscratch.training.build import build_model
+from modeling_clipscratch.evaluation.load_model import load_model
+from modeling_clipscratch.training.recipe.arguments import ModelArguments
+from modeling_clipscratch.training.towers.build import build_model
 
 ROOT = Path(__file__).parents[2]
 CODE = """

@@ -52,11 +52,11 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts, longest_text
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset, log_scale
-from modeling_clipscratch.evaluation.loading import load_model
-from modeling_clipscratch.evaluation.zero_shot import cosines
+from modeling_clipscratch.evaluation.load_model import load_model
+from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
 
 TEXTS = ["a picture of something bright red", "blue", "bright green"]
 TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -204,7 +204,7 @@ def test_a_library_that_a_tokenizer_needs_is_named(save, monkeypatch):
         raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found.")
 
     folder = save(*siglip())
-    monkeypatch.setattr("modeling_clipscratch.evaluation.loading.AutoProcessor.from_pretrained", needs)
+    monkeypatch.setattr("modeling_clipscratch.evaluation.load_model.AutoProcessor.from_pretrained", needs)
     with pytest.raises(ValueError, match="needs a library that is not installed: SiglipTokenizer requires .* pip inst"):
         load_model(folder, "cpu")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from modeling_clipscratch.evaluation.probes import knn_scores, linear_probe_scores
-from modeling_clipscratch.evaluation.zero_shot import accuracy_metrics
+from modeling_clipscratch.evaluation.metrics.probes import knn_scores, linear_probe_scores
+from modeling_clipscratch.evaluation.metrics.zero_shot import accuracy_metrics
 
 
 def turned(*degrees):

@@ -12,15 +12,15 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from modeling_clipscratch.atomic_files import write_whole
-from modeling_clipscratch.evaluation import report
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
-from modeling_clipscratch.evaluation.pictures import confusion as confusions
-from modeling_clipscratch.evaluation.pictures.class_sheets import plot_examples
-from modeling_clipscratch.evaluation.pictures.curves import plot_curves
-from modeling_clipscratch.evaluation.pictures.sheets import FILES, draw_pictures
-from modeling_clipscratch.evaluation.report import open_folder, write_report
-from modeling_clipscratch.evaluation.tables import markdown_table, text_table, write_metrics
+from modeling_clipscratch.evaluation.plots import confusion as confusions
+from modeling_clipscratch.evaluation.plots.all_plots import FILES, draw_pictures
+from modeling_clipscratch.evaluation.plots.class_sheets import plot_examples
+from modeling_clipscratch.evaluation.plots.curves import plot_curves
+from modeling_clipscratch.evaluation.report import write_report as report
+from modeling_clipscratch.evaluation.report.metric_tables import markdown_table, text_table, write_metrics
+from modeling_clipscratch.evaluation.report.write_report import open_folder, write_report
+from modeling_clipscratch.utils.atomic_files import write_whole
 
 METRICS = {"digits": {"top1": 0.98251}, "owner/birds": {"top1": 0.5, "text_to_image_median_rank": 3.0}}
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from modeling_clipscratch.evaluation.retrieval import best_own_ranks, retrieval_metrics
+from modeling_clipscratch.evaluation.metrics.retrieval import best_own_ranks, retrieval_metrics
 
 NAMES = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
 

@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 from transformers import BertConfig, CLIPConfig, CLIPModel
 
-from modeling_clipscratch.command_line import DATA_OPTIONS, add_data_options, run_command
+from modeling_clipscratch.cli.command_line import DATA_OPTIONS, add_data_options, run_command
 from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import prepare_dataset
 from modeling_clipscratch.data.load import ImageTextData
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
-from modeling_clipscratch.evaluation.loading import find_device, load_model
+from modeling_clipscratch.evaluation.load_model import find_device, load_model
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ def test_a_label_that_is_no_utf8_is_refused_and_a_path_of_any_bytes_is_printed(
 ):
     strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr(sys, "stdout", strict)
-    monkeypatch.setattr("modeling_clipscratch.command_line.quiet_libraries", lambda: None)
+    monkeypatch.setattr("modeling_clipscratch.cli.command_line.quiet_libraries", lambda: None)
     raw = str(tmp_path / os.fsdecode(b"caf\xe9.png"))
     shutil.copy(pictures[0], raw)
     words = ["run_inference.py", "--model", saved, "--images", raw, "--labels", "red"]

@@ -15,9 +15,9 @@ from modeling_clipscratch.data.dataset import ImageReader, labels_of
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset, evaluate_embeddings
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, text_summary
-from modeling_clipscratch.evaluation.pictures.text_maps import make_maps
-from modeling_clipscratch.evaluation.report import write_report
-from modeling_clipscratch.evaluation.save import save_embeddings, save_predictions
+from modeling_clipscratch.evaluation.plots.text_maps import make_maps
+from modeling_clipscratch.evaluation.report.save_results import save_embeddings, save_predictions
+from modeling_clipscratch.evaluation.report.write_report import write_report
 
 
 @pytest.fixture
@@ -168,7 +168,8 @@ def test_one_class_alone_is_refused_since_any_answer_would_be_right(model, proce
 def test_embeddings_are_measured_without_a_bootstrap(model, processor, class_rows, monkeypatch):
     """Each process of a trainer may call this, and one alone needs intervals."""
     result = evaluate_dataset(model, processor, class_rows)
-    monkeypatch.setattr("modeling_clipscratch.evaluation.intervals._measured", lambda *_: pytest.fail("a bootstrap"))
+    measured = "modeling_clipscratch.evaluation.metrics.intervals._measured"
+    monkeypatch.setattr(measured, lambda *_: pytest.fail("a bootstrap"))
     encode = partial(encode_texts, model, processor.tokenizer)
     again = evaluate_embeddings(encode, result.image_embeds, class_rows, logit_scale=2.0)
     assert again.metrics["top1"] == result.metrics["top1"] and not any("ci95" in name for name in again.metrics)

@@ -18,11 +18,11 @@ from transformers import (
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.dataset import labels_of
-from modeling_clipscratch.data.pixels import normalize
+from modeling_clipscratch.data.images.preprocess import normalize
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
-from modeling_clipscratch.evaluation.pictures.text_maps import lit, make_maps
-from modeling_clipscratch.evaluation.text_map import text_map
+from modeling_clipscratch.evaluation.plots.text_map import text_map
+from modeling_clipscratch.evaluation.plots.text_maps import lit, make_maps
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
 SIDE, CELL = 16, 4  # pixels of a picture and of a square, which is one patch

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
-from modeling_clipscratch.evaluation import zero_shot
+from modeling_clipscratch.evaluation.metrics import zero_shot
 
 
 def test_perfect_scores_give_one_everywhere():

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_loss
 from modeling_clipscratch.hub.towers_clipscratch import pool
-from modeling_clipscratch.training.global_batch import _kept_bytes
+from modeling_clipscratch.training.loss.global_batch import _kept_bytes
 
 TEXT, VISION = ("distilbert", "bert"), ("vit", "clip_vision_model", "dinov2")
 POOLINGS = ("cls", "mean", "cls+mean", "tower")

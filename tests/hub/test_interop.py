@@ -11,7 +11,7 @@ from PIL import Image
 
 from modeling_clipscratch import ClipScratchModel
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.evaluation.retrieval import retrieval_metrics
+from modeling_clipscratch.evaluation.metrics.retrieval import retrieval_metrics
 
 COLOURS = ("red", "blue", "green", "white", "black", "yellow")
 TEXTS = ["a photo of the red square", "a blue circle", "red"]

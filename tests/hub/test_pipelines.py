@@ -8,7 +8,8 @@ from PIL import Image
 from transformers import pipeline
 
 from modeling_clipscratch import ClipScratchModel
-from modeling_clipscratch.data import ImageReader, load_data
+from modeling_clipscratch.data.dataset import ImageReader
+from modeling_clipscratch.data.load import load_data
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLOURS = ("red", "blue", "green", "white", "black", "yellow", "pink")

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_clipscratch.data.pictures import decode_image
+from modeling_clipscratch.data.images.decode import decode_image
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.search.find import best, check_query, search
-from modeling_clipscratch.search.store import Picture, PictureIndex
+from modeling_clipscratch.search.index_files import Picture, PictureIndex
+from modeling_clipscratch.search.search_index import best, check_query, search
 from modeling_clipscratch.search.vectors import SPARE, add_vectors, digest_of, empty_vectors, number_of
 
 

@@ -5,8 +5,8 @@ import re
 import pytest
 from PIL import Image
 
-from modeling_clipscratch.search.find import Hit
-from modeling_clipscratch.search.sheet import SIDE, check_sheet, thumbnail, write_sheet
+from modeling_clipscratch.search.result_page import SIDE, check_sheet, thumbnail, write_sheet
+from modeling_clipscratch.search.search_index import Hit
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from modeling_clipscratch.data.pictures import BadImageError
-from modeling_clipscratch.search import store
-from modeling_clipscratch.search import update as module
-from modeling_clipscratch.search.store import INSIDE, open_index
+from modeling_clipscratch.data.images.decode import BadImageError
+from modeling_clipscratch.search import index_files as store
+from modeling_clipscratch.search import update_index as module
+from modeling_clipscratch.search.index_files import INSIDE, open_index
 from modeling_clipscratch.search.vectors import number_of, numbers_in
 
 NAMES = [*(f"{n}.png" for n in range(5)), *(f"deep/er/{n}.png" for n in range(5, 10))]
@@ -40,7 +40,7 @@ def test_a_first_call_encodes_each_picture_and_a_second_none(pictures, update, m
 
 def test_vectors_are_those_of_the_model(pictures, update, model, word_processor):
     found = vectors_by_name(update(pictures)[0])
-    from modeling_clipscratch.data.pictures import decode_image
+    from modeling_clipscratch.data.images.decode import decode_image
 
     for name, vector in found.items():
         inputs = word_processor(images=decode_image(pictures / name, name=name), return_tensors="pt")
@@ -110,7 +110,7 @@ def test_a_picture_that_broke_is_no_longer_found(pictures, update):
 
 KILLED = """
 import os, signal, sys
-from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.search import update
 publish, times = update._publish, []
 def killing(*given):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from modeling_clipscratch.training.run_folder import versions
+from modeling_clipscratch.training.saving.run_folder import versions
 
 
 @pytest.fixture(scope="session")

@@ -20,12 +20,12 @@ from transformers import AutoModel
 
 import run_eval
 import run_train
-from modeling_clipscratch.checksums import SUMS, write_sums
-from modeling_clipscratch.evaluation.tables import weights_sha256
-from modeling_clipscratch.sharing import card as module
-from modeling_clipscratch.sharing.card import write_card
-from modeling_clipscratch.sharing.facts import _command
-from modeling_clipscratch.training.run_folder import OUR_CARD
+from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
+from modeling_clipscratch.sharing.card import model_card as module
+from modeling_clipscratch.sharing.card.card_facts import _command
+from modeling_clipscratch.sharing.card.model_card import write_card
+from modeling_clipscratch.training.saving.run_folder import OUR_CARD
+from modeling_clipscratch.utils.checksums import SUMS, write_sums
 
 TINY = {
     "text_tower": "distilbert", "text_hidden_size": 16, "text_num_layers": 1, "text_num_heads": 2,
@@ -344,7 +344,7 @@ def test_report_that_was_stopped_half_way_leaves_the_earlier_one_to_the_card(cop
     report = ["--split", "validation", f"--output_dir={copy}/report"]
     run_eval.main([f"--model={copy}", "--dataset", "digits", *report])
     before = write_card(copy).read_text()
-    monkeypatch.setattr("modeling_clipscratch.evaluation.report.draw_pictures", lambda *given: 1 / 0)
+    monkeypatch.setattr("modeling_clipscratch.evaluation.report.write_report.draw_pictures", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_eval.main([f"--model={copy}", "--dataset", "scenes", *report])
     assert "split validation" in before and write_card(copy).read_text() == before

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from modeling_clipscratch import ClipScratchModel
-from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.sharing.convert import convert
 
 ROOT = Path(__file__).parents[2]

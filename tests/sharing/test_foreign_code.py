@@ -17,12 +17,12 @@ from transformers import DistilBertModel, ViTModel
 
 import run_train
 from modeling_clipscratch import ClipScratchModel, hub
-from modeling_clipscratch.evaluation.loading import load_model
+from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.hub.configuration_clipscratch import AUTO_MAP
 from modeling_clipscratch.sharing.convert import convert
-from modeling_clipscratch.sharing.export_onnx import export_onnx
-from modeling_clipscratch.sharing.push import push_folder
-from modeling_clipscratch.sharing.web_page import write_page
+from modeling_clipscratch.sharing.export.export_onnx import export_onnx
+from modeling_clipscratch.sharing.export.web_page import write_page
+from modeling_clipscratch.sharing.push_model import push_folder
 from tests.sharing.test_card import ALONE, snippets
 from tests.sharing.test_convert import clip, dual
 

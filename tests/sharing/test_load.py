@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from modeling_clipscratch.sharing.push import push_folder
+from modeling_clipscratch.sharing.push_model import push_folder
 from tests.loopback_hub import LoopbackHub
 
 # Asks for a model for each line of questions, in a folder of its own and with the package blocked.

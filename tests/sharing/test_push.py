@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoModel
 
 from modeling_clipscratch import hub as package
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.evaluation.tables import weights_sha256
-from modeling_clipscratch.sharing.push import check_folder, push_folder
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
+from modeling_clipscratch.sharing.push_model import check_folder, push_folder
 
 ROOT = Path(__file__).parents[2]
 CODE = {path.name for path in Path(package.__file__).parent.glob("*_clipscratch.py")}
@@ -23,7 +23,7 @@ RESULTS = {"README.md", "recipe.yaml", "metrics.json", "versions.json", "trainer
 def command(monkeypatch, capsys):
     """Words of a `run_share.py` command line -> (exit status, stdout, stderr)."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    monkeypatch.setattr("modeling_clipscratch.command_line.quiet_libraries", lambda: None)
+    monkeypatch.setattr("modeling_clipscratch.cli.command_line.quiet_libraries", lambda: None)
     import run_share
 
     def call(*words):

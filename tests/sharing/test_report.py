@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from modeling_clipscratch.sharing.push import push_folder
-from modeling_clipscratch.sharing.report import push_report
+from modeling_clipscratch.sharing.push_model import push_folder
+from modeling_clipscratch.sharing.push_report import push_report
 
 ROOT = Path(__file__).parents[2]
 

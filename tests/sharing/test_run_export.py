@@ -7,7 +7,7 @@ import stat
 import pytest
 
 import run_export
-from modeling_clipscratch.atomic_files import check_new_folder, write_new_folder
+from modeling_clipscratch.utils.atomic_files import check_new_folder, write_new_folder
 
 
 @pytest.mark.parametrize(

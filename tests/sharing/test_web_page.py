@@ -11,14 +11,14 @@ import pytest
 from PIL import ExifTags, Image
 from transformers import AutoTokenizer, CLIPImageProcessorPil, ViTImageProcessorPil
 
-from modeling_clipscratch.data import load_data
-from modeling_clipscratch.data.pictures import decode_image
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.images.decode import decode_image
+from modeling_clipscratch.data.images.preprocess import Preprocess
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
-from modeling_clipscratch.sharing import npm
-from modeling_clipscratch.sharing.npm import Package, read_package
-from modeling_clipscratch.sharing.web_page import ASSETS, preprocess_settings, write_page
+from modeling_clipscratch.sharing.export import npm
+from modeling_clipscratch.sharing.export.npm import Package, read_package
+from modeling_clipscratch.sharing.export.web_page import ASSETS, preprocess_settings, write_page
 
 for needed in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(needed, reason=f"{needed} is not installed: pip install 'clipscratch[export]'")

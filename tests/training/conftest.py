@@ -7,12 +7,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from modeling_clipscratch.data import load_data
-from modeling_clipscratch.data.captions import CaptionTable
-from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments, ModelArguments
-from modeling_clipscratch.training.build import build_model
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.data.batches.captions import CaptionTable
+from modeling_clipscratch.data.load import load_data
+from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.towers.build import build_model
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 TOWERS = {

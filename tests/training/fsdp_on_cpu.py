@@ -13,8 +13,8 @@ import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from modeling_clipscratch.command_line import quiet_libraries
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.cli.command_line import quiet_libraries
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 
 if __name__ == "__main__":

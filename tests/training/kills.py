@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from modeling_clipscratch.command_line import quiet_libraries
-from modeling_clipscratch.data import ImageReader, load_data
-from modeling_clipscratch.data.dataset import class_names
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.cli.command_line import quiet_libraries
+from modeling_clipscratch.data.dataset import ImageReader, class_names
+from modeling_clipscratch.data.load import load_data
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 
 # Dropout (DistilBERT's 0.1), augmentation, one of several captions, chunks; and the best of several checkpoints.

@@ -14,12 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Dinov2Config, DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
-from modeling_clipscratch.data.mix import Mixture
+from modeling_clipscratch.data.images.mix import Mixture
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
-from modeling_clipscratch.training.drop import add_drops
-from modeling_clipscratch.training.sharding import open_methods
-from modeling_clipscratch.training.streamed_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
+from modeling_clipscratch.training.optimization.sharding import open_methods
+from modeling_clipscratch.training.towers.drop import add_drops
 
 ROWS = 12
 TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -10,10 +10,10 @@ import transformers
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, ResNetConfig, ResNetModel, ViTImageProcessorPil
 
-from modeling_clipscratch.data.captions import TokenTable
-from modeling_clipscratch.training.arguments import ModelArguments
-from modeling_clipscratch.training.build import build_model, check_towers
-from modeling_clipscratch.training.word_tokenizer import word_tokenizer
+from modeling_clipscratch.data.batches.captions import TokenTable
+from modeling_clipscratch.training.recipe.arguments import ModelArguments
+from modeling_clipscratch.training.towers.build import build_model, check_towers
+from modeling_clipscratch.training.towers.word_tokenizer import word_tokenizer
 from tests.tiny_towers import tiny_config
 
 SCRATCH = {

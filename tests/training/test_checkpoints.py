@@ -13,11 +13,11 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from modeling_clipscratch.checksums import SUMS, write_sums
-from modeling_clipscratch.evaluation.loading import load_model
-from modeling_clipscratch.sharing.card import write_card
-from modeling_clipscratch.training.checkpoints import find_checkpoint
-from modeling_clipscratch.training.divergence import DivergedError, LossWatch, check_weights
+from modeling_clipscratch.evaluation.load_model import load_model
+from modeling_clipscratch.sharing.card.model_card import write_card
+from modeling_clipscratch.training.optimization.divergence import DivergedError, LossWatch, check_weights
+from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
+from modeling_clipscratch.utils.checksums import SUMS, write_sums
 from tests.training.conftest import same, weights
 
 # Four steps, a checkpoint after each, with the average of the weights beside them.

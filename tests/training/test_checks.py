@@ -9,9 +9,9 @@ from transformers.integrations import integration_utils
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import OptimizerNames
 
-from modeling_clipscratch.training import checks
-from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments, ModelArguments, recipe_fields
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.recipe import checks
+from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments, recipe_fields
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 
 
 @pytest.mark.parametrize("name", sorted(checks._AT_LEAST))

@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers import trainer as trainer_module
 
 from modeling_clipscratch import ClipScratchModel, ClipScratchTrainer, ClipScratchTrainingArguments
-from modeling_clipscratch.data import DataOptions
+from modeling_clipscratch.data.columns import DataOptions
 
 NAMES = ["red square", "blue square", "red circle", "blue circle"]
 COUNT = 24  # rows, three batches of eight

@@ -7,9 +7,9 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
-from modeling_clipscratch.training import device
-from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments
-from modeling_clipscratch.training.device import check_processes, choose_precision
+from modeling_clipscratch.training.optimization import device
+from modeling_clipscratch.training.optimization.device import check_processes, choose_precision
+from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
 
 
 @pytest.mark.parametrize(

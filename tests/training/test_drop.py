@@ -7,7 +7,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel, ResNetConfig, ResNetMo
 
 from modeling_clipscratch.hub.configuration_clipscratch import ClipScratchConfig
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
-from modeling_clipscratch.training.drop import add_drops
+from modeling_clipscratch.training.towers.drop import add_drops
 
 PIXELS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

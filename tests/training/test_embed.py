@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeling_clipscratch.data import load_data
-from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.batches import PairDataset, TextSide
-from modeling_clipscratch.data.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.batches.captions import CaptionTable, TokenTable
+from modeling_clipscratch.data.batches.map_batches import PairDataset, TextSide
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
-from modeling_clipscratch.data.pixels import Preprocess
+from modeling_clipscratch.data.images.augment import Augment
+from modeling_clipscratch.data.images.preprocess import Preprocess
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.training import ClipScratchTrainingArguments, ModelArguments, build_model, embed
 from modeling_clipscratch.training import trainer as trainer_module
-from modeling_clipscratch.training.embed import embed_images, text_encoder
-from modeling_clipscratch.training.gather import process_index
-from modeling_clipscratch.training.state_cache import image_states, text_states
+from modeling_clipscratch.training.features import embed
+from modeling_clipscratch.training.features.embed import embed_images, text_encoder
+from modeling_clipscratch.training.features.feature_cache import image_states, text_states
+from modeling_clipscratch.training.loss.gather import process_index
+from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments
+from modeling_clipscratch.training.towers.build import build_model
 from tests.training.conftest import TOWERS
 from tests.training.test_processes import free_port, launch
 

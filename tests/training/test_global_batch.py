@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modeling_clipscratch.training.global_batch import choose_chunk, describe_batch, settle_global_batch
+from modeling_clipscratch.training.loss.global_batch import choose_chunk, describe_batch, settle_global_batch
 
 
 def args_of(processes=1, **said):

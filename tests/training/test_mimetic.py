@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import ConvNextConfig, ConvNextModel, ViTConfig, ViTModel
 
-from modeling_clipscratch.training.mimetic import mimic_trained_weights
+from modeling_clipscratch.training.towers.mimetic import mimic_trained_weights
 
 WIDTH, HEADS, EDGE = 64, 2, 6
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from modeling_clipscratch.training.muon import MuonAdamW, orthogonalize
+from modeling_clipscratch.training.optimization.muon import MuonAdamW, orthogonalize
 
 MUON = {"muon_learning_rate": 0.02, "freeze_text": False, "test_split": "none", "eval_strategy": "no"}
 SHAPES = [(8, 8), (16, 8), (8, 16), (8, 8), (4, 8)]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_clipscratch.data import DataOptions
-from modeling_clipscratch.data.augment import Augment
+from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
-from modeling_clipscratch.data.mix import Mix
-from modeling_clipscratch.data.pixels import Preprocess, normalize
-from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments
-from modeling_clipscratch.training.pairs import build_augment, map_pairs, prepare, stream_pairs
+from modeling_clipscratch.data.images.augment import Augment
+from modeling_clipscratch.data.images.mix import Mix
+from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
+from modeling_clipscratch.training.features.pairs import build_augment, map_pairs, prepare, stream_pairs
+from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
 
 
 def test_every_field_of_the_arguments_reaches_the_images(make_model, word_processor):

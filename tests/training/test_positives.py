@@ -13,9 +13,10 @@ from scipy.sparse.csgraph import connected_components
 
 from modeling_clipscratch import ClipScratchTrainer, ClipScratchTrainingArguments
 from modeling_clipscratch.data.dataset import ppm
-from modeling_clipscratch.training import ModelArguments, build_model
-from modeling_clipscratch.training.gather import process_index
-from modeling_clipscratch.training.positives import connected_groups
+from modeling_clipscratch.training.loss.gather import process_index
+from modeling_clipscratch.training.loss.positives import connected_groups
+from modeling_clipscratch.training.recipe.arguments import ModelArguments
+from modeling_clipscratch.training.towers.build import build_model
 from tests.training.conftest import TOWERS
 from tests.training.test_processes import free_port, launch
 

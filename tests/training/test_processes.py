@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from modeling_clipscratch.training.checkpoints import find_checkpoint
+from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Plain SGD: its steps are linear in the gradients, where AdamW would blow roundings of tiny ones up to whole steps.

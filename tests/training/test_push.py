@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import AutoModel, TrainerCallback
 
-from modeling_clipscratch.command_line import run_command
-from modeling_clipscratch.training.adapters import add_adapters
-from modeling_clipscratch.training.arguments import ModelArguments
-from modeling_clipscratch.training.run_folder import OUR_CARD, begin_run_folder
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.training.recipe.arguments import ModelArguments
+from modeling_clipscratch.training.saving.run_folder import OUR_CARD, begin_run_folder
+from modeling_clipscratch.training.towers.adapters import add_adapters
 
 ROOT = Path(__file__).parents[2]
 # Two steps, a checkpoint after each; every one is pushed, also where the one before is on its way.
@@ -98,7 +98,7 @@ def test_full_disk_costs_a_push_and_not_the_training(hub, train, monkeypatch, ca
     def full(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("modeling_clipscratch.training.push._link", full)
+    monkeypatch.setattr("modeling_clipscratch.training.saving.push_checkpoints._link", full)
     folder, _ = train()
     assert (folder / "checkpoint-2").is_dir() and hub.repos["model", "you/clip"].history == ["initial commit"]
     assert (
@@ -241,7 +241,7 @@ def test_trainer_says_one_sentence_where_it_may_not_push(hub, make_trainer):
 def run_train(monkeypatch, capsys):
     """Words of a `run_train.py` command line -> (exit status, stdout, stderr)."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    monkeypatch.setattr("modeling_clipscratch.command_line.quiet_libraries", lambda: None)
+    monkeypatch.setattr("modeling_clipscratch.cli.command_line.quiet_libraries", lambda: None)
     import run_train as script
 
     def call(*words):

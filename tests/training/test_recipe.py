@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_clipscratch.training import checks
-from modeling_clipscratch.training.arguments import recipe_fields
-from modeling_clipscratch.training.recipe import nearest_field, parse_recipe, read_recipe
+from modeling_clipscratch.training.recipe import checks
+from modeling_clipscratch.training.recipe.arguments import recipe_fields
+from modeling_clipscratch.training.recipe.recipe import nearest_field, parse_recipe, read_recipe
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "configuration"
 

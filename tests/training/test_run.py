@@ -12,12 +12,13 @@ import yaml
 from transformers import AutoModel, AutoProcessor
 
 from modeling_clipscratch import ClipScratchModel, hub
-from modeling_clipscratch.data import DataOptions, load_data
-from modeling_clipscratch.data.pixels import Preprocess
-from modeling_clipscratch.training import pairs
+from modeling_clipscratch.data.columns import DataOptions
+from modeling_clipscratch.data.images.preprocess import Preprocess
+from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.training import run as module
-from modeling_clipscratch.training.arguments import ClipScratchTrainingArguments, DataArguments
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.features import pairs
+from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, DataArguments
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from tests.training.conftest import same, weights

@@ -5,13 +5,9 @@ import json
 import pytest
 import yaml
 
-from modeling_clipscratch.checksums import write_sums
-from modeling_clipscratch.training.checkpoints import find_checkpoint
-from modeling_clipscratch.training.run_folder import (
-    begin_run_folder,
-    check_run_folder,
-    saying_what_failed,
-)
+from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
+from modeling_clipscratch.training.saving.run_folder import begin_run_folder, check_run_folder, saying_what_failed
+from modeling_clipscratch.utils.checksums import write_sums
 
 SETTINGS = {"dataset": "digits", "learning_rate": 0.001, "output_dir": "somewhere", "disable_tqdm": True}
 

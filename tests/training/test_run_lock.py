@@ -8,9 +8,9 @@ import socket
 import pytest
 import torch
 
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.run_folder import LOCK, begin_run_folder, check_run_folder, lock_run_folder
+from modeling_clipscratch.training.saving.run_folder import LOCK, begin_run_folder, check_run_folder, lock_run_folder
 
 # Processes are forked from one that has imported what they need, but has no threads of torch.
 START = multiprocessing.get_context("forkserver")

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_clipscratch.data.augment import Augment
-from modeling_clipscratch.data.captions import TokenTable
-from modeling_clipscratch.data.pixels import normalize
-from modeling_clipscratch.data.randomness import key_ids, sample_ids
-from modeling_clipscratch.training import state_files
-from modeling_clipscratch.training.state_cache import image_states, text_states
+from modeling_clipscratch.data.batches.captions import TokenTable
+from modeling_clipscratch.data.images.augment import Augment
+from modeling_clipscratch.data.images.preprocess import normalize
+from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
+from modeling_clipscratch.training.features import feature_files as state_files
+from modeling_clipscratch.training.features.feature_cache import image_states, text_states
 
 TEXTS = ["a red square", "blue", "the photo of a blue circle", "a photo", "red"]
 LOOK = Augment(mean=[0.5] * 3, std=[0.5] * 3, random_shift=2, horizontal_flip=0.5)

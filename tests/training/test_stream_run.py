@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import datasets
 import pytest
 
-from modeling_clipscratch.data import load_data
-from modeling_clipscratch.data.stream_batches import StreamedPairs, StreamedRows
-from modeling_clipscratch.training.global_batch import choose_chunk
-from modeling_clipscratch.training.pairs import stream_pairs
-from modeling_clipscratch.training.recipe import parse_recipe
+from modeling_clipscratch.data.batches.stream_batches import StreamedPairs, StreamedRows
+from modeling_clipscratch.data.load import load_data
+from modeling_clipscratch.training.features.pairs import stream_pairs
+from modeling_clipscratch.training.loss.global_batch import choose_chunk
+from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.stream_state import StreamStates
+from modeling_clipscratch.training.saving.stream_state import StreamStates
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from tests.training.conftest import same, weights
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
-from modeling_clipscratch.training.streamed_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
 
 
 def pairs(count, width=16, dtype=torch.float32):

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from modeling_clipscratch.training import checkpoints
-from modeling_clipscratch.training.adapters import add_adapters, merge_adapters
-from modeling_clipscratch.training.arguments import ModelArguments
-from modeling_clipscratch.training.average import WeightAverage
-from modeling_clipscratch.training.checkpoints import find_checkpoint
-from modeling_clipscratch.training.sharding import has_unused_parameters
+from modeling_clipscratch.training.optimization.ema import WeightAverage
+from modeling_clipscratch.training.optimization.sharding import has_unused_parameters
+from modeling_clipscratch.training.recipe.arguments import ModelArguments
+from modeling_clipscratch.training.saving import checkpoints
+from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
+from modeling_clipscratch.training.towers.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from tests.training.conftest import weights
 from tests.training.kills import write_tars

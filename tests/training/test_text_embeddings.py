@@ -10,10 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, AutoProcessor, PreTrainedTokenizerFast
 
 from modeling_clipscratch import ClipScratchModel
-from modeling_clipscratch.data.captions import TokenTable
+from modeling_clipscratch.data.batches.captions import TokenTable
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.training.arguments import ModelArguments
-from modeling_clipscratch.training.build import build_model
+from modeling_clipscratch.training.recipe.arguments import ModelArguments
+from modeling_clipscratch.training.towers.build import build_model
 from tests.tiny_towers import tiny_config
 
 TEXTS = ["a red circle", "red", "the blue square of the photo of a circle and a square", "blue circle", "a red a red"]
@@ -163,8 +163,8 @@ def test_a_tower_from_scratch_reads_the_words_of_its_captions(tower, pooling, tm
 def test_onnx_files_with_their_tokenizer_give_the_same_embeddings(tower, tokens, pooling, tower_folder, tmp_path):
     for library in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(library, reason="pip install 'clipscratch[export]'")
-    from modeling_clipscratch.sharing.agreement import open_session
-    from modeling_clipscratch.sharing.export_onnx import export_onnx
+    from modeling_clipscratch.sharing.export.export_onnx import export_onnx
+    from modeling_clipscratch.sharing.export.onnx_parity import open_session
 
     TOKENIZERS[tokens]().save_pretrained(tmp_path / "tokenizer")
     model, processor = build(tower_folder(tower), tmp_path / "tokenizer", text_pooling=pooling)

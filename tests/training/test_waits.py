@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_clipscratch.training.average import WeightAverage
+from modeling_clipscratch.training.optimization.ema import WeightAverage
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 aten = torch.ops.aten

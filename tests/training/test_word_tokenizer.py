@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from modeling_clipscratch.training import word_tokenizer
+from modeling_clipscratch.training.towers.word_tokenizer import word_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import datasets
 
+from ...utils.local_files import Listing, list_files, read_text
 from ..columns import DataOptions
 from ..dataset import CAPTIONS_FEATURE
-from ..local_files import Listing, list_files, read_text
 from ..splits import Source, Split, canonical_split, split_of_path
 from .table_files import find_image_root
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import datasets
 
+from ...utils.local_files import Listing, read_text
 from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
-from ..local_files import Listing, read_text
-from ..pictures import is_picture_name, is_unread_name
+from ..images.decode import is_picture_name, is_unread_name
 from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
 
 logger = logging.getLogger(__name__)

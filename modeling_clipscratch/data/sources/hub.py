@@ -18,9 +18,9 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ...utils.local_files import list_files, walk_files
+from ...utils.names import first_line
 from ..columns import DataOptions
-from ..local_files import list_files, walk_files
-from ..names import first_line
 from ..splits import Source, Split, by_split
 from .table_files import by_split_column, split_column
 from .tars import SMALL_FILES, open_tars, tar_splits

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import datasets
 
+from ...utils.local_files import read_json, walk_files
+from ...utils.names import first_line
 from ..columns import DataOptions
-from ..local_files import read_json, walk_files
-from ..names import first_line
-from ..pictures import is_unread_name, warn_of_unread
+from ..images.decode import is_unread_name, warn_of_unread
 from ..splits import KEYWORDS, Source, Split, by_split, canonical_split
 from .caption_files import caption_file_source
 from .folders import image_folder_source

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import datasets
 from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
 
-from ..pictures import BadImageError
+from ..images.decode import BadImageError
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from ...utils.local_files import Listing, check_regular, file_of_cell, lfs_pointer, list_files, read_text
+from ...utils.names import first_line
 from ..columns import DataOptions, find_columns, is_text
-from ..local_files import Listing, check_regular, file_of_cell, lfs_pointer, list_files, read_text
-from ..names import first_line
-from ..pictures import is_picture_name
+from ..images.decode import is_picture_name
 from ..splits import SPLIT_WORD, Source, Split, canonical_split, is_split_name, split_of_path, split_words
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ import datasets
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
+from ...utils.local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text, stamp
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import build_dataset, prepared_features, utf8_key
-from ..local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text, stamp
-from ..pictures import IMAGE_EXTENSIONS, is_picture_name
+from ..images.decode import IMAGE_EXTENSIONS, is_picture_name
 from ..splits import Source, Split, split_of_path, split_words
 from ..templates import published_class_names, templates_from
 from .streams import MAY_PASS, ShardError, shard_error

@@ -1,0 +1,1 @@
+"""Batches of image-text pairs, from datasets and from streams."""

@@ -1,0 +1,208 @@
+"""Make whole batches of image-text pairs, the same for any number of workers and processes, and after any resume.
+
+A batch holds `images` uint8 (B, H, W, 3) or `image_states` (B, D); `input_ids`, `attention_mask` (B, T) or
+`text_states` (B, D); `links` int64 (B, K), rows that share a number are positives of each other; `sample` int64 (B,)
+and `may_flip` bool (B,) for the augmentation.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+
+import datasets
+import numpy as np
+import torch
+
+from ..dataset import ImageReader, title
+from ..images.decode import BadImageError
+from ..images.preprocess import Preprocess
+from ..images.randomness import epoch_order, key_ids, sample_ids, uniform
+from ..images.read_ahead import read_ahead
+from .captions import CaptionTable, TokenTable
+
+logger = logging.getLogger(__name__)
+
+_CAPTION_DRAW, _VIEW = 100, 101  # draw numbers, apart from those of the augmentation
+
+
+class TextSide:
+    """Draw a caption of each row, and give its tokens or its cached features.
+
+    Args:
+        seed: a choice follows from (seed, epoch, key).
+        tokens: `TokenTable` of a caption table's texts; or
+        features: (U, D) cached features of a frozen text tower, one of each text; or
+        tokenizer: for texts that are not known beforehand; they are cut at its `model_max_length`.
+    """
+
+    def __init__(self, *, seed: int, tokens: TokenTable | None = None, features=None, tokenizer=None):
+        assert sum(part is not None for part in (tokens, features, tokenizer)) == 1
+        self.seed, self.tokens, self.features, self.tokenizer = seed, tokens, features, tokenizer
+
+    def samples(self, ids: torch.Tensor, epochs: torch.Tensor) -> torch.Tensor:
+        """(B,) numbers of samples, from which all their randomness follows: of (B,) `key_ids` and (B,) epochs."""
+        return sample_ids(ids, seed=self.seed, epoch=epochs)
+
+    def batch(self, table: CaptionTable, rows: torch.Tensor, samples: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The text part of a batch.
+
+        Args:
+            table: the captions.
+            rows: (B,) rows of the table.
+            samples: (B,) of `samples`.
+        """
+        chosen = table.choose(rows, uniform(samples, _CAPTION_DRAW))
+        if self.features is not None:
+            part = {"text_states": self.features[chosen]}
+        elif self.tokens is not None:
+            part = self.tokens.batch(chosen)
+        else:
+            texts = [table.texts[number] for number in chosen.tolist()]
+            tokens = TokenTable(texts, self.tokenizer, self.tokenizer.model_max_length, warn=False)
+            part = tokens.batch(torch.arange(len(texts)))
+        return {**part, "links": table.links[rows], "sample": samples, "may_flip": table.survives_flip[chosen]}
+
+    def longest(self, count: int) -> dict[str, torch.Tensor]:
+        """Tokens or features of `count` times the longest caption there may be, to measure what a batch may need."""
+        if self.features is not None:
+            return {"text_states": self.features[:1].repeat(count, 1)}
+        if self.tokens is not None:
+            return self.tokens.batch(self.tokens.by_length()[-1:].repeat(count))
+        ids = torch.full((count, self.tokenizer.model_max_length), self.tokenizer.pad_token_id)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """Batches of a map-style dataset, made whole (`__getitems__`).
+
+    Args:
+        dataset: prepared, N rows.
+        captions: their `CaptionTable`.
+        texts: what is taken of a caption.
+        pixels: uint8 (N, H, W, 3) of decoded images; or
+        preprocess: reads and resizes an image when its batch is made; or
+        image_states: (N, V, D) cached features of a frozen vision tower, V views an image.
+        on_bad_row: `raise` or `skip` (the next row that can be read takes its place), for `preprocess`.
+
+    >>> from modeling_clipscratch.data import load_data
+    >>> data = load_data("digits", splits=["validation"])
+    >>> captions = CaptionTable.of(data["validation"], data.templates)
+    >>> texts = TextSide(seed=0, features=torch.zeros(len(captions.texts), 16))  # of a frozen text tower
+    >>> pixels = np.zeros((180, 8, 8, 3), dtype=np.uint8)
+    >>> batch = PairDataset(data["validation"], captions, texts, pixels=pixels).__getitems__([(0, 5), (0, 7)])
+    >>> batch["images"].shape, batch["text_states"].shape  # of (epoch, row) each
+    (torch.Size([2, 8, 8, 3]), torch.Size([2, 16]))
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        captions: CaptionTable,
+        texts: TextSide,
+        *,
+        pixels: np.ndarray | None = None,
+        preprocess: Preprocess | None = None,
+        image_states: torch.Tensor | None = None,
+        on_bad_row: str = "raise",
+    ):
+        assert sum(part is not None for part in (pixels, preprocess, image_states)) == 1
+        self.dataset, self.captions, self.texts = dataset, captions, texts
+        self.pixels = None if pixels is None else torch.from_numpy(pixels)
+        self.preprocess, self.image_states = preprocess, image_states
+        self.on_bad_row = on_bad_row
+        self._images = ImageReader(dataset)
+        self._ids = key_ids(dataset["key"][:])
+        self._skipped = set()
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def digest(self) -> str:
+        """Return a digest of keys, captions and classes, by which a resumed run knows its data; pixels are not read."""
+        digest = hashlib.blake2b(self._ids.numpy().tobytes(), digest_size=8)
+        self.captions.add_to(digest)
+        return digest.hexdigest()
+
+    def __getitems__(self, places: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """[(epoch, row index), ...] -> batch; in a worker that met a broken image, `error` alone, its sentence."""
+        try:
+            return self._batch(places)
+        except BadImageError as error:
+            if torch.utils.data.get_worker_info() is None:
+                raise
+            return {"error": str(error)}  # raised there, it would reach the user as a traceback
+
+    def _batch(self, places):
+        epochs, rows = torch.tensor(places).unbind(1)
+        batch = {}
+        if self.preprocess is not None:
+            rows, batch["images"] = self._read(rows)
+        elif self.pixels is not None:
+            batch["images"] = self.pixels.index_select(0, rows)  # copies rows; self.pixels[...] goes byte by byte
+        samples = self.texts.samples(self._ids[rows], epochs)
+        if self.image_states is not None:
+            views = self.image_states.shape[1]
+            batch["image_states"] = self.image_states[rows, (uniform(samples, _VIEW) * views).long()]
+        return {**batch, **self.texts.batch(self.captions, rows, samples)}
+
+    def largest_batch(self, count: int) -> dict[str, torch.Tensor]:
+        """A batch of `count` rows with the longest caption there is, to measure what a batch may need."""
+        return {**self.__getitems__([(0, 0)] * count), **self.texts.longest(count)}
+
+    def plain_images(self, rows: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
+        """(n,) row indices -> uint8 (B, H, W, 3) after another, not augmented; a broken one raises.
+
+        What is not in memory is read ahead while the caller works on the batch before.
+        """
+        if self.pixels is not None:
+            yield from (self.pixels[chosen] for chosen in rows.split(batch_size))
+        else:
+            read = partial(self.preprocess.read, self._images)
+            yield from (torch.from_numpy(np.stack(batch)) for batch in read_ahead(read, rows.tolist(), batch_size))
+
+    def _read(self, rows):
+        kept, images = [], []
+        for row in rows.tolist():
+            for place in chain(range(row, len(self)), range(row)):
+                try:
+                    images.append(self.preprocess.read(self._images, place))
+                    kept.append(place)
+                    break
+                except BadImageError as error:
+                    if self.on_bad_row == "raise":
+                        raise
+                    self._skip(place, error)
+            else:
+                raise ValueError(f"{title(self.dataset)}: none of its images can be read.")
+        return torch.tensor(kept), torch.from_numpy(np.stack(images))
+
+    def _skip(self, row, error):
+        """Say the 1st, 10th, 100th, ... broken image, each of which counts once, not once an epoch."""
+        if row not in self._skipped:
+            self._skipped.add(row)
+            if str(count := len(self._skipped)).strip("0") == "1":
+                message = "%s: skipped %d of %d images so far; the last: %s"
+                logger.warning(message, title(self.dataset), count, len(self), error)
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """Yields (epoch, row index) in the order that (seed, epoch) gives; the epoch is set before each pass."""
+
+    def __init__(self, count: int, *, seed: int):
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        return ((self.epoch, index) for index in epoch_order(self.count, seed=self.seed, epoch=self.epoch))
+
+
+def as_they_are(batch):
+    """Collator: whole batches are made already."""
+    return batch

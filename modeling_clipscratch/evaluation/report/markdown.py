@@ -1,0 +1,46 @@
+"""Write texts of others into Markdown, so that they are read as the characters that they are."""
+
+import re
+
+from ...utils.names import on_one_line, printable
+
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+class Markdown(str):
+    """A text that is Markdown already."""
+
+
+def escaped(value) -> object:
+    r"""Text on one line, in which Markdown and HTML mean nothing; `Markdown` and what is no text stay as they are.
+
+    >>> escaped("a|b [x](javascript:y) *<script>*")
+    'a\\|b \\[x\\](javascript:y) \\*&lt;script&gt;\\*'
+    """
+    if not isinstance(value, str) or isinstance(value, Markdown):
+        return value
+    text = printable(re.sub(r"\s+", " ", value))
+    text = re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    return Markdown(re.sub("[&<>]", lambda match: _HTML[match[0]], text))
+
+
+def code(text: str) -> Markdown:
+    """Text on one line, as code between backticks; in a table its `|` is still to be escaped.
+
+    >>> code("a ` b")
+    '`` a ` b ``'
+    """
+    text = on_one_line(text)
+    marks = "`" * (_longest_run(text) + 1)
+    space = " " if text.startswith("`") or text.endswith("`") or "`" in text else ""
+    return Markdown(f"{marks}{space}{text}{space}{marks}")
+
+
+def code_block(text: str, language: str) -> Markdown:
+    """Lines as a block of code, whose end no line of them can be."""
+    marks = "`" * max(3, _longest_run(text) + 1)
+    return Markdown(f"{marks}{language}\n{printable(text)}\n{marks}")
+
+
+def _longest_run(text):
+    return max(map(len, re.findall("`+", text)), default=0)

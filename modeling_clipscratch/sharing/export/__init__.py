@@ -1,0 +1,1 @@
+"""ONNX files and the page that runs in a browser."""

@@ -1,0 +1,1 @@
+"""Cached features of frozen towers, and the batches that are made with them."""

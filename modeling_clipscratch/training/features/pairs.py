@@ -1,0 +1,221 @@
+"""Turn the datasets that the Trainer is given into batches: pixels in memory, cached features, augmentation."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import fields
+
+import datasets
+import numpy as np
+from torch.distributed.fsdp import FSDPModule
+
+from ...data.batches.captions import CaptionTable, TokenTable
+from ...data.batches.map_batches import PairDataset, TextSide
+from ...data.batches.stream_batches import StreamedPairs, StreamedRows, with_features
+from ...data.columns import DataOptions
+from ...data.dataset import content_fingerprint, prepare_dataset
+from ...data.images.augment import Augment
+from ...data.images.mix import Mix
+from ...data.images.preprocess import Preprocess
+from ...data.sources.streams import undecoded
+from ...data.templates import DEFAULT_TEMPLATES
+from ...hub.towers_clipscratch import is_fixed
+from ..loss.gather import local_process_count
+from .feature_cache import image_states, text_states
+
+logger = logging.getLogger(__name__)
+
+_IN_MEMORY = 4e9  # bytes of a split's decoded images, in all processes of a machine together
+
+
+def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Dataset | StreamedRows:
+    """The rows of a dataset that a user gives to the Trainer, map-style or iterable.
+
+    Args:
+        dataset: any `datasets.Dataset` or `IterableDataset` of images with a label or captions.
+        options: how it is read.
+        what: the parameter's name, for errors.
+        train: the training split as the user gave it, where this is another one.
+    Raises: ValueError if it is something else, or its columns do not tell what they are.
+    """
+    if isinstance(dataset, datasets.Dataset):
+        opened = (lambda: train) if isinstance(train, datasets.Dataset) and train is not dataset else None
+        return prepare_dataset(dataset, options, train=opened)
+    if isinstance(dataset, datasets.IterableDataset):
+        return StreamedRows(dataset, options)
+    if isinstance(dataset, dict):
+        raise ValueError(f"{what} is a dictionary of the splits {', '.join(dataset)}; give one of them.")
+    raise ValueError(
+        f"{what} is a {type(dataset).__name__}; give a datasets.Dataset or IterableDataset with an image column and a "
+        "label or captions, as load_dataset or load_data return it."
+    )
+
+
+def read_stream(stream: datasets.IterableDataset, options: DataOptions) -> datasets.Dataset:
+    """All rows of an iterable dataset in memory, images encoded: an evaluation compares each with each."""
+    stream = undecoded(with_features(stream))
+    rows = {"features": stream.features, "info": stream.info, "split": stream.split}
+    return prepare_dataset(datasets.Dataset.from_list(list(stream), **rows), options)
+
+
+def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False) -> Augment:
+    """What is done to training images, on the device.
+
+    Args:
+        args: `ClipScratchTrainingArguments`.
+        preprocess: of the vision tower, whose mean and deviation normalise.
+        model: unwrapped.
+        streamed: the rows are those of a stream, which has no cache of image features.
+    Raises: ValueError if images are to be changed or mixed of which the cache has no more than they are, or several
+        views wanted where no cache holds them.
+    """
+    names = ("random_shift", "random_crop_min_area", "horizontal_flip", "trivial_augment", "random_erasing")
+    changes = {name: getattr(args, name) for name in names}
+    mix = Mix(cutmix=args.cutmix, mixup=args.mixup)
+    augment = Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
+    if is_fixed(model.vision_model) and args.cache_states and not streamed:
+        if mix != Mix():
+            raise ValueError(
+                f"cutmix={args.cutmix} and mixup={args.mixup} mix images, but the vision tower is frozen and its "
+                "features are cached; leave them out, or set cache_states to false."
+            )
+        defaults = {field.name: field.default for field in fields(args)}
+        changed = [f"{name}={value}" for name, value in changes.items() if value != defaults[name]]
+        if changed and args.image_views == 1:
+            raise ValueError(
+                f"{changed[0]} changes images, but the vision tower is frozen and the cache has each as it is; set "
+                "image_views to 2 or more, or cache_states to false."
+            )
+    elif args.image_views > 1:
+        raise ValueError(
+            f"image_views={args.image_views} are views that the cache of a frozen vision tower holds, and this run has "
+            "none: each image is changed anew whenever it comes; leave it out."
+        )
+    return augment
+
+
+def map_pairs(
+    dataset: datasets.Dataset,
+    model,
+    processor,
+    augment: Augment,
+    args,
+    *,
+    templates: Sequence[str] | None = None,
+    training: bool,
+    once: bool = False,
+) -> PairDataset:
+    """Batches of a prepared dataset, with whatever a frozen tower would compute again and again taken from the cache.
+
+    Args:
+        dataset: prepared, N rows.
+        model: unwrapped, on its device.
+        processor: its processor.
+        augment: of `build_augment`.
+        args: `ClipScratchTrainingArguments`.
+        templates: prompts of class data.
+        training: whether the rows are trained on: changed, read in a faster way; else measured.
+        once: measured one time only, so each process reads no more than its share.
+    """
+    captions = CaptionTable.of(dataset, templates)
+    # No process of FSDP has the whole of a weight.
+    caches = args.cache_states and not isinstance(model, FSDPModule)
+    cache_images = caches and is_fixed(model.vision_model)
+    # Features outlive the run, and evaluation is the image processor's.
+    preprocess = Preprocess(processor.image_processor, exact=cache_images or not training)
+    height, width = preprocess.image_size
+    skips, progress = args.on_bad_row == "skip", not args.disable_tqdm
+    in_memory = args.keep_in_memory if training else skips if once else None  # validation is read at every evaluation
+    if in_memory is None:
+        # Each process holds the whole split. Rows must not depend on their number where broken images are skipped.
+        processes = 1 if skips else local_process_count()
+        in_memory = len(dataset) * height * width * 3 * processes < _IN_MEMORY
+    pixels, kept = None, np.arange(len(dataset))
+    if in_memory and (skips or not cache_images):  # else images whose features are there are never opened
+        pixels, kept = preprocess.read_all(dataset, on_bad_row=args.on_bad_row, progress=progress)
+    elif skips and (cache_images or not training):  # while it trains, another image takes a place
+        kept = preprocess.readable(dataset, progress=progress)
+    if len(kept) < len(dataset):
+        dataset, captions = dataset.select(kept), captions.select(kept)
+    texts = text_side(captions, model, processor, args, caches=caches)
+    if not cache_images:
+        read = {"preprocess": preprocess, "on_bad_row": args.on_bad_row} if pixels is None else {"pixels": pixels}
+        return PairDataset(dataset, captions, texts, **read)
+    states = image_states(
+        model,
+        lambda chosen: preprocess.read_all(dataset.select(chosen))[0] if pixels is None else pixels[chosen],
+        [content_fingerprint(dataset), processor.image_processor.to_json_string()],
+        dataset["key"][:],
+        augment,
+        views=args.image_views if training else 1,
+        seed=args.seed,
+        may_flip=captions.rows_survive_flip(),
+        **_cache(args),
+    )
+    return PairDataset(dataset, captions, texts, image_states=states)
+
+
+def stream_pairs(
+    rows: StreamedRows, model, processor, args, *, templates: Sequence[str] | None = None
+) -> StreamedPairs:
+    """The batches of this process. Args: as of `map_pairs`."""
+    captions = None
+    if rows.class_names is not None:
+        captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
+    pairs = StreamedPairs(
+        rows,
+        text_side(captions, model, processor, args, caches=args.cache_states),
+        captions,
+        batch_size=args.per_device_train_batch_size,
+        seed=args.seed,
+        preprocess=Preprocess(processor.image_processor, exact=False),
+        process=args.process_index,
+        processes=args.world_size,
+        workers=max(args.dataloader_num_workers, 1),
+        shuffle_rows=args.stream_shuffle_rows,
+        on_bad_row=args.on_bad_row,
+    )
+    if pairs.readings() > 1.5:
+        logger.warning(
+            "%d shards for %d readers (processes x workers): some are shared by rows, and an epoch reads the data %.1f "
+            "times; write more shards, or set dataloader_num_workers lower.",
+            rows.stream.num_shards, pairs.processes * pairs.workers, pairs.readings(),
+        )  # fmt: skip
+    return pairs
+
+
+def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool) -> TextSide:
+    """Cached features, or tokens, of the texts that are known beforehand; else the tokenizer."""
+    if captions is None:
+        return TextSide(seed=args.seed, tokenizer=processor.tokenizer)
+    tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
+    if caches and is_fixed(model.text_model):
+        return TextSide(seed=args.seed, features=text_states(model, tokens, **_cache(args)))
+    return TextSide(seed=args.seed, tokens=tokens)
+
+
+def _cache(args):
+    return {
+        "folder": args.cache_dir,
+        "batch_size": args.per_device_eval_batch_size,
+        "progress": not args.disable_tqdm,
+    }
+
+
+def check_stream(args) -> None:
+    """Raise ValueError if a run asks for what a stream does not have; set what resuming it needs."""
+    if args.max_steps <= 0:
+        raise ValueError(
+            "streaming: how many rows there are is not known, so num_train_epochs has no use; set max_steps."
+        )
+    if args.keep_in_memory:
+        raise ValueError("streaming and keep_in_memory exclude each other; leave one out.")
+    if args.dataloader_persistent_workers:
+        raise ValueError(
+            "dataloader_persistent_workers would do nothing: a stream's readers have no epoch to outlive; leave it out."
+        )
+    if args.eval_strategy == "epoch" or args.save_strategy == "epoch":
+        logger.warning(
+            "a stream's epochs have no known end: evaluation and checkpoint come at the end of the run only; set "
+            "eval_strategy and save_strategy to steps."
+        )
+    args.ignore_data_skip = True  # it resumes by its states

@@ -1,0 +1,1 @@
+"""The exact loss over the batch of all processes."""

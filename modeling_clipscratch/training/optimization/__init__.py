@@ -1,0 +1,1 @@
+"""Optimizers, averages, arithmetic and checks of a step."""

@@ -1,0 +1,79 @@
+"""A model goes in; its trained weights, in groups of one learning rate and one decay each, come out."""
+
+import torch
+
+from ...hub.towers_clipscratch import last_blocks
+from ..recipe.arguments import ModelArguments
+from ..towers.build import is_from_scratch
+from .muon import MuonAdamW
+
+
+def muon_matrices(model, options: ModelArguments, rate: float | None) -> set[str]:
+    """Names of the weights that Muon trains: matrices in the blocks of towers from scratch, not embeddings, not heads.
+
+    Args:
+        model: unwrapped.
+        options: the recipe's model part.
+        rate: `muon_learning_rate`; without one there are none.
+    Raises: ValueError if no tower is trained from scratch: Muon's steps are as long in every direction, and would
+        overwrite in a few of them what pretraining knows.
+    """
+    if rate is None:
+        return set()
+    states = {side: _state_of_tower(options, side) for side in ("text", "vision")}
+    if "from scratch" not in states.values():
+        raise ValueError(
+            f"muon_learning_rate={rate} is for a tower from scratch, but the text tower is {states['text']} and the "
+            f"vision tower {states['vision']}; leave it out, or name a model type (vision_tower=vit)."
+        )
+    towers = [getattr(model, f"{side}_model") for side, state in states.items() if state == "from scratch"]
+    blocks = [block for tower in towers for block in last_blocks(tower, tower.config.num_hidden_layers)]
+    inside = {id(weight) for block in blocks for weight in block.parameters() if weight.dim() == 2}
+    return {name for name, weight in model.named_parameters() if id(weight) in inside}
+
+
+def _state_of_tower(options, side):
+    if getattr(options, f"{side}_lora_rank"):
+        return "frozen with adapters"
+    if getattr(options, f"freeze_{side}"):
+        return "frozen"
+    return "from scratch" if is_from_scratch(getattr(options, f"{side}_tower")) else "pretrained"
+
+
+def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> list[dict]:
+    """
+    Args:
+        model: unwrapped.
+        decaying: names of the weights that decay.
+        args: `learning_rate` of the heads and the temperature, `tower_learning_rate` of the towers,
+            `muon_learning_rate` of their matrices, `weight_decay`.
+        matrices: names of the weights that Muon trains.
+    Returns: groups as `MuonAdamW`, and without matrices all of torch's optimizers, take them.
+    """
+    rates = {"heads": args.learning_rate, "tower": args.tower_learning_rate, "muon": args.muon_learning_rate}
+    groups = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_tower = name.startswith(("text_model.", "vision_model."))
+            part = "muon" if name in matrices else "tower" if in_tower else "heads"
+            groups.setdefault((part, name in decaying), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": args.weight_decay if decays else 0.0,
+            "lr": rates[part] or args.learning_rate,
+            **({"muon": True} if part == "muon" else {}),
+        }
+        for (part, decays), parameters in groups.items()
+    ]
+
+
+def build_optimizer(groups: list[dict], kind: type, settings: dict, args) -> torch.optim.Optimizer:
+    """
+    Args:
+        groups: from `parameter_groups`.
+        kind, settings: optimizer class and its arguments, as the Trainer finds them from `args.optim`.
+    """
+    if args.muon_learning_rate is None:
+        return kind(groups, **settings)
+    return MuonAdamW(groups, dtype=torch.bfloat16 if args.bf16 else torch.float32, **settings)

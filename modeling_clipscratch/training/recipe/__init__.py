@@ -1,0 +1,1 @@
+"""The fields of a recipe, their checks, and how a recipe is read."""

@@ -1,0 +1,1 @@
+"""Build the two towers and change what is trained of them."""

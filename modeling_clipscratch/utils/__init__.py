@@ -1,0 +1,1 @@
+"""Files, names and the Hub: what every part of the package needs."""
