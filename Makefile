@@ -41,8 +41,8 @@ lint: $(VENV)/installed  ## set up, lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: $(VENV)/installed  ## set up, build the pages of the docstrings; a warning is an error
-	$(BIN)/python docs/build.py docs/html
+docs: $(VENV)/installed  ## set up, build the pages of the docstrings
+	$(BIN)/python -m pdoc --docformat google --no-show-source --output-directory docs/html modeling_clipscratch
 	@echo "Look at: docs/html/index.html"
 
 clean:  ## delete the environment and caches; runs/ stays

@@ -15,13 +15,14 @@ if sys.argv[0].endswith(("run_eval.py", "clipscratch-eval")):
     # While the libraries are imported; then it is `run_command`'s.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
-from modeling_clipscratch.cli.command_line import add_data_options, data_options, once_each, run_command
+from modeling_clipscratch.cli.command_line import add_data_options, data_options, run_command
 from modeling_clipscratch.data.load import describe_data, load_data
 from modeling_clipscratch.data.splits import canonical_split
 from modeling_clipscratch.evaluation.evaluate_dataset import PROBES, TASKS
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
 from modeling_clipscratch.evaluation.report.write_report import write_report
 from modeling_clipscratch.sharing.push_report import open_report, push_report
+from modeling_clipscratch.utils.names import once_each
 
 logger = logging.getLogger("modeling_clipscratch.run_eval")
 

@@ -13,6 +13,7 @@ import pytest
 from safetensors import SafetensorError
 
 from modeling_clipscratch.cli.command_line import TERMINATED, run_command
+from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 
 ROOT = Path(__file__).parent.parent
 # Each takes a tenth of a second or more, and none is needed before a picture is drawn, searched or measured.
@@ -73,11 +74,12 @@ def test_debug_is_ours_unless_the_trainer_s_word_follows(monkeypatch, words, lef
 
 
 def test_names_in_messages_move_no_cursor():
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from modeling_clipscratch import command_line\n"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from modeling_clipscratch.cli import command_line\n"
+    program += "from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError\n"
     program += "import logging\n"
     program += "def main(arguments):\n"
     program += "    logging.getLogger('modeling_clipscratch').warning('left out: %s', '\\x1b[2Ja.png')\n"
-    program += "    raise ValueError('\\x1b]0;b.png')\ncommand_line.run_command(main)"
+    program += "    raise ClipScratchError('\\x1b]0;b.png')\ncommand_line.run_command(main)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr == "left out: \ufffd[2Ja.png\nerror: \ufffd]0;b.png\n"
 
@@ -190,7 +192,7 @@ def raises(error):
 
 def test_processes_of_a_launcher_say_once_why_they_end(tmp_path, monkeypatch):
     ends = []
-    errors = [ValueError("wrong"), ValueError("wrong"), ValueError("wrong, too"), RuntimeError("peer is gone")]
+    errors = [*map(ClipScratchError, ["wrong", "wrong", "wrong, too"]), RuntimeError("peer is gone")]
     for process, error in enumerate(errors):
         (tmp_path / "attempt_0" / str(process)).mkdir(parents=True)
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_0" / str(process) / "error.json"))

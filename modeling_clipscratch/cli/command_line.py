@@ -1,7 +1,6 @@
 """What the scripts share: the options of data, one sentence and an exit status for errors, quiet libraries."""
 
 import argparse
-import dataclasses
 import gc
 import logging
 import multiprocessing
@@ -22,21 +21,18 @@ import datasets
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from ..data.columns import DataOptions
+from ..data.columns import DATA_OPTIONS, DataOptions
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.names import on_one_line, printable
 
 TERMINATED = 143  # exit status after SIGTERM, as a shell reports it
-# Option of a command line -> field of `DataOptions`.
-DATA_OPTIONS = {
-    {"revision": "dataset_revision"}.get(field.name, field.name): field for field in dataclasses.fields(DataOptions)
-}
 _OF_THE_TRAINER = ("underflow_overflow", "tpu_metrics_debug")  # what TrainingArguments' own --debug is followed by
 
 
 def run_command(main: Callable[[list[str]], None]) -> None:
     """Runs `main(arguments)` as a program.
 
-    A `ValueError` or `OSError` is the user's to mend (safetensors has its own error for a full disk): its message goes
+    A user can correct a `ClipScratchError` or an `OSError` (and safetensors' error for a full disk): its message goes
     to stderr as one sentence, the exit status is 2; with `--debug` anywhere on the command line the traceback comes
     too. Anything else is a bug and is raised. A reader that closes stdout (`| head`) ends it in silence. Ctrl-C ends it
     with exit status 130, SIGTERM with 143, each with one sentence; notes of the exception are added to it.
@@ -61,7 +57,7 @@ def run_command(main: Callable[[list[str]], None]) -> None:
         if isinstance(error, BrokenPipeError):  # whoever read has enough (`| head`)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
             sys.exit(1)
-        if not isinstance(error, (ValueError, OSError, SafetensorError)):
+        if not isinstance(error, (ClipScratchError, OSError, SafetensorError)):
             if (marker := _marker()) is not None and marker.exists():
                 _leave(1)  # another process ended, which this one met as a broken connection
             raise
@@ -142,13 +138,6 @@ def _end_with_the_launcher():
         _leave(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def once_each(what: str, names: Sequence[str]) -> None:
-    """Raises: ValueError if a name is given twice."""
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if twice is not None:
-        raise ValueError(f"{what} {twice} is named twice; name each once.")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
 """Tell which columns of a table are the image, the captions and the label."""
 
 import ast
+import dataclasses
 import difflib
 import json
 import logging
@@ -11,6 +12,7 @@ from typing import Literal
 
 import datasets
 
+from ..hub.errors_clipscratch import ClipScratchError
 from .templates import class_names_from, templates_from
 
 logger = logging.getLogger(__name__)
@@ -65,17 +67,17 @@ class DataOptions:
         if self.templates:
             object.__setattr__(self, "templates", templates_from(_as_list(self.templates)))
         if self.caption_column and self.label_column:
-            raise ValueError(
+            raise ClipScratchError(
                 f"caption_column={self.caption_column!r} and label_column={self.label_column!r} are both named; name "
                 "captions for caption data or a label for class data."
             )
 
 
 def check_no_columns(name: str, options: DataOptions) -> None:
-    """Raise ValueError if an option of tables is set, and the data are no table."""
+    """Raise `ClipScratchError` if an option of tables is set, and the data are no table."""
     named = ("image_column", "caption_column", "label_column", "split_column", "image_root")
     if wrong := next((option for option in named if getattr(options, option) not in (None, "none")), None):
-        raise ValueError(
+        raise ClipScratchError(
             f"{wrong}={getattr(options, wrong)!r}: {name} is no table and has no columns; leave the option out."
         )
 
@@ -84,6 +86,10 @@ def _as_list(words):
     return [words] if isinstance(words, str) else words
 
 
+# Option of a command line -> field of `DataOptions`.
+DATA_OPTIONS = {
+    {"revision": "dataset_revision"}.get(field.name, field.name): field for field in dataclasses.fields(DataOptions)
+}
 DEFAULT_OPTIONS = DataOptions()
 
 
@@ -116,18 +122,20 @@ def find_columns(
     """The picture's column, the captions' columns (none for class data) and the label's column (none for captions).
 
     Raises:
-        ValueError: if a named column does not exist, or a column cannot be told from types and names alone.
+        ClipScratchError: if a named column does not exist, or a column cannot be told from types and names alone.
     """
     image = _image_column(features, options.image_column, origin)
     if image in (options.caption_column, options.label_column):
-        raise ValueError(
+        raise ClipScratchError(
             f"{origin}: column {image!r} cannot be both the image and its text; name another with --image_column, "
             f"--caption_column or --label_column: the columns are {', '.join(features)}."
         )
     if options.caption_column:
         caption = _named(features, options.caption_column, "caption", origin)
         if not _is_texts(features[caption]):
-            raise ValueError(f"{origin}: caption_column={caption!r} holds {features[caption]}; it must hold text.")
+            raise ClipScratchError(
+                f"{origin}: caption_column={caption!r} holds {features[caption]}; it must hold text."
+            )
         return image, [caption], None
     if options.label_column:
         return image, [], _named(features, options.label_column, "label", origin)
@@ -143,12 +151,12 @@ def find_columns(
     if len(labels) == 1 and not captions:
         return image, [], labels[0]
     if not captions and not labels:
-        raise ValueError(
+        raise ClipScratchError(
             f"{origin}: neither captions nor a label among the columns {', '.join(features)}; name one with "
             "--caption_column or --label_column."
         )
     candidates = [column for group in captions.values() for column in group] + labels
-    raise ValueError(
+    raise ClipScratchError(
         f"{origin}: columns {', '.join(candidates)} could all be the captions or the label; choose one with "
         "--caption_column or --label_column."
     )
@@ -158,7 +166,9 @@ def _image_column(features: datasets.Features, named: str | None, origin: str) -
     if named:
         image = _named(features, named, "image", origin)
         if not (_is_picture(features[image]) or _may_be_picture(features[image])):
-            raise ValueError(f"{origin}: image_column={image!r} holds {features[image]}, neither pictures nor paths.")
+            raise ClipScratchError(
+                f"{origin}: image_column={image!r} holds {features[image]}, neither pictures nor paths."
+            )
         return image
     pictures = [column for column, feature in features.items() if _is_picture(feature)]
     if len(pictures) == 1:
@@ -168,11 +178,11 @@ def _image_column(features: datasets.Features, named: str | None, origin: str) -
     if len(candidates) == 1:
         return candidates[0]
     if candidates or pictures:
-        raise ValueError(
+        raise ClipScratchError(
             f"{origin}: columns {', '.join(candidates or pictures)} could all be the picture; choose one with "
             "--image_column."
         )
-    raise ValueError(
+    raise ClipScratchError(
         f"{origin}: no picture among the columns {', '.join(features)}; name the one that holds pictures or their "
         "paths with --image_column."
     )
@@ -183,18 +193,20 @@ def _named(features: datasets.Features, column: str, what: str, origin: str) -> 
         return column
     near = difflib.get_close_matches(column, features, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ValueError(f"{origin}: {what}_column={column!r} is not there; the columns are {', '.join(features)}{hint}")
+    raise ClipScratchError(
+        f"{origin}: {what}_column={column!r} is not there; the columns are {', '.join(features)}{hint}"
+    )
 
 
 def known_classes(feature, options: DataOptions, *, column: str, origin: str) -> list[str] | None:
     """The class names of a label column by `options` or by its type; `None` where neither has them.
 
-    Raises: ValueError if the column holds no labels.
+    Raises: ClipScratchError if the column holds no labels.
     """
     if isinstance(feature, datasets.ClassLabel):
         return list(options.class_names or map(readable_class, feature.names))
     if not is_text_or_number(feature):
-        raise ValueError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
+        raise ClipScratchError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
     return list(options.class_names) if options.class_names else None
 
 
@@ -222,10 +234,12 @@ def read_labels(
         numbers = {name: number for number, name in enumerate(names)}
         strange = next((value for value in values if value and value not in numbers), None)
         if strange is not None:
-            raise ValueError(f"{origin}: label {strange!r} is not among the {len(names)} class names; add it to them.")
+            raise ClipScratchError(
+                f"{origin}: label {strange!r} is not among the {len(names)} class names; add it to them."
+            )
         return [numbers[value] if value else None for value in values], names
     if names is None:
-        raise ValueError(
+        raise ClipScratchError(
             f"{origin}: the labels in column {column!r} are numbers without names; give the classes' names in label "
             "order (class_names), since captions are made of them."
         )

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files, stamp
 from .columns import (
     DEFAULT_OPTIONS,
@@ -112,8 +113,8 @@ def prepare_dataset(
     Returns: a dataset with `image`, `label` or `captions`, and `key`; at most N rows.
 
     Raises:
-        ValueError: if a column is missing or ambiguous, naming the candidates and the option that chooses; if a row
-            has no caption or no label; if no path leads to an image; if no row is left.
+        ClipScratchError: if a column is missing or ambiguous, naming the candidates and the option that chooses; if
+            a row has no caption or no label; if no path leads to an image; if no row is left.
 
     >>> table = datasets.Dataset.from_dict({"image": ["photos/0.png", "photos/0.png"], "caption": ["a 5", "five"]})
     >>> prepare_dataset(table)["captions"][:]
@@ -121,7 +122,7 @@ def prepare_dataset(
     """
     dataset = _named(dataset, name, split)
     if not len(dataset):
-        raise ValueError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
+        raise ClipScratchError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
     if is_prepared(dataset) and not options.class_names and _keeps_contract(dataset):
         return _without_bad_rows(dataset, options)
     if (positions := _positions(dataset)) is not None and len(np.unique(positions)) < len(positions):
@@ -146,7 +147,7 @@ def prepare_dataset(
     else:
         if len(first) < len(dataset):
             twice = next(keys[rows[0]] for rows in alike.values() if len(rows) > 1)
-            raise ValueError(
+            raise ClipScratchError(
                 f"{title(dataset)}: {twice} is in several rows; class data has one row and one label an image."
             )
         labels, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
@@ -190,9 +191,9 @@ def _images(dataset, column, root, inside):
         for path in there if inside is not None else ():
             check_inside(path, inside, where)
         if not there:
-            raise ValueError(f"{where} names no image: every row of it is empty; --image_column names another.")
+            raise ClipScratchError(f"{where} names no image: every row of it is empty; --image_column names another.")
         if not any(map(os.path.exists, there)):
-            raise ValueError(
+            raise ClipScratchError(
                 f"{where} names the image {_shown(there[0])}, which is not there, nor is any other; paths are relative "
                 f"to {root or Path.cwd()}{backslash_hint(there[0])}; --image_root names another folder."
             )
@@ -316,11 +317,14 @@ def _with_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.D
 
 
 def _without_bad_rows(dataset, options: DataOptions):
-    """The rows that have a caption or a label. Raises: ValueError for the others, unless they are to be skipped."""
+    """The rows that have a caption or a label.
+
+    Raises: ClipScratchError for the others, unless they are to be skipped.
+    """
     if is_class_data(dataset):
         values, count = dataset["label"][:], len(class_names(dataset))
         if all(label == -1 for label in values):
-            raise ValueError(
+            raise ClipScratchError(
                 f"{title(dataset)}: every label is -1, which stands for hidden labels; choose a split whose labels are "
                 "public."
             )
@@ -338,11 +342,11 @@ def _without_bad_rows(dataset, options: DataOptions):
     keys = dataset["key"][:]
     problems = [f"{keys[row]} has {what}" for row, what in bad.items()]
     if options.on_bad_row == "raise":
-        raise ValueError(
+        raise ClipScratchError(
             f"{title(dataset)}: {problems[0]}; every row needs {needs}: mend it, or set on_bad_row to skip."
         )
     if len(bad) == len(dataset):
-        raise ValueError(f"{title(dataset)}: {problems[0]}, nor has any other row {needs}; check the file.")
+        raise ClipScratchError(f"{title(dataset)}: {problems[0]}, nor has any other row {needs}; check the file.")
     warn_left_out(dataset, problems, "rows")
     return dataset.select([row for row in range(len(dataset)) if row not in bad])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import datasets
 
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.names import on_one_line
 from .batches.stream_batches import StreamedRows, with_features
 from .columns import DataOptions, check_no_columns
@@ -73,7 +74,8 @@ def load_data(
 
     Raises:
         NoSuchSplitError: if a split of `splits` is not there.
-        ValueError: one sentence, where the data cannot be found, lack columns, can be read in two ways or are damaged.
+        ClipScratchError: one sentence, where the data cannot be found, lack columns, can be read in two ways or are
+            damaged.
 
     >>> data = load_data("digits")
     >>> {split: len(part) for split, part in data.items()}
@@ -108,7 +110,7 @@ def load_splits(
 ) -> ImageTextData | ImageTextStream:
     """Load splits of a source that `open_source` found. Args, Returns, Raises: as of `load_data`."""
     if not 0 <= validation_fraction < 1:
-        raise ValueError(
+        raise ClipScratchError(
             f"validation_fraction={validation_fraction} is not in [0, 1); choose the share of train that validation "
             "gets, such as 0.1, or 0 for no validation."
         )
@@ -147,7 +149,7 @@ def _prepared(part: Split, name, split, options, tables):
 
 def _stream(part: Split, name, options):
     if part.stream is None:
-        raise ValueError(
+        raise ClipScratchError(
             f"{name}: {part.origin} is of a form that is not streamed; leave streaming out, or give tars or parquet "
             "files."
         )
@@ -162,7 +164,7 @@ def _stream(part: Split, name, options):
 def _carved(name, train, fraction, seed):
     rest, held = carve_out(train["key"][:], labels=labels_of(train), fraction=fraction, seed=seed)
     if len(held) == 0 or len(rest) == 0:
-        raise ValueError(
+        raise ClipScratchError(
             f"{name}: {len(train)} rows are too few to take {fraction:g} of them for validation; give more rows, a "
             "validation split, or validation_fraction 0 (to train: with eval_strategy no)."
         )
@@ -174,10 +176,10 @@ def _carved(name, train, fraction, seed):
 def _check_kind(name, kinds, options):
     if len({*kinds.values()}) > 1:
         listed = " and ".join(f"{split} has {kind}" for split, kind in kinds.items())
-        raise ValueError(f"{name}: {listed}; name one with --caption_column or --label_column.")
+        raise ClipScratchError(f"{name}: {listed}; name one with --caption_column or --label_column.")
     if "captions" in kinds.values() and (options.class_names or options.templates):
         option = "class_names" if options.class_names else "templates"
-        raise ValueError(f"{name} has captions of its own, so {option} has no use; leave it out.")
+        raise ClipScratchError(f"{name} has captions of its own, so {option} has no use; leave it out.")
 
 
 def _no_such_split(name, there, split, carves, streaming):

@@ -10,6 +10,8 @@ import datasets
 import numpy as np
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 
+from ..hub.errors_clipscratch import ClipScratchError
+
 KEYWORDS = {str(split): words for split, words in SPLIT_KEYWORDS.items()}  # split -> words that mean it
 _WORDS = sorted((word for words in KEYWORDS.values() for word in words), key=len, reverse=True)
 SPLIT_WORD = re.compile(rf"(?<![^{NON_WORDS_CHARS}])({'|'.join(_WORDS)})(?![^{NON_WORDS_CHARS}])", re.IGNORECASE)
@@ -38,7 +40,7 @@ class Split(NamedTuple):
 Source = dict[str, Split]  # split name -> how to open it
 
 
-class NoSuchSplitError(ValueError):
+class NoSuchSplitError(ClipScratchError):
     """A data set does not have the split that was asked for, nor one to take it from."""
 
 
@@ -75,7 +77,7 @@ def split_of_path(path: str) -> str | None:
 
     Args:
         path: below the folder of the dataset, with `/`.
-    Raises: ValueError if they stand for several.
+    Raises: ClipScratchError if they stand for several.
 
     >>> split_of_path("data/restval-00000-of-00002.parquet"), split_of_path("eval/rows.csv"), split_of_path("rows.csv")
     ('restval', 'test', None)
@@ -84,7 +86,7 @@ def split_of_path(path: str) -> str | None:
         return canonical_split(shard[1])
     splits = split_words(path.replace("/", " "))
     if len(splits) > 1:
-        raise ValueError(
+        raise ClipScratchError(
             f"{path}: its name stands for {' and for '.join(sorted(splits))}; name the file and its folders after one "
             "split."
         )
@@ -100,7 +102,7 @@ def by_split(
         names: names of one dataset.
         dataset: what an error calls it.
         split_of: gives the split of a name, `None` for a name to leave out.
-    Raises: ValueError if two stand for one.
+    Raises: ClipScratchError if two stand for one.
 
     >>> by_split(["train", "dev"], "birds")
     {'train': 'train', 'validation': 'dev'}
@@ -109,7 +111,9 @@ def by_split(
     for name in names:
         split = split_of(name)
         if split in splits:
-            raise ValueError(f"{dataset}: {splits[split]!r} and {name!r} both stand for {split}; rename or remove one.")
+            raise ClipScratchError(
+                f"{dataset}: {splits[split]!r} and {name!r} both stand for {split}; rename or remove one."
+            )
         splits |= {split: name} if split else {}
     return splits
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.local_files import check_regular
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ TEMPLATES = {"cifar10": CIFAR, "cifar100": CIFAR, "imagenet": IMAGENET}
 def named_templates(name: str) -> list[str]:
     """A published list by its name.
 
-    Raises: ValueError, with the nearest name, if there is no such list.
+    Raises: ClipScratchError, with the nearest name, if there is no such list.
 
     >>> len(named_templates("imagenet")), named_templates("cifar10")[0]
     (80, 'a photo of a {}.')
@@ -136,7 +137,7 @@ def named_templates(name: str) -> list[str]:
     if name not in TEMPLATES:
         near = difflib.get_close_matches(name.lower(), TEMPLATES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TEMPLATES)}."
-        raise ValueError(
+        raise ClipScratchError(
             f"templates {name!r} is no published list, no .txt file and no prompt with {{}} for the class; {hint}"
         )
     return list(TEMPLATES[name])
@@ -147,7 +148,8 @@ def templates_from(words: Sequence[str]) -> list[str]:
 
     In a file clip-benchmark's `{c}` stands for the class as `{}` does.
 
-    Raises: ValueError if the name is unknown, the file is missing or empty, or a prompt has no place for the class.
+    Raises: ClipScratchError if the name is unknown, the file is missing or empty, or a prompt has no place for the
+        class.
 
     >>> templates_from(["a drawing of a {}."])
     ['a drawing of a {}.']
@@ -165,7 +167,7 @@ def templates_from(words: Sequence[str]) -> list[str]:
 def class_names_from(words: Sequence[str]) -> list[str]:
     """What stands behind `--class_names`: one `.txt` file (a name a line, in label order), or the names themselves.
 
-    Raises: ValueError if the file is missing or empty, or a name is empty or given twice.
+    Raises: ClipScratchError if the file is missing or empty, or a name is empty or given twice.
     """
     found = _lines(words[0]) if len(words) == 1 and words[0].endswith(".txt") else list(words)
     check_class_names(found)
@@ -177,7 +179,7 @@ def published_class_names(path: Path) -> list[str]:
 
     A name of several classes is logged. Marks (`ALIKE`) set them apart; `dataset.class_names` leaves the marks out.
 
-    Raises: ValueError if the file is missing or empty, or skips a line, which would shift the labels.
+    Raises: ClipScratchError if the file is missing or empty, or skips a line, which would shift the labels.
     """
     names = _lines(path)
     _check_none_is_empty(names)
@@ -187,23 +189,25 @@ def published_class_names(path: Path) -> list[str]:
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raises: ValueError if a template has no `{}`."""
+    """Raises: ClipScratchError if a template has no `{}`."""
     wrong = next((template for template in templates if "{}" not in template), None)
     if wrong is not None:
-        raise ValueError(f"template {wrong!r} has no {{}}, where the class would go; for example 'a photo of a {{}}.'")
+        raise ClipScratchError(
+            f"template {wrong!r} has no {{}}, where the class would go; for example 'a photo of a {{}}.'"
+        )
 
 
 def check_class_names(labels: Sequence[str]) -> None:
-    """Raises: ValueError if a label is empty or given twice: two classes of one name tie in every picture."""
+    """Raises: ClipScratchError if a label is empty or given twice: two classes of one name tie in every picture."""
     _check_none_is_empty(labels)
     for label in _given_twice(labels):
-        raise ValueError(f"label {label!r} is given twice; name each class once, and no two alike.")
+        raise ClipScratchError(f"label {label!r} is given twice; name each class once, and no two alike.")
 
 
 def _check_none_is_empty(labels):
     for number, label in enumerate(labels, 1):
         if not label.strip():
-            raise ValueError(f"label {number} of {len(labels)} is empty; give each class a name.")
+            raise ClipScratchError(f"label {number} of {len(labels)} is empty; give each class a name.")
 
 
 def _given_twice(labels):
@@ -215,13 +219,15 @@ def _lines(path):
     file = Path(path).expanduser()
     check_regular(file)
     if not file.is_file():
-        raise ValueError(f"{path}: there is no such file; check the path (seen from {Path.cwd()}).")
+        raise ClipScratchError(f"{path}: there is no such file; check the path (seen from {Path.cwd()}).")
     try:
         lines = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not text in UTF-8 ({error.reason} at byte {error.start}); save it so.") from error
+        raise ClipScratchError(
+            f"{path}: is not text in UTF-8 ({error.reason} at byte {error.start}); save it so."
+        ) from error
     if not lines:
-        raise ValueError(f"{path}: is empty; write one entry a line.")
+        raise ClipScratchError(f"{path}: is empty; write one entry a line.")
     return [line.strip() for line in lines]
 
 

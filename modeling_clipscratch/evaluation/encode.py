@@ -14,6 +14,7 @@ from torch.nn.functional import normalize as unit_length
 
 from ..data.batches.captions import TokenTable
 from ..data.images.preprocess import normalize
+from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.towers_clipscratch import first_position
 from ..utils.names import printable
 
@@ -93,7 +94,7 @@ def encode_images(
         progress: show a bar.
     Raises:
         BadImageError: if an image cannot be read and `on_bad_row` is `raise`.
-        ValueError: if no image at all can be read.
+        ClipScratchError: if no image at all can be read.
 
     >>> from modeling_clipscratch.data import Preprocess, load_data
     >>> from modeling_clipscratch.evaluation import load_model
@@ -123,7 +124,7 @@ def encode_texts(
         batch_size: texts at once.
         say_cut: warn of texts that are too long; a caller that has said so already leaves it out.
     Returns: (M, P) float32 on the CPU.
-    Raises: ValueError if a text is no Unicode, or has no token.
+    Raises: ClipScratchError if a text is no Unicode, or has no token.
 
     >>> from modeling_clipscratch.evaluation import load_model
     >>> model, processor = load_model("runs/digits")
@@ -133,7 +134,7 @@ def encode_texts(
     unique = list(dict.fromkeys(texts))
     broken = next((text for text in unique if printable(text) != text), None)
     if broken is not None:
-        raise ValueError(f"the text {broken!r} holds bytes that are no UTF-8; write it in UTF-8.")
+        raise ClipScratchError(f"the text {broken!r} holds bytes that are no UTF-8; write it in UTF-8.")
     place = {text: number for number, text in enumerate(unique)}
     longest = longest_text(model, tokenizer)
     # SigLIP takes the last token for the text, and learned from texts padded to the full length, without a mask.

@@ -18,6 +18,7 @@ from ..data.columns import DataOptions
 from ..data.dataset import ImageReader, class_names, is_class_data, labels_of, prepare_dataset, title
 from ..data.images.preprocess import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES, class_prompts
+from ..hub.errors_clipscratch import ClipScratchError
 from .encode import encode_images, encode_texts
 from .metrics.intervals import confidence_intervals
 from .metrics.outcomes import Outcomes, plain_metrics
@@ -115,8 +116,8 @@ def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
     Args:
         dataset: prepared.
         task: one of `TASKS`, or `auto`.
-    Raises: ValueError if the task needs data of another kind, or there is one candidate alone, so that every answer
-        would be right.
+    Raises: ClipScratchError if the task needs data of another kind, or there is one candidate alone, so that every
+        answer would be right.
     """
     kind, name = _kind(dataset), title(dataset)
     if task == "auto":
@@ -124,15 +125,15 @@ def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
     if TASKS[task] != kind:
         has, needs = ("classes", "captions") if kind == "class" else ("captions", "classes")
         fits = " or ".join(name for name, of in TASKS.items() if of == kind)
-        raise ValueError(f"{name}: the data have {has} and task={task} needs {needs}; choose task={fits}.")
+        raise ClipScratchError(f"{name}: the data have {has} and task={task} needs {needs}; choose task={fits}.")
     names = class_names(dataset)
     if names is not None and len(names) < 2:
-        raise ValueError(
+        raise ClipScratchError(
             f"{name}: {names[0]!r} is the only class, so every answer would be right; give the folder that holds a "
             "folder for each class, or the names of all classes (class_names)."
         )
     if names is None and len(dataset) < 2:
-        raise ValueError(f"{name}: one image alone, so every search would find it; give two or more.")
+        raise ClipScratchError(f"{name}: one image alone, so every search would find it; give two or more.")
     return task
 
 
@@ -163,7 +164,7 @@ def evaluate_dataset(
 
     Raises:
         BadImageError: if an image cannot be read.
-        ValueError: if none can, if the task does not fit the data, or if a probe has nothing to learn from.
+        ClipScratchError: if none can, if the task does not fit the data, or if a probe has nothing to learn from.
 
     >>> from modeling_clipscratch.data import load_data
     >>> from modeling_clipscratch.evaluation import load_model
@@ -176,20 +177,24 @@ def evaluate_dataset(
     options = DataOptions(templates=templates, on_bad_row=on_bad_row)
     for part in (dataset,) if train is None else (dataset, train):
         if not isinstance(part, datasets.Dataset):
-            raise ValueError(f"a {type(part).__name__} is not measured; give one split, a map-style datasets.Dataset.")
+            raise ClipScratchError(
+                f"a {type(part).__name__} is not measured; give one split, a map-style datasets.Dataset."
+            )
     if task in PROBES and train is dataset:
-        raise ValueError(f"task={task} learns from train; measure it on another split.")
+        raise ClipScratchError(f"task={task} learns from train; measure it on another split.")
     dataset = prepare_dataset(dataset, options, train=None if train is None else lambda: train)
     task = task_for(dataset, task)
     if templates and not is_class_data(dataset):
-        raise ValueError(f"{title(dataset)}: templates have no use, since the data have captions; leave them out.")
+        raise ClipScratchError(
+            f"{title(dataset)}: templates have no use, since the data have captions; leave them out."
+        )
     if task in PROBES:
         if train is None:
-            raise ValueError(f"task={task} learns from training rows and there are none; give some as train.")
+            raise ClipScratchError(f"task={task} learns from training rows and there are none; give some as train.")
         train = prepare_dataset(train, options)
         known, names = class_names(train), class_names(dataset)
         if known is None or known != names[: len(known)]:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{title(dataset)}: the classes are {_first(names)}, and train has {_first(known or ['captions'])}; "
                 "give both the same classes in the same order."
             )

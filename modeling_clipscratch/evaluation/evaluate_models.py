@@ -34,7 +34,7 @@ def evaluate_models(
         task, settings: of `evaluate_dataset`.
         device: of `load_model`.
         maps: also make the maps of where a model looks, for the report.
-    Raises: ValueError before anything is measured, if a model cannot be loaded or the task does not fit.
+    Raises: ClipScratchError before anything is measured, if a model cannot be loaded or the task does not fit.
 
     >>> from modeling_clipscratch.data import load_data
     >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_data("digits")})

@@ -17,13 +17,14 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 
 import modeling_clipscratch  # noqa: F401  (makes the ClipScratch classes known to the Auto classes)
 
+from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import forget_code
 from ..utils.checksums import SUMS, find_damage
-from ..utils.damaged_files import naming_damaged_files, try_image_processor
 from ..utils.local_files import read_json
 from ..utils.model_files import is_of_a_model
-from ..utils.remote_code import refusing_own_code
+from .damaged_files import naming_damaged_files, try_image_processor
 from .encode import encode_texts
+from .remote_code import refusing_own_code
 
 
 def load_model(folder_or_id: str | Path, device: str = "auto"):
@@ -33,8 +34,8 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         folder_or_id: a folder that was saved with its processor, or a Hub id.
         device: `auto`, or a name that torch knows (`cpu`, `cuda:1`).
     Returns: (model in `eval()`, processor with `.tokenizer` and `.image_processor`).
-    Raises: ValueError if there is no such model, a part of it is missing, it has no picture or no text features, it
-        needs code of its own, a file of it is damaged (named), or the device is missing.
+    Raises: ClipScratchError if there is no such model, a part of it is missing, it has no picture or no text
+        features, it needs code of its own, a file of it is damaged (named), or the device is missing.
 
     >>> model, processor = load_model("runs/digits")
     >>> model.config.model_type, model.training
@@ -44,7 +45,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
     folder = Path(where)
     if (folder / "adapter_config.json").is_file():
         base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} holds adapters (peft) of {base} and no model; load them with peft, call merge_and_unload(), and "
             "save that model with its processor."
         )
@@ -52,9 +53,9 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         names = (found.parent.name for found in folder.glob("*/config.json"))
         runs = sorted(names, key=_by_number) if folder.is_dir() else []
         hint = f"did you mean {folder / runs[-1]}?" if runs else "give the folder that training wrote."
-        raise ValueError(f"{where} has no config.json, so it holds no model; {hint}")
+        raise ClipScratchError(f"{where} has no config.json, so it holds no model; {hint}")
     if (folder / SUMS).is_file() and (damage := find_damage(folder, concerns=is_of_a_model)):
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} is damaged: {damage}; copy the folder again, or, if you changed it on purpose, delete its {SUMS}."
         )
     chosen = find_device(device)
@@ -69,10 +70,10 @@ def _load(where):
     except (OSError, ValueError) as error:
         trouble = "is neither a folder with a model nor the id of one that can be reached"
         place = f"{where}/config.json cannot be used" if Path(where).is_dir() else f"{where} {trouble}"
-        raise ValueError(f"{place}: {_first_line(error)}") from error
+        raise ClipScratchError(f"{place}: {_first_line(error)}") from error
     model_class = MODEL_MAPPING.get(type(config), None)
     if not (hasattr(model_class, "get_image_features") and hasattr(model_class, "get_text_features")):
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} holds a model of type {config.model_type!r}, which gives no picture and text features; "
             "give a ClipScratch model or a CLIP."
         )
@@ -83,18 +84,18 @@ def _load(where):
         image_processor = AutoImageProcessor.from_pretrained(where, trust_remote_code=False, backend="pil")
         try_image_processor(image_processor)
     except ImportError as error:  # the older tokenizers of some families (SigLIP) have a library of their own
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} needs a library that is not installed: {_first_line(error)} Often it is "
             "pip install sentencepiece protobuf."
         ) from error
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         mismatch = "the weights have other shapes than config.json says; copy the folder again."
         reason = mismatch if "ignore_mismatched_sizes" in str(error) else _first_line(error)
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} cannot be loaded whole (weights, tokenizer and image processor are needed): {reason}"
         ) from error
     if not isinstance(processor, ProcessorMixin):
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} has no processor, only a {type(processor).__name__}; save the model's processor (tokenizer and "
             "image processor) beside it."
         )
@@ -103,7 +104,7 @@ def _load(where):
     lacking = [part for part in ("logit_scale", "text_model", "vision_model") if not hasattr(model, part)]
     if lacking or config.model_type == "siglip2":
         why = f"has no {lacking[0]}" if lacking else "reads patches of pictures of any shape"
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} holds a model of type {config.model_type!r}, which {why}; give a ClipScratch model or a CLIP."
         )
     _check_weights(model, report, where)
@@ -118,16 +119,16 @@ def _check_weights(model, report, where):
     if not missing:
         return
     if any(".lora_" in name for name in report["unexpected_keys"]):
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} holds weights with adapters (LoRA, peft) that are not merged, for which a {type(model).__name__} "
             "has no place; call merge_and_unload() on the model and save it again."
         )
     if saved not in (None, type(model).__name__):
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} holds a {saved}, whose weights are not those of a {type(model).__name__} ({missing[0]} is "
             "missing for one), and only that gives picture and text features; give a ClipScratch model or a CLIP."
         )
-    raise ValueError(
+    raise ClipScratchError(
         f"{where} cannot be loaded whole: {len(missing)} of the model's weights are not in its file, {missing[0]} "
         "for one; copy the folder again, or save it again where it was trained."
     )
@@ -139,7 +140,7 @@ def _check_batches(model, tokenizer, where):
     alone, together = (encode_texts(model, tokenizer, texts, batch_size=size, say_cut=False) for size in (1, 2))
     exact = next(model.text_model.parameters()).dtype == torch.float32
     if (alone * together).sum(-1).min() <= 1 - (1e-5 if exact else 1e-2):  # NaN has a sentence of its own, later
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} holds a model of type {model.config.model_type!r}, whose embedding of a text depends on the "
             "texts beside it in its batch; give a ClipScratch model or a CLIP."
         )
@@ -152,7 +153,7 @@ def _check_text_tower(model: PreTrainedModel, where: str) -> None:
     with torch.inference_mode():
         found = model.text_model(input_ids=torch.zeros(1, 1, dtype=torch.long))
     if "pooler_output" not in found:
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} holds a VisionTextDualEncoderModel with a {model.config.text_config.model_type!r} text tower, "
             "which gives no pooled output for it to read; train the two towers as a ClipScratch model."
         )
@@ -167,7 +168,9 @@ def find_device(device: str = "auto") -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={device} cannot be used here: {_first_line(error)} Choose auto or cpu.") from error
+        raise ClipScratchError(
+            f"device={device} cannot be used here: {_first_line(error)} Choose auto or cpu."
+        ) from error
     return torch.device(device)
 
 

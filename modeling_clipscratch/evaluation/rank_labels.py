@@ -8,6 +8,7 @@ from PIL import Image
 
 from ..data.images.preprocess import Preprocess
 from ..data.templates import check_class_names, check_templates
+from ..hub.errors_clipscratch import ClipScratchError
 from .encode import encode_pixels, encode_texts
 from .evaluate_dataset import encode_classes, log_scale
 from .metrics.zero_shot import class_probabilities, cosines
@@ -16,9 +17,12 @@ BAR = 20  # characters of a bar that stands for 100 %
 
 
 def check_labels(labels: Sequence[str], template: str) -> None:
-    """Raises: ValueError if there are not two labels, one is empty or given twice, or the template has no `{}`."""
+    """Check labels and a template.
+
+    Raises: ClipScratchError if there are not two labels, one is empty or given twice, or the template has no `{}`.
+    """
     if len(labels) < 2:
-        raise ValueError(f"{len(labels)} label given; a picture is compared with two labels or more.")
+        raise ClipScratchError(f"{len(labels)} label given; a picture is compared with two labels or more.")
     check_class_names(labels)
     check_templates([template])
 
@@ -37,7 +41,7 @@ def rank_labels(
         batch_size: pictures at once.
     Returns: for each picture `[{"label": str, "score": float}, ...]`, best first; scores are probabilities over the
         labels given and sum to 1: the softmax of exp(logit_scale) times the cosines.
-    Raises: ValueError, see `check_labels`.
+    Raises: ClipScratchError, see `check_labels`.
 
     >>> from modeling_clipscratch.evaluation import load_model
     >>> model, processor = load_model("runs/digits")

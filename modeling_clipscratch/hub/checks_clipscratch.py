@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from .errors_clipscratch import ClipScratchError
 from .towers_clipscratch import first_position, one_line, pool
 
 # Relative distance of two states: below the first they are the same, above the second they are not (float32).
@@ -18,7 +19,7 @@ def check_text_tower(tower, pooling, tokenizer):
         tower: text tower.
         pooling: as in `ClipScratchConfig`.
         tokenizer: of the texts.
-    Raises: ValueError if the tower cannot read such texts, two texts get one state or one text gets two, or the
+    Raises: ClipScratchError if the tower cannot read such texts, two texts get one state or one text gets two, or the
         tokenizer does not fit the tower.
     """
     what = f"text_pooling {pooling!r}: a {tower.config.model_type}"
@@ -26,7 +27,7 @@ def check_text_tower(tower, pooling, tokenizer):
     front, words, back = _tokens(tokenizer)
     pad = tokenizer.pad_token_id or 0
     if pooling in ("cls", "cls+mean") and not front:
-        raise ValueError(
+        raise ClipScratchError(
             f"text_pooling {pooling!r} takes the first token, and the tokenizer ({_name(tokenizer)}) puts none of "
             "its own before the words of a text; choose mean."
         )
@@ -41,19 +42,19 @@ def check_text_tower(tower, pooling, tokenizer):
     text, *others = alone[:, : tower.config.hidden_size]  # of cls+mean the first half
     if min(_distance(text, other) for other in others) < _SAME:
         if pooling == "tower":
-            raise ValueError(
+            raise ClipScratchError(
                 f"{what} takes the state of one token for the text (eos_token_id="
                 f"{getattr(tower.config, 'eos_token_id', None)}), which the tokenizer ({_name(tokenizer)}) does not "
                 "put at its end, so that texts that differ get the same state; choose mean, or the tower's own "
                 "tokenizer."
             )
-        raise ValueError(
+        raise ClipScratchError(
             f"{what} reads from left to right, so its first token is the same for every text; choose mean, or tower "
             "for a CLIP's."
         )
     beside = _text_states(tower, pooling, [*texts, [*front, *[other] * min(9, room), *back]], pad)
     if max(map(_distance, alone, beside)) > _APART:
-        raise ValueError(
+        raise ClipScratchError(
             f"{what} gives a text another state where its batch holds a longer one, since it reads the padding too; "
             "choose another text tower, for example distilbert, bert or roberta."
         )
@@ -67,27 +68,29 @@ def check_vision_tower(tower, pooling, image_size):
         tower: vision tower.
         pooling: as in `ClipScratchConfig`.
         image_size: height and width in pixels.
-    Raises: ValueError if the tower cannot read such images, two of them get one state or one gets two, or `pooling`
-        takes a class token and there is none.
+    Raises: ClipScratchError if the tower cannot read such images, two of them get one state or one gets two, or
+        `pooling` takes a class token and there is none.
     """
     what, (height, width) = f"vision_pooling {pooling!r}: a {tower.config.model_type}", image_size
     dark = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) - 1
     tokens, states = _run(tower, "vision", pooling, pixel_values=torch.stack([dark, dark + 1, dark]))
     if _distance(states[0], states[2]) > _APART:
-        raise ValueError(f"{what} gives one image two states, since it leaves parts out at random; choose another.")
+        raise ClipScratchError(
+            f"{what} gives one image two states, since it leaves parts out at random; choose another."
+        )
     if pooling in ("cls", "cls+mean") and tokens <= _patches(tower.config, height, width):
-        raise ValueError(
+        raise ClipScratchError(
             f"{what} has no class token, so its first token is a patch in a corner of the image; choose mean, or tower "
             "where it pools by itself."
         )
     if _distance(states[0], states[1]) < _SAME:
-        raise ValueError(f"{what} gives two images the same state; choose another pooling.")
+        raise ClipScratchError(f"{what} gives two images the same state; choose another pooling.")
 
 
 def _check_vocabulary(tower, tokenizer):
     largest, rows = max(tokenizer.get_vocab().values()), getattr(tower.config, "vocab_size", math.inf)
     if largest >= rows:
-        raise ValueError(
+        raise ClipScratchError(
             f"the tokenizer ({_name(tokenizer)}) has tokens up to number {largest}, and the text tower's table holds "
             f"{rows} (0 to {rows - 1}); give the tokenizer that the tower was trained with."
         )
@@ -125,7 +128,7 @@ def _run(tower, side, pooling, **inputs):
             output = tower(**inputs, return_dict=True)
         tokens, rows = output.last_hidden_state, len(next(iter(inputs.values())))
     except Exception as error:  # of many kinds: whatever a class raises at inputs that it is not made for
-        raise ValueError(
+        raise ClipScratchError(
             f"a {kind} cannot be the {side} tower, since it does not read {' and '.join(inputs)} alone "
             f"({one_line(error)})."
         ) from error
@@ -133,11 +136,11 @@ def _run(tower, side, pooling, **inputs):
         for module, mode in modes:
             module.training = mode
     if versions != [parameter._version for parameter in tower.parameters()]:
-        raise ValueError(f"a {kind} cannot be the {side} tower, since it changes its weights when it reads.")
+        raise ClipScratchError(f"a {kind} cannot be the {side} tower, since it changes its weights when it reads.")
     states = pool(output, inputs.get("attention_mask"), pooling, "none") if tokens.dim() == 3 else tokens
     expected = (rows, width * (2 if pooling == "cls+mean" else 1))
     if tuple(tokens.shape[::2]) != (rows, width) or tuple(states.shape) != expected:
-        raise ValueError(
+        raise ClipScratchError(
             f"a {kind} cannot be the {side} tower under {side}_pooling {pooling!r}: it gives {tuple(tokens.shape)} for "
             f"{rows} inputs, pooled {tuple(states.shape)}, in place of (inputs, tokens, {width}), pooled {expected}."
         )

@@ -6,6 +6,8 @@ import math
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils.versions import require_version
 
+from .errors_clipscratch import ClipScratchError
+
 # Older ones know a ViT's weights by other names only, and would draw those that they miss at random.
 require_version("transformers>=5.9", "A ClipScratch folder needs it: pip install -U transformers")
 
@@ -48,7 +50,7 @@ class ClipScratchConfig(PretrainedConfig):
         initializer_range: standard deviation of new projection weights; `None` takes input width ** -0.5.
 
     Raises:
-        ValueError: if a choice is not among those above or a number is out of its range.
+        ClipScratchError: if a choice is not among those above or a number is out of its range.
 
     Source: Radford et al. 2021, arXiv 2103.00020; bias and sigmoid: Zhai et al. 2023, arXiv 2303.15343.
 
@@ -102,9 +104,11 @@ class ClipScratchConfig(PretrainedConfig):
         self.logit_bias_init_value = logit_bias_init_value
         self.initializer_range = initializer_range
         if projection_dim < 1:
-            raise ValueError(f"projection_dim={projection_dim} is not a positive number of dimensions; choose 512.")
+            raise ClipScratchError(
+                f"projection_dim={projection_dim} is not a positive number of dimensions; choose 512."
+            )
         if logit_scale_init_value > logit_scale_max:
-            raise ValueError(
+            raise ClipScratchError(
                 f"logit_scale_init_value={logit_scale_init_value} is above logit_scale_max={logit_scale_max:.4f}; "
                 "choose a smaller one (both are natural logarithms)."
             )
@@ -167,16 +171,16 @@ def _tower_config(given, name, default_type):
         return AutoConfig.for_model(default_type)
     if isinstance(given, dict):
         if "model_type" not in given:
-            raise ValueError(f"{name} has no model_type; name one, for example {default_type!r}.")
+            raise ClipScratchError(f"{name} has no model_type; name one, for example {default_type!r}.")
         settings = dict(given)
         return AutoConfig.for_model(settings.pop("model_type"), **settings)
     return given
 
 
 def tower_width(config):
-    """Return the width of a tower's tokens. Raises: ValueError if its config has no such number."""
+    """Return the width of a tower's tokens. Raises: ClipScratchError if its config has no such number."""
     if not isinstance(getattr(config, "hidden_size", None), int):
-        raise ValueError(
+        raise ClipScratchError(
             f"a tower of type {config.model_type} has no hidden_size, one width for all its tokens; choose another, "
             "for example a ViT, DINOv2, BERT or DistilBERT."
         )
@@ -185,9 +189,9 @@ def tower_width(config):
 
 def _layers(side, count, frozen):
     if count < 0:
-        raise ValueError(f"unfreeze_{side}_layers={count} is not a number of layers; choose 0 or more.")
+        raise ClipScratchError(f"unfreeze_{side}_layers={count} is not a number of layers; choose 0 or more.")
     if count and not frozen:
-        raise ValueError(
+        raise ClipScratchError(
             f"unfreeze_{side}_layers={count} with freeze_{side}=False: the whole tower is trained already; "
             f"set freeze_{side} to True, or leave unfreeze_{side}_layers out."
         )
@@ -196,5 +200,5 @@ def _layers(side, count, frozen):
 
 def _one_of(name, value, allowed):
     if value not in allowed:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(allowed)}.")
+        raise ClipScratchError(f"{name}={value!r} is not one of {', '.join(allowed)}.")
     return value

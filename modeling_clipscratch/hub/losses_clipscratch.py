@@ -6,6 +6,8 @@ Shapes: R image rows, C text columns (R = C = B in a plain batch), P projection.
 import torch
 from torch import nn
 
+from .errors_clipscratch import ClipScratchError
+
 
 def group_targets(row_group, column_group=None):
     """Positives from groups: rows of equal group mean the same.
@@ -83,11 +85,11 @@ def contrastive_loss(logits, *, loss, group=None, targets=None):
         group: (B,) int64, rows of equal group are positives; `diagonal` ignores it.
         targets: (R, C) weights; go before `group`. Without either, each row's own partner is its only positive.
     Returns: scalar, nats.
-    Raises: ValueError if images and texts differ in number and no targets say which belong together.
+    Raises: ClipScratchError if images and texts differ in number and no targets say which belong together.
     """
     if targets is None:
         if logits.shape[0] != logits.shape[1]:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{logits.shape[0]} images and {logits.shape[1]} texts: the loss pairs row by row; "
                 "give as many of each, or targets."
             )

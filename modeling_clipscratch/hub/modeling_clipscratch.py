@@ -17,6 +17,7 @@ from transformers.utils import can_return_tuple
 from .checks_clipscratch import check_text_tower, check_vision_tower
 from .chunks_clipscratch import encode_side
 from .configuration_clipscratch import CHOICES, ClipScratchConfig
+from .errors_clipscratch import ClipScratchError
 from .heads_clipscratch import build_projection, given, unit_length, with_features
 from .losses_clipscratch import contrastive_logits, contrastive_loss
 from .outputs_clipscratch import ClipScratchOutput
@@ -125,8 +126,8 @@ class ClipScratchModel(PreTrainedModel):
             image_processor: the same for images; default that of the vision tower's Hub id or folder.
             config: further arguments of `ClipScratchConfig`.
         Returns: (model, processor), a `ClipScratchModel` and a `VisionTextDualEncoderProcessor`.
-        Raises: ValueError if a tower is no encoder that `AutoModel` knows, its pooled state does not tell its inputs
-            apart, or a tower, tokenizer or image processor cannot be found or does not fit the others.
+        Raises: ClipScratchError if a tower is no encoder that `AutoModel` knows, its pooled state does not tell its
+            inputs apart, or a tower, tokenizer or image processor cannot be found or does not fit the others.
 
         >>> config = ClipScratchConfig.from_pretrained("runs/digits")
         >>> parts = {"tokenizer": "runs/digits", "image_processor": "runs/digits"}
@@ -135,7 +136,7 @@ class ClipScratchModel(PreTrainedModel):
         (512, 'right')
         """
         if unknown := sorted(set(config) - CHOICES):
-            raise ValueError(
+            raise ClipScratchError(
                 f"{unknown[0]} is not an argument of from_towers; choose from {', '.join(sorted(CHOICES))}."
             )
         settings = ClipScratchConfig(**config)  # what is not among its choices is refused before anything is loaded
@@ -277,7 +278,7 @@ class ClipScratchModel(PreTrainedModel):
             encode_chunk_size: rows that a tower encodes at once; their activations are made again for the backward
                 pass. The towers' own outputs are not returned then.
         Returns: `ClipScratchOutput`.
-        Raises: ValueError if neither side is given, or the loss is wanted of one.
+        Raises: ClipScratchError if neither side is given, or the loss is wanted of one.
         """
         recorded = given(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         # Not every text tower knows these two (DistilBERT has no token types).
@@ -290,7 +291,7 @@ class ClipScratchModel(PreTrainedModel):
         text_embeds = None if text is None else unit_length(text.pooler_output)
         both = vision is not None and text is not None
         if not both and (return_loss or (vision is None and text is None)):
-            raise ValueError("the model needs input_ids or pixel_values, and both for the loss; give them.")
+            raise ClipScratchError("the model needs input_ids or pixel_values, and both for the loss; give them.")
         logits = self.logits(image_embeds, text_embeds) if both and return_logits else None
         loss = None
         if return_loss and return_logits:

@@ -12,6 +12,7 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
 from .configuration_clipscratch import without_foreign_code
+from .errors_clipscratch import ClipScratchError
 from .towers_clipscratch import first_position, one_line
 
 
@@ -22,12 +23,12 @@ def own_source(tower, side, argument):
         tower: as of `towers_clipscratch.load_tower`.
         side: `text` or `vision`.
         argument: the argument that stands in for a missing source, for the error message.
-    Raises: ValueError if a config or module was not loaded from anywhere.
+    Raises: ClipScratchError if a config or module was not loaded from anywhere.
     """
     source = tower.name_or_path if isinstance(tower, (nn.Module, PretrainedConfig)) else tower
     if not source:
         what = argument.replace("_", " ")
-        raise ValueError(
+        raise ClipScratchError(
             f"{argument} is missing: the {side} tower was made from a config and brings no {what}; give {argument} "
             f"a folder, a Hub id or the {what} itself."
         )
@@ -42,7 +43,7 @@ def build_processor(tokenizer, image_processor, text_tower):
         image_processor: as of `load_image_processor`.
         text_tower: the text tower.
     Returns: `VisionTextDualEncoderProcessor`.
-    Raises: ValueError if a part cannot be loaded or needs code of its own.
+    Raises: ClipScratchError if a part cannot be loaded or needs code of its own.
     """
     tokenizer, image_processor = load_tokenizer(tokenizer), load_image_processor(image_processor)
     positions = text_tower.config.max_position_embeddings - first_position(text_tower)
@@ -59,19 +60,19 @@ def load_tokenizer(source):
     Args:
         source: folder, Hub id, or a tokenizer, which is changed in place.
     Returns: the tokenizer.
-    Raises: ValueError if there is none, or it has neither a padding nor an end token.
+    Raises: ClipScratchError if there is none, or it has neither a padding nor an end token.
     """
     tokenizer = source
     if not isinstance(source, PreTrainedTokenizerBase):
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise ValueError(
+            raise ClipScratchError(
                 f"tokenizer {str(source)!r} could not be loaded; give a folder that has one, mend the id, or connect."
             ) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise ValueError(
+            raise ClipScratchError(
                 f"tokenizer {tokenizer.name_or_path!r} has no token to pad with; give it a pad_token and save it."
             )
         tokenizer.pad_token = tokenizer.eos_token
@@ -94,21 +95,21 @@ def load_image_processor(source):
     Args:
         source: folder, Hub id, or an image processor, which is changed in place.
     Returns: the image processor.
-    Raises: ValueError if there is none, or it cannot be used.
+    Raises: ClipScratchError if there is none, or it cannot be used.
     """
     processor = source
     if not isinstance(source, ImageProcessingMixin):
         try:
             processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
         except OSError as error:
-            raise ValueError(
+            raise ClipScratchError(
                 f"image processor {str(source)!r} could not be loaded; give a folder that has "
                 "preprocessor_config.json, mend the id, or connect."
             ) from error
         except (ImportError, ValueError) as error:
             if "contains custom code" in str(error):
                 raise
-            raise ValueError(
+            raise ClipScratchError(
                 f"image processor {str(source)!r} cannot be used ({one_line(error)[:300]}); "
                 "install what is missing, or write a preprocessor_config.json of a ViTImageProcessor with its sizes."
             ) from error
@@ -119,7 +120,7 @@ def load_image_processor(source):
 def processed_size(image_processor):
     """Return the height and width of the images that an image processor makes.
 
-    Raises: ValueError if it makes no image, or makes them of differing shapes.
+    Raises: ClipScratchError if it makes no image, or makes them of differing shapes.
     """
     why, name = "", type(image_processor).__name__
     try:
@@ -128,12 +129,12 @@ def processed_size(image_processor):
     except Exception as error:  # of many kinds: those of patches, tiles, pairs or videos fail each in its own way
         wide, tall, why = (), (), f" ({one_line(error)})"
     if len(wide) != 4 or wide[:2] != (1, 3):
-        raise ValueError(
+        raise ClipScratchError(
             f"the image processor {name} does not make one image of three channels of an image{why}; give a tower "
             "whose image processor does, such as that of a ViT, DINOv2 or CLIP."
         )
     if wide != tall:
-        raise ValueError(
+        raise ClipScratchError(
             f"the image processor {name} gives images of differing shapes, {wide[2:]} and {tall[2:]} for one, and a "
             "batch needs one shape; give size a height and a width, or crop_size with do_center_crop."
         )
@@ -146,11 +147,11 @@ def forget_code(processor):
     Args:
         processor: a processor, tokenizer or image processor; it is changed in place.
     Returns: the same.
-    Raises: ValueError if it, or a part of it, is of a class whose code would have to travel with it.
+    Raises: ClipScratchError if it, or a part of it, is of a class whose code would have to travel with it.
     """
     for part in (processor, *vars(processor).values()):
         if getattr(part, "_auto_class", None) is not None:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{type(part).__name__} is a class with code of its own ({type(part).__module__}), which does not "
                 "travel with the model; give a tokenizer and an image processor of transformers' own classes."
             )

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PretrainedConfig
 
 from .configuration_clipscratch import tower_width
+from .errors_clipscratch import ClipScratchError
 
 # Side -> (its input, its modality, types to recommend)
 _SIDES = {
@@ -25,12 +26,12 @@ def load_tower(source, side, pooling):
         pooling: as in `ClipScratchConfig`; the pooling layer is made for `tower` only.
     Returns: (tower, report): report has `source`, `parameters` (their number), `loaded`, `new` and `unused` (lists
         of weight names).
-    Raises: ValueError if `check_tower_type` does not admit the tower, or there is no such id or folder.
+    Raises: ClipScratchError if `check_tower_type` does not admit the tower, or there is no such id or folder.
     """
     if isinstance(source, nn.Module):
         check_tower_type(source.config, side)
         if not isinstance(source, tower_class(source.config)):  # a saved model is built by its config alone
-            raise ValueError(
+            raise ClipScratchError(
                 f"{side} tower: a {type(source).__name__} is not what AutoModel makes of its config, a "
                 f"{tower_class(source.config).__name__}; give that."
             )
@@ -56,18 +57,18 @@ def load_tower(source, side, pooling):
             **extra,
         )
     except ImportError as error:
-        raise ValueError(f"{side} tower {str(source)!r} cannot be used: {one_line(error)}") from error
+        raise ClipScratchError(f"{side} tower {str(source)!r} cannot be used: {one_line(error)}") from error
     except OSError as error:
         raise _not_found(source, side, error) from error
     missing = set(info["missing_keys"])
     loaded = [name for name, _ in tower.named_parameters() if name not in missing]
     if any(".lora_" in name for name in info["unexpected_keys"]):
-        raise ValueError(
+        raise ClipScratchError(
             f"{side} tower {str(source)!r} holds weights with adapters (LoRA, peft) that are not merged; call "
             "merge_and_unload() on the model and save it again."
         )
     if not loaded:
-        raise ValueError(
+        raise ClipScratchError(
             f"{side} tower {str(source)!r} holds none of the weights of a {config.model_type} (it has "
             f"{', '.join(sorted(info['unexpected_keys'])[:2])}, ...); give the folder of the tower itself."
         )
@@ -79,7 +80,7 @@ def load_tower(source, side, pooling):
 def load_tower_config(source, side):
     """The config of the tower in a folder or under a Hub id; of a model with both sides that of this side.
 
-    Raises: ValueError if there is none, or `check_tower_type` does not admit it.
+    Raises: ClipScratchError if there is none, or `check_tower_type` does not admit it.
     """
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # the tower's own code would not travel
@@ -89,12 +90,12 @@ def load_tower_config(source, side):
     try:
         check_tower_type(config, side)
     except ValueError as error:
-        raise ValueError(f"{side} tower {str(source)!r}: {error}") from error
+        raise ClipScratchError(f"{side} tower {str(source)!r}: {error}") from error
     return config
 
 
 def _not_found(source, side, error):
-    return ValueError(
+    return ClipScratchError(
         f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and safetensors "
         f"here nor an id that the Hub or its cache could give ({one_line(error).split('. ')[0]}); give a folder, mend "
         "the id, or connect."
@@ -102,9 +103,9 @@ def _not_found(source, side, error):
 
 
 def check_whole(config, missing):
-    """Raises: ValueError if weights are not in a folder's file: transformers would draw them at random."""
+    """Raises: ClipScratchError if weights are not in a folder's file: transformers would draw them at random."""
     if missing := sorted(missing):
-        raise ValueError(
+        raise ClipScratchError(
             f"{len(missing)} of the model's weights are not in its file under the names that this transformers knows, "
             f"{missing[0]} for one; it was saved with transformers {config.transformers_version}: load it with that "
             "version, copy the folder again, or save it again where it was trained."
@@ -159,26 +160,27 @@ def one_line(error):
 def tower_class(config):
     """The class that `AutoModel` knows for a config."""
     if type(config) not in MODEL_MAPPING:
-        raise ValueError(
+        raise ClipScratchError(
             f"model_type {config.model_type!r} is not an encoder that AutoModel knows; choose another tower."
         )
     try:
         model_class = MODEL_MAPPING[type(config)]
     except ValueError as error:  # transformers names some classes that it does not have
-        raise ValueError(f"model_type {config.model_type!r} has no class here; choose another tower.") from error
+        raise ClipScratchError(f"model_type {config.model_type!r} has no class here; choose another tower.") from error
     return model_class[0] if isinstance(model_class, (list, tuple)) else model_class
 
 
 def check_tower_type(config, side):
     """Check by its config and class alone that a tower can be the `text` or the `vision` tower of a model.
 
-    Raises: ValueError if its class is no encoder of that side's inputs alone, or has not one width for all tokens.
+    Raises: ClipScratchError if its class is no encoder of that side's inputs alone, or has not one width for all
+        tokens.
     """
     kind, (expected, modality, remedy) = config.model_type, _SIDES[side]
     part = getattr(config, f"{side}_config", None) if config.sub_configs else None
     if isinstance(part, PretrainedConfig):
         check_tower_type(part, side)
-        raise ValueError(
+        raise ClipScratchError(
             f"{side} tower {kind!r} is a model of several towers; name the type of its {side} tower, "
             f"{part.model_type!r}, or give a folder or Hub id with its weights."
         )
@@ -186,7 +188,7 @@ def check_tower_type(config, side):
     try:
         main, modalities = model_class.main_input_name, model_class.input_modalities
     except ImportError as error:  # transformers puts a stand-in where a library is missing
-        raise ValueError(f"{side} tower {kind!r} cannot be used: {one_line(error)}") from error
+        raise ClipScratchError(f"{side} tower {kind!r} cannot be used: {one_line(error)}") from error
     modalities = {modalities} if isinstance(modalities, str) else set(modalities)
     inputs = inspect.signature(model_class.forward).parameters.values()
     needed = [p.name for p in inputs if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD][1:]
@@ -201,7 +203,7 @@ def check_tower_type(config, side):
     else:
         tower_width(config)
         return
-    raise ValueError(
+    raise ClipScratchError(
         f"a model of type {kind!r} {why}, and a {side} tower is an encoder of {expected} alone; choose "
         f"another, for example {remedy}."
     )
@@ -221,13 +223,13 @@ def takes_pooler(model_class):
 def build_tower(config, pooling):
     """A tower from its config, without the pooling layer that it would never use (DDP wants every weight used).
 
-    Raises: ValueError if its class cannot be built from it.
+    Raises: ClipScratchError if its class cannot be built from it.
     """
     extra = {"add_pooling_layer": pooling == "tower"} if takes_pooler(tower_class(config)) else {}
     try:
         return AutoModel.from_config(config, **extra)
     except Exception as error:  # of many kinds: each class checks its sizes, or needs a library, in its own way
-        raise ValueError(
+        raise ClipScratchError(
             f"a tower of type {config.model_type!r} cannot be built from its config ({one_line(error)}); choose "
             "another tower."
         ) from error
@@ -236,10 +238,10 @@ def build_tower(config, pooling):
 def freeze_tower(tower, unfrozen_layers):
     """Takes the gradients from a tower, but for its last blocks and what follows them (final norm, pooling layer).
 
-    Raises: ValueError if the tower has fewer blocks.
+    Raises: ClipScratchError if the tower has fewer blocks.
     """
     if unfrozen_layers and hasattr(tower.config, "depths"):
-        raise ValueError(
+        raise ClipScratchError(
             f"a {tower.config.model_type} tower is of stages, whose layers are in no one row; train all of it or none."
         )
     tower.requires_grad_(False)
@@ -260,14 +262,14 @@ def last_blocks(tower, count):
     """The last `count` blocks of a tower, first to last; its blocks are its list of as many modules as
     the config has layers, else its longest list.
 
-    Raises: ValueError if it has fewer.
+    Raises: ClipScratchError if it has fewer.
     """
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
     layers = None if hasattr(tower.config, "depths") else getattr(tower.config, "num_hidden_layers", None)
     # A mixture of experts may have more experts in a block than blocks.
     blocks = list(max(lists, key=lambda modules: (len(modules) == layers, len(modules)), default=[]))
     if count > len(blocks):
-        raise ValueError(
+        raise ClipScratchError(
             f"{count} layers of a {tower.config.model_type} tower are to be trained, but it has {len(blocks)}; "
             f"choose at most {len(blocks)}."
         )
@@ -282,11 +284,11 @@ def pool(output, attention_mask, pooling, state_norm):
         attention_mask: (B, T), 1 for a token that counts in the mean; `None` counts all.
         pooling, state_norm: as in `ClipScratchConfig`.
     Returns: (B, D), D = W, or 2 W for `cls+mean`.
-    Raises: ValueError if the tower has no pooled output of its own and `tower` asks for it.
+    Raises: ClipScratchError if the tower has no pooled output of its own and `tower` asks for it.
     """
     if pooling == "tower":
         if output.get("pooler_output") is None:
-            raise ValueError("pooling 'tower': this tower has no pooled output; choose cls, mean or cls+mean.")
+            raise ClipScratchError("pooling 'tower': this tower has no pooled output; choose cls, mean or cls+mean.")
         states = output.pooler_output
     else:
         tokens = output.last_hidden_state

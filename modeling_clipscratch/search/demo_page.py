@@ -12,6 +12,7 @@ from ..data.images.decode import decode_image
 from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.rank_labels import rank_labels
 from ..evaluation.report.markdown import code, escaped
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.names import on_one_line
 from .index_files import PictureIndex
 from .result_page import GRID, hits_html, note_of
@@ -36,7 +37,9 @@ def gradio_library():
     try:
         import gradio
     except ImportError as error:
-        raise ValueError("the page needs gradio, which is not installed: pip install 'clipscratch[demo]'") from error
+        raise ClipScratchError(
+            "the page needs gradio, which is not installed: pip install 'clipscratch[demo]'"
+        ) from error
     return gradio
 
 
@@ -108,7 +111,7 @@ def serve(page, port: int, *, wait: bool = True) -> str:
 
     Requests that name another host are answered with 400.
 
-    Raises: ValueError if the port is taken.
+    Raises: ClipScratchError if the port is taken.
     """
     gr = gradio_library()
     from starlette.middleware import Middleware  # comes with gradio
@@ -140,7 +143,7 @@ def serve(page, port: int, *, wait: bool = True) -> str:
             app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)]},
         )
     except OSError as error:
-        raise ValueError(f"port={port} cannot be had on this machine; choose another --port.") from error
+        raise ClipScratchError(f"port={port} cannot be had on this machine; choose another --port.") from error
     if wait:
         print(f"The page is at {address} (stop it with Ctrl-C).", flush=True)
         page.block_thread()

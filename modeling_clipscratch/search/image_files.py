@@ -10,6 +10,7 @@ import numpy as np
 
 from ..data.images.decode import BadImageError, decode_image, is_picture_name, is_unread_name, warn_of_unread
 from ..data.images.read_ahead import read_ahead
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.local_files import walk_files
 from .vectors import digest_of
 
@@ -32,10 +33,10 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     Links to folders are followed, but for those that lead back up. Pictures of a kind that is not read are counted in
     a warning. So are pipes, sockets and devices that are called like pictures.
 
-    Raises: ValueError if the folder, or one inside it, cannot be read, or if no picture is there.
+    Raises: ClipScratchError if the folder, or one inside it, cannot be read, or if no picture is there.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give the one that holds the pictures.")
+        raise ClipScratchError(f"{folder} is not a folder; give the one that holds the pictures.")
 
     unread, special, stamps = [], [], {}
     for inside, files in walk_files(folder):
@@ -53,7 +54,9 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     if special:
         logger.warning("%d pipes, sockets or devices (%s, ...) are no pictures and left out.", len(special), special[0])
     if not stamps:
-        raise ValueError(f"{folder} holds no picture, nor does any folder in it; give one with .jpg, .png, ... files.")
+        raise ClipScratchError(
+            f"{folder} holds no picture, nor does any folder in it; give one with .jpg, .png, ... files."
+        )
     return dict(sorted(stamps.items()))
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import write_text
 from .vectors import number_of, read_vectors, write_vectors
 
@@ -88,7 +89,7 @@ def model_fingerprint(model, image_processor) -> str:
 def find_index(place: str | Path) -> Path:
     """The folder of an index, given that folder or the folder of pictures that it lies in.
 
-    Raises: ValueError if there is none.
+    Raises: ClipScratchError if there is none.
 
     >>> from modeling_clipscratch.evaluation import load_model
     >>> from modeling_clipscratch.search import update_index
@@ -101,7 +102,7 @@ def find_index(place: str | Path) -> Path:
     for where in (place / INSIDE, place):
         if (where / TABLE).is_file():
             return where
-    raise ValueError(
+    raise ClipScratchError(
         f"{place} holds no finished index; make one, or finish it: run_inference.py index FOLDER --model DIR"
     )
 
@@ -109,7 +110,7 @@ def find_index(place: str | Path) -> Path:
 def open_index(where: Path) -> PictureIndex:
     """Reads an index and checks that it is whole.
 
-    Raises: ValueError if the index is damaged, incomplete or of another version's form.
+    Raises: ClipScratchError if the index is damaged, incomplete or of another version's form.
 
     >>> from modeling_clipscratch.evaluation import load_model
     >>> from modeling_clipscratch.search import update_index
@@ -127,7 +128,7 @@ def open_index(where: Path) -> PictureIndex:
         if "clipscratch[search]" in str(error):
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
-        raise ValueError(
+        raise ClipScratchError(
             f"{where} holds a damaged index ({reason}); make it anew: {_rebuild('FOLDER', where)}"
         ) from error
 
@@ -135,7 +136,7 @@ def open_index(where: Path) -> PictureIndex:
 def _read_index(where):
     told = json.loads((where / TABLE).read_text(encoding="utf-8"))
     if told["format"] != FORMAT:
-        raise ValueError(f"its format is {told['format']}, this version reads {FORMAT}")
+        raise ClipScratchError(f"its format is {told['format']}, this version reads {FORMAT}")
     index = PictureIndex(
         folder=(where / told["folder"]).resolve(),
         model=told["model"],
@@ -144,7 +145,7 @@ def _read_index(where):
         vectors=read_vectors(where / told["vectors"]),
     )
     if len(index.names_of) != index.vectors.ntotal:
-        raise ValueError(f"{len(index.names_of)} contents in the table, {index.vectors.ntotal} vectors")
+        raise ClipScratchError(f"{len(index.names_of)} contents in the table, {index.vectors.ntotal} vectors")
     return index
 
 
@@ -154,9 +155,9 @@ def _rebuild(folder, where):
 
 
 def check_model(index: PictureIndex, where: Path, fingerprint: str) -> None:
-    """Raises: ValueError if another model made the index."""
+    """Raises: ClipScratchError if another model made the index."""
     if index.model != fingerprint:
-        raise ValueError(
+        raise ClipScratchError(
             f"the index {where} was made with another model ({index.model_name}, fingerprint {index.model[:8]}; this "
             f"one is {fingerprint[:8]}); give that one, or make the index anew with: {_rebuild(index.folder, where)}"
         )

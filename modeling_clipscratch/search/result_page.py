@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from ..data.images.decode import BadImageError, decode_image
 from ..evaluation.plots.figures import new_figure, save_figure, shortened
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import write_text
 from ..utils.names import printable
 from .search_index import Hit
@@ -55,9 +56,9 @@ $hits
 
 
 def check_sheet(path: str | Path) -> None:
-    """Raises: ValueError if the ending is neither `.png` nor `.html`."""
+    """Raises: ClipScratchError if the ending is neither `.png` nor `.html`."""
     if Path(path).suffix.lower() not in (".png", ".html"):
-        raise ValueError(f"sheet={path} has no ending that says its form; end it in .png or .html.")
+        raise ClipScratchError(f"sheet={path} has no ending that says its form; end it in .png or .html.")
 
 
 def write_sheet(path: str | Path, hits: Sequence[Hit], *, query: str, image: Image.Image | None = None) -> None:

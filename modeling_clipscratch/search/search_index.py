@@ -8,6 +8,7 @@ from PIL import Image
 
 from ..data.images.preprocess import Preprocess
 from ..evaluation.encode import encode_pixels, encode_texts
+from ..hub.errors_clipscratch import ClipScratchError
 from .index_files import PictureIndex
 from .vectors import nearest
 
@@ -26,17 +27,17 @@ class Hit:
 
 
 def check_query(*, text: str | None, image: object | None, top: int) -> None:
-    """Raises: ValueError if not exactly one of text and picture is given, the text is empty, or top is no number of
-    pictures."""
+    """Raises: ClipScratchError if not exactly one of text and picture is given, the text is empty, or top is no
+    number of pictures."""
     if (text is None) == (image is None):
         given = "neither is" if text is None else "both are"
-        raise ValueError(f"search takes a text or --image, and {given} given; give one of them.")
+        raise ClipScratchError(f"search takes a text or --image, and {given} given; give one of them.")
     if text is not None and not text.strip():
-        raise ValueError(
+        raise ClipScratchError(
             f"the text {text!r} is empty; say what the picture should show, for example 'a dog in the snow'."
         )
     if top < 1:
-        raise ValueError(f"top={top} is no number of pictures to show; choose 1 or more.")
+        raise ClipScratchError(f"top={top} is no number of pictures to show; choose 1 or more.")
 
 
 def search(
@@ -51,7 +52,7 @@ def search(
         image: an RGB picture to look for others like it.
         top: how many are wanted; all there are, if fewer.
     Returns: the best first; equal ones in the order of their names.
-    Raises: ValueError, see `check_query`.
+    Raises: ClipScratchError, see `check_query`.
 
     >>> from modeling_clipscratch.evaluation import load_model
     >>> from modeling_clipscratch.search import update_index

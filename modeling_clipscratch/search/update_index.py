@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data.images.decode import BadImageError
 from ..data.images.preprocess import Preprocess
 from ..evaluation.encode import encode_pixels
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import explaining_failures
 from .image_files import list_pictures, read_pictures
 from .index_files import INSIDE, TABLE, Picture, PictureIndex, check_model, model_fingerprint, open_index, save_index
@@ -79,8 +80,8 @@ def update_index(
         progress: show a bar.
     Raises:
         BadImageError: at the first unreadable picture, if so chosen; what was encoded before it is kept.
-        ValueError: if there is no picture, none can be read, the index is damaged or of another model or folder, or
-            another process is writing it.
+        ClipScratchError: if there is no picture, none can be read, the index is damaged or of another model or
+            folder, or another process is writing it.
 
     >>> from modeling_clipscratch.evaluation import load_model
     >>> model, processor = load_model("runs/digits")
@@ -94,7 +95,7 @@ def update_index(
     fingerprint = model_fingerprint(model, processor.image_processor)
     preprocess = Preprocess(processor.image_processor)
     if where.exists() and not where.is_dir():
-        raise ValueError(f"{where} is a file; an index is a folder, give another --index.")
+        raise ClipScratchError(f"{where} is a file; an index is a folder, give another --index.")
     with explaining_failures(where):
         where.mkdir(parents=True, exist_ok=True)
         (where / "lock").touch()
@@ -110,14 +111,14 @@ def update_index(
             settings = {"on_bad_row": on_bad_row, "batch_size": batch_size, "progress": progress, "moved": moved}
             return index, _update(index, where, files, model, preprocess, **settings)
     except Timeout as error:
-        raise ValueError(f"{where} is being written by another process; wait until it ends.") from error
+        raise ClipScratchError(f"{where} is being written by another process; wait until it ends.") from error
 
 
 def _opened(where, folder, fingerprint):
     index = open_index(where)
     check_model(index, where, fingerprint)
     if index.folder != folder and index.folder.is_dir():  # a folder that was moved keeps its index
-        raise ValueError(
+        raise ClipScratchError(
             f"the index {where} is that of {index.folder}, not of {folder}; give another --index, or replace it "
             "with --rebuild."
         )
@@ -167,7 +168,7 @@ def _update(index, where, files, model, preprocess, *, on_bad_row, batch_size, p
     finally:  # an error or Ctrl-C costs nothing; SIGKILL costs what is waiting
         _publish(waiting, parts, index.vectors)
     if not now:
-        raise ValueError(f"{index.folder}: none of {len(files)} pictures can be read; {changes.errors[0]}")
+        raise ClipScratchError(f"{index.folder}: none of {len(files)} pictures can be read; {changes.errors[0]}")
     contents = {picture.digest for picture in now.values()}
     changes.gone = sum(name not in now and picture.digest not in contents for name, picture in before.items())
     if now != before or resumed or moved:
@@ -186,7 +187,7 @@ def _encoded(model, preprocess, new):
     embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, len(new)).numpy()
     for read, embed in zip(new.values(), embeds, strict=True):
         if not np.isfinite(embed).all():
-            raise ValueError(f"the model gives NaN or infinity for {read.name}; check its weights.")
+            raise ClipScratchError(f"the model gives NaN or infinity for {read.name}; check its weights.")
     return dict(zip(new, embeds, strict=True))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..evaluation.metrics.zero_shot import cosines
+from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import write_whole
 
 SPARE = 32  # neighbours asked for beyond the top, so that ties at its edge are seen without a second look
@@ -20,7 +21,7 @@ def faiss_library():
     try:
         import faiss
     except ImportError as error:
-        raise ValueError(
+        raise ClipScratchError(
             "an index of pictures needs faiss, which is not installed: pip install 'clipscratch[search]'"
         ) from error
     return faiss
@@ -71,12 +72,12 @@ def write_vectors(vectors, folder: Path, stem: str) -> str:
 
 
 def read_vectors(path: Path):
-    """Raises: ValueError if the file's content is not the one that its name says."""
+    """Raises: ClipScratchError if the file's content is not the one that its name says."""
     faiss = faiss_library()
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         if found != path.stem.rpartition("-")[2]:
-            raise ValueError(f"{path} is damaged (its content is not what its name says).")
+            raise ClipScratchError(f"{path} is damaged (its content is not what its name says).")
         file.seek(0)
         return faiss.read_index(faiss.PyCallbackIOReader(file.read))  # it takes no path that is not UTF-8
 
@@ -94,7 +95,7 @@ def nearest(vectors, query: torch.Tensor, top: int) -> tuple[np.ndarray, np.ndar
     Returns: (numbers, scores): int64 and float32 cosines, `top` of them or more (or N), in no order.
     """
     if not torch.isfinite(query).all():
-        raise ValueError("the model gives NaN or infinity for the query; check its weights.")
+        raise ClipScratchError("the model gives NaN or infinity for the query; check its weights.")
     row = query.float().numpy()[None]
     scores, numbers = vectors.search(row, min(top + SPARE, vectors.ntotal))
     # The error of a sum of P products is at most P times half an epsilon of sum |x y|, which is 1 at most; of two sums.

@@ -9,6 +9,7 @@ from transformers import ProcessorMixin
 
 from ..evaluation.load_model import load_model
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
+from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..utils.atomic_files import check_new_folder, write_new_folder
 from .convert_tutorial import read_tutorial
@@ -30,12 +31,13 @@ def convert(source: str, output: str | Path, *, text_model: str, vision_model: s
         text_model: for a file of weights, which has neither: whose config and tokenizer the text tower has.
         vision_model: the same for the vision tower: config and image processor.
     Returns: the folder.
-    Raises: ValueError if the source cannot be read, is of another kind, or there is something at `output` already.
+    Raises: ClipScratchError if the source cannot be read, is of another kind, or there is something at `output`
+        already.
 
     >>> convert("clip.pt", "photos", text_model="distilbert", vision_model="vit")
     Traceback (most recent call last):
         ...
-    ValueError: output=photos is there already; delete it, or choose another name.
+    ClipScratchError: output=photos is there already; delete it, or choose another name.
     """
     check_new_folder("output", output)
     if Path(source).is_file():
@@ -53,12 +55,12 @@ def from_two_towers(theirs: nn.Module, processor: ProcessorMixin, source: str):
     Both towers pool by themselves, project by one matrix, and learned with the loss of the diagonal.
 
     Returns: (model in `eval()`, processor).
-    Raises: ValueError if it is of another type.
+    Raises: ClipScratchError if it is of another type.
     """
     kind = theirs.config.model_type
     if kind not in TYPES:
         # SigLIP too: it reads texts padded to 64 tokens only, which no processor of a folder can be made to keep.
-        raise ValueError(f"{source} is a model of type {kind!r}; what can be converted is {', '.join(TYPES)}.")
+        raise ClipScratchError(f"{source} is a model of type {kind!r}; what can be converted is {', '.join(TYPES)}.")
     scale = theirs.logit_scale.item()
     model, processor = ClipScratchModel.from_towers(
         text=theirs.text_model,

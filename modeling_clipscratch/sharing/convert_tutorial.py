@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
+from ..evaluation.damaged_files import naming_damaged_files
+from ..evaluation.remote_code import refusing_own_code
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
+from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..hub.towers_clipscratch import load_tower_config, takes_pooler, tower_class
-from ..utils.damaged_files import naming_damaged_files
-from ..utils.remote_code import refusing_own_code
 
 SIDES = {"text": "text_encoder", "vision": "image_encoder"}  # ours -> the tutorial's
 HEAD = {"projection.weight": "0.weight", "projection.bias": "0.bias"}
@@ -29,7 +30,7 @@ def read_tutorial(path: str | Path, text_model: str, vision_model: str):
         text_model: folder or Hub id whose config and tokenizer the text tower has.
         vision_model: the same for the vision tower, config and image processor.
     Returns: (model in `eval()`, processor).
-    Raises: ValueError if the file is none of the tutorial's, or does not fit the two configs.
+    Raises: ClipScratchError if the file is none of the tutorial's, or does not fit the two configs.
     """
     weights = _state_dict(path)
     width = len(weights["text_encoder.layer_norm.bias"])
@@ -56,7 +57,7 @@ def _state_dict(path):
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle raise anything
-        raise ValueError(
+        raise ClipScratchError(
             f"{path} is no file of weights that can be read without running code from it; save the model's "
             "state_dict() with torch.save, and nothing else."
         ) from error
@@ -66,7 +67,7 @@ def _state_dict(path):
     towers = all(any(str(name).startswith(f"{encoder}.model.") for name in names) for encoder in SIDES.values())
     if missing or not towers:
         shown = ", ".join(sorted({".".join(str(name).split(".")[:2]) for name in names})[:8])
-        raise ValueError(
+        raise ClipScratchError(
             f"{path} is not of the tutorial's model: it holds {shown}; expected are text_encoder and "
             "image_encoder, each with model, projection and layer_norm."
         )
@@ -82,7 +83,7 @@ def _tower(weights, side, config, path):
     tower, info = made.from_pretrained(None, **settings, **extra)  # knows a ViT's older names, too
     wrong = sorted(info["missing_keys"]) + sorted(name for name, *_ in info["mismatched_keys"])
     if wrong:
-        raise ValueError(
+        raise ClipScratchError(
             f"{path}: the {side} tower does not fit the config of --{side}_model, a {config.model_type} ({len(wrong)} "
             f"weights missing or of another shape, {wrong[0]} for one); name the model that it was made from."
         )

@@ -7,12 +7,13 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
+from ..evaluation.remote_code import check_code
 from ..evaluation.report.metric_tables import ACCOUNT, weights_sha256
+from ..hub.errors_clipscratch import ClipScratchError
 from ..training.saving.run_folder import OF_A_RUN
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
 from ..utils.model_files import CODE, is_of_a_model
-from ..utils.remote_code import check_code
 from .card.card_facts import REPORT, code_files, report_account
 from .card.model_card import write_card
 
@@ -42,12 +43,12 @@ def push_folder(
         repo_id, private, revision, token: as `hub_commit.open_repository` takes them.
         license, language: of the card, as `write_card` takes them.
     Returns: the page's address.
-    Raises: ValueError or OSError with one sentence if the folder is no trained model, or the Hub refuses it.
+    Raises: ClipScratchError or OSError with one sentence if the folder is no trained model, or the Hub refuses it.
 
     >>> push_folder("photos", "you/your-clip")  # is looked at before anything is asked of the Hub
     Traceback (most recent call last):
         ...
-    ValueError: photos has no config.json, so it holds no model; give the folder that training wrote.
+    ClipScratchError: photos has no config.json, so it holds no model; give the folder that training wrote.
     """
     check_folder(folder)
     repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
@@ -84,13 +85,17 @@ def push_trained(args) -> str:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Raises: ValueError if the folder does not hold a whole ClipScratch model with its processor."""
+    """Raises: ClipScratchError if the folder does not hold a whole ClipScratch model with its processor."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json, so it holds no model; give the folder that training wrote.")
+        raise ClipScratchError(
+            f"{folder} has no config.json, so it holds no model; give the folder that training wrote."
+        )
     kind = read_json(folder / "config.json").get("model_type")
     if kind != "clipscratch":
-        raise ValueError(f"{folder} holds a model of type {kind!r}, not 'clipscratch'; push it with its own library.")
+        raise ClipScratchError(
+            f"{folder} holds a model of type {kind!r}, not 'clipscratch'; push it with its own library."
+        )
     needed = {
         "the weights": ("model.safetensors", "model.safetensors.index.json"),
         "the model's code": (f"modeling{CODE}",),
@@ -101,7 +106,7 @@ def check_folder(folder: str | Path) -> None:
     if not missing:
         missing = sorted(name for name in code_files(folder) if not (folder / name).is_file())
     if missing:
-        raise ValueError(
+        raise ClipScratchError(
             f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "
             "save the model and its processor there."
         )

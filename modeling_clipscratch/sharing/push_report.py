@@ -15,7 +15,7 @@ def open_report(folder: str | Path, repo_id: str | None) -> str | None:
     evaluation that may take long.
 
     Returns: the repository's whole id.
-    Raises: ValueError or OSError with one sentence.
+    Raises: ClipScratchError or OSError with one sentence.
     """
     open_folder(folder)
     return None if repo_id is None else open_repository(repo_id, create=False)

@@ -10,6 +10,7 @@ from ..data.batches.captions import CaptionTable
 from ..data.dataset import class_names
 from ..data.load import describe_data, load_splits, open_source
 from ..data.splits import NoSuchSplitError, canonical_split
+from ..hub.errors_clipscratch import ClipScratchError
 from .features.pairs import check_stream
 from .optimization.device import check_processes, describe_device
 from .optimization.optimizer import muon_matrices
@@ -40,7 +41,7 @@ def train(
     Args:
         model_options, data, args, settings: from `parse_recipe`.
     Returns: {dataset: {metric: value}} on the test split (validation where there is none, or the recipe wants none).
-    Raises: ValueError for what the user can mend.
+    Raises: ClipScratchError for what the user can mend.
 
     >>> from modeling_clipscratch.training import parse_recipe
     >>> options = ["--max_steps", "1", "--output_dir", "runs/again", "--disable_tqdm", "true"]
@@ -77,7 +78,7 @@ def _train(model_options, data, args, settings):
     model, processor = built or build_model(model_options, _known_captions(splits["train"], templates, data.streaming))
     adapters = add_adapters(model, model_options)
     if adapters and args.gradient_checkpointing:
-        raise ValueError(
+        raise ClipScratchError(
             "gradient_checkpointing has no effect on a frozen tower with adapters; leave it out and set "
             "encode_chunk_size, which saves more."
         )
@@ -92,7 +93,9 @@ def _train(model_options, data, args, settings):
         muon_matrices=muon_matrices(model, model_options, args.muon_learning_rate),
     )
     if adapters and trainer.is_fsdp_enabled:
-        raise ValueError("adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP.")
+        raise ClipScratchError(
+            "adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP."
+        )
     if checkpoint is not None:
         if trainer.stream is not None:
             trainer.stream.load(checkpoint)
@@ -139,7 +142,7 @@ def _load(data, args):
     measures = args.eval_strategy != "no" or data.validation_fraction > 0
     streamed = {"train": data.streaming}
     if data.streaming and "validation" not in source and args.eval_strategy != "no":
-        raise ValueError(
+        raise ClipScratchError(
             f"{data.dataset} has no validation split, and none can be taken from a stream; --eval_strategy no does "
             "without."
         )
@@ -165,14 +168,14 @@ def _load(data, args):
             except NoSuchSplitError as error:
                 if test not in names or test in source:
                     raise
-                raise ValueError(f"{error} (Or do without a test: --test_split none.)") from error
+                raise ClipScratchError(f"{error} (Or do without a test: --test_split none.)") from error
             splits |= part
             templates = templates or part.templates
     for line in describe_data(splits):
         logger.info(line)
     classes = class_names(splits["train"])
     if classes is not None and len(classes) < 2:
-        raise ValueError(
+        raise ClipScratchError(
             f"{data.dataset} has one class, {classes[0]!r}, so there is nothing to tell apart; give the folder whose "
             "sub-folders are the classes, or captions (metadata.csv)."
         )

@@ -22,10 +22,11 @@ from ..data.images.augment import Views
 from ..data.images.preprocess import Preprocess
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
 from ..evaluation.metrics.intervals import confidence_intervals
+from ..evaluation.remote_code import check_code
+from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
 from ..utils.model_files import CODE
-from ..utils.remote_code import check_code
 from .callbacks import TrainingRecord, set_callbacks
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
@@ -69,7 +70,7 @@ class ClipScratchTrainer(Trainer):
         kwargs: as `Trainer` takes them.
 
     Raises:
-        ValueError: if the data or an option do not fit, in one sentence.
+        ClipScratchError: if the data or an option do not fit, in one sentence.
 
     >>> from modeling_clipscratch.data import load_data
     >>> from modeling_clipscratch.evaluation import load_model
@@ -206,7 +207,7 @@ class ClipScratchTrainer(Trainer):
     def get_train_dataloader(self):
         """Batches of this process. A search has made another model for each trial by now."""
         if self.train_rows is None:
-            raise ValueError("train_dataset is missing; give the Trainer a datasets.Dataset to train on.")
+            raise ClipScratchError("train_dataset is missing; give the Trainer a datasets.Dataset to train on.")
         if self.model is not self._settled:
             self._settle()
         if self.stream is not None:
@@ -220,7 +221,7 @@ class ClipScratchTrainer(Trainer):
             self.stream.take(inputs)  # then as accelerate's loaders do it
             inputs = send_to_device(inputs, self.args.device, self.args.accelerator_config.non_blocking)
         if "error" in inputs:
-            raise ValueError(inputs["error"])
+            raise ClipScratchError(inputs["error"])
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -347,8 +348,8 @@ class ClipScratchTrainer(Trainer):
             resume_from_checkpoint: path of a checkpoint; `True` or `auto` for the last whole one in `output_dir`.
             trial, kwargs: as `Trainer.train` takes them.
         Returns: `TrainOutput`, also where the checkpoint has made all steps already.
-        Raises: ValueError if the checkpoint is damaged or of another run, `output_dir` is in use by another run, or a
-            loss or weight is no longer finite.
+        Raises: ClipScratchError if the checkpoint is damaged or of another run, `output_dir` is in use by another
+            run, or a loss or weight is no longer finite.
         """
         with lock_run_folder(self.args.output_dir, writes=self.args.should_save):
             checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
@@ -412,13 +413,13 @@ class ClipScratchTrainer(Trainer):
             named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
             if eval_dataset not in named:
                 listed = f"one of {', '.join(named)}" if named else "one, or a datasets.Dataset itself"
-                raise ValueError(
+                raise ClipScratchError(
                     f"eval_dataset={eval_dataset!r} is no name of a dataset of the Trainer; give {listed}."
                 )
             eval_dataset = named[eval_dataset]
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
-            raise ValueError("eval_dataset is missing; give one to the Trainer or to evaluate().")
+            raise ClipScratchError("eval_dataset is missing; give one to the Trainer or to evaluate().")
         if isinstance(eval_dataset, dict):
             prefixes = {name: f"{metric_key_prefix}_{name}" for name in eval_dataset}
             parts = [self.evaluate(eval_dataset[name], ignore_keys, prefix) for name, prefix in prefixes.items()]
@@ -442,7 +443,9 @@ class ClipScratchTrainer(Trainer):
 
     def _measure_as(self, prefix, dataset, ignore_keys):
         if ignore_keys:
-            raise ValueError(f"ignore_keys={ignore_keys} is not supported: no outputs are gathered; leave it out.")
+            raise ClipScratchError(
+                f"ignore_keys={ignore_keys} is not supported: no outputs are gathered; leave it out."
+            )
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
             result = self.measure(dataset)
         metrics = result.metrics if self.is_in_train else {**result.metrics, **self.intervals(result)}
@@ -474,7 +477,7 @@ class ClipScratchTrainer(Trainer):
         """Weights that a checkpoint lacks would stay as they are, in silence; here that is an error."""
         odd = [*load_result.missing_keys, *load_result.unexpected_keys]
         if odd:
-            raise ValueError(f"the checkpoint does not fit the model: {len(odd)} weights differ ({odd[0]}, ...).")
+            raise ClipScratchError(f"the checkpoint does not fit the model: {len(odd)} weights differ ({odd[0]}, ...).")
 
     def _get_output_dir(self, trial):
         return super()._get_output_dir(trial) if self.staging is None else str(self.staging)
@@ -496,11 +499,13 @@ class ClipScratchTrainer(Trainer):
             self.hub_model_id, self.push_in_progress = open_for_pushes(self.args, token=token, private=private), None
 
     def push_to_hub(self, *args, **kwargs):
-        """The Trainer's, which uploads the whole run folder. Raises ValueError if there is other code in it."""
+        """The Trainer's, which uploads the whole run folder. Raises ClipScratchError if there is other code in it."""
         check_code(self.args.output_dir)
         foreign = [path for path in Path(self.args.output_dir).glob("*.py") if not path.name.endswith(CODE)]
         if foreign:
-            raise ValueError(f"{foreign[0]} is not ClipScratch's code, and would be pushed; move it to another folder.")
+            raise ClipScratchError(
+                f"{foreign[0]} is not ClipScratch's code, and would be pushed; move it to another folder."
+            )
         return super().push_to_hub(*args, **kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder):

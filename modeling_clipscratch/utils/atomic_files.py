@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from ..hub.errors_clipscratch import ClipScratchError
 from .names import printable
 
 _PART = ".part"  # ends the names of what is being written
@@ -76,15 +77,17 @@ def check_new_folder(option: str, path: str | Path) -> None:
     """Check that nothing but an empty folder is at `path`.
 
     Raises:
-        ValueError: If something else is there.
+        ClipScratchError: If something else is there.
     """
     path = Path(path)
     if path.is_mount():
-        raise ValueError(f"{option}={path} is where a disk is mounted and cannot be replaced; choose a folder in it.")
+        raise ClipScratchError(
+            f"{option}={path} is where a disk is mounted and cannot be replaced; choose a folder in it."
+        )
     if path.is_dir() and not any(path.iterdir()):
         return
     if path.exists():
-        raise ValueError(f"{option}={path} is there already; delete it, or choose another name.")
+        raise ClipScratchError(f"{option}={path} is there already; delete it, or choose another name.")
 
 
 def write_new_folder(path: str | Path, fill: Callable[[Path], object]) -> None:

@@ -17,6 +17,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 
+from ..hub.errors_clipscratch import ClipScratchError
+
 logger = logging.getLogger(__name__)
 
 _WAITS = (1, 2, 4, 8)  # seconds before each further try
@@ -41,16 +43,16 @@ def open_repository(
         token: default: the one that `hf auth login` or `HF_TOKEN` set.
         create: make the repository where it is not there.
     Returns: the whole id.
-    Raises: ValueError or OSError with one sentence if that cannot be.
+    Raises: ClipScratchError or OSError with one sentence if that cannot be.
     """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(
+        raise ClipScratchError(
             f"repo_id={repo_id!r} is no name of a repository; give you/name, of letters, digits, '-', '_' and '.'."
         ) from error
     if token is None and get_token() is None:
-        raise ValueError(f"pushing needs a token; make one that may write at {_TOKENS}, then `hf auth login`.")
+        raise ClipScratchError(f"pushing needs a token; make one that may write at {_TOKENS}, then `hf auth login`.")
     api = HfApi(token=token)
     if create:
         repo_id = _ask(repo_id, lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
@@ -58,7 +60,7 @@ def open_repository(
         repo_id = f"{_ask(repo_id, api.whoami)['name']}/{repo_id}"
     _ask(repo_id, lambda: api.auth_check(repo_id, write=True))  # one of others is found without a word by create_repo
     if private and not _ask(repo_id, lambda: api.repo_info(repo_id)).private:
-        raise ValueError(
+        raise ClipScratchError(
             f"{repo_id} is there and public, so what is pushed would be seen by all; make it private in its settings, "
             "choose another name, or leave private out."
         )

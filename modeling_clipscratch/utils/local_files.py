@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from ..hub.errors_clipscratch import ClipScratchError
 from .names import is_junk_folder
 
 Listing = Mapping[str, Sequence[str]]  # folder below the dataset's, "" for itself -> names of its files
@@ -31,10 +32,12 @@ def check_regular(path: str | Path) -> None:
     """Check that a path is no pipe, socket or device.
 
     Raises:
-        ValueError: If it is one.
+        ClipScratchError: If it is one.
     """
     if is_special(path):
-        raise ValueError(f"{path}: is a pipe, socket or device, which is not read; remove it, or give a regular file.")
+        raise ClipScratchError(
+            f"{path}: is a pipe, socket or device, which is not read; remove it, or give a regular file."
+        )
 
 
 def stamp(path: str) -> tuple[int, int]:
@@ -47,10 +50,12 @@ def refuse_unreadable(error: OSError) -> None:
     """What `os.walk` calls for a folder that cannot be read: to pass over it would drop all that it holds.
 
     Raises:
-        ValueError: If the folder is there.
+        ClipScratchError: If the folder is there.
     """
     if not isinstance(error, FileNotFoundError):
-        raise ValueError(f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions.")
+        raise ClipScratchError(
+            f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions."
+        )
 
 
 def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
@@ -59,7 +64,7 @@ def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
     Links to folders are followed, but for those that lead back up. What file managers leave behind is left out.
 
     Raises:
-        ValueError: If a folder cannot be read.
+        ClipScratchError: If a folder cannot be read.
     """
     root = str(folder)
     above = {root: {os.path.realpath(root)}}  # folder -> where it and all over it really lie
@@ -83,15 +88,15 @@ def read_json(path: str | Path) -> dict:
     """Read the JSON object of a file.
 
     Raises:
-        ValueError: If the file holds something else, naming it.
+        ClipScratchError: If the file holds something else, naming it.
     """
     check_regular(path)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of JSON or UTF-8
-        raise ValueError(f"{path} is damaged ({error}); copy or write it again.") from error
+        raise ClipScratchError(f"{path} is damaged ({error}); copy or write it again.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (its JSON is no object in braces); copy or write it again.")
+        raise ClipScratchError(f"{path} is damaged (its JSON is no object in braces); copy or write it again.")
     return content
 
 
@@ -122,15 +127,15 @@ def read_text(path: str | Path) -> str:
     """Read a text file, of UTF-8 or, with a byte-order mark, UTF-16.
 
     Raises:
-        ValueError: If the file is something else, naming the line.
+        ClipScratchError: If the file is something else, naming the line.
     """
     check_regular(path)
     data = Path(path).read_bytes()
     if lfs_pointer(data):
-        raise ValueError(f"{path}: is a Git LFS pointer, which git lfs pull replaces with the file.")
+        raise ClipScratchError(f"{path}: is a Git LFS pointer, which git lfs pull replaces with the file.")
     if (text := decode_text(data)) is None:
         line = data.decode(errors="replace").partition("\ufffd")[0].count("\n") + 1
-        raise ValueError(f"{path}, line {line}: is no UTF-8; save the file as UTF-8 (iconv -f latin1 -t utf-8).")
+        raise ClipScratchError(f"{path}, line {line}: is no UTF-8; save the file as UTF-8 (iconv -f latin1 -t utf-8).")
     return text
 
 

@@ -2,7 +2,10 @@
 
 import os.path
 import re
+from collections.abc import Sequence
 from pathlib import PureWindowsPath
+
+from ..hub.errors_clipscratch import ClipScratchError
 
 
 def is_local(given: str) -> bool:
@@ -58,3 +61,10 @@ def public_name(given: str) -> str:
     ('birds', 'clip-benchmark/wds_flickr8k', 'digits')
     """
     return PureWindowsPath(given).name if is_local(given) else given
+
+
+def once_each(what: str, names: Sequence[str]) -> None:
+    """Raises: ClipScratchError if a name is given twice."""
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise ClipScratchError(f"{what} {twice} is named twice; name each once.")

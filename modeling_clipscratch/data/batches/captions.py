@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ..dataset import class_names, is_class_data, labels_of
 from ..images.randomness import key_ids
 from ..templates import DEFAULT_TEMPLATES, class_prompts
@@ -128,7 +129,7 @@ class TokenTable:
         lengths: (U,) tokens of each text.
         truncated: how many texts are cut.
 
-    Raises: ValueError if a text has no token at all.
+    Raises: ClipScratchError if a text has no token at all.
 
     >>> from modeling_clipscratch.training import word_tokenizer
     >>> texts = ["a red circle", "a circle"]
@@ -155,7 +156,7 @@ class TokenTable:
         self.truncated = len(long)
         self.lengths = np.array([len(ids) for ids in encoded])
         if not self.lengths.all():
-            raise ValueError(
+            raise ClipScratchError(
                 f"the text {texts[self.lengths.argmin()]!r} has no token, so nothing is there to be encoded; leave it "
                 "out, or choose a tokenizer that puts a token of its own at the beginning or end of a text."
             )

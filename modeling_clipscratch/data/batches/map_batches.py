@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 import torch
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ..dataset import ImageReader, title
 from ..images.decode import BadImageError
 from ..images.preprocess import Preprocess
@@ -175,7 +176,7 @@ class PairDataset(torch.utils.data.Dataset):
                         raise
                     self._skip(place, error)
             else:
-                raise ValueError(f"{title(self.dataset)}: none of its images can be read.")
+                raise ClipScratchError(f"{title(self.dataset)}: none of its images can be read.")
         return torch.tensor(kept), torch.from_numpy(np.stack(images))
 
     def _skip(self, row, error):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import file_of_cell
 from ..columns import (
     DEFAULT_OPTIONS,
@@ -49,7 +50,7 @@ class StreamedRow(NamedTuple):
     label: int | None
 
 
-class BadRowError(ValueError):
+class BadRowError(ClipScratchError):
     """A row without a caption or a label."""
 
 
@@ -64,7 +65,7 @@ class StreamedRows:
         class_names: (C,) names, `None` for caption data.
 
     Raises:
-        ValueError: if a column is missing or ambiguous, or the classes have no names.
+        ClipScratchError: if a column is missing or ambiguous, or the classes have no names.
     """
 
     def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS):
@@ -82,7 +83,7 @@ class StreamedRows:
             else:
                 self.class_names = known_classes(feature, options, column=self.label, origin=self.title)
             if self.class_names is None:
-                raise ValueError(
+                raise ClipScratchError(
                     f"{self.title}: the classes in column {self.label!r} are not known before all rows are read; give "
                     "their names in label order (class_names)."
                 )
@@ -176,11 +177,14 @@ class StreamedRows:
 
 
 def with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset:
-    """A stream whose features are known, from its first rows where they are not. Raises: ValueError if it is empty."""
+    """A stream whose features are known, from its first rows where they are not.
+
+    Raises: ClipScratchError if it is empty.
+    """
     if stream.features is not None:
         return stream
     if not (rows := list(stream.take(_HEAD))):
-        raise ValueError(f"{title(stream)}: no rows; choose another split or check where it comes from.")
+        raise ClipScratchError(f"{title(stream)}: no rows; choose another split or check where it comes from.")
     return stream.map(features=datasets.Dataset.from_list(rows).features)
 
 
@@ -249,7 +253,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         kept, warnings, last = [], [], state["epoch"]
         for epoch, raw, behind in self._shuffled(state):
             if epoch > last + 1:
-                raise ValueError(f"{self.rows.title}: no row can be used; {warnings[-1]}")
+                raise ClipScratchError(f"{self.rows.title}: no row can be used; {warnings[-1]}")
             try:
                 row = self.rows.row(*raw)
                 image = self.preprocess(self.preprocess.decode(row.image, name=row.where))
@@ -298,7 +302,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
                 yield begin, block
                 begin = {**begin, **behind, "block": begin["block"] + 1}
             if not begin["block"]:
-                raise ValueError(
+                raise ClipScratchError(
                     f"{self.rows.title}: reader {slot + 1} of {self.processes * self.workers} (processes x workers) "
                     "found no row in a whole epoch; set dataloader_num_workers lower."
                 )

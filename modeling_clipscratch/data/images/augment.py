@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from ...hub.errors_clipscratch import ClipScratchError
 from .mix import Mix, Mixture
 from .preprocess import normalize
 from .randomness import uniform
@@ -30,7 +31,7 @@ class Augment:
         trivial_augment: probability of one random operation of `trivial_augment`, before a crop.
         random_erasing: probability that a rectangle of 2 to 25 % of the picture becomes the mean colour.
         mix: how pictures of a batch are mixed, by `Views`; `None` for not at all.
-    Raises: ValueError for what is no probability.
+    Raises: ClipScratchError for what is no probability.
     Source: crop Szegedy et al. 2014, arXiv 1409.4842; erasing Zhong et al. 2017, arXiv 1708.04896.
 
     >>> augment = Augment(mean=[0.5] * 3, std=[0.5] * 3, random_shift=1)
@@ -52,9 +53,11 @@ class Augment:
     def __post_init__(self):
         for name in ("horizontal_flip", "trivial_augment", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not a probability; choose 0 to 1.")
+                raise ClipScratchError(f"{name}={getattr(self, name)} is not a probability; choose 0 to 1.")
         if not 0 < self.random_crop_min_area <= 1:
-            raise ValueError(f"random_crop_min_area={self.random_crop_min_area} is not in (0, 1]; choose 0.6, say.")
+            raise ClipScratchError(
+                f"random_crop_min_area={self.random_crop_min_area} is not in (0, 1]; choose 0.6, say."
+            )
 
     def __call__(self, images: torch.Tensor, samples: torch.Tensor, may_flip: torch.Tensor) -> torch.Tensor:
         """

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import backslash_hint, is_special, lfs_pointer
 
 try:
@@ -33,7 +34,7 @@ _UNREAD += (".tga", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr")
 COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
 
 
-class BadImageError(ValueError):
+class BadImageError(ClipScratchError):
     """An image that cannot be decoded; the message names the file, the member and the reason.
 
     >>> try:
@@ -185,7 +186,7 @@ def _open(data) -> Image.Image:
 
 def _check_regular(path):
     if is_special(path):  # opening a pipe waits for whoever writes into it
-        raise ValueError("it is a pipe, socket or device, and no regular file")
+        raise ClipScratchError("it is a pipe, socket or device, and no regular file")
 
 
 def _reason(error: Exception, data) -> str:
@@ -210,7 +211,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_integers(np.asarray(image)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floats, which have no fixed range; save it with 8 or 16 bits")
+        raise ClipScratchError("its pixels are floats, which have no fixed range; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

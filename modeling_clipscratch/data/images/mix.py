@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...hub.errors_clipscratch import ClipScratchError
 from .randomness import uniform
 
 _WHETHER, _HOW, _WEIGHT, _Y, _X = range(20, 25)  # draw numbers, apart from those of the augmentation
@@ -21,7 +22,7 @@ class Mix:
     How much of a picture stays its own is drawn evenly, and is the weight of its own captions in the loss; the rest
     is the weight of the other's.
 
-    Raises: ValueError for probabilities that are none, or are more than 1 together.
+    Raises: ClipScratchError for probabilities that are none, or are more than 1 together.
     Source: Yun et al. 2019, arXiv 1905.04899; Zhang et al. 2017, arXiv 1710.09412.
     """
 
@@ -30,7 +31,7 @@ class Mix:
 
     def __post_init__(self):
         if min(self.cutmix, self.mixup) < 0 or self.cutmix + self.mixup > 1:
-            raise ValueError(
+            raise ClipScratchError(
                 f"cutmix={self.cutmix} and mixup={self.mixup} are not probabilities whose sum is at most 1; choose "
                 "0.5 and 0.5, or less."
             )

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ..dataset import ImageReader, title, warn_left_out
 from .decode import BadImageError, decode_image, decode_pixels
 from .read_ahead import read_ahead
@@ -31,7 +32,7 @@ class Preprocess:
 
     Normalisation is left to `normalize`, so that batches travel as bytes and become floats on the device.
 
-    Raises: ValueError if the image processor scales pixels otherwise than to [0, 1], normalises without a mean or
+    Raises: ClipScratchError if the image processor scales pixels otherwise than to [0, 1], normalises without a mean or
         deviation, gives pictures of differing shapes, or does not make one image of three channels of each.
 
     >>> from transformers import ViTImageProcessorPil
@@ -106,13 +107,13 @@ class Preprocess:
         else:
             why = ""
         if not single:
-            raise ValueError(
+            raise ClipScratchError(
                 f"the image processor {name} does not make one image of three channels of an image{why}; give a tower "
                 "whose image processor does, such as that of a ViT, DINOv2 or CLIP."
             )
         other = next((shape for shape in shapes if shape != shapes[0]), None)
         if other is not None:
-            raise ValueError(
+            raise ClipScratchError(
                 f"this image processor (do_resize={getattr(own, 'do_resize', None)}, size={dict(own.size or {})}, "
                 f"do_center_crop={getattr(own, 'do_center_crop', None)}) gives pictures of differing shapes, "
                 f"{shapes[0]} and {other} for one, and a batch needs one shape; give size a height and a width, or "
@@ -122,7 +123,7 @@ class Preprocess:
         deviation = torch.tensor(self.std)[:, None, None]
         apart = [((one - other).abs() * deviation).mean() for one, other in zip(whole, expected, strict=True)]
         if not max(apart) < 0.5 / 255:
-            raise ValueError(
+            raise ClipScratchError(
                 f"the image processor {name} does more to pixels than resize, crop, scale and normalise them; give a "
                 "tower whose image processor does no more, such as that of a ViT, DINOv2 or CLIP."
             )
@@ -140,7 +141,7 @@ class Preprocess:
 
         Raises:
             BadImageError: at the first image that cannot be decoded, unless it is to be skipped.
-            ValueError: if no image can be decoded.
+            ClipScratchError: if no image can be decoded.
         """
         pixels = np.empty((len(dataset), *self.image_size, 3), dtype=np.uint8)
         kept = []
@@ -174,7 +175,7 @@ class Preprocess:
                 yield from (pair for pair in batch if not isinstance(pair[1], str))
                 bar.update(len(batch))
         if len(errors) == len(dataset):
-            raise ValueError(f"{title(dataset)}: none of {len(dataset)} images can be read; {errors[0]}")
+            raise ClipScratchError(f"{title(dataset)}: none of {len(dataset)} images can be read; {errors[0]}")
         warn_left_out(dataset, errors, "images")
 
 
@@ -199,7 +200,7 @@ def _statistics(image_processor):
     """Mean and deviation of pixels in [0, 1]."""
     scale = image_processor.rescale_factor if getattr(image_processor, "do_rescale", None) else 1
     if abs(255 * scale - 1) > 1e-6:
-        raise ValueError(
+        raise ClipScratchError(
             f"this image processor multiplies bytes by {scale}, and only 1/255 is known here; set do_rescale to true "
             "and rescale_factor to 1/255 if the model was trained so."
         )
@@ -208,7 +209,7 @@ def _statistics(image_processor):
     for name in ("image_mean", "image_std"):
         values = getattr(image_processor, name)
         if not isinstance(values, (list, tuple)) or len(values) != 3:
-            raise ValueError(
+            raise ClipScratchError(
                 f"this image processor normalises with {name}={'null' if values is None else values}; give three "
                 "numbers, or set do_normalize to false."
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import Listing, list_files, read_text
 from ..columns import DataOptions
 from ..dataset import CAPTIONS_FEATURE
@@ -99,7 +100,9 @@ def _tokens(path: Path) -> Captions:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         match = re.fullmatch(r"(.+)#\d+\t(.*)", line.strip())
         if line.strip() and not match:
-            raise ValueError(f"{path}, line {number}: is not of the form name.jpg#0<TAB>caption; mend or remove it.")
+            raise ClipScratchError(
+                f"{path}, line {number}: is not of the form name.jpg#0<TAB>caption; mend or remove it."
+            )
         if match and splits and match[1] not in splits:
             aside.add(match[1])
         elif match:

@@ -5,6 +5,7 @@ from functools import partial
 import datasets
 import numpy as np
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ..columns import DataOptions
 from ..dataset import build_dataset, image_bytes, ppm
 from ..splits import Source, Split
@@ -30,7 +31,7 @@ def digits_source(options: DataOptions) -> Source:
     """
     names = list(options.class_names or CLASS_NAMES)
     if len(names) != len(CLASS_NAMES):
-        raise ValueError(f"digits: {len(names)} class names for {len(CLASS_NAMES)} classes; give one for each.")
+        raise ClipScratchError(f"digits: {len(names)} class names for {len(CLASS_NAMES)} classes; give one for each.")
     return {
         split: Split(partial(_read_digits, split, names), "scikit-learn's load_digits", templates=TEMPLATES)
         for split in ("train", "validation", "test")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import Listing, read_text
 from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
@@ -32,7 +33,8 @@ Images = Mapping[str, Sequence[str]]  # folder below the dataset's, "" for itsel
 def image_folder_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
     """The splits of a folder of images; `None` where there is no image.
 
-    Raises: ValueError if the folders can be read in two ways, naming both, or if there are neither classes nor texts.
+    Raises: ClipScratchError if the folders can be read in two ways, naming both, or if there are neither classes nor
+        texts.
     """
     images = {inside: names for inside, files in listing.items() if (names := [*filter(is_picture_name, files)])}
     if not images:
@@ -98,7 +100,7 @@ def _read_caption(path: Path, options: DataOptions) -> str:
             raise
         return ""  # a row without a caption, which is left out and counted
     if _BOXES.match(f"{text} "):
-        raise ValueError(
+        raise ClipScratchError(
             f"{path}: holds a class and a box of a detector, no caption; remove these files, or set --folder_names "
             "classes to read the folders as classes."
         )
@@ -115,14 +117,14 @@ def _class_source(folder: Path, images: Images, listing: Listing, name: str, opt
     every = class_order(classes.get("train", ()), itertools.chain(*classes.values()))
     for split, own in classes.items():
         if own and classes.get("train") and not {*own} & {*classes["train"]}:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{name}: train has the classes {_some(classes['train'])}, and {split} has {_some(own)}, none of them; "
                 "give all splits the same sub-folders, one a class."
             )
     if not every:
-        raise ValueError(f"{name}: its folders {_LACKS}")
+        raise ClipScratchError(f"{name}: its folders {_LACKS}")
     if options.class_names and len(options.class_names) != len(every):
-        raise ValueError(
+        raise ClipScratchError(
             f"{name}: {len(options.class_names)} class names for {len(every)} sub-folders ({', '.join(every[:5])}, "
             "...); give one name for each."
         )
@@ -150,7 +152,7 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
     if options.folder_names == "splits":
         if splits := by_split(tops, name, split_of_path):
             return splits
-        raise ValueError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
+        raise ClipScratchError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
     exact = [top for top in tops if is_split_name(top)]
     deep = [top for top in exact if tops[top] != {""}]
     if deep and options.folder_names is None:
@@ -161,12 +163,12 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
 
 
 def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: Images, name: str) -> None:
-    """Raise ValueError if the sub-folders may be something else than classes, naming what else."""
+    """Raise `ClipScratchError` if the sub-folders may be something else than classes, naming what else."""
     kinds, below = ({*itertools.chain(*map(split_words, words))} for words in (tops, itertools.chain(*tops.values())))
     others, inner = len(tops) - len(exact), next(iter(tops.values()))
     generic = [top for top in tops if top.lower() in _IMAGE_FOLDERS]
     if exact and not others or generic and {*images} == {*generic}:
-        raise ValueError(f"{name}: its folders {_some(tops)} {_LACKS}")
+        raise ClipScratchError(f"{name}: its folders {_some(tops)} {_LACKS}")
     doubt, remedy = None, "for the second, lay them out as <split>/<class>/"
     if len(kinds) > 1 or exact and others == 1:
         doubt, remedy = "splits, as words in their names say", "--folder_names splits for the second"
@@ -183,7 +185,7 @@ def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: I
     elif len(files := _file_splits(images)) > 1:
         doubt = f"classes whose files are named after the splits {_some(files)}"
     if doubt:
-        raise ValueError(
+        raise ClipScratchError(
             f"{name}: the sub-folders {_some(tops)} may be classes, or {doubt}; set --folder_names classes for the "
             f"first; {remedy}."
         )
@@ -224,7 +226,7 @@ def _below(images: Images, top: str) -> Images:
 
 
 def _readable(name: str, folders: Sequence[str]) -> list[str]:
-    """The classes that folders stand for. Raises: ValueError if two are called alike, or one is no UTF-8."""
+    """The classes that folders stand for. Raises: ClipScratchError if two are called alike, or one is no UTF-8."""
     read: dict[str, str] = {}
     for folder in folders:
         words = readable_class(folder)
@@ -235,7 +237,7 @@ def _readable(name: str, folders: Sequence[str]) -> list[str]:
         else:
             read[words] = folder
             continue
-        raise ValueError(f"{name}: {problem}, or give class_names.")
+        raise ClipScratchError(f"{name}: {problem}, or give class_names.")
     return list(read)
 
 

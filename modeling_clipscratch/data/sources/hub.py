@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import list_files, walk_files
 from ...utils.names import first_line
 from ..columns import DataOptions
@@ -33,10 +34,10 @@ def hub_source(name: str, options: DataOptions) -> Source:
 
     Where the Hub is out of reach: what an earlier run left in the caches of `huggingface_hub` or `datasets`.
 
-    Raises: ValueError, one sentence, if it cannot be had or has several configurations of which none is chosen.
+    Raises: ClipScratchError, one sentence, if it cannot be had or has several configurations of which none is chosen.
     """
     if not HUB_ID.fullmatch(name):
-        raise ValueError(f"{name!r} is neither a path nor a Hub id (owner/name); also built in: digits, scenes.")
+        raise ClipScratchError(f"{name!r} is neither a path nor a Hub id (owner/name); also built in: digits, scenes.")
     try:
         info = HfApi().dataset_info(name, revision=options.revision)
     except Exception as error:
@@ -96,7 +97,7 @@ def _table_source(name, options, *, streams=False, offline=False):
             config = datasets.get_dataset_default_config_name(name, **where)
     if len(names) > 1 and config not in names:
         problem = f"has no configuration {config!r}" if config else "has several configurations"
-        raise ValueError(f"{name}: {problem}; choose one with --dataset_config: {', '.join(names)}.")
+        raise ClipScratchError(f"{name}: {problem}; choose one with --dataset_config: {', '.join(names)}.")
     with _one_sentence(name, options, offline):
         info = datasets.get_dataset_config_info(name, config, **where)
     own = by_split(info.splits, name)
@@ -141,22 +142,24 @@ def _one_sentence(name: str, options: DataOptions, offline: bool) -> Iterator[No
         datasets.config.HF_HUB_OFFLINE = before
 
 
-def _hub_error(name: str, options: DataOptions, error: Exception) -> ValueError:
+def _hub_error(name: str, options: DataOptions, error: Exception) -> ClipScratchError:
     reason = first_line(error)
     if isinstance(error, GatedRepoError):
-        return ValueError(f"{name}: the Hub asks for an agreement first; accept it there, then `hf auth login`.")
+        return ClipScratchError(f"{name}: the Hub asks for an agreement first; accept it there, then `hf auth login`.")
     if isinstance(error, RevisionNotFoundError):
         revision = options.revision
-        return ValueError(f"{name}: has no revision {revision!r} on the Hub; give a branch, tag or commit of it.")
+        return ClipScratchError(f"{name}: has no revision {revision!r} on the Hub; give a branch, tag or commit of it.")
     if isinstance(error, RepositoryNotFoundError | HFValidationError | datasets.exceptions.DatasetNotFoundError):
-        return ValueError(
+        return ClipScratchError(
             f"{name}: there is no such local folder, and the Hub ({constants.ENDPOINT}) has no such dataset; check "
             "the spelling, `hf auth login` for a private one, or give a local folder."
         )
     if isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError) or "httpx" in type(error).__module__:
-        return ValueError(
+        return ClipScratchError(
             f"{name}: there is no such local folder, the Hub ({constants.ENDPOINT}) cannot be reached ({reason}) "
             f"and its cache ({constants.HF_HUB_CACHE}) does not hold it; connect, give a local folder, or set HF_HOME "
             "to where it is kept."
         )
-    return ValueError(f"{name}: `datasets` cannot read it ({reason}); give a local copy in one of the known forms.")
+    return ClipScratchError(
+        f"{name}: `datasets` cannot read it ({reason}); give a local copy in one of the known forms."
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import read_json, walk_files
 from ...utils.names import first_line
 from ..columns import DataOptions
@@ -20,7 +21,7 @@ from .tars import tar_source
 def local_source(name: str, options: DataOptions) -> Source | None:
     """The splits of a local folder or file; `None` if the name is no path.
 
-    Raises: ValueError if it is a path and nothing is there, or what is there can be read in two ways or in none.
+    Raises: ClipScratchError if it is a path and nothing is there, or what is there can be read in two ways or in none.
     """
     path = Path(name or "?").expanduser()  # Path("") would be the current folder
     if path.is_dir():
@@ -34,9 +35,9 @@ def local_source(name: str, options: DataOptions) -> Source | None:
         known = (
             "the folder that holds the shards" if path.suffix == ".tar" else "a folder, or a .parquet, .csv or .jsonl"
         )
-        raise ValueError(f"{name}: is a file of no known kind; give {known}.")
+        raise ClipScratchError(f"{name}: is a file of no known kind; give {known}.")
     if name.startswith((".", "~")) or path.is_absolute() or name.count(os.sep) > 1 or is_table(path):
-        raise ValueError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
+        raise ClipScratchError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
     return None
 
 
@@ -55,7 +56,7 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
     for find in (tar_source, *of_texts, image_folder_source):
         if source := find(folder, listing, name, options):
             return source
-    raise ValueError(
+    raise ClipScratchError(
         f"{name}: holds none of the known forms: tar shards (<split>/0.tar), images with a metadata.csv, .jsonl or "
         ".parquet, tables (.parquet, .csv, .jsonl), images with a text file beside each, or images in one sub-folder a "
         "class."
@@ -66,7 +67,7 @@ def _configuration(folder: Path, name: str, config: str) -> Path:
     configs = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if config not in configs:
         listed = f"it has: {', '.join(configs)}" if configs else "it has none"
-        raise ValueError(f"{name}: no sub-folder is called dataset_config={config!r}; {listed}.")
+        raise ClipScratchError(f"{name}: no sub-folder is called dataset_config={config!r}; {listed}.")
     return folder / config
 
 
@@ -88,6 +89,6 @@ def _load_saved(folder: Path) -> datasets.Dataset:
     try:
         return datasets.load_from_disk(str(folder))
     except Exception as error:
-        raise ValueError(
+        raise ClipScratchError(
             f"{folder}: save_to_disk's files cannot be read ({first_line(error)}); save it again."
         ) from error

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import datasets
 from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ..images.decode import BadImageError
 
 logger = logging.getLogger(__name__)
@@ -16,7 +17,7 @@ MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
 _AT_ONCE = 32  # rows that `datasets` hands over together
 
 
-class ShardError(ValueError):
+class ShardError(ClipScratchError):
     """A shard, or a sample of it, that cannot be read; the message names it, the reason and the remedy."""
 
 
@@ -35,14 +36,14 @@ def shard_names(stream: datasets.IterableDataset) -> list[str]:
 
 
 def check_resumable(stream: datasets.IterableDataset, name: str) -> None:
-    """Raise ValueError if a stream cannot be read on from where a run stopped, or gives a process a share already."""
+    """Raise `ClipScratchError` if a stream cannot be resumed, or is split among processes already."""
     if stream._distributed is not None:
-        raise ValueError(f"{name} was split by node; give the whole stream, which the processes share here.")
+        raise ClipScratchError(f"{name} was split by node; give the whole stream, which the processes share here.")
     layers = [stream._ex_iterable]
     for layer in layers:
         layers += getattr(layer, "ex_iterables", None) or [*filter(None, [getattr(layer, "ex_iterable", None)])]
         if type(layer).__name__ == "BufferShuffledExamplesIterable":  # its state lacks the rows in its buffer
-            raise ValueError(
+            raise ClipScratchError(
                 f"{name} was shuffled with a buffer, which a run that stopped cannot resume; leave `shuffle` out: "
                 "--stream_shuffle_rows shuffles rows as they are read."
             )

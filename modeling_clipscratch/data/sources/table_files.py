@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import Listing, check_regular, file_of_cell, lfs_pointer, list_files, read_text
 from ...utils.names import first_line
 from ..columns import DataOptions, find_columns, is_text
@@ -58,7 +59,9 @@ def metadata_source(folder: Path, listing: Listing, name: str, options: DataOpti
         if table := next((file for file in _METADATA if file in files), None):
             splits.setdefault(split_of_path(inside), []).append(folder / inside / table)
     if len(splits) > 1 and None in splits:
-        raise ValueError(f"{splits[None][0]}: lies beside split folders; put one into each of them, with its own rows.")
+        raise ClipScratchError(
+            f"{splits[None][0]}: lies beside split folders; put one into each of them, with its own rows."
+        )
     source = _source({split or "train": paths for split, paths in splits.items()}, options, inside=folder)
     tops = {inside.split("/")[0] for inside, files in listing.items() if any(map(is_picture_name, files))}
     if [*splits] != [None] or len(source) > 1 or sum(map(is_split_name, tops)) < 2:
@@ -69,7 +72,7 @@ def metadata_source(folder: Path, listing: Listing, name: str, options: DataOpti
     values = [canonical_split(str(cell).removeprefix("./").split("/")[0]) for cell in cells]
     strange = next((cell for cell, value in zip(cells, values, strict=True) if not is_split_name(value)), None)
     if strange is not None:
-        raise ValueError(
+        raise ClipScratchError(
             f"{part.origin}: lies beside split folders and names {strange}, which is in none; move the file, or put a "
             "metadata table into each split folder."
         )
@@ -113,13 +116,13 @@ def _tables(listing: Listing) -> Iterator[str]:
 
 
 def _of_one_folder(name: str, paths: list[str]) -> list[str]:
-    """The tables of a split. Raises: ValueError if those of several folders may be several configurations."""
+    """The tables of a split. Raises: ClipScratchError if those of several folders may be several configurations."""
     folders: dict[str, list[str]] = {}
     for path in paths:
         top = path.split("/")[0] if "/" in path else ""
         folders.setdefault("" if split_words(top) or top.isdigit() else top, []).append(path)
     if len(folders) > 1 and "" not in folders:
-        raise ValueError(
+        raise ClipScratchError(
             f"{name}: the sub-folders {', '.join(map(repr, folders))} hold tables of their own, which may be several "
             f"configurations of one dataset; choose one with --dataset_config {next(iter(folders))}."
         )
@@ -157,12 +160,14 @@ def find_image_root(
         where: what names them.
         split: of the rows.
         quiet: do not log a folder that was found.
-    Raises: ValueError if `image_root` is no folder.
+    Raises: ClipScratchError if `image_root` is no folder.
     """
     if options.image_root:
         root = Path(options.image_root).expanduser()
         if not root.is_dir():
-            raise ValueError(f"image_root={options.image_root!r} is no folder; give the one that {where} starts from.")
+            raise ClipScratchError(
+                f"image_root={options.image_root!r} is no folder; give the one that {where} starts from."
+            )
         return root
     cells = list(itertools.islice(cells, _HEAD))
 
@@ -237,7 +242,9 @@ def _read_tables(paths: Sequence[Path], root: Path, options: DataOptions) -> dat
         chosen = [(part.select_columns(columns), os.path.relpath(folder, root)) for folder, part in parts]
         whole = datasets.concatenate_datasets([_with_paths(part, image, inside) for part, inside in chosen])
     except ValueError as error:
-        raise ValueError(f"{origin}: the other files have other columns ({first_line(error)}); mend them.") from error
+        raise ClipScratchError(
+            f"{origin}: the other files have other columns ({first_line(error)}); mend them."
+        ) from error
     return _with_numbers(whole, options) if kind == "csv" else whole
 
 
@@ -295,7 +302,7 @@ def _read_json(path: Path) -> datasets.Dataset:
     """`Dataset.from_json` guesses types by parts of 10 MB, and names no line."""
     rows = list(_json_rows(path))
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: its rows are no objects in braces; write one row a line.")
+        raise ClipScratchError(f"{path}: its rows are no objects in braces; write one row a line.")
     columns = dict.fromkeys(itertools.chain.from_iterable(rows))
     return datasets.Dataset(pa.table({column: _array([row.get(column) for row in rows]) for column in columns}))
 
@@ -307,7 +314,9 @@ def _json_rows(path: Path) -> Iterator:
         try:
             value = json.loads(line) if line.strip() else []
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: is no JSON ({first_line(error)}); mend or remove it.") from error
+            raise ClipScratchError(
+                f"{path}, line {number}: is no JSON ({first_line(error)}); mend or remove it."
+            ) from error
         yield from value if isinstance(value, list) else [value]
 
 
@@ -339,7 +348,9 @@ def _read_csv(path: Path) -> datasets.Dataset:
     except pa.ArrowInvalid as error:
         _check_rows(text, delimiter, names, path)
         if "Empty CSV" not in str(error):
-            raise ValueError(f"{path}: cannot be read as CSV ({first_line(error)}); mend or remove it.") from error
+            raise ClipScratchError(
+                f"{path}: cannot be read as CSV ({first_line(error)}); mend or remove it."
+            ) from error
         table = pa.table({name: pa.array([], pa.string()) for name in names})
     return datasets.Dataset(pa.table([pc.utf8_trim_whitespace(column) for column in table.columns], names))
 
@@ -351,24 +362,24 @@ def _header(text: str, path: Path) -> tuple[str, list[str]]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None or not any(names):
         what = f"two columns are called {twice!r}" if twice else "its first line is empty, and names no columns"
-        raise ValueError(f"{path}: {what}; mend the file.")
+        raise ClipScratchError(f"{path}: {what}; mend the file.")
     return delimiter, names
 
 
 def _check_rows(text: str, delimiter: str, names: Sequence[str], path: Path) -> None:
-    """Raise ValueError for the first row whose cells are not those of the header, naming its line."""
+    """Raise `ClipScratchError` for the first row whose cells are not those of the header, naming its line."""
     csv.field_size_limit((1 << 31) - 1)
     rows, line = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), 1
     try:
         for row in rows:
             if row and len(row) != len(names):
-                raise ValueError(
+                raise ClipScratchError(
                     f"{path}, line {line}: {len(row)} cells where the header has {len(names)} ({', '.join(names)}); "
                     f"put a text that holds {delimiter!r} in double quotes, or mend the row."
                 )
             line = rows.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {line}: {error}; a quote is not closed, or not written twice.") from error
+        raise ClipScratchError(f"{path}, line {line}: {error}; a quote is not closed, or not written twice.") from error
 
 
 @contextmanager
@@ -383,7 +394,7 @@ def _named_errors(path: Path, kind: str) -> Iterator[None]:
         with open(path, "rb") as file:
             pointer = lfs_pointer(file.read(100))
         cause = "it is a Git LFS pointer: git lfs pull" if pointer else first_line(error.__cause__ or error)
-        raise ValueError(f"{path}: cannot be read as {kind} ({cause}); mend or remove it.") from error
+        raise ClipScratchError(f"{path}: cannot be read as {kind} ({cause}); mend or remove it.") from error
     finally:
         datasets.utils.logging.set_verbosity(level)
         if not disabled:
@@ -391,10 +402,10 @@ def _named_errors(path: Path, kind: str) -> Iterator[None]:
 
 
 def split_column(columns: Iterable[str], options: DataOptions, origin: str) -> str | None:
-    """The column that names the split of a row. Raises: ValueError if the one that was named is not there."""
+    """The column that names the split of a row. Raises: ClipScratchError if the one that was named is not there."""
     column = options.split_column or "split"
     if column not in columns and options.split_column not in (None, "none"):
-        raise ValueError(f"{origin}: split_column={column!r} is not there; the columns are {', '.join(columns)}.")
+        raise ClipScratchError(f"{origin}: split_column={column!r} is not there; the columns are {', '.join(columns)}.")
     return column if column in columns and column != "none" else None
 
 
@@ -408,7 +419,7 @@ def by_split_column(
         options: `split_column`; default: a column called `split`. `none` leaves the source as it is.
         columns: split -> opens its split column alone, where that costs less than its table.
 
-    Raises: ValueError if a row names no split, or another one than the name of its file does.
+    Raises: ClipScratchError if a row names no split, or another one than the name of its file does.
     """
     regrouped: Source = {}
     if options.split_column == "none":
@@ -418,14 +429,14 @@ def by_split_column(
         column = split_column(table.column_names, options, part.origin)
         names = ["" if value is None else str(value).strip() for value in table[column][:]] if column else [split]
         if "" in names:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{part.origin}: row {names.index('') + 1} names no split in column {column!r}; mend it, or leave the "
                 "column out with --split_column none."
             )
         names = [*map(canonical_split, names)]
         other = next((name for name in names if name != split), None)
         if other is not None and len(source) > 1:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{part.origin}: belongs to {split}, and its column {column!r} says {other}; mend one of them, or "
                 "leave the column out with --split_column none."
             )

@@ -15,6 +15,7 @@ import datasets
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text, stamp
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import build_dataset, prepared_features, utf8_key
@@ -41,7 +42,7 @@ _JSON_FIELDS = {"captions": ("caption", "captions", "text"), "label": ("label", 
 def tar_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
     """The splits of a folder of tars; `None` where it holds none that are the data.
 
-    Raises: ValueError if the tars can be read in two ways, or columns are named, which only tables have.
+    Raises: ClipScratchError if the tars can be read in two ways, or columns are named, which only tables have.
     """
     splits = tar_splits(list_files(listing), str(folder))
     return open_tars(splits, folder, name, options, lambda tar: str(folder / tar)) if splits else None
@@ -80,7 +81,7 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
             logger.warning("%s: %d tars belong to no split and are left aside (%s, ...).", where, len(aside), aside[0])
     for split, members in splits.items():
         if len(places := sorted({folders[tar] for tar in members})) > 1:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{where}: {places[0] or '.'!r} and {places[1]!r} both hold tars of {split}; rename or remove one, or "
                 "choose a sub-folder with --dataset_config."
             )
@@ -151,18 +152,21 @@ def _rows(shards: list[str], reading: "_Reading") -> Iterator[dict]:
 
 
 def _complete(tars, folder):
-    """The tars of a split. Raises: ValueError if the count file is no number, or a tar that it counts is missing."""
+    """The tars of a split.
+
+    Raises: ClipScratchError if the count file is no number, or a tar that it counts is missing.
+    """
     where = os.path.dirname(tars[0])
     count_file, names = folder / where / COUNT_FILE, [os.path.basename(tar) for tar in tars]
     if not count_file.exists() or split_words(names[0]):  # it counts the tars of the folder, not those of a split
         return tars
     count = read_text(count_file).strip()
     if not count.isdigit() or int(count) == 0:
-        raise ValueError(f"{count_file}: {count!r} is not a number of shards; write how many there are.")
+        raise ClipScratchError(f"{count_file}: {count!r} is not a number of shards; write how many there are.")
     expected = [f"{number}.tar" for number in range(int(count))]
     if missing := next((name for name in expected if name not in names), None):
         missing = count_file.with_name(missing)
-        raise ValueError(f"{missing}: is missing, one of {count} shards; fetch it or correct {COUNT_FILE}.")
+        raise ClipScratchError(f"{missing}: is missing, one of {count} shards; fetch it or correct {COUNT_FILE}.")
     return [os.path.join(where, name) for name in expected]
 
 
@@ -240,7 +244,7 @@ class _Reading:
         kind_file, names_file = folder / KIND_FILE, folder / CLASSES_FILE
         stated = read_text(kind_file).strip() if kind_file.exists() else None
         if stated not in (None, *_KINDS):
-            raise ValueError(f"{kind_file}: {stated!r} is not supported; {' and '.join(map(repr, _KINDS))} are.")
+            raise ClipScratchError(f"{kind_file}: {stated!r} is not supported; {' and '.join(map(repr, _KINDS))} are.")
         kind, first = _KINDS.get(stated), None
         for sample in samples:
             first = first or sample
@@ -254,16 +258,16 @@ class _Reading:
             if kind := kind or (has and has[0]):
                 break
         if first is None:
-            raise ValueError(f"{folder}: its tars hold no images; check how they were written.")
+            raise ClipScratchError(f"{folder}: its tars hold no images; check how they were written.")
         if not kind:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{first.name}: has neither a label (.cls) nor captions (.txt, .json) beside it, nor has any other "
                 "image; every sample needs one."
             )
         if kind == "captions":
             return cls(kind, None, options)
         if not options.class_names and not names_file.exists():
-            raise ValueError(
+            raise ClipScratchError(
                 f"{folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names."
             )
         return cls(kind, tuple(options.class_names or published_class_names(names_file)), options)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ...hub.errors_clipscratch import ClipScratchError
+
 METRICS = (
     "zero_shot_accuracy",
     "retrieval_recall",
@@ -19,11 +21,11 @@ def metric_path(name: str) -> str:
     Args:
         name: one of `METRICS`.
     Returns: a folder for `evaluate.load(metric_path(name))`.
-    Raises: ValueError if there is no such metric.
+    Raises: ClipScratchError if there is no such metric.
 
     >>> Path(metric_path("zero_shot_accuracy")).name
     'zero_shot_accuracy'
     """
     if name not in METRICS:
-        raise ValueError(f"metric {name!r} is not one of {', '.join(METRICS)}.")
+        raise ClipScratchError(f"metric {name!r} is not one of {', '.join(METRICS)}.")
     return str(Path(__file__).parent / name)

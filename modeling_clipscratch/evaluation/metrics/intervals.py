@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...hub.errors_clipscratch import ClipScratchError
 from .outcomes import ClassOutcomes, Outcomes, plain_metrics, share_interval
 
 TAILS = (0.025, 0.975)
@@ -105,7 +106,7 @@ def paired_differences(
         flips: for the p-value, which is 1 / (flips + 1) at least.
         seed: of all draws.
     Returns: metric -> `Difference`; metrics that only one of the two has are left out.
-    Raises: ValueError if the two are not of the same pictures.
+    Raises: ClipScratchError if the two are not of the same pictures.
     Source: Efron & Tibshirani 1993, chapters 13 and 15; Phipson & Smyth 2010 for the 1 in p = (1 + more extreme) /
         (1 + flips).
 
@@ -146,13 +147,13 @@ def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float
 
     Args:
         runs: metric -> value, of one training each, alike but for the seed.
-    Raises: ValueError if there are fewer than two.
+    Raises: ClipScratchError if there are fewer than two.
 
     >>> over_seeds([{"top1": 0.5}, {"top1": 0.75}, {"top1": 1.0}])
     {'top1': {'mean': 0.75, 'std': 0.25, 'n': 3}}
     """
     if len(runs) < 2:
-        raise ValueError(f"{len(runs)} run has no spread over seeds; give the metrics of two runs at least.")
+        raise ClipScratchError(f"{len(runs)} run has no spread over seeds; give the metrics of two runs at least.")
     names = [name for name in runs[0] if not name.endswith("_ci95") and all(name in run for run in runs)]
     found = {}
     for name in names:
@@ -236,11 +237,15 @@ def _percentile_ends(name, drawn, pictures):
 
 def _check_pair(first, second):
     if type(first) is not type(second):
-        raise ValueError("one model was measured by classification, the other by retrieval; compare two of a kind.")
+        raise ClipScratchError(
+            "one model was measured by classification, the other by retrieval; compare two of a kind."
+        )
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} pictures cannot be paired; measure both models on the same.")
+        raise ClipScratchError(
+            f"{len(first)} and {len(second)} pictures cannot be paired; measure both models on the same."
+        )
     names = ("labels", "classes") if isinstance(first, ClassOutcomes) else ("caption_to_image",)
     if not all(np.array_equal(vars(first)[name], vars(second)[name]) for name in names):
-        raise ValueError(
+        raise ClipScratchError(
             "the two models saw pictures of other labels or captions; measure both on the same rows in the same order."
         )

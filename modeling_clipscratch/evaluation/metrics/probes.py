@@ -15,6 +15,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ...hub.errors_clipscratch import ClipScratchError
+
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 POWERS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # of ten: sklearn's C, with which CLIP's search begins
 FINEST = 1 / 8  # of a decade, where it ends
@@ -41,7 +43,8 @@ def knn_scores(
         neighbours: rows that vote, in [1, M].
         temperature: above 0; the lower, the more the nearest rows count.
     Returns: (N, C) float32, each class's share of the votes; rows sum to 1.
-    Raises: ValueError if the shapes do not fit, a label is out of range or there are fewer than two classes or rows.
+    Raises: ClipScratchError if the shapes do not fit, a label is out of range or there are fewer than two classes or
+        rows.
     Source: Wu et al. 2018, arXiv 1805.01978, section 3.4; the neighbours are those of DINO, arXiv 2104.14294.
 
     >>> knn_scores(torch.eye(2), torch.tensor([2, 0]), torch.eye(2), 3, neighbours=1)
@@ -50,9 +53,11 @@ def knn_scores(
     """
     train, labels, test = _checked(train_embeds, train_labels, test_embeds, classes)
     if not 1 <= neighbours <= len(train):
-        raise ValueError(f"neighbours={neighbours} does not fit {len(train)} training rows; choose 1 to {len(train)}.")
+        raise ClipScratchError(
+            f"neighbours={neighbours} does not fit {len(train)} training rows; choose 1 to {len(train)}."
+        )
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} is not above 0; choose 0.07, say.")
+        raise ClipScratchError(f"temperature={temperature} is not above 0; choose 0.07, say.")
 
     def weights(distances):  # cosine distances, nearest first; the nearest weighs 1, so that nothing overflows
         return np.exp((distances.min(1, keepdims=True) - distances) / temperature)
@@ -85,13 +90,14 @@ def linear_probe_scores(
         classes: C.
         seed: of the rows held out.
     Returns: (N, C) float32 log-probabilities; minus infinity for a class without training rows.
-    Raises: ValueError if the shapes do not fit, a label is out of range or there are fewer than two classes or rows.
+    Raises: ClipScratchError if the shapes do not fit, a label is out of range or there are fewer than two classes or
+        rows.
     Source: Radford et al. 2021, arXiv 2103.00020, section 3.2 and appendix A.3.
     """
     train, labels, test = _checked(train_embeds, train_labels, test_embeds, classes)
     held = _held_out(labels, seed)
     if not held.any():
-        raise ValueError(
+        raise ClipScratchError(
             f"each of the {len(train)} training rows is the only one of its class, so none can be held out to choose "
             "the regularisation; give two rows of a class or more."
         )
@@ -137,20 +143,22 @@ def _checked(train_embeds, train_labels, test_embeds, classes):
     train, test = (torch.as_tensor(embeds).float().cpu().numpy() for embeds in (train_embeds, test_embeds))
     labels = torch.as_tensor(train_labels).long().cpu().numpy()
     if train.ndim != 2 or labels.shape != train.shape[:1]:
-        raise ValueError(
+        raise ClipScratchError(
             f"train_embeds {train.shape} and train_labels {labels.shape} do not fit; give (M, P) and (M,)."
         )
     if test.ndim != 2 or test.shape[1] != train.shape[1] or len(test) == 0:
-        raise ValueError(
+        raise ClipScratchError(
             f"test_embeds {test.shape} do not fit train_embeds {train.shape}; give (N, P), N >= 1, from the same model."
         )
     for name, embeds in (("train_embeds", train), ("test_embeds", test)):
         broken = int((~np.isfinite(embeds).all(1)).sum())
         if broken:
-            raise ValueError(f"{broken} of {len(embeds)} {name} are not finite; check the model's weights.")
+            raise ClipScratchError(f"{broken} of {len(embeds)} {name} are not finite; check the model's weights.")
     shown = np.unique(labels)
     if len(shown) < 2:
-        raise ValueError(f"train_labels show {len(shown)} class; a probe needs rows of two classes or more.")
+        raise ClipScratchError(f"train_labels show {len(shown)} class; a probe needs rows of two classes or more.")
     if shown[0] < 0 or shown[-1] >= classes:
-        raise ValueError(f"train_labels run from {shown[0]} to {shown[-1]}, outside of classes 0 to {classes - 1}.")
+        raise ClipScratchError(
+            f"train_labels run from {shown[0]} to {shown[-1]}, outside of classes 0 to {classes - 1}."
+        )
     return train, labels, test

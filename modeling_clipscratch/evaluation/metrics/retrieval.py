@@ -5,6 +5,7 @@ Shapes: N pictures, M captions, P projection. Pictures may have any number of ca
 
 import torch
 
+from ...hub.errors_clipscratch import ClipScratchError
 from .outcomes import RetrievalOutcomes, plain_metrics
 from .zero_shot import BLOCK, in_float64, products, ranks
 
@@ -24,7 +25,7 @@ def retrieval_outcomes(
         caption_to_image: (M,) integers in [0, N), the picture that each caption belongs to.
         block: rows of similarities computed at once; changes memory, not the result. Without it, as many as keep
             the memory the same for any number of candidates.
-    Raises: ValueError if the shapes do not fit, an index is out of range or a picture has no caption.
+    Raises: ClipScratchError if the shapes do not fit, an index is out of range or a picture has no caption.
     """
     caption_to_image = _checked(image_embeds, text_embeds, caption_to_image)
     images, texts = in_float64("image", image_embeds), in_float64("text", text_embeds)
@@ -82,16 +83,16 @@ def best_own_ranks(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 def _checked(image_embeds, text_embeds, caption_to_image):
     owners = torch.as_tensor(caption_to_image).long().to(text_embeds.device)
     if owners.ndim != 1 or len(owners) != len(text_embeds) or len(owners) == 0:
-        raise ValueError(
+        raise ClipScratchError(
             f"{len(text_embeds)} text_embeds and caption_to_image {tuple(owners.shape)} do not fit; give each "
             "caption the number of its picture."
         )
     if int(owners.min()) < 0 or int(owners.max()) >= len(image_embeds):
-        raise ValueError(
+        raise ClipScratchError(
             f"caption_to_image runs from {int(owners.min())} to {int(owners.max())}, there are pictures 0 to "
             f"{len(image_embeds) - 1}; number the pictures by their place in image_embeds."
         )
     counts = torch.bincount(owners.cpu(), minlength=len(image_embeds))
     if int(counts.min()) == 0:
-        raise ValueError(f"picture {int(counts.argmin())} has no caption, so it has no rank; leave it out.")
+        raise ClipScratchError(f"picture {int(counts.argmin())} has no caption, so it has no rank; leave it out.")
     return owners

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from ...hub.errors_clipscratch import ClipScratchError
 from .outcomes import ClassOutcomes, mean_recall, plain_metrics
 
 # Similarities held at once: about 100 MB with all that is made of them, however many candidates there are.
@@ -46,16 +47,16 @@ def products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def in_float64(name: str, embeds: torch.Tensor) -> torch.Tensor:
-    """Raises: ValueError if an embedding is not finite."""
+    """Raises: ClipScratchError if an embedding is not finite."""
     check_finite(name, embeds)
     return embeds.double()
 
 
 def check_finite(name: str, embeds: torch.Tensor) -> None:
-    """Raises: ValueError if an embedding is not finite."""
+    """Raises: ClipScratchError if an embedding is not finite."""
     broken = int((~torch.isfinite(embeds).all(-1)).sum())
     if broken:
-        raise ValueError(
+        raise ClipScratchError(
             f"{broken} of {len(embeds)} {name} embeddings are not finite; the model gives NaN or infinity for "
             "them. Check its weights, or train it with a lower learning rate."
         )
@@ -92,7 +93,7 @@ def class_outcomes(
         scores: (N, C), higher is better, on any scale.
         labels: (N,) integers in [0, C).
         confidence: (N,) probability of the predicted class, where there is one.
-    Raises: ValueError if the shapes do not fit, a label is out of range or a score is NaN.
+    Raises: ClipScratchError if the shapes do not fit, a label is out of range or a score is NaN.
     """
     scores, labels = _checked(scores, labels)
     return ClassOutcomes(
@@ -209,13 +210,13 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
         probabilities: (N, C), rows sum to 1.
         labels: (N,) integers in [0, C).
     Returns: fraction in [0, 1]; 0 when, of the pictures predicted with 70 %, 70 % are right, and so on.
-    Raises: ValueError if a value is no probability, or as `class_outcomes`.
+    Raises: ClipScratchError if a value is no probability, or as `class_outcomes`.
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
     """
     probabilities = torch.as_tensor(probabilities)
     least, most = probabilities.aminmax() if probabilities.numel() else (0, 0)
     if least < 0 or most > 1 + 1e-6:  # sums of float32 shares may pass 1 by a rounding
-        raise ValueError(
+        raise ClipScratchError(
             f"probabilities run from {least:.3g} to {most:.3g}, outside of 0 to 1; give a softmax's output."
         )
     outcomes = class_outcomes(probabilities, labels, confidence=probabilities.amax(1))
@@ -225,21 +226,21 @@ def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor
 def _checked(scores, labels):
     scores, labels = torch.as_tensor(scores), torch.as_tensor(labels).long()
     if scores.ndim != 2:
-        raise ValueError(f"scores {tuple(scores.shape)} are no table; give (N, C).")
+        raise ClipScratchError(f"scores {tuple(scores.shape)} are no table; give (N, C).")
     labels = _checked_labels(labels, *scores.shape)
     if bool(scores.isnan().any()):
-        raise ValueError("some scores are NaN; the model's output is broken, so no accuracy can be given.")
+        raise ClipScratchError("some scores are NaN; the model's output is broken, so no accuracy can be given.")
     return scores, labels.to(scores.device)
 
 
 def _checked_labels(labels, pictures, classes):
     labels = torch.as_tensor(labels).long()
     if labels.shape != (pictures,) or pictures == 0:
-        raise ValueError(
+        raise ClipScratchError(
             f"scores {(pictures, classes)} and labels {tuple(labels.shape)} do not fit; give (N, C) and (N,), N >= 1."
         )
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ValueError(
+        raise ClipScratchError(
             f"labels run from {int(labels.min())} to {int(labels.max())}, the scores know classes 0 to {classes - 1}; "
             "give one column of scores a class."
         )

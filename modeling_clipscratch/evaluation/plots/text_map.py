@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from torch.nn.functional import normalize as unit_length
 
 from ...data.images.preprocess import Preprocess, normalize
+from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
 from ..encode import encode_texts
 
@@ -57,7 +58,7 @@ def text_map(model, processor, image, text: str) -> tuple[np.ndarray, float]:
         text: any.
     Returns: ((h, w) float32 in [0, 1] over the picture as the tower reads it, the cosine). All 0 where nothing speaks
         for the text.
-    Raises: ValueError if the vision tower has no token for each patch.
+    Raises: ClipScratchError if the vision tower has no token for each patch.
     """
     preprocess = Preprocess(processor.image_processor)
     pixels = torch.tensor(preprocess(image))[None]
@@ -69,7 +70,7 @@ def text_map(model, processor, image, text: str) -> tuple[np.ndarray, float]:
     def walk(block, given):
         tokens = given[0].detach()
         if tokens.ndim != 3 or tokens.shape[1] < patches:
-            raise ValueError(
+            raise ClipScratchError(
                 f"the vision tower has tokens {tuple(tokens.shape)} for {patches} patches, so they have no places in "
                 "the picture; maps need a tower like ViT, CLIP's or DINOv2."
             )
@@ -108,7 +109,7 @@ def patch_grid(model, image_size: tuple[int, int]) -> tuple[int, int]:
     """Lines and columns of the patches of a picture (height, width)."""
     size = model.config.vision_config.to_dict().get("patch_size")
     if not isinstance(size, int):
-        raise ValueError(
+        raise ClipScratchError(
             f"a {model.config.vision_config.model_type} tower has patch_size={size}, so its tokens have no places in "
             "the picture; maps need a tower like ViT, CLIP's or DINOv2."
         )

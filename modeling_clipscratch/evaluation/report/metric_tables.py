@@ -101,7 +101,7 @@ def less_is_better(name: str) -> bool:
 def write_metrics(path: str | Path, metrics: Metrics) -> None:
     """`metrics.json`: data set -> metric -> fraction or rank, whole or not at all.
 
-    Raises: ValueError if a value is NaN or infinite, which JSON cannot hold.
+    Raises: ClipScratchError if a value is NaN or infinite, which JSON cannot hold.
 
     >>> write_metrics("metrics.json", {"digits": {"top1": 0.9825}})
     >>> print(Path("metrics.json").read_text().strip())

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.atomic_files import free_space, replacing_files, write_text
 from ...utils.local_files import read_json
 from ...utils.names import public_name
@@ -31,7 +32,7 @@ _LEAST_SPACE = 2**20  # bytes of a small report
 def open_folder(folder: str | Path) -> Path:
     """Tries to write there, before an evaluation that may take long; leaves nothing behind.
 
-    Raises: ValueError if that cannot be done, the disk is full, or a model is there.
+    Raises: ClipScratchError if that cannot be done, the disk is full, or a model is there.
     """
     made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
     try:
@@ -40,7 +41,7 @@ def open_folder(folder: str | Path) -> Path:
             file.write(bytes(_LEAST_SPACE))
             file.flush()
     except OSError as error:
-        raise ValueError(
+        raise ClipScratchError(
             f"output_dir={folder} cannot be written to ({error.strerror}; {free_space(folder)} free there); "
             "choose another folder."
         ) from error
@@ -48,7 +49,7 @@ def open_folder(folder: str | Path) -> Path:
         for path in filter(Path.is_dir, made):
             path.rmdir()
     if (Path(folder) / "config.json").is_file():
-        raise ValueError(
+        raise ClipScratchError(
             f"output_dir={folder} holds a model, with figures of its own; choose {Path(folder) / 'report'}."
         )
     return Path(folder)
@@ -193,7 +194,7 @@ def _log_history(model):
     try:
         history = read_json(state).get("log_history", []) if state.is_file() else []
         if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-            raise ValueError(f"{state} is damaged (its log_history is no list of objects); copy it again.")
+            raise ClipScratchError(f"{state} is damaged (its log_history is no list of objects); copy it again.")
     except ValueError as error:  # what took long to measure is not lost for it
         logger.warning("%s The report has no curves of this run.", error)
         return []

@@ -11,10 +11,11 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ...cli.command_line import DATA_OPTIONS
+from ...data.columns import DATA_OPTIONS
 from ...evaluation.evaluate_dataset import TASKS
 from ...evaluation.report.metric_tables import ACCOUNT, weights_sha256
 from ...hub.configuration_clipscratch import ClipScratchConfig
+from ...hub.errors_clipscratch import ClipScratchError
 from ...training.saving.run_folder import CARD, is_of_a_run
 from ...utils.checksums import SUMS, read_sums, sha256
 from ...utils.local_files import read_json
@@ -59,11 +60,13 @@ def read_facts(folder: Path) -> dict:
     """
     Returns: `config`, `run`, `recipe`, `versions`, `parameters`, `files`, `measured`, `image_size`, `max_length`; what
         the folder lacks is empty.
-    Raises: ValueError if it holds no ClipScratch model, or a file is damaged or not as training wrote it.
+    Raises: ClipScratchError if it holds no ClipScratch model, or a file is damaged or not as training wrote it.
     """
     settings = _read(folder, "config.json")
     if settings.get("model_type") != "clipscratch":
-        raise ValueError(f"{folder} holds no ClipScratch model (config.json); give the folder that training wrote.")
+        raise ClipScratchError(
+            f"{folder} holds no ClipScratch model (config.json); give the folder that training wrote."
+        )
     run = {**_UNKNOWN, **_read(folder, "run.json")}
     recipe = public_recipe(_read(folder, "recipe.yaml"), run)
     of_a_run = {path for path in folder.iterdir() if path.name not in (CARD, SUMS) and is_of_a_run(path)}
@@ -95,7 +98,7 @@ def _check_sums(folder, files):
     sums = read_sums(folder) if (folder / SUMS).is_file() else {}
     for file in files:
         if sums.get(file["name"], file["sha256"]) != file["sha256"]:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{folder} is damaged: {file['name']} does not match {SUMS}; copy the folder again, or, if you changed "
                 f"it on purpose, delete its {SUMS}."
             )
@@ -110,7 +113,7 @@ def count_parameters(folder: Path) -> dict[str, int]:
             with safe_open(path, framework="numpy") as tensors:
                 sizes = {name: math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); copy the folder again.") from error
+            raise ClipScratchError(f"{path} is damaged ({error}); copy the folder again.") from error
         for name, size in sizes.items():
             counts[sides.get(name.split(".")[0], "heads")] += size
     return counts
@@ -201,9 +204,11 @@ def _read(folder, name):
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"{path} is damaged ({reason}); copy or write it again.") from error
+            raise ClipScratchError(f"{path} is damaged ({reason}); copy or write it again.") from error
     if not isinstance(content, dict) or not _fits(content, _SHAPES[name]):
-        raise ValueError(f"{path} is damaged (it holds something else than a run or a report writes); copy it again.")
+        raise ClipScratchError(
+            f"{path} is damaged (it holds something else than a run or a report writes); copy it again."
+        )
     return content
 
 
@@ -222,6 +227,6 @@ def _config(folder, settings):
     try:
         return ClipScratchConfig(**settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise ClipScratchError(
             f"{folder / 'config.json'} holds a value that cannot be used ({error}); copy it again."
         ) from error

@@ -44,7 +44,7 @@ def write_card(
         license: the Hub's name of the model's licence (`apache-2.0`), where there is one.
         language: ISO 639-1 code of the texts that the model reads, where it is known.
     Returns: the path of the card.
-    Raises: ValueError if the folder holds no ClipScratch model.
+    Raises: ClipScratchError if the folder holds no ClipScratch model.
 
     >>> write_card("runs/digits", repo_id="you/digits").name
     'README.md'

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...cli.command_line import once_each
 from ...data.images.preprocess import Preprocess
 from ...evaluation.encode import longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.load_model import load_model
 from ...evaluation.report.metric_tables import weights_sha256
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.atomic_files import check_new_folder, write_new_folder
+from ...utils.names import once_each
 from .onnx_parity import check_agreement
 from .onnx_towers import OPSET, SIDES, file_name, write_tower
 from .precision import onnx_libraries, write_precision
@@ -26,14 +27,16 @@ PACKAGES = ("clipscratch", "torch", "transformers", "onnx", "onnxscript", "onnxr
 def load_for_export(folder: str | Path):
     """(model in float32 on the CPU, processor).
 
-    Raises: ValueError if the folder holds no trained ClipScratch model.
+    Raises: ClipScratchError if the folder holds no trained ClipScratch model.
     """
     onnx_libraries()  # before the model is loaded
     if not Path(folder).is_dir():
-        raise ValueError(f"{folder} is not a folder; give one that run_train.py wrote, or a copy of it from the Hub.")
+        raise ClipScratchError(
+            f"{folder} is not a folder; give one that run_train.py wrote, or a copy of it from the Hub."
+        )
     model, processor = load_model(folder, "cpu")
     if model.config.model_type != "clipscratch":
-        raise ValueError(
+        raise ClipScratchError(
             f"{folder} holds a model of type {model.config.model_type!r}; only 'clipscratch' is exported. For others "
             "there is optimum-cli export onnx."
         )
@@ -55,7 +58,7 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
         the inverse temperature), `logit_bias`, `image_size`, `max_length` in tokens, `opset`, the source with the
         SHA-256 of its weights, and versions. A picture's logit for a text is exp(logit_scale) times the inner product
         of their embeddings, plus the bias where there is one.
-    Raises: ValueError if there is no model, something is at `output_dir`, or a file is not true to the model.
+    Raises: ClipScratchError if there is no model, something is at `output_dir`, or a file is not true to the model.
 
     >>> table = export_onnx("runs/digits", "onnx")
     >>> table["files"]["fp32"]["text"], table["opset"]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...hub.errors_clipscratch import ClipScratchError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
@@ -29,12 +31,15 @@ def read_package(package: Package, members: Sequence[str]) -> list[bytes]:
 
     Args:
         members: paths inside the package.
-    Raises: ValueError if npm is missing or cannot fetch the package, or if the archive is not the one of the hash.
+    Raises: ClipScratchError if npm is missing or cannot fetch the package, or if the archive is not the one of the
+        hash.
     """
     called = f"{package.name}@{package.version}"
     npm = shutil.which("npm")
     if npm is None:
-        raise ValueError(f"the page needs {called}, which is fetched by npm, and there is no npm; install Node.js.")
+        raise ClipScratchError(
+            f"the page needs {called}, which is fetched by npm, and there is no npm; install Node.js."
+        )
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", called, "--silent", "--ignore-scripts", "--pack-destination", folder]
         # Called in the temporary folder: npm reads the package.json of the one that it is called in.
@@ -42,10 +47,12 @@ def read_package(package: Package, members: Sequence[str]) -> list[bytes]:
         archives = list(Path(folder).glob("*.tgz"))
         if ended.returncode or len(archives) != 1:
             said = (ended.stderr or ended.stdout).strip().splitlines()
-            raise ValueError(f"npm cannot fetch {called} ({said[-1] if said else 'it does not say why'}); connect.")
+            raise ClipScratchError(
+                f"npm cannot fetch {called} ({said[-1] if said else 'it does not say why'}); connect."
+            )
         found = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
         if found != package.sha512:
-            raise ValueError(
+            raise ClipScratchError(
                 f"npm gave an archive of {called} with SHA-512 {found}, not {package.sha512}; it was changed on its "
                 "way, so look at the registry that npm is set up for."
             )

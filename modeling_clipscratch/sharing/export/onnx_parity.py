@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...hub.errors_clipscratch import ClipScratchError
 from .onnx_towers import tower
 from .precision import onnx_libraries
 
@@ -41,7 +42,7 @@ def check_agreement(
         image_size: height and width in pixels.
         longest: tokens of the longest text.
     Returns: the largest distance between two embeddings of one input.
-    Raises: ValueError if it is above the bound, or no number.
+    Raises: ClipScratchError if it is above the bound, or no number.
     """
     session, largest = open_session(path), 0.0
     reference = tower(model, side)
@@ -52,7 +53,7 @@ def check_agreement(
         (found,) = session.run(None, batch)
         largest = max(largest, float(np.linalg.norm(found - expected, axis=1).max()))
         if not largest <= BOUNDS[precision]:  # NaN too
-            raise ValueError(
+            raise ClipScratchError(
                 f"the {side} tower in {precision} misses PyTorch's embeddings by {largest:.2g}, and at most "
                 f"{BOUNDS[precision]:g} is let pass; nothing was written. "
                 + ("Please report it with the towers' names." if precision == "fp32" else "Leave that precision out.")

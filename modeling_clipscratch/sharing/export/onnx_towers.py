@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.heads_clipscratch import unit_length
 
 OPSET = 20  # the first that has Gelu, one node where it was five
@@ -58,12 +59,12 @@ def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> No
             that of `sdpa` has a third more nodes, which mend rows without any token.
         side: `text` or `vision`.
         image_size: height and width in pixels.
-    Raises: ValueError if the tower's weights do not fit into one file.
+    Raises: ClipScratchError if the tower's weights do not fit into one file.
     """
     parts = (getattr(model, f"{side}_model"), model.text_projection if side == "text" else model.visual_projection)
     size = sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
     if size >= LARGEST:
-        raise ValueError(
+        raise ClipScratchError(
             f"the {side} tower has {size / 1e9:.1f} GB of weights, and one ONNX file holds {LARGEST / 1e9:.1f} GB; "
             "export a smaller tower."
         )

@@ -3,18 +3,20 @@
 import logging
 from pathlib import Path
 
+from ...hub.errors_clipscratch import ClipScratchError
+
 PRECISIONS = ("fp32", "fp16", "int8")
 BLOCK = 32  # weights of one scale
 
 
 def onnx_libraries():
-    """(onnx, onnxruntime); raises ValueError with the command that installs them."""
+    """(onnx, onnxruntime); raises ClipScratchError with the command that installs them."""
     try:
         import onnx
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter is written in it)
     except ImportError as error:
-        raise ValueError(
+        raise ClipScratchError(
             f"an export needs {error.name}, which is not installed: pip install 'clipscratch[export]'"
         ) from error
     return onnx, onnxruntime

@@ -20,6 +20,7 @@ from ...data.templates import check_templates
 from ...evaluation.encode import encode_pixels, longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.rank_labels import check_labels
+from ...hub.errors_clipscratch import ClipScratchError
 from ...search.image_files import list_pictures, read_pictures
 from ...search.result_page import thumbnail
 from ...utils.atomic_files import check_new_folder, write_new_folder
@@ -61,14 +62,14 @@ def write_page(
         labels: that the page begins with; none, or two and more.
         template: that the page begins with.
     Returns: the path of its `index.html`.
-    Raises: ValueError if there is no model, something is at `page`, the model prepares pictures or texts as the page
-        cannot, npm cannot fetch the two packages, or a file is not true to the model.
+    Raises: ClipScratchError if there is no model, something is at `page`, the model prepares pictures or texts as
+        the page cannot, npm cannot fetch the two packages, or a file is not true to the model.
         BadImageError: at the first picture that cannot be read.
 
     >>> write_page("runs/digits", "photos")  # looked at before anything is fetched
     Traceback (most recent call last):
         ...
-    ValueError: page=photos is there already; delete it, or choose another name.
+    ClipScratchError: page=photos is there already; delete it, or choose another name.
     """
     names = check_page(page, pictures=pictures, labels=labels, template=template)
     model, processor = load_for_export(folder)
@@ -104,7 +105,7 @@ def check_page(page: str | Path, *, pictures: str | Path | None, labels: Sequenc
     """Looks at what `write_page` is given, before anything is loaded.
 
     Returns: the names of the pictures.
-    Raises: ValueError if it is not right.
+    Raises: ClipScratchError if it is not right.
     """
     check_new_folder("page", page)
     check_labels(labels, template) if labels else check_templates([template])
@@ -114,7 +115,7 @@ def check_page(page: str | Path, *, pictures: str | Path | None, labels: Sequenc
 def preprocess_settings(image_processor) -> dict:
     """What `pixels.js` reads: `size` ([height, width] or the shorter edge), `crop`, `resample`, `mean`, `std`.
 
-    Raises: ValueError if the image processor does something that it has not.
+    Raises: ClipScratchError if the image processor does something that it has not.
     """
     size, crops = image_processor.size, bool(image_processor.do_center_crop)
     crop = [image_processor.crop_size.height, image_processor.crop_size.width] if crops else None
@@ -123,12 +124,12 @@ def preprocess_settings(image_processor) -> dict:
     edges = target if isinstance(target, list) else [target, target]
     if not image_processor.do_resize or image_processor.resample not in RESAMPLES or size.longest_edge is not None:
         what = f"do_resize={image_processor.do_resize}, resample={image_processor.resample}, size={dict(size)}"
-        raise ValueError(
+        raise ClipScratchError(
             f"the page cannot prepare pictures as this image processor does ({what}); it can resize with resample 1, "
             "2 or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge."
         )
     if crop is not None and (crop[0] > edges[0] or crop[1] > edges[1]):
-        raise ValueError(
+        raise ClipScratchError(
             f"crop_size={crop} is larger than size={target}, and the page cannot pad; choose a smaller one."
         )
     return {

@@ -18,6 +18,7 @@ from ...data.images.mix import Mix
 from ...data.images.preprocess import Preprocess
 from ...data.sources.streams import undecoded
 from ...data.templates import DEFAULT_TEMPLATES
+from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import is_fixed
 from ..loss.gather import local_process_count
 from .feature_cache import image_states, text_states
@@ -35,7 +36,7 @@ def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Da
         options: how it is read.
         what: the parameter's name, for errors.
         train: the training split as the user gave it, where this is another one.
-    Raises: ValueError if it is something else, or its columns do not tell what they are.
+    Raises: ClipScratchError if it is something else, or its columns do not tell what they are.
     """
     if isinstance(dataset, datasets.Dataset):
         opened = (lambda: train) if isinstance(train, datasets.Dataset) and train is not dataset else None
@@ -43,8 +44,8 @@ def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Da
     if isinstance(dataset, datasets.IterableDataset):
         return StreamedRows(dataset, options)
     if isinstance(dataset, dict):
-        raise ValueError(f"{what} is a dictionary of the splits {', '.join(dataset)}; give one of them.")
-    raise ValueError(
+        raise ClipScratchError(f"{what} is a dictionary of the splits {', '.join(dataset)}; give one of them.")
+    raise ClipScratchError(
         f"{what} is a {type(dataset).__name__}; give a datasets.Dataset or IterableDataset with an image column and a "
         "label or captions, as load_dataset or load_data return it."
     )
@@ -65,8 +66,8 @@ def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False
         preprocess: of the vision tower, whose mean and deviation normalise.
         model: unwrapped.
         streamed: the rows are those of a stream, which has no cache of image features.
-    Raises: ValueError if images are to be changed or mixed of which the cache has no more than they are, or several
-        views wanted where no cache holds them.
+    Raises: ClipScratchError if images are to be changed or mixed of which the cache has no more than they are, or
+        several views wanted where no cache holds them.
     """
     names = ("random_shift", "random_crop_min_area", "horizontal_flip", "trivial_augment", "random_erasing")
     changes = {name: getattr(args, name) for name in names}
@@ -74,19 +75,19 @@ def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False
     augment = Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
     if is_fixed(model.vision_model) and args.cache_states and not streamed:
         if mix != Mix():
-            raise ValueError(
+            raise ClipScratchError(
                 f"cutmix={args.cutmix} and mixup={args.mixup} mix images, but the vision tower is frozen and its "
                 "features are cached; leave them out, or set cache_states to false."
             )
         defaults = {field.name: field.default for field in fields(args)}
         changed = [f"{name}={value}" for name, value in changes.items() if value != defaults[name]]
         if changed and args.image_views == 1:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{changed[0]} changes images, but the vision tower is frozen and the cache has each as it is; set "
                 "image_views to 2 or more, or cache_states to false."
             )
     elif args.image_views > 1:
-        raise ValueError(
+        raise ClipScratchError(
             f"image_views={args.image_views} are views that the cache of a frozen vision tower holds, and this run has "
             "none: each image is changed anew whenever it comes; leave it out."
         )
@@ -202,15 +203,15 @@ def _cache(args):
 
 
 def check_stream(args) -> None:
-    """Raise ValueError if a run asks for what a stream does not have; set what resuming it needs."""
+    """Raise `ClipScratchError` if a run asks for what a stream does not have; set what resuming it needs."""
     if args.max_steps <= 0:
-        raise ValueError(
+        raise ClipScratchError(
             "streaming: how many rows there are is not known, so num_train_epochs has no use; set max_steps."
         )
     if args.keep_in_memory:
-        raise ValueError("streaming and keep_in_memory exclude each other; leave one out.")
+        raise ClipScratchError("streaming and keep_in_memory exclude each other; leave one out.")
     if args.dataloader_persistent_workers:
-        raise ValueError(
+        raise ClipScratchError(
             "dataloader_persistent_workers would do nothing: a stream's readers have no epoch to outlive; leave it out."
         )
     if args.eval_strategy == "epoch" or args.save_strategy == "epoch":

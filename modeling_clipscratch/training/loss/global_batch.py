@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from ...hub.errors_clipscratch import ClipScratchError
 from .gather import local_process_count, process_count
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ def settle_global_batch(args) -> None:
     `per_device_train_batch_size`, so that accumulation makes a true larger contrastive batch. Afterwards
     `per_device_train_batch_size` holds all rows of a process and `gradient_accumulation_steps` is 1.
 
-    Raises: ValueError for numbers that do not fit together, or switches that would compute another loss in silence.
+    Raises: ClipScratchError for numbers that do not fit together, or switches that would compute another loss in
+        silence.
     """
     processes, accumulated = args.world_size, args.gradient_accumulation_steps
     at_once, chunk = args.per_device_train_batch_size, _chunk(args.encode_chunk_size)
@@ -34,13 +36,13 @@ def settle_global_batch(args) -> None:
     if batch is None:
         batch = DEFAULT_BATCH if at_once is None else at_once * accumulated * processes
     if batch < 2:
-        raise ValueError(
+        raise ClipScratchError(
             f"global_batch_size={batch} leaves a contrastive loss nothing to compare; choose 2 or more (left out, it "
             "is per_device_train_batch_size x gradient_accumulation_steps x processes)."
         )
     if batch < processes or batch % processes:
         fits = max(batch // processes, 1) * processes
-        raise ValueError(
+        raise ClipScratchError(
             f"global_batch_size={batch} cannot be shared equally among {processes} processes; choose {fits} or "
             f"{fits + processes}."
         )
@@ -48,13 +50,13 @@ def settle_global_batch(args) -> None:
     if at_once is None:
         at_once = -(-rows // accumulated)
     elif at_once > rows or rows % at_once or (accumulated > 1 and at_once * accumulated != rows):
-        raise ValueError(
+        raise ClipScratchError(
             f"global_batch_size={batch} is not {processes} processes x per_device_train_batch_size={at_once} x "
             f"gradient_accumulation_steps={accumulated}; leave the last two out (they follow), or change one."
         )
     if at_once < rows:
         if chunk not in ("auto", at_once):
-            raise ValueError(
+            raise ClipScratchError(
                 f"encode_chunk_size={chunk} and per_device_train_batch_size={at_once} both say how many pairs are "
                 "encoded at once; leave one out."
             )
@@ -65,9 +67,9 @@ def settle_global_batch(args) -> None:
 
 
 def check_rows(count: int, args) -> None:
-    """Raises: ValueError if `count` training rows fill no whole batch."""
+    """Raises: ClipScratchError if `count` training rows fill no whole batch."""
     if count < args.global_batch_size:
-        raise ValueError(
+        raise ClipScratchError(
             f"{count} training rows fill no batch of {args.global_batch_size}; set global_batch_size to at most "
             f"{count // args.world_size * args.world_size}."
         )
@@ -77,7 +79,7 @@ def _chunk(said):
     if said == "auto":
         return said
     if not str(said).isdigit() or int(said) == 0:
-        raise ValueError(f"encode_chunk_size={said!r} is neither auto nor a number of pairs; choose 64, or auto.")
+        raise ClipScratchError(f"encode_chunk_size={said!r} is neither auto nor a number of pairs; choose 64, or auto.")
     return int(said)
 
 
@@ -96,7 +98,7 @@ def _refuse_other_losses(args):
     }
     for name, (asked, reason) in why.items():
         if asked:
-            raise ValueError(f"{name}{'' if reason.startswith('=') else ' '}{reason}.")
+            raise ClipScratchError(f"{name}{'' if reason.startswith('=') else ' '}{reason}.")
 
 
 def describe_batch(args, chunk: int | None) -> str:
@@ -151,7 +153,9 @@ def memory_budget(args, model) -> float:
     """Bytes that a step of one process may take: `memory_budget_gb`, or half of a CPU's memory, most of a GPU's."""
     if args.memory_budget_gb is not None:
         if args.memory_budget_gb <= 0:
-            raise ValueError(f"memory_budget_gb={args.memory_budget_gb} is not above 0; choose 4, or leave it out.")
+            raise ClipScratchError(
+                f"memory_budget_gb={args.memory_budget_gb} is not above 0; choose 4, or leave it out."
+            )
         return args.memory_budget_gb * 1e9
     if args.device.type == "cuda":
         free = 0.9 * torch.cuda.get_device_properties(args.device).total_memory - torch.cuda.memory_allocated()

@@ -5,6 +5,7 @@ import os
 import torch
 from accelerate.utils import DistributedType
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ..towers.attention import choose_attention
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -28,7 +29,7 @@ def settle_precision(args) -> None:
     """Makes `precision`, `bf16` and `fp16` one; a flag that is `None` says nothing.
 
     Args: args: `ClipScratchTrainingArguments`, whose `use_cpu` is settled.
-    Raises: ValueError for a flag that contradicts the others.
+    Raises: ClipScratchError for a flag that contradicts the others.
     """
     flags = {"bf16": args.bf16, "fp16": args.fp16}
     if args.precision == "auto":
@@ -37,7 +38,7 @@ def settle_precision(args) -> None:
         args.precision = next((name for name, flag in flags.items() if flag), refused)
     for name, flag in flags.items():
         if flag is not None and flag != (name == args.precision):
-            raise ValueError(f"{name}={flag} contradicts precision={args.precision}; leave one out.")
+            raise ClipScratchError(f"{name}={flag} contradicts precision={args.precision}; leave one out.")
         setattr(args, name, name == args.precision)
 
 
@@ -51,22 +52,22 @@ def describe_device(args) -> str:
 
 
 def check_processes(args) -> None:
-    """Raises: ValueError if more processes were started than know of each other, one process has many GPUs, or FSDP
-    would be left out in silence."""
+    """Raises: ClipScratchError if more processes were started than know of each other, one process has many GPUs, or
+    FSDP would be left out in silence."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
-        raise ValueError(
+        raise ClipScratchError(
             f"the launcher started {launched} processes but this one counts {args.world_size}; they would not share "
             "their batch and would write over each other: launch with a file of configuration/accelerate/."
         )
     wants_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if wants_fsdp and args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
-        raise ValueError(
+        raise ClipScratchError(
             "FSDP was asked for, but accelerate shards no model on CPUs and would run DDP in silence; launch with "
             "configuration/accelerate/cpu_2.yaml."
         )
     if args.n_gpu > 1:
-        raise ValueError(
+        raise ClipScratchError(
             f"one process sees {args.n_gpu} GPUs and would copy the model to each at every step; start one process a "
             "GPU with accelerate launch, or name one GPU in CUDA_VISIBLE_DEVICES."
         )

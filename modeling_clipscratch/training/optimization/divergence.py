@@ -6,8 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch.distributed.tensor import DTensor
 
+from ...hub.errors_clipscratch import ClipScratchError
 
-class DivergedError(ValueError):
+
+class DivergedError(ClipScratchError):
     """A loss or a weight of the run is NaN or infinite."""
 
 

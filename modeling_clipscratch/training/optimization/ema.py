@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ...hub.errors_clipscratch import ClipScratchError
+
 FILE = "average.safetensors"
 
 
@@ -61,10 +63,10 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
-        """Raises: ValueError if the checkpoint holds no average, or one of other weights."""
+        """Raises: ClipScratchError if the checkpoint holds no average, or one of other weights."""
         found = read_average(folder)
         if found.keys() != self.averages.keys():
-            raise ValueError(f"{folder} holds an average of other weights than this run trains; begin a new run.")
+            raise ClipScratchError(f"{folder} holds an average of other weights than this run trains; begin a new run.")
         for name, average in self.averages.items():
             tensor = found[name].to(average.device)
             sharded = isinstance(average, DTensor)
@@ -72,8 +74,8 @@ class WeightAverage:
 
 
 def read_average(folder: str | Path) -> dict[str, torch.Tensor]:
-    """Raises: ValueError if the checkpoint holds no average."""
+    """Raises: ClipScratchError if the checkpoint holds no average."""
     path = Path(folder) / FILE
     if not path.is_file():
-        raise ValueError(f"{folder} holds no average of the weights; it was written without ema_decay.")
+        raise ClipScratchError(f"{folder} holds no average of the weights; it was written without ema_decay.")
     return load_file(path)

@@ -2,6 +2,7 @@
 
 import torch
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
 from ..recipe.arguments import ModelArguments
 from ..towers.build import is_from_scratch
@@ -15,14 +16,14 @@ def muon_matrices(model, options: ModelArguments, rate: float | None) -> set[str
         model: unwrapped.
         options: the recipe's model part.
         rate: `muon_learning_rate`; without one there are none.
-    Raises: ValueError if no tower is trained from scratch: Muon's steps are as long in every direction, and would
+    Raises: ClipScratchError if no tower is trained from scratch: Muon's steps are as long in every direction, and would
         overwrite in a few of them what pretraining knows.
     """
     if rate is None:
         return set()
     states = {side: _state_of_tower(options, side) for side in ("text", "vision")}
     if "from scratch" not in states.values():
-        raise ValueError(
+        raise ClipScratchError(
             f"muon_learning_rate={rate} is for a tower from scratch, but the text tower is {states['text']} and the "
             f"vision tower {states['vision']}; leave it out, or name a model type (vision_tower=vit)."
         )

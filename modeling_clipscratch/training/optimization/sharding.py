@@ -5,15 +5,17 @@ import contextlib
 import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from ...hub.errors_clipscratch import ClipScratchError
+
 _CALLED_BY_EVALUATION = ("get_image_features", "get_text_features")
 
 
 def check_sharding(trainer) -> None:
-    """Raises: ValueError for a way of sharding whose weights would not be saved whole."""
+    """Raises: ClipScratchError for a way of sharding whose weights would not be saved whole."""
     plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
     whole = plugin is None or (plugin.fsdp_version == 2 and "FULL_STATE_DICT" in str(plugin.state_dict_type))
     if trainer.is_deepspeed_enabled or not whole:
-        raise ValueError(
+        raise ClipScratchError(
             "weights are sharded by FSDP version 2 with fsdp_state_dict_type FULL_STATE_DICT only; launch with a file "
             "like configuration/accelerate/gpu_8_fsdp.yaml."
         )

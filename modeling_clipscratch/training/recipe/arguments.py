@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from ...data.columns import DataOptions
 from ...hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
+from ...hub.errors_clipscratch import ClipScratchError
 from ..loss.global_batch import settle_global_batch
 from ..optimization.device import PRECISIONS, no_accelerator, settle_precision
 from ..towers.attention import ATTENTIONS
@@ -242,13 +243,13 @@ class ClipScratchTrainingArguments(TrainingArguments):
         check_switches(self)
         settle_global_batch(self)
         if self.save_minutes is not None and self.save_minutes <= 0:
-            raise ValueError(f"save_minutes={self.save_minutes} is not above 0; choose 10, or leave it out.")
+            raise ClipScratchError(f"save_minutes={self.save_minutes} is not above 0; choose 10, or leave it out.")
         for name, usual in (("tower_learning_rate", 1e-5), ("muon_learning_rate", 0.02)):
             rate = getattr(self, name)
             if rate is not None and rate <= 0:
-                raise ValueError(f"{name}={rate} is not above 0; choose {usual}, or leave it out.")
+                raise ClipScratchError(f"{name}={rate} is not above 0; choose {usual}, or leave it out.")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay={self.ema_decay} is not between 0 and 1; choose 0.999, or leave it out.")
+            raise ClipScratchError(f"ema_decay={self.ema_decay} is not between 0 and 1; choose 0.999, or leave it out.")
         if wanted is not None and named is None:
             self.greater_is_better = not wanted.endswith(("error", "median_rank", "loss"))
 

@@ -14,6 +14,7 @@ from transformers.integrations.integration_utils import (
 )
 
 from ...evaluation.metrics.outcomes import metric_names
+from ...hub.errors_clipscratch import ClipScratchError
 
 _AT_LEAST = {
     "text_hidden_size": 1, "text_num_layers": 1, "text_num_heads": 1, "vision_hidden_size": 1, "vision_num_layers": 1,
@@ -72,11 +73,11 @@ _NOT_KNOWN_AS_INSTALLED = {"azure_ml", "flyte"}  # transformers lists them never
 
 
 def check_numbers(part) -> None:
-    """Raises: ValueError if a number of a recipe's part is less than it can be."""
+    """Raises: ClipScratchError if a number of a recipe's part is less than it can be."""
     for item in dataclasses.fields(part):
         least, value = _AT_LEAST.get(item.name), getattr(part, item.name)
         if least is not None and value is not None and value < least:
-            raise ValueError(f"{item.name}={value} is less than {least}; choose {least} or more.")
+            raise ClipScratchError(f"{item.name}={value} is less than {least}; choose {least} or more.")
 
 
 def check_before(args) -> None:
@@ -84,21 +85,23 @@ def check_before(args) -> None:
 
     Args:
         args: `ClipScratchTrainingArguments`, before them.
-    Raises: ValueError.
+    Raises: ClipScratchError.
     """
     for name in _OF_THE_LAUNCH:
         value = getattr(args, name, None)
         if value:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{name}={value} is not supported; to shard the weights, run accelerate launch --config_file "
                 "configuration/accelerate/gpu_8_fsdp.yaml, and leave it out."
             )
     if args.do_train is False:
-        raise ValueError("do_train=False is not supported: run_train.py trains; to measure a model, use run_eval.py.")
+        raise ClipScratchError(
+            "do_train=False is not supported: run_train.py trains; to measure a model, use run_eval.py."
+        )
     if args.do_eval is not None and args.do_eval != (args.eval_strategy != "no"):
-        raise ValueError(f"do_eval={args.do_eval} contradicts eval_strategy={args.eval_strategy}; set that only.")
+        raise ClipScratchError(f"do_eval={args.do_eval} contradicts eval_strategy={args.eval_strategy}; set that only.")
     if args.do_predict is not None:
-        raise ValueError(
+        raise ClipScratchError(
             f"do_predict={args.do_predict} is not supported: test_split says what the finished run is measured on "
             "('none' for validation); leave it out."
         )
@@ -109,28 +112,30 @@ def check_switches(args) -> None:
 
     Args:
         args: `ClipScratchTrainingArguments`, after transformers' own checks.
-    Raises: ValueError.
+    Raises: ClipScratchError.
     """
     for owner in (args, args.accelerator_config):
         for name, value, default in _values(owner):
             if name in _NOT_READ and value != default:
-                raise ValueError(f"{name}={value} is not supported: {_NOT_READ[name]}; leave it out.")
+                raise ClipScratchError(f"{name}={value} is not supported: {_NOT_READ[name]}; leave it out.")
     if "tpu_metrics_debug" in args.debug:
-        raise ValueError("debug=tpu_metrics_debug is not supported: there is no training on TPUs; leave it out.")
+        raise ClipScratchError("debug=tpu_metrics_debug is not supported: there is no training on TPUs; leave it out.")
     if args.save_strategy == "best" and args.eval_strategy == "no":
-        raise ValueError(
+        raise ClipScratchError(
             "save_strategy=best would save nothing, since eval_strategy=no finds no best; set save_strategy to steps."
         )
     if args.early_stopping_patience is not None and args.eval_strategy == "no":
-        raise ValueError(
+        raise ClipScratchError(
             f"early_stopping_patience={args.early_stopping_patience} would do nothing, since eval_strategy=no measures "
             "nothing; set eval_strategy to epoch, or leave it out."
         )
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(f"report_to={name} is not one of none, all, {', '.join(INTEGRATION_TO_CALLBACK)}.")
+            raise ClipScratchError(f"report_to={name} is not one of none, all, {', '.join(INTEGRATION_TO_CALLBACK)}.")
         if name not in {*get_available_reporting_integrations(), *_NOT_KNOWN_AS_INSTALLED}:
-            raise ValueError(f"report_to={name}: its package is not installed; pip install {name}, or leave it out.")
+            raise ClipScratchError(
+                f"report_to={name}: its package is not installed; pip install {name}, or leave it out."
+            )
     _check_compilation(args)
     _check_schedule(args, _check_optimizer(args))
 
@@ -141,34 +146,34 @@ def check_options(args, options: dict) -> None:
     Args:
         args: `ClipScratchTrainingArguments`.
         options: parameters of the trainer by their names.
-    Raises: ValueError.
+    Raises: ClipScratchError.
     """
     if not hasattr(args, "global_batch_size"):
-        raise ValueError(
+        raise ClipScratchError(
             f"args is a {type(args).__name__}; give ClipScratchTrainingArguments, which take all of its fields and the "
             "global batch."
         )
     model = options.get("model")
     if model is not None and not (isinstance(model, PreTrainedModel) and model.config.model_type == "clipscratch"):
-        raise ValueError(
+        raise ClipScratchError(
             f"model is a {type(model).__name__}; give a ClipScratchModel (from_towers returns it with its processor)."
         )
     processor = options.get("processing_class")
     if not (hasattr(processor, "tokenizer") and hasattr(processor, "image_processor")):
-        raise ValueError(
+        raise ClipScratchError(
             f"processing_class is {'missing' if processor is None else 'a ' + type(processor).__name__}; give the "
             "model's processor, which has a tokenizer and an image processor (from_towers and load_model return it)."
         )
     for name, instead in _NOT_TAKEN.items():
         if options.get(name) is not None:
-            raise ValueError(f"{name} is not supported: {instead}; leave it out.")
+            raise ClipScratchError(f"{name} is not supported: {instead}; leave it out.")
     own = {"optimizers": (options.get("optimizers") or [None])[0], **options}
     rates = [name for name in ("tower_learning_rate", "muon_learning_rate") if getattr(args, name)]
     taken = [name for name in ("optimizers", "optimizer_cls_and_kwargs") if own.get(name) is not None]
     if rates and taken:
-        raise ValueError(f"{rates[0]} would do nothing with an optimizer given as {taken[0]}; leave one out.")
+        raise ClipScratchError(f"{rates[0]} would do nothing with an optimizer given as {taken[0]}; leave one out.")
     if args.muon_learning_rate and not options["muon_matrices"]:
-        raise ValueError(
+        raise ClipScratchError(
             f"muon_learning_rate={args.muon_learning_rate} would do nothing without muon_matrices, the names of the "
             "weights that it is for; give them, or leave it out."
         )
@@ -188,12 +193,12 @@ def _check_compilation(args):
     backend, mode = args.torch_compile_backend, args.torch_compile_mode
     known = [item.value.lower() for item in DynamoBackend if item.value != "NO"]
     if backend not in known:
-        raise ValueError(f"torch_compile_backend={backend} is not one of {', '.join(known)}.")
+        raise ClipScratchError(f"torch_compile_backend={backend} is not one of {', '.join(known)}.")
     try:
         torch.compile(torch.add, backend=backend, mode=mode)(torch.ones(1, device=args.device), 1)
     except Exception as error:  # each backend has errors of its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
+        raise ClipScratchError(
             f"torch_compile_backend={backend} with torch_compile_mode={mode} does not work here ({reason}); choose "
             "another, or leave torch_compile out."
         ) from error
@@ -206,7 +211,7 @@ def _check_optimizer(args):
     name = args.optim.value
     reason = next((reason for start, reason in _OPTIMIZERS.items() if name.startswith(start)), None)
     if reason is not None:
-        raise ValueError(f"optim={name} is not supported: it {reason}; choose adamw_torch_fused.")
+        raise ClipScratchError(f"optim={name} is not supported: it {reason}; choose adamw_torch_fused.")
     try:
         kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
         optimizer = kind([torch.zeros(1, requires_grad=True, device=args.device)], **settings)
@@ -215,7 +220,7 @@ def _check_optimizer(args):
         if args.optim_args:
             message += f" (optim_args={args.optim_args}; they are written like momentum=0.9,nesterov=true)"
         remedy = "" if name == "adamw_torch_fused" else "; or choose adamw_torch_fused"
-        raise ValueError(f"optim={name} cannot be made: {message}{remedy}.") from error
+        raise ClipScratchError(f"optim={name} cannot be made: {message}{remedy}.") from error
     defaults = {name: default for name, _, default in _values(args)}
     changed = [
         field for field in ("adam_beta1", "adam_beta2", "adam_epsilon") if getattr(args, field) != defaults[field]
@@ -227,9 +232,9 @@ def _check_optimizer(args):
         other = copy.copy(args)
         vars(other).update(without)
         if Trainer.get_optimizer_cls_and_kwargs(other)[1] == settings:
-            raise ValueError(f"{switch} would do nothing with optim={name}; leave it out.")
+            raise ClipScratchError(f"{switch} would do nothing with optim={name}; leave it out.")
     if args.muon_learning_rate is not None and kind is not torch.optim.AdamW:
-        raise ValueError(
+        raise ClipScratchError(
             f"optim={name} with muon_learning_rate={args.muon_learning_rate}: AdamW trains what Muon leaves; leave "
             "optim out, or muon_learning_rate."
         )
@@ -240,7 +245,7 @@ def _check_schedule(args, optimizer):
     try:
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 100, args.lr_scheduler_kwargs)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise ClipScratchError(
             f"lr_scheduler_type={args.lr_scheduler_type.value} with lr_scheduler_kwargs={args.lr_scheduler_kwargs}: "
             f"{error}; mend lr_scheduler_kwargs, which are written like '{{\"num_decay_steps\": 100}}'."
         ) from error
@@ -253,7 +258,7 @@ def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
     Args:
         args: `ClipScratchTrainingArguments`, changed in place.
         measured: of each evaluation dataset its name ("" of a single one) and class names, `None` of caption data.
-    Raises: ValueError if the metric that is named is not measured on such data.
+    Raises: ClipScratchError if the metric that is named is not measured on such data.
     """
     names = [
         f"{name}_{metric}" if name else metric
@@ -270,7 +275,7 @@ def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
         args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
     if args.metric_for_best_model.removeprefix("eval_") not in names:
         kind = "caption" if classes is None else "class"
-        raise ValueError(
+        raise ClipScratchError(
             f"metric_for_best_model={args.metric_for_best_model} is not measured on this {kind} data; choose one of "
             f"{', '.join(names)}."
         )

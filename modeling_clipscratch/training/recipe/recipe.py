@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from ...hub.errors_clipscratch import ClipScratchError
 from .arguments import RECIPE_GROUPS, ClipScratchTrainingArguments, DataArguments, ModelArguments, recipe_fields
 
 _NUMBER_OR_WORD = {"encode_chunk_size"}  # texts for the command line, whose parser knows one type a field
@@ -20,7 +21,7 @@ _WORDS = {("resume_from_checkpoint", True): "true", ("report_to", False): "none"
 
 class _Parser(HfArgumentParser):
     def error(self, message):  # argparse would print 200 options before its sentence
-        raise ValueError(message)
+        raise ClipScratchError(message)
 
 
 def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, ClipScratchTrainingArguments, dict]:
@@ -30,7 +31,7 @@ def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, C
         arguments: the command line; a first word that is no option is the recipe's path. Fields given on the command
             line go before the recipe's, those before the defaults.
     Returns: model, data and training arguments, and a flat dict of every field that was named.
-    Raises: ValueError if a key is unknown (the nearest is named) or a value has the wrong type.
+    Raises: ClipScratchError if a key is unknown (the nearest is named) or a value has the wrong type.
 
     >>> model, data, args, settings = parse_recipe(["digits.yaml", "--learning_rate", "5e-4"])
     >>> data.dataset, args.learning_rate, settings["patch_size"]
@@ -43,9 +44,9 @@ def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, C
     parser = _Parser(RECIPE_GROUPS, usage="%(prog)s [recipe.yaml] [--field value ...]", allow_abbrev=False)
     given, unknown = parser.parse_known_args(arguments)
     if unknown and not unknown[0].startswith("-"):
-        raise ValueError(f"{unknown[0]!r} belongs to no option; a recipe goes first, then --field value.")
+        raise ClipScratchError(f"{unknown[0]!r} belongs to no option; a recipe goes first, then --field value.")
     if unknown:
-        raise ValueError(_unknown_field(unknown[0].lstrip("-").split("=")[0].replace("-", "_"), "option --"))
+        raise ClipScratchError(_unknown_field(unknown[0].lstrip("-").split("=")[0].replace("-", "_"), "option --"))
     named = _named_on_command_line(arguments)
     settings.update({name: getattr(given, name) for name in named})
     parser.set_defaults(**settings)
@@ -61,19 +62,19 @@ def read_recipe(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], 1)
-        raise ValueError(
+        raise ClipScratchError(
             f"recipe {path} does not exist" + (f"; did you mean {path.parent / near[0]}?" if near else ".")
         )
     try:
         settings = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not YAML: {error}") from error
+        raise ClipScratchError(f"recipe {path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"recipe {path} must be a flat list of 'field: value' lines.")
+        raise ClipScratchError(f"recipe {path} must be a flat list of 'field: value' lines.")
     fields = recipe_fields()
     for name, value in settings.items():
         if name not in fields:
-            raise ValueError(f"recipe {path}: " + _unknown_field(name, ""))
+            raise ClipScratchError(f"recipe {path}: " + _unknown_field(name, ""))
         _check_type(path, name, value, fields[name])
     return settings
 
@@ -107,7 +108,7 @@ def _check_type(path, name, value, field):
     kinds = _plain_types(hint) | ({int} if name in _NUMBER_OR_WORD else set())
     choices = field.metadata.get("choices")
     if choices and value is not None and value not in choices:
-        raise ValueError(f"recipe {path}: {name}: {value!r} is not one of {', '.join(choices)}.")
+        raise ClipScratchError(f"recipe {path}: {name}: {value!r} is not one of {', '.join(choices)}.")
     if type(None) in typing.get_args(hint) and value is None:
         return
     if any(_fits(value, kind) for kind in kinds) and not _odd_entries(value, hint):
@@ -121,7 +122,7 @@ def _check_type(path, name, value, field):
         with contextlib.suppress(ValueError, OverflowError):  # of what is no number, or not finite
             number = _yaml_float(float(value)) if float in kinds else str(int(float(value)))
             remedy = f"YAML reads {value} as text; write {number}."
-    raise ValueError(f"recipe {path}: {name}: {value!r} is of type {type(value).__name__}; {remedy}")
+    raise ClipScratchError(f"recipe {path}: {name}: {value!r} is of type {type(value).__name__}; {remedy}")
 
 
 def _yaml_float(number):
@@ -130,7 +131,7 @@ def _yaml_float(number):
     ('1.2345678e-5', '0.5', '1.0e+22')
     """
     if not math.isfinite(number):
-        raise ValueError(f"{number} is not finite")
+        raise ClipScratchError(f"{number} is not finite")
     mantissa, _, exponent = repr(number).partition("e")
     if not exponent:
         return mantissa

@@ -15,6 +15,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import rotate_checkpoints
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.checksums import find_damage, read_sums, write_sums
 from ...utils.local_files import read_json
 from ...utils.names import first_line
@@ -40,7 +41,8 @@ def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None
         folder: output_dir.
         option: a checkpoint's path; `auto` or `true` for the last whole one in `folder`, if there is any.
     Returns: its path; `None` to start from the first step.
-    Raises: ValueError if the path is no whole checkpoint of a ClipScratch model, or `auto` finds damaged ones only.
+    Raises: ClipScratchError if the path is no whole checkpoint of a ClipScratch model, or `auto` finds damaged ones
+        only.
     """
     if not wants_to_resume(option):
         return None
@@ -48,24 +50,26 @@ def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None
         return _last_whole(Path(folder))
     path = Path(option)
     if inside := numbered_checkpoints(path):
-        raise ValueError(
+        raise ClipScratchError(
             f"resume_from_checkpoint={path} is the folder of a run, not a checkpoint; give {inside[-1]}, its last one."
         )
     if not (path / "trainer_state.json").is_file():
-        raise ValueError(f"resume_from_checkpoint={path} is no checkpoint folder (no trainer_state.json); try auto.")
+        raise ClipScratchError(
+            f"resume_from_checkpoint={path} is no checkpoint folder (no trainer_state.json); try auto."
+        )
     if (path / "metrics.json").is_file():
-        raise ValueError(
+        raise ClipScratchError(
             f"resume_from_checkpoint={path} is the folder of a finished run, and it holds no checkpoint-N; train a new "
             "model, or give the checkpoint of another run."
         )
     kind = _model_type(path / "config.json")
     if kind != "clipscratch":
-        raise ValueError(
+        raise ClipScratchError(
             f"resume_from_checkpoint={path} holds a model of type {kind!r}, not 'clipscratch'; "
             "choose a checkpoint that run_train.py wrote."
         )
     if problem := find_problem(path):
-        raise ValueError(
+        raise ClipScratchError(
             f"resume_from_checkpoint={path} is damaged: {problem}; copy it again, or give an earlier checkpoint."
         )
     return str(path)
@@ -79,7 +83,7 @@ def _last_whole(folder):
             return str(path)
         logger.warning("%s is damaged and not used: %s.", path, problem)
     if checkpoints:
-        raise ValueError(
+        raise ClipScratchError(
             f"none of the {len(checkpoints)} checkpoints in {folder} is whole ({path.name}: {problem}); copy them "
             "again, or start again with --overwrite_output_dir."
         )
@@ -124,13 +128,13 @@ def check_fits(checkpoint: str, trainer) -> None:
 
     Towers, tokenizers and data go by names and paths in a recipe; what lies there may have changed.
 
-    Raises: ValueError if a weight has another shape, a frozen weight another value, or tokenizer, image processor,
-        training rows, loss, batch or optimizer are others.
+    Raises: ClipScratchError if a weight has another shape, a frozen weight another value, or tokenizer, image
+        processor, training rows, loss, batch or optimizer are others.
     """
     folder = Path(checkpoint)
     _check_weights(folder, trainer.model)
     if (name := _changed_part_of_processor(folder, trainer.processing_class)) is not None:
-        raise ValueError(
+        raise ClipScratchError(
             f"{checkpoint} was trained with another {name} than the one that is loaded now; resume with the same "
             "towers and tokenizer, or train a new model in another output_dir."
         )
@@ -138,13 +142,13 @@ def check_fits(checkpoint: str, trainer) -> None:
     record = TrainingRecord.args_of(state)
     for name, before in record.get("settings", {}).items():
         if before != (now := trainer.record.settings.get(name, before)):
-            raise ValueError(
+            raise ClipScratchError(
                 f"{checkpoint} was trained with {name}={before}, and now {name}={now} is asked for; resume with "
                 f"{name}={before}, or train a new model in another output_dir."
             )
     before, now = record.get("data"), trainer.record.data
     if None not in (before, now) and before != now:
-        raise ValueError(
+        raise ClipScratchError(
             f"{checkpoint} was trained on other rows (digest {before}) than those that are here now (digest {now}); "
             "resume with the same files, or train a new model in another output_dir."
         )
@@ -156,12 +160,12 @@ def _check_weights(folder, model):
         for name in weights.keys() & set(file.keys()):
             before, now = tuple(file.get_slice(name).get_shape()), tuple(weights[name].shape)
             if before != now:
-                raise ValueError(
+                raise ClipScratchError(
                     f"{folder} does not fit this model: {name} is {before} there and {now} here, so towers or "
                     "vocabulary differ; resume with the data and towers that it was trained with."
                 )
             if name in frozen and not torch.equal(file.get_tensor(name), weights[name].cpu()):
-                raise ValueError(
+                raise ClipScratchError(
                     f"{folder} does not fit this model: {name} is frozen and has other values there than here, so the "
                     "tower was exchanged; resume with the tower that it was trained with."
                 )
@@ -259,7 +263,7 @@ def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     Args:
         trainer: a `ClipScratchTrainer`, which may be to make more steps than that run was.
         checkpoint: folder that the run is to go on from.
-    Raises: ValueError if there are steps to make and the checkpoint holds nothing but weights.
+    Raises: ClipScratchError if there are steps to make and the checkpoint holds nothing but weights.
     """
     if checkpoint is None:
         return None
@@ -270,7 +274,7 @@ def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     if state.global_step >= steps or (patience is not None and without_gain >= patience):
         return state
     if not (Path(checkpoint) / "scheduler.pt").is_file():
-        raise ValueError(
+        raise ClipScratchError(
             f"resume_from_checkpoint: {checkpoint} holds weights only (save_only_model), and optimizer and learning "
             "rate would begin anew; begin a new run without save_only_model."
         )
@@ -328,12 +332,12 @@ def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch
 
 
 def check_agreement(checkpoint: str | None, device) -> None:
-    """Raises: ValueError if the processes found different checkpoints to go on from."""
+    """Raises: ClipScratchError if the processes found different checkpoints to go on from."""
     file = None if checkpoint is None else Path(checkpoint) / "trainer_state.json"
     step = -1 if file is None else TrainerState.load_from_json(str(file)).global_step
     found = all_rows(torch.tensor([step], device=device)).tolist()
     if len(set(found)) > 1:
-        raise ValueError(
+        raise ClipScratchError(
             f"the processes found different checkpoints (steps {', '.join(map(str, sorted(set(found))))}; -1 is none): "
             "output_dir must be on a disk that all machines see."
         )

@@ -25,7 +25,7 @@ def open_for_pushes(args, *, token: str | None = None, private: bool | None = No
         args: the Trainer's; `hub_model_id` is the run folder's name where it is left out.
         token, private: instead of those of `args`.
     Returns: its whole id.
-    Raises: ValueError or OSError with one sentence if the token may not write there.
+    Raises: ClipScratchError or OSError with one sentence if the token may not write there.
     """
     return open_repository(
         args.hub_model_id or Path(args.output_dir).absolute().name,

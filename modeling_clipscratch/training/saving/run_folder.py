@@ -19,6 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.atomic_files import WriteError, free_space, replacing_files, to_disk, write_text
 from ...utils.checksums import SUMS, write_sums
 from ...utils.model_files import is_of_a_model
@@ -60,7 +61,7 @@ def lock_run_folder(folder: str | Path, *, writes: bool = True) -> Iterator[None
     Args:
         folder: output_dir; made where it is missing.
         writes: whether this process is the one of the run that writes; the others lock nothing.
-    Raises: ValueError if another run writes there, OSError if nobody can.
+    Raises: ClipScratchError if another run writes there, OSError if nobody can.
     """
     folder = Path(folder)
     if not writes or (folder.exists() and not folder.is_dir()):  # `check_run_folder` refuses a file
@@ -73,7 +74,7 @@ def lock_run_folder(folder: str | Path, *, writes: bool = True) -> Iterator[None
         lock.acquire(timeout=_patience(folder / LOCK))
     except Timeout as error:
         pid, host = _holder(folder / LOCK)
-        raise ValueError(
+        raise ClipScratchError(
             f"output_dir={folder} is in use by another run (process {pid} on {host}); wait until it ends, stop it, or "
             "choose another output_dir."
         ) from error
@@ -117,11 +118,11 @@ def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, res
         settings: every field that the recipe or the command line named.
         overwrite: files of another run are to be deleted.
         resume: the folder's run is to be resumed, so its recipe must be this one.
-    Raises: ValueError if the folder holds another run, or files that no run wrote.
+    Raises: ClipScratchError if the folder holds another run, or files that no run wrote.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir={folder} is a file; choose another output_dir.")
+        raise ClipScratchError(f"output_dir={folder} is a file; choose another output_dir.")
     names = sorted(path.name for path in folder.iterdir() if not _is_leftover(path)) if folder.is_dir() else []
     if RECIPE in names and resume:
         check_recipe(folder / RECIPE, settings, free=_free_to_change(settings) | _CADENCE)
@@ -131,7 +132,7 @@ def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, res
         if RECIPE in names:
             what = "another run"
             ways = "--overwrite_output_dir to replace it, --resume_from_checkpoint auto to resume it, or "
-        raise ValueError(f"output_dir={folder} holds {what}; use {ways}another output_dir.")
+        raise ClipScratchError(f"output_dir={folder} holds {what}; use {ways}another output_dir.")
 
 
 def _is_leftover(path):
@@ -140,13 +141,15 @@ def _is_leftover(path):
 
 
 def read_recipe_of_run(path: Path) -> dict:
-    """Return the recipe that a run left at `path`. Raises: ValueError if it cannot be read."""
+    """Return the recipe that a run left at `path`. Raises: ClipScratchError if it cannot be read."""
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read ({first_line(error)}); {_NO_RECIPE}") from error
+        raise ClipScratchError(f"{path} cannot be read ({first_line(error)}); {_NO_RECIPE}") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds no recipe (it is {'empty' if recipe is None else 'no mapping'}); {_NO_RECIPE}")
+        raise ClipScratchError(
+            f"{path} holds no recipe (it is {'empty' if recipe is None else 'no mapping'}); {_NO_RECIPE}"
+        )
     return recipe
 
 
@@ -161,14 +164,14 @@ def check_recipe(path: Path, settings: dict, *, free: set[str]) -> dict:
         settings: every field that is named now; defaults count as named.
         free: names of fields that may differ.
     Returns: {name: (value then, value now)} of the fields in `free` that differ.
-    Raises: ValueError with both values if another field differs.
+    Raises: ClipScratchError with both values if another field differs.
     """
     before, now = _with_defaults(read_recipe_of_run(path)), _with_defaults(settings)
     # 3 and 3.0 are one value, and so are 64 and "64": the command line knows one type a field.
     differs = {name for name in now if before[name] != now[name] and str(before[name]) != str(now[name])}
     changed = {name: (before[name], now[name]) for name in differs}
     for name in sorted(changed.keys() - free):
-        raise ValueError(
+        raise ClipScratchError(
             f"{path.parent} was trained with {name}={changed[name][0]!r}, and now {name}={changed[name][1]!r} is asked "
             f"for; resume with {name}={changed[name][0]!r}, or leave resume_from_checkpoint out and train a new model "
             "in another output_dir."
@@ -190,7 +193,7 @@ def check_recipe_of_checkpoint(checkpoint: Path, settings: dict) -> str:
     Returns: comment lines for the recipe, on what was resumed with another length.
     """
     if not (checkpoint / RECIPE).is_file():
-        raise ValueError(
+        raise ClipScratchError(
             f"{checkpoint} has no {RECIPE}, so nothing tells what it was trained with; resume it with "
             "ClipScratchTrainer.train, which wrote it, or give a checkpoint of run_train.py."
         )

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from ...data.batches.stream_batches import StreamedPairs
+from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.atomic_files import write_text
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,11 @@ class StreamStates:
     def take(self, batch: dict) -> None:
         """Takes the stream's word out of a batch.
 
-        Raises: ValueError where the reader met an error.
+        Raises: ClipScratchError where the reader met an error.
         """
         word = batch.pop("stream")
         if "error" in word:
-            raise ValueError(word["error"])
+            raise ClipScratchError(word["error"])
         head = self.queue.popleft()
         assert head["worker"] == word["state"]["worker"]
         self.queue.append(word["state"])
@@ -72,20 +73,22 @@ class StreamStates:
     def load(self, folder: str | Path) -> None:
         """Takes up what `save` wrote.
 
-        Raises: ValueError if there is none, or it is of other readers or another set of shards.
+        Raises: ClipScratchError if there is none, or it is of other readers or another set of shards.
         """
         first, now = _path(folder, 0), self._circumstances()
         if not first.is_file():
-            raise ValueError(f"{folder} was not written by a streamed run ({first.name} is missing); begin a new run.")
+            raise ClipScratchError(
+                f"{folder} was not written by a streamed run ({first.name} is missing); begin a new run."
+            )
         before = json.loads(first.read_text())
         for name, meaning in (("processes", "processes"), ("workers", "readers a process (dataloader_num_workers)")):
             if before[name] != now[name]:
-                raise ValueError(
+                raise ClipScratchError(
                     f"{folder} was written by {before[name]} {meaning}, not {now[name]}: the rows are dealt to them; "
                     "go on with as many, or begin a new run."
                 )
         if before["shards"] != now["shards"]:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{folder}: the shards of {self.pairs.rows.title} are no longer those that the run began with; "
                 "restore them, or begin a new run."
             )

@@ -2,6 +2,7 @@
 
 import logging
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ..recipe.arguments import ModelArguments
 
 logger = logging.getLogger(__name__)
@@ -13,7 +14,7 @@ def add_adapters(model, options: ModelArguments) -> list:
     Args:
         options: `text_lora_rank` and `vision_lora_rank`; 0 leaves a tower as it is.
     Returns: peft's handles of the towers, for `merge_adapters`.
-    Raises: ValueError if the tower is trained already, or peft is not installed.
+    Raises: ClipScratchError if the tower is trained already, or peft is not installed.
     """
     handles = []
     for side, tower in (("text", model.text_model), ("vision", model.vision_model)):
@@ -21,9 +22,9 @@ def add_adapters(model, options: ModelArguments) -> list:
         if rank == 0:
             continue
         if rank < 0:
-            raise ValueError(f"{side}_lora_rank={rank} is not a rank; choose 0 (none) or more, such as 8.")
+            raise ClipScratchError(f"{side}_lora_rank={rank} is not a rank; choose 0 (none) or more, such as 8.")
         if not getattr(options, f"freeze_{side}") or getattr(options, f"unfreeze_{side}_layers"):
-            raise ValueError(
+            raise ClipScratchError(
                 f"{side}_lora_rank={rank}: the {side} tower's own weights are trained already; set freeze_{side} to "
                 f"true and leave unfreeze_{side}_layers out, or leave {side}_lora_rank out."
             )
@@ -37,7 +38,7 @@ def _with_adapters(tower, rank, side):
     try:
         from peft import LoraConfig, LoraModel  # an extra: most runs do without
     except ImportError as error:
-        raise ValueError(f"{side}_lora_rank={rank} needs peft; pip install 'clipscratch[adapters]'.") from error
+        raise ClipScratchError(f"{side}_lora_rank={rank} needs peft; pip install 'clipscratch[adapters]'.") from error
     # Scaled by 2, as is usual: the update is 2 B A x, and B starts at zero.
     return LoraModel(tower, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), "default")
 

@@ -7,12 +7,13 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, ViTImageProcessorPil
 
 from ...data.images.preprocess import Preprocess
+from ...evaluation.damaged_files import naming_damaged_files
+from ...evaluation.remote_code import refusing_own_code
 from ...hub.configuration_clipscratch import CHOICES
+from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.modeling_clipscratch import ClipScratchModel
 from ...hub.processor_clipscratch import load_tokenizer
 from ...hub.towers_clipscratch import build_tower, check_tower_type, first_position, one_line, takes_pooler, tower_class
-from ...utils.damaged_files import naming_damaged_files
-from ...utils.remote_code import refusing_own_code
 from ..recipe.arguments import ModelArguments
 from .mimetic import mimic_trained_weights
 from .word_tokenizer import word_tokenizer
@@ -26,8 +27,8 @@ def build_model(options: ModelArguments, captions: list[str] | None):
         captions: training captions; only a text tower from scratch without a tokenizer looks at them.
             `None` where they are not known beforehand.
     Returns: (model, processor).
-    Raises: ValueError if a tower, tokenizer or image processor cannot be had or needs code of its own, or the sizes do
-        not fit.
+    Raises: ClipScratchError if a tower, tokenizer or image processor cannot be had or needs code of its own, or the
+        sizes do not fit.
 
     >>> sizes = {"text_hidden_size": 16, "text_num_layers": 1, "vision_hidden_size": 24, "vision_num_layers": 1}
     >>> options = ModelArguments(text_tower="distilbert", vision_tower="vit", image_size=8, projection_dim=4, **sizes)
@@ -82,14 +83,14 @@ def _build(options, captions):
     height, width = Preprocess(processor.image_processor).image_size
     if options.image_size is not None and (height, width) != (options.image_size, options.image_size):
         native = height if height == width else f"{height}x{width}"
-        raise ValueError(
+        raise ClipScratchError(
             f"image_size={options.image_size}: the tower {options.vision_tower} takes {native} pixels; "
             f"leave image_size out or choose {native}."
         )
     if options.max_length is not None:
         reads = processor.tokenizer.model_max_length
         if options.max_length > reads:
-            raise ValueError(
+            raise ClipScratchError(
                 f"max_length={options.max_length} is more than the text tower reads; choose at most {reads}."
             )
         processor.tokenizer.model_max_length = options.max_length
@@ -107,21 +108,23 @@ def _vision_source(options):
     """(Vision tower, its image processor), as `from_towers` takes them."""
     if not is_from_scratch(options.vision_tower):
         if options.vision_init != "normal":
-            raise ValueError(
+            raise ClipScratchError(
                 f"vision_init={options.vision_init} is for a tower from scratch, and {options.vision_tower} is "
                 "pretrained; leave it out."
             )
         return options.vision_tower, None
     if options.image_size is None:
-        raise ValueError(f"vision_tower={options.vision_tower} is from scratch and needs image_size (pixels), e.g. 32.")
+        raise ClipScratchError(
+            f"vision_tower={options.vision_tower} is from scratch and needs image_size (pixels), e.g. 32."
+        )
     size, patch = options.image_size, options.patch_size
     if size % patch or size < patch:
-        raise ValueError(
+        raise ClipScratchError(
             f"image_size={size} is not a multiple of patch_size={patch}; choose {max(patch, patch * (size // patch))}."
         )
     known = AutoConfig.for_model(options.vision_tower)
     if any(hasattr(known, name) for name in ("depths", "hidden_sizes")):
-        raise ValueError(
+        raise ClipScratchError(
             f"vision_tower={options.vision_tower} is of stages of several widths, which a recipe does not describe; "
             "choose vit or dinov2, or a folder or Hub id with weights."
         )
@@ -151,7 +154,7 @@ def _text_source(options, captions):
     if options.tokenizer is not None:
         tokenizer = load_tokenizer(options.tokenizer)
     elif captions is None:
-        raise ValueError(
+        raise ClipScratchError(
             f"text_tower={kind} from scratch takes its words from the training captions, which are not known where "
             "they are streamed; name a tokenizer (--tokenizer)."
         )
@@ -182,7 +185,7 @@ def _config(kind, **sizes):
     try:
         return AutoConfig.for_model(kind, **sizes)
     except Exception as error:  # of many kinds: each type checks its sizes in its own way
-        raise ValueError(
+        raise ClipScratchError(
             f"a {kind} cannot be built from scratch in these sizes ({one_line(error)}); choose another type, for "
             "example distilbert or vit, or a folder or Hub id with weights."
         ) from error
@@ -201,7 +204,7 @@ def initial_deviation(width: int) -> float:
 
 def _check_heads(side, width, heads):
     if width % heads:
-        raise ValueError(
+        raise ClipScratchError(
             f"{side}_hidden_size={width} is not a multiple of {side}_num_heads={heads}; "
             f"choose {heads * (width // heads)}."
         )

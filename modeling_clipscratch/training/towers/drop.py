@@ -2,6 +2,7 @@
 
 import torch
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
 
 
@@ -13,15 +14,17 @@ def add_drops(model, *, patches: float, blocks: float, image_size: tuple[int, in
         patches: share of a picture's patches that are left out, so that a step has less to compute.
         blocks: probability that a picture passes the last block unchanged; less for those before, none for the first.
         image_size: height and width of the pictures, in pixels.
-    Raises: ValueError for shares outside [0, 1), parts that are frozen, or a tower that has no grid of patches.
+    Raises: ClipScratchError for shares outside [0, 1), parts that are frozen, or a tower that has no grid of patches.
     Source: patches Li et al. 2022, arXiv 2212.00794; blocks Huang et al. 2016, arXiv 1603.09382.
     """
     for name, share in (("patch_dropout", patches), ("drop_path", blocks)):
         if not 0 <= share < 1:
-            raise ValueError(f"{name}={share} is not a share from 0 to below 1; choose 0.5 or less.")
+            raise ClipScratchError(f"{name}={share} is not a share from 0 to below 1; choose 0.5 or less.")
         trains = not model.config.freeze_vision or (name == "drop_path" and model.config.unfreeze_vision_layers)
         if share and not trains:  # with adapters, too: the tower itself is as in evaluation
-            raise ValueError(f"{name}={share} drops parts of a tower in training, but the vision tower is frozen.")
+            raise ClipScratchError(
+                f"{name}={share} drops parts of a tower in training, but the vision tower is frozen."
+            )
     tower = model.vision_model
     for hook in vars(model).pop("_drop_hooks", []):  # of another Trainer
         hook.remove()
@@ -47,7 +50,7 @@ def _grid(tower, height, width):
             tokens = tower.embeddings(torch.zeros(1, 3, height, width))
     grid = 0 if tokens is None else (height // patch) * (width // patch)
     if not isinstance(tokens, torch.Tensor) or tokens.dim() != 3 or tokens.shape[1] < grid:
-        raise ValueError(
+        raise ClipScratchError(
             f"patch_dropout needs a tower that cuts pictures into patches; a {tower.config.model_type} does not."
         )
     return grid
@@ -66,7 +69,7 @@ def _try(tower, pictures):
         finally:
             tower.train(was_training)
     if not fits:
-        raise ValueError(
+        raise ClipScratchError(
             f"patch_dropout: a {tower.config.model_type} tower cannot leave patches out, since its blocks count on all "
             "of them; leave patch_dropout out, or choose vit, deit, dinov2 or clip."
         ) from why

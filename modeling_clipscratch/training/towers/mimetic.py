@@ -2,6 +2,7 @@
 
 import torch
 
+from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
 
 _ALIKE, _UNLIKE = 0.7, 0.4  # of the identity, and of the noise, in queries x keys and in values x output
@@ -20,7 +21,7 @@ def mimic_trained_weights(tower) -> None:
 
     Args:
         tower: `ViTModel`, W wide; changed in place.
-    Raises: ValueError for towers of another build, and for W that is not a multiple of 4.
+    Raises: ClipScratchError for towers of another build, and for W that is not a multiple of 4.
     Source: Trockman & Kolter 2023, arXiv 2305.09828, its 0.7 and 0.4; sines as in arXiv 2104.02057. Factors of values
         times output are a random rotation and its inverse, not a singular value decomposition, which is slow. Whitened
         first filters: Coates et al. 2011, AISTATS, there from data.
@@ -37,7 +38,7 @@ def mimic_trained_weights(tower) -> None:
     positions = getattr(getattr(tower, "embeddings", None), "position_embeddings", None)
     if positions is None or positions.shape[-1] % 4:
         width = "" if positions is None else f" {positions.shape[-1]} wide"
-        raise ValueError(
+        raise ClipScratchError(
             "vision_init=mimetic is for a ViT (vision_tower=vit) whose vision_hidden_size is a multiple of 4, not for "
             f"a {config.model_type}{width}; leave vision_init out."
         )

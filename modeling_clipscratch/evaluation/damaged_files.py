@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
-from .local_files import read_json
+from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.local_files import read_json
 
 _INDEX = "model.safetensors.index.json"
 _JSON = ("config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
@@ -29,7 +30,7 @@ def naming_damaged_files(*sources: str | Path | None) -> Iterator[None]:
         sources: Folders that are loaded inside; Hub ids and `None` are passed over.
 
     Raises:
-        ValueError: If a file of a folder is damaged, or a library raises what is neither a `ValueError` nor an
+        ClipScratchError: If a file of a folder is damaged, or a library raises what is neither a `ValueError` nor an
             `OSError`.
     """
     try:
@@ -43,21 +44,21 @@ def naming_damaged_files(*sources: str | Path | None) -> Iterator[None]:
         named = " or ".join(str(source) for source in sources if source)
         if isinstance(error, (ValueError, OSError)) or not named:
             raise
-        raise ValueError(f"{named} cannot be loaded ({_reason(error)}); {_REMEDY}") from error
+        raise ClipScratchError(f"{named} cannot be loaded ({_reason(error)}); {_REMEDY}") from error
 
 
 def _check_contents(folder):
-    """Raises: ValueError if a file of the folder is not of its format, or a file of weights is missing."""
+    """Raises: ClipScratchError if a file of the folder is not of its format, or a file of weights is missing."""
     for path in (folder / name for name in (*_JSON, _INDEX)):
         if path.is_file():
             read_json(path)
     if (folder / _INDEX).is_file():
         shards = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(shards, dict):
-            raise ValueError(f"{folder / _INDEX} is damaged (it has no weight_map); {_REMEDY}")
+            raise ClipScratchError(f"{folder / _INDEX} is damaged (it has no weight_map); {_REMEDY}")
         for shard in sorted(set(map(str, shards.values()))):
             if not (folder / shard).is_file():
-                raise ValueError(f"{folder / shard} is missing, which {_INDEX} names; {_REMEDY}")
+                raise ClipScratchError(f"{folder / shard} is missing, which {_INDEX} names; {_REMEDY}")
     for path in sorted(folder.glob("*.safetensors")):
         _try(lambda path=path: safe_open(path, framework="numpy").keys(), path, "is damaged", ())
     if not any(folder.glob("*.safetensors")):
@@ -66,7 +67,7 @@ def _check_contents(folder):
 
 
 def _check_values(folder):
-    """Raises: ValueError if a library cannot make anything of what a JSON file says."""
+    """Raises: ClipScratchError if a library cannot make anything of what a JSON file says."""
     config, tokenizer, settings = (folder / name for name in _JSON[:3])
     images = next((path for path in (folder / name for name in _JSON[3:]) if path.is_file()), folder)
     if _try(lambda: AutoConfig.from_pretrained(folder, trust_remote_code=False), config, _VALUES) is None:
@@ -91,7 +92,7 @@ def _try(load, path, trouble, passed_over=(OSError, ImportError, ValueError)):
     except passed_over:
         return None
     except Exception as error:
-        raise ValueError(f"{path} {trouble} ({_reason(error)}); {_REMEDY}") from error
+        raise ClipScratchError(f"{path} {trouble} ({_reason(error)}); {_REMEDY}") from error
 
 
 def _reason(error):

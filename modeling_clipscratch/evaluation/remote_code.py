@@ -8,7 +8,8 @@ from pathlib import Path
 from transformers.utils import cached_file
 
 from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS
-from .local_files import read_json
+from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.local_files import read_json
 
 # What transformers reads to find the classes of a folder's parts.
 _NAMES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
@@ -23,7 +24,7 @@ def refusing_own_code(*sources: str | None) -> Iterator[None]:
 
     Args:
         sources: the folders or Hub ids that are loaded.
-    Raises: ValueError with the names of the files that would have to run.
+    Raises: ClipScratchError with the names of the files that would have to run.
     """
     try:
         yield
@@ -32,7 +33,7 @@ def refusing_own_code(*sources: str | None) -> Iterator[None]:
         source = next((name for name in sources if name and f"{name} contains custom code" in said), None)
         if source is None:
             raise
-        raise ValueError(
+        raise ClipScratchError(
             f"{source} cannot be read without code of its own, and none is run here (it names "
             f"{', '.join(own_code(source))}); give a model of a type that transformers knows."
         ) from error
@@ -49,15 +50,15 @@ def own_code(source: str) -> list[str]:
 def check_code(folder: str | Path) -> None:
     """Check that the JSON files of a folder name ClipScratch's code only.
 
-    Raises: ValueError with the file and the reference if one names other code, or cannot be read.
+    Raises: ClipScratchError with the file and the reference if one names other code, or cannot be read.
     """
     for path in sorted(Path(folder).glob("*.json")):
         try:
             references = list(_references(json.loads(path.read_text(encoding="utf-8"))))
         except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); copy the folder again.") from error
+            raise ClipScratchError(f"{path} is damaged ({error}); copy the folder again.") from error
         if foreign := [name for name in references if name not in AUTO_MAP.values()]:
-            raise ValueError(
+            raise ClipScratchError(
                 f"{path} names code that is not ClipScratch's ({foreign[0]}), which would run wherever the folder is "
                 "loaded with trust_remote_code=True; delete that reference, or load the model and its processor with "
                 "modeling_clipscratch.evaluation.load_model.load_model and save them again."
