@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data.images.decode import is_picture_name
+from modeling_clipscratch.data.images.decode import is_image_name
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.search.index_files import INSIDE, Picture, PictureIndex, open_index, save_index
@@ -68,10 +68,10 @@ def unpack(folder: Path, pictures: Path, most: int) -> list[str]:
     for shard in sorted(folder.glob("*/*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:
-                if len(captions) == most and is_picture_name(member.name):
+                if len(captions) == most and is_image_name(member.name):
                     return captions
                 data = tar.extractfile(member).read()
-                if is_picture_name(member.name):
+                if is_image_name(member.name):
                     path = pictures / shard.parent.name / member.name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)

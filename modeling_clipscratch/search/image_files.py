@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images.decode import BadImageError, decode_image, is_picture_name, is_unread_name, warn_of_unread
+from ..data.images.decode import BadImageError, decode_image, is_image_name, is_unread_name, warn_of_unread
 from ..data.images.read_ahead import read_ahead
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.local_files import walk_files
@@ -41,7 +41,7 @@ def list_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     unread, special, stamps = [], [], {}
     for inside, files in walk_files(folder):
         unread += [str(folder / inside / file) for file in files if is_unread_name(file)]
-        for path in (folder / inside / file for file in files if is_picture_name(file)):
+        for path in (folder / inside / file for file in files if is_image_name(file)):
             try:
                 status = path.stat()
             except FileNotFoundError:  # taken away in this moment, or a link to nowhere

@@ -14,7 +14,7 @@ from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import Listing, read_text
 from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
-from ..images.decode import is_picture_name, is_unread_name
+from ..images.decode import is_image_name, is_unread_name
 from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def image_folder_source(folder: Path, listing: Listing, name: str, options: Data
     Raises: ClipScratchError if the folders can be read in two ways, naming both, or if there are neither classes nor
         texts.
     """
-    images = {inside: names for inside, files in listing.items() if (names := [*filter(is_picture_name, files)])}
+    images = {inside: names for inside, files in listing.items() if (names := [*filter(is_image_name, files)])}
     if not images:
         return None
     if options.folder_names != "classes" and (texts := _texts_beside(images, listing)):

@@ -24,7 +24,7 @@ from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import Listing, check_regular, file_of_cell, lfs_pointer, list_files, read_text
 from ...utils.names import first_line
 from ..columns import DataOptions, find_columns, is_text
-from ..images.decode import is_picture_name
+from ..images.decode import is_image_name
 from ..splits import SPLIT_WORD, Source, Split, canonical_split, is_split_name, split_of_path, split_words
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def metadata_source(folder: Path, listing: Listing, name: str, options: DataOpti
             f"{splits[None][0]}: lies beside split folders; put one into each of them, with its own rows."
         )
     source = _source({split or "train": paths for split, paths in splits.items()}, options, inside=folder)
-    tops = {inside.split("/")[0] for inside, files in listing.items() if any(map(is_picture_name, files))}
+    tops = {inside.split("/")[0] for inside, files in listing.items() if any(map(is_image_name, files))}
     if [*splits] != [None] or len(source) > 1 or sum(map(is_split_name, tops)) < 2:
         return source
     part = source["train"]  # one table for the images in all split folders
@@ -82,7 +82,7 @@ def metadata_source(folder: Path, listing: Listing, name: str, options: DataOpti
 def table_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source:
     """The splits of the tables of a folder; none where none of them is a table of images."""
     tables, chosen = list(_tables(listing)), []
-    other_form = any("/" in file and is_picture_name(file) for file in list_files(listing))
+    other_form = any("/" in file and is_image_name(file) for file in list_files(listing))
     other_form &= not (options.image_column or options.caption_column or options.label_column or options.image_root)
     for suffix in _FORMATS:
         alike: dict[str, list[str]] = {}  # the files of one table, whatever their splits and numbers
@@ -108,7 +108,7 @@ def _tables(listing: Listing) -> Iterator[str]:
     """The tables that may be data: not those that lie beside an image or a tar of the same name."""
     for inside, files in listing.items():
         if tables := [file for file in files if file.lower().endswith((*_FORMATS,)) and not file.startswith(".")]:
-            others = {os.path.splitext(file)[0] for file in files if is_picture_name(file) or file.endswith(".tar")}
+            others = {os.path.splitext(file)[0] for file in files if is_image_name(file) or file.endswith(".tar")}
             others |= {f"{stem}_stats" for stem in others}  # of img2dataset
             for file in tables:
                 if os.path.splitext(file)[0] not in others:
@@ -202,7 +202,7 @@ def _hold_images(folder: Path, paths: Iterable[str], options: DataOptions) -> bo
 
 def _file_names(rows: Iterable[dict]) -> list[str]:
     cells = [cell.get("path") if isinstance(cell, dict) else cell for row in rows for cell in row.values()]
-    return [cell for cell in cells if isinstance(cell, str) and is_picture_name(cell)]
+    return [cell for cell in cells if isinstance(cell, str) and is_image_name(cell)]
 
 
 def _head(path: Path) -> list[dict]:

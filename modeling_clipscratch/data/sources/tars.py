@@ -19,7 +19,7 @@ from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text, stamp
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import build_dataset, prepared_features, utf8_key
-from ..images.decode import IMAGE_EXTENSIONS, is_picture_name
+from ..images.decode import IMAGE_EXTENSIONS, is_image_name
 from ..splits import Source, Split, split_of_path, split_words
 from ..templates import published_class_names, templates_from
 from .streams import MAY_PASS, ShardError, shard_error
@@ -65,7 +65,7 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     folders = {tar: os.path.dirname(tar) for tar in sorted(tars, key=lambda file: (len(file), file))}
     by_folder = any(split_words(folder.replace("/", " ")) for folder in folders.values())
     roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
-    images = sum(is_picture_name(file) for file in files if file.startswith(roots))
+    images = sum(is_image_name(file) for file in files if file.startswith(roots))
     tables = {file for file in files if file.lower().endswith(_TABLES) and os.path.dirname(file) in folders.values()}
     beside = {os.path.splitext(table)[0] for table in tables} - {tar.removesuffix(".tar") for tar in tars}
     if images > len(tars) or (beside and not by_folder):
