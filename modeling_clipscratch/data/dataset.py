@@ -202,7 +202,8 @@ def _keys(dataset, image, paths, root) -> list[str]:
         return keys
     cells = dataset[image][:]
     return [
-        utf8_key(_relative(cell, path, root)) if path else key for cell, path, key in zip(cells, paths, keys, strict=True)
+        utf8_key(_relative(cell, path, root)) if path else key
+        for cell, path, key in zip(cells, paths, keys, strict=True)
     ]
 
 

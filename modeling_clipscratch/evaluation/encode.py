@@ -1,6 +1,5 @@
 """Encode images and texts: unit embeddings (N, P), float32 on the CPU, in the order given."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from ..data.images.preprocess import normalize
 from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.towers_clipscratch import first_position
 from ..utils.names import printable
-
-logger = logging.getLogger(__name__)
 
 # More pictures at once than a processor's caches hold are slower: a core encodes 182 a second 32 at a time and 159 of
 # them 256 at a time (ViT 192 wide, 6 deep, 32x32), 28 and 22 a second 32 and 128 at a time (ViT-tiny, 224x224).
@@ -141,14 +138,7 @@ def encode_texts(
     full = longest if model.config.model_type == "siglip" else None
     if full and "Gemma" in type(tokenizer).__name__:  # SigLIP 2's, whose texts were in lower case
         unique = [text.lower() for text in unique]
-    tokens = TokenTable(unique, tokenizer, longest, warn=False)
-    if tokens.truncated and say_cut:
-        logger.warning(
-            "%d of %d texts are longer than the %d tokens that the text tower reads; their ends are cut off.",
-            tokens.truncated,
-            len(unique),
-            longest,
-        )
+    tokens = TokenTable(unique, tokenizer, longest, warn=say_cut)
     # Longest first: if memory is short, it is short at once.
     order = torch.from_numpy(np.argsort(-tokens.lengths, kind="stable"))
     embeds = None

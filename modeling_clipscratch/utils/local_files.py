@@ -121,7 +121,7 @@ def read_json(path: str | Path) -> dict:
 
 
 def path_of_cell(folder: str | Path, cell: str) -> str:
-    """Join a table's folder and the path in one of its cells. Backslashes count as slashes where that finds the file."""
+    """Join a table's folder and the path in a cell. Backslashes count as slashes where that finds the file."""
     path = os.path.join(folder, cell)  # a Path costs ten times as much
     if "\\" in cell and not os.path.exists(path):
         with_slashes = os.path.join(folder, cell.replace("\\", "/"))

@@ -17,7 +17,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 
 def test_every_field_of_the_arguments_reaches_the_images(make_model, word_processor):
     said = {
-        "random_shift": 3, "random_crop_min_area": 0.4, "horizontal_flip": 0.1, "trivial_augment": 0.2,
+        "random_shift": 3, "random_crop_min_area": 0.4, "horizontal_flip": 0.1,
         "random_erasing": 0.3, "mix": Mix(cutmix=0.4, mixup=0.5), "mean": [0.5] * 3, "std": [0.5] * 3,
     }  # fmt: skip
     assert said.keys() == {item.name for item in dataclasses.fields(Augment)}
@@ -31,7 +31,7 @@ def test_no_images_are_mixed_by_default(make_model, word_processor):
     assert build_augment(args, Preprocess(word_processor.image_processor), make_model()).mix is None
 
 
-@pytest.mark.parametrize("name", ["horizontal_flip", "trivial_augment", "random_erasing"])
+@pytest.mark.parametrize("name", ["horizontal_flip", "random_erasing"])
 def test_a_probability_above_1_is_refused(make_model, word_processor, name):
     args = ClipScratchTrainingArguments(**{name: 1.5})
     with pytest.raises(ValueError, match=f"{name}=1.5 is not a probability"):
@@ -39,24 +39,13 @@ def test_a_probability_above_1_is_refused(make_model, word_processor, name):
 
 
 @pytest.mark.parametrize("said", [{"horizontal_flip": 0.5}, {"random_crop_min_area": 0.6}, {"random_erasing": 0.1}])
-def test_changes_that_a_cache_of_one_view_would_not_have_are_refused(make_model, word_processor, said):
+def test_changes_that_a_cache_does_not_have_are_refused(make_model, word_processor, said):
     preprocess, frozen = Preprocess(word_processor.image_processor), make_model(freeze_vision=True)
     (name,) = said
-    with pytest.raises(ValueError, match=f"{name}=.* set image_views to 2 or more, or cache_features to false"):
+    with pytest.raises(ValueError, match=f"{name}=.* leave it out, or set cache_features to false"):
         build_augment(ClipScratchTrainingArguments(**said), preprocess, frozen)
-    for way in ({"image_views": 2}, {"cache_features": False}):
-        args = ClipScratchTrainingArguments(**said, **way)
-        assert getattr(build_augment(args, preprocess, frozen), name) == said[name]
-
-
-@pytest.mark.parametrize(
-    ("frozen", "streamed", "options"), [(False, False, {}), (True, True, {}), (True, False, {"cache_features": False})]
-)
-def test_views_that_no_cache_would_hold_are_refused(make_model, word_processor, frozen, streamed, options):
-    preprocess, model = Preprocess(word_processor.image_processor), make_model(freeze_vision=frozen)
-    args = ClipScratchTrainingArguments(image_views=3, **options)
-    with pytest.raises(ValueError, match="^image_views=3 are views that the cache of a frozen vision tower holds"):
-        build_augment(args, preprocess, model, streamed=streamed)
+    args = ClipScratchTrainingArguments(**said, cache_features=False)
+    assert getattr(build_augment(args, preprocess, frozen), name) == said[name]
 
 
 def captioned(images, captions):
@@ -68,17 +57,6 @@ def captioned(images, captions):
 def arguments(tmp_path, **changes):
     quiet = {"disable_tqdm": True, "use_cpu": True, "precision": "fp32"}
     return ClipScratchTrainingArguments(str(tmp_path), cache_dir=str(tmp_path), **quiet, **changes)
-
-
-def test_cached_views_are_not_mirrored_where_a_caption_names_a_side(make_model, word_processor, tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
-    dataset = captioned(images, [["the red square left of the circle"], ["a red square"]])
-    args, model = arguments(tmp_path, image_views=2, horizontal_flip=1.0), make_model(freeze_vision=True)
-    augment = build_augment(args, Preprocess(word_processor.image_processor), model)
-    pairs = map_pairs(dataset, model, word_processor, augment, args, training=True)
-    plain, other = pairs.image_features[:, 0], pairs.image_features[:, 1]
-    assert not torch.allclose(plain[1], other[1], atol=1e-3)
-    assert torch.allclose(plain[0], other[0], atol=1e-6)  # the same image in another batch
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ FROZEN = {"freeze_text": True, "max_steps": -1, "num_train_epochs": 2, "dataload
 # Seven steps are two epochs of three and a step, with dropout in the text tower and draws for the pictures.
 LEARNED = {
     "freeze_text": False, "max_steps": 7, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 20,
-    "eval_strategy": "no", "test_split": "none", "trivial_augment": 0.5,
+    "eval_strategy": "no", "test_split": "none",
 }  # fmt: skip
 
 

@@ -111,9 +111,9 @@ class Preprocess:
         if other is not None:
             raise ClipScratchError(
                 f"this image processor (do_resize={getattr(processor, 'do_resize', None)}, "
-                f"size={dict(processor.size or {})}, do_center_crop={getattr(processor, 'do_center_crop', None)}) gives "
-                f"images of differing shapes, such as {shapes[0]} and {other}, and a batch needs one shape; give size "
-                "a height and a width, or crop_size with do_center_crop."
+                f"size={dict(processor.size or {})}, do_center_crop={getattr(processor, 'do_center_crop', None)}) "
+                f"gives images of differing shapes, such as {shapes[0]} and {other}, and a batch needs one shape; give "
+                "size a height and a width, or crop_size with do_center_crop."
             )
         deviation = torch.tensor(self.std)[:, None, None]
         for one, two in zip(pixels, normalized, strict=True):

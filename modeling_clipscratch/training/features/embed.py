@@ -23,7 +23,7 @@ def embed_images(model, pairs: PairDataset, rows: torch.Tensor, look: Augment, b
         images = pairs.plain_images(rows, batch_size)
         parts = [encode_pixels(model, some, look.mean, look.std, batch_size) for some in images]
     else:
-        states = pairs.image_features[rows, 0].split(batch_size)
+        states = pairs.image_features[rows].split(batch_size)
         parts = [_from_states(lambda some: model.get_image_features(image_features=some), model, some) for some in states]
     return torch.cat(parts)
 

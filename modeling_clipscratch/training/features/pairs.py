@@ -10,13 +10,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from ...data.batches.captions import CaptionTable, TokenTable
 from ...data.batches.map_batches import PairDataset, TextSide
-from ...data.batches.stream_batches import StreamedPairs, StreamedRows, with_features
+from ...data.batches.stream_batches import StreamedPairs, StreamedRows
 from ...data.columns import DataOptions
 from ...data.dataset import content_fingerprint, prepare_dataset
 from ...data.images.augment import Augment
 from ...data.images.mix import Mix
 from ...data.images.preprocess import Preprocess
-from ...data.sources.streams import undecoded
+from ...data.sources.streams import undecoded, with_features
 from ...data.templates import DEFAULT_TEMPLATES
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import is_fixed
@@ -66,10 +66,9 @@ def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False
         preprocess: of the vision tower, whose mean and deviation normalise.
         model: unwrapped.
         streamed: the rows are those of a stream, which has no cache of image features.
-    Raises: ClipScratchError if images are to be changed or mixed of which the cache has no more than they are, or
-        several views wanted where no cache holds them.
+    Raises: ClipScratchError if images are to be changed or mixed although their features are cached.
     """
-    names = ("random_shift", "random_crop_min_area", "horizontal_flip", "trivial_augment", "random_erasing")
+    names = ("random_shift", "random_crop_min_area", "horizontal_flip", "random_erasing")
     changes = {name: getattr(args, name) for name in names}
     mix = Mix(cutmix=args.cutmix, mixup=args.mixup)
     augment = Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
@@ -81,16 +80,11 @@ def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False
             )
         defaults = {field.name: field.default for field in fields(args)}
         changed = [f"{name}={value}" for name, value in changes.items() if value != defaults[name]]
-        if changed and args.image_views == 1:
+        if changed:
             raise ClipScratchError(
-                f"{changed[0]} changes images, but the vision tower is frozen and the cache has each as it is; set "
-                "image_views to 2 or more, or cache_features to false."
+                f"{changed[0]} changes images, but the vision tower is frozen and its features are cached; leave it "
+                "out, or set cache_features to false."
             )
-    elif args.image_views > 1:
-        raise ClipScratchError(
-            f"image_views={args.image_views} are views that the cache of a frozen vision tower holds, and this run has "
-            "none: each image is changed anew whenever it comes; leave it out."
-        )
     return augment
 
 
@@ -147,9 +141,6 @@ def map_pairs(
         [content_fingerprint(dataset), processor.image_processor.to_json_string()],
         dataset["key"][:],
         augment,
-        views=args.image_views if training else 1,
-        seed=args.seed,
-        may_flip=captions.rows_survive_flip(),
         **_cache(args),
     )
     return PairDataset(dataset, captions, texts, image_features=states)
