@@ -416,11 +416,11 @@ class ImageReader:
 
     def __init__(self, dataset: datasets.Dataset):
         self.title, self._positions = title(dataset), _positions(dataset)
-        self._table, self._cell = dataset.data.select(["image", "key"]), None
+        self._table, self._cell, self._keys = dataset.data.select(["image", "key"]), None, None
         self._count, self._stamps = len(dataset), {}
 
     def __getstate__(self):  # the table of a file is pickled as its path; a column would be every image
-        return {**self.__dict__, "_cell": None}
+        return {**self.__dict__, "_cell": None, "_keys": None}
 
     def __len__(self):
         return self._count
@@ -437,13 +437,13 @@ class ImageReader:
         """
         row = int(index if self._positions is None else self._positions[index])
         if self._cell is None:
-            self._cell = _cells(self._table.column("image"))
+            self._cell, self._keys = _cells(self._table.column("image")), self._table.column("key")
         cell = self._cell(row)
         if shard := cell.get("shard"):
             return decode(read_member(cell, self._stamps), name=f"{shard}: {cell['member']}")
         if cell.get("path") and not cell.get("bytes"):
             return decode(cell["path"], name=cell["path"])
-        name = f"{self.title}: {self._table.column('key')[row]}"
+        name = f"{self.title}: {self._keys[row].as_py()}"
         if cell.get("bytes"):
             return decode(cell["bytes"], name=name)
         raise BadImageError(f"{name} has no image; remove the row.")

@@ -113,8 +113,7 @@ def test_long_captions_are_cut_counted_and_said_once(word_processor, caplog):
             batch = table.batch(torch.arange(5))
     # With [CLS] and [SEP]: 5, 3, 2, 8 and 4 tokens.
     own = [record.getMessage() for record in caplog.records if record.name.startswith("modeling_clipscratch")]
-    assert own == ["2 of 5 captions are longer than the 4 tokens that the text tower reads; they are cut."]
-    assert table.truncated == 2
+    assert own == ["2 of 5 texts are longer than the 4 tokens that the text tower reads; their ends are cut off."]
     cut = tokenizer(TEXTS, padding=True, truncation=True, max_length=4, return_tensors="pt")
     assert torch.equal(batch["input_ids"], cut["input_ids"]) and batch["input_ids"].shape == (5, 4)
     assert (batch["input_ids"][[0, 3], 3] == 3).all()  # the [SEP] at the end stays
@@ -123,7 +122,7 @@ def test_long_captions_are_cut_counted_and_said_once(word_processor, caplog):
 def test_captions_that_fit_exactly_are_not_cut(word_processor, caplog):
     with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
         table = TokenTable(TEXTS, word_processor.tokenizer, 8)
-    assert table.truncated == 0 and not caplog.records
+    assert not caplog.records and table.lengths.max() == 8
 
 
 def test_order_by_length_is_shortest_first_and_stable(word_processor):

@@ -57,18 +57,18 @@ def test_folders_named_by_numbers_are_in_label_order(load, write_files):
         (
             ["train/a/1.png", "eval/a/1.png", "test/a/1.png"],
             {},
-            "'eval' and 'test' both stand for test; rename or remove",
+            "'eval' and 'test' both mean test; rename or remove",
         ),
         (
             ["train1/a/1.png", "train2/a/1.png"],
             {"folder_names": "splits"},
-            "'train1' and 'train2' both stand for train",
+            "'train1' and 'train2' both mean train",
         ),
         (["cat/1.png"], {"folder_names": "splits"}, "none of 'cat' is named after a split"),
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], {}, "test has 'c', none of them; give all splits"),
         (["maple tree/1.png", "maple_tree/1.png"], {}, "'maple tree' and 'maple_tree' would be classes of one name"),
-        ([f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is no UTF-8"),
-        (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is no table and has no columns"),
+        ([f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is not UTF-8"),
+        (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is not a table and has no columns"),
         (["en/1.png", "de/1.png"], {"dataset_config": "fr"}, "called dataset_config='fr'; it has: de, en"),
     ],
 )
@@ -94,14 +94,14 @@ def test_what_file_managers_leave_behind_is_no_class_and_no_row(load, write_file
 def test_link_to_an_image_that_went_away_is_a_bad_image(load, write_files):
     folder = write_files(["red/a.png"])
     (folder / "red" / "b.png").symlink_to(folder / "gone.png")
-    with pytest.raises(BadImageError, match="b.png: there is no such (picture|image)"):
+    with pytest.raises(BadImageError, match="b.png: there is no such image"):
         ImageReader(load(folder))(1)
 
 
 def test_images_that_are_left_out_are_counted_and_their_classes_said(load, write_files, caplog):
     folder = write_files(["red/a.png", "red/b.HEIC", "blue/c.svg", "green/d.tga", "1.png", "red/e.ico"])
     assert (len(load(folder)), names_of(load(folder))) == (1, ["red"])
-    assert "4 pictures are of a kind that is not read" in caplog.text
+    assert "4 images are of a kind that is not read" in caplog.text
     assert "'blue', 'green' hold no image of a kind that is read" in caplog.text
     assert "the images in '.' are of no class" in caplog.text
 
@@ -119,7 +119,7 @@ def test_a_table_without_these_images_is_left_aside_with_a_word(load, write_file
     folder = write_files(["cat/1.png", "dog/2.png"])
     (folder / name).write_text(content)
     assert names_of(load(folder)) == ["cat", "dog"]
-    assert f"1 tables are left aside ({name}" in caplog.text
+    assert f"1 tables are left out ({name}" in caplog.text
 
 
 def test_a_table_that_names_the_images_is_read(load, write_files, tmp_path):
@@ -191,9 +191,9 @@ def test_texts_in_split_folders_keep_their_splits(load, write_files, words):
     [
         ({"1.png": None, "1.txt": "a", "2.png": None}, "2.png has no caption"),
         ({"1.png": None, "1.txt": "a", "2.png": None, "2.txt": " \n"}, "2.png has no caption"),
-        ({"1.png": None, "1.txt": "a\ncafé".encode("latin1")}, "1.txt, line 2: is no UTF-8"),
+        ({"1.png": None, "1.txt": "a\ncafé".encode("latin1")}, "1.txt, line 2: is not UTF-8"),
         ({"1.png": None, "1.txt": "version https://git-lfs.github.com/spec/v1\n"}, "1.txt: is a Git LFS pointer"),
-        ({"1.png": None, "1.txt": "0 0.5 0.5 0.25 0.25\n"}, "1.txt: holds a class and a box of a detector"),
+        ({"1.png": None, "1.txt": "0 0.5 0.5 0.25 0.25\n"}, "1.txt: holds a class and a box for a detector"),
     ],
 )
 def test_texts_that_are_no_captions_are_named(load, write_files, files, sentence):

@@ -42,8 +42,8 @@ TABLES = {
     "one table": ({"captions.csv": 3}, SAME),
     "one table of a split": ({"val.csv": 3}, SAME),
     "two tables without a split": ({"part_a.csv": 3, "part_b.csv": 1}, SAME),
-    "two words in a name": ({"train_test.csv": 3}, "test and for train; name the file"),
-    "another word than the folder's": ({"train/test.csv": 2, "test/test.csv": 1}, "test and for train; name the file"),
+    "two words in a name": ({"train_test.csv": 3}, "test and train; name the file"),
+    "another word than the folder's": ({"train/test.csv": 2, "test/test.csv": 1}, "test and train; name the file"),
     "configurations": ({"en/rows.csv": 2, "de/rows.csv": 1}, "'de', 'en' hold tables .* --dataset_config de"),
     "configurations with splits": ({"en/train.csv": 2, "de/train.csv": 1}, "--dataset_config de"),
 }

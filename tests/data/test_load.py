@@ -38,7 +38,7 @@ def test_folder_without_a_known_form_lists_the_forms(write_files, tmp_path, file
 )
 def test_file_of_no_known_kind_is_refused(tmp_path, name, remedy):
     (tmp_path / name).write_text("")
-    with pytest.raises(ValueError, match=f"is a file of no known kind; {remedy}"):
+    with pytest.raises(ValueError, match=f"is a file of an unknown kind; {remedy}"):
         load_data(tmp_path / name)
 
 
@@ -127,11 +127,11 @@ TRAIN = {"train": labelled([0, 1])}
 @pytest.mark.parametrize(
     ("parts", "words", "sentence"),
     [
-        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. To "
-         "go on, choose one of these, or add a test split; split train with validation_fraction 0 gives every row"),
-        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. To go on"),
+        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. Choose "
+         "one of these, or add a test split; split train with validation_fraction 0 holds every row"),
+        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. Choose one"),
         (TRAIN, {"splits": ["validation"], "validation_fraction": 0}, "or give validation_fraction a value above 0"),
-        (TRAIN, {"splits": ["validation"], "streaming": True}, "none is taken from a stream; --eval_strategy no does"),
+        (TRAIN, {"splits": ["validation"], "streaming": True}, "None is taken from a stream; --eval_strategy no trains"),
         (TRAIN, {"splits": ["restval"]}, "toy has no split 'restval'"),
     ],
 )  # fmt: skip
@@ -165,9 +165,9 @@ def test_what_cannot_be_loaded_is_refused_in_a_sentence(parts, words, sentence):
         (
             "digits",
             {"templates": ["a photo of {}", "a photo"]},
-            "template 'a photo' has no {}, where the class would go",
+            "template 'a photo' has no {} for the class",
         ),
-        ("digits", {"image_column": "image"}, "image_column='image': digits is no table and has no columns"),
+        ("digits", {"image_column": "image"}, "image_column='image': digits is not a table and has no columns"),
         ("scenes", {"templates": ["a {}"]}, "scenes has captions of its own, so templates has no use"),
         ("digits", {"caption_column": "a", "label_column": "b"}, "are both named; name captions for caption data"),
         ("digits", {"splits": ["dev", "restval"]}, "digits has no split 'restval'; it has: train, validation, test"),

@@ -116,7 +116,7 @@ def test_truncated_picture_is_named(format, share):
 
 @pytest.mark.parametrize("data", [b"", b"hello, this is no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_other_bytes_are_named(data):
-    with pytest.raises(BadImageError, match="cat.jpg: cannot be decoded .*; replace the picture or remove its row."):
+    with pytest.raises(BadImageError, match="cat.jpg: cannot be decoded .*; replace the image or remove its row."):
         decode_image(data, name="cat.jpg")
 
 
@@ -221,7 +221,7 @@ def test_path_is_read_and_named_where_no_file_is_there(decoder, tmp_path):
     photograph().save(tmp_path / "cat.jpg")
     assert np.array_equal(decode_pixels(tmp_path / "cat.jpg", name="cat"), decode_image(tmp_path / "cat.jpg", name="c"))
     for decode in (decode_image, decode_pixels):
-        with pytest.raises(BadImageError, match="dog.jpg: there is no such picture"):
+        with pytest.raises(BadImageError, match="dog.jpg: there is no such image"):
             decode(tmp_path / "dog.jpg", name="dog.jpg")
 
 

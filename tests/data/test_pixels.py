@@ -78,11 +78,11 @@ def test_picture_is_not_normalised_where_the_image_processor_does_not(size):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"rescale_factor": 1 / 127.5}, "multiplies bytes by 0.0078.*, and only 1/255 is known here"),
-        ({"do_rescale": False}, "multiplies bytes by 1, and only 1/255 is known here; set do_rescale to true"),
+        ({"rescale_factor": 1 / 127.5}, "multiplies bytes by 0.0078.*, and only 1/255 is supported"),
+        ({"do_rescale": False}, "multiplies bytes by 1, and only 1/255 is supported; set do_rescale to true"),
         ({"image_mean": None}, "normalises with image_mean=null; give three numbers"),
         ({"image_std": None}, "normalises with image_std=null; give three numbers"),
-        ({"do_resize": False}, r"gives pictures of differing shapes, \(8, 16\) and \(16, 8\) for one"),
+        ({"do_resize": False}, r"gives images of differing shapes, such as \(8, 16\) and \(16, 8\)"),
     ],
 )
 def test_image_processor_of_which_pictures_would_be_wrong_is_refused(changes, sentence):

@@ -48,7 +48,7 @@ def test_other_names_of_splits(name, split):
 
 
 def test_two_names_of_one_split_are_refused():
-    with pytest.raises(ValueError, match="birds: 'val' and 'dev' both stand for validation; rename or remove one"):
+    with pytest.raises(ValueError, match="birds: 'val' and 'dev' both mean validation; rename or remove one"):
         by_split(["train", "val", "dev"], "birds")
 
 
@@ -68,7 +68,7 @@ def test_two_names_of_one_split_are_refused():
 def test_words_of_splits_in_names(path, splits):
     assert split_words(path.replace("/", " ")) == splits
     if len(splits) > 1:
-        with pytest.raises(ValueError, match="stands for test and for train; name the file and its folders after one"):
+        with pytest.raises(ValueError, match="means test and train; name the file and its folders after one"):
             split_of_path(path)
     else:
         assert {split_of_path(path)} - {None} == splits

@@ -331,7 +331,7 @@ def test_paths_of_a_streamed_table_are_relative_to_its_folder_or_to_another(tmp_
     for first, options in ((0, {}), (10, elsewhere)):
         assert sorted(row_numbers(next(iter(make_pairs(table, options))))) == [first, first + 1, first + 2]
     (tmp_path / "else" / names[1]).unlink()
-    assert f"{tmp_path}/else/images/1.png: there is no such picture" in error_of(make_pairs(table, elsewhere))
+    assert f"{tmp_path}/else/images/1.png: there is no such image" in error_of(make_pairs(table, elsewhere))
 
 
 def test_classes_written_as_words_by_a_generator_are_numbered(make_pairs, encode):
@@ -366,7 +366,7 @@ def test_columns_that_tell_too_little_are_refused_when_a_stream_is_loaded(
     (lambda stream: stream.shuffle(seed=0, buffer_size=10), "leave `shuffle` out: --stream_shuffle_rows shuffles"),
     (lambda stream: datasets.interleave_datasets([stream.shuffle(seed=0)] * 2), "was shuffled with a buffer"),
     (lambda stream: stream.take(0).map(lambda row: row), "no rows; choose another split"),
-    (lambda stream: stream.batch(2), "no picture among the columns"),
+    (lambda stream: stream.batch(2), "no image among the columns"),
 ], ids=["split by node", "a buffer", "a buffer below", "no rows", "batches"])  # fmt: skip
 def test_streams_that_cannot_be_resumed_or_read_are_refused(streams, make_pairs, change, sentence):
     with pytest.raises(ValueError, match=sentence):
@@ -388,15 +388,15 @@ def test_other_forms_are_not_streamed(tmp_path, encode, name):
 
 @pytest.mark.parametrize("cells, sentence", [
     ({"image": b"no image"}, "row 1: cannot be decoded"),
-    ({"image": None}, "row 1: has no image in column 'image'; write it there or remove the row."),
+    ({"image": None}, "row 1: has no image; remove the row."),
     ({"caption": None}, "row 1: has no caption; every row needs one."),
     ({"caption": " \n"}, "row 1: has no caption"),
     ({"caption": "[]"}, "row 1: has no caption"),
-    ({"label": None}, "row 1: has no label in column 'label'; every row of class data needs one."),
+    ({"label": None}, "row 1: has no label; every row of class data needs one."),
     ({"label": " "}, "row 1: has no label"),
-    ({"label": -1}, "row 1: label -1 has no class name; 2 names are known."),
-    ({"label": 2}, "row 1: label 2 has no class name; 2 names are known."),
-    ({"label": "ox"}, "row 1: label 'ox' is not among the 2 class names."),
+    ({"label": -1}, "row 1: label -1 has no class name; there are 2 names."),
+    ({"label": 2}, "row 1: label 2 is not one of the 2 classes."),
+    ({"label": "ox"}, "row 1: label 'ox' is not one of the 2 classes."),
 ])  # fmt: skip
 def test_bad_rows_stop_a_stream_or_are_left_out_and_counted(
     tmp_path, make_table, make_pairs, encode, caplog, cells, sentence

@@ -173,7 +173,7 @@ def test_read_that_fails_twice_is_tried_again_where_it_failed(open_stream, fail_
     with caplog.at_level(logging.WARNING):
         assert [row["key"] for row, _ in shard_rows(stream, 0)] == keys
     assert waits == [1, 2]
-    assert "0.tar: reading fails (Server Disconnected); once more in 2 s." in caplog.records[1].message
+    assert "0.tar: reading fails (Server Disconnected); trying again in 2 s." in caplog.records[1].message
 
 
 def test_read_that_always_fails_is_named_with_its_remedy(open_stream, fail_reads, folders):
@@ -181,7 +181,7 @@ def test_read_that_always_fails_is_named_with_its_remedy(open_stream, fail_reads
     with pytest.raises(ValueError) as caught:
         next(shard_rows(stream, 1))
     assert str(caught.value) == (
-        f"{folders[0]}/train/1.tar: cannot be read on (Server Disconnected), tried 6 times; check the connection or "
+        f"{folders[0]}/train/1.tar: cannot be read (Server Disconnected), tried 6 times; check the connection or "
         "the disk, then resume with --resume_from_checkpoint auto."
     )
     assert waits == [1, 2, 4, 8, 16]

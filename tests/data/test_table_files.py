@@ -85,16 +85,16 @@ BAD_TABLES = {  # name of the file -> content and words of the sentence
         "image,caption,id\na.png,x,1\nb.png,x\n": "line 3: 2 cells where the header has 3",
         "image_name| n| comment\na.png| 0| x\nb.png| 4   y\n": "line 3: 2 cells",  # Kaggle's broken row
         'image,caption\na.png,x\nb.png,"y\na.png,z\n': "rows.csv, line 3: .* a quote is not closed",
-        "image,caption\na.png,x\nb.png,café\n".encode("latin1"): "rows.csv, line 3: is no UTF-8; save",
+        "image,caption\na.png,x\nb.png,café\n".encode("latin1"): "rows.csv, line 3: is not UTF-8; save",
         "image,caption,caption\na.png,x,y\n": "two columns are called 'caption'",
-        "": "rows.csv: its first line is empty, and names no columns",
+        "": "rows.csv: its first line is empty, without columns",
         "image,caption\n": "split train: no rows",
         POINTER: "rows.csv: is a Git LFS pointer",
         f"image,caption\n/9j/{'A' * 5000},x\n": r"/9j/AAA.*\(50.. characters; base64 must become bytes",
     },
     "rows.jsonl": {
-        '{"image": "a.png", "text": "café"}'.encode("latin1"): "rows.jsonl, line 1: is no UTF-8",
-        '{"image": "a.png", "text": "x"}\n{"image": ': "rows.jsonl, line 2: is no JSON",
+        '{"image": "a.png", "text": "café"}'.encode("latin1"): "rows.jsonl, line 1: is not UTF-8",
+        '{"image": "a.png", "text": "x"}\n{"image": ': "rows.jsonl, line 2: is not JSON",
     },
     "rows.parquet": {
         "no parquet": "rows.parquet: cannot be read as parquet",
@@ -152,8 +152,8 @@ def test_json_lines_and_lists_are_read(load, pictures):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"split_column": "part"}, "split_column='part' is not there; the columns are image, caption"),
-        ({"image_root": "/no/such"}, "image_root='/no/such' is no folder"),
+        ({"split_column": "part"}, "split_column='part' is missing; the columns are image, caption"),
+        ({"image_root": "/no/such"}, "image_root='/no/such' is not a folder"),
     ],
 )
 def test_a_split_column_or_image_root_that_is_not_there_is_named(load, pictures, options, sentence):

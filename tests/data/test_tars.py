@@ -111,7 +111,7 @@ def test_folders_whose_data_are_no_tars_are_left_to_others(names, write_files, t
         (["en/0.tar", "de/0.tar"], "'de' and 'en' both hold tars of train; .* sub-folder with --dataset_config"),
         (["en/train/0.tar", "de/train/0.tar"], "'de/train' and 'en/train' both hold tars of train"),
         (["val/0.tar", "dev/0.tar"], "'dev' and 'val' both hold tars of validation"),
-        (["train_test-0.tar"], "train_test-0.tar: its name stands for test and for train"),
+        (["train_test-0.tar"], "train_test-0.tar: its name means test and train"),
     ],
 )
 def test_tars_that_can_be_read_in_two_ways_are_refused(names, sentence, write_files):
@@ -126,12 +126,12 @@ def test_tars_of_no_split_are_left_aside_with_a_word_and_other_folders_are_split
     }
     assert tar_splits(["train-0.tar", "old.tar"], "set") == {"train": ["train-0.tar"]}
     assert [record.message for record in caplog.records] == [
-        "set: 1 tars belong to no split and are left aside (old.tar, ...)."
+        "set: 1 tars belong to no split and are left out (old.tar, ...)."
     ] * 2
 
 
 def test_columns_are_refused(write_files):
-    with pytest.raises(ValueError, match="caption_column='text': set is no table and has no columns"):
+    with pytest.raises(ValueError, match="caption_column='text': set is not a table and has no columns"):
         tar_source(write_files(["train/0.tar"]), "set", DataOptions(caption_column="text"))
 
 
@@ -241,7 +241,7 @@ def test_images_and_texts_far_apart_are_indexed_and_a_stream_asks_to_sort_them(t
     write_shard(tmp_path / "train" / "0.tar", texts | images)
     for split in ("test", "train"):
         assert open_split(tmp_path, split)["captions"][:] == [["0"], ["1"], ["2"]]
-        with pytest.raises(ValueError, match=r"0.tar: the members of 0 lie apart; .* sort the shard \(tar --sort=name"):
+        with pytest.raises(ValueError, match=r"0.tar: the members of 0 are not next to each other, .* sort the shard \(tar --sort=name"):
             stream_split(tmp_path, split)
 
 
@@ -254,16 +254,16 @@ BAD = {  # what a second sample has -> what is said
     "an empty field": ({"b.json": b'{"caption": null}'}, "b has no caption"),
     "bytes of no text": ({"b.txt": b"caf\xe9"}, "0.tar: b.txt is not UTF-8 text; save it as UTF-8, or set on_bad_row"),
     "UTF-16 unmarked": ({"b.txt": "a dog".encode("utf-16-le")}, "0.tar: b.txt is not UTF-8 text"),
-    "json cut short": ({"b.json": b'{"caption": "a'}, "0.tar: b.json is no JSON object; write it again, or set"),
-    "json list": ({"b.json": b"[1]"}, "0.tar: b.json is no JSON object"),
+    "json cut short": ({"b.json": b'{"caption": "a'}, "0.tar: b.json is not a JSON object; write it again, or set"),
+    "json list": ({"b.json": b"[1]"}, "0.tar: b.json is not a JSON object"),
 }
 BAD_LABELS = {
-    "a word": ({"b.cls": b"ox"}, "0.tar: b.png: its label is 'ox', neither name nor number of one of"),
-    "too large": ({"b.cls": b"2"}, "b.png: its label is '2', .* one of the 2 classes that have names, or set"),
-    "nothing": ({"b.cls": b""}, "0.tar: b.png: its label is ''"),
+    "a word": ({"b.cls": b"ox"}, "0.tar: b.png: its label 'ox' is not the name or number of one of"),
+    "too large": ({"b.cls": b"2"}, "b.png: its label '2' is .* one of the 2 classes that have names, or set"),
+    "nothing": ({"b.cls": b""}, "0.tar: b.png: its label '' is not"),
     "no label": ({}, "b has no label"),
     "hidden": ({"b.cls": b"-1"}, "b has label -1"),
-    "below": ({"b.cls": b"-5"}, "0.tar: b.png: its label is '-5'"),
+    "below": ({"b.cls": b"-5"}, "0.tar: b.png: its label '-5' is not"),
 }
 
 
@@ -324,7 +324,7 @@ def test_missing_shard_is_named(tmp_path, write_class_set):
         ("test/nshards.txt", "", "nshards.txt: '' is not a number of shards"),
         ("test/nshards.txt", "two", "nshards.txt: 'two' is not a number of shards"),
         ("test/nshards.txt", "0", "nshards.txt: '0' is not a number of shards"),
-        ("classnames.txt", "red\n", "its label is '1', neither .* of one of the 1 classes that have names"),
+        ("classnames.txt", "red\n", "its label '1' is not the .* of one of the 1 classes that have names"),
         ("classnames.txt", "red\n\ndeep blue\n", "label 2 of 3 is empty"),
         ("zeroshot_classification_templates.txt", "a thing.\n", "template 'a thing.' has no {}"),
         ("dataset_type.txt", "multilabel", "dataset_type.txt: 'multilabel' is not supported"),
@@ -354,7 +354,7 @@ def test_small_files_of_windows_are_read(tmp_path, write_class_set):
 def test_published_list_with_two_classes_of_one_name_is_read_with_a_word(tmp_path, write_class_set, caplog):
     (write_class_set(tmp_path) / "classnames.txt").write_text("missile\nmissile\n")
     assert class_names(open_split(tmp_path)) == ["missile", "missile"]
-    assert "missile stand for several classes each" in caplog.text
+    assert "several classes each are named missile" in caplog.text
 
 
 # Damage

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -84,16 +85,18 @@ class CaptionTable:
 
 def _links(captions, keys):
     """Return the numbers of each row's image and captions that other rows share, else of its image alone."""
-    rows: dict[str, list[int]] = {}
+    first: dict[str, int] = {}
+    rows: dict[str, list[int]] = {}  # of names that several rows have; lists for all would take most of the time
     for row, (texts, key) in enumerate(zip(captions, keys, strict=True)):
-        for name in dict.fromkeys([key, *(f"\0{text}" for text in texts)]):  # no key begins with \0
-            rows.setdefault(name, []).append(row)
-    shared = {tuple(places): name for name, places in rows.items() if len(places) > 1}  # equal rows count once
-    linked: list[list[str]] = [[] for _ in captions]
-    for places, name in shared.items():
+        for name in (key, *(f"\0{text}" for text in texts)):  # no key begins with \0
+            if (other := first.setdefault(name, row)) != row:
+                places = rows.setdefault(name, [other])
+                places += [row] if places[-1] != row else []
+    linked: dict[int, list[str]] = {}
+    for places, name in {tuple(rows[name]): name for name in first if name in rows}.items():  # equal rows count once
         for row in places:
-            linked[row].append(name)
-    return link_ids([names or [key] for names, key in zip(linked, keys, strict=True)])
+            linked.setdefault(row, []).append(name)
+    return link_ids([linked.get(row) or [key] for row, key in enumerate(keys)])
 
 
 def link_ids(names: Sequence[list[str]]) -> torch.Tensor:
@@ -120,10 +123,11 @@ class TokenTable:
 
     def __init__(self, texts: list[str], tokenizer, max_length: int, *, warn: bool = True):
         # verbose=False: without the tokenizer's own warning of long texts.
-        encoded = tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
+        ids_only = {"padding": False, "return_attention_mask": False, "return_token_type_ids": False}
+        encoded = tokenizer(list(texts), truncation=False, verbose=False, **ids_only)["input_ids"]
         long = [number for number, ids in enumerate(encoded) if len(ids) > max_length]
         if long:
-            cut = tokenizer([texts[number] for number in long], padding=False, truncation=True, max_length=max_length)
+            cut = tokenizer([texts[number] for number in long], truncation=True, max_length=max_length, **ids_only)
             tokenizer(texts[0], truncation=False, verbose=False)  # a tokenizer is saved with its last truncation
             for number, ids in zip(long, cut["input_ids"], strict=True):
                 encoded[number] = ids
@@ -140,7 +144,7 @@ class TokenTable:
             )
         self._pad = tokenizer.pad_token_id
         self._offsets = np.cumsum([0, *self.lengths])
-        self._flat = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in encoded])
+        self._flat = np.fromiter(chain.from_iterable(encoded), np.int64, count=self._offsets[-1])
 
     def fingerprint(self) -> str:
         """Return a hash of all token ids and of where each text ends."""
