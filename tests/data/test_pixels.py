@@ -1,14 +1,11 @@
 """Prepare images of any size as the image processor does."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
 from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil
 
-from benchmarks import input as input_benchmark
 from modeling_clipscratch.data.dataset import ImageReader, build_dataset, image_bytes, image_files, ppm
 from modeling_clipscratch.data.images.decode import BadImageError, decode_image
 from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
@@ -257,26 +254,3 @@ def test_pictures_are_resized_in_a_thread_each_and_in_forked_workers(tmp_path):
 def read_one(item):
     fast, images, index = item
     return fast.read(images, index)
-
-
-def test_benchmark_in_small(tmp_path, write_class_set, capsys):
-    cifar, jpegs = write_class_set(tmp_path / "set"), tmp_path / "jpegs"
-    jpegs.mkdir()
-    for number in range(3):
-        smooth((40, 50)).save(jpegs / f"{number}.jpg")
-    words = ["--cifar", cifar, "--jpeg", jpegs, "--size", 16, "--batch", 2, "--rounds", 2, "--model_rate", 1e-3]
-    threads = torch.get_num_threads()
-    try:
-        input_benchmark.main([*map(str, words), "--output", str(tmp_path / "figures")])
-    finally:
-        torch.set_num_threads(threads)
-    sets = json.loads((tmp_path / "figures" / "input.json").read_text())["sets"]
-    assert {"32 x 32, 1", "JPEG to 16 x 16, 1"} <= set(sets)
-    stages = {input_benchmark.DECODER, input_benchmark.WHOLE, input_benchmark.TUTORIAL, input_benchmark.MEMORY}
-    assert all(stages <= set(found) and all(len(rates) == 2 for rates in found.values()) for found in sets.values())
-    assert "times what the model takes" in capsys.readouterr().out
-
-
-def test_benchmark_s_ratio_is_of_times_in_the_same_round():
-    rates = {"a": [10, 40, 20], "b": [5, 10, 20]}  # times of b over those of a: 2, 4, 1
-    assert input_benchmark.ratio(rates, "b", "a") == 2

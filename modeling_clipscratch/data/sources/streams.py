@@ -1,7 +1,5 @@
 """Prepare a `datasets.IterableDataset`, and read its shards row by row, resumable and with retries."""
 
-import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +23,6 @@ from ..columns import (
 from ..dataset import check_inside, image_digest, is_prepared, ppm, prepared_features, read_member, title
 from ..images.decode import BadImageError
 
-logger = logging.getLogger(__name__)
-
-WAITS = (1, 2, 4, 8, 16)  # seconds before each further try; `datasets` retries dropped connections before these
 MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
 _AT_ONCE = 32  # rows that `datasets` returns together
 _HEAD = 5  # rows that show the features of a stream without known features
@@ -174,8 +169,6 @@ def shard_names(stream: datasets.IterableDataset) -> list[str]:
 def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None = None) -> Iterator[tuple[dict, dict]]:
     """Yield the rows of one shard with the state behind each, in the main process as in a worker of a `DataLoader`.
 
-    A read that fails is repeated from where it failed.
-
     Args:
         stream: S shards. Images are not decoded.
         shard: Number in [0, S).
@@ -184,24 +177,14 @@ def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None 
     Raises:
         ShardError: If the shard stays unreadable, is missing or is damaged.
     """
-    name, tries = shard_names(stream)[shard], 0
+    name = shard_names(stream)[shard]
     stream = undecoded(stream) if stream.features else stream
-    while True:
-        try:
-            for row, behind in _read(stream.shard(num_shards=stream.num_shards, index=shard), state):
-                yield row, behind
-                state, tries = behind, 0
-            return
-        except MAY_PASS as error:
-            if isinstance(error, FileNotFoundError | PermissionError) or tries == len(WAITS):
-                raise shard_error(name, error, tries) from error
-            logger.warning("%s: reading fails (%s); trying again in %d s.", name, _reason(error), WAITS[tries])
-            time.sleep(WAITS[tries])
-            tries += 1
-        except (ShardError, BadImageError):
-            raise
-        except Exception as error:  # the reader of each format has errors of its own
-            raise shard_error(name, error) from error
+    try:
+        yield from _read(stream.shard(num_shards=stream.num_shards, index=shard), state)
+    except BadImageError:
+        raise
+    except Exception as error:  # the reader of each format has errors of its own
+        raise shard_error(name, error) from error
 
 
 def _read(stream, state):
@@ -219,19 +202,16 @@ def _read(stream, state):
         before, skip = stream.state_dict(), 0
 
 
-def shard_error(name: str, error: Exception, tries: int = 0) -> ShardError:
+def shard_error(name: str, error: Exception) -> ShardError:
     """Return what to raise for an error of a shard's reader."""
     if isinstance(error, ShardError):
         return error
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, FileNotFoundError | PermissionError):
-        return ShardError(f"{name}: cannot be opened ({_reason(error)}); restore the shard.")
-    if isinstance(error, MAY_PASS):
+        return ShardError(f"{name}: cannot be opened ({reason}); restore the shard.")
+    if isinstance(error, MAY_PASS):  # `datasets` has tried dropped connections again before
         return ShardError(
-            f"{name}: cannot be read ({_reason(error)}), tried {tries + 1} times; check the connection or the disk, "
-            "then resume with --resume_from_checkpoint auto."
+            f"{name}: cannot be read ({reason}); check the connection or the disk, then resume with "
+            "--resume_from_checkpoint auto."
         )
-    return ShardError(f"{name}: damaged or cut short ({_reason(error)}); fetch or write the shard again.")
-
-
-def _reason(error):
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return ShardError(f"{name}: damaged or cut short ({reason}); fetch or write the shard again.")
