@@ -118,8 +118,7 @@ def find_columns(
 ) -> tuple[str, list[str], str | None]:
     """Return the image column, the caption columns (none for class data) and the label column (`None` for captions).
 
-    Raises:
-        ClipScratchError: If a named column is missing, or types and names leave open which column to take.
+    A missing column, and several that types and names allow, raise `ClipScratchError`.
     """
     image = _image_column(features, options.image_column, origin)
     if image in (options.caption_column, options.label_column):
@@ -191,22 +190,14 @@ def _named(features: datasets.Features, column: str, option: str, origin: str) -
 
 
 def split_column(columns: Iterable[str], options: DataOptions, origin: str) -> str | None:
-    """Return the column that names the split of a row; `None` if there is none or it is to be ignored.
-
-    Raises:
-        ClipScratchError: If a named column is missing.
-    """
+    """Return the column that names the split of a row; `None` if there is none or it is to be ignored."""
     if options.split_column in (None, "none"):
         return "split" if options.split_column is None and "split" in columns else None
     return _named(columns, options.split_column, "split_column", origin)
 
 
 def known_classes(feature, options: DataOptions, *, column: str, origin: str) -> list[str] | None:
-    """Return the class names of a label column by `options` or by its type; `None` if neither has them.
-
-    Raises:
-        ClipScratchError: If the column holds no labels, or two classes have one name.
-    """
+    """Return the class names of a label column by `options` or by its type; `None` if neither has them."""
     if not isinstance(feature, datasets.ClassLabel) and not is_text_or_number(feature):
         raise ClipScratchError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
     if options.class_names or not isinstance(feature, datasets.ClassLabel):

@@ -127,11 +127,10 @@ def prepare_dataset(
         dataset = _changed(dataset, split=datasets.NamedSplit(split))
     if not len(dataset):
         raise ClipScratchError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
-    if is_prepared(dataset) and not options.class_names and _has_valid_cells(dataset):
-        return _without_bad_rows(dataset, options)
     if (positions := _positions(dataset)) is not None and len(np.unique(positions)) < len(positions):
         dataset = dataset.flatten_indices()  # rows that were selected twice become rows of their own
-    image, captions, label = find_columns(dataset.features, options, origin=title(dataset))
+    named = DEFAULT_OPTIONS if is_prepared(dataset) else options
+    image, captions, label = find_columns(dataset.features, named, origin=title(dataset))
     images, paths = _image_column(dataset, image, root, inside)
     keys = _keys(dataset, image, paths, root)
     rows_of = _rows_by_image(images, paths, compare=len(captions) == 1 and is_text(dataset.features[captions[0]]))
@@ -159,13 +158,6 @@ def _changed(dataset, **changes) -> datasets.Dataset:
     """Return a dataset with another split or indices table. Without a fingerprint, `Dataset` would hash every image."""
     parts = {"info": dataset.info, "split": dataset.split, "indices_table": dataset._indices, **changes}
     return datasets.Dataset(dataset.data, **parts, fingerprint=dataset._fingerprint)
-
-
-def _has_valid_cells(dataset):
-    """Return whether keys are unique and no caption is empty, which the columns alone do not promise."""
-    keys = dataset["key"][:]
-    texts = [] if is_class_data(dataset) else [text for texts in dataset["captions"][:] for text in texts or ()]
-    return None not in keys and len(set(keys)) == len(keys) and all(text and text.strip() for text in texts)
 
 
 def _image_column(dataset, column, root, inside) -> tuple[datasets.Dataset, list[str | None] | None]:
@@ -215,11 +207,7 @@ def _relative(cell: str, path: str, root: Path | None) -> str:
 
 
 def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[list[int]]:
-    """Group rows of one image, in the order of their first row. Rows without an image stay alone.
-
-    Args:
-        compare: Compare images that are not paths by their bytes.
-    """
+    """Group rows of one image, in the order of their first row. `compare` compares images that are not paths."""
     if paths is not None:
         known = iter(same_files(filter(None, paths)))
         names: Iterable[Hashable] = [path and next(known) for path in paths]
@@ -282,11 +270,7 @@ def _add_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Da
 
 
 def _without_bad_rows(dataset, options: DataOptions):
-    """Return the rows that have a caption or a label.
-
-    Raises:
-        ClipScratchError: For other rows, unless they are to be skipped.
-    """
+    """Return the rows that have a caption or a label. Raise for other rows, unless they are to be skipped."""
     if is_class_data(dataset):
         labels, count = dataset["label"][:], len(class_names(dataset))
         if all(label == -1 for label in labels):
@@ -426,15 +410,7 @@ class ImageReader:
         return self._count
 
     def __call__(self, index: int, decode=decode_image):
-        """Return the decoded image of a row.
-
-        Args:
-            index: Row.
-            decode: Called with bytes or a path, and `name`.
-
-        Raises:
-            BadImageError: If the image is missing or cannot be decoded.
-        """
+        """Return `decode(bytes or path, name=...)` of a row. A missing image raises `BadImageError`."""
         row = int(index if self._positions is None else self._positions[index])
         if self._cell is None:
             self._cell, self._keys = _cells(self._table.column("image")), self._table.column("key")
@@ -466,15 +442,7 @@ def _cells(column: pa.ChunkedArray) -> Callable[[int], dict]:
 
 
 def read_member(cell: dict, stamps: dict[str, tuple[int, int]]) -> bytes:
-    """Read the bytes of an image in a tar.
-
-    Args:
-        cell: Of `TAR_IMAGE_FEATURE`.
-        stamps: Stamps of the tars that were read before; a new one is added.
-
-    Raises:
-        BadImageError: If the tar cannot be read.
-    """
+    """Read the bytes of a cell of `TAR_IMAGE_FEATURE`, and keep the stamp of its tar in `stamps`."""
     shard = cell["shard"]
     try:
         if shard not in stamps:
@@ -495,10 +463,7 @@ def _open_shard(path: str, stamp: tuple[int, int], process: int, thread: int):
 
 
 def content_fingerprint(dataset: datasets.Dataset) -> str:
-    """Return a digest of the images of a prepared dataset: of bytes in the table, of size and time of named files.
-
-    Its name, captions and labels do not count.
-    """
+    """Return a digest of the images alone: of bytes in the table, and of size and time of files that it names."""
     table, positions = dataset.data.select(["image"]).replace_schema_metadata(), _positions(dataset)
     digest = hashlib.blake2b(Hasher.hash([table, positions]).encode(), digest_size=16)
     field = "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path"

@@ -29,14 +29,7 @@ class ImageTextData(datasets.DatasetDict):
         origin: Split -> where its rows come from: files, or an id with its revision.
     """
 
-    templates: Sequence[str] | None = None
-    origin: Mapping[str, str]
-
-
-class ImageTextStream(datasets.IterableDatasetDict):
-    """`ImageTextData` of datasets whose rows are read when they are needed."""
-
-    templates: Sequence[str] | None = None
+    templates: Sequence[str] | None
     origin: Mapping[str, str]
 
 
@@ -48,7 +41,7 @@ def load_data(
     validation_fraction: float = 0.1,
     seed: int = 0,
     **options: str | Sequence[str] | None,
-) -> ImageTextData | ImageTextStream:
+) -> ImageTextData | datasets.IterableDatasetDict:
     """Load a dataset of images with classes or captions, whatever its form. No image is decoded.
 
     1. `digits` and `scenes` are built in; a local folder of such a name is `./digits`.
@@ -103,7 +96,7 @@ def load_splits(
     streaming: bool = False,
     validation_fraction: float = 0.1,
     seed: int = 0,
-) -> ImageTextData | ImageTextStream:
+) -> ImageTextData | datasets.IterableDatasetDict:
     """Load splits of a source of `open_source`. Args, Returns and Raises: As of `load_data`."""
     if not 0 <= validation_fraction < 1:
         raise ClipScratchError(
@@ -116,7 +109,8 @@ def load_splits(
     for split in names:
         if split not in available:
             raise NoSuchSplitError(_no_such_split(name, available, split, carves, streaming))
-    data = (ImageTextStream if streaming else ImageTextData)()
+    data = datasets.IterableDatasetDict() if streaming else ImageTextData()
+    data.templates = None
     data.origin = {split: source[split if split in source else "train"].origin for split in names}
     if streaming:
         data.update({split: _stream(source[split], name, options) for split in names})

@@ -68,13 +68,10 @@ def split_words(name: str) -> set[str]:
 
 
 def split_of_path(path: str) -> str | None:
-    """Return the split that the name of a file, or of a folder above it, means.
+    """Return the split that the name of a file, or of a folder above it, means. Several splits raise.
 
     Args:
         path: Relative to the folder of the dataset, with `/`.
-
-    Raises:
-        ClipScratchError: If the names mean several splits.
 
     >>> split_of_path("data/restval-00000-of-00002.parquet"), split_of_path("eval/rows.csv"), split_of_path("rows.csv")
     ('restval', 'test', None)
@@ -92,11 +89,7 @@ def split_of_path(path: str) -> str | None:
 def by_split(
     names: Iterable[str], dataset: str, split_of: Callable[[str], str | None] = canonical_split
 ) -> dict[str, str]:
-    """Map splits to the names of a dataset that mean them. Names of which `split_of` returns `None` are left out.
-
-    Raises:
-        ClipScratchError: If two names mean one split.
-    """
+    """Map splits to the names that mean them, without those of which `split_of` returns `None`. Equal ones raise."""
     splits: dict[str, str] = {}
     for name in names:
         split = split_of(name)

@@ -55,11 +55,7 @@ def templates_from(values: str | Sequence[str]) -> list[str]:
 
 
 def class_names_from(values: str | Sequence[str]) -> list[str]:
-    """Return the class names that `--class_names` gives: one `.txt` file with a name a line in label order, or names.
-
-    Raises:
-        ClipScratchError: If the file is missing or empty, or a name is empty or given twice.
-    """
+    """Return the class names of `--class_names`: names in label order, or one `.txt` file with a name a line."""
     values = [values] if isinstance(values, str) else list(values)
     names = _lines(values[0]) if len(values) == 1 and values[0].endswith(".txt") else values
     check_class_names(names)
@@ -67,11 +63,7 @@ def class_names_from(values: str | Sequence[str]) -> list[str]:
 
 
 def published_class_names(path: Path) -> list[str]:
-    """Read a dataset's own list, a name a line in label order, and mark repeated names with `ALIKE`.
-
-    Raises:
-        ClipScratchError: If the file is missing or empty, or has an empty line, which would shift the labels.
-    """
+    """Read a dataset's own list, a name a line in label order, and mark repeated names with `ALIKE`."""
     names = _lines(path)
     _check_not_empty(names)
     if repeated := _repeated(names):

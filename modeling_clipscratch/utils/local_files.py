@@ -42,10 +42,8 @@ def stamp(path: str) -> tuple[int, int]:
 def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
     """Yield each folder, relative to `folder` with `/`, and the sorted names of its files; `folder` itself first.
 
-    Links to folders are followed, except links to a parent. Hidden folders and those of file managers are left out.
-
-    Raises:
-        ClipScratchError: If a folder cannot be read. Passing over it would drop all of its files.
+    Links to folders are followed, except links to a parent. Hidden folders and those of file managers are left out. A
+    folder that cannot be read raises `ClipScratchError`, because passing over it would drop its files.
     """
 
     def raise_unreadable(error):
@@ -89,11 +87,7 @@ def is_lfs_pointer(data: bytes) -> bool:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file of UTF-8 or, with a byte-order mark, UTF-16.
-
-    Raises:
-        ClipScratchError: If the file is not such a text. The message names the line.
-    """
+    """Read a text file of UTF-8 or, with a byte-order mark, UTF-16. The error for any other file names the line."""
     check_regular(path)
     data = Path(path).read_bytes()
     if is_lfs_pointer(data):
@@ -105,11 +99,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> dict:
-    """Read the JSON object of a file.
-
-    Raises:
-        ClipScratchError: If the file holds anything else.
-    """
+    """Read the JSON object of a file. Anything else raises `ClipScratchError`."""
     check_regular(path)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

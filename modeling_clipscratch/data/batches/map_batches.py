@@ -137,11 +137,7 @@ class PairDataset(torch.utils.data.Dataset):
         return {**self.__getitems__([(0, 0)] * count), **self.texts.longest(count)}
 
     def plain_images(self, rows: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
-        """Yield batches of the images of (n,) rows, uint8 (B, H, W, 3), not augmented, read ahead of the caller.
-
-        Raises:
-            BadImageError: If an image cannot be read.
-        """
+        """Yield batches of the images of (n,) rows, uint8 (B, H, W, 3), not augmented, read ahead of the caller."""
         if self.pixels is not None:
             yield from (self.pixels[chosen] for chosen in rows.split(batch_size))
         else:

@@ -64,12 +64,7 @@ class StreamedRows:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def row(self, raw: dict, shard: int, number: int) -> StreamedRow:
-        """Return the parts of a prepared row, `number` of a shard.
-
-        Raises:
-            BadImageError: If it lacks an image.
-            BadRowError: If it lacks a caption, a label or the name of its label.
-        """
+        """Return the parts of a prepared row, `number` of a shard. A missing part raises."""
         cell = raw["image"] or {}
         image, where = cell.get("bytes") or cell.get("path"), cell.get("path") or f"{self.shards[shard]}: row {number}"
         if tar := cell.get("shard"):

@@ -31,11 +31,7 @@ Images = Mapping[str, Sequence[str]]  # folder relative to the dataset's, "" for
 
 
 def image_folder_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
-    """Return the splits of a folder of images; `None` if it holds no image.
-
-    Raises:
-        ClipScratchError: If there are neither classes nor texts, or the folders can be read in two ways.
-    """
+    """Return the splits of a folder of images; `None` if it holds no image."""
     images = {inside: names for inside, files in listing.items() if (names := [*filter(is_image_name, files)])}
     if not images:
         return None

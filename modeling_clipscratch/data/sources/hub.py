@@ -32,9 +32,6 @@ def hub_source(name: str, options: DataOptions) -> Source:
     """Return the splits of a dataset of the Hub; a split is fetched when it is opened.
 
     If the Hub cannot be reached, the caches of `huggingface_hub` and `datasets` are used.
-
-    Raises:
-        ClipScratchError: If there is no such dataset, or it has several configurations and none is chosen.
     """
     if not HUB_ID.fullmatch(name):
         raise ClipScratchError(f"{name!r} is neither a path nor a Hub id (owner/name); built in are digits and scenes.")

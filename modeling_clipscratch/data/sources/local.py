@@ -19,11 +19,7 @@ from .tars import tar_source
 
 
 def local_source(name: str, options: DataOptions) -> Source | None:
-    """Return the splits of a local folder or file; `None` if the name is not a path.
-
-    Raises:
-        ClipScratchError: If a path leads nowhere, or its content can be read in two ways or in none.
-    """
+    """Return the splits of a local folder or file; `None` if the name is not a path."""
     path = Path(name or "?").expanduser()  # Path("") would be the current folder
     if path.is_dir():
         source = _folder_source(path, name, options)

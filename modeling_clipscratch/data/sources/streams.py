@@ -46,10 +46,6 @@ def prepare_stream(
         options: Names of columns and classes, where types and names leave them open. `on_bad_row` `skip` leaves an
             empty cell for an unknown label, too.
         root, inside: As of `prepare_dataset`.
-
-    Raises:
-        ClipScratchError: If the stream has no rows or cannot be resumed, if a column is missing or ambiguous, or if
-            the classes have no names.
     """
     stream = with_features(stream).with_format(None)
     name, features = title(stream), stream.features
@@ -121,11 +117,7 @@ def _image_cell(cell) -> dict:
 
 
 def with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset:
-    """Return a stream with known features, taken from its first rows if need be.
-
-    Raises:
-        ClipScratchError: If it has no rows.
-    """
+    """Return a stream with known features, taken from its first rows if need be."""
     if stream.features is not None:
         return stream
     if not (rows := list(stream.take(_HEAD))):
@@ -173,9 +165,6 @@ def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None 
         stream: S shards. Images are not decoded.
         shard: Number in [0, S).
         state: Where to resume: the state behind the last row that was read, which JSON can hold. Default: the start.
-
-    Raises:
-        ShardError: If the shard stays unreadable, is missing or is damaged.
     """
     name = shard_names(stream)[shard]
     stream = undecoded(stream) if stream.features else stream

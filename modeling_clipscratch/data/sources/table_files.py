@@ -157,13 +157,9 @@ def find_image_root(
 
     Args:
         folder: The folder of the table.
-        cells: Some of the paths.
-        where: What names them.
+        cells: Some of the paths, which `where` names.
         split: Split of the rows.
         quiet: Do not log that another folder is taken.
-
-    Raises:
-        ClipScratchError: If `image_root` is not a folder.
     """
     if options.image_root:
         root = Path(options.image_root).expanduser()
@@ -400,12 +396,8 @@ def by_split_column(
     """Move the rows of tables to the splits that a column names.
 
     Args:
-        source: Splits as the names of files give them.
-        options: `split_column`; default: a column called `split`. `none` leaves the source as it is.
+        source: Splits as the names of files give them. A row that names none, or another than its file, raises.
         columns: Split -> function that opens its split column alone, where that costs less than its table.
-
-    Raises:
-        ClipScratchError: If a row names no split, or another split than the name of its file.
     """
     if options.split_column == "none":
         return source

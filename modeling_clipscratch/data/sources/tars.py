@@ -46,16 +46,7 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     """Return the tars among the files of a dataset by split, each in the order of their numbers.
 
     Splits are named as by `datasets`. Where it would merge folders or drop tars silently, this raises or warns.
-
-    Args:
-        files: Relative paths of tars and others.
-        where: What messages call the dataset.
-
-    Returns:
-        Nothing if the tars are not the data: beside tables, or beside more images than there are tars.
-
-    Raises:
-        ClipScratchError: If two folders hold tars of one split.
+    Tars beside tables, or beside more images than there are tars, are not the data.
 
     >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
     {'train': ['train-2.tar', 'train-10.tar'], 'test': ['flickr_test_00.tar']}
@@ -97,10 +88,9 @@ def open_tars(
     fetch: Callable[[Sequence[str]], object] = lambda tars: None,
     origin: str | None = None,
 ) -> Source:
-    """Make a source of tars.
+    """Make a source of the splits of `tar_splits`.
 
     Args:
-        splits: Of `tar_splits`.
         folder: Holds the small files, and the tars after `fetch`.
         address: Returns the address of a tar, to stream it.
         fetch: Called with the tars of a split before they are indexed.
@@ -355,10 +345,6 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
         shard: Path or address.
         streamed: Read from the beginning to the end, images included, and hold one sample at a time. Otherwise images
             are passed over, and the members of a sample may lie anywhere.
-
-    Raises:
-        ShardError: If the tar is damaged, or a sample has two images, or is not in one place of a streamed tar.
-        OSError: If reading raises it.
     """
     samples: dict[str, Sample] = {}
     incomplete = set()  # keys of the streamed samples that lacked something

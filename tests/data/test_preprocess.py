@@ -26,50 +26,24 @@ def noise(size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def assert_same_as_processor(processor, image):
-    made = Preprocess(processor)(image)
-    assert made.shape == (8, 8, 3) and made.dtype == np.uint8
-    own = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
-    assert np.array_equal(made.transpose(2, 0, 1), own)
-    ready = processor(image, return_tensors="pt")["pixel_values"]
-    preprocess = Preprocess(processor)
-    found = normalize(torch.from_numpy(made.copy())[None], preprocess.mean, preprocess.std)
-    # (x - 255 mean) / (255 std) against (x / 255 - mean) / std: a few float32 roundings of numbers below 4.
-    assert torch.allclose(found, ready.float(), atol=2e-6, rtol=0)
+def plain():
+    return ViTImageProcessorPil(size={"height": 8, "width": 8}, do_normalize=False)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_resized_picture_is_the_image_processor_s(size):
-    assert_same_as_processor(resizing(), Image.fromarray(noise(size)))
-
-
-@pytest.mark.parametrize("size", [size for size in SIZES if size[0] not in (1, 3)])
-def test_array_is_taken_as_the_picture_that_it_is(size):
-    assert_same_as_processor(resizing(), noise(size))
-    assert np.array_equal(Preprocess(resizing())(noise(size)), Preprocess(resizing())(Image.fromarray(noise(size))))
-
-
-@pytest.mark.parametrize("height", [1, 3])
-def test_array_of_one_or_three_rows_is_taken_as_height_width_channels(height):
-    image = noise((height, 7))
-    made = Preprocess(resizing())(image)
-    assert np.array_equal(made, Preprocess(resizing())(Image.fromarray(image)))
-
-
-@pytest.mark.parametrize("size", [size for size in SIZES if size != (8, 8)])
-def test_cropped_picture_is_the_image_processor_s(size):
-    assert_same_as_processor(cropping(), Image.fromarray(noise(size)))
-    assert_same_as_processor(cropping(shortest_edge=8), Image.fromarray(noise(size)))
-
-
-def test_picture_of_the_crop_s_size_is_enlarged_and_cropped_too():
-    assert_same_as_processor(cropping(shortest_edge=10), Image.fromarray(noise((8, 8))))
-
-
-@pytest.mark.parametrize("size", [(13, 9), (8, 8)])
-def test_picture_is_not_normalised_where_the_image_processor_does_not(size):
-    plain = ViTImageProcessorPil(size={"height": 8, "width": 8}, do_normalize=False)
-    assert_same_as_processor(plain, Image.fromarray(noise(size)))
+@pytest.mark.parametrize("processor", [resizing(), cropping(10), cropping(8), plain()], ids=["", "10", "8", "plain"])
+def test_pixels_are_those_of_the_image_processor(processor, size):
+    made = Preprocess(processor)(Image.fromarray(noise(size)))
+    assert made.shape == (8, 8, 3) and made.dtype == np.uint8
+    own = processor(Image.fromarray(noise(size)), do_rescale=False, do_normalize=False, return_tensors="np")
+    assert np.array_equal(made.transpose(2, 0, 1), own["pixel_values"][0])
+    ready = processor(Image.fromarray(noise(size)), return_tensors="pt")["pixel_values"]
+    preprocess = Preprocess(processor)
+    normalised = normalize(torch.from_numpy(made.copy())[None], preprocess.mean, preprocess.std)
+    # (x - 255 mean) / (255 std) against (x / 255 - mean) / std: a few float32 roundings of numbers below 4.
+    assert torch.allclose(normalised, ready.float(), atol=2e-6, rtol=0)
+    # An array, even of one or three rows, is taken as height, width, channels.
+    assert np.array_equal(preprocess(noise(size)), made)
 
 
 @pytest.mark.parametrize(
@@ -82,17 +56,14 @@ def test_picture_is_not_normalised_where_the_image_processor_does_not(size):
         ({"do_resize": False}, r"gives images of differing shapes, such as \(8, 16\) and \(16, 8\)"),
     ],
 )
-def test_image_processor_of_which_pictures_would_be_wrong_is_refused(changes, sentence):
+def test_image_processor_whose_images_would_be_wrong_raises(changes, sentence):
     processor = resizing()
     vars(processor).update(changes)
     with pytest.raises(ValueError, match=sentence):
         Preprocess(processor)
-
-
-def test_image_processor_that_keeps_the_proportions_is_refused():
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False)
+    keeps_proportions = CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False)
     with pytest.raises(ValueError, match="differing shapes, .*; give size a height and a width, or crop_size"):
-        Preprocess(processor)
+        Preprocess(keeps_proportions)
 
 
 def test_size_and_statistics_are_the_processor_s():
