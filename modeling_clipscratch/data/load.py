@@ -1,15 +1,15 @@
 """Load a built-in dataset, a local path or a dataset of the Hub as a `datasets.DatasetDict` of prepared splits."""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import datasets
 
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.names import on_one_line
-from .columns import DataOptions, check_no_columns
-from .dataset import class_names, is_class_data, labels_of, prepare_dataset, title
+from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, find_columns
+from .dataset import class_names, is_prepared, labels_of, prepare_dataset, title
 from .sources.digits import digits_source
 from .sources.hub import hub_source
 from .sources.local import local_source
@@ -109,40 +109,49 @@ def load_splits(
     for split in names:
         if split not in available:
             raise NoSuchSplitError(_no_such_split(name, available, split, carves, streaming))
+    needed = [split for split in names if split in source]
+    needed += ["train"] if carves and "validation" in names and "train" not in names else []
+    opened = {split: cache(partial(_stream, part, name) if streaming else part.open) for split, part in source.items()}
+    # All columns before any row: a table with a caption a row is read for equal images when it is prepared.
+    has_labels = {split: _has_labels(opened[split](), f"{name}, split {split}", options) for split in needed}
+    _check_kinds(name, has_labels, options)
     data = datasets.IterableDatasetDict() if streaming else ImageTextData()
-    data.templates = None
     data.origin = {split: source[split if split in source else "train"].origin for split in names}
-    if streaming:
-        data.update({split: _stream(source[split], name, options) for split in names})
-    else:
-        tables = {split: cache(part.open) for split, part in source.items()}
-        needed = dict.fromkeys("train" if carves and split == "validation" else split for split in names)
-        parts = {split: _prepared(source[split], name, split, options, tables) for split in needed}
-        if carves and "train" in needed:
-            parts |= _carved(name, parts["train"], validation_fraction, seed)
-        data.update({split: parts[split] for split in names})
-    kinds = {split: "labels" if is_class_data(part) else "captions" for split, part in data.items()}
-    if len({*kinds.values()}) > 1:
-        listed = " and ".join(f"{split} has {kind}" for split, kind in kinds.items())
-        raise ClipScratchError(f"{name}: {listed}; name one with --caption_column or --label_column.")
-    if "captions" in kinds.values() and (options.class_names or options.templates):
-        option = "class_names" if options.class_names else "templates"
-        raise ClipScratchError(f"{name} has captions of its own, so {option} has no use; leave it out.")
-    if "labels" in kinds.values():
-        own = next((part.templates for part in source.values() if part.templates), None)
-        data.templates = list(options.templates or own or DEFAULT_TEMPLATES)
+    parts = {split: _prepared(source[split], name, split, options, opened) for split in needed}
+    if carves and "train" in parts:
+        parts |= _carved(name, parts["train"], validation_fraction, seed)
+    data.update({split: parts[split] for split in names})
+    own = next((part.templates for part in source.values() if part.templates), None)
+    data.templates = list(options.templates or own or DEFAULT_TEMPLATES) if any(has_labels.values()) else None
     return data
 
 
-def _prepared(part: Split, name, split, options, tables):
-    own = {"name": name, "split": split, "root": part.root, "inside": part.inside}
-    train = None if split == "train" else tables.get("train")
-    prepared = prepare_dataset(tables[split](), options, train=train, **own)
+def _has_labels(table, origin, options) -> bool:
+    options = DEFAULT_OPTIONS if is_prepared(table) else options
+    return find_columns(table.features, options, origin=origin)[2] is not None
+
+
+def _check_kinds(name, has_labels, options):
+    if len({*has_labels.values()}) > 1:
+        listed = " and ".join(f"{split} has {'labels' if has else 'captions'}" for split, has in has_labels.items())
+        raise ClipScratchError(f"{name}: {listed}; name one with --caption_column or --label_column.")
+    if not all(has_labels.values()) and (options.class_names or options.templates):
+        option = "class_names" if options.class_names else "templates"
+        raise ClipScratchError(f"{name} has captions of its own, so {option} has no use; leave it out.")
+
+
+def _prepared(part: Split, name, split, options, opened):
+    table, places = opened[split](), {"root": part.root, "inside": part.inside}
+    if isinstance(table, datasets.IterableDataset):
+        prepared = prepare_stream(table, options, **places)
+    else:
+        train = None if split == "train" else opened.get("train")
+        prepared = prepare_dataset(table, options, train=train, name=name, split=split, **places)
     prepared.info.description = part.origin
     return prepared
 
 
-def _stream(part: Split, name, options):
+def _stream(part: Split, name):
     if part.stream is None:
         raise ClipScratchError(
             f"{name}: {part.origin} is of a form that is not streamed; leave streaming out, or give tars or parquet "
@@ -150,8 +159,6 @@ def _stream(part: Split, name, options):
         )
     stream = with_features(part.stream())
     stream.info.dataset_name = name
-    stream = prepare_stream(stream, options, root=part.root or "", inside=part.inside)
-    stream.info.description = part.origin
     return stream
 
 

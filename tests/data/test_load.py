@@ -5,6 +5,7 @@ from functools import partial
 import datasets
 import pytest
 
+from modeling_clipscratch.data import dataset
 from modeling_clipscratch.data.columns import DEFAULT_OPTIONS, DataOptions
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes
 from modeling_clipscratch.data.load import describe_data, load_data, load_splits
@@ -74,10 +75,10 @@ def load(parts, *, options=DEFAULT_OPTIONS, **arguments):
     return load_splits(source, "toy", options, **arguments)
 
 
-@pytest.mark.parametrize("wanted", [None, ["train", "val"], ["validation", "train"], ["train"], ["dev"]])
-def test_validation_is_taken_from_train_and_train_is_the_rest(wanted):
-    parts = load({"train": labelled([0, 1] * 50)}, splits=wanted)
-    names = [{"val": "validation", "dev": "validation"}.get(name, name) for name in wanted or ["train", "validation"]]
+@pytest.mark.parametrize("splits", [None, ["train", "val"], ["validation", "train"], ["train"], ["dev"]])
+def test_validation_is_taken_from_train_and_train_is_the_rest(splits):
+    parts = load({"train": labelled([0, 1] * 50)}, splits=splits)
+    names = [{"val": "validation", "dev": "validation"}.get(name, name) for name in splits or ["train", "validation"]]
     assert list(parts) == names
     sizes, whole = {"train": 90, "validation": 10}, load({"train": labelled([0, 1] * 50)})
     assert {split: len(part) for split, part in parts.items()} == {split: sizes[split] for split in names}
@@ -110,6 +111,20 @@ def test_only_what_is_asked_for_is_opened_and_each_table_once():
     assert opened == ["test"]
     load(source, splits=["test", "train", "rest"])
     assert sorted(opened[1:]) == ["rest", "test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"], "caption": ["b"]}, "toy, split test: columns text, caption could all be the captions"),
+        ({"label": [0]}, "toy: train has captions and test has labels"),
+    ],
+)
+def test_columns_of_all_splits_are_checked_before_images_are_compared(monkeypatch, columns, message):
+    monkeypatch.setattr(dataset, "_digests", lambda images: pytest.fail("the images of train were read"))
+    train, test = ({"image": [b"x"], **texts} for texts in ({"caption": ["a"]}, columns))
+    with pytest.raises(ValueError, match=message):
+        load({"train": datasets.Dataset.from_dict(train), "test": datasets.Dataset.from_dict(test)})
 
 
 def test_classes_written_as_words_are_numbered_by_train_in_every_split():
@@ -154,7 +169,7 @@ def test_what_cannot_be_loaded_raises_one_sentence(parts, arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("own", "said", "expected"),
+    ("own", "option", "expected"),
     [
         (None, None, ["a photo of a {}."]),
         (["our {}"], None, ["our {}"]),
@@ -162,13 +177,13 @@ def test_what_cannot_be_loaded_raises_one_sentence(parts, arguments, message):
         (["our {}"], "a {}", ["a {}"]),
     ],
 )
-def test_templates_are_the_user_s_or_the_data_s_or_the_default(own, said, expected):
+def test_templates_are_the_user_s_or_the_data_s_or_the_default(own, option, expected):
     source = {"test": Split(lambda: labelled([0, 1]), "here", templates=own)}
-    assert load_splits(source, "toy", DataOptions(templates=said)).templates == expected
+    assert load_splits(source, "toy", DataOptions(templates=option)).templates == expected
 
 
 def test_templates_may_be_the_name_of_a_list_and_captions_have_none():
-    lists = [load_data("digits", splits=["test"], templates=said).templates for said in ("cifar10", ["cifar10"])]
+    lists = [load_data("digits", splits=["test"], templates=option).templates for option in ("cifar10", ["cifar10"])]
     assert lists[0] == lists[1] and len(lists[0]) == 18
     assert load({"test": captioned(3)}).templates is None
 

@@ -13,10 +13,10 @@ from modeling_clipscratch.utils.local_files import read_json, walk_files
 
 
 @pytest.fixture
-def folder(pictures, encode):
-    """The folder of `pictures`, with `secret.png` beside it."""
-    (pictures.parent / "secret.png").write_bytes(encode())
-    return pictures
+def folder(image_folder, encode):
+    """The folder of `image_folder`, with `secret.png` beside it."""
+    (image_folder.parent / "secret.png").write_bytes(encode())
+    return image_folder
 
 
 def write_table(path, names):

@@ -112,7 +112,7 @@ def test_no_readable_image_at_all_is_an_error():
         Preprocess(resizing()).read_all(dataset_of([None, None]), on_bad_row="skip")
 
 
-# Pictures to train on: not the image processor's own pixels, but near them
+# Images to train on: not the image processor's own pixels, but near them
 
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC

@@ -5,7 +5,7 @@ import pytest
 
 from modeling_clipscratch.data.splits import by_split, canonical_split, carve_out, split_of_path, split_words
 
-KEYS = [f"picture-{i}" for i in range(1000)]
+KEYS = [f"image-{i}" for i in range(1000)]
 
 
 def held_of(keys, **options):

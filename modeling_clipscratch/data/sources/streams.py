@@ -36,7 +36,7 @@ def prepare_stream(
     stream: datasets.IterableDataset,
     options: DataOptions = DEFAULT_OPTIONS,
     *,
-    root: str | Path = "",
+    root: Path | None = None,
     inside: Path | None = None,
 ) -> datasets.IterableDataset:
     """Give a stream the columns of a prepared dataset. A row that lacks something keeps an empty cell.
@@ -66,7 +66,7 @@ def prepare_stream(
         numbers = {name: number for names in (own, classes) for number, name in enumerate(names)}
     columns = [column for column in features if column in (image, *captions, label, key)]
     stream = undecoded(stream.select_columns(columns))
-    prepare = _PrepareRow(name, image, captions, label, key, classes, numbers, options.on_bad_row, root, inside)
+    prepare = _PrepareRow(name, image, captions, label, key, classes, numbers, options.on_bad_row, root or "", inside)
     return stream.map(prepare, with_indices=True, features=prepared_features(classes), remove_columns=columns)
 
 
