@@ -91,7 +91,7 @@ def test_inference_prints_a_bar_for_each_label(scripts, saved, pictures, capsys)
         ({"labels": ["red"]}, "two labels or more"),
         ({"labels": ["red", "blue", "red"]}, "label 'red' is given twice"),
         ({"template": ["a photo"]}, "has no {}"),
-        ({"images": ["nowhere.png"]}, "nowhere.png: there is no such picture"),
+        ({"images": ["nowhere.png"]}, "nowhere.png: there is no such image"),
         ({"images": [__file__]}, "cannot be decoded"),
         ({"model": ["no/such/model/here"]}, "no/such/model/here is neither a folder"),
         ({"device": ["abacus"]}, "device=abacus cannot be used here"),

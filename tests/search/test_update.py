@@ -315,7 +315,7 @@ def test_another_way_to_prepare_pictures_is_another_model(pictures, update, mode
 def test_pictures_of_a_kind_that_is_not_read_are_counted(pictures, update, caplog):
     (pictures / "deep" / "IMG_1.HEIC").write_bytes(b"of a phone")
     assert counts(update(pictures)[1]) == {"encoded": 10}
-    assert "1 pictures are of a kind that is not read" in caplog.text and "IMG_1.HEIC" in caplog.text
+    assert "1 images are of a kind that is not read" in caplog.text and "IMG_1.HEIC" in caplog.text
 
 
 def test_a_folder_whose_name_is_no_utf8_is_indexed_and_opened(pictures, update, tmp_path):

@@ -322,7 +322,7 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
     ),
     "no images": (
         {"train_dataset": lambda dataset: dataset.remove_columns("image")}, {},
-        "no picture among the columns label; name the one that holds pictures",
+        "no image among the columns label; name the one that holds images",
     ),
     "neither label nor captions": (
         {"train_dataset": lambda dataset: dataset.remove_columns("label")}, {},
@@ -330,7 +330,7 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
     ),
     "numbers as labels": (
         {"train_dataset": numbers}, {},
-        "the labels in column 'label' are numbers without names; give the classes' names in label order",
+        "the labels in column 'label' are numbers without names; give the names of the classes in label order",
     ),
     "numbers as labels, streamed": (
         {"train_dataset": lambda dataset: numbers(dataset).to_iterable_dataset()}, {"max_steps": 1},

@@ -40,7 +40,7 @@ def test_embeddings_from_cached_states_are_those_from_pixels_and_tokens(make_mod
     states = {
         "text": cached_text_features(model, tokens, folder=tmp_path, progress=False),
         "image": cached_image_features(
-            model, lambda chosen: pixels[chosen], "", dataset["key"][:], LOOK, views=3, folder=tmp_path, progress=False
+            model, lambda chosen: pixels[chosen], "", dataset["key"][:], LOOK, folder=tmp_path, progress=False
         ),
     }
     texts = TextSide(seed=0, features=states["text"])
