@@ -143,7 +143,7 @@ class ClipScratchTrainer(Trainer):
         streamed = isinstance(self.train_dataset, datasets.IterableDataset)
         for tower in (model.text_model, model.vision_model):
             # Features of a cache are computed once, in full precision.
-            precision = "fp32" if args.cache_states and not streamed and is_fixed(tower) else args.precision
+            precision = "fp32" if args.cache_features and not streamed and is_fixed(tower) else args.precision
             set_attention(tower, choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
         preprocess = Preprocess(self.processing_class.image_processor)
         add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)

@@ -19,12 +19,12 @@ def embed_split(model, pairs: PairDataset, look: Augment, batch_size: int) -> to
 
 def embed_images(model, pairs: PairDataset, rows: torch.Tensor, look: Augment, batch_size: int) -> torch.Tensor:
     """(n,) rows -> (n, P) float32 unit embeddings of the images, not augmented, on the CPU."""
-    if pairs.image_states is None:
+    if pairs.image_features is None:
         images = pairs.plain_images(rows, batch_size)
         parts = [encode_pixels(model, some, look.mean, look.std, batch_size) for some in images]
     else:
-        states = pairs.image_states[rows, 0].split(batch_size)
-        parts = [_from_states(lambda some: model.get_image_features(image_states=some), model, some) for some in states]
+        states = pairs.image_features[rows, 0].split(batch_size)
+        parts = [_from_states(lambda some: model.get_image_features(image_features=some), model, some) for some in states]
     return torch.cat(parts)
 
 
@@ -37,7 +37,7 @@ def text_encoder(model, tokenizer, pairs: PairDataset, batch_size: int) -> Calla
         if features is None:
             return encode_texts(model, tokenizer, unique, batch_size=batch_size, say_cut=False)
         chosen = features[[place[text] for text in unique]]
-        return _from_states(lambda states: model.get_text_features(text_states=states), model, chosen)
+        return _from_states(lambda states: model.get_text_features(text_features=states), model, chosen)
 
     def encode(texts):
         unique = list(dict.fromkeys(texts))

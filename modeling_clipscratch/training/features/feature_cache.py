@@ -24,7 +24,7 @@ from .feature_files import find_or_build
 logger = logging.getLogger(__name__)
 
 
-def text_states(model, tokens: TokenTable, *, folder=None, batch_size=256, progress=True) -> torch.Tensor:
+def cached_text_features(model, tokens: TokenTable, *, folder=None, batch_size=256, progress=True) -> torch.Tensor:
     """(U, D) float32 pooled states of the unique captions, from the cache or the tower.
 
     Args:
@@ -37,17 +37,17 @@ def text_states(model, tokens: TokenTable, *, folder=None, batch_size=256, progr
     key = _key(model, "text", tokens.fingerprint())
 
     def encode(start, stop):
-        states = torch.empty(stop - start, model.config.text_state_dim)
+        states = torch.empty(stop - start, model.config.text_feature_dim)
         # Captions of like length together: padding would be most of the work.
         for chosen in tokens.by_length(torch.arange(start, stop)).split(batch_size):
             inputs = {name: tensor.to(model.device) for name, tensor in tokens.batch(chosen).items()}
-            states[chosen - start] = model.text_states(**inputs)[1].float().cpu()
+            states[chosen - start] = model.text_tower_features(**inputs)[1].float().cpu()
         return states
 
     return _find_or_build(model, key, "caption", len(tokens), encode, folder, progress)
 
 
-def image_states(
+def cached_image_features(
     model,
     read: Callable[[np.ndarray], np.ndarray],
     content,
@@ -73,7 +73,7 @@ def image_states(
         views: V.
         seed: of the views.
         may_flip: (N,) bool, False where a caption of the picture speaks of left or right; default all True.
-        folder, batch_size, progress: as for `text_states`.
+        folder, batch_size, progress: as for `text_features`.
     """
     may_flip = torch.ones(len(keys), dtype=torch.bool) if may_flip is None else may_flip
     looks = [augment.mean, augment.std]
@@ -83,7 +83,7 @@ def image_states(
     ids = key_ids(keys)
 
     def encode(start, stop):
-        states = torch.empty(stop - start, model.config.vision_state_dim)
+        states = torch.empty(stop - start, model.config.vision_feature_dim)
         places = torch.arange(start, stop)  # view 0 of picture 0, view 1 of picture 0, ...
         pictures = torch.arange(start // views, (stop - 1) // views + 1)
         pixels = torch.from_numpy(read(pictures.numpy()))
@@ -99,7 +99,7 @@ def image_states(
         else:
             samples = sample_ids(ids[chosen], seed=seed, epoch=view).to(model.device)
             pixel_values = augment(images, samples, may_flip[chosen].to(model.device))
-        return model.image_states(pixel_values)[1]
+        return model.vision_tower_features(pixel_values)[1]
 
     found = _find_or_build(model, key, "picture", len(keys) * views, encode, folder, progress)
     return found.view(len(keys), views, -1)

@@ -21,7 +21,7 @@ from ...data.templates import DEFAULT_TEMPLATES
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import is_fixed
 from ..loss.gather import local_process_count
-from .feature_cache import image_states, text_states
+from .feature_cache import cached_image_features, cached_text_features
 
 logger = logging.getLogger(__name__)
 
@@ -73,18 +73,18 @@ def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False
     changes = {name: getattr(args, name) for name in names}
     mix = Mix(cutmix=args.cutmix, mixup=args.mixup)
     augment = Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
-    if is_fixed(model.vision_model) and args.cache_states and not streamed:
+    if is_fixed(model.vision_model) and args.cache_features and not streamed:
         if mix != Mix():
             raise ClipScratchError(
                 f"cutmix={args.cutmix} and mixup={args.mixup} mix images, but the vision tower is frozen and its "
-                "features are cached; leave them out, or set cache_states to false."
+                "features are cached; leave them out, or set cache_features to false."
             )
         defaults = {field.name: field.default for field in fields(args)}
         changed = [f"{name}={value}" for name, value in changes.items() if value != defaults[name]]
         if changed and args.image_views == 1:
             raise ClipScratchError(
                 f"{changed[0]} changes images, but the vision tower is frozen and the cache has each as it is; set "
-                "image_views to 2 or more, or cache_states to false."
+                "image_views to 2 or more, or cache_features to false."
             )
     elif args.image_views > 1:
         raise ClipScratchError(
@@ -119,7 +119,7 @@ def map_pairs(
     """
     captions = CaptionTable.of(dataset, templates)
     # No process of FSDP has the whole of a weight.
-    caches = args.cache_states and not isinstance(model, FSDPModule)
+    caches = args.cache_features and not isinstance(model, FSDPModule)
     cache_images = caches and is_fixed(model.vision_model)
     # Features outlive the run, and evaluation is the image processor's.
     preprocess = Preprocess(processor.image_processor, exact=cache_images or not training)
@@ -141,7 +141,7 @@ def map_pairs(
     if not cache_images:
         read = {"preprocess": preprocess, "on_bad_row": args.on_bad_row} if pixels is None else {"pixels": pixels}
         return PairDataset(dataset, captions, texts, **read)
-    states = image_states(
+    states = cached_image_features(
         model,
         lambda chosen: preprocess.read_all(dataset.select(chosen))[0] if pixels is None else pixels[chosen],
         [content_fingerprint(dataset), processor.image_processor.to_json_string()],
@@ -152,7 +152,7 @@ def map_pairs(
         may_flip=captions.rows_survive_flip(),
         **_cache(args),
     )
-    return PairDataset(dataset, captions, texts, image_states=states)
+    return PairDataset(dataset, captions, texts, image_features=states)
 
 
 def stream_pairs(
@@ -164,7 +164,7 @@ def stream_pairs(
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
     pairs = StreamedPairs(
         rows,
-        text_side(captions, model, processor, args, caches=args.cache_states),
+        text_side(captions, model, processor, args, caches=args.cache_features),
         captions,
         batch_size=args.per_device_train_batch_size,
         seed=args.seed,
@@ -190,7 +190,7 @@ def text_side(captions: CaptionTable | None, model, processor, args, *, caches: 
         return TextSide(seed=args.seed, tokenizer=processor.tokenizer)
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
     if caches and is_fixed(model.text_model):
-        return TextSide(seed=args.seed, features=text_states(model, tokens, **_cache(args)))
+        return TextSide(seed=args.seed, features=cached_text_features(model, tokens, **_cache(args)))
     return TextSide(seed=args.seed, tokens=tokens)
 
 
