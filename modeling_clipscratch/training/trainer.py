@@ -31,7 +31,7 @@ from .callbacks import TrainingRecord, set_callbacks
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
-from .loss.global_batch import check_rows, choose_chunk, describe_batch, settle_global_batch
+from .loss.global_batch import check_rows, choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
 from .loss.tiled_loss import GlobalLoss
 from .optimization.ema import ModelEma
@@ -255,7 +255,7 @@ class ClipScratchTrainer(Trainer):
         """Rows of this process that are encoded at once, `None` for all; asked of the model before it is wrapped."""
         self.model.train()  # what evaluation does not keep: dropped units, checkpointed layers
         if self.args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+            enable_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with self.accelerator.autocast():  # as accelerate wraps the model's forward pass later
             chunk = choose_chunk(self.args, self.model, self._largest_rows)
         logger.info(describe_batch(self.args, chunk))
