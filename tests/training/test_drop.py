@@ -1,4 +1,4 @@
-"""Vision towers go in; which patches and blocks they leave out in training, and that evaluation leaves out none."""
+"""Check which patches and blocks a vision tower leaves out in training, and that evaluation leaves out none."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from modeling_clipscratch.hub.configuration_clipscratch import ClipScratchConfig
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
 from modeling_clipscratch.training.towers.drop import add_drops
 
+FROZEN = "but the vision tower is frozen"
 PIXELS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -22,7 +23,7 @@ def test_towers_see_fewer_patches_in_training_and_all_in_evaluation(make_trainer
     assert (before.shape[1], seen.shape[1]) == (17, 5)
 
 
-def test_the_class_token_stays_and_patches_are_drawn_for_each_picture(make_trainer):
+def test_the_class_token_stays_and_patches_are_drawn_for_each_image(make_trainer):
     model = make_trainer({"patch_size": 2}).model.train()
     whole = model.vision_model.embeddings(PIXELS)
     add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
@@ -53,8 +54,8 @@ def through_last_block(model, pixels):
     """What goes into a tower's last block, and what comes out of it, dropped or not."""
     seen = []
 
-    def look(module, given, out):
-        seen.extend((given[0], out[0] if isinstance(out, tuple) else out))
+    def look(module, args, out):
+        seen.extend((args[0], out[0] if isinstance(out, tuple) else out))
 
     handle = last_blocks(model.vision_model, 1)[0].register_forward_hook(look)
     with torch.no_grad():
@@ -64,12 +65,12 @@ def through_last_block(model, pixels):
 
 
 @pytest.mark.parametrize("vision", ["vit", "dinov2", "clip_vision_model"])
-def test_last_block_is_passed_unchanged_as_often_as_is_said(make_trainer, vision):
+def test_last_block_is_passed_unchanged_as_often_as_set(make_trainer, vision):
     model = make_trainer({"vision_tower": vision, "vision_num_layers": 2}).model.train()
     add_drops(model, patches=0.0, blocks=0.4, image_size=(8, 8))
     before, after = through_last_block(model, PIXELS.repeat(20, 1, 1, 1))
     unchanged = (before == after).flatten(1).all(1).float().mean()
-    assert unchanged == pytest.approx(0.4, abs=0.055)  # 1,280 pictures, four standard deviations
+    assert unchanged == pytest.approx(0.4, abs=0.055)  # 1,280 images, four standard deviations
 
 
 def test_on_average_a_block_adds_what_it_would(make_trainer):
@@ -101,25 +102,21 @@ def test_each_share_of_a_recipe_changes_what_is_learned(run_recipe, tmp_path, sh
 
 
 @pytest.mark.parametrize(
-    ("model", "said", "sentence"),
+    ("model", "options", "sentence"),
     [
         ({}, {"patches": 1.0, "blocks": 0.0}, "patch_dropout=1.0 is not a share"),
         ({}, {"patches": 0.0, "blocks": -0.1}, "drop_path=-0.1 is not a share"),
-        ({"freeze_vision": True}, {"patches": 0.5, "blocks": 0.0}, "but the vision tower is frozen"),
-        (
-            {"freeze_vision": True, "unfreeze_vision_layers": 1},
-            {"patches": 0.5, "blocks": 0.0},
-            "but the vision tower is frozen",
-        ),
+        ({"freeze_vision": True}, {"patches": 0.5, "blocks": 0.0}, FROZEN),
+        ({"freeze_vision": True, "unfreeze_vision_layers": 1}, {"patches": 0.5, "blocks": 0.0}, FROZEN),
     ],
 )
-def test_drops_that_do_not_fit_are_refused(make_trainer, model, said, sentence):
+def test_drops_that_do_not_fit_are_refused(make_trainer, model, options, sentence):
     trainer = make_trainer({**model, **({"freeze_text": False} if model else {})})
     with pytest.raises(ValueError, match=sentence):
-        add_drops(trainer.model, **said, image_size=(8, 8))
+        add_drops(trainer.model, **options, image_size=(8, 8))
 
 
-def test_patches_are_those_of_the_pictures_not_of_the_tower_s_first_training(make_trainer):
+def test_patches_are_those_of_the_images_not_of_the_tower_s_first_training(make_trainer):
     model = make_trainer({"vision_tower": "dinov2", "image_size": 16, "patch_size": 2}).model.train()
     add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
     assert model.vision_model.embeddings(PIXELS).shape[1] == 1 + 8

@@ -1,4 +1,4 @@
-"""A run with every switch of a step goes in; whether the host would wait for a GPU between two log lines comes out."""
+"""Check that the host never waits for a GPU between two log lines, in a run with every option of a step."""
 
 import contextlib
 
@@ -62,8 +62,7 @@ def watched(monkeypatch):
         yield seen
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "diagonal"])
-@pytest.mark.parametrize("chunk", ["auto", "64"])
+@pytest.mark.parametrize(("loss", "chunk"), [("softmax", "auto"), ("sigmoid", "64"), ("diagonal", "auto")])
 def test_no_step_between_log_lines_asks_the_device_for_a_number(run_recipe, tmp_path, watched, loss, chunk):
     run_recipe(tmp_path, loss=loss, encode_chunk_size=chunk, **SHORT, **SWITCHES)
     assert watched == [1, 2, 3]
