@@ -68,7 +68,6 @@ class ClipScratchConfig(PretrainedConfig):
     model_type = "clipscratch"
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
     has_no_defaults_at_init = False
-    _auto_class = "AutoConfig"
 
     def __init__(
         self,
@@ -158,6 +157,7 @@ class ClipScratchConfig(PretrainedConfig):
         return tower_width(self.vision_config) * (2 if self.vision_pooling == "cls+mean" else 1)
 
 
+ClipScratchConfig.register_for_auto_class()  # save_pretrained then copies the code into the folder
 CHOICES = {  # the arguments other than the towers' configs
     name
     for name, parameter in inspect.signature(ClipScratchConfig).parameters.items()

@@ -85,7 +85,6 @@ class ClipScratchModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _auto_class = "AutoModel"
     accepts_loss_kwargs = False  # read by the Trainer: the loss is a batch mean, not scaled by an item count
 
     def __init__(self, config):
@@ -98,6 +97,7 @@ class ClipScratchModel(PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         bias = torch.full((1,), float(config.logit_bias_init_value)) if config.loss == "sigmoid" else None
         self.logit_bias = None if bias is None else nn.Parameter(bias)
+        self._input_grad_hooks = []
         self.post_init()
         self.freeze_towers()
 
@@ -230,12 +230,16 @@ class ClipScratchModel(PreTrainedModel):
         layers would keep activations for a backward pass that nothing needs.
         """
         self.disable_input_require_grads()
-        self._require_grads_hooks = []
         for tower in (self.text_model, self.vision_model):
             layers = [module for module in tower.modules() if isinstance(module, GradientCheckpointingLayer)]
             trained = [number for number, layer in enumerate(layers) if not is_fixed(layer)]
             if trained and trained[0] > 0:
-                self._require_grads_hooks.append(layers[trained[0] - 1].register_forward_hook(_require_grad))
+                self._input_grad_hooks.append(layers[trained[0] - 1].register_forward_hook(_require_grad))
+
+    def disable_input_require_grads(self):
+        for hook in self._input_grad_hooks:
+            hook.remove()
+        self._input_grad_hooks = []
 
     def text_tower_features(self, input_ids, attention_mask=None, **kwargs):
         """Run the text tower and pool its tokens.
@@ -381,6 +385,9 @@ class ClipScratchModel(PreTrainedModel):
             return get_features(**chunk, return_dict=True, **options).pooler_output
 
         return _with_features(None, in_chunks(encode, inputs, chunk_size, device=self.device))
+
+
+ClipScratchModel.register_for_auto_class("AutoModel")  # save_pretrained then copies the code into the folder
 
 
 def _projection(width, config):
