@@ -22,8 +22,9 @@ KNOWN = {
         *("beit", "data2vec-vision", "ijepa", "aimv2_vision_model", "swin", "swinv2", "hiera", "yolos", "dpt"),
     ],
 }
+QUICK = {"distilbert", "roberta", "clip_text_model", "vit", "dinov2", "swin"}
 ALL = [
-    pytest.param(side, kind, marks=[] if kind in KNOWN[side] else pytest.mark.slow)
+    pytest.param(side, kind, marks=[] if kind in QUICK else pytest.mark.slow)
     for side in KNOWN
     for kind in CONFIG_MAPPING
 ]
