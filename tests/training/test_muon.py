@@ -114,6 +114,7 @@ def test_matrices_and_the_rest_follow_one_schedule(make_trainer):
         trainer.lr_scheduler.step()
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_with_the_same_bits(run_recipe, tmp_path):
     steps = {**MUON, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "ema_decay": 0.5}
     run, _ = run_recipe(tmp_path / "run", **steps)

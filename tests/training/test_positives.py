@@ -131,7 +131,7 @@ SHARES = {  # of pairs that are positives, in the first three batches of 128; re
 }
 
 
-@pytest.mark.parametrize("name", SHARES)
+@pytest.mark.parametrize("name", ["digits", pytest.param("scenes", marks=pytest.mark.slow)])
 def test_built_in_datasets_have_the_order_and_positives_that_were_recorded(run_recipe, tmp_path, name):
     short = {"max_steps": 3, "eval_strategy": "no", "save_strategy": "no", "test_split": "none", "random_shift": 0}
     short |= {"metric_for_best_model": None, "image_size": 16, "per_device_train_batch_size": 128}

@@ -62,7 +62,10 @@ def watched(monkeypatch):
         yield seen
 
 
-@pytest.mark.parametrize(("loss", "chunk"), [("softmax", "auto"), ("sigmoid", "64"), ("diagonal", "auto")])
+@pytest.mark.parametrize(
+    ("loss", "chunk"),
+    [("softmax", "auto"), ("sigmoid", "64"), pytest.param("diagonal", "auto", marks=pytest.mark.slow)],
+)
 def test_no_step_between_log_lines_asks_the_device_for_a_number(run_recipe, tmp_path, watched, loss, chunk):
     run_recipe(tmp_path, loss=loss, encode_chunk_size=chunk, **SHORT, **SWITCHES)
     assert watched == [1, 2, 3]
