@@ -111,14 +111,10 @@ def describe_model(model, sources) -> list[str]:
         if getattr(model.config, f"freeze_{side}"):
             count = getattr(model.config, f"unfreeze_{side}_layers")
             frozen = f", frozen except for its last {count} layers" if count else ", frozen"
-        lines.append(f"{side} tower: {source}, {_count(tower.parameters()):,} parameters{frozen}")
-    heads = _count([*model.text_projection.parameters(), *model.visual_projection.parameters()])
-    trained = _count(parameter for parameter in model.parameters() if parameter.requires_grad)
+        lines.append(f"{side} tower: {source}, {tower.num_parameters():,} parameters{frozen}")
+    heads = (*model.text_projection.parameters(), *model.visual_projection.parameters())
+    heads, trained = sum(parameter.numel() for parameter in heads), model.num_parameters(only_trainable=True)
     return [*lines, f"heads: {heads:,} new parameters; in all {trained:,} parameters are trained"]
-
-
-def _count(parameters):
-    return sum(parameter.numel() for parameter in parameters)
 
 
 def one_line(error):
