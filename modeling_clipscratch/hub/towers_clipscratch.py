@@ -107,7 +107,7 @@ def describe_model(model, sources) -> list[str]:
         if isinstance(source, PretrainedConfig):
             source = f"{source.model_type} (from scratch)"
         elif isinstance(source, nn.Module):
-            source = f"{type(source).__name__} (as given)"
+            source = f"{type(source).__name__} (a module)"
         if getattr(model.config, f"freeze_{side}"):
             count = getattr(model.config, f"unfreeze_{side}_layers")
             frozen = f", frozen except for its last {count} layers" if count else ", frozen"

@@ -13,7 +13,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 
 
 @pytest.mark.parametrize(
-    ("able", "expected"),
+    ("best", "expected"),
     [
         ({"avx2": True}, "fp32"),
         ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
@@ -21,14 +21,14 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
         ({"amx_bf16": True}, "bf16"),
     ],
 )
-def test_precision_on_cpus_follows_their_instructions(monkeypatch, able, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+def test_precision_on_cpus_follows_their_instructions(monkeypatch, best, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: best)
     assert choose_precision("auto", use_cpu=True) == expected
     assert choose_precision("fp16", use_cpu=True) == "fp16"
 
 
 @pytest.mark.parametrize(
-    ("able", "said", "expected"),
+    ("best", "options", "expected"),
     [
         ("bf16", {}, "bf16"),
         ("bf16", {"bf16": False}, "fp32"),
@@ -40,16 +40,16 @@ def test_precision_on_cpus_follows_their_instructions(monkeypatch, able, expecte
         ("bf16", {"bf16": False, "precision": "fp32"}, "fp32"),
     ],
 )
-def test_flags_of_transformers_and_precision_agree(monkeypatch, able, said, expected):
-    monkeypatch.setattr(device, "_best_precision", lambda use_cpu: (able, "a test"))
-    args = ClipScratchTrainingArguments(**said)
+def test_flags_of_transformers_and_precision_agree(monkeypatch, best, options, expected):
+    monkeypatch.setattr(device, "_best_precision", lambda use_cpu: (best, "a test"))
+    args = ClipScratchTrainingArguments(**options)
     assert (args.precision, args.bf16, args.fp16) == (expected, expected == "bf16", expected == "fp16")
     again = dataclasses.replace(args, seed=1)
     assert (again.precision, again.bf16, again.fp16) == (args.precision, args.bf16, args.fp16)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "options",
     [
         {"bf16": True, "precision": "fp32"},
         {"bf16": False, "precision": "bf16"},
@@ -57,9 +57,9 @@ def test_flags_of_transformers_and_precision_agree(monkeypatch, able, said, expe
         {"fp16": True, "bf16": True},
     ],
 )
-def test_flag_that_contradicts_the_precision_is_refused(said):
+def test_flag_that_contradicts_the_precision_is_refused(options):
     with pytest.raises(ValueError, match="16=(True|False) contradicts precision=.*; leave one out"):
-        ClipScratchTrainingArguments(**said)
+        ClipScratchTrainingArguments(**options)
 
 
 def test_processes_without_a_connection_are_refused(monkeypatch):

@@ -51,7 +51,7 @@ def test_a_tower_whose_blocks_count_on_all_patches_is_refused(registers):
 
 
 def through_last_block(model, pixels):
-    """What goes into a tower's last block, and what comes out of it, dropped or not."""
+    """Return the input and the output of a tower's last block."""
     seen = []
 
     def look(module, args, out):
@@ -77,9 +77,9 @@ def test_on_average_a_block_adds_what_it_would(make_trainer):
     model = make_trainer({"vision_num_layers": 2}).model.train()
     _, expected = through_last_block(model, PIXELS[:1])
     add_drops(model, patches=0.0, blocks=0.5, image_size=(8, 8))
-    _, found = through_last_block(model, PIXELS[:1].expand(4000, -1, -1, -1))
-    assert found.std(0).max() > 0.1
-    assert (found.mean(0) - expected[0]).abs().max() < 0.08 * found.std(0).max()  # five standard errors
+    _, result = through_last_block(model, PIXELS[:1].expand(4000, -1, -1, -1))
+    assert result.std(0).max() > 0.1
+    assert (result.mean(0) - expected[0]).abs().max() < 0.08 * result.std(0).max()  # five standard errors
 
 
 def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_recipe, tmp_path):
@@ -89,8 +89,8 @@ def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_r
     }  # fmt: skip
     run, _ = run_recipe(tmp_path / "run", **steps)
     again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(run / "checkpoint-2"))
-    expected, found = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    expected, result = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
 
 
 def test_each_share_of_the_arguments_changes_what_is_learned(make_trainer):

@@ -15,7 +15,7 @@ from modeling_clipscratch.training.loss.global_batch import (
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
 
 
-def args_of(processes=1, **said):
+def args_of(processes=1, **options):
     defaults = {
         "global_batch_size": None, "per_device_train_batch_size": None, "gradient_accumulation_steps": 1,
         "encode_chunk_size": "auto", "world_size": processes, "auto_find_batch_size": False,
@@ -23,11 +23,11 @@ def args_of(processes=1, **said):
         "memory_budget_gb": None,
         "device": torch.device("cpu"),
     }  # fmt: skip
-    return SimpleNamespace(**{**defaults, **said})
+    return SimpleNamespace(**{**defaults, **options})
 
 
 @pytest.mark.parametrize(
-    ("processes", "said", "batch", "rows", "chunk"),
+    ("processes", "options", "batch", "rows", "chunk"),
     [
         (1, {}, 256, 256, "auto"),
         (4, {}, 256, 64, "auto"),
@@ -41,8 +41,8 @@ def args_of(processes=1, **said):
         (2, {"global_batch_size": 512, "encode_chunk_size": 100}, 512, 256, 100),
     ],
 )
-def test_batch_is_split_and_accumulation_makes_it_larger(processes, said, batch, rows, chunk):
-    args = args_of(processes, **said)
+def test_batch_is_split_and_accumulation_makes_it_larger(processes, options, batch, rows, chunk):
+    args = args_of(processes, **options)
     settle_global_batch(args)
     assert (args.global_batch_size, args.per_device_train_batch_size, args.encode_chunk_size) == (batch, rows, chunk)
     assert args.gradient_accumulation_steps == 1
@@ -51,7 +51,7 @@ def test_batch_is_split_and_accumulation_makes_it_larger(processes, said, batch,
 
 
 @pytest.mark.parametrize(
-    ("processes", "said", "sentence"),
+    ("processes", "options", "sentence"),
     [
         (3, {"global_batch_size": 100}, "global_batch_size=100 cannot be split equally among 3 .* choose 99 or 102"),
         (4, {"global_batch_size": 2}, "global_batch_size=2 cannot be split equally among 4 processes; choose 4 or 8"),
@@ -77,9 +77,9 @@ def test_batch_is_split_and_accumulation_makes_it_larger(processes, said, batch,
         (1, {"dataloader_drop_last": False}, "dataloader_drop_last=False ends each epoch with a smaller batch"),
     ],
 )
-def test_numbers_that_would_compute_another_loss_are_refused(processes, said, sentence):
+def test_numbers_that_would_compute_another_loss_are_refused(processes, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        settle_global_batch(args_of(processes, **said))
+        settle_global_batch(args_of(processes, **options))
 
 
 def test_batch_is_described_in_one_line():

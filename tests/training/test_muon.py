@@ -119,12 +119,12 @@ def test_resumed_run_ends_with_the_same_bits(run_recipe, tmp_path):
     steps = {**MUON, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "ema_decay": 0.5}
     run, _ = run_recipe(tmp_path / "run", **steps)
     again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(run / "checkpoint-2"))
-    expected, found = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    expected, resumed = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("options", "sentence"),
     [
         (
             {"freeze_text": True, "freeze_vision": True, "random_shift": 0},
@@ -136,9 +136,9 @@ def test_resumed_run_ends_with_the_same_bits(run_recipe, tmp_path):
         ({"tower_learning_rate": 0.0}, "tower_learning_rate=0.0 is not above 0"),
     ],
 )
-def test_muon_where_it_does_not_apply_is_refused(run_recipe, tmp_path, said, sentence):
+def test_muon_where_it_does_not_apply_is_refused(run_recipe, tmp_path, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        run_recipe(tmp_path, **{**MUON, **said})
+        run_recipe(tmp_path, **{**MUON, **options})
 
 
 if __name__ == "__main__":

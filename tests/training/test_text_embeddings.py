@@ -183,5 +183,5 @@ def test_onnx_files_with_their_tokenizer_give_the_same_embeddings(tower, tokens,
     tokenizer = Tokenizer.from_file(str(tmp_path / "onnx" / "tokenizer.json"))
     for number in (0, 1, 3, 4):
         ids = np.array([tokenizer.encode(TEXTS[number]).ids])
-        (found,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-        assert found[0] @ expected[number].numpy() >= 1 - 1e-6
+        (embedding,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        assert embedding[0] @ expected[number].numpy() >= 1 - 1e-6

@@ -113,6 +113,6 @@ def assert_reloaded(model, folder):
     model.eval().save_pretrained(folder)
     again = ClipScratchModel.from_pretrained(folder).eval()
     with torch.no_grad():
-        found, expected = again(**batch_of(model)), model(**batch_of(model))
-    torch.testing.assert_close(found.text_embeds, expected.text_embeds)
-    torch.testing.assert_close(found.image_embeds, expected.image_embeds)
+        reloaded, expected = again(**batch_of(model)), model(**batch_of(model))
+    torch.testing.assert_close(reloaded.text_embeds, expected.text_embeds)
+    torch.testing.assert_close(reloaded.image_embeds, expected.image_embeds)

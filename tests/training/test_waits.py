@@ -52,9 +52,7 @@ def watched(monkeypatch):
         seen.append(number)
         with Forbid(ASKS | LISTS), pytest.MonkeyPatch.context() as patch:
             for name in ("tolist", "cpu", "numpy"):  # copies, which on a CPU no operator shows
-                patch.setattr(
-                    torch.Tensor, name, lambda *given, name=name: pytest.fail(f"{name}() makes the host wait")
-                )
+                patch.setattr(torch.Tensor, name, lambda *args, name=name: pytest.fail(f"{name}() makes the host wait"))
             return step(self, *args, **kwargs)
 
     monkeypatch.setattr(ClipScratchTrainer, "training_step", training_step)
@@ -81,9 +79,9 @@ def test_the_watch_sees_a_copy_to_the_host(run_recipe, tmp_path, watched, monkey
     loss = ClipScratchTrainer.compute_loss
 
     def copies(*args, **kwargs):
-        found = loss(*args, **kwargs)
-        found.detach().cpu()
-        return found
+        value = loss(*args, **kwargs)
+        value.detach().cpu()
+        return value
 
     monkeypatch.setattr(ClipScratchTrainer, "compute_loss", copies)
     with pytest.raises(pytest.fail.Exception, match="cpu.. makes the host wait"):
