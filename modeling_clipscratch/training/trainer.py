@@ -31,14 +31,13 @@ from .callbacks import TrainingRecord, set_callbacks
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
-from .loss.global_batch import check_rows, choose_chunk, describe_batch, settle_global_batch
+from .loss.global_batch import check_rows, choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
 from .loss.tiled_loss import GlobalLoss
-from .optimization.divergence import DivergedError, LossWatch, check_weights
-from .optimization.ema import WeightAverage
+from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class
-from .optimization.step_means import StepMeans
+from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, settle_metric
 from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
@@ -143,7 +142,7 @@ class ClipScratchTrainer(Trainer):
         streamed = isinstance(self.train_dataset, datasets.IterableDataset)
         for tower in (model.text_model, model.vision_model):
             # Features of a cache are computed once, in full precision.
-            precision = "fp32" if args.cache_states and not streamed and is_fixed(tower) else args.precision
+            precision = "fp32" if args.cache_features and not streamed and is_fixed(tower) else args.precision
             set_attention(tower, choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
         preprocess = Preprocess(self.processing_class.image_processor)
         add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
@@ -256,7 +255,7 @@ class ClipScratchTrainer(Trainer):
         """Rows of this process that are encoded at once, `None` for all; asked of the model before it is wrapped."""
         self.model.train()  # what evaluation does not keep: dropped units, checkpointed layers
         if self.args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+            enable_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with self.accelerator.autocast():  # as accelerate wraps the model's forward pass later
             chunk = choose_chunk(self.args, self.model, self._largest_rows)
         logger.info(describe_batch(self.args, chunk))
@@ -279,7 +278,7 @@ class ClipScratchTrainer(Trainer):
         """Raise DivergedError if a loss since the last check, or a trained weight, is NaN or infinite."""
         self._check_losses()
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        averages = [] if self.average is None else list(self.average.averages.values())
+        averages = [] if self.average is None else list(self.average.weights.values())
         with self._saying_how_to_go_on():
             check_weights([*weights, *averages], self.state.global_step)
 
@@ -383,7 +382,7 @@ class ClipScratchTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         open_methods(model)
         if self.args.ema_decay is not None:  # only now the weights are where they will be trained
-            self.average = WeightAverage(model, self.args.ema_decay)
+            self.average = ModelEma(model, self.args.ema_decay)
             if resume_from_checkpoint is not None:
                 self.average.load(resume_from_checkpoint)
         return prepared

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.sharing.card.model_card import write_card
-from modeling_clipscratch.training.optimization.divergence import DivergedError, LossWatch, check_weights
+from modeling_clipscratch.training.optimization.step_values import DivergedError, LossWatch, check_weights
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
 from tests.training.conftest import same, weights
@@ -235,7 +235,7 @@ def flip(path):
 
 DAMAGES = {"removed": Path.unlink, "emptied": lambda path: path.write_bytes(b""), "cut": cut, "one bit": flip}
 FILES = (
-    "model.safetensors", "average.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+    "model.safetensors", "ema.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
     "recipe.yaml", "config.json", "tokenizer.json", SUMS,
 )  # fmt: skip
 

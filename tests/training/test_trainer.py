@@ -79,7 +79,7 @@ def test_towers_may_have_a_learning_rate_of_their_own(make_trainer):
 
 
 def test_loss_of_a_step_is_the_loss_of_its_batch(make_trainer):
-    trainer = make_trainer(cache_states=False)
+    trainer = make_trainer(cache_features=False)
     batch = trainer.train_pairs.__getitems__([(0, index) for index in (5, 3, 9, 40, 41)])
     inputs = {name: tensor.clone() for name, tensor in batch.items()}
     trainer.model.eval()

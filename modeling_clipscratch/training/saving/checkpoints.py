@@ -21,7 +21,7 @@ from ...utils.local_files import read_json
 from ...utils.names import first_line
 from ..callbacks import TrainingRecord
 from ..loss.gather import all_rows
-from ..optimization.ema import read_average
+from ..optimization.ema import read_ema
 from .run_folder import RECIPE, STAGING, numbered_checkpoints, publish_folder, saying_what_failed
 
 logger = logging.getLogger(__name__)
@@ -327,7 +327,7 @@ def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch
     """State dict that a finished run ends with: of the last or the best checkpoint, averaged or not."""
     best = state.best_model_checkpoint if args.load_best_model_at_end else None
     folder = Path(best or checkpoint)
-    averaged = {} if args.ema_decay is None else read_average(folder)
+    averaged = {} if args.ema_decay is None else read_ema(folder)
     return load_file(folder / "model.safetensors") | averaged
 
 
