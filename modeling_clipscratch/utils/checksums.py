@@ -1,8 +1,11 @@
-"""Write and check `SHA256SUMS`, the digests of a folder's files, which `sha256sum -c` reads as well."""
+"""Compute digests of files and weights, and write and check `SHA256SUMS`, which `sha256sum -c` reads as well."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import torch
 
 SUMS = "SHA256SUMS"
 
@@ -52,3 +55,13 @@ def find_damage(folder: Path, *, concerns: Callable[[str], bool] = lambda name: 
             if sha256(folder / name) != digest:
                 return f"{name} does not match {SUMS}"
     return None
+
+
+def weights_fingerprint(model: torch.nn.Module, settings: object) -> str:
+    """Return 32 hexadecimal digits that change with any weight or buffer of a model and with JSON-like settings."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()

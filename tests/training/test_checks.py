@@ -205,6 +205,6 @@ def test_schedule_with_all_that_it_needs_is_taken():
 
 
 def test_parts_of_a_recipe_made_in_python_are_checked_too():
-    for part, name in ((ModelArguments, "max_length"), (ClipScratchTrainingArguments, "image_views")):
+    for part, name in ((ModelArguments, "max_length"), (ClipScratchTrainingArguments, "stream_shuffle_rows")):
         with pytest.raises(ValueError, match=f"{name}=0 is less than 1"):
             part(**{name: 0})

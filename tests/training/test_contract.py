@@ -338,7 +338,7 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
     ),
     "a stream without an end": (
         {"train_dataset": lambda dataset: dataset.to_iterable_dataset()}, {},
-        "how many rows there are is not known, so num_train_epochs has no use; set max_steps.$",
+        "the number of rows is not known, so num_train_epochs has no use; set max_steps.$",
     ),
     "fewer rows than a batch": (
         {"train_dataset": lambda dataset: dataset.select(range(7))}, {},

@@ -25,7 +25,7 @@ from .captions import CaptionTable, TokenTable
 
 logger = logging.getLogger(__name__)
 
-_CAPTION_DRAW, _VIEW = 100, 101  # draw numbers, apart from those of the augmentation
+_CAPTION_DRAW = 100  # draw number, apart from those of the augmentation
 
 
 class TextSide:
@@ -84,7 +84,7 @@ class PairDataset(torch.utils.data.Dataset):
         texts: what is taken of a caption.
         pixels: uint8 (N, H, W, 3) of decoded images; or
         preprocess: reads and resizes an image when its batch is made; or
-        image_features: (N, V, D) cached features of a frozen vision tower, V views an image.
+        image_features: (N, D) cached features of a frozen vision tower.
         on_bad_row: `raise` or `skip` (the next row that can be read takes its place), for `preprocess`.
 
     >>> from modeling_clipscratch.data import load_data
@@ -144,8 +144,7 @@ class PairDataset(torch.utils.data.Dataset):
             batch["images"] = self.pixels.index_select(0, rows)  # copies rows; self.pixels[...] goes byte by byte
         samples = self.texts.samples(self._ids[rows], epochs)
         if self.image_features is not None:
-            views = self.image_features.shape[1]
-            batch["image_features"] = self.image_features[rows, (uniform(samples, _VIEW) * views).long()]
+            batch["image_features"] = self.image_features[rows]
         return {**batch, **self.texts.batch(self.captions, rows, samples)}
 
     def largest_batch(self, count: int) -> dict[str, torch.Tensor]:

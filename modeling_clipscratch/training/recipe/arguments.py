@@ -130,7 +130,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
     New: `global_batch_size`, `encode_chunk_size`, `memory_budget_gb`, `precision`, `attention`, `tower_learning_rate`,
     `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `early_stopping_patience`,
     `overwrite_output_dir`; what is done to images (`random_shift` to `mixup`), and how rows are
-    read and features cached (`on_bad_row`, `keep_in_memory`, `stream_shuffle_rows`, `cache_features`, `image_views`,
+    read and features cached (`on_bad_row`, `keep_in_memory`, `stream_shuffle_rows`, `cache_features`,
     `cache_dir`).
 
     >>> args = ClipScratchTrainingArguments(global_batch_size=128, num_train_epochs=3)
@@ -212,7 +212,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
     cutmix: float = _option(0.0, "Probability that a part of another image is pasted in, its captions counting too.")
     mixup: float = _option(0.0, "Probability that another image shines through, its captions counting too.")
     cache_features: bool = _option(True, "Run a frozen tower once over all it will see and keep its features on disk.")
-    image_views: int = _option(1, "Augmented views of an image that a frozen vision tower's cache holds.")
     cache_dir: str | None = _option(
         None, "Folder of the cached features. Default: clipscratch in the Hugging Face cache."
     )

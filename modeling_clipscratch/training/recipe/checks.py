@@ -19,7 +19,7 @@ from ...hub.errors_clipscratch import ClipScratchError
 _AT_LEAST = {
     "text_hidden_size": 1, "text_num_layers": 1, "text_num_heads": 1, "vision_hidden_size": 1, "vision_num_layers": 1,
     "vision_num_heads": 1, "patch_size": 1, "image_size": 1, "max_length": 1, "projection_dim": 1,
-    "stream_shuffle_rows": 1, "image_views": 1, "random_shift": 0, "per_device_train_batch_size": 1,
+    "stream_shuffle_rows": 1, "random_shift": 0, "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1, "max_steps": -1, "num_train_epochs": 0,
     "early_stopping_patience": 1,
 }  # fmt: skip
