@@ -17,7 +17,6 @@ from .optimization.optimizer import muon_matrices
 from .optimization.sharding import whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .saving.checkpoints import check_agreement, check_fits, find_checkpoint, wants_to_resume
-from .saving.push_checkpoints import open_for_pushes
 from .saving.run_facts import count_trained, data_facts, run_facts
 from .saving.run_folder import (
     begin_run_folder,
@@ -25,6 +24,7 @@ from .saving.run_folder import (
     check_run_folder,
     finish_run_folder,
     lock_run_folder,
+    open_repository_of_run,
 )
 from .towers.adapters import add_adapters, merge_adapters
 from .towers.build import build_model, check_towers
@@ -72,7 +72,7 @@ def _train(model_options, data, args, settings):
         check_stream(args)
     built = check_towers(model_options)
     if args.push_to_hub and args.process_index == 0:
-        args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
+        args.hub_model_id = open_repository_of_run(args)  # checks it before the training
     with args.main_process_first(desc="reading the data"):  # the others find them in the cache of `datasets`
         splits, templates, measured = _load(data, args)
     model, processor = built or build_model(model_options, _known_captions(splits["train"], templates, data.streaming))
@@ -97,8 +97,6 @@ def _train(model_options, data, args, settings):
             "adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP."
         )
     if checkpoint is not None:
-        if trainer.stream is not None:
-            trainer.stream.load(checkpoint)
         check_fits(checkpoint, trainer)
     if args.should_save:
         trainer.recipe = begin_run_folder(args.output_dir, settings, resume=resume, notes=notes)
@@ -119,8 +117,8 @@ def _train(model_options, data, args, settings):
             processor=processor,
             state=trainer.state,
             metrics=metrics,
-            facts=run_facts(model_options, facts, args, trainer.state, trainer.record.images_seen, trained),
-            pictures=lambda folder: _draw_curves(trainer.state, folder),
+            facts=run_facts(model_options, facts, trainer, trained),
+            draw=lambda folder: _draw_curves(trainer.state, folder),
         )
     trainer.accelerator.wait_for_everyone()
     return metrics

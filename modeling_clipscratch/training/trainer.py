@@ -480,19 +480,14 @@ class ClipScratchTrainer(Trainer):
         part = [confidence_intervals(result.outcomes) if self.args.process_index == 0 else None]
         return broadcast_object_list(part)[0]
 
-    def measure(self, dataset, *, name: str = "evaluation") -> Result:
-        """Compute zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work.
-
-        Args:
-            dataset: any dataset that `eval_dataset` may be.
-            name: of the progress bar.
-        """
+    def measure(self, dataset) -> Result:
+        """Compute zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work."""
         model, pairs = self.accelerator.unwrap_model(self.model), self._pairs_of(dataset)
         open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
-        bar = None if self.args.disable_tqdm or self.args.process_index else name
+        progress = not (self.args.disable_tqdm or self.is_in_train)  # the training has a bar of its own
         with self.accelerator.autocast():
-            images = embed_split(model, pairs, self.augment, batch_size, bar=bar)
+            images = embed_split(model, pairs, self.augment, batch_size, progress=progress)
             encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
             return evaluate_embeddings(encode, images, pairs.dataset, self.templates, logit_scale=log_scale(model))
 

@@ -128,7 +128,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
     losses logged as they are, batches copied to a GPU while it works; `bf16` and `fp16` follow from `precision`, and
     one that is false excludes that choice.
     New: `global_batch_size`, `encode_chunk_size`, `memory_budget_gb`, `precision`, `attention`, `tower_learning_rate`,
-    `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `save_minutes`, `early_stopping_patience`,
+    `muon_learning_rate`, `patch_dropout`, `drop_path`, `ema_decay`, `early_stopping_patience`,
     `overwrite_output_dir`; what is done to images (`random_shift` to `mixup`), and how rows are
     read and features cached (`on_bad_row`, `keep_in_memory`, `stream_shuffle_rows`, `cache_features`,
     `cache_dir`).
@@ -188,7 +188,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
     ema_decay: float | None = _option(
         None, "Decay of a moving average of the weights, e.g. 0.999; evaluations and the finished folder then use it."
     )
-    save_minutes: float | None = _option(None, "A checkpoint also whenever so many minutes have passed since the last.")
     early_stopping_patience: int | None = _option(
         None, "Evaluations without a better metric_for_best_model after which the run ends. Default: it does not."
     )
@@ -215,6 +214,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
     cache_dir: str | None = _option(
         None, "Folder of the cached features. Default: clipscratch in the Hugging Face cache."
     )
+    hub_strategy: str = _option("end", "Only end: the finished folder is pushed, in one commit.")
     do_train: bool | None = _option(None, "Only true: a run trains.", nargs="?", const=True)
     do_eval: bool | None = _option(None, "Not used: eval_strategy says it.", nargs="?", const=True)
     do_predict: bool | None = _option(None, "Not used: test_split says it.", nargs="?", const=True)
@@ -241,8 +241,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
         self.metric_for_best_model = wanted
         check_switches(self)
         settle_global_batch(self)
-        if self.save_minutes is not None and self.save_minutes <= 0:
-            raise ClipScratchError(f"save_minutes={self.save_minutes} is not above 0; choose 10, or leave it out.")
         for name, usual in (("tower_learning_rate", 1e-5), ("muon_learning_rate", 0.02)):
             rate = getattr(self, name)
             if rate is not None and rate <= 0:

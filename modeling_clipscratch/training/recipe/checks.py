@@ -46,6 +46,10 @@ _NOT_READ = {
     "neftune_noise_alpha": "its noise is for language models",
     "use_cache": "no tower generates text",
     "optim_target_modules": "it is for GaLore and APOLLO, which are not supported",
+    # transformers would upload a run folder in which the next checkpoint is being written, without the model's code and
+    # with a pickle of the arguments, the token among them.
+    "hub_strategy": "the finished folder is pushed in one commit",
+    "hub_always_push": "the finished folder is pushed in one commit",
     "dataloader_in_order": "a resumed run needs its batches in their order",
     "split_batches": "global_batch_size is shared among the processes",
     "dispatch_batches": "each process reads its own share of the batch",

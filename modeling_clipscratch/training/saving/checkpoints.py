@@ -364,7 +364,7 @@ def _best(checkpoint, args, state):
     path = Path(best) if Path(best).is_dir() else Path(checkpoint).parent / Path(best).name
     if not path.is_dir():
         if args.load_best_model_at_end:
-            logger.warning("the best checkpoint, %s, is gone: the last weights, or better ones to come, are used.", best)
+            logger.warning("the best checkpoint, %s, is gone: the last weights, or later better ones, are used.", best)
     elif problem := find_problem(path):
         logger.warning("the best checkpoint, %s, is damaged (%s): the last weights are used.", path, problem)
     else:
