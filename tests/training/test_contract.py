@@ -227,7 +227,7 @@ def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, tow
         size = int(settings["global_batch_size"])
         assert (settings["learning_rate"], settings["seed"], trainer.sampler.seed) == ("0.002", "5", 5)
         steps[size] = state["global_step"]
-        assert history(checkpoint, "pictures_seen")[0] == size
+        assert history(checkpoint, "images_seen")[0] == size
         name = "eval_top1" if direction is None else "eval_expected_calibration_error"
         assert history(checkpoint, name)[-1] == objectives[trial]
     assert steps == {4: 6, 8: 3, 12: 2}
