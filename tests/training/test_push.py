@@ -25,7 +25,9 @@ SAVES = {"push_to_hub": True, "hub_model_id": "you/clip", "save_strategy": "step
         ({"hub_strategy": "every_save"}, "hub_strategy=.*every_save is not supported: the finished folder is pushed"),
     ],
 )
-def test_push_that_cannot_be_is_refused_before_anything_is_read(hub, run_recipe, tmp_path, monkeypatch, changes, sentence):
+def test_push_that_cannot_be_is_refused_before_anything_is_read(
+    hub, run_recipe, tmp_path, monkeypatch, changes, sentence
+):
     hub.add("other/clip", {})
     monkeypatch.setattr("modeling_clipscratch.training.run.open_source", lambda *a, **k: pytest.fail("data were read"))
     with pytest.raises((ValueError, OSError), match=sentence):

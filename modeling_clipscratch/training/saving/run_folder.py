@@ -43,7 +43,7 @@ _NOT_KEPT = {
 }  # fmt: skip
 # Fields that it may change and that are kept: when a run is measured and saved, not what it trains.
 _WHEN = {
-    "save_steps", "save_strategy", "save_only_model", "eval_steps", "eval_strategy", "eval_delay", "eval_on_start",
+    "save_steps", "save_strategy", "save_only_model", "do_eval", "eval_steps", "eval_strategy", "eval_delay", "eval_on_start",
     "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "early_stopping_patience",
     "per_device_eval_batch_size", "test_split", "keep_in_memory", "enable_jit_checkpoint",
 }  # fmt: skip
@@ -186,10 +186,10 @@ def check_recipe(path: Path, settings: dict, *, free: set[str]) -> dict:
     }
     pairs = {name: (before.get(name, default), settings.get(name, default)) for name, default in defaults.items()}
     changed = {name: values for name, values in pairs.items() if values[0] != values[1]}
-    if fixed := changed.keys() - free:
+    if changed.keys() - free:
         # A default may be spelled out, and `auto` named by its value: what counts is what the run would use.
         resolved = _resolve(before), _resolve(settings)
-        for name in sorted(fixed):
+        for name in sorted(resolved[0].keys() - free):
             then, now = (values[name] for values in resolved)
             if then != now:
                 raise ClipScratchError(
