@@ -87,12 +87,15 @@ def test_other_vocabulary_is_refused_before_anything_is_written(run_recipe, tmp_
     assert not (tmp_path / "second" / "run").exists()
 
 
-@pytest.mark.parametrize("part", ["weights", "tokenizer", "image processor"])
-def test_tower_that_was_exchanged_under_the_same_path_is_refused(
-    run_recipe, make_model, word_processor, tmp_path, part
-):
+EXCHANGED = {  # what is exchanged under the same path: file of the towers, text in it, what takes its place
+    "weights": None,
+    "tokenizer": ("text/tokenizer.json", "square", "rectangle"),
+    "image processor": ("vision/preprocessor_config.json", '"resample": 2', '"resample": 3'),
+}
+
+
+def test_tower_that_was_exchanged_under_the_same_path_is_refused(run_recipe, make_model, word_processor, tmp_path):
     def write(seed):
-        torch.manual_seed(seed)
         make_model(seed=seed).text_model.save_pretrained(tmp_path / "text")
         make_model(seed=seed).vision_model.save_pretrained(tmp_path / "vision")
         word_processor.tokenizer.save_pretrained(tmp_path / "text")
@@ -104,19 +107,17 @@ def test_tower_that_was_exchanged_under_the_same_path_is_refused(
     run, _ = run_recipe(tmp_path / "a", **recipe)
     resume = {**recipe, "max_steps": 2, "resume_from_checkpoint": str(run / "checkpoint-1")}
     run_recipe(tmp_path / "b", **resume)
-    if part == "weights":
-        write(seed=1)
-    else:
-        file, old, new = ("text/tokenizer.json", "square", "rectangle")
-        if part == "image processor":
-            file, old, new = ("vision/preprocessor_config.json", '"resample": 2', '"resample": 3')
-        text = (tmp_path / file).read_text()
-        assert old in text
-        (tmp_path / file).write_text(text.replace(old, new))
-    sentence = "is frozen and has other values there" if part == "weights" else f"was trained with another {part} than"
-    with pytest.raises(ValueError, match=sentence):
-        run_recipe(tmp_path / "c", **resume)
-    assert not (tmp_path / "c" / "run").exists()
+    for part, change in EXCHANGED.items():
+        write(seed=0 if change else 1)
+        if change:
+            file, old, new = change
+            text = (tmp_path / file).read_text()
+            assert old in text
+            (tmp_path / file).write_text(text.replace(old, new))
+        sentence = f"was trained with another {part} than" if change else "is frozen and has other values there"
+        with pytest.raises(ValueError, match=sentence):
+            run_recipe(tmp_path / "c", **resume)
+        assert not (tmp_path / "c" / "run").exists()
 
 
 @pytest.mark.parametrize("place", ["elsewhere", "same"])

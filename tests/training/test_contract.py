@@ -1,4 +1,4 @@
-"""Train on any `datasets.Dataset`, and make or refuse every documented call of transformers' Trainer."""
+"""Train on any `datasets.Dataset`, and hold every documented call of transformers' Trainer."""
 
 import importlib
 import json
@@ -223,7 +223,7 @@ def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, tow
     for trial in range(3):
         [checkpoint] = (tmp_path / "run" / f"run-{trial}").glob("checkpoint-*")
         state = json.loads((checkpoint / "trainer_state.json").read_text())
-        settings = state["stateful_callbacks"]["TrainingRecord"]["args"]["settings"]
+        settings = state["stateful_callbacks"]["TrainingRecord"]["attributes"]["settings"]
         size = int(settings["global_batch_size"])
         assert (settings["learning_rate"], settings["seed"], trainer.sampler.seed) == ("0.002", "5", 5)
         steps[size] = state["global_step"]
@@ -252,7 +252,7 @@ def test_captions_train_a_model_that_is_measured_on_classes_and_the_arguments_se
         assert other.args.metric_for_best_model == metric
 
 
-def test_callbacks_are_told_of_every_event(make):
+def test_callbacks_receive_every_event(make):
     class Events(TrainerCallback):
         seen = []
 

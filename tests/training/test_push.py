@@ -22,7 +22,7 @@ SAVES = {"push_to_hub": True, "hub_model_id": "you/clip", "save_strategy": "step
         ({"hub_token": "hf_reader"}, "this token may not write there"),
         ({"hub_model_id": "other/clip"}, "this token may not write there"),
         ({"hub_model_id": "a b"}, "repo_id='a b' is no name of a repository"),
-        ({"hub_strategy": "every_save"}, "hub_strategy=.*every_save is not supported: the finished folder is pushed"),
+        ({"hub_strategy": "every_save"}, "hub_strategy=every_save is not supported: the finished folder is pushed"),
     ],
 )
 def test_push_that_cannot_be_is_refused_before_anything_is_read(

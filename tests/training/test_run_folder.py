@@ -190,9 +190,9 @@ def test_folder_that_is_no_checkpoint_of_ours_is_refused(tmp_path, checkpoint):
 )
 def test_failed_write_names_the_folder_the_reason_and_the_remedy(tmp_path, checkpoint, error, reason):
     def sentence():
-        with pytest.raises(OSError) as refused:
-            with explaining_failures(tmp_path, remedy=how_to_resume(tmp_path), also=(RuntimeError,)):
-                raise error
+        explaining = explaining_failures(tmp_path, remedy=how_to_resume(tmp_path), also=(RuntimeError,))
+        with pytest.raises(OSError) as refused, explaining:
+            raise error
         return str(refused.value)
 
     assert sentence().startswith(f"{tmp_path} cannot be written ({reason}; ")

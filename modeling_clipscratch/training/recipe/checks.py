@@ -121,6 +121,7 @@ def check_switches(args) -> None:
     for owner in (args, args.accelerator_config):
         for name, value, default in _values(owner):
             if name in _NOT_READ and value != default:
+                value = getattr(value, "value", value)  # of an enum
                 raise ClipScratchError(f"{name}={value} is not supported: {_NOT_READ[name]}; leave it out.")
     if "tpu_metrics_debug" in args.debug:
         raise ClipScratchError("debug=tpu_metrics_debug is not supported: there is no training on TPUs; leave it out.")

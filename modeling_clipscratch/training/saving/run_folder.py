@@ -43,8 +43,8 @@ _NOT_KEPT = {
 }  # fmt: skip
 # Fields that it may change and that are kept: when a run is measured and saved, not what it trains.
 _WHEN = {
-    "save_steps", "save_strategy", "save_only_model", "do_eval", "eval_steps", "eval_strategy", "eval_delay", "eval_on_start",
-    "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "early_stopping_patience",
+    "save_steps", "save_strategy", "save_only_model", "do_eval", "eval_steps", "eval_strategy", "eval_delay",
+    "eval_on_start", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "early_stopping_patience",
     "per_device_eval_batch_size", "test_split", "keep_in_memory", "enable_jit_checkpoint",
 }  # fmt: skip
 # Fields that it may change too where it resumes from a checkpoint of another run.
