@@ -31,7 +31,7 @@ from .callbacks import TrainingRecord, set_callbacks
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
-from .loss.global_batch import check_rows, choose_chunk, describe_batch, settle_global_batch
+from .loss.global_batch import choose_chunk, describe_batch, settle_global_batch
 from .loss.positives import connected_groups
 from .loss.tiled_loss import GlobalLoss
 from .optimization.divergence import DivergedError, LossWatch, check_weights
@@ -40,7 +40,7 @@ from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class
 from .optimization.step_means import StepMeans
 from .recipe.arguments import ClipScratchTrainingArguments
-from .recipe.checks import check_options, settle_metric
+from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
 from .saving.push_checkpoints import open_for_pushes
 from .saving.run_folder import lock_run_folder
@@ -116,7 +116,7 @@ class ClipScratchTrainer(Trainer):
         if isinstance(train_dataset, datasets.IterableDataset):
             check_stream(args)
         elif train_dataset is not None:
-            check_rows(len(self.train_rows), args)
+            fit_to_rows(args, len(self.train_rows))
             self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
         forget_code(processing_class)
         self._settle_metric(args)
@@ -159,7 +159,8 @@ class ClipScratchTrainer(Trainer):
             self.stream = StreamStates(self.train_pairs)
         else:
             self.train_pairs = map_pairs(*parts, self.augment, args, templates=self.templates, training=True)
-            check_rows(len(self.train_pairs), args)
+            if len(self.train_pairs) < len(self.train_rows):  # broken images were left out
+                fit_to_rows(args, len(self.train_pairs))
             self.sampler.count, self.sampler.seed = len(self.train_pairs), args.seed
         self.record.settle(model, args, None if streamed else self.train_pairs.digest())
         self.chunk_size = self._measure_chunk()
@@ -337,7 +338,7 @@ class ClipScratchTrainer(Trainer):
                 setattr(args, name, None)
             settle_global_batch(args)
             if self.stream is None:
-                check_rows(len(self.train_rows), args)
+                fit_to_rows(args, len(self.train_rows))
 
     # The average of the weights
 

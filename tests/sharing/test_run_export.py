@@ -5,8 +5,8 @@ import shutil
 import stat
 
 import pytest
-
 import run_export
+
 from modeling_clipscratch.utils.atomic_files import check_new_folder, write_new_folder
 
 

@@ -66,15 +66,6 @@ def settle_global_batch(args) -> None:
     _refuse_other_losses(args)
 
 
-def check_rows(count: int, args) -> None:
-    """Raises: ClipScratchError if `count` training rows fill no whole batch."""
-    if count < args.global_batch_size:
-        raise ClipScratchError(
-            f"{count} training rows fill no batch of {args.global_batch_size}; set global_batch_size to at most "
-            f"{count // args.world_size * args.world_size}."
-        )
-
-
 def _chunk(said):
     if said == "auto":
         return said

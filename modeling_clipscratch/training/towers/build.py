@@ -4,7 +4,7 @@ import contextlib
 import logging
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, ViTImageProcessorPil
+from transformers import AutoConfig, ViTImageProcessorPil
 
 from ...data.images.preprocess import Preprocess
 from ...evaluation.damaged_files import naming_damaged_files
@@ -14,7 +14,7 @@ from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.modeling_clipscratch import ClipScratchModel
 from ...hub.processor_clipscratch import load_tokenizer
 from ...hub.towers_clipscratch import build_tower, check_tower_type, first_position, one_line, takes_pooler, tower_class
-from ..recipe.arguments import ModelArguments
+from ..recipe.arguments import ModelArguments, is_from_scratch
 from .mimetic import mimic_trained_weights
 from .word_tokenizer import word_tokenizer
 
@@ -97,11 +97,6 @@ def _build(options, captions):
     if options.vision_init == "mimetic":
         mimic_trained_weights(model.vision_model)
     return model, processor
-
-
-def is_from_scratch(tower: str) -> bool:
-    """Whether a recipe names a type of tower rather than weights."""
-    return tower in CONFIG_MAPPING
 
 
 def _vision_source(options):
