@@ -12,7 +12,7 @@ from ...hub.errors_clipscratch import ClipScratchError
 from ..loss.global_batch import settle_global_batch
 from ..optimization.device import PRECISIONS, no_accelerator, settle_precision
 from ..towers.attention import ATTENTIONS
-from .checks import EPOCHS, STEPS, check_fields, check_numbers, check_parts
+from .checks import EPOCHS, LAUNCH_FIELDS, STEPS, check_fields, check_numbers, check_parts
 
 
 def _option(default, text, **more):
@@ -240,7 +240,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         check_numbers(self)
-        check_fields(self)
+        check_fields(self, LAUNCH_FIELDS)
         if self.max_steps == 0:  # for transformers that means num_train_epochs
             self.num_train_epochs = 0
         if no_accelerator():

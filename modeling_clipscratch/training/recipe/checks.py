@@ -29,6 +29,7 @@ _AT_LEAST = {
 }  # fmt: skip
 _ABOVE_ZERO = {"tower_learning_rate": 1e-5, "muon_learning_rate": 0.02}  # with a value to suggest
 _IN_EVALUATION = "an evaluation computes metrics of the whole split from embeddings"
+LAUNCH_FIELDS = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")  # TrainingArguments acts on them
 _LAUNCH = "to shard the weights, run accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml"
 # Fields of transformers and of its accelerator_config that have no effect here, or would change the loss or the
 # order of the data: the reason, or what to do instead.
@@ -54,10 +55,7 @@ _NOT_SUPPORTED = {
     "use_cache": "no tower generates text",
     "optim_target_modules": "it is for GaLore and APOLLO, which are not supported",
     "dataloader_in_order": "a resumed run needs its batches in order",
-    "fsdp": _LAUNCH,
-    "fsdp_config": _LAUNCH,
-    "deepspeed": _LAUNCH,
-    "parallelism_config": _LAUNCH,
+    **dict.fromkeys(LAUNCH_FIELDS, _LAUNCH),
     "split_batches": "global_batch_size is split among the processes",
     "dispatch_batches": "each process reads its own share of the batch",
     "even_batches": "a last, smaller batch is left out",
@@ -93,16 +91,17 @@ def check_numbers(part) -> None:
             raise ClipScratchError(f"ema_decay={value} is not between 0 and 1; choose 0.999.")
 
 
-def check_fields(owner) -> None:
-    """Raise `ClipScratchError` if a field has a value that is not supported; before transformers changes some.
+def check_fields(owner, names=_NOT_SUPPORTED) -> None:
+    """Raise `ClipScratchError` if a field has a value that is not supported.
 
     Args:
         owner: `ClipScratchTrainingArguments`, or the `AcceleratorConfig` in it.
+        names: fields to check.
     """
     for item in dataclasses.fields(owner):
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         value = getattr(owner, item.name, default)
-        if item.name in _NOT_SUPPORTED and value != default:
+        if item.name in names and value != default:
             raise ClipScratchError(f"{item.name}={value} is not supported: {_NOT_SUPPORTED[item.name]}; leave it out.")
 
 
@@ -112,6 +111,7 @@ def check_parts(args) -> None:
     Args:
         args: `ClipScratchTrainingArguments`, after transformers' own checks.
     """
+    check_fields(args)
     check_fields(args.accelerator_config)
     if "tpu_metrics_debug" in args.debug:
         raise ClipScratchError("debug=tpu_metrics_debug is not supported: TPUs are not; leave it out.")

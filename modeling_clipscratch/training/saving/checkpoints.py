@@ -66,7 +66,7 @@ def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None
     if kind != "clipscratch":
         raise ClipScratchError(
             f"resume_from_checkpoint={path} holds a model of type {kind!r}, not 'clipscratch'; "
-            "choose a checkpoint that run_train.py wrote."
+            "choose a checkpoint that clipscratch train wrote."
         )
     if problem := find_problem(path):
         raise ClipScratchError(

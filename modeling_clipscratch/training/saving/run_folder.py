@@ -195,7 +195,7 @@ def check_recipe_of_checkpoint(checkpoint: Path, settings: dict) -> str:
     if not (checkpoint / RECIPE).is_file():
         raise ClipScratchError(
             f"{checkpoint} has no {RECIPE}, so nothing tells what it was trained with; resume it with "
-            "ClipScratchTrainer.train, which wrote it, or give a checkpoint of run_train.py."
+            "ClipScratchTrainer.train, which wrote it, or give a checkpoint of clipscratch train."
         )
     free = _free_to_change(settings) | _CADENCE | _LENGTH
     changed = check_recipe(checkpoint / RECIPE, settings, free=free)
