@@ -73,7 +73,7 @@ def count(owner, name, part):
 for owner, name, part in (
     (run, "open_source", "data"), (run, "load_splits", "data"), (pairs.CaptionTable, "of", "data"),
     (pairs, "TokenTable", "data"), (Preprocess, "read_all", "data"), (run, "build_model", "towers"),
-    (pairs, "text_states", "cached states"), (pairs, "image_states", "cached states"),
+    (pairs, "cached_text_features", "cached features"), (pairs, "cached_image_features", "cached features"),
     (ClipScratchTrainer, "training_step", "first step"),
 ):
     count(owner, name, part)

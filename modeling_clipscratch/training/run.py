@@ -18,7 +18,6 @@ from .optimization.sharding import whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .recipe.checks import warn_of_tower_rates
 from .saving.checkpoints import check_agreement, check_fits, find_checkpoint, wants_to_resume
-from .saving.push_checkpoints import open_for_pushes
 from .saving.run_facts import count_trained, data_facts, run_facts
 from .saving.run_folder import (
     begin_run_folder,
@@ -26,6 +25,7 @@ from .saving.run_folder import (
     check_run_folder,
     finish_run_folder,
     lock_run_folder,
+    open_repository_of_run,
 )
 from .towers.adapters import add_adapters, merge_adapters
 from .towers.build import build_model, check_towers
@@ -81,7 +81,7 @@ def _train(model_options, data, args, settings):
         check_stream(args)
     built = check_towers(model_options)
     if args.push_to_hub and args.process_index == 0:
-        args.hub_model_id = open_for_pushes(args)  # raises before the training if it may not be written to
+        args.hub_model_id = open_repository_of_run(args)  # raises before the training if it may not be written to
     warn_of_tower_rates(model_options, args)
     with args.main_process_first(desc="reading the data"):  # the others find it in the cache of `datasets`
         splits, templates, measured = _load(data, args)
@@ -108,8 +108,6 @@ def _train(model_options, data, args, settings):
             "(configuration/accelerate/gpu_8.yaml)."
         )
     if checkpoint is not None:
-        if trainer.stream is not None:
-            trainer.stream.load(checkpoint)
         check_fits(checkpoint, trainer)
     if args.should_save:
         trainer.recipe = begin_run_folder(args.output_dir, settings, resume=resume, notes=notes)
@@ -130,8 +128,8 @@ def _train(model_options, data, args, settings):
             processor=processor,
             state=trainer.state,
             metrics=metrics,
-            facts=run_facts(model_options, facts, trainer.args, trainer.state, trainer.record.images_seen, trained),
-            pictures=lambda folder: _draw_curves(trainer.state, folder),
+            facts=run_facts(model_options, facts, trainer, trained),
+            draw=lambda folder: _draw_curves(trainer.state, folder),
         )
     trainer.accelerator.wait_for_everyone()
     return metrics

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from modeling_clipscratch.data.batches.captions import CaptionTable
 from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.saving.checkpoints import read_weights
 from modeling_clipscratch.training.towers.build import build_model
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
@@ -28,11 +28,12 @@ RECIPE = {
 
 
 def weights(folder):
-    return load_file(folder / "model.safetensors")
+    """Return the state dict of a run's folder or a checkpoint."""
+    return read_weights(Path(folder))
 
 
 def same(first, second):
-    """Whether two dicts of tensors are equal to the bit."""
+    """Return whether two dicts of tensors are equal to the bit."""
     return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
@@ -56,7 +57,6 @@ def run_recipe(write_recipe):
 
     def run(folder, **changes):
         model, data, args, settings = parse_recipe([str(write_recipe(folder, **changes))])
-
         return Path(args.output_dir), train(model, data, args, settings)
 
     return run

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.sharing.card.model_card import write_card
-from modeling_clipscratch.training.optimization.divergence import DivergedError, LossWatch, check_weights
+from modeling_clipscratch.training.optimization.step_values import DivergedError, LossWatch, check_weights
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
 from tests.training.conftest import same, weights
@@ -161,10 +161,10 @@ def test_when_a_run_saves_may_change_on_resume_and_is_recorded(run_recipe, copie
 
 
 def test_images_seen_are_those_of_all_parts_of_a_run(run_recipe, straight, tmp_path):
-    assert json.loads((straight / "run.json").read_text())["pictures_seen"] == 4 * 400
+    assert json.loads((straight / "run.json").read_text())["images_seen"] == 4 * 400
     longer = {**STEPS, "max_steps": 6, "resume_from_checkpoint": str(straight / "checkpoint-3")}
     run, _ = run_recipe(tmp_path, **longer)
-    assert json.loads((run / "run.json").read_text())["pictures_seen"] == 6 * 400
+    assert json.loads((run / "run.json").read_text())["images_seen"] == 6 * 400
     state = json.loads((run / "checkpoint-5" / "trainer_state.json").read_text())
     assert state["stateful_callbacks"]["TrainingRecord"]["attributes"] == {"images_seen": 5 * 400}
     run_recipe(tmp_path, **{**longer, "resume_from_checkpoint": "auto"})
@@ -216,7 +216,7 @@ def test_no_steps_train_nothing(run_recipe, tmp_path, changes, make_trainer):
         {n: t for n, t in weights(run).items() if "vision" in n}, {n: t for n, t in fresh.items() if "vision" in n}
     )
     facts = json.loads((run / "run.json").read_text())
-    assert facts["steps"] == facts["pictures_seen"] == 0 and "top1" in metrics["digits"]
+    assert facts["steps"] == facts["images_seen"] == 0 and "top1" in metrics["digits"]
     assert not list(run.glob("checkpoint-*"))
 
 
@@ -235,7 +235,7 @@ def flip(path):
 
 DAMAGES = {"removed": Path.unlink, "emptied": lambda path: path.write_bytes(b""), "cut": cut, "one bit": flip}
 FILES = (
-    "model.safetensors", "average.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+    "model.safetensors", "ema.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
     "recipe.yaml", "config.json", "tokenizer.json", SUMS,
 )  # fmt: skip
 

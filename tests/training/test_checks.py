@@ -39,7 +39,7 @@ WORKS = {
     "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "eval_strategy", "eval_steps", "eval_delay",
     "per_device_eval_batch_size", "eval_on_start", "save_only_model", "save_strategy", "save_steps",
     "save_on_each_node", "save_total_limit", "enable_jit_checkpoint", "push_to_hub", "hub_token",
-    "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push", "hub_revision", "load_best_model_at_end",
+    "hub_private_repo", "hub_model_id", "hub_revision", "load_best_model_at_end",
     "metric_for_best_model", "greater_is_better", "ignore_data_skip", "restore_callback_states_from_checkpoint",
     "full_determinism", "seed", "use_cpu", "accelerator_config", "dataloader_num_workers", "dataloader_pin_memory",
     "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataloader_multiprocessing_context",
@@ -54,7 +54,7 @@ REFUSED = {
     "label_names": ["label"], "average_tokens_across_devices": False, "include_num_input_tokens_seen": "all",
     "use_liger_kernel": True, "liger_kernel_config": {"rope": True}, "neftune_noise_alpha": 5.0, "use_cache": True,
     "optim_target_modules": "all-linear", "dataloader_in_order": False, "fsdp": "full_shard", "deepspeed": "zero.json",
-    "fsdp_config": {"version": 2}, "parallelism_config": {"tp_size": 2}, "do_predict": True, "auto_find_batch_size": True, "label_smoothing_factor": 0.1, "dataloader_drop_last": False,
+    "fsdp_config": {"version": 2}, "parallelism_config": {"tp_size": 2}, "do_predict": True, "hub_strategy": "every_save", "hub_always_push": True, "auto_find_batch_size": True, "label_smoothing_factor": 0.1, "dataloader_drop_last": False,
     "remove_unused_columns": True,
 }  # fmt: skip
 

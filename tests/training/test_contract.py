@@ -227,7 +227,7 @@ def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, tow
         size = int(settings["global_batch_size"])
         assert (settings["learning_rate"], settings["seed"], trainer.sampler.seed) == ("0.002", "5", 5)
         steps[size] = state["global_step"]
-        assert history(checkpoint, "pictures_seen")[0] == size
+        assert history(checkpoint, "images_seen")[0] == size
         name = "eval_top1" if direction is None else "eval_expected_calibration_error"
         assert history(checkpoint, name)[-1] == objectives[trial]
     assert steps == {4: 6, 8: 3, 12: 2}
@@ -338,7 +338,7 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
     ),
     "a stream without an end": (
         {"train_dataset": lambda dataset: dataset.to_iterable_dataset()}, {},
-        "how many rows there are is not known, so num_train_epochs has no use; set max_steps.$",
+        "the number of rows is not known, so num_train_epochs has no use; set max_steps.$",
     ),
     "fewer rows than a batch": (
         {"train_dataset": lambda dataset: dataset.select(range(7))}, {},

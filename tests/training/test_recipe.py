@@ -55,7 +55,7 @@ READINGS = [
     ("freeze_text: no", ["--freeze_text", "false"], "freeze_text", False),
     ("freeze_text: yes", ["--freeze_text"], "freeze_text", True),
     ("streaming: false", ["--streaming=false"], "streaming", False),
-    ("cache_states: false", ["--no-cache-states"], "cache_states", False),
+    ("cache_features: false", ["--no-cache-features"], "cache_features", False),
     ("bf16: true", ["--bf16"], "bf16", True),
     ("learning_rate: 5e-4", ["--learning-rate", "5e-4"], "learning_rate", 5e-4),
     ("learning_rate: 1", ["--learning_rate=1"], "learning_rate", 1.0),

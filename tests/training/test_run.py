@@ -458,5 +458,5 @@ def test_mixed_pictures_are_trained_with_weighted_targets(run_recipe, tmp_path):
 
 
 def test_mixing_pictures_whose_states_are_cached_is_refused(run_recipe, tmp_path):
-    with pytest.raises(ValueError, match="its features are cached; leave them out, or set cache_states to false"):
+    with pytest.raises(ValueError, match="its features are cached; leave it out, or set cache_features to false"):
         run_recipe(tmp_path, freeze_vision=True, mixup=0.5)

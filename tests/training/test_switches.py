@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from modeling_clipscratch.training.optimization.ema import WeightAverage
+from modeling_clipscratch.training.optimization.ema import ModelEma
 from modeling_clipscratch.training.optimization.sharding import has_unused_parameters
 from modeling_clipscratch.training.recipe.arguments import ModelArguments
 from modeling_clipscratch.training.saving import checkpoints
@@ -61,7 +61,7 @@ def test_switch_that_must_change_no_result_changes_none(run_recipe, tmp_path, pl
 
 def test_average_is_that_of_the_literal_loop():
     model = torch.nn.Linear(2, 1, bias=False)
-    average = WeightAverage(model, 0.9)
+    average = ModelEma(model, 0.9)
     expected = model.weight.detach().clone()
     for step in range(1, 40):
         with torch.no_grad():
@@ -69,7 +69,7 @@ def test_average_is_that_of_the_literal_loop():
         average.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.weight.detach()
-    assert torch.allclose(average.averages["weight"], expected, rtol=1e-5)
+    assert torch.allclose(average.weights["weight"], expected, rtol=1e-5)
     before = model.weight.detach().clone()
     with average.in_place():
         assert torch.allclose(model.weight, expected, rtol=1e-5)
@@ -82,7 +82,7 @@ def test_averaged_run_ends_with_the_average_and_measures_it(run_recipe, tmp_path
     run, metrics = run_recipe(tmp_path / "a", **steps, ema_decay=0.9)
     raw, _ = run_recipe(tmp_path / "b", **steps)
     checkpoint = run / "checkpoint-6"
-    averaged, trained = load_file(checkpoint / "average.safetensors"), weights(checkpoint)
+    averaged, trained = load_file(checkpoint / "ema.safetensors"), weights(checkpoint)
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
     assert all(torch.equal(weights(raw)[name], tensor) for name, tensor in trained.items())
     assert any((averaged[name] - trained[name]).abs().max() > 1e-3 for name in averaged)
@@ -106,7 +106,7 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
     )  # fmt: skip
     best = json.loads((run / "trainer_state.json").read_text())["best_global_step"]
     assert best < 6, "else it is the last one's"
-    averaged = load_file(run / f"checkpoint-{best}" / "average.safetensors")
+    averaged = load_file(run / f"checkpoint-{best}" / "ema.safetensors")
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
 
 

@@ -79,7 +79,7 @@ def test_towers_may_have_a_learning_rate_of_their_own(make_trainer):
 
 
 def test_loss_of_a_step_is_the_loss_of_its_batch(make_trainer):
-    trainer = make_trainer(cache_states=False)
+    trainer = make_trainer(cache_features=False)
     batch = trainer.train_pairs.__getitems__([(0, index) for index in (5, 3, 9, 40, 41)])
     inputs = {name: tensor.clone() for name, tensor in batch.items()}
     trainer.model.eval()
@@ -101,11 +101,11 @@ def test_temperature_is_brought_back_to_its_limit_after_a_step(make_trainer):
     assert trainer.model.logit_scale.item() == pytest.approx(math.log(100), abs=1e-6)
 
 
-def test_log_tells_loss_statistics_and_pictures_seen(make_trainer):
+def test_log_tells_loss_statistics_and_images_seen(make_trainer):
     trainer = make_trainer(max_steps=4, logging_steps=2)
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
-    assert [line["pictures_seen"] for line in lines] == [32, 64]
+    assert [line["images_seen"] for line in lines] == [32, 64]
     groups = trainer.train_pairs.captions.links[:, 0]
     order = [index for _, index in trainer.sampler]
     batches = [groups[order[start : start + 16]] for start in range(0, 64, 16)]

@@ -231,10 +231,11 @@ class ClipScratchTrainingArguments(TrainingArguments):
         None, "Decode all images once and keep them in memory. Default: if a split takes less than 4 GB."
     )
     stream_shuffle_rows: int = _option(2048, "Rows that each reader of a stream holds and shuffles at a time.")
-    cache_states: bool = _option(True, "Compute the features of a frozen tower once and keep them on disk.")
+    cache_features: bool = _option(True, "Compute the features of a frozen tower once and keep them on disk.")
     cache_dir: str | None = _option(
         None, "Folder of the cached features. Default: clipscratch in the Hugging Face cache."
     )
+    hub_strategy: str = _option("end", "Only end: the finished folder is published, in one commit.")
     dataloader_drop_last: bool = _option(True, "Leave out a last, smaller batch, whose loss would not be comparable.")
     remove_unused_columns: bool = _option(False, "Has no effect.")
 

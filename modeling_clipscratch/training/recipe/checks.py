@@ -55,6 +55,9 @@ _NOT_SUPPORTED = {
     "use_cache": "no tower generates text",
     "optim_target_modules": "it is for GaLore and APOLLO, which are not supported",
     "dataloader_in_order": "a resumed run needs its batches in order",
+    # transformers would push the run folder while the next checkpoint is written, with a pickle that holds the token.
+    "hub_strategy": "the finished folder is pushed in one commit",
+    "hub_always_push": "the finished folder is pushed in one commit",
     **dict.fromkeys(LAUNCH_FIELDS, _LAUNCH),
     "split_batches": "global_batch_size is split among the processes",
     "dispatch_batches": "each process reads its own share of the batch",
