@@ -54,8 +54,9 @@ REFUSED = {
     "label_names": ["label"], "average_tokens_across_devices": False, "include_num_input_tokens_seen": "all",
     "use_liger_kernel": True, "liger_kernel_config": {"rope": True}, "neftune_noise_alpha": 5.0, "use_cache": True,
     "optim_target_modules": "all-linear", "dataloader_in_order": False, "fsdp": "full_shard", "deepspeed": "zero.json",
-    "fsdp_config": {"version": 2}, "parallelism_config": {"tp_size": 2}, "do_predict": True, "hub_strategy": "every_save", "hub_always_push": True, "auto_find_batch_size": True, "label_smoothing_factor": 0.1, "dataloader_drop_last": False,
-    "remove_unused_columns": True,
+    "fsdp_config": {"version": 2}, "parallelism_config": {"tp_size": 2}, "do_predict": True,
+    "hub_strategy": "every_save", "hub_always_push": True, "auto_find_batch_size": True,
+    "label_smoothing_factor": 0.1, "dataloader_drop_last": False, "remove_unused_columns": True,
 }  # fmt: skip
 
 

@@ -18,11 +18,6 @@ from .mimetic import mimic_trained_weights
 from .word_tokenizer import word_tokenizer
 
 
-def is_from_scratch(tower: str) -> bool:
-    """Return whether a recipe names a model type rather than weights."""
-    return tower in CONFIG_MAPPING
-
-
 def check_towers(options: ModelArguments):
     """Build the model before any data are read, so that options that do not fit are refused first.
 
