@@ -1,6 +1,5 @@
 """Callbacks of the trainer: what it counts, updates, saves and shows at each event of a run."""
 
-import logging
 import os
 import signal
 import sys
@@ -17,9 +16,6 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .loss.gather import process_count
 
-logger = logging.getLogger(__name__)
-
-FEW_STEPS = 50
 # A resumed run must have these fields in common with its checkpoint: transformers would take some of them from the
 # checkpoint and silently ignore the new value.
 _FIELDS_OF_A_STEP = (
@@ -86,11 +82,6 @@ class TrainingRecord(TrainerCallback, ExportableState):
             state.compute_steps(args, state.max_steps)
             for name in self.callbacks:  # it fails at a callback that the checkpoint lacks
                 state.stateful_callbacks.setdefault(name, {})
-        if state.is_world_process_zero and args.max_steps <= 0 and 0 < state.max_steps < FEW_STEPS:
-            logger.warning(
-                "the run has %d optimizer steps, which is few: raise num_train_epochs (%g) or lower global_batch_size "
-                "(%d) to get %d or more.", state.max_steps, args.num_train_epochs, args.global_batch_size, FEW_STEPS,
-            )  # fmt: skip
 
     def on_step_end(self, args, state, control, **kwargs):
         self.images_seen += args.global_batch_size

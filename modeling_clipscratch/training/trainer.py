@@ -31,7 +31,7 @@ from .callbacks import TrainingRecord, set_callbacks, worker_init
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
-from .loss.global_batch import check_rows, choose_chunk, describe_batch, settle_global_batch
+from .loss.global_batch import choose_chunk, describe_batch, settle_global_batch
 from .loss.positives import connected_groups
 from .loss.tiled_loss import GlobalLoss, loss_floor
 from .optimization.ema import ModelEma
@@ -39,7 +39,7 @@ from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
 from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
 from .recipe.arguments import ClipScratchTrainingArguments
-from .recipe.checks import check_options, settle_metric
+from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import (
     check_fits,
     final_weights,
@@ -122,7 +122,7 @@ class ClipScratchTrainer(Trainer):
         if isinstance(train_dataset, datasets.IterableDataset):
             check_stream(args)
         elif train_dataset is not None:
-            check_rows(len(self.train_rows), args)
+            fit_to_rows(args, len(self.train_rows))
             self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
         forget_code(processing_class)
         self._settle_metric(args)
@@ -171,7 +171,9 @@ class ClipScratchTrainer(Trainer):
             self.stream = StreamStates(self.train_pairs)
         else:
             self.train_pairs = map_pairs(*parts, self.augment, args, templates=self.templates, training=True)
-            check_rows(len(self.train_pairs), args)
+            if len(self.train_pairs) < len(self.train_rows):  # broken images were left out
+                fit_to_rows(args, len(self.train_pairs))
+                self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
             self.sampler.count, self.sampler.seed = len(self.train_pairs), args.seed
         self.record.settle(model, args, None if streamed else self.train_pairs.digest())
         self.chunk_size = self._measure_chunk()
@@ -185,6 +187,8 @@ class ClipScratchTrainer(Trainer):
             for name in {*_BATCH_FIELDS}.difference(changed):
                 setattr(self.args, name, None)
             settle_global_batch(self.args)
+            if self.stream is None:
+                fit_to_rows(self.args, len(self.train_rows))
             self._batch = {name: getattr(self.args, name) for name in _BATCH_FIELDS}
 
     def _settle_metric(self, args):

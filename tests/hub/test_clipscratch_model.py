@@ -97,7 +97,9 @@ def test_state_norm_l2_makes_states_unit_length_before_the_projection(make_model
     normed = make_model(text_pooling="cls+mean", text_state_norm="l2", vision_state_norm="l2")
     normed.load_state_dict(plain.state_dict())
     with torch.no_grad():
-        before, after = (model.text_tower_features(batch["input_ids"], batch["attention_mask"])[1] for model in (plain, normed))
+        before, after = (
+            model.text_tower_features(batch["input_ids"], batch["attention_mask"])[1] for model in (plain, normed)
+        )
         assert torch.allclose(after, before / before.norm(dim=-1, keepdim=True), **CLOSE)
         assert (before.norm(dim=-1) > 2).all()  # the norm had something to do
         features = normed.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output

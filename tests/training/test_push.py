@@ -121,7 +121,7 @@ def run_train(monkeypatch, capsys):
     """Words of a `run_train.py` command line -> (exit status, stdout, stderr)."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     monkeypatch.setattr("modeling_clipscratch.cli.command_line.quiet_libraries", lambda: None)
-    import run_train as script
+    from modeling_clipscratch.cli import train as script
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["run_train.py", *map(str, words)])
@@ -144,7 +144,7 @@ def test_finished_folder_is_pushed_by_the_command_which_else_says_how_to_push_it
     status, _, message = run_train(recipe)
     run = tmp_path / "run"
     assert status == 2 and message.splitlines()[-1].endswith(
-        f"The trained folder is whole; later: clipscratch-share push {run} you/clip --private true --revision trial"
+        f"The trained folder is whole; later: clipscratch share push {run} you/clip --private true --revision trial"
     )
     assert hub.repos["model", "you/clip"].history == ["initial commit"] and (run / "metrics.json").is_file()
 

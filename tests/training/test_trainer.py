@@ -164,15 +164,6 @@ def test_progress_bar_counts_images_and_shows_the_loss_with_its_floor(make_train
     assert re.search(r"embedding train: 100%.* 64/64 ", bars)  # of the evaluation after the training
 
 
-@pytest.mark.parametrize(("changes", "warns"), [({"num_train_epochs": 12}, True), ({"max_steps": 4}, False)])
-def test_run_of_few_steps_warns_unless_their_number_is_named(make_trainer, caplog, changes, warns):
-    make_trainer(**{"max_steps": -1, **changes}).train()
-    sentence = (
-        "the run has 48 optimizer steps, which is few: raise num_train_epochs (12) or lower global_batch_size (16)"
-    )
-    assert (sentence in caplog.text) == warns
-
-
 @pytest.mark.parametrize("method", ["evaluate", "predict"])
 def test_keys_to_ignore_are_refused(make_trainer, method):
     trainer = make_trainer()

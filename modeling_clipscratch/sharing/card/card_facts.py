@@ -183,7 +183,7 @@ def _measured(folder: Path, run: Mapping, recipe: Mapping) -> list[dict]:
 
 
 def _command(dataset: str, split: str | None, recipe: Mapping) -> str:
-    words = ["python", "run_eval.py", "--model", "MODEL", "--dataset", dataset]
+    words = ["clipscratch", "eval", "--model", "MODEL", "--dataset", dataset]
     words += ["--split", split] if split not in (None, "test") else []
     for field in (*DATA_OPTIONS, "validation_fraction"):
         if field == "cache_dir":  # a place on this machine
