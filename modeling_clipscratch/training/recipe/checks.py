@@ -105,6 +105,7 @@ def check_fields(owner, names=_NOT_SUPPORTED) -> None:
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         value = getattr(owner, item.name, default)
         if item.name in names and value != default:
+            value = getattr(value, "value", value)  # of an enum
             raise ClipScratchError(f"{item.name}={value} is not supported: {_NOT_SUPPORTED[item.name]}; leave it out.")
 
 
