@@ -85,15 +85,6 @@ def settle_global_batch(args) -> None:
             raise ClipScratchError(f"{name}{reason}.")
 
 
-def check_rows(count: int, args) -> None:
-    """Raise `ClipScratchError` if `count` training rows are less than a batch."""
-    if count < args.global_batch_size:
-        raise ClipScratchError(
-            f"{count} training rows fill no batch of {args.global_batch_size}; set global_batch_size to at most "
-            f"{count // args.world_size * args.world_size}."
-        )
-
-
 def describe_batch(args, chunk: int | None) -> str:
     """Describe the global batch in one line; `chunk` is that of `choose_chunk`."""
     rows = args.per_device_train_batch_size
