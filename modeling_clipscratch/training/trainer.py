@@ -39,7 +39,7 @@ from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
 from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
 from .recipe.arguments import ClipScratchTrainingArguments
-from .recipe.checks import check_options, fit_to_rows, settle_metric
+from .recipe.checks import LAYER_OPTIONS, check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import (
     check_fits,
     final_weights,
@@ -294,7 +294,12 @@ class ClipScratchTrainer(Trainer):
         """Return how many rows this process encodes at once, `None` for all; measured before the model is wrapped."""
         self.model.train()  # what evaluation does not keep: dropped units, checkpointed layers
         if self.args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+            options = dict(self.args.gradient_checkpointing_kwargs or {})
+            layers = {name: options.pop(name) for name in LAYER_OPTIONS if name in options}
+            # Older versions of transformers have the second name only.
+            names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+            enable = next(getattr(self.model, name) for name in names if hasattr(self.model, name))
+            enable(options or None, **layers)
         with self.accelerator.autocast():  # as accelerate wraps the model's forward pass later
             chunk = choose_chunk(self.args, self.model, self._largest_rows)
         logger.info(describe_batch(self.args, chunk))

@@ -65,6 +65,8 @@ _NOT_SUPPORTED = {
     "use_seedable_sampler": "seed sets the order of the rows",
     "gradient_accumulation_kwargs": "a batch is accumulated in chunks (encode_chunk_size)",
 }
+LAYER_OPTIONS = ("every_n_layers", "offload")  # of activation_checkpointing_kwargs; the others are torch's
+_CHECKPOINTING = {*LAYER_OPTIONS, "use_reentrant", "preserve_rng_state", "determinism_check", "early_stop", "debug"}
 _OPTIMIZERS = {
     "schedule_free": "measures and saves other weights than it trains; for an average of the weights set ema_decay",
     "galore": "ignores weight_decay and tower_learning_rate",
@@ -131,6 +133,12 @@ def check_parts(args) -> None:
             raise ClipScratchError(
                 f"report_to={name}: its package is not installed; pip install {name}, or leave it out."
             )
+    options = args.gradient_checkpointing_kwargs or {}
+    if not isinstance(options, dict) or options.keys() - _CHECKPOINTING:
+        raise ClipScratchError(
+            f"activation_checkpointing_kwargs={options} has other keys than {', '.join(sorted(_CHECKPOINTING))}; it is "
+            "written like '{\"every_n_layers\": 2}'."
+        )
     _check_compilation(args)
     _check_schedule(args, _check_optimizer(args))
 
