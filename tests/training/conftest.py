@@ -24,6 +24,7 @@ TOWERS = {
 RECIPE = {
     "dataset": "digits", **TOWERS, "per_device_train_batch_size": 400, "max_steps": 6, "random_shift": 1,
     "precision": "fp32", "attention": "sdpa", "disable_tqdm": True, "logging_steps": 1, "metric_for_best_model": "top1",
+    "eval_strategy": "epoch",
 }  # fmt: skip
 
 
