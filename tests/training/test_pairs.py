@@ -16,19 +16,18 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 
 
 def test_every_field_of_the_arguments_reaches_the_images(make_model, word_processor):
-    said = {
-        "random_shift": 3, "random_crop_min_area": 0.4, "horizontal_flip": 0.1,
-        "random_erasing": 0.3, "mix": Mix(cutmix=0.4, mixup=0.5), "mean": [0.5] * 3, "std": [0.5] * 3,
+    expected = {
+        "random_shift": 3, "random_crop_min_area": 0.4, "horizontal_flip": 0.1, "random_erasing": 0.3,
+        "mix": Mix(cutmix=0.4, mixup=0.5), "mean": [0.5] * 3, "std": [0.5] * 3,
     }  # fmt: skip
-    assert said.keys() == {item.name for item in dataclasses.fields(Augment)}
-    own = {name: value for name, value in said.items() if name not in {"mix", "mean", "std"}}
-    args = ClipScratchTrainingArguments(**own, cutmix=0.4, mixup=0.5)
-    assert build_augment(args, Preprocess(word_processor.image_processor), make_model()) == Augment(**said)
-
-
-def test_no_images_are_mixed_by_default(make_model, word_processor):
-    args = ClipScratchTrainingArguments()
-    assert build_augment(args, Preprocess(word_processor.image_processor), make_model()).mix is None
+    assert expected.keys() == {item.name for item in dataclasses.fields(Augment)}
+    own = {name: value for name, value in expected.items() if name not in {"mix", "mean", "std"}}
+    args, preprocess = (
+        ClipScratchTrainingArguments(**own, cutmix=0.4, mixup=0.5),
+        Preprocess(word_processor.image_processor),
+    )
+    assert build_augment(args, preprocess, make_model()) == Augment(**expected)
+    assert build_augment(ClipScratchTrainingArguments(), preprocess, make_model()).mix is None
 
 
 @pytest.mark.parametrize("name", ["horizontal_flip", "random_erasing"])
@@ -38,14 +37,17 @@ def test_a_probability_above_1_is_refused(make_model, word_processor, name):
         build_augment(args, Preprocess(word_processor.image_processor), make_model())
 
 
-@pytest.mark.parametrize("said", [{"horizontal_flip": 0.5}, {"random_crop_min_area": 0.6}, {"random_erasing": 0.1}])
-def test_changes_that_a_cache_does_not_have_are_refused(make_model, word_processor, said):
-    preprocess, frozen = Preprocess(word_processor.image_processor), make_model(freeze_vision=True)
-    (name,) = said
-    with pytest.raises(ValueError, match=f"{name}=.* leave it out, or set cache_features to false"):
-        build_augment(ClipScratchTrainingArguments(**said), preprocess, frozen)
-    args = ClipScratchTrainingArguments(**said, cache_features=False)
-    assert getattr(build_augment(args, preprocess, frozen), name) == said[name]
+@pytest.mark.parametrize(
+    "change", [{"horizontal_flip": 0.5}, {"random_crop_min_area": 0.6}, {"random_erasing": 0.1}, {"cutmix": 0.5}]
+)
+def test_changes_of_images_whose_features_are_cached_are_refused(make_model, word_processor, change):
+    preprocess, frozen, (name,) = Preprocess(word_processor.image_processor), make_model(freeze_vision=True), change
+    with pytest.raises(
+        ValueError, match=f"{name}=.* changes images, but .* leave it out, or set cache_features to fal"
+    ):
+        build_augment(ClipScratchTrainingArguments(**change), preprocess, frozen)
+    build_augment(ClipScratchTrainingArguments(**change, cache_features=False), preprocess, frozen)
+    build_augment(ClipScratchTrainingArguments(**change), preprocess, frozen, streamed=True)
 
 
 def captioned(images, captions):
@@ -71,7 +73,7 @@ def test_images_are_the_image_processor_s_own_unless_they_are_to_train_on(
     args, model = arguments(tmp_path), make_model(freeze_vision=frozen)
     augment, dataset = build_augment(args, own, model), captioned(images, [["a red square"]] * 20)
     pairs = map_pairs(dataset, model, word_processor, augment, args, training=training)
-    pixels, others = (torch.from_numpy(np.stack(list(map(way, images)))) for way in (own, fast))
+    pixels, others = (torch.from_numpy(np.stack(list(map(method, images)))) for method in (own, fast))
     assert not torch.equal(pixels, others)
     if frozen:
         features = [model.vision_tower_features(normalize(made, own.mean, own.std))[1] for made in (pixels, others)]
@@ -91,10 +93,7 @@ def test_streamed_images_are_read_the_fast_way(make_model, word_processor, tmp_p
 @pytest.mark.parametrize("once", [False, True])
 def test_split_that_is_measured_once_is_not_decoded_by_every_process(make_model, word_processor, tmp_path, once):
     images = np.zeros((4, 8, 8, 3), dtype=np.uint8)
-    args, model = arguments(tmp_path), make_model()
-    augment, dataset = (
-        build_augment(args, Preprocess(word_processor.image_processor), model),
-        captioned(images, [["a"]] * 4),
-    )
+    args, model, dataset = arguments(tmp_path), make_model(), captioned(images, [["a"]] * 4)
+    augment = build_augment(args, Preprocess(word_processor.image_processor), model)
     pairs = map_pairs(dataset, model, word_processor, augment, args, training=False, once=once)
     assert (pairs.pixels is None) == once

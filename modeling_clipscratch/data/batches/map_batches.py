@@ -96,8 +96,8 @@ class PairDataset(torch.utils.data.Dataset):
         assert sum(part is not None for part in (pixels, preprocess, image_features)) == 1
         self.dataset, self.captions, self.texts = dataset, captions, texts
         self.pixels = None if pixels is None else torch.from_numpy(pixels)
-        self.preprocess, self.on_bad_row = preprocess, on_bad_row
-        self.image_features = None if image_features is None else image_features.flatten(1)
+        self.preprocess, self.image_features = preprocess, image_features
+        self.on_bad_row = on_bad_row
         self._images = ImageReader(dataset)
         self._ids = key_ids(dataset["key"][:])
         self._skipped = set()
