@@ -1,5 +1,6 @@
 """Load a built-in dataset, a local path or a dataset of the Hub as a `datasets.DatasetDict` of prepared splits."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -109,6 +110,10 @@ def load_splits(
     for split in names:
         if split not in available:
             raise NoSuchSplitError(_no_such_split(name, available, split, carves, streaming))
+        if not re.fullmatch(r"\w+(\.\w+)*", split):  # `datasets` raises a ValueError for others
+            raise ClipScratchError(
+                f"{name}: the split {split!r} must be named by letters, digits, _ and dots; rename it."
+            )
     needed = [split for split in names if split in source]
     needed += ["train"] if carves and "validation" in names and "train" not in names else []
     opened = {split: cache(partial(_stream, part, name) if streaming else part.open) for split, part in source.items()}

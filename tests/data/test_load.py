@@ -153,6 +153,7 @@ NAMED = {"caption_column": "a", "label_column": "b"}
         (TRAIN, {"streaming": True}, "toy: train.csv is of a form that is not streamed"),
         ({"test": labelled([-1, -1])}, {}, "toy, split test: every label is -1, which stands for hidden labels"),
         ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
+        ({"old data!": captioned(2)}, {}, "toy: the split 'old data!' must be named by letters, digits, _ and dots"),
         ("digits", {"templates": ["a photo of {}", "a photo"]}, "template 'a photo' has no {} for the class"),
         ("digits", {"image_column": "image"}, "image_column='image': digits is not a table and has no columns"),
         ("digits", NAMED, "are both named; name captions for caption data"),
