@@ -1,4 +1,4 @@
-"""Prepare a `datasets.IterableDataset`, and read its shards row by row, resumable and with retries."""
+"""Prepare a `datasets.IterableDataset`, and read its shards row by row, resumable after any row."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -111,7 +111,10 @@ def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
     """Return the prepared dataset, whose images are positions in the tars."""
     tars = _complete(tars, folder)
     fetch(tars)
-    samples = [sample for tar in tars for sample in _index(str(folder / tar), *_stamp(str(folder / tar)))]
+    try:
+        samples = [sample for tar in tars for sample in _index(str(folder / tar), *stamp(str(folder / tar)))]
+    except OSError as error:
+        raise shard_error(error.filename, error) from error
     reading = _Reading.of(samples, folder, options)
     keys = [sample.key for sample in samples]
     if len(set(keys)) < len(keys):  # of shards that each count from zero
@@ -127,7 +130,7 @@ def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
 def _stream_split(tars, folder, options, address, split) -> datasets.IterableDataset:
     """Return the rows of the prepared dataset with the bytes of the images, one shard a tar."""
     shards = [address(tar) for tar in _complete(tars, folder)]
-    samples = (sample for shard in shards for sample in _naming_errors(shard, streamed=True))
+    samples = (sample for shard in shards for sample in read_samples(shard, streamed=True))
     reading = _Reading.of(samples, folder, options)
     features, arguments = prepared_features(reading.class_names), {"shards": shards, "reading": reading}
     return datasets.IterableDataset.from_generator(_rows, features, arguments, split=datasets.NamedSplit(split))
@@ -290,26 +293,12 @@ def _stem(shard):
 def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
     if utf8_key(shard) != shard:
         raise ShardError(f"{utf8_key(shard)}: its path is not UTF-8; rename it.")
-    samples = list(_naming_errors(shard, streamed=False))
+    check_regular(shard)
+    samples = list(read_samples(shard, streamed=False))
     for sample in samples:
         if "json" in sample.files and (sample.ending("txt") or sample.ending("cls")):
             sample.files["json"] = b""  # it is not read, and takes memory
     return samples
-
-
-def _stamp(shard):
-    check_regular(shard)
-    try:
-        return stamp(shard)
-    except OSError as error:
-        raise shard_error(shard, error) from error
-
-
-def _naming_errors(shard, *, streamed):
-    try:
-        yield from read_samples(shard, streamed=streamed)
-    except MAY_PASS as error:
-        raise shard_error(shard, error) from error
 
 
 class _Member(tarfile.TarInfo):
@@ -399,5 +388,7 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
         with xopen(shard, "rb") as file:
             if is_lfs_pointer(file.read(64)):
                 raise ShardError(f"{shard}: is a Git LFS pointer, not the tar; git lfs pull fetches it.") from error
+        raise shard_error(shard, error) from error
+    except MAY_PASS as error:
         raise shard_error(shard, error) from error
     yield from (sample for sample in samples.values() if sample.member)
