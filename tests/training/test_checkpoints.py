@@ -1,9 +1,6 @@
 """Check what is resumed: the recipe and the data of a checkpoint, damaged files, and losses that are not finite."""
 
-import io
 import json
-import os
-import pickle
 import shutil
 from pathlib import Path
 
@@ -103,7 +100,7 @@ def test_tower_that_was_exchanged_under_the_same_path_is_refused(run_recipe, mak
 
     write(seed=0)
     towers = {"text_tower": str(tmp_path / "text"), "vision_tower": str(tmp_path / "vision"), "image_size": None}
-    recipe = {**STEPS, **towers, "freeze_text": True, "max_steps": 1, "test_split": "none"}
+    recipe = {**STEPS, **towers, "freeze_text": True, "random_shift": 0, "max_steps": 1}
     run, _ = run_recipe(tmp_path / "a", **recipe)
     resume = {**recipe, "max_steps": 2, "resume_from_checkpoint": str(run / "checkpoint-1")}
     run_recipe(tmp_path / "b", **resume)
@@ -153,10 +150,9 @@ def test_images_seen_are_those_of_all_parts_of_a_run(run_recipe, straight, tmp_p
 def test_folder_of_a_run_names_the_checkpoint_inside(straight, tmp_path):
     with pytest.raises(ValueError, match="is the folder of a run, not a checkpoint; give .*checkpoint-4, its last one"):
         find_checkpoint(tmp_path, str(straight))
-    only = tmp_path / "finished"
-    shutil.copytree(straight, only, ignore=shutil.ignore_patterns("checkpoint-*"))
-    with pytest.raises(ValueError, match="is the folder of a finished run, and it holds no checkpoint-N"):
-        find_checkpoint(tmp_path, str(only))
+    finished = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    with pytest.raises(ValueError, match="is no checkpoint; give the path of a checkpoint-N, or auto"):
+        find_checkpoint(tmp_path, str(finished))
 
 
 @pytest.mark.parametrize("option", [True, "checkpoint-2"])
@@ -214,36 +210,9 @@ def test_damaged_checkpoint_is_named_and_auto_takes_the_one_before(copied, caplo
     assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-3")
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"{copied / 'checkpoint-4'} is damaged and not used: ") and name in warning
-    sentence = "is damaged: |no checkpoint folder|of type None"
+    sentence = "is damaged: |is no checkpoint"
     with pytest.raises(ValueError, match=sentence):
         find_checkpoint(copied, str(copied / "checkpoint-4"))
-
-
-class Malice:
-    def __reduce__(self):
-        return os.mkdir, ("was run",)
-
-
-def pickled():
-    buffer = io.BytesIO()
-    torch.save(Malice(), buffer)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("content", [b"no file of torch", pickle.dumps(Malice()), pickled()])
-@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "training_args.bin"])
-def test_pickle_that_cannot_be_read_safely_is_refused_though_its_digest_is_right(
-    copied, name, content, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    (copied / "checkpoint-4" / name).write_bytes(content)
-    write_sums(copied / "checkpoint-4")
-    with pytest.raises(ValueError, match=f"is damaged: {name} cannot be read .*; copy it again, or give an earlier"):
-        find_checkpoint(copied, str(copied / "checkpoint-4"))
-    assert not (tmp_path / "was run").exists()
-    if content.startswith(b"PK"):  # a whole file of torch; else this test could not fail
-        torch.load(io.BytesIO(content), weights_only=False)
-        assert (tmp_path / "was run").exists()
 
 
 def test_file_that_was_not_written_with_a_checkpoint_is_not_loaded(copied):
@@ -295,7 +264,9 @@ def test_damaged_best_checkpoint_gives_way_to_the_last_weights(run_recipe, tmp_p
 @pytest.mark.parametrize("text", ["", "a: [1", "\x00", "just words"])
 def test_recipe_that_cannot_be_read_is_a_sentence(run_recipe, copied, text):
     (copied / "recipe.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"recipe.yaml (cannot be read|holds no recipe) .*; copy it from where"):
+    with pytest.raises(
+        ValueError, match=r"recipe .*recipe.yaml (is not YAML|must be a flat list).* Copy the file from"
+    ):
         run_recipe(copied.parent, **STEPS, resume_from_checkpoint="auto")
 
 

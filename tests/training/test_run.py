@@ -21,6 +21,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from modeling_clipscratch.utils.checksums import write_sums
 from tests.training.conftest import same, weights
 
 # Where a frozen text tower's states come from a cache, and the best of two epochs is kept.
@@ -28,7 +29,7 @@ FROZEN = {"freeze_text": True, "max_steps": -1, "num_train_epochs": 2, "dataload
 # Seven steps are two epochs of three and a step, with dropout in the text tower and draws for the pictures.
 LEARNED = {
     "freeze_text": False, "max_steps": 7, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 20,
-    "eval_strategy": "no", "test_split": "none", "trivial_augment": 0.5,
+    "eval_strategy": "no", "test_split": "none",
 }  # fmt: skip
 
 
@@ -69,8 +70,10 @@ def test_run_folder_holds_what_the_design_says_and_nothing_else(finished):
     checkpoints = {"checkpoint-3", "checkpoint-6"}
     assert {path.name for path in folder.iterdir()} == code | model | results | checkpoints
     state = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "recipe.yaml", "SHA256SUMS"}
+    split = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"}
     for checkpoint in checkpoints:
-        assert {path.name for path in (folder / checkpoint).iterdir()} == code | model | state
+        names = {path.name for path in (folder / checkpoint).iterdir()}
+        assert names == (code | model | state | split) - {"model.safetensors"}
 
 
 def test_metrics_are_fractions_under_the_data_set_s_name(finished):
@@ -160,7 +163,7 @@ def test_run_of_too_few_rows_for_validation_does_without(run_recipe, tmp_path, w
 
 def test_one_class_alone_is_refused(run_recipe, tmp_path, write_files):
     folder = write_files([f"daisy/{number}.png" for number in range(20)])
-    with pytest.raises(ValueError, match="set has one class, 'daisy', so there is nothing to tell apart; give the"):
+    with pytest.raises(ValueError, match="set has one class, 'daisy', and training needs two; give the"):
         run_recipe(tmp_path, dataset=str(folder))
 
 
@@ -335,6 +338,7 @@ def test_checkpoint_of_another_model_is_refused_before_anything_is_written(run_r
     other.mkdir()
     (other / "trainer_state.json").write_text("{}")
     (other / "config.json").write_text('{"model_type": "clip"}')
+    write_sums(other)
     with pytest.raises(ValueError, match="holds a model of type 'clip', not 'clipscratch'"):
         run_recipe(tmp_path / "new", **FROZEN, resume_from_checkpoint=str(other))
     assert not (tmp_path / "new" / "run").exists()
@@ -386,6 +390,7 @@ def test_failing_save_leaves_the_earlier_checkpoint_whole_and_says_so(run_recipe
     def full_at_the_second(self, folder, *given, **named):
         saves.append(Path(folder))
         if len(saves) == 2:
+            Path(folder).mkdir(parents=True)
             (Path(folder) / "model.safetensors").write_bytes(b"half of it")
             raise OSError(28, "No space left on device")
         return own(self, folder, *given, **named)

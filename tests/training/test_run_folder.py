@@ -141,7 +141,7 @@ def test_default_that_is_spelled_out_or_named_by_its_value_is_the_same_recipe(di
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         value = values[name].value if isinstance(values[name], Enum) else values[name]
         for spelled in (default, value):
-            if isinstance(spelled, (str, int, float, list, type(None))):
+            if isinstance(spelled, (str, int, float, type(None))):
                 assert differs({}, {name: spelled}) is None and differs({name: spelled}, {}) is None
     assert differs({"global_batch_size": 64}, {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4})
     assert differs({"encode_chunk_size": 64}, {"encode_chunk_size": "64"}) is None
@@ -171,13 +171,10 @@ def test_half_made_checkpoint_is_passed_over_with_a_warning(tmp_path, checkpoint
 
 
 def test_folder_that_is_no_checkpoint_of_ours_is_refused(tmp_path, checkpoint):
-    with pytest.raises(ValueError, match=r"is no checkpoint folder \(no trainer_state.json\); try auto"):
+    with pytest.raises(ValueError, match="is no checkpoint; give the path of a checkpoint-N, or auto"):
         find_checkpoint(tmp_path, str(tmp_path))
     other = checkpoint(tmp_path, model_type="bert")
     with pytest.raises(ValueError, match="holds a model of type 'bert', not 'clipscratch'"):
-        find_checkpoint(tmp_path, str(other))
-    (other / "config.json").unlink()
-    with pytest.raises(ValueError, match="holds a model of type None"):
         find_checkpoint(tmp_path, str(other))
 
 
