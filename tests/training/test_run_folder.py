@@ -112,6 +112,13 @@ def differs(tmp_path):
     return check
 
 
+@pytest.mark.parametrize("text", ["", "a: [1", "\x00", "just words"])
+def test_recipe_that_cannot_be_read_is_a_sentence(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"recipe.yaml (is not YAML|must be a flat list).* Copy the file from where"):
+        begin(tmp_path, resume=True)
+
+
 @pytest.mark.parametrize(
     ("field", "before", "now"),
     [
