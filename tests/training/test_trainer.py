@@ -111,8 +111,8 @@ def test_log_has_the_loss_its_floor_the_statistics_and_the_images_seen(make_trai
     batches = [groups[order[start : start + 16]] for start in range(0, 64, 16)]
     positives = [(batch[:, None] == batch[None, :]).float() for batch in batches]
     for line, pair in zip(lines, (positives[:2], positives[2:]), strict=True):
-        assert line["positive_share"] == pytest.approx(sum(each.mean() for each in pair) / 2, abs=1e-6)
-        floor = sum(each.sum(1).log().mean() for each in pair) / 2
+        assert line["positive_share"] == pytest.approx(sum(each.mean().item() for each in pair) / 2, abs=1e-6)
+        floor = sum(each.sum(1).log().mean().item() for each in pair) / 2
         assert line["loss_floor"] == pytest.approx(floor, abs=1e-6) and floor <= line["loss"]
         assert 0 <= line["image_to_text_accuracy"] <= 1 and 0 <= line["text_to_image_accuracy"] <= 1
         # The temperature hardly moves in four steps of 1e-3.
@@ -136,7 +136,7 @@ def test_rows_come_in_the_order_of_seed_and_epoch(make_trainer, monkeypatch):
 
 
 def test_evaluation_measures_the_whole_split_and_leaves_the_mode(make_trainer):
-    trainer = make_trainer(rows=50, per_device_eval_batch_size=7)
+    trainer = make_trainer({"freeze_text": True}, rows=50, per_device_eval_batch_size=7)
     trainer.model.train()
     metrics = trainer.evaluate()
     assert trainer.model.training and not trainer.model.text_model.training
@@ -200,7 +200,5 @@ def test_model_callbacks_and_optimizer_may_be_given_as_to_transformers_trainer(m
 def test_rate_that_an_own_optimizer_would_not_read_is_refused(make_trainer, rate, option):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     options = {"optimizers": (optimizer, None), "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}
-    with pytest.raises(
-        ValueError, match=f"{rate} (would do nothing|has no effect) with an optimizer given as {option}"
-    ):
+    with pytest.raises(ValueError, match=f"{rate} would have no effect on the optimizer in {option}"):
         make_trainer(options={option: options[option]}, **{rate: 0.01})
