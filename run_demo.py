@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     if options.pictures is not None:
         settings = {"model_name": options.model, "progress": sys.stderr.isatty()}
         index, changes = update_index(options.pictures, model, processor, **settings)
-        print(f"{len(index.pictures):,} pictures in the index: {changes}")
+        print(f"{len(index.images):,} pictures in the index: {changes}")
     serve(build_page(model, processor, index, model_name=options.model), options.port)
 
 

@@ -2,7 +2,7 @@
 
 python run_inference.py --model runs/digits --images a.png b.png --labels three eight --template "a photo of a {}."
 python run_inference.py index holidays --model runs/mine
-python run_inference.py search "a dog in the snow" --model runs/mine --index holidays --sheet found.html
+python run_inference.py search "a dog in the snow" --model runs/mine --index holidays --page found.html
 """
 
 import argparse

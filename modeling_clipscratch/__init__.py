@@ -22,6 +22,7 @@ _MODULES = {
     "metric_path": "evaluation.metric_modules",
     "rank_labels": "evaluation.rank_labels",
     "open_index": "search.index_files",
+    "search_index": "search.search_index",
     "update_index": "search.update_index",
     "convert": "sharing.convert",
     "export_onnx": "sharing.export.export_onnx",

@@ -9,10 +9,9 @@ from ..data.images.decode import decode_image
 from ..evaluation.load_model import load_model
 from ..utils.names import on_one_line
 from .index_files import check_model, find_index, model_fingerprint, open_index
-from .result_page import check_sheet, write_sheet
-from .search_index import check_query, search
+from .result_page import check_page, write_result_page
+from .search_index import check_query, search_index
 from .update_index import update_index
-from .vectors import faiss_library
 
 
 def add_index_command(subparsers, every: argparse.ArgumentParser) -> None:
@@ -40,13 +39,12 @@ def add_search_command(subparsers, every: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", required=True, help="the folder of pictures, or that of its index")
     parser.add_argument("--top", type=int, default=10, help="how many (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--sheet", help="write a page of the results: a .png, or an .html that needs nothing else")
+    parser.add_argument("--page", help="write the results as one HTML file that needs no other file")
     parser.set_defaults(run=search_command)
 
 
 def index_command(options: argparse.Namespace) -> None:
     """Makes an index or brings it up to date, and says what changed."""
-    faiss_library()  # before the model is loaded
     model, processor = load_model(options.model, options.device)
     index, changes = update_index(
         options.folder,
@@ -58,25 +56,25 @@ def index_command(options: argparse.Namespace) -> None:
         on_bad_row=options.on_bad_row,
         progress=sys.stderr.isatty(),
     )
-    print(f"{len(index.pictures):,} pictures in the index: {changes}")
+    print(f"{len(index.images):,} pictures in the index: {changes}")
 
 
 def search_command(options: argparse.Namespace) -> None:
     """Prints what a search found, and writes the sheet where one is wanted."""
     check_query(text=options.text, image=options.image, top=options.top)
-    if options.sheet:
-        check_sheet(options.sheet)
+    if options.page:
+        check_page(options.page)
     where = find_index(options.index)
     image = decode_image(options.image, name=options.image) if options.image else None
     index = open_index(where)
     model, processor = load_model(options.model, options.device)
     check_model(index, where, model_fingerprint(model, processor.image_processor))
-    hits = search(index, model, processor, text=options.text, image=image, top=options.top)
+    hits = search_index(index, model, processor, text=options.text, image=image, top=options.top)
     if options.json:
         print(json.dumps([{"image": str(hit.path), "score": hit.score} for hit in hits], indent=2))
     else:
         for place, hit in enumerate(hits, start=1):
             print(f"{place:>3}  {hit.score:6.3f}  {on_one_line(str(hit.path))}")
-    if options.sheet:
-        write_sheet(options.sheet, hits, query=options.text or os.path.basename(options.image), image=image)
-        print(f"wrote {options.sheet}", file=sys.stderr)
+    if options.page:
+        write_result_page(options.page, hits, query=options.text or os.path.basename(options.image), image=image)
+        print(f"wrote {options.page}", file=sys.stderr)
