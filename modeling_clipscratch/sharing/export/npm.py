@@ -1,4 +1,4 @@
-"""Names of npm packages with their versions and hashes go in; the bytes of the files wanted of them come out."""
+"""Fetch files of npm packages, checked by the hash of their archive."""
 
 import base64
 import hashlib
@@ -7,54 +7,37 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from ...hub.errors_clipscratch import ClipScratchError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Package:
-    """
-    Args:
-        name, version: of the npm registry.
-        sha512: of its archive, in base64, as npm's lock files have it.
-    """
-
-    name: str
-    version: str
-    sha512: str
-
-
-def read_package(package: Package, members: Sequence[str]) -> list[bytes]:
-    """Fetches a package through npm, so with the registry and the proxy that npm is set up for; runs nothing of it.
+def read_package(package: str, sha512: str, members: Sequence[str]) -> list[bytes]:
+    """Fetch a package through npm, from the registry that npm is set up for, and run nothing of it.
 
     Args:
-        members: paths inside the package.
-    Raises: ClipScratchError if npm is missing or cannot fetch the package, or if the archive is not the one of the
-        hash.
+        package: `name@version`.
+        sha512: Of its archive, in base64, as in npm's lock files.
+        members: Paths inside the package.
+
+    Raises:
+        ClipScratchError: If npm is missing or cannot fetch the package, or the archive has another hash.
     """
-    called = f"{package.name}@{package.version}"
     npm = shutil.which("npm")
     if npm is None:
-        raise ClipScratchError(
-            f"the page needs {called}, which is fetched by npm, and there is no npm; install Node.js."
-        )
+        raise ClipScratchError(f"the page needs {package}, which npm fetches, and npm is missing; install Node.js.")
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", called, "--silent", "--ignore-scripts", "--pack-destination", folder]
-        # Called in the temporary folder: npm reads the package.json of the one that it is called in.
+        command = [npm, "pack", package, "--silent", "--ignore-scripts", "--pack-destination", folder]
+        # In the temporary folder, since npm reads the package.json of the current one.
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         archives = list(Path(folder).glob("*.tgz"))
         if ended.returncode or len(archives) != 1:
-            said = (ended.stderr or ended.stdout).strip().splitlines()
+            lines = (ended.stderr or ended.stdout).strip().splitlines() or ["without a reason"]
+            raise ClipScratchError(f"npm cannot fetch {package} ({lines[-1]}); check the connection.")
+        digest = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
+        if digest != sha512:
             raise ClipScratchError(
-                f"npm cannot fetch {called} ({said[-1] if said else 'it does not say why'}); connect."
-            )
-        found = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
-        if found != package.sha512:
-            raise ClipScratchError(
-                f"npm gave an archive of {called} with SHA-512 {found}, not {package.sha512}; it was changed on its "
-                "way, so look at the registry that npm is set up for."
+                f"npm fetched an archive of {package} with SHA-512 {digest}, not {sha512}; check npm's registry."
             )
         with tarfile.open(archives[0]) as archive:
             return [archive.extractfile(f"package/{member}").read() for member in members]

@@ -1,4 +1,4 @@
-"""A model goes in; an ONNX file of its text tower and one of its vision tower, with unit embeddings, come out."""
+"""Write the towers of a model as ONNX files that give unit embeddings."""
 
 import contextlib
 import logging
@@ -12,10 +12,10 @@ from torch import nn
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.heads_clipscratch import unit_length
 
-OPSET = 20  # the first that has Gelu, one node where it was five
+OPSET = 20  # the first with Gelu, one node in place of five
 SIDES = ("text", "vision")
-LARGEST = 2**31  # bytes of one protobuf message
-EXAMPLE_TOKENS = 2  # any number above 1: lengths of 1 would be taken as fixed
+_LARGEST = 2**31  # bytes of one protobuf message
+_TOKENS = 2  # of the example; a length of 1 would be taken for a constant
 
 
 class _TextTower(nn.Module):
@@ -46,31 +46,37 @@ def file_name(side: str, precision: str) -> str:
 
 
 def tower(model, side: str) -> nn.Module:
-    """The module that one file is made of: `text` takes (input_ids, attention_mask), both (B, T) int64, `vision` takes
-    (pixel_values,), (B, 3, H, W) float32. Gives (B, P) of unit length."""
+    """Return the module that one file is made of; it returns (B, P) of unit length.
+
+    Args:
+        side: `text`, for `input_ids` and `attention_mask`, (B, T) int64; or `vision`, for `pixel_values`,
+            (B, 3, H, W) float32.
+    """
     return (_TextTower if side == "text" else _VisionTower)(model)
 
 
 def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> None:
-    """Writes one tower in float32; batch and tokens may be of any size in it.
+    """Write one tower in float32, for batches and texts of any size.
 
     Args:
-        model: in float32, on the CPU, in `eval()`. Its attention is set to `eager`, which makes the smallest graph:
-            that of `sdpa` has a third more nodes, which mend rows without any token.
+        model: In float32, on the CPU, in `eval()`. Its attention is set to `eager`, which gives the smallest graph:
+            that of `sdpa` has a third more nodes, for rows without any token.
         side: `text` or `vision`.
-        image_size: height and width in pixels.
-    Raises: ClipScratchError if the tower's weights do not fit into one file.
+        image_size: Height and width in pixels.
+
+    Raises:
+        ClipScratchError: If the tower's weights do not fit into one file.
     """
     parts = (getattr(model, f"{side}_model"), model.text_projection if side == "text" else model.visual_projection)
     size = sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
-    if size >= LARGEST:
+    if size >= _LARGEST:
         raise ClipScratchError(
-            f"the {side} tower has {size / 1e9:.1f} GB of weights, and one ONNX file holds {LARGEST / 1e9:.1f} GB; "
+            f"the {side} tower has {size / 1e9:.1f} GB of weights, and an ONNX file holds {_LARGEST / 1e9:.1f} GB; "
             "export a smaller tower."
         )
     model.set_attn_implementation("eager")
     if side == "text":
-        ids = torch.zeros(2, EXAMPLE_TOKENS, dtype=torch.int64)
+        ids = torch.zeros(2, _TOKENS, dtype=torch.int64)
         inputs, axes = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {0: "batch", 1: "tokens"}
     else:
         inputs, axes = {"pixel_values": torch.zeros(2, 3, *image_size)}, {0: "batch"}
@@ -91,7 +97,7 @@ def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> No
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # It warns of each operator of torchvision that is not there, and of what it deprecates in itself.
+    # The exporter warns of missing operators of torchvision and of its own deprecated calls.
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)

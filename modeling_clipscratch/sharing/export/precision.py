@@ -1,4 +1,4 @@
-"""An ONNX file of a tower in float32 goes in; the same in half precision or in 8 bits comes out."""
+"""Convert the ONNX file of a tower from float32 to half precision or to 8 bits."""
 
 import logging
 from pathlib import Path
@@ -6,15 +6,19 @@ from pathlib import Path
 from ...hub.errors_clipscratch import ClipScratchError
 
 PRECISIONS = ("fp32", "fp16", "int8")
-BLOCK = 32  # weights of one scale
+_BLOCK = 32  # weights that share a scale
 
 
 def onnx_libraries():
-    """(onnx, onnxruntime); raises ClipScratchError with the command that installs them."""
+    """Import (onnx, onnxruntime), which only an export needs.
+
+    Raises:
+        ClipScratchError: If one is not installed.
+    """
     try:
         import onnx
         import onnxruntime
-        import onnxscript  # noqa: F401  (torch's exporter is written in it)
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
     except ImportError as error:
         raise ClipScratchError(
             f"an export needs {error.name}, which is not installed: pip install 'clipscratch[export]'"
@@ -23,11 +27,11 @@ def onnx_libraries():
 
 
 def write_precision(source: Path, precision: str, path: Path) -> None:
-    """
+    """Convert a file; inputs and outputs keep their names and types.
+
     Args:
-        source: file in float32.
+        source: File in float32.
         precision: `fp16` or `int8`.
-        path: of the new file; its inputs and outputs are those of the source, of the same types.
     """
     (_write_half if precision == "fp16" else _write_int8)(source, path)
 
@@ -37,7 +41,7 @@ def _write_half(source, path):
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
-    # In half precision a norm is off by up to 5e-4; so unit length is made once more, of the float32 output.
+    # A norm in half precision is off by up to 5e-4, so the float32 output is normalised once more.
     name = model.graph.output[0].name
     last = next(node for node in model.graph.node if name in node.output)
     last.output[0] = f"{name}_half"
@@ -46,15 +50,14 @@ def _write_half(source, path):
 
 
 def _write_int8(source, path):
-    """Dynamic quantisation, but with a scale for each 32 numbers in the matrices that narrow.
+    """Quantise dynamically, but with a scale for each 32 weights in the matrices that narrow.
 
-    One scale serves a whole activation that is quantised dynamically, and what comes out of an MLP's widening half has
-    values far from all others. So a ViT-tiny keeps a mean cosine of 0.91 to its float32 self with all matrices dynamic,
-    and 0.9993 so; the file is 7 % larger. `accuracy_level=4`: those activations are in 8 bits too; as floats they would
-    give 0.9995, but a single text would take a MiniLM six times as long. The other matrices have a scale a column: all
-    dynamic, a MiniLM keeps 0.993 by it, 0.89 with a scale a matrix. Their weights have seven bits (`reduce_range`),
-    since with eight a CPU with AVX2 but without VNNI overflows, and the file may go to any CPU; that costs 0.001. The
-    table of tokens, half of a small tower, is in 8 bits too.
+    Dynamic quantisation has one scale for a whole activation, and the output of an MLP's widening half has outliers:
+    a ViT-tiny keeps a mean cosine of 0.91 to its float32 self with all matrices dynamic, and 0.9993 this way; the file
+    is 7 % larger. With `accuracy_level=4` those activations are in 8 bits too; floats would give 0.9995, but a single
+    text would take a MiniLM six times as long. The other matrices have a scale a column: a MiniLM keeps 0.993 by it,
+    all dynamic, and 0.89 with a scale a matrix. Their weights have seven bits (`reduce_range`), which costs 0.001: with
+    eight a CPU with AVX2 but without VNNI overflows. The table of tokens, half of a small tower, is in 8 bits too.
     """
     onnx, _ = onnx_libraries()
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -65,11 +68,11 @@ def _write_int8(source, path):
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in shapes]
     narrowing = [node.name for node in products if shapes[node.input[1]][0] > shapes[node.input[1]][1]]
     root, level = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.ERROR)  # both speak through the root logger: of what they do, and of shapes to infer first
+    root.setLevel(logging.ERROR)  # both log their progress through the root logger
     try:
         if narrowing:
             blocks = MatMulNBitsQuantizer(
-                model, bits=8, block_size=BLOCK, is_symmetric=True, accuracy_level=4, nodes_to_include=narrowing
+                model, bits=8, block_size=_BLOCK, is_symmetric=True, accuracy_level=4, nodes_to_include=narrowing
             )
             blocks.process()
             model = blocks.model.model
