@@ -21,7 +21,7 @@ from modeling_clipscratch.data.splits import canonical_split
 from modeling_clipscratch.evaluation.evaluate_dataset import PROBES, TASKS
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
 from modeling_clipscratch.evaluation.report.write_report import write_report
-from modeling_clipscratch.sharing.push_report import open_report, push_report
+from modeling_clipscratch.sharing.push_model import open_report, push_report
 from modeling_clipscratch.utils.names import once_each
 
 logger = logging.getLogger("modeling_clipscratch.run_eval")

@@ -15,7 +15,8 @@ if sys.argv[0].endswith(("run_share.py", "clipscratch-share")):
 
 from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.sharing.card.model_card import is_our_card, write_card
-from modeling_clipscratch.sharing.push_model import check_folder, push_folder
+from modeling_clipscratch.sharing.card.card_facts import check_folder
+from modeling_clipscratch.sharing.push_model import push_folder
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from ..data.images.decode import decode_image
 from ..evaluation.load_model import load_model
 from ..utils.names import on_one_line
 from .index_files import check_model, find_index, model_fingerprint, open_index
-from .result_page import check_page, write_result_page
+from .result_page import check_result_page, write_result_page
 from .search_index import check_query, search_index
 from .update_index import update_index
 
@@ -63,7 +63,7 @@ def search_command(options: argparse.Namespace) -> None:
     """Prints what a search found, and writes the sheet where one is wanted."""
     check_query(text=options.text, image=options.image, top=options.top)
     if options.page:
-        check_page(options.page)
+        check_result_page(options.page)
     where = find_index(options.index)
     image = decode_image(options.image, name=options.image) if options.image else None
     index = open_index(where)

@@ -54,7 +54,7 @@ $hits
 """)
 
 
-def check_page(path: str | Path) -> None:
+def check_result_page(path: str | Path) -> None:
     """Check that the name of a page ends in `.html`.
 
     Raises:
@@ -73,7 +73,7 @@ def write_result_page(path: str | Path, hits: Sequence[Hit], *, query: str, imag
         query: The text, or the name of the image.
         image: The image that similar ones were searched for.
     """
-    check_page(path)
+    check_result_page(path)
     title = html.escape(printable(query))
     if image is not None:
         image = image.copy()

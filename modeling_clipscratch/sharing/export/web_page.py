@@ -137,7 +137,9 @@ def preprocess_settings(image_processor) -> dict:
             "or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge."
         )
     if crop is not None and (np.array(crop) > target).any():
-        raise ClipScratchError(f"crop_size={crop} exceeds size={target}, and the page cannot pad; choose a smaller one.")
+        raise ClipScratchError(
+            f"crop_size={crop} exceeds size={target}, and the page cannot pad; choose a smaller one."
+        )
     return {
         "size": target,
         "crop": crop,
