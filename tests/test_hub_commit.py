@@ -102,9 +102,7 @@ def test_what_may_pass_is_tried_again(hub, push, files, naps, caplog, pattern, f
         ("commit", {"status": 400, "message": "odd"}, "Bad request .*odd", []),
     ],
 )
-def test_a_refusal_is_the_library_s_message_on_one_line(
-    hub, push, files, naps, pattern, fault, message, naps_expected
-):
+def test_a_refusal_is_the_library_s_message_on_one_line(hub, push, files, naps, pattern, fault, message, naps_expected):
     hub.fail(f"POST .*/{pattern}", **fault)
     with pytest.raises(OSError, match=f"^pushing to you/clip failed: .*{message}") as caught:
         push()

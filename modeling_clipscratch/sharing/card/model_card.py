@@ -58,7 +58,9 @@ def write_card(
     try:
         model = repo_id or folder.resolve().name
         text = render_card(read_facts(folder), model=model, license=license, language=language)
-    except (jinja2.UndefinedError, TypeError, AttributeError, KeyError) as error:
+    except ClipScratchError:
+        raise
+    except (jinja2.UndefinedError, TypeError, AttributeError, KeyError, ValueError) as error:
         raise ClipScratchError(
             f"{folder} has a JSON or YAML file that a run would not write ({error}); copy the folder again."
         ) from error
