@@ -26,6 +26,7 @@ CSS = f"""
   .dark .gradio-container {{ --color-accent: var(--primary-400); }}
   #image img {{ width: 100%; height: 100%; object-fit: contain; }}
   #found, #found * {{ padding: 0; }}
+  #found p {{ margin-bottom: .75rem; }}
   .hits {{ --frame: var(--background-fill-secondary); --faint: var(--body-text-color-subdued); }}
   {GRID}
 """
@@ -127,7 +128,7 @@ def build_page(model, processor, index: ImageIndex | None = None, *, model_name:
                         show_label=False, container=False, placeholder="a dog in the snow", scale=5, autofocus=True
                     )
                     search = gr.Button("Search", variant="primary", scale=1, min_width=100)
-                gr.Markdown(f"{len(index.images):,} images of {code(index.folder.name)}")
+                gr.Markdown(f"{len(index.images):,} images in {code(index.folder.name)}")
                 found = gr.HTML(padding=False, elem_id="found")
             gr.on([search.click, text.submit], find, text, found)
     return page

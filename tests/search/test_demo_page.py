@@ -1,4 +1,4 @@
-"""Open the demo in a headless Chromium, and see what it shows, refuses and asks for."""
+"""Open the demo in a headless Chromium, and check what it shows, refuses and requests."""
 
 import http.client
 import re
@@ -10,46 +10,46 @@ import pytest
 from PIL import Image
 
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
+from modeling_clipscratch.search import demo_page
 from modeling_clipscratch.search.demo_page import build_page, gradio_library, serve
-from modeling_clipscratch.search.search_index import search
+from modeling_clipscratch.search.search_index import search_index
 from modeling_clipscratch.search.update_index import update_index
 
 LOCAL = {"127.0.0.1", "localhost"}
+LONG = f"{'x' * 150} and a long name.png"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for seed in range(5):
+    folder = tmp_path_factory.mktemp("images")
+    for seed, name in enumerate(["0.png", "1.png", "2.png", LONG]):
         pixels = np.random.default_rng(seed).integers(0, 256, (9, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{seed}.png")
+        Image.fromarray(pixels).save(folder / name)
     return folder
 
 
 @pytest.fixture(scope="module")
-def model(make_model):
-    return make_model()
-
-
-@pytest.fixture(scope="module")
 def index(folder, model, word_processor):
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install 'clipscratch[search]'")
     return update_index(folder, model, word_processor, model_name="a model")[0]
 
 
 @pytest.fixture(scope="module")
-def asked():
-    """The machines that this process asked for while the page was served and used."""
-    hosts, ask = set(), socket.getaddrinfo
+def requested_hosts():
+    """The machines whose names this process looked up while the page was served and used."""
+    hosts, lookup = set(), socket.getaddrinfo
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket, "getaddrinfo", lambda host, *rest, **named: hosts.add(host) or ask(host, *rest, **named))
+        patch.setattr(
+            socket, "getaddrinfo", lambda host, *rest, **named: hosts.add(host) or lookup(host, *rest, **named)
+        )
         yield hosts
 
 
 @pytest.fixture(scope="module")
-def address(model, word_processor, index, asked):
+def address(model, word_processor, index, requested_hosts):
     pytest.importorskip("gradio", reason="gradio is not installed: pip install 'clipscratch[demo]'")
-    page = build_page(model, word_processor, index, model_name="runs/tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_page, "own_prompts", lambda config: (["red", "blue square"], "the {}"))
+        page = build_page(model, word_processor, index, model_name="runs/tiny")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -57,54 +57,57 @@ def address(model, word_processor, index, asked):
     page.close()
 
 
-@pytest.fixture
-def page(browser, address):
-    """The page as a phone shows it; all that it asks for is of this machine."""
-    page, urls = browser.new_page(viewport={"width": 390, "height": 844}), []
+@pytest.fixture(params=[390, 1400])
+def page(request, browser, address):
+    """The page on a phone and on a screen; it may request nothing from other machines."""
+    page, urls = browser.new_page(viewport={"width": request.param, "height": 844}), []
     page.on("request", lambda request: urls.append(request.url))
     page.goto(address)
-    page.get_by_role("tab", name="Name a picture").wait_for()
+    page.get_by_role("tab", name="Classify an image").wait_for()
     yield page
+    assert page.evaluate("document.documentElement.scrollWidth") <= request.param
     page.close()
     assert {url for url in urls if not url.startswith((address, "data:", "blob:"))} == set()
 
 
 @pytest.mark.slow
-def test_labels_are_ranked_as_the_model_ranks_them(page, folder, model, word_processor):
-    page.set_input_files("input[type=file]", str(folder / "3.png"))
-    page.get_by_label("Labels").fill("red, blue square,circle")
-    page.get_by_label("Template").fill("the {}")
-    page.get_by_role("button", name="Name it").click()
+def test_labels_are_ranked_as_by_the_model(page, folder, model, word_processor):
+    assert page.get_by_label("Labels").input_value() == "red, blue square"  # the model's own
+    assert page.get_by_label("Template").input_value() == "the {}"
+    page.set_input_files("input[type=file]", str(folder / "2.png"))
+    page.get_by_label("Labels").fill("red, blue square,lemur")
+    page.get_by_role("button", name="Classify").click()
     page.wait_for_selector(".confidence-set")
-    labels = ["red", "blue square", "circle"]
-    (ranked,) = rank_labels(model, word_processor, [Image.open(folder / "3.png")], labels, template="the {}")
-    shown = [row.inner_text() for row in page.locator(".confidence-set").all()]
-    assert [" ".join(text.split()) for text in shown] == [f"{e['label']} {round(100 * e['score'])}%" for e in ranked]
+    labels = ["red", "blue square", "lemur"]
+    (ranked,) = rank_labels(model, word_processor, [Image.open(folder / "2.png")], labels, template="the {}")
+    shown = [" ".join(row.inner_text().split()) for row in page.locator(".confidence-set").all()]
+    assert shown == [f"{entry['label']} {round(100 * entry['score'])}%" for entry in ranked]
+    page.get_by_text("The tokenizer does not know these words: lemur.").wait_for()
 
 
 @pytest.mark.slow
-def test_a_sentence_finds_the_pictures_that_search_finds(page, index, model, word_processor):
-    page.get_by_role("tab", name="Search pictures").click()
-    page.get_by_placeholder("a dog in the snow").fill("a red circle")
+def test_a_text_finds_the_images_that_search_finds(page, index, model, word_processor):
+    page.get_by_role("tab", name="Search images").click()
+    page.get_by_placeholder("a dog in the snow").fill("a red lemur")
     page.keyboard.press("Enter")
     page.wait_for_selector(".hits img")
-    hits = search(index, model, word_processor, text="a red circle")
-    shown = [image.get_attribute("alt") for image in page.locator(".hits img").all()]
-    assert shown == [hit.name for hit in hits]
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    hits = search_index(index, model, word_processor, text="a red lemur")
+    assert [image.get_attribute("alt") for image in page.locator(".hits img").all()] == [hit.name for hit in hits]
+    page.get_by_text("does not know these words: lemur.").wait_for()
+    assert max(caption.bounding_box()["height"] for caption in page.locator("figcaption").all()) < 80
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("labels", "template", "sentence"),
+    ("labels", "template", "message"),
     [("red", "a {}.", "two labels or more"), ("red, blue", "a photo", r"has no \{\}")],
 )
-def test_bad_input_is_said_on_the_page(page, folder, labels, template, sentence):
-    page.set_input_files("input[type=file]", str(folder / "3.png"))
+def test_bad_input_is_reported_on_the_page(page, folder, labels, template, message):
+    page.set_input_files("input[type=file]", str(folder / "2.png"))
     page.get_by_label("Labels").fill(labels)
     page.get_by_label("Template").fill(template)
-    page.get_by_role("button", name="Name it").click()
-    page.get_by_text(re.compile(sentence)).wait_for()
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_text(re.compile(message)).wait_for()
 
 
 @pytest.mark.slow
@@ -122,7 +125,7 @@ def test_bad_input_is_said_on_the_page(page, folder, labels, template, sentence)
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info"])
-def test_only_this_machine_s_names_are_answered(address, host, status, path):
+def test_only_the_names_of_this_machine_are_answered(address, host, status, path):
     port = int(address.rstrip("/").rpartition(":")[2])
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", path, headers={"Host": host.format(port=port)})
@@ -131,28 +134,27 @@ def test_only_this_machine_s_names_are_answered(address, host, status, path):
 
 
 @pytest.mark.slow
-def test_nothing_is_asked_of_other_machines(address, asked):
-    """After the tests above: of gradio's own process too, not only of the page."""
-    named = {host.decode() if isinstance(host, bytes) else host for host in asked}
-    assert named <= LOCAL
+def test_nothing_is_requested_from_other_machines(address, requested_hosts):
+    """Neither by the page nor, after the tests above, by gradio's own process."""
+    assert {host.decode() if isinstance(host, bytes) else host for host in requested_hosts} <= LOCAL
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fake.jpg", "fake <b>.png", "fake.svg"])
-def test_a_file_that_is_no_picture_is_told_in_one_sentence(address, name, tmp_path):
+def test_a_file_that_is_not_an_image_is_reported_in_one_sentence(address, name, tmp_path):
     gradio_client = pytest.importorskip("gradio_client")
     client = gradio_client.Client(address, verbose=False)
-    (tmp_path / name).write_text("no picture")
-    with pytest.raises(Exception, match=r"fake.*cannot be decoded \(not a picture of any known format") as error:
+    (tmp_path / name).write_text("no image")
+    with pytest.raises(Exception, match=r"fake.*cannot be decoded \(not an? \w+ of any known format") as error:
         client.predict(gradio_client.handle_file(tmp_path / name), "red, blue", "a {}", fn_index=0)
     assert "<" not in str(error.value)
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_is_refused(address, model, word_processor):
-    taken = int(address.rstrip("/").rpartition(":")[2])
-    with pytest.raises(ValueError, match=f"port={taken} cannot be had"):
-        serve(build_page(model, word_processor, model_name="tiny"), taken, wait=False)
+def test_a_port_in_use_is_refused(address, model, word_processor):
+    port = int(address.rstrip("/").rpartition(":")[2])
+    with pytest.raises(ValueError, match=f"port={port} is in use"):
+        serve(build_page(model, word_processor, model_name="tiny"), port, wait=False)
 
 
 def test_without_gradio_the_remedy_is_named(monkeypatch):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from ...data.images.preprocess import Preprocess
 from ...data.templates import check_templates
@@ -121,7 +122,7 @@ def check_page(
 
 
 def preprocess_settings(image_processor) -> dict:
-    """Return what `pixels.js` reads: `size` ([height, width] or the shorter edge), `crop`, `resample`, `mean`, `std`.
+    """Return what `pixels.js` reads: its size ([height, width] or the shorter edge), crop, filter, mean, ....
 
     Raises:
         ClipScratchError: If the image processor does something that `pixels.js` cannot.
@@ -144,6 +145,7 @@ def preprocess_settings(image_processor) -> dict:
         "size": target,
         "crop": crop,
         "resample": int(image_processor.resample),
+        "tall_first": int(PIL.__version__.split(".")[0]) >= 13,
         "mean": preprocess.mean,
         "std": preprocess.std,
     }

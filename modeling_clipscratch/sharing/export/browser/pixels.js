@@ -65,26 +65,26 @@ function resizeHeight({ width, height, data }, newHeight, filter) {
 }
 
 // {width, height, data: RGB bytes} -> the same of another size, bit for bit as PIL.Image.resize. Bytes are rounded
-// between the two directions, so their order counts: Pillow 13 starts with the height if that loses more than twice as
-// many pixels as the width (found by trying all orders); before 13 it always starts with the width.
-function resize(image, newWidth, newHeight, resample) {
+// between the two directions, so their order counts: before Pillow 13 the width comes first. Pillow 13 (`tallFirst`) starts
+// with the height if that loses more than twice as many pixels as the width (found by trying all orders).
+function resize(image, newWidth, newHeight, resample, tallFirst) {
   const filter = FILTERS[resample];
   const lost = image.height - newHeight;
-  if (lost > 0 && lost > 2 * (image.width - newWidth)) {
+  if (tallFirst && lost > 0 && lost > 2 * (image.width - newWidth)) {
     return resizeWidth(resizeHeight(image, newHeight, filter), newWidth, filter);
   }
   return resizeHeight(resizeWidth(image, newWidth, filter), newHeight, filter);
 }
 
 // RGB image -> RGB image of the tower's size. `size`: [height, width], or one number for the shorter edge.
-function fit(image, { size, crop, resample }) {
+function fit(image, { size, crop, resample, tall_first: tallFirst }) {
   const { width, height } = image;
   const short = Math.min(width, height);
   const long = (edge) => Math.trunc((size * edge) / short);
   const [newHeight, newWidth] = Array.isArray(size)
     ? size
     : [height <= width ? size : long(height), width <= height ? size : long(width)];
-  const resized = resize(image, newWidth, newHeight, resample);
+  const resized = resize(image, newWidth, newHeight, resample, tallFirst);
   if (crop === null) return resized;
   const [cropHeight, cropWidth] = crop;
   const top = Math.floor((newHeight - cropHeight) / 2);
