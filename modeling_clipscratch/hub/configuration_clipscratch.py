@@ -55,7 +55,7 @@ class ClipScratchConfig(PretrainedConfig):
     Source: Radford et al. 2021, arXiv 2103.00020; bias and sigmoid: Zhai et al. 2023, arXiv 2303.15343.
 
     >>> config = ClipScratchConfig(text_pooling="cls+mean", projection_dim=64)
-    >>> config.text_state_dim, config.vision_state_dim, config.projection_dim
+    >>> config.text_feature_dim, config.vision_feature_dim, config.projection_dim
     (1536, 768, 64)
     """
 
@@ -124,12 +124,12 @@ class ClipScratchConfig(PretrainedConfig):
         return output
 
     @property
-    def text_state_dim(self):
+    def text_feature_dim(self):
         """D of the pooled text state."""
         return tower_width(self.text_config) * (2 if self.text_pooling == "cls+mean" else 1)
 
     @property
-    def vision_state_dim(self):
+    def vision_feature_dim(self):
         """D of the pooled picture state."""
         return tower_width(self.vision_config) * (2 if self.vision_pooling == "cls+mean" else 1)
 

@@ -67,8 +67,8 @@ class ClipScratchModel(PreTrainedModel):
         super().__init__(config)
         self.text_model = build_tower(config.text_config, config.text_pooling)
         self.vision_model = build_tower(config.vision_config, config.vision_pooling)
-        self.text_projection = build_projection(config.text_state_dim, config)
-        self.visual_projection = build_projection(config.vision_state_dim, config)
+        self.text_projection = build_projection(config.text_feature_dim, config)
+        self.visual_projection = build_projection(config.vision_feature_dim, config)
         # One number each, but of one dimension, as SigLIP has them: FSDP does not shard what has none.
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         bias = torch.full((1,), float(config.logit_bias_init_value)) if config.loss == "sigmoid" else None
@@ -193,46 +193,46 @@ class ClipScratchModel(PreTrainedModel):
             if trained and trained[0] > 0:
                 self._require_grads_hooks.append(layers[trained[0] - 1].register_forward_hook(_require_grad))
 
-    def text_states(self, input_ids, attention_mask=None, **kwargs):
+    def text_tower_features(self, input_ids, attention_mask=None, **kwargs):
         """Runs the text tower. Returns (its output, pooled states (B, D))."""
         output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         return output, pool(output, attention_mask, self.config.text_pooling, self.config.text_state_norm)
 
-    def image_states(self, pixel_values, **kwargs):
+    def vision_tower_features(self, pixel_values, **kwargs):
         """Runs the vision tower on (B, 3, H, W). Returns (its output, pooled states (B, D))."""
         output = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
         return output, pool(output, None, self.config.vision_pooling, self.config.vision_state_norm)
 
     @can_return_tuple
     def get_text_features(
-        self, input_ids=None, attention_mask=None, text_states=None, **kwargs
+        self, input_ids=None, attention_mask=None, text_features=None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """Projected text features, not of unit length, as transformers' `CLIPModel` gives them.
 
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T), 1 for a token to read.
-            text_states: (B, D) pooled states from a cache, in place of the two above.
+            text_features: (B, D) pooled states from a cache, in place of the two above.
         Returns: `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
         """
         output = None
-        if text_states is None:
-            output, text_states = self.text_states(input_ids, attention_mask, **kwargs)
-        return with_features(output, self.text_projection(text_states.to(self.logit_scale.dtype)))
+        if text_features is None:
+            output, text_features = self.text_tower_features(input_ids, attention_mask, **kwargs)
+        return with_features(output, self.text_projection(text_features.to(self.logit_scale.dtype)))
 
     @can_return_tuple
-    def get_image_features(self, pixel_values=None, image_states=None, **kwargs) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values=None, image_features=None, **kwargs) -> BaseModelOutputWithPooling:
         """Projected picture features, not of unit length.
 
         Args:
             pixel_values: (B, 3, H, W) float.
-            image_states: (B, D) pooled states from a cache, in place of the pixels.
+            image_features: (B, D) pooled states from a cache, in place of the pixels.
         Returns: `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
         """
         output = None
-        if image_states is None:
-            output, image_states = self.image_states(pixel_values, **kwargs)
-        return with_features(output, self.visual_projection(image_states.to(self.logit_scale.dtype)))
+        if image_features is None:
+            output, image_features = self.vision_tower_features(pixel_values, **kwargs)
+        return with_features(output, self.visual_projection(image_features.to(self.logit_scale.dtype)))
 
     def clamped_logit_scale(self):
         """Scalar, natural log of the inverse temperature that the loss uses."""
@@ -255,8 +255,8 @@ class ClipScratchModel(PreTrainedModel):
         attention_mask=None,
         position_ids=None,
         token_type_ids=None,
-        text_states=None,
-        image_states=None,
+        text_features=None,
+        image_features=None,
         group=None,
         targets=None,
         return_loss=None,
@@ -269,8 +269,8 @@ class ClipScratchModel(PreTrainedModel):
         """Both sides, or one alone: its embeddings then come without logits, scale and bias.
 
         Args:
-            input_ids, attention_mask, position_ids, token_type_ids: (B, T); or `text_states`: (B, D) from a cache.
-            pixel_values: (B, 3, H, W); or `image_states`: (B, D) from a cache.
+            input_ids, attention_mask, position_ids, token_type_ids: (B, T); or `text_features`: (B, D) from a cache.
+            pixel_values: (B, 3, H, W); or `image_features`: (B, D) from a cache.
             group: (B,) int64, rows of equal group are positives of each other.
             targets: (B, B) weights, in place of `group`.
             return_loss: compute the loss that the config names.
@@ -283,8 +283,8 @@ class ClipScratchModel(PreTrainedModel):
         recorded = given(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
         # Not every text tower knows these two (DistilBERT has no token types).
         known = given(position_ids=position_ids, token_type_ids=token_type_ids)
-        images = {"pixel_values": pixel_values, "image_states": image_states}
-        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "text_states": text_states, **known}
+        images = {"pixel_values": pixel_values, "image_features": image_features}
+        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "text_features": text_features, **known}
         vision = encode_side(self.get_image_features, images, encode_chunk_size, recorded, **kwargs)
         text = encode_side(self.get_text_features, texts, encode_chunk_size, recorded)
         image_embeds = None if vision is None else unit_length(vision.pooler_output)

@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 from ..data.dataset import image_name
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import write_text, write_whole
-from ..utils.checksums import fingerprint
+from ..utils.checksums import weights_fingerprint
 from ..utils.names import first_line
 
 INSIDE = ".clipscratch-index"  # folder of the index in the folder of images, by default; listings leave it out
@@ -76,7 +76,7 @@ def model_fingerprint(model, image_processor) -> str:
     settings = {name: values.get(name) for name in _SETTINGS}
     if not image_processor.do_normalize:
         settings["do_normalize"] = False
-    return fingerprint(model, settings)
+    return weights_fingerprint(model, settings)
 
 
 def find_index(place: str | Path) -> Path:

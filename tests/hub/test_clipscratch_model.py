@@ -47,12 +47,12 @@ def test_every_text_pooling_is_what_its_name_says(make_model, batch, text, pooli
     inputs = batch["input_ids"], batch["attention_mask"]
     if (text, pooling) == ("distilbert", "tower"):
         with pytest.raises(ValueError, match="this tower has no pooled output; choose cls, mean or cls[+]mean"):
-            model.text_states(*inputs)
+            model.text_tower_features(*inputs)
         return
-    states = model.text_states(*inputs)[1]
+    states = model.text_tower_features(*inputs)[1]
     own = own_tokens(model, batch, "text")
     expected = own.pooler_output if pooling == "tower" else pooled_by_loop(own, batch["attention_mask"], pooling)
-    assert states.shape == (4, model.config.text_state_dim)
+    assert states.shape == (4, model.config.text_feature_dim)
     assert torch.allclose(states, expected, **CLOSE)
 
 
@@ -61,10 +61,10 @@ def test_every_text_pooling_is_what_its_name_says(make_model, batch, text, pooli
 def test_every_vision_pooling_is_what_its_name_says(make_model, batch, vision, pooling):
     model = make_model(vision=vision, vision_pooling=pooling)
     with torch.no_grad():
-        states = model.image_states(batch["pixel_values"])[1]
+        states = model.vision_tower_features(batch["pixel_values"])[1]
     own = own_tokens(model, batch, "vision")
     expected = own.pooler_output if pooling == "tower" else pooled_by_loop(own, None, pooling)
-    assert states.shape == (4, model.config.vision_state_dim)
+    assert states.shape == (4, model.config.vision_feature_dim)
     assert torch.allclose(states, expected, **CLOSE)
 
 
@@ -97,12 +97,14 @@ def test_state_norm_l2_makes_states_unit_length_before_the_projection(make_model
     normed = make_model(text_pooling="cls+mean", text_state_norm="l2", vision_state_norm="l2")
     normed.load_state_dict(plain.state_dict())
     with torch.no_grad():
-        before, after = (model.text_states(batch["input_ids"], batch["attention_mask"])[1] for model in (plain, normed))
+        before, after = (
+            model.text_tower_features(batch["input_ids"], batch["attention_mask"])[1] for model in (plain, normed)
+        )
         assert torch.allclose(after, before / before.norm(dim=-1, keepdim=True), **CLOSE)
         assert (before.norm(dim=-1) > 2).all()  # the norm had something to do
         features = normed.get_text_features(batch["input_ids"], batch["attention_mask"]).pooler_output
         assert torch.allclose(features, after @ normed.text_projection.weight.t(), **CLOSE)
-        lengths = normed.image_states(batch["pixel_values"])[1].norm(dim=-1)
+        lengths = normed.vision_tower_features(batch["pixel_values"])[1].norm(dim=-1)
     assert torch.allclose(lengths, torch.ones(4), **CLOSE)
 
 
@@ -114,7 +116,7 @@ def test_linear_head_is_one_matrix_and_mlp_two_with_a_gelu_between(make_model, b
         first, second = mlp.visual_projection[0], mlp.visual_projection[2]
         first.bias.copy_(torch.linspace(-1, 1, 8))
         second.bias.copy_(torch.linspace(1, 2, 8))
-        states = mlp.image_states(batch["pixel_values"])[1].double()
+        states = mlp.vision_tower_features(batch["pixel_values"])[1].double()
         hidden = states @ first.weight.double().t() + first.bias.double()
         hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
         expected = hidden @ second.weight.double().t() + second.bias.double()
@@ -128,7 +130,7 @@ def test_head_with_a_norm_is_one_matrix_and_a_layer_norm(make_model, batch):
     assert [tuple(p.shape) for p in model.text_projection.parameters()] == [(8, 16), (8,), (8,), (8,)]
     with torch.no_grad():
         norm.bias.fill_(0.5)
-        states = model.text_states(batch["input_ids"], batch["attention_mask"])[1].double()
+        states = model.text_tower_features(batch["input_ids"], batch["attention_mask"])[1].double()
         projected = states @ matrix.weight.double().t() + matrix.bias.double()
         centred = projected - projected.mean(-1, keepdim=True)
         expected = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() + 0.5
@@ -186,13 +188,13 @@ def test_rectangular_batches_have_logits_but_no_loss_by_rows(make_model, batch):
 def test_cached_states_give_the_same_outputs_to_the_bit(make_model, batch, settings):
     model = make_model(freeze_vision=True, **settings)
     with torch.no_grad():
-        texts = model.text_states(batch["input_ids"], batch["attention_mask"])[1]
-        images = model.image_states(batch["pixel_values"])[1]
+        texts = model.text_tower_features(batch["input_ids"], batch["attention_mask"])[1]
+        images = model.vision_tower_features(batch["pixel_values"])[1]
         live = model(**batch, return_loss=True)
         for inputs in (
-            {"text_states": texts, "image_states": images},
-            {"text_states": texts, "pixel_values": batch["pixel_values"]},
-            {**batch, "pixel_values": None, "image_states": images},
+            {"text_features": texts, "image_features": images},
+            {"text_features": texts, "pixel_values": batch["pixel_values"]},
+            {**batch, "pixel_values": None, "image_features": images},
         ):
             cached = model(**inputs, return_loss=True)
             for name in ("loss", "logits_per_image", "text_embeds", "image_embeds"):
@@ -305,9 +307,9 @@ def test_dropout_of_a_frozen_tower_never_acts(make_model, batch):
     dropped = {"dropout": 0.5, "attention_dropout": 0.5}
     frozen = make_model(text_changes=dropped).train()
     inputs = batch["input_ids"], batch["attention_mask"]
-    assert torch.equal(frozen.text_states(*inputs)[1], frozen.text_states(*inputs)[1])
+    assert torch.equal(frozen.text_tower_features(*inputs)[1], frozen.text_tower_features(*inputs)[1])
     learned = make_model(text_changes=dropped, freeze_text=False).train()
-    assert not torch.equal(learned.text_states(*inputs)[1], learned.text_states(*inputs)[1])
+    assert not torch.equal(learned.text_tower_features(*inputs)[1], learned.text_tower_features(*inputs)[1])
 
 
 @pytest.mark.parametrize("vision", ["vit", "clip_vision_model", "dinov2"])
@@ -420,7 +422,7 @@ def test_towers_by_default_are_distilbert_and_vit_and_may_be_dicts():
     assert (config.text_config.model_type, config.vision_config.model_type) == ("distilbert", "vit")
     assert config.projection_dim == 512 and config.freeze_text and not config.freeze_vision
     given = ClipScratchConfig({"model_type": "bert", "hidden_size": 48}, text_pooling="cls+mean")
-    assert given.text_config.hidden_size == 48 and given.text_state_dim == 96
+    assert given.text_config.hidden_size == 48 and given.text_feature_dim == 96
 
 
 def test_weights_that_the_file_lacks_are_named_and_not_drawn_at_random(make_model, tmp_path):

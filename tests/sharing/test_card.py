@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from PIL import Image
 
-import run_train
+from modeling_clipscratch.cli import train as run_train
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
 from modeling_clipscratch.sharing.card.card_facts import eval_command
 from modeling_clipscratch.sharing.card.model_card import write_card
@@ -87,9 +87,13 @@ def change(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def change_data(copy, **changes):
-    """Change the facts about the dataset of a run."""
-    change(copy / "run.json", dataset={**json.loads((copy / "run.json").read_text())["dataset"], **changes})
+def change_run(copy, **changes):
+    """Change the facts about a run; those about its dataset one by one."""
+    state = json.loads((copy / "trainer_state.json").read_text())
+    facts = state["stateful_callbacks"]["TrainingRecord"]["attributes"]
+    changes["dataset"] = {**facts["dataset"], **changes.pop("dataset", {})}
+    facts.update(changes)
+    (copy / "trainer_state.json").write_text(json.dumps(state))
 
 
 @pytest.mark.slow
@@ -122,7 +126,7 @@ def test_examples_name_the_repository_if_there_is_one(copy):
     [("a {} or a {}.", r"a (\w+) or a \1\."), ("{size} of {}", r"\{size\} of \w+"), ("100 % {}", r"\w+")],
 )
 def test_the_pipeline_example_takes_any_template(copy, template, label, monkeypatch, capsys):
-    change_data(copy, templates=[template])
+    change_run(copy, dataset=dict(templates=[template]))
     monkeypatch.chdir(copy.parent)
     exec(examples(write_card(copy).read_text())[1], {})
     assert len(re.findall(rf"%  {label}$", capsys.readouterr().out, re.MULTILINE)) == 3
@@ -167,8 +171,8 @@ def test_metadata_are_what_huggingface_hub_reads_and_writes(class_run, caption_r
 def test_towers_and_data_of_the_hub_are_named_and_linked(copy):
     towers = {"text": {"name": "distilbert/distilbert-base-uncased", "source": "hub"},
               "vision": {"name": "vit-tiny", "source": "local"}}  # fmt: skip
-    change(copy / "run.json", towers=towers)
-    change_data(copy, name="clip-benchmark/wds_digits", source="hub", revision="abc")
+    change_run(copy, towers=towers)
+    change_run(copy, dataset=dict(name="clip-benchmark/wds_digits", source="hub", revision="abc"))
     write_card(copy, repo_id="ann/clip", license="apache-2.0", language="de")
     data, text = metadata_load(copy / "README.md"), text_of(copy)
     check_like_the_hub(data)
@@ -238,7 +242,7 @@ def test_the_files_of_the_folder_are_explained(class_run, copy):
 
 @pytest.mark.parametrize(("name", "plain"), [("bücher & co", "b-cher-co"), ("照片", "data")])
 def test_the_name_of_local_data_becomes_what_the_hub_allows(copy, name, plain):
-    change_data(copy, name=name, source="local")
+    change_run(copy, dataset=dict(name=name, source="local"))
     write_card(copy)
     data = metadata_load(copy / "README.md")
     check_like_the_hub(data)
@@ -262,8 +266,8 @@ def headings_of_empty_sections(text):
 @pytest.mark.parametrize(
     "missing",
     [
-        ("run.json",), ("metrics.json",), ("recipe.yaml", "run.json"), ("versions.json",), ("curves.png",),
-        ("run.json", "metrics.json", "recipe.yaml", "versions.json", "curves.png", "trainer_state.json"),
+        ("trainer_state.json",), ("metrics.json",), ("recipe.yaml", "trainer_state.json"), ("versions.json",), ("curves.png",),
+        ("metrics.json", "recipe.yaml", "versions.json", "curves.png", "trainer_state.json"),
     ],
     ids=lambda names: "-".join(names),
 )  # fmt: skip
@@ -313,8 +317,8 @@ EVIL = [
 @pytest.mark.parametrize("name", EVIL)
 def test_names_are_never_read_as_markdown_or_html(copy, name):
     markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
-    change_data(copy, name=name, source="local", class_names=[*EVIL, "z"], templates=[f"{name} {{}}"])
-    change(copy / "run.json", towers={side: {"name": name, "source": "local"} for side in ("text", "vision")})
+    change_run(copy, dataset=dict(name=name, source="local", class_names=[*EVIL, "z"], templates=[f"{name} {{}}"]))
+    change_run(copy, towers={side: {"name": name, "source": "local"} for side in ("text", "vision")})
     change(copy / "versions.json", torch=name)
     recipe = {"dataset": name, "text_tower": " ".join(["x" * 90, "```", "y" * 90])}
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -328,8 +332,15 @@ def test_names_are_never_read_as_markdown_or_html(copy, name):
     assert page.count("<table>") == 3 and page.count("<h1>") == 1 and page.count("<pre>") == 5
 
 
-DAMAGED = ["config.json", "model.safetensors", "tokenizer_config.json", "processor_config.json", "run.json"]
-DAMAGED += ["metrics.json", "versions.json", "recipe.yaml", "report/metrics.json", "report/evaluation.json"]
+DAMAGED = ["config.json", "model.safetensors", "tokenizer_config.json", "processor_config.json"]
+DAMAGED += [
+    "metrics.json",
+    "trainer_state.json",
+    "versions.json",
+    "recipe.yaml",
+    "report/metrics.json",
+    "report/evaluation.json",
+]
 
 
 @pytest.mark.parametrize("content", ["", '{"a": ', "[]", b"\x80\xff" * 50], ids=["empty", "cut", "list", "bytes"])
@@ -347,8 +358,8 @@ def test_a_damaged_file_is_named_and_the_card_kept(copy, name, content):
     ("name", "content"),
     [
         ("metrics.json", {"digits": 1}),
-        ("run.json", {"towers": "x"}),
-        ("run.json", {"steps": "x"}),
+        ("trainer_state.json", {"stateful_callbacks": {"TrainingRecord": {"attributes": {"towers": "x"}}}}),
+        ("trainer_state.json", {"stateful_callbacks": "x"}),
         ("config.json", {"model_type": "clipscratch", "text_config": "x"}),
     ],
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-import run_eval
+from modeling_clipscratch.cli import eval as run_eval
 from modeling_clipscratch.sharing.push_model import push_folder
 
 
@@ -23,7 +23,7 @@ def test_command_publishes_its_report_beside_the_model(hub, trained, tmp_path, c
 
 def test_a_refusal_comes_before_anything_is_measured(hub, trained, tmp_path, monkeypatch):
     hub.add("other/clip", {})
-    monkeypatch.setattr("run_eval.evaluate_models", lambda *a, **k: pytest.fail("it was measured"))
+    monkeypatch.setattr("modeling_clipscratch.cli.eval.evaluate_models", lambda *a, **k: pytest.fail("it was measured"))
     for repo_id, message in {"you/nowhere": "Repository Not Found", "other/clip": "don't have the rights"}.items():
         with pytest.raises(OSError, match=message):
             evaluate(trained, "--output_dir", tmp_path / "report", "--push_to_hub", repo_id)

@@ -94,7 +94,7 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     mixture = Mixture(next_of(len(group)), mine.pop("weight"), None, None) if case.get("mixed") else None
     if case.get("cached"):
         with torch.no_grad():
-            mine["text_states"] = model.text_states(mine.pop("input_ids"), mine.pop("attention_mask"))[1]
+            mine["text_features"] = model.text_tower_features(mine.pop("input_ids"), mine.pop("attention_mask"))[1]
     torch.manual_seed(100 + rank)
     wrapped = share_out(model, case.get("fsdp")) if world > 1 else model
     output = wrapped(**mine, return_logits=False, encode_chunk_size=case["chunk"])

@@ -17,7 +17,7 @@ from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.training import trainer as trainer_module
 from modeling_clipscratch.training.features import embed
 from modeling_clipscratch.training.features.embed import embed_images, text_encoder
-from modeling_clipscratch.training.features.feature_cache import image_states, text_states
+from modeling_clipscratch.training.features.feature_cache import cached_image_features, cached_text_features
 from modeling_clipscratch.training.loss.gather import process_index
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments
 from modeling_clipscratch.training.towers.build import build_model
@@ -38,13 +38,13 @@ def test_embeddings_from_cached_states_are_those_from_pixels_and_tokens(make_mod
     tokens = TokenTable(captions.texts, word_processor.tokenizer, 12)
     live = PairDataset(dataset, captions, TextSide(seed=0, tokens=tokens), pixels=pixels)
     states = {
-        "text": text_states(model, tokens, folder=tmp_path, progress=False),
-        "image": image_states(
+        "text": cached_text_features(model, tokens, folder=tmp_path, progress=False),
+        "image": cached_image_features(
             model, lambda chosen: pixels[chosen], "", dataset["key"][:], LOOK, views=3, folder=tmp_path, progress=False
         ),
     }
     texts = TextSide(seed=0, features=states["text"])
-    cached = PairDataset(dataset, captions, texts, image_states=states["image"])
+    cached = PairDataset(dataset, captions, texts, image_features=states["image"])
     chosen, words = torch.tensor([4, 0, 2, 2]), ["red", "a red square", "the blue circle", "red"]
     images = [embed_images(model, pairs, chosen, LOOK, 3) for pairs in (live, cached)]
     assert torch.allclose(*images, **CLOSE) and torch.allclose(images[1][2], images[1][3], **CLOSE)

@@ -42,15 +42,15 @@ def test_a_probability_above_1_is_refused(make_model, word_processor, name):
 def test_changes_that_a_cache_of_one_view_would_not_have_are_refused(make_model, word_processor, said):
     preprocess, frozen = Preprocess(word_processor.image_processor), make_model(freeze_vision=True)
     (name,) = said
-    with pytest.raises(ValueError, match=f"{name}=.* set image_views to 2 or more, or cache_states to false"):
+    with pytest.raises(ValueError, match=f"{name}=.* set image_views to 2 or more, or cache_features to false"):
         build_augment(ClipScratchTrainingArguments(**said), preprocess, frozen)
-    for way in ({"image_views": 2}, {"cache_states": False}):
+    for way in ({"image_views": 2}, {"cache_features": False}):
         args = ClipScratchTrainingArguments(**said, **way)
         assert getattr(build_augment(args, preprocess, frozen), name) == said[name]
 
 
 @pytest.mark.parametrize(
-    ("frozen", "streamed", "options"), [(False, False, {}), (True, True, {}), (True, False, {"cache_states": False})]
+    ("frozen", "streamed", "options"), [(False, False, {}), (True, True, {}), (True, False, {"cache_features": False})]
 )
 def test_views_that_no_cache_would_hold_are_refused(make_model, word_processor, frozen, streamed, options):
     preprocess, model = Preprocess(word_processor.image_processor), make_model(freeze_vision=frozen)
@@ -76,7 +76,7 @@ def test_cached_views_are_not_mirrored_where_a_caption_names_a_side(make_model, 
     args, model = arguments(tmp_path, image_views=2, horizontal_flip=1.0), make_model(freeze_vision=True)
     augment = build_augment(args, Preprocess(word_processor.image_processor), model)
     pairs = map_pairs(dataset, model, word_processor, augment, args, training=True)
-    plain, other = pairs.image_states[:, 0], pairs.image_states[:, 1]
+    plain, other = pairs.image_features[:, 0], pairs.image_features[:, 1]
     assert not torch.allclose(plain[1], other[1], atol=1e-3)
     assert torch.allclose(plain[0], other[0], atol=1e-6)  # the same image in another batch
 
@@ -96,8 +96,8 @@ def test_images_are_the_image_processor_s_own_unless_they_are_to_train_on(
     pixels, others = (torch.from_numpy(np.stack(list(map(way, images)))) for way in (own, fast))
     assert not torch.equal(pixels, others)
     if frozen:
-        features = [model.image_states(normalize(made, own.mean, own.std))[1] for made in (pixels, others)]
-        distances = [(pairs.image_states[:, 0] - each).abs().max() for each in features]
+        features = [model.vision_tower_features(normalize(made, own.mean, own.std))[1] for made in (pixels, others)]
+        distances = [(pairs.image_features[:, 0] - each).abs().max() for each in features]
         assert distances[0] < 1e-5 < distances[1]  # float32 in batches of other sizes; one level of 255
     else:
         assert torch.equal(pairs.pixels, pixels if exact else others)

@@ -97,4 +97,4 @@ def test_dropout_is_on_in_the_cases_that_say_so():
         assert abs(parity.plain(drops)["loss"] - parity.plain(other)["loss"]) > 1e-3
     model = parity.build(case)
     pixels = parity.batch_of(case)["pixel_values"]
-    assert not torch.equal(model.image_states(pixels)[1], model.image_states(pixels)[1])
+    assert not torch.equal(model.vision_tower_features(pixels)[1], model.vision_tower_features(pixels)[1])

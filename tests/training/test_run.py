@@ -64,7 +64,7 @@ def test_run_folder_holds_what_the_design_says_and_nothing_else(finished):
     folder, _ = finished
     code = {path.name for path in Path(hub.__file__).parent.glob("*_clipscratch.py")}
     model = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
-    results = {"recipe.yaml", "trainer_state.json", "metrics.json", "run.json", "versions.json", "curves.png"}
+    results = {"recipe.yaml", "trainer_state.json", "metrics.json", "versions.json", "curves.png"}
     results |= {"SHA256SUMS"}
     checkpoints = {"checkpoint-3", "checkpoint-6"}
     assert {path.name for path in folder.iterdir()} == code | model | results | checkpoints
@@ -191,7 +191,9 @@ def test_data_without_a_test_split_are_measured_on_validation(run_recipe, tmp_pa
     folder, metrics = run_recipe(tmp_path, **recipe, eval_strategy="no", save_strategy="no", validation_fraction=0.3)
     assert "top1" in metrics[str(two_classes)]
     assert "has no test split: the finished run is measured on validation" in caplog.text
-    assert json.loads((folder / "run.json").read_text())["dataset"]["rows"] == {"train": 28, "validation": 12}
+    state = json.loads((folder / "trainer_state.json").read_text())
+    facts = state["stateful_callbacks"]["TrainingRecord"]["attributes"]
+    assert facts["dataset"]["rows"] == {"train": 28, "validation": 12}
     with pytest.raises(ValueError, match="has no split 'test'; .*--test_split none"):
         run_recipe(tmp_path / "named", **{**recipe, "test_split": "test"})
 
@@ -298,7 +300,7 @@ def test_checkpoint_of_weights_only_is_not_gone_on_from_but_finishes_a_run(run_r
     (run / "model.safetensors").unlink()
     run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
     assert (run / "model.safetensors").read_bytes() == bits
-    sentence = "checkpoint-1 holds weights only .save_only_model., and optimizer and learning rate would begin anew"
+    sentence = "checkpoint-1 holds weights only .save_only_model., and optimizer and learning rate would start again"
     with pytest.raises(ValueError, match=sentence):
         run_recipe(tmp_path / "named", **steps, resume_from_checkpoint=str(run / "checkpoint-1"))
     shutil.rmtree(run / "checkpoint-2")
@@ -389,7 +391,7 @@ def test_failing_save_leaves_the_earlier_checkpoint_whole_and_says_so(run_recipe
         return own(self, folder, *given, **named)
 
     monkeypatch.setattr(ClipScratchModel, "save_pretrained", full_at_the_second)
-    with pytest.raises(OSError, match="writing to .*run failed .*No space left.* checkpoint-1 is whole: make room"):
+    with pytest.raises(OSError, match="run cannot be written .No space left.* checkpoint-1 is complete: make room"):
         run_recipe(tmp_path, **LEARNED)
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "checkpoint-1"}
@@ -402,7 +404,7 @@ def test_failing_last_save_leaves_no_half_written_result(run_recipe, tmp_path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "_draw_curves", full)
-    with pytest.raises(OSError, match="No space left.* checkpoint-1 is whole: make room"):
+    with pytest.raises(OSError, match="No space left.* checkpoint-1 is complete: make room"):
         run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.yaml", "checkpoint-1"}
 
@@ -458,5 +460,5 @@ def test_mixed_pictures_are_trained_with_weighted_targets(run_recipe, tmp_path):
 
 
 def test_mixing_pictures_whose_states_are_cached_is_refused(run_recipe, tmp_path):
-    with pytest.raises(ValueError, match="its features are cached; leave them out, or set cache_states to false"):
+    with pytest.raises(ValueError, match="its features are cached; leave it out, or set cache_features to false"):
         run_recipe(tmp_path, freeze_vision=True, mixup=0.5)

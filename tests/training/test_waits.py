@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_clipscratch.training.optimization.ema import WeightAverage
+from modeling_clipscratch.training.optimization.ema import ModelEma
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 aten = torch.ops.aten
@@ -90,7 +90,7 @@ def test_the_watch_sees_a_copy_to_the_host(run_recipe, tmp_path, watched, monkey
 
 def test_the_average_of_all_weights_is_one_call(make_model):
     model = make_model()
-    average = WeightAverage(model, 0.9)
+    average = ModelEma(model, 0.9)
     calls = []
 
     class Count(TorchDispatchMode):

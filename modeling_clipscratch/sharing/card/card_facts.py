@@ -97,8 +97,9 @@ def read_facts(folder: Path) -> dict:
 def read_run(folder: Path) -> dict:
     """Return the facts about the run that its recipe does not hold."""
     empty = {"dataset": {}, "towers": {}, "trained_parameters": {}, "processes": 1}
-    empty |= dict.fromkeys(("steps", "pictures_seen", "seconds", "cores", "precision"))
-    return empty | _read(folder, "run.json")
+    empty |= dict.fromkeys(("steps", "images_seen", "seconds", "cores", "precision"))
+    callbacks = _read(folder, "trainer_state.json").get("stateful_callbacks", {})
+    return empty | callbacks.get("TrainingRecord", {}).get("attributes", {})
 
 
 def count_parameters(folder: Path) -> dict[str, int]:

@@ -18,7 +18,7 @@ from modeling_clipscratch.data.images.augment import Augment
 from modeling_clipscratch.data.images.preprocess import normalize
 from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
 from modeling_clipscratch.training.features import feature_files as state_files
-from modeling_clipscratch.training.features.feature_cache import image_states, text_states
+from modeling_clipscratch.training.features.feature_cache import cached_image_features, cached_text_features
 
 TEXTS = ["a red square", "blue", "the photo of a blue circle", "a photo", "red"]
 LOOK = Augment(mean=[0.5] * 3, std=[0.5] * 3, random_shift=2, horizontal_flip=0.5)
@@ -48,7 +48,7 @@ def calls(monkeypatch):
 
     def count(model):
         seen = []
-        for name in ("text_states", "image_states"):
+        for name in ("text_features", "image_features"):
             own = getattr(model, name)
             monkeypatch.setattr(
                 model, name, lambda *given, own=own, name=name, **named: (seen.append(name), own(*given, **named))[1]
@@ -70,21 +70,21 @@ def quiet(folder):
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls+mean"])
 def test_cached_text_states_are_the_tower_s_own(make_model, tokens, word_processor, tmp_path, pooling):
     model = make_model(text_pooling=pooling, text_state_norm="l2")
-    found = text_states(model, tokens, batch_size=2, **quiet(tmp_path))
-    assert found.shape == (5, model.config.text_state_dim) and found.dtype == torch.float32
+    found = cached_text_features(model, tokens, batch_size=2, **quiet(tmp_path))
+    assert found.shape == (5, model.config.text_feature_dim) and found.dtype == torch.float32
     for number, text in enumerate(TEXTS):
-        alone = model.text_states(**word_processor.tokenizer([text], return_tensors="pt").convert_to_tensors())
+        alone = model.text_tower_features(**word_processor.tokenizer([text], return_tensors="pt").convert_to_tensors())
         assert torch.allclose(found[number], alone[1][0], **CLOSE)
 
 
 def test_cached_picture_states_are_the_tower_s_own_and_the_first_view_is_plain(model, pixels, tmp_path):
-    found = image_states(model, *of(pixels), KEYS, LOOK, views=3, seed=4, batch_size=4, **quiet(tmp_path))
+    found = cached_image_features(model, *of(pixels), KEYS, LOOK, views=3, seed=4, batch_size=4, **quiet(tmp_path))
     assert found.shape == (6, 3, 16)
     images = torch.from_numpy(pixels)
-    expected = [model.image_states(normalize(images, LOOK.mean, LOOK.std))[1]]
+    expected = [model.vision_tower_features(normalize(images, LOOK.mean, LOOK.std))[1]]
     for view in (1, 2):
         samples = sample_ids(key_ids(KEYS), seed=4, epoch=view)
-        expected.append(model.image_states(LOOK(images, samples, torch.ones(6, dtype=torch.bool)))[1])
+        expected.append(model.vision_tower_features(LOOK(images, samples, torch.ones(6, dtype=torch.bool)))[1])
     assert torch.allclose(found, torch.stack(expected, 1), **CLOSE)
     assert not torch.allclose(found[:, 0], found[:, 1], atol=1e-2)
 
@@ -92,14 +92,14 @@ def test_cached_picture_states_are_the_tower_s_own_and_the_first_view_is_plain(m
 def test_second_call_finds_the_states_and_leaves_the_tower_alone(model, tokens, pixels, tmp_path, calls):
     seen = calls(model)
     first = (
-        text_states(model, tokens, **quiet(tmp_path)),
-        image_states(model, *of(pixels), KEYS, LOOK, **quiet(tmp_path)),
+        cached_text_features(model, tokens, **quiet(tmp_path)),
+        cached_image_features(model, *of(pixels), KEYS, LOOK, **quiet(tmp_path)),
     )
-    assert set(seen) == {"text_states", "image_states"}
+    assert set(seen) == {"text_features", "image_features"}
     seen.clear()
     second = (
-        text_states(model, tokens, **quiet(tmp_path)),
-        image_states(model, *of(pixels), KEYS, LOOK, **quiet(tmp_path)),
+        cached_text_features(model, tokens, **quiet(tmp_path)),
+        cached_image_features(model, *of(pixels), KEYS, LOOK, **quiet(tmp_path)),
     )
     assert seen == []
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -107,11 +107,11 @@ def test_second_call_finds_the_states_and_leaves_the_tower_alone(model, tokens, 
 
 
 def test_equal_model_made_again_finds_the_states(make_model, tokens, tmp_path, calls):
-    text_states(make_model(), tokens, **quiet(tmp_path))
+    cached_text_features(make_model(), tokens, **quiet(tmp_path))
     again = make_model(vision="dinov2", projection_dim=4)  # another picture tower and another head
     again.text_model.load_state_dict(make_model().text_model.state_dict())
     seen = calls(again)
-    text_states(again, tokens, **quiet(tmp_path))
+    cached_text_features(again, tokens, **quiet(tmp_path))
     assert seen == []
 
 
@@ -119,7 +119,7 @@ def test_equal_model_made_again_finds_the_states(make_model, tokens, tmp_path, c
 def test_what_the_text_states_depend_on_gives_another_cache(
     make_model, tokens, word_processor, tmp_path, calls, change
 ):
-    text_states(make_model(), tokens, **quiet(tmp_path))
+    cached_text_features(make_model(), tokens, **quiet(tmp_path))
     changed = make_model(
         text_pooling="mean" if change == "pooling" else "cls",
         text_state_norm="l2" if change == "norm" else "none",
@@ -133,10 +133,10 @@ def test_what_the_text_states_depend_on_gives_another_cache(
     if change == "length":
         tokens = TokenTable(TEXTS, word_processor.tokenizer, 6)
     seen = calls(changed)
-    states = text_states(changed, tokens, **quiet(tmp_path))
+    states = cached_text_features(changed, tokens, **quiet(tmp_path))
     assert seen and len(list(tmp_path.iterdir())) == 2
     with torch.inference_mode():
-        expected = changed.text_states(**tokens.batch(torch.arange(5)))[1]
+        expected = changed.text_tower_features(**tokens.batch(torch.arange(5)))[1]
     assert torch.allclose(states, expected, **CLOSE)
 
 
@@ -144,7 +144,7 @@ def test_what_the_text_states_depend_on_gives_another_cache(
 def test_what_the_picture_states_depend_on_gives_another_cache(make_model, pixels, tmp_path, calls, change):
     def states(model, **changes):
         given = {"pixels": pixels, "keys": KEYS, "augment": LOOK, "views": 2, "seed": 0, **changes}
-        return image_states(
+        return cached_image_features(
             model, *of(given.pop("pixels")), given.pop("keys"), given.pop("augment"), **given, **quiet(tmp_path)
         )
 
@@ -167,10 +167,10 @@ def test_what_the_picture_states_depend_on_gives_another_cache(make_model, pixel
 
 
 def test_single_view_does_not_depend_on_augmentation_or_seed(model, pixels, tmp_path, calls):
-    image_states(model, *of(pixels), KEYS, LOOK, seed=0, **quiet(tmp_path))
+    cached_image_features(model, *of(pixels), KEYS, LOOK, seed=0, **quiet(tmp_path))
     seen = calls(model)
     plain = Augment(mean=[0.5] * 3, std=[0.5] * 3)
-    image_states(model, *of(pixels), KEYS, plain, seed=1, **quiet(tmp_path))
+    cached_image_features(model, *of(pixels), KEYS, plain, seed=1, **quiet(tmp_path))
     assert seen == []
 
 
@@ -178,7 +178,7 @@ def test_single_view_does_not_depend_on_augmentation_or_seed(model, pixels, tmp_
 def test_killed_build_leaves_nothing_half_and_goes_on(model, tokens, tmp_path, monkeypatch, calls, moment):
     monkeypatch.setattr(state_files, "PART_ROWS", 2)  # three parts
     seen, left = calls(model), [2]
-    own = {"encoding": model.text_states, "writing": save_file, "renaming": os.replace, "joining": state_files._join}
+    own = {"encoding": model.text_features, "writing": save_file, "renaming": os.replace, "joining": state_files._join}
 
     def killed_at_the_second(*given, **named):
         left[0] -= 1
@@ -191,21 +191,21 @@ def test_killed_build_leaves_nothing_half_and_goes_on(model, tokens, tmp_path, m
     def killed(*given, **named):
         raise KeyboardInterrupt
 
-    place = {"encoding": (model, "text_states"), "writing": (state_files, "save_file")}
+    place = {"encoding": (model, "text_features"), "writing": (state_files, "save_file")}
     place |= {"renaming": (state_files.os, "replace"), "joining": (state_files, "_join")}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(*place[moment], killed if moment == "joining" else killed_at_the_second)
-        text_states(model, tokens, **quiet(tmp_path))
+        cached_text_features(model, tokens, **quiet(tmp_path))
     assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*/*.part"))
     whole = 3 if moment == "joining" else 1
     assert len(list(tmp_path.glob("*.parts*/*.safetensors"))) == whole
 
     seen.clear()
-    again = text_states(model, tokens, **quiet(tmp_path))
+    again = cached_text_features(model, tokens, **quiet(tmp_path))
     assert len(seen) == 3 - whole  # the parts that were there are not made twice
     [path] = tmp_path.iterdir()
     assert path.suffix == ".safetensors" and torch.equal(load_file(path)["states"], again)
-    fresh = text_states(model, tokens, **quiet(tmp_path / "fresh"))
+    fresh = cached_text_features(model, tokens, **quiet(tmp_path / "fresh"))
     assert torch.equal(fresh, again)
 
 
@@ -237,19 +237,19 @@ def test_damaged_part_of_a_cache_is_encoded_again_with_a_word(
     model, tokens, tmp_path, monkeypatch, calls, caplog, damage
 ):
     monkeypatch.setattr(state_files, "PART_ROWS", 2)  # three parts
-    expected, seen = text_states(model, tokens, **quiet(tmp_path)).clone(), calls(model)
+    expected, seen = cached_text_features(model, tokens, **quiet(tmp_path)).clone(), calls(model)
     [path] = tmp_path.iterdir()
     change, again = DAMAGES[damage]
     _changed(path, change)
-    assert torch.equal(text_states(model, tokens, **quiet(tmp_path)), expected)
+    assert torch.equal(cached_text_features(model, tokens, **quiet(tmp_path)), expected)
     assert len(seen) == again and "damaged and encoded again" in caplog.text
-    assert torch.equal(text_states(model, tokens, **quiet(tmp_path)), expected) and len(seen) == again
+    assert torch.equal(cached_text_features(model, tokens, **quiet(tmp_path)), expected) and len(seen) == again
 
 
 @pytest.mark.parametrize("planted", ["zeros", "other rows", "other part", "garbage", "other digest"])
 def test_planted_part_is_not_taken(model, tokens, tmp_path, monkeypatch, planted, caplog):
     monkeypatch.setattr(state_files, "PART_ROWS", 2)
-    expected = text_states(model, tokens, **quiet(tmp_path / "first")).clone()
+    expected = cached_text_features(model, tokens, **quiet(tmp_path / "first")).clone()
     [path] = (tmp_path / "first").iterdir()
     part = tmp_path / "second" / path.with_suffix(".parts2").name / "0000000000.safetensors"
     part.parent.mkdir(parents=True)
@@ -263,7 +263,7 @@ def test_planted_part_is_not_taken(model, tokens, tmp_path, monkeypatch, planted
         save_file(
             {"states": torch.zeros_like(expected[:2])}, part, metadata={"sha256": "0"} if "dig" in planted else None
         )
-    assert torch.equal(text_states(model, tokens, **quiet(tmp_path / "second")), expected)
+    assert torch.equal(cached_text_features(model, tokens, **quiet(tmp_path / "second")), expected)
     assert "0000000000.safetensors is damaged and encoded again" in caplog.text
 
 
@@ -273,19 +273,19 @@ def test_full_disk_while_a_cache_is_written_names_the_folder(model, tokens, tmp_
 
     monkeypatch.setattr(state_files, "save_file", full)
     with pytest.raises(OSError, match=f"writing to {tmp_path} failed .*No space left.*set cache_dir to another disk"):
-        text_states(model, tokens, **quiet(tmp_path))
+        cached_text_features(model, tokens, **quiet(tmp_path))
 
 
 def test_parts_in_any_number_give_the_same_states(model, pixels, tmp_path, monkeypatch):
-    whole = image_states(model, *of(pixels), KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "whole"))
+    whole = cached_image_features(model, *of(pixels), KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "whole"))
     monkeypatch.setattr(state_files, "PART_ROWS", 4)
-    parts = image_states(model, *of(pixels), KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "parts"))
+    parts = cached_image_features(model, *of(pixels), KEYS, LOOK, views=3, batch_size=1, **quiet(tmp_path / "parts"))
     assert torch.equal(whole, parts)
 
 
 def test_another_run_that_finishes_first_does_no_harm(model, tokens, tmp_path, monkeypatch):
     """It takes the parts away while this one writes its own, or joins them."""
-    expected = text_states(model, tokens, **quiet(tmp_path / "theirs"))
+    expected = cached_text_features(model, tokens, **quiet(tmp_path / "theirs"))
     [theirs] = (tmp_path / "theirs").iterdir()
     for moment in ("save_file", "_join"):
         ours = tmp_path / moment
@@ -300,7 +300,7 @@ def test_another_run_that_finishes_first_does_no_harm(model, tokens, tmp_path, m
             raise FileNotFoundError("a part is gone")
 
         monkeypatch.setattr(state_files, moment, overtaken)
-        assert torch.equal(text_states(model, tokens, **quiet(ours)), expected)
+        assert torch.equal(cached_text_features(model, tokens, **quiet(ours)), expected)
         assert [path.name for path in ours.iterdir()] == [theirs.name]
 
 
@@ -345,4 +345,4 @@ dist.destroy_process_group()
 
 def test_tower_with_a_scalar_in_its_state_can_be_cached(model, tokens, tmp_path):
     model.text_model.register_buffer("steps_seen", torch.tensor(3))  # as batch norm has one
-    assert text_states(model, tokens, **quiet(tmp_path)).shape == (5, 16)
+    assert cached_text_features(model, tokens, **quiet(tmp_path)).shape == (5, 16)
