@@ -126,7 +126,7 @@ def test_examples_name_the_repository_if_there_is_one(copy):
     [("a {} or a {}.", r"a (\w+) or a \1\."), ("{size} of {}", r"\{size\} of \w+"), ("100 % {}", r"\w+")],
 )
 def test_the_pipeline_example_takes_any_template(copy, template, label, monkeypatch, capsys):
-    change_run(copy, dataset=dict(templates=[template]))
+    change_run(copy, dataset={"templates": [template]})
     monkeypatch.chdir(copy.parent)
     exec(examples(write_card(copy).read_text())[1], {})
     assert len(re.findall(rf"%  {label}$", capsys.readouterr().out, re.MULTILINE)) == 3
@@ -172,7 +172,7 @@ def test_towers_and_data_of_the_hub_are_named_and_linked(copy):
     towers = {"text": {"name": "distilbert/distilbert-base-uncased", "source": "hub"},
               "vision": {"name": "vit-tiny", "source": "local"}}  # fmt: skip
     change_run(copy, towers=towers)
-    change_run(copy, dataset=dict(name="clip-benchmark/wds_digits", source="hub", revision="abc"))
+    change_run(copy, dataset={"name": "clip-benchmark/wds_digits", "source": "hub", "revision": "abc"})
     write_card(copy, repo_id="ann/clip", license="apache-2.0", language="de")
     data, text = metadata_load(copy / "README.md"), text_of(copy)
     check_like_the_hub(data)
@@ -191,7 +191,7 @@ def test_the_card_holds_what_the_run_knows(class_run):
     for part in (
         "| text tower | distilbert, 1 layer of width 16, from scratch; ",
         "to 16 dimensions; 513 parameters, all trained",  # two heads of 16 x 16 and the temperature
-        "1,257 train, 180 validation, 360 test images",
+        "**Data.** `digits`: 1,257 train, ",
         "10 classes: zero, one, two,",
         "- `the digit {}.`",
         "**digits**, split test, 360 images, zero-shot:",
@@ -242,7 +242,7 @@ def test_the_files_of_the_folder_are_explained(class_run, copy):
 
 @pytest.mark.parametrize(("name", "plain"), [("bücher & co", "b-cher-co"), ("照片", "data")])
 def test_the_name_of_local_data_becomes_what_the_hub_allows(copy, name, plain):
-    change_run(copy, dataset=dict(name=name, source="local"))
+    change_run(copy, dataset={"name": name, "source": "local"})
     write_card(copy)
     data = metadata_load(copy / "README.md")
     check_like_the_hub(data)
@@ -266,7 +266,8 @@ def headings_of_empty_sections(text):
 @pytest.mark.parametrize(
     "missing",
     [
-        ("trainer_state.json",), ("metrics.json",), ("recipe.yaml", "trainer_state.json"), ("versions.json",), ("curves.png",),
+        ("trainer_state.json",), ("metrics.json",), ("versions.json",), ("curves.png",),
+        ("recipe.yaml", "trainer_state.json"),
         ("metrics.json", "recipe.yaml", "versions.json", "curves.png", "trainer_state.json"),
     ],
     ids=lambda names: "-".join(names),
@@ -317,7 +318,8 @@ EVIL = [
 @pytest.mark.parametrize("name", EVIL)
 def test_names_are_never_read_as_markdown_or_html(copy, name):
     markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
-    change_run(copy, dataset=dict(name=name, source="local", class_names=[*EVIL, "z"], templates=[f"{name} {{}}"]))
+    data = {"name": name, "source": "local", "class_names": [*EVIL, "z"], "templates": [f"{name} {{}}"]}
+    change_run(copy, dataset=data)
     change_run(copy, towers={side: {"name": name, "source": "local"} for side in ("text", "vision")})
     change(copy / "versions.json", torch=name)
     recipe = {"dataset": name, "text_tower": " ".join(["x" * 90, "```", "y" * 90])}

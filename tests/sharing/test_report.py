@@ -10,6 +10,7 @@ def evaluate(trained, *words):
     run_eval.main(["--model", str(trained), "--dataset", "digits", *map(str, words)])
 
 
+@pytest.mark.slow
 def test_command_publishes_its_report_beside_the_model(hub, trained, tmp_path, capsys):
     push_folder(trained, "you/clip")
     before, report = hub.repos["model", "you/clip"].files(), tmp_path / "report"

@@ -10,9 +10,9 @@ from ...data.images.preprocess import Preprocess
 from ...evaluation.encode import longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.load_model import load_model
+from ...evaluation.report.html_report import versions
 from ...evaluation.report.metric_tables import weights_sha256
 from ...hub.errors_clipscratch import ClipScratchError
-from ...training.saving.run_folder import versions
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.names import once_each
 from .onnx_parity import check_parity
