@@ -191,7 +191,7 @@ def test_the_card_holds_what_the_run_knows(class_run):
     for part in (
         "| text tower | distilbert, 1 layer of width 16, from scratch; ",
         "to 16 dimensions; 513 parameters, all trained",  # two heads of 16 x 16 and the temperature
-        "**Data.** `digits`: 1,257 train, ",
+        "1,257 train, 180 validation, 360 test images",
         "10 classes: zero, one, two,",
         "- `the digit {}.`",
         "**digits**, split test, 360 images, zero-shot:",

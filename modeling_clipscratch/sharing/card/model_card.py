@@ -98,6 +98,7 @@ def render_card(facts: dict, *, model: str, license: str | None, language: str |
     name, data = model.split("/")[-1], facts["run"]["dataset"]
     labels = (data.get("class_names") or [])[:_MOST_LABELS]
     template = (data.get("templates") or DEFAULT_TEMPLATES)[0]
+    rows = data.get("rows") or {}
     page = environment.get_template("card.md.jinja").render(
         {
             **facts,
@@ -108,6 +109,7 @@ def render_card(facts: dict, *, model: str, license: str | None, language: str |
         ours=Markdown(OUR_CARD),
         front=Markdown(metadata(facts, name=name, license=license, language=language).to_yaml()),
         labels=labels,
+        rows={split: rows[split] for split in ("train", "validation", "test", *rows) if split in rows},
         template=template,
         plain=template.count("{") == template.count("}") == template.count("{}") == 1,  # fit for `str.format`
         recipe_yaml=yaml.safe_dump(facts["recipe"], sort_keys=False, allow_unicode=True, width=110).strip(),
