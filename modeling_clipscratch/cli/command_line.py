@@ -7,8 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -39,10 +37,8 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     quiet_libraries()
-    _end_with_the_launcher()
     stop = _Stop()
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    sys.unraisablehook = _signal_again
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold bytes that are not UTF-8
     gc.freeze()  # the libraries' objects are never freed, so garbage collection can leave them out
@@ -50,8 +46,11 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         main([argument for argument in arguments if argument != TRACEBACK])
         sys.stdout.flush()
     except BaseException as error:
-        if stop.number is not None or getattr(error, "code", None) == TERMINATED:
-            _end(stop.number or signal.SIGTERM, getattr(error, "__notes__", []))
+        number = signal.SIGTERM if getattr(error, "code", None) == TERMINATED else stop.number
+        if number is not None:
+            sentence = "stopped." if number == signal.SIGINT else "stopped by SIGTERM."
+            _print_once(" ".join([sentence, *getattr(error, "__notes__", [])]))
+            _leave(128 + number)
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at its end
             sys.exit(1)
@@ -64,7 +63,6 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         _print_once(f"error: {on_one_line(str(error)) or type(error).__name__}")
         sys.exit(2)
     finally:
-        sys.unraisablehook = sys.__unraisablehook__
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -81,20 +79,6 @@ class _Stop:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
         if number == signal.SIGTERM:
             os._exit(TERMINATED)
-
-
-def _signal_again(unraisable):
-    """Send a signal again that arrived in a `__del__` or during a fork, where Python ignores the exception."""
-    number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(unraisable.exc_type)
-    if number is None:
-        sys.__unraisablehook__(unraisable)
-    else:
-        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-
-
-def _end(number, notes):
-    _print_once(" ".join(["stopped." if number == signal.SIGINT else "stopped by SIGTERM.", *notes]))
-    _leave(128 + number)
 
 
 def _leave(status):
@@ -119,21 +103,6 @@ def _marker():
     """The file that exists once a process of the launcher has printed why it ends; `None` without a launcher."""
     error_file = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", ""))  # <temporary>/attempt_0/<process>/error.json
     return error_file.parent.parent / "printed" if len(error_file.parts) > 2 and error_file.parent.is_dir() else None
-
-
-def _end_with_the_launcher():
-    """End this process when torchrun or accelerate launch is killed; it would go on training unseen."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    launcher = os.getppid()
-
-    def watch():
-        while os.getppid() == launcher:
-            time.sleep(1)
-        _print_once("stopped, since the launcher is gone.")
-        _leave(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def model_parser(command: str, description: str) -> argparse.ArgumentParser:

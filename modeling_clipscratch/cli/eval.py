@@ -2,12 +2,11 @@
 
 import argparse
 import logging
-import re
 import shlex
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
-from ..data.columns import DATA_OPTIONS, DataOptions
+from ..data.columns import DATA_OPTIONS
 from ..data.load import describe_data, load_data
 from ..data.splits import canonical_split
 from ..evaluation.evaluate_dataset import PROBES, TASKS
@@ -15,6 +14,7 @@ from ..evaluation.evaluate_models import differences_to_first, evaluate_models, 
 from ..evaluation.report.write_report import write_report
 from ..hub.errors_clipscratch import ClipScratchError
 from ..sharing.push_model import open_report, push_report
+from ..training.recipe.arguments import recipe_fields
 from ..utils.names import once_each
 
 logger = logging.getLogger(__name__)
@@ -55,20 +55,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of `DataOptions`, with its help from there."""
-    about = DataOptions.__doc__.partition("Args:")[2].partition("\n\n")[0]
-    entries = re.findall(r"^ {8}(\w+(?:, \w+)*): (.*(?:\n {12}.*)*)", about, re.MULTILINE)
-    helps = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
+    """Add an option for each field of `DataOptions`, with the help that it has in a recipe."""
     for option, field in DATA_OPTIONS.items():
-        kinds = [field.type, *get_args(field.type)]
-        choices = [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
-        parser.add_argument(
-            f"--{option}",
-            default=field.default,
-            choices=choices or None,
-            nargs="+" if Sequence[str] in kinds else None,
-            help=helps.get(field.name, "").replace("%", "%%"),
-        )
+        about = {**recipe_fields()[option].metadata, "default": field.default}
+        if option == "cache_dir":  # that of a recipe is for features
+            about["help"] = "Folder for downloaded and converted files. Default: that of datasets."
+        parser.add_argument(f"--{option}", nargs="+" if Sequence[str] in get_args(field.type) else None, **about)
 
 
 def data_options(options: argparse.Namespace) -> dict[str, Any]:

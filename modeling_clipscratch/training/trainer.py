@@ -31,7 +31,7 @@ from .callbacks import TrainingRecord, set_callbacks, worker_init
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
-from .loss.global_batch import choose_chunk, describe_batch, settle_global_batch
+from .loss.global_batch import choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
 from .loss.tiled_loss import GlobalLoss, loss_floor
 from .optimization.ema import ModelEma
@@ -294,7 +294,7 @@ class ClipScratchTrainer(Trainer):
         """Return how many rows this process encodes at once, `None` for all; measured before the model is wrapped."""
         self.model.train()  # what evaluation does not keep: dropped units, checkpointed layers
         if self.args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+            enable_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with self.accelerator.autocast():  # as accelerate wraps the model's forward pass later
             chunk = choose_chunk(self.args, self.model, self._largest_rows)
         logger.info(describe_batch(self.args, chunk))

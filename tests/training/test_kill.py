@@ -30,12 +30,12 @@ def test_killed_run_ends_with_the_bits_of_the_straight_one(processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("streamed", "workers"), [(False, 0), (False, 1), (True, 0), (True, 2)])
+@pytest.mark.parametrize(("streamed", "workers"), [(False, 1), (True, 2)])
 def test_sigterm_leaves_a_whole_checkpoint_a_sentence_and_status_143(
     run_recipe, write_recipe, tmp_path, streamed, workers
 ):
     steps = {
-        "freeze_text": False, "max_steps": 300, "save_strategy": "steps", "save_steps": 50, "eval_strategy": "no",
+        "freeze_text": False, "max_steps": 150, "save_strategy": "steps", "save_steps": 20, "eval_strategy": "no",
         "test_split": "none", "dataloader_num_workers": workers, "enable_jit_checkpoint": True,
         "resume_from_checkpoint": "auto", "per_device_train_batch_size": 100,
     }  # fmt: skip
@@ -48,7 +48,7 @@ def test_sigterm_leaves_a_whole_checkpoint_a_sentence_and_status_143(
     process = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not (run / "checkpoint-50").is_dir():
+    while not (run / "checkpoint-20").is_dir():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGTERM)  # the workers too, as a scheduler does
@@ -56,6 +56,6 @@ def test_sigterm_leaves_a_whole_checkpoint_a_sentence_and_status_143(
     assert process.stderr.read().splitlines()[-1].startswith("stopped by SIGTERM. To resume the run, add --resume")
     assert not (run / "config.json").exists() and not (run / ".incomplete").exists()
     checkpoint = Path(find_checkpoint(run, "auto"))
-    assert 50 < int(checkpoint.name[11:]) < 300
+    assert 20 < int(checkpoint.name[11:]) < 150
     subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, check=True, capture_output=True, timeout=300)
     assert same(weights(run), weights(expected))

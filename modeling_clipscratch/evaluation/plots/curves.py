@@ -34,7 +34,7 @@ def plot_curves(log_history: Sequence[Mapping] | Mapping[str, Sequence[Mapping]]
         log_history: `log_history` of a `trainer_state.json`, or {run name: the same} for several runs on one sheet.
             Entries without a `step` are passed over. Keys shown: `loss`, `loss_floor` (thin), `eval_*loss`,
             `eval_*top1`, `eval_*top5`, `eval_*mean_per_class_recall`, `eval_*recall@k`, `*accuracy`, `learning_rate*`,
-            `temperature` or `logit_scale` (its natural log, negative). With `images_seen` the axis says how many pictures a step has.
+            `temperature` or `logit_scale` (natural log, negative). With `images_seen` the axis names the images a step.
         path: the PNG.
     No picture is made of logs that have nothing to show.
     """

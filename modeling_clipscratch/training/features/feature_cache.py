@@ -29,8 +29,6 @@ def cached_text_features(model, tokens: TokenTable, *, folder=None, batch_size=2
         model: its text tower is frozen.
         tokens: U captions, tokenised.
         folder: of all cached files; default `clipscratch` in the Hugging Face cache.
-        batch_size: captions at once.
-        progress: show a progress bar.
 
     Returns:
         (U, D) float32, memory-mapped.
@@ -68,11 +66,7 @@ def cached_image_features(
             another. It is called for rows that are not in the cache.
         content: what the pixels depend on (fingerprint of the rows, preprocessing).
         count: N.
-        mean: (3,) of the image processor.
-        std: (3,) of the image processor.
-        folder: as for `cached_text_features`.
-        batch_size: images at once.
-        progress: show a progress bar.
+        mean: (3,) of the image processor; and `std`.
 
     Returns:
         (N, D) float32, memory-mapped.

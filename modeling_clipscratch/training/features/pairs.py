@@ -61,16 +61,9 @@ def read_stream(stream: datasets.IterableDataset, options: DataOptions) -> datas
 
 
 def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False) -> Augment:
-    """Build the augmentation of training images, which runs on the device.
+    """Build the augmentation of training images; `ClipScratchError` if the features of these images are cached.
 
-    Args:
-        args: `ClipScratchTrainingArguments`.
-        preprocess: of the vision tower; its mean and deviation normalise.
-        model: unwrapped.
-        streamed: the rows are those of a stream, whose image features are not cached.
-
-    Raises:
-        ClipScratchError: If images are to be changed or mixed whose features are cached.
+    Image features of a stream (`streamed`) are not cached.
     """
     defaults = {field.name: field.default for field in fields(args)}
     changes = {field.name: getattr(args, field.name) for field in fields(Augment) if field.name in defaults}
@@ -101,8 +94,7 @@ def map_pairs(
 
     Args:
         dataset: prepared, N rows.
-        model: unwrapped, on its device.
-        processor: its processor.
+        model: unwrapped, on its device; `processor` is its processor.
         augment: of `build_augment`.
         args: `ClipScratchTrainingArguments`.
         templates: prompts of class data.

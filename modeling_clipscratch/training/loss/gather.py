@@ -45,12 +45,3 @@ def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
     total = tensor.clone()
     dist.all_reduce(total)
     return total
-
-
-def own_rows_of_sum(rows: torch.Tensor) -> torch.Tensor:
-    """Return the (b, ...) rows of this process in the sum of all processes' (processes * b, ...) tensors."""
-    if process_count() == 1:
-        return rows
-    own = torch.empty_like(rows[: len(rows) // process_count()])
-    dist.reduce_scatter_tensor(own, rows.contiguous())
-    return own

@@ -21,7 +21,7 @@ _MARGIN = 1.5  # a step needs more than the activations kept for the backward pa
 _OTHER_LOSSES = {  # field of TrainingArguments -> (the value that keeps the loss, what another one does)
     "auto_find_batch_size": (False, " makes the batch smaller; set encode_chunk_size to auto"),
     "label_smoothing_factor": (0.0, " is not part of a contrastive loss; leave it out"),
-    "dataloader_drop_last": (True, "=False ends each epoch with a smaller batch, whose loss is another one; leave it out"),
+    "dataloader_drop_last": (True, "=False ends each epoch with a smaller batch, which has another loss; leave it out"),
     "remove_unused_columns": (False, " has no columns to remove, since batches are made whole; leave it out"),
 }  # fmt: skip
 
@@ -90,6 +90,22 @@ def describe_batch(args, chunk: int | None) -> str:
     if chunk is None:
         return f"{line}, encoded at once"
     return f"{line}, encoded {chunk:,} at a time ({-(-rows // chunk)} chunks, encoded again for the backward pass)"
+
+
+def enable_checkpointing(model, options: dict | None) -> None:
+    """Enable activation checkpointing as the Trainer does when it starts to train, before a step's memory is measured.
+
+    Args:
+        model: unwrapped.
+        options: `activation_checkpointing_kwargs`: `every_n_layers` and `offload`, and those of torch's `checkpoint`.
+    """
+    options, own = dict(options or {}), {}
+    if hasattr(model, "activation_checkpointing_enable"):  # older versions of transformers have the former name only
+        own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options or None, **own)
+    else:
+        model.gradient_checkpointing_enable(options or None)
 
 
 def choose_chunk(args, model, example) -> int | None:

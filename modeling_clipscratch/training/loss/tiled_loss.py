@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from ...hub.losses_clipscratch import full_precision
-from .gather import all_rows, own_rows, own_rows_of_sum, process_count, sum_over_processes
+from .gather import all_rows, own_rows, process_count, sum_over_processes
 
 CPU_TILE = 1024  # edge; a tile of 4 MB stays in a CPU's cache
 GPU_TILE = 4096
@@ -158,7 +158,8 @@ class _TiledLoss(torch.autograd.Function):
                 total = gradient.sum()
                 to_scale += (gradient * values).sum() - (0 if logit_bias is None else logit_bias * total)
                 to_bias += total
-            ctx.gradients = [to_images.mul_(scale), own_rows_of_sum(to_texts).mul_(scale), to_scale, to_bias]
+            to_texts = own_rows(sum_over_processes(to_texts))
+            ctx.gradients = [to_images.mul_(scale), to_texts.mul_(scale), to_scale, to_bias]
         return share, statistics
 
     @staticmethod

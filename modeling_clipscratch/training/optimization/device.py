@@ -26,14 +26,7 @@ def choose_precision(precision: str, *, use_cpu: bool) -> str:
 
 
 def settle_precision(args) -> None:
-    """Make `precision`, `bf16` and `fp16` agree; a flag that is `None` is not set.
-
-    Args:
-        args: `ClipScratchTrainingArguments`, whose `use_cpu` is settled; changed in place.
-
-    Raises:
-        ClipScratchError: If a flag contradicts the others.
-    """
+    """Make `precision`, `bf16` and `fp16` of the arguments agree; `ClipScratchError` if they contradict each other."""
     flags = {"bf16": args.bf16, "fp16": args.fp16}
     if args.precision == "auto":
         best = choose_precision("auto", use_cpu=args.use_cpu)
@@ -55,12 +48,7 @@ def describe_device(args) -> str:
 
 
 def check_processes(args) -> None:
-    """Check how the processes were launched.
-
-    Raises:
-        ClipScratchError: If more processes were started than have a connection to each other, one process has many
-            GPUs, or accelerate would silently leave FSDP out.
-    """
+    """Raise `ClipScratchError` if processes have no connection or several GPUs, or accelerate would leave FSDP out."""
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
         raise ClipScratchError(

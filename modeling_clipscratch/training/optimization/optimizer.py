@@ -9,12 +9,7 @@ from .muon import MuonAdamW
 
 
 def muon_matrices(model, options: ModelArguments, rate: float | None) -> set[str]:
-    """Name the weights that Muon trains: matrices in the blocks of towers from scratch, not embeddings, not heads.
-
-    Args:
-        model: unwrapped.
-        options: the recipe's model part.
-        rate: `muon_learning_rate`; without one there are none.
+    """Name the weights that Muon trains at `rate`: matrices in the blocks of towers from scratch.
 
     Raises:
         ClipScratchError: If no tower is trained from scratch. Muon's steps are equally long in every direction, so
@@ -48,8 +43,7 @@ def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> li
     Args:
         model: unwrapped.
         decaying: names of the weights that decay.
-        args: `learning_rate` of the heads and the temperature, `tower_learning_rate` of the towers,
-            `muon_learning_rate` of their matrices, `weight_decay`.
+        args: has the learning rates of heads and temperature, of towers and of `matrices`, and `weight_decay`.
         matrices: names of the weights that Muon trains.
     """
     rates = {"heads": args.learning_rate, "tower": args.tower_learning_rate, "muon": args.muon_learning_rate}

@@ -19,7 +19,6 @@ from ...hub.errors_clipscratch import ClipScratchError
 logger = logging.getLogger(__name__)
 
 EPOCHS, STEPS = 20, 500  # least length of a run whose length is not given
-_FEW_STEPS = 50
 _TOWER_RATE = 1e-4  # above it, pretrained weights are soon forgotten
 _AT_LEAST = {
     "text_hidden_size": 1, "text_num_layers": 1, "text_num_heads": 1, "vision_hidden_size": 1, "vision_num_layers": 1,
@@ -30,40 +29,41 @@ _AT_LEAST = {
 _ABOVE_ZERO = {"tower_learning_rate": 1e-5, "muon_learning_rate": 0.02}  # with a value to suggest
 _IN_EVALUATION = "an evaluation computes metrics of the whole split from embeddings"
 LAUNCH_FIELDS = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")  # TrainingArguments acts on them
-_LAUNCH = "to shard the weights, run accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml"
 # Fields of transformers and of its accelerator_config that have no effect here, or would change the loss or the
-# order of the data: the reason, or what to do instead.
-_NOT_SUPPORTED = {
-    "data_seed": "seed sets the order of the rows, too",
-    "train_sampling_strategy": "the order of the rows is random, from seed",
-    "length_column_name": "the order of the rows is random, from seed",
-    "bf16_full_eval": "evaluation has the precision of the training; set precision",
-    "fp16_full_eval": "evaluation has the precision of the training; set precision",
-    "eval_accumulation_steps": "set per_device_eval_batch_size",
-    "prediction_loss_only": f"{_IN_EVALUATION}; to do without, set eval_strategy to no",
-    "include_for_metrics": _IN_EVALUATION,
-    "batch_eval_metrics": _IN_EVALUATION,
-    "eval_do_concat_batches": _IN_EVALUATION,
-    "eval_use_gather_object": _IN_EVALUATION,
-    "do_predict": "test_split names the split to measure the finished run on",
-    "label_names": "the columns are named by image_column, caption_column and label_column",
-    "average_tokens_across_devices": "the loss is that of the whole global batch",
-    "include_num_input_tokens_seen": "the log counts images, not tokens",
-    "use_liger_kernel": "its kernels are for language models",
-    "liger_kernel_config": "its kernels are for language models",
-    "neftune_noise_alpha": "its noise is for language models",
-    "use_cache": "no tower generates text",
-    "optim_target_modules": "it is for GaLore and APOLLO, which are not supported",
-    "dataloader_in_order": "a resumed run needs its batches in order",
+# order of the data, by the reason or what to do instead.
+_REASONS = {
+    "seed sets the order of the rows": (
+        "data_seed", "train_sampling_strategy", "length_column_name", "use_seedable_sampler",
+    ),
+    "evaluation has the precision of the training; set precision": ("bf16_full_eval", "fp16_full_eval"),
+    _IN_EVALUATION: (
+        "prediction_loss_only", "include_for_metrics", "batch_eval_metrics", "eval_do_concat_batches",
+        "eval_use_gather_object", "eval_accumulation_steps",
+    ),
+    "test_split names the split to measure the finished run on": ("do_predict",),
+    "the columns are named by image_column, caption_column and label_column": ("label_names",),
+    "the loss is that of the whole global batch": ("average_tokens_across_devices",),
+    "the log counts images, not tokens": ("include_num_input_tokens_seen",),
+    "it is for language models": ("use_liger_kernel", "liger_kernel_config", "neftune_noise_alpha", "use_cache"),
+    "it is for GaLore and APOLLO, which are not supported": ("optim_target_modules",),
+    "a resumed run needs its batches in order": ("dataloader_in_order",),
+    "global_batch_size is split among the processes": ("split_batches", "dispatch_batches"),
+    "a last, smaller batch is left out": ("even_batches",),
+    "a batch is accumulated in chunks (encode_chunk_size)": ("gradient_accumulation_kwargs",),
     # transformers would push the run folder while the next checkpoint is written, with a pickle that holds the token.
-    "hub_strategy": "the finished folder is pushed in one commit",
-    "hub_always_push": "the finished folder is pushed in one commit",
-    **dict.fromkeys(LAUNCH_FIELDS, _LAUNCH),
-    "split_batches": "global_batch_size is split among the processes",
-    "dispatch_batches": "each process reads its own share of the batch",
-    "even_batches": "a last, smaller batch is left out",
-    "use_seedable_sampler": "seed sets the order of the rows",
-    "gradient_accumulation_kwargs": "a batch is accumulated in chunks (encode_chunk_size)",
+    "the finished folder is pushed in one commit": ("hub_strategy", "hub_always_push"),
+    "to shard the weights, run accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml": LAUNCH_FIELDS,
+}  # fmt: skip
+_NOT_SUPPORTED = {name: reason for reason, names in _REASONS.items() for name in names}
+# Of activation_checkpointing_kwargs: transformers' two, and torch's.
+_CHECKPOINTING = {
+    "every_n_layers",
+    "offload",
+    "use_reentrant",
+    "preserve_rng_state",
+    "determinism_check",
+    "early_stop",
+    "debug",
 }
 _OPTIMIZERS = {
     "schedule_free": "measures and saves other weights than it trains; for an average of the weights set ema_decay",
@@ -132,6 +132,12 @@ def check_parts(args) -> None:
             raise ClipScratchError(
                 f"report_to={name}: its package is not installed; pip install {name}, or leave it out."
             )
+    options = args.gradient_checkpointing_kwargs or {}
+    if not isinstance(options, dict) or options.keys() - _CHECKPOINTING:
+        raise ClipScratchError(
+            f"activation_checkpointing_kwargs={options} has other keys than {', '.join(sorted(_CHECKPOINTING))}; it is "
+            "written like '{\"every_n_layers\": 2}'."
+        )
     _check_compilation(args)
     _check_schedule(args, _check_optimizer(args))
 
@@ -254,14 +260,8 @@ def fit_to_rows(args, rows: int) -> None:
             args.global_batch_size, rows, batch,
         )  # fmt: skip
         args.global_batch_size = batch
-    an_epoch = rows // args.global_batch_size
     if args.num_train_epochs < 0:
-        args.num_train_epochs = max(EPOCHS, math.ceil(STEPS / an_epoch))
-    elif args.max_steps < 0 and (steps := math.ceil(args.num_train_epochs * an_epoch)) < _FEW_STEPS:
-        logger.warning(
-            "the run has %d steps only, in which little is learned; leave num_train_epochs out for at least %d.",
-            steps, STEPS,
-        )  # fmt: skip
+        args.num_train_epochs = max(EPOCHS, math.ceil(STEPS / (rows // args.global_batch_size)))
 
 
 def warn_of_tower_rates(model, args) -> None:

@@ -5,21 +5,18 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import rotate_checkpoints
 
 from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.atomic_files import explaining_failures, to_disk
 from ...utils.checksums import find_damage, read_sums, write_sums
 from ...utils.local_files import read_json
-from ...utils.names import first_line
 from ..callbacks import TrainingRecord
 from ..loss.gather import all_rows
 from ..optimization.ema import read_ema
@@ -27,7 +24,7 @@ from .run_folder import RECIPE, STAGING, how_to_resume, numbered_checkpoints
 
 logger = logging.getLogger(__name__)
 
-_PICKLES = (".pt", ".pth", ".bin")
+_LOADED = {".pt", ".pth", ".bin", ".safetensors"}  # files that the Trainer reads if they are there
 # A checkpoint keeps the weights of frozen towers in a file of their own, a hard link of the last checkpoint's, so they
 # take time and disk space once a run. They cannot be left out, since `from_pretrained` would fill the gap with random
 # weights. The code (100 kB) stays too: without it no machine without this package could load a checkpoint.
@@ -38,13 +35,13 @@ _TRAINED, FROZEN = "model-00001-of-00002.safetensors", "model-00002-of-00002.saf
 
 
 def save_split(model, folder: Path, weights: dict[str, torch.Tensor] | None, *, link: Path | None) -> None:
-    """Save a model for `from_pretrained`, frozen weights apart.
+    """Save a model for `from_pretrained`, frozen weights apart: as a hard link to `link`, which holds the same ones.
 
     Args:
         model: unwrapped.
         folder: of the checkpoint.
-        weights: whole state dict, where the model itself holds a part of it only.
-        link: file with the same frozen weights, if there is one.
+        weights: state dict, where the model itself holds a part of it only.
+        link: file of the last checkpoint, if there is one.
     """
     weights = model.state_dict() if weights is None else weights
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad} & weights.keys()
@@ -65,7 +62,7 @@ def save_split(model, folder: Path, weights: dict[str, torch.Tensor] | None, *, 
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict of a checkpoint."""
+    """Return the state dict of a checkpoint or a run's folder."""
     return {name: tensor for path in _weight_files(folder) for name, tensor in load_file(path).items()}
 
 
@@ -165,27 +162,18 @@ def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None
         raise ClipScratchError(
             f"resume_from_checkpoint={path} is the folder of a run, not a checkpoint; give {inside[-1]}, its last one."
         )
-    if not (path / "trainer_state.json").is_file():
+    if not (path / "trainer_state.json").is_file() or (path / "metrics.json").is_file():
         raise ClipScratchError(
-            f"resume_from_checkpoint={path} is no checkpoint folder (no trainer_state.json); try auto."
-        )
-    if (path / "metrics.json").is_file():
-        raise ClipScratchError(
-            f"resume_from_checkpoint={path} is the folder of a finished run, and it holds no checkpoint-N; train a new "
-            "model, or give the checkpoint of another run."
-        )
-    try:
-        kind = read_json(path / "config.json")["model_type"]
-    except (OSError, ValueError, KeyError):
-        kind = None
-    if kind != "clipscratch":
-        raise ClipScratchError(
-            f"resume_from_checkpoint={path} holds a model of type {kind!r}, not 'clipscratch'; "
-            "choose a checkpoint that a ClipScratch run wrote."
+            f"resume_from_checkpoint={path} is no checkpoint; give the path of a checkpoint-N, or auto."
         )
     if problem := find_problem(path):
         raise ClipScratchError(
             f"resume_from_checkpoint={path} is damaged: {problem}; copy it again, or give an earlier checkpoint."
+        )
+    if (kind := read_json(path / "config.json").get("model_type")) != "clipscratch":
+        raise ClipScratchError(
+            f"resume_from_checkpoint={path} holds a model of type {kind!r}, not 'clipscratch'; choose a checkpoint of "
+            "ClipScratch."
         )
     return str(path)
 
@@ -206,27 +194,12 @@ def _last_usable(folder):
 
 
 def find_problem(checkpoint: Path) -> str | None:
-    """Return why a checkpoint cannot be used (missing, changed or unreadable files), for a sentence, or `None`.
-
-    Pickles are read as torch reads them without running code from them.
-    """
+    """Return why a checkpoint cannot be used (a missing, changed or foreign file), for a sentence, or `None`."""
     if damage := find_damage(checkpoint):
         return damage
     listed = read_sums(checkpoint)
-    for path in sorted(checkpoint.iterdir()):
-        if path.suffix in (*_PICKLES, ".safetensors") and path.name not in listed:
-            return f"{path.name} was not written with it"
-        try:
-            if path.suffix in _PICKLES:
-                with safe_globals():
-                    torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            elif path.suffix == ".safetensors":
-                safe_open(path, "pt").keys()
-            elif path.name == "trainer_state.json":
-                TrainerState.load_from_json(str(path))
-        except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, TypeError, SafetensorError) as error:
-            return f"{path.name} cannot be read ({first_line(error)})"
-    return None
+    foreign = [path.name for path in checkpoint.iterdir() if path.suffix in _LOADED and path.name not in listed]
+    return f"{min(foreign)} was not written with it" if foreign else None
 
 
 def check_fits(checkpoint: str, trainer) -> None:
@@ -288,19 +261,16 @@ def _check_weights(folder, model):
 
 
 def _changed_part_of_processor(folder, processor):
-    """Return the name of the part of a processor that a checkpoint knows to be different; `None` if there is none."""
-    parts = {}
-    if (folder / "tokenizer.json").is_file():
-        parts["tokenizer"] = (
-            read_json(folder / "tokenizer.json"),
-            json.loads(processor.tokenizer.backend_tokenizer.to_str()),
-        )
-    if (folder / "processor_config.json").is_file():
-        before = read_json(folder / "processor_config.json")["image_processor"]
-        parts["image processor"] = (before, json.loads(processor.image_processor.to_json_string()))
-    passing = {"truncation", "padding"}  # the tokenizer's last call leaves them
-    for name, (before, now) in parts.items():
-        if any(before[key] != now[key] for key in (before.keys() & now.keys()) - passing):
+    """Return which part of a processor differs from the checkpoint's; `None` if none does."""
+    saved = read_json(folder / "processor_config.json")["image_processor"]
+    parts = {"image processor": (saved, processor.image_processor.to_json_string())}
+    if (folder / "tokenizer.json").is_file():  # not of a tokenizer in Python
+        saved = read_json(folder / "tokenizer.json")
+        parts["tokenizer"] = (saved, processor.tokenizer.backend_tokenizer.to_str())
+    for name, (saved, now) in parts.items():
+        now = json.loads(now)
+        common = (saved.keys() & now.keys()) - {"truncation", "padding"}  # the tokenizer's last call sets these
+        if any(saved[key] != now[key] for key in common):
             return name
     return None
 
@@ -323,12 +293,7 @@ def check_agreement(checkpoint: str | None, device) -> None:
 def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     """Return the state of a run that has made all its steps, where the Trainer itself would make one more.
 
-    Args:
-        trainer: a `ClipScratchTrainer`, whose record is prepared for resuming.
-        checkpoint: folder that the run resumes from.
-
-    Returns:
-        `None` if there are steps to make.
+    If there are steps to make, the trainer's record and early stopping continue from the checkpoint.
 
     Raises:
         ClipScratchError: If there are steps to make and the checkpoint holds nothing but weights.

@@ -9,19 +9,13 @@ logger = logging.getLogger(__name__)
 
 
 def add_adapters(model, options: ModelArguments) -> list:
-    """Add LoRA to all linear layers of the towers whose rank is above 0.
-
-    Args:
-        model: unwrapped.
-        options: `text_lora_rank` and `vision_lora_rank`.
+    """Add LoRA (Hu et al. 2021, arXiv 2106.09685) to all linear layers of the towers whose rank is above 0.
 
     Returns:
         peft's models of the towers, for `merge_adapters`.
 
     Raises:
         ClipScratchError: If the tower itself is trained, or peft is not installed.
-
-    Source: Hu et al. 2021, arXiv 2106.09685.
     """
     adapters = []
     for side, tower in (("text", model.text_model), ("vision", model.vision_model)):

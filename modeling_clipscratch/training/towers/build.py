@@ -21,15 +21,9 @@ from .word_tokenizer import word_tokenizer
 def check_towers(options: ModelArguments):
     """Build the model before any data are read, so that options that do not fit are refused first.
 
-    Args:
-        options: the recipe's model part.
-
     Returns:
         (model, processor) of `build_model`; `None` where the tokenizer is made of the training captions, for which
         other words stand in here.
-
-    Raises:
-        ClipScratchError: As `build_model`.
     """
     if options.tokenizer is not None or not is_from_scratch(options.text_tower):
         return build_model(options, None)

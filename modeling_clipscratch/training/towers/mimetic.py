@@ -88,7 +88,7 @@ def whitening_filters(width: int, channels: int, edge: int) -> torch.Tensor:
 
 
 def sines(edge: int, width: int) -> torch.Tensor:
-    """Encode the places of edge x edge patches, row by row: (edge * edge, width), half for the row, half for the column.
+    """Encode the row and column of edge x edge patches, half of the width each: (edge * edge, width), row by row.
 
     >>> sines(2, 4)[1]  # first row, second column: sine and cosine of 0, then of 1
     tensor([0.0000, 1.0000, 0.8415, 0.5403])
