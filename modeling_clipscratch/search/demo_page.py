@@ -15,29 +15,16 @@ from ..evaluation.report.markdown import code, escaped
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.names import on_one_line
 from .index_files import ImageIndex
-from .result_page import GRID, hits_html, note_of
+from .result_page import HITS_CSS, hits_html, note_of
 from .search_index import UNKNOWN, search_index, unknown_words
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")  # any other may be a foreign page's, led here by its DNS
 TOP = 12  # images of a search
-CSS = f"""
-  .gradio-container {{ width: 100%; max-width: 1100px !important; margin: 0 auto !important; }}
-  .gradio-container {{ --color-accent: var(--primary-700); }}
-  .dark .gradio-container {{ --color-accent: var(--primary-400); }}
-  #image img {{ width: 100%; height: 100%; object-fit: contain; }}
-  #found, #found * {{ padding: 0; }}
-  #found p {{ margin-bottom: .75rem; }}
-  .hits {{ --frame: var(--background-fill-secondary); --faint: var(--body-text-color-subdued); }}
-  {GRID}
-"""
+_CSS = Path(__file__).with_name("demo_page.css").read_text(encoding="utf-8") + HITS_CSS
 
 
 def gradio_library():
-    """Import gradio, which only the demo needs.
-
-    Raises:
-        ClipScratchError: If it is not installed.
-    """
+    """Import gradio; raise `ClipScratchError` if it is not installed."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the module is imported
     try:
         import gradio
@@ -50,8 +37,8 @@ def gradio_library():
 
 def own_prompts(config) -> tuple[list[str], str]:
     """Return the class names that a model learned, if any, and its first prompt template."""
-    names, templates = getattr(config, "class_names", None), getattr(config, "templates", None)
-    return list(names or []), (templates or DEFAULT_TEMPLATES)[0]
+    values = config.to_dict()  # a model of another library has neither
+    return list(values.get("class_names") or []), (values.get("templates") or DEFAULT_TEMPLATES)[0]
 
 
 def join_labels(labels: list[str]) -> str:
@@ -70,15 +57,12 @@ def split_labels(text: str) -> list[str]:
 
 
 def build_page(model, processor, index: ImageIndex | None = None, *, model_name: str):
-    """Build the page.
+    """Build the page, which starts with the model's own classes and template; return `gradio.Blocks`.
 
     Args:
-        model, processor: As `load_model` returns them. The page starts with the model's own classes and template.
+        model, processor: As `load_model` returns them.
         index: Made by this model; without it the page has no search.
         model_name: Folder or Hub id of the model.
-
-    Returns:
-        `gradio.Blocks`, not served yet.
     """
     gr = gradio_library()
 
@@ -135,13 +119,9 @@ def build_page(model, processor, index: ImageIndex | None = None, *, model_name:
 
 
 def serve(page, port: int, *, wait: bool = True) -> str:
-    """Serve the page to this machine only; requests that name another host are answered with 400.
+    """Serve the page to this machine only, and return its address; with `wait` not before it is stopped.
 
-    Args:
-        wait: Return only when the page is stopped.
-
-    Returns:
-        The page's address.
+    Requests that name another host are answered with 400.
 
     Raises:
         ClipScratchError: If the port is in use.
@@ -167,7 +147,7 @@ def serve(page, port: int, *, wait: bool = True) -> str:
             server_name="127.0.0.1",
             server_port=port,
             theme=theme,
-            css=CSS,
+            css=_CSS,
             footer_links=[],
             share=False,
             ssr_mode=False,

@@ -19,18 +19,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRead:
-    """One file that was read.
+    """One file that was read, or the error why not."""
 
-    Args:
-        name: Path below the folder, with `/`.
-        digest: Of the file's bytes; empty if they cannot be read.
-        pixels: (H, W, 3) uint8; `None` if they are not needed, or `error` is set.
-        error: Why the file cannot be read.
-    """
-
-    name: str
-    digest: str = ""
-    pixels: np.ndarray | None = None
+    name: str  # path below the folder, with `/`
+    digest: str = ""  # of the file's bytes
+    pixels: np.ndarray | None = None  # (H, W, 3) uint8; `None` if they are not needed
     error: BadImageError | None = None
 
 

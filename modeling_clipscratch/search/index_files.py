@@ -80,10 +80,7 @@ def model_fingerprint(model, image_processor) -> str:
 
 
 def find_index(place: str | Path) -> Path:
-    """Return the folder of an index.
-
-    Args:
-        place: That folder, or the folder of images that it lies in.
+    """Return the folder of an index, given it or the folder of images that it lies in.
 
     Raises:
         ClipScratchError: If there is no index.
@@ -146,14 +143,7 @@ def _rebuild(folder, where):
 
 
 def check_model(index: ImageIndex, where: Path, model: str) -> None:
-    """Check that a model made the index.
-
-    Args:
-        model: Its `model_fingerprint`.
-
-    Raises:
-        ClipScratchError: If another one did.
-    """
+    """Raise `ClipScratchError` if an index was not made by the model with this `model_fingerprint`."""
     if index.model != model:
         raise ClipScratchError(
             f"the index {where} was made with another model ({index.model_name}, fingerprint {index.model[:8]}; this "
@@ -193,11 +183,7 @@ def write_vectors(digests: list[str], embeds: np.ndarray, folder: Path, stem: st
 
 
 def read_vectors(path: Path) -> tuple[list[str], np.ndarray]:
-    """Read what `write_vectors` wrote.
-
-    Raises:
-        ClipScratchError: If the content does not match the name.
-    """
+    """Read what `write_vectors` wrote; raise `ClipScratchError` if the content does not match the name."""
     data = path.read_bytes()
     if image_name(data) != path.stem.rpartition("-")[2]:
         raise ClipScratchError(f"{path} is damaged")

@@ -17,49 +17,13 @@ from .search_index import Hit
 
 SIDE = 320  # pixels of the longer side of a thumbnail
 
-# Colours: --frame, --faint. A long name takes two lines; the rest of it is in the tooltip.
-GRID = """
-  .hits { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem .75rem;
-          grid-template-columns: repeat(auto-fill, minmax(min(10.5rem, 44%), 1fr)); }
-  .hits figure { margin: 0; }
-  .hits .image { aspect-ratio: 1; background: var(--frame); border-radius: .4rem; display: grid; overflow: hidden;
-                 place-items: center; text-align: center; font-size: .85rem; color: var(--faint); }
-  .hits img { width: 100%; height: 100%; object-fit: contain; }
-  .hits figcaption { display: grid; grid-template-columns: 1fr auto; margin-top: .35rem; font-size: .875rem; }
-  .hits figcaption data { color: var(--faint); font-variant-numeric: tabular-nums; }
-  .hits figcaption span { grid-column: 1 / -1; overflow: hidden; overflow-wrap: anywhere; display: -webkit-box;
-                          -webkit-box-orient: vertical; -webkit-line-clamp: 2; }
-"""
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-  :root { color-scheme: light dark; --paper: #fff; --ink: #1a1a1a; --faint: #595959; --frame: #eee; }
-  @media (prefers-color-scheme: dark) {
-    :root { --paper: #161616; --ink: #f2f2f2; --faint: #b0b0b0; --frame: #262626; }
-  }
-  body { margin: 0 auto; max-width: 1320px; padding: 1.25rem 1rem 3rem; background: var(--paper); color: var(--ink);
-         font: 1rem/1.45 system-ui, sans-serif; }
-  header { display: flex; gap: 1rem; align-items: center; margin-bottom: 1.25rem; }
-  header img { max-width: 8rem; max-height: 8rem; border-radius: .4rem; flex: none; }
-  h1 { font-size: 1.5rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
-  header p { margin: .25rem 0 0; color: var(--faint); }
-  $grid
-</style>
-<header>$image<div><h1>$title</h1><p>$note</p></div></header>
-$hits
-</html>
-""")
+_FOLDER = Path(__file__).parent
+HITS_CSS = (_FOLDER / "hits.css").read_text(encoding="utf-8")
+_PAGE = Template((_FOLDER / "result_page.html").read_text(encoding="utf-8"))
 
 
 def check_result_page(path: str | Path) -> None:
-    """Check that the name of a page ends in `.html`.
-
-    Raises:
-        ClipScratchError: If it does not.
-    """
+    """Raise `ClipScratchError` if the name of a page does not end in `.html`."""
     if Path(path).suffix.lower() != ".html":
         raise ClipScratchError(f"page={path} is written as HTML; let its name end in .html.")
 
@@ -68,8 +32,6 @@ def write_result_page(path: str | Path, hits: Sequence[Hit], *, query: str, imag
     """Write the hits of a search as one page.
 
     Args:
-        path: Ends in `.html`.
-        hits: The nearest first.
         query: The text, or the name of the image.
         image: The image that similar ones were searched for.
     """
@@ -78,9 +40,9 @@ def write_result_page(path: str | Path, hits: Sequence[Hit], *, query: str, imag
     if image is not None:
         image = image.copy()
         image.thumbnail((SIDE, SIDE))
-    page = PAGE.substitute(
+    page = _PAGE.substitute(
         title=title,
-        grid=GRID.strip(),
+        styles=HITS_CSS,
         image="" if image is None else _img(image, title),
         note=note_of(hits),
         hits=hits_html(hits),
@@ -109,7 +71,7 @@ def note_of(hits: Sequence[Hit]) -> str:
 
 
 def hits_html(hits: Sequence[Hit]) -> str:
-    """Return a list of thumbnails with rank, name and cosine, for the styles in `GRID`."""
+    """Return a list of thumbnails with rank, name and cosine, for the styles in `hits.css`."""
     entries = []
     for rank, hit in enumerate(hits, start=1):
         image, name = thumbnail(hit.path), html.escape(printable(hit.name))

@@ -30,11 +30,7 @@ class Hit:
 
 
 def check_query(*, text: str | None, image: object | None, top: int) -> None:
-    """Check the arguments of a search.
-
-    Raises:
-        ClipScratchError: If not exactly one of text and image is given, the text is empty, or `top` is below 1.
-    """
+    """Raise `ClipScratchError` if not exactly one of text and image is given, the text is empty, or `top` below 1."""
     if (text is None) == (image is None):
         raise ClipScratchError(
             f"search takes a text or --image, and {'neither' if text is None else 'both'} is given; give one of them."

@@ -115,11 +115,7 @@ def replacing_files(folder: str | Path, *, last: str, **options) -> Iterator[Pat
 
 
 def check_new_folder(option: str, path: str | Path) -> None:
-    """Check that nothing but an empty folder is at `path`.
-
-    Raises:
-        ClipScratchError: If something else is there.
-    """
+    """Raise `ClipScratchError` if something else than an empty folder is at `path`."""
     path = Path(path)
     if path.is_mount():
         raise ClipScratchError(f"{option}={path} is a mount point and cannot be replaced; choose a folder in it.")

@@ -31,11 +31,7 @@ _NEEDED = {
 
 
 def check_folder(folder: str | Path) -> None:
-    """Check that a folder holds a complete ClipScratch model with its processor and no foreign code.
-
-    Raises:
-        ClipScratchError: If it does not.
-    """
+    """Raise `ClipScratchError` if a folder does not hold a complete ClipScratch model, or holds foreign code."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ClipScratchError(f"{folder} has no config.json, so it holds no model; give the folder of a training run.")

@@ -72,12 +72,7 @@ def write_card(
 
 
 def render_card(facts: dict, *, model: str, license: str | None, language: str | None) -> str:
-    """Return the card's text.
-
-    Args:
-        facts: From `read_facts`.
-        model: What the examples load: a Hub id, or a folder's name.
-    """
+    """Return the card's text; the examples load `model`, a Hub id or a folder's name."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "."),
         trim_blocks=True,
@@ -139,11 +134,7 @@ def metadata(facts: dict, *, name: str, license: str | None, language: str | Non
 
 
 def eval_results(entry: dict, data: dict) -> list[EvalResult]:
-    """Convert an entry of `measured` to results of a model index; an interval is an argument of its metric.
-
-    Args:
-        data: The run's facts about its dataset, which tell whether a name is an id of the Hub.
-    """
+    """Convert an entry of `measured` to results of a model index; an interval is an argument of its metric."""
     task_type, task_name = _TASKS[entry["task"]]
     name, metrics = entry["name"], entry["metrics"]
     # The Hub takes one slash at most in a dataset's type.

@@ -25,11 +25,7 @@ TABLE = "onnx.json"
 
 
 def load_for_export(folder: str | Path):
-    """Load (model in float32 on the CPU, processor).
-
-    Raises:
-        ClipScratchError: If the folder holds no trained ClipScratch model.
-    """
+    """Load (model in float32 on the CPU, processor); raise `ClipScratchError` if it is no ClipScratch model."""
     onnx_libraries()  # before the model is loaded
     if not Path(folder).is_dir():
         raise ClipScratchError(f"{folder} is not a folder; give one that training wrote, or a copy from the Hub.")

@@ -1,9 +1,7 @@
 """Write the towers of a model as ONNX files that give unit embeddings."""
 
-import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,21 +16,19 @@ _LARGEST = 2**31  # bytes of one protobuf message
 _TOKENS = 2  # of the example; a length of 1 would be taken for a constant
 
 
-class _TextTower(nn.Module):
+class _Tower(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
 
+
+class _TextTower(_Tower):
     def forward(self, input_ids, attention_mask):
         output = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
         return unit_length(output.pooler_output)
 
 
-class _VisionTower(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
+class _VisionTower(_Tower):
     def forward(self, pixel_values):
         return unit_length(self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output)
 
@@ -46,12 +42,8 @@ def file_name(side: str, precision: str) -> str:
 
 
 def tower(model, side: str) -> nn.Module:
-    """Return the module that one file is made of; it returns (B, P) of unit length.
-
-    Args:
-        side: `text`, for `input_ids` and `attention_mask`, (B, T) int64; or `vision`, for `pixel_values`,
-            (B, 3, H, W) float32.
-    """
+    """Return the module that one file is made of: (B, P) of unit length from `input_ids` and `attention_mask`,
+    (B, T) int64, with `text`, or from `pixel_values`, (B, 3, H, W) float32, with `vision`."""
     return (_TextTower if side == "text" else _VisionTower)(model)
 
 
@@ -80,23 +72,6 @@ def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> No
         inputs, axes = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {0: "batch", 1: "tokens"}
     else:
         inputs, axes = {"pixel_values": torch.zeros(2, 3, *image_size)}, {0: "batch"}
-    with _quiet():
-        torch.onnx.export(
-            tower(model, side),
-            kwargs=inputs,
-            f=str(path),
-            dynamo=True,
-            input_names=list(inputs),
-            output_names=["text_embeds" if side == "text" else "image_embeds"],
-            dynamic_shapes=dict.fromkeys(inputs, axes),
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
     # The exporter warns of missing operators of torchvision and of its own deprecated calls.
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
@@ -104,6 +79,17 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            torch.onnx.export(
+                tower(model, side),
+                kwargs=inputs,
+                f=str(path),
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=["text_embeds" if side == "text" else "image_embeds"],
+                dynamic_shapes=dict.fromkeys(inputs, axes),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
     finally:
         exporter.setLevel(level)

@@ -10,11 +10,7 @@ _BLOCK = 32  # weights that share a scale
 
 
 def onnx_libraries():
-    """Import (onnx, onnxruntime), which only an export needs.
-
-    Raises:
-        ClipScratchError: If one is not installed.
-    """
+    """Import (onnx, onnxruntime); raise `ClipScratchError` if a library of the export is not installed."""
     try:
         import onnx
         import onnxruntime
@@ -27,12 +23,7 @@ def onnx_libraries():
 
 
 def write_precision(source: Path, precision: str, path: Path) -> None:
-    """Convert a file; inputs and outputs keep their names and types.
-
-    Args:
-        source: File in float32.
-        precision: `fp16` or `int8`.
-    """
+    """Convert a file in float32 to `fp16` or `int8`; inputs and outputs keep their names and types."""
     (_write_half if precision == "fp16" else _write_int8)(source, path)
 
 

@@ -108,11 +108,7 @@ def write_page(
 def check_page(
     page: str | Path, *, images: str | Path | None, labels: Sequence[str] | None, template: str | None
 ) -> list[str]:
-    """Check the arguments of `write_page` before anything is loaded; return the names of the images.
-
-    Raises:
-        ClipScratchError: If one is wrong.
-    """
+    """Check the arguments of `write_page` before anything is loaded, and return the names of the images."""
     check_new_folder("page", page)
     if labels:
         check_labels(labels, "{}" if template is None else template)
@@ -122,11 +118,7 @@ def check_page(
 
 
 def preprocess_settings(image_processor) -> dict:
-    """Return what `pixels.js` reads: its size ([height, width] or the shorter edge), crop, filter, mean, ....
-
-    Raises:
-        ClipScratchError: If the image processor does something that `pixels.js` cannot.
-    """
+    """Return the settings for `pixels.js`; raise `ClipScratchError` if it cannot prepare images in this way."""
     size, crop, preprocess = image_processor.size, None, Preprocess(image_processor)
     target = [size.height, size.width] if size.shortest_edge is None else size.shortest_edge
     if image_processor.do_center_crop:
