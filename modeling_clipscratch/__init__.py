@@ -23,7 +23,7 @@ _MODULES = {
     "convert": "sharing.convert",
     "export_onnx": "sharing.export.export_onnx",
     "push_folder": "sharing.push_model",
-    "write_card": "sharing.card.model_card",
+    "write_card": "sharing.model_card",
     "ClipScratchTrainer": "training.trainer",
     "ClipScratchTrainingArguments": "training.recipe.arguments",
 }

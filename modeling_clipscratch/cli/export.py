@@ -3,8 +3,7 @@
 import argparse
 
 from ..hub.errors_clipscratch import ClipScratchError
-from ..sharing.export.export_onnx import export_onnx
-from ..sharing.export.precision import PRECISIONS
+from ..sharing.export.export_onnx import PRECISIONS, export_onnx
 from ..sharing.export.web_page import check_page, write_page
 
 

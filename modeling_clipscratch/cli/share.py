@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..sharing.card.model_card import is_our_card, write_card
+from ..sharing.model_card import is_our_card, write_card
 from ..sharing.push_model import push_folder
 
 

@@ -14,8 +14,7 @@ from ..training.saving.run_folder import OF_A_RUN
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
 from ..utils.model_files import is_of_a_model
-from .card.card_facts import REPORT, check_folder, code_files, read_account
-from .card.model_card import write_card
+from .model_card import REPORT, check_folder, code_files, read_account, write_card
 from .public_text import public_copies
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,7 @@ from PIL import Image
 
 from modeling_clipscratch.cli import train as run_train
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
-from modeling_clipscratch.sharing.card.card_facts import eval_command
-from modeling_clipscratch.sharing.card.model_card import write_card
+from modeling_clipscratch.sharing.model_card import eval_command, write_card
 from modeling_clipscratch.training.saving.run_folder import OUR_CARD
 from modeling_clipscratch.utils.checksums import SUMS
 

@@ -11,9 +11,7 @@ import torch
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.sharing.export.export_onnx import export_onnx
-from modeling_clipscratch.sharing.export.onnx_parity import open_session
-from modeling_clipscratch.sharing.export.onnx_towers import OPSET
+from modeling_clipscratch.sharing.export.export_onnx import OPSET, export_onnx, open_session
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'clipscratch[export]'")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'clipscratch[export]'")

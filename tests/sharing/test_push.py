@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 from modeling_clipscratch import hub as package
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
-from modeling_clipscratch.sharing.card.card_facts import check_folder
+from modeling_clipscratch.sharing.model_card import check_folder
 from modeling_clipscratch.sharing.public_text import hide_paths
 from modeling_clipscratch.sharing.push_model import push_folder, push_report
 from modeling_clipscratch.utils.checksums import SUMS, find_damage, write_sums

@@ -16,9 +16,7 @@ from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
-from modeling_clipscratch.sharing.export import npm
-from modeling_clipscratch.sharing.export.npm import read_package
-from modeling_clipscratch.sharing.export.web_page import ASSETS, preprocess_settings, write_page
+from modeling_clipscratch.sharing.export.web_page import ASSETS, preprocess_settings, read_package, write_page
 
 for needed in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(needed, reason=f"{needed} is not installed: pip install 'clipscratch[export]'")
@@ -195,7 +193,7 @@ def fake_npm(tmp_path, monkeypatch):
     def make(lines):
         (tmp_path / "npm").write_text(f"#!/bin/sh\n{lines}\n")
         (tmp_path / "npm").chmod(0o755)
-        monkeypatch.setattr(npm.shutil, "which", lambda name: str(tmp_path / "npm"))
+        monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / "npm"))
 
     return make
 
@@ -247,7 +245,7 @@ def test_the_page_starts_with_the_model_s_own_classes_and_template(trained, tmp_
 
 
 def test_without_npm_nothing_is_written(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(npm.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="npm is missing; install Node.js"):
         write_page(trained[0], tmp_path / "page")
     assert list(tmp_path.iterdir()) == []

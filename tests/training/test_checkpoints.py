@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.sharing.card.model_card import write_card
+from modeling_clipscratch.sharing.model_card import write_card
 from modeling_clipscratch.training.optimization.step_values import DivergedError, LossWatch, check_weights
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.utils.checksums import SUMS, write_sums

@@ -6,9 +6,12 @@ may load scripts, so program, model and tokenizer are scripts: pieces of gzip in
 
 import base64
 import gzip
+import hashlib
 import json
 import logging
 import shutil
+import subprocess
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +31,6 @@ from ...search.result_page import thumbnail
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.names import printable
 from .export_onnx import load_for_export, write_towers
-from .npm import read_package
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +153,32 @@ def read_programs() -> dict[str, bytes]:
     # Apache-2.0 asks for its text; onnxruntime-web names its licence, MIT, in its first lines.
     comment = f"/* {TOKENIZERS[0]}\n{licence.decode()}*/\n".encode()
     return {"onnxruntime": onnxruntime, "wasm": wasm, "tokenizers": comment + tokenizers}
+
+
+def read_package(package: str, sha512: str, members: Sequence[str]) -> list[bytes]:
+    """Fetch files of a package, `name@version`, through npm, and run nothing of it.
+
+    Raises:
+        ClipScratchError: If npm cannot fetch the package, or the base64 SHA-512 of its archive is another one.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ClipScratchError(f"the page needs {package}, which npm fetches, and npm is missing; install Node.js.")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [npm, "pack", package, "--silent", "--ignore-scripts", "--pack-destination", folder]
+        # In the temporary folder, since npm reads the package.json of the current one.
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        archives = list(Path(folder).glob("*.tgz"))
+        if ended.returncode or len(archives) != 1:
+            lines = (ended.stderr or ended.stdout).strip().splitlines() or ["without a reason"]
+            raise ClipScratchError(f"npm cannot fetch {package} ({lines[-1]}); check the connection.")
+        digest = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
+        if digest != sha512:
+            raise ClipScratchError(
+                f"npm fetched an archive of {package} with SHA-512 {digest}, not {sha512}; check npm's registry."
+            )
+        with tarfile.open(archives[0]) as archive:
+            return [archive.extractfile(f"package/{member}").read() for member in members]
 
 
 def _write_payload(payload, folder):
