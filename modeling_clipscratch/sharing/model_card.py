@@ -228,11 +228,9 @@ def read_facts(folder: Path) -> dict:
     """
     check_folder(folder)
     with naming_damaged_files(folder):
-        config = ClipScratchConfig.from_pretrained(folder)
-        parameters = count_parameters(folder)
-        size = _read(folder, "processor_config.json").get("image_processor", {})
-        size = size.get("crop_size") or size.get("size") or {}
-        max_length = _read(folder, "tokenizer_config.json").get("model_max_length")
+        config, parameters = ClipScratchConfig.from_pretrained(folder), count_parameters(folder)
+    size = _read(folder, "processor_config.json").get("image_processor", {})
+    size = size.get("crop_size") or size.get("size") or {}
     run, recipe = read_run(folder), _read(folder, "recipe.yaml")
     return {
         "config": config,
@@ -244,7 +242,7 @@ def read_facts(folder: Path) -> dict:
         "files": {path.name for path in folder.iterdir()},
         "measured": _measured(folder, run, recipe),
         "image_size": size.get("height") or size.get("shortest_edge"),
-        "max_length": max_length,
+        "max_length": _read(folder, "tokenizer_config.json").get("model_max_length"),
     }
 
 
@@ -280,11 +278,10 @@ def _measured(folder, run, recipe):
     entries, data = {}, run["dataset"]
     for dataset, metrics in _read(folder, "metrics.json").items():
         split, task = data.get("measured"), "zero_shot" if "top1" in metrics else "retrieval"
-        name = data.get("name") or dataset
-        rows = data.get("rows", {}).get(split)
-        about = {"name": _last_part(name, data), "split": split, "task": task, "rows": rows, "metrics": metrics}
-        command = eval_command(about["name"], split, recipe)
-        entries[about["name"], split, task] = {**about, "command": command, "by_training": True}
+        name = data.get("name") or PureWindowsPath(dataset).name
+        about = {"name": name, "split": split, "task": task, "rows": data.get("rows", {}).get(split)}
+        command = eval_command(name, split, recipe)
+        entries[name, split, task] = {**about, "metrics": metrics, "command": command, "by_training": True}
     account, metrics = read_account(folder), _read(folder, f"{REPORT}/metrics.json")
     if not account and (folder / REPORT / ACCOUNT).is_file():
         logger.info("%s is of other weights; the card leaves it out.", folder / REPORT)
@@ -294,10 +291,6 @@ def _measured(folder, run, recipe):
             about = {**about, "metrics": metrics[dataset], "command": account["command"], "by_training": False}
             entries[about["name"], about["split"], about["task"]] = about
     return [entry for entry in entries.values() if entry["metrics"]]
-
-
-def _last_part(name, data):
-    return name if data.get("source") == "hub" else PureWindowsPath(name).name
 
 
 def eval_command(dataset: str, split: str | None, recipe: dict) -> str:

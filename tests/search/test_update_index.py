@@ -161,53 +161,26 @@ def test_the_images_of_a_damaged_part_are_encoded_again(stopped, update, caplog)
     assert f"{damaged} is damaged" in caplog.text
 
 
-def of_another_model(images, index, settings, make_model):
-    settings["model"] = make_model(seed=1)
-
-
-def prepared_otherwise(images, index, settings, make_model):
-    settings["processor"].image_processor.image_mean = [0.1] * 3
-
-
-def not_normalised(images, index, settings, make_model):
-    settings["processor"].image_processor.do_normalize = False
-
-
-def cut_vectors(images, index, settings, make_model):
-    (path,) = index.glob("vectors-*")
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def one_bit(images, index, settings, make_model):
-    (path,) = index.glob("vectors-*")
+def flip_last_bit(path):
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
-def no_vectors(images, index, settings, make_model):
-    next(index.glob("vectors-*")).unlink()
-
-
-def cut_table(images, index, settings, make_model):
-    (index / "clipscratch-index.json").write_text((index / "clipscratch-index.json").read_text()[:100])
-
-
-def of_an_older_version(images, index, settings, make_model):
-    table = (index / "clipscratch-index.json").read_text()
-    (index / "clipscratch-index.json").write_text(table.replace('"format": 2', '"format": 1'))
+def change_table(index, old, new):
+    path = index / "clipscratch-index.json"
+    path.write_text(path.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (of_another_model, r"made with another model \(a model, "),
-        (prepared_otherwise, "made with another model"),
-        (not_normalised, "made with another model"),
-        (cut_vectors, "cannot be read .*is damaged"),
-        (one_bit, "cannot be read .*is damaged"),
-        (no_vectors, "cannot be read .*FileNotFoundError"),
-        (cut_table, "cannot be read .*is damaged"),
-        (of_an_older_version, "cannot be read .*it has format 1, and this version reads 2"),
+        (lambda index: {"seed": 1}, r"made with another model \(a model, "),
+        (lambda index: {"image_mean": [0.1] * 3}, "made with another model"),
+        (lambda index: {"do_normalize": False}, "made with another model"),
+        (lambda index: flip_last_bit(*index.glob("vectors-*")), "cannot be read .*is damaged"),
+        (lambda index: next(index.glob("vectors-*")).unlink(), "cannot be read .*FileNotFoundError"),
+        (lambda index: change_table(index, "{", ""), "cannot be read .*is damaged"),
+        (lambda index: change_table(index, '"format": 2', '"format": 1'), "it has format 1, and this version reads 2"),
     ],
 )
 def test_an_unfit_index_is_refused_until_it_is_rebuilt(
@@ -215,7 +188,11 @@ def test_an_unfit_index_is_refused_until_it_is_rebuilt(
 ):
     update(images, where=tmp_path / "index")
     settings = {"processor": copy.deepcopy(word_processor), "where": tmp_path / "index"}
-    spoil(images, tmp_path / "index", settings, make_model)
+    changes = spoil(tmp_path / "index") or {}
+    if "seed" in changes:
+        settings["model"] = make_model(**changes)
+    for name, value in changes.items():
+        setattr(settings["processor"].image_processor, name, value)
     remedy = rf"clipscratch index \S+ --index {tmp_path}/index --model DIR --rebuild"
     with pytest.raises(ValueError, match=f"the index .*{message}.*: {remedy}$") as error:
         update(images, **settings)
