@@ -27,7 +27,13 @@ _HEAD = {  # our name: the tutorial's
 }
 
 
-def convert(source: str, output: str | Path, *, text_model: str, vision_model: str) -> Path:
+def convert(
+    source: str,
+    output: str | Path,
+    *,
+    text_model: str = "distilbert-base-uncased",
+    vision_model: str = "google/vit-base-patch16-224",
+) -> Path:
     """Write a ClipScratch folder that gives the features of another model.
 
     They are the same to the bit if its weights are float32. Float16 and bfloat16 become float32, which rounds less.
@@ -45,10 +51,8 @@ def convert(source: str, output: str | Path, *, text_model: str, vision_model: s
     Raises:
         ClipScratchError: If the source cannot be read or is of another type, or something is at `output`.
 
-    >>> convert("clip.pt", "photos", text_model="distilbert", vision_model="vit")
-    Traceback (most recent call last):
-        ...
-    ClipScratchError: output=photos exists already; delete it, or choose another name.
+    >>> convert("openai/clip-vit-base-patch32", "runs/clip")  # doctest: +SKIP
+    PosixPath('runs/clip')
     """
     check_new_folder("output", output)
     if Path(source).is_file():

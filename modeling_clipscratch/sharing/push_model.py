@@ -49,10 +49,8 @@ def push_folder(
         ClipScratchError: If the folder holds no trained model.
         OSError: If the Hub refuses.
 
-    >>> push_folder("photos", "you/your-clip")  # checked before the Hub is asked
-    Traceback (most recent call last):
-        ...
-    ClipScratchError: photos has no config.json, so it holds no model; give the folder of a training run.
+    >>> push_folder("runs/digits", "you/digits", private=True)  # doctest: +SKIP
+    'https://huggingface.co/you/digits'
     """
     folder = Path(folder)
     check_folder(folder)
