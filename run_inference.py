@@ -47,13 +47,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def classify(options: argparse.Namespace) -> None:
-    check_labels(options.labels, options.template)
+    check_labels(options.labels, [options.template])
     for path in options.images:
         if not Path(path).is_file():
             decode_image(path, name=path)  # says what is wrong with it, before the model is loaded
     images = (decode_image(path, name=path) for path in options.images)  # one in memory at a time
     model, processor = load_model(options.model, options.device)
-    ranked = rank_labels(model, processor, images, options.labels, template=options.template)
+    ranked = rank_labels(model, processor, images, options.labels, templates=[options.template])
     if options.json:
         found = [{"image": path, "labels": labels} for path, labels in zip(options.images, ranked, strict=True)]
         print(json.dumps(found, indent=2, ensure_ascii=False))

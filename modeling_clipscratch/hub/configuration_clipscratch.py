@@ -48,6 +48,8 @@ class ClipScratchConfig(PretrainedConfig):
         logit_scale_max: natural log that the learned scale is clamped to.
         logit_bias_init_value: first bias of the sigmoid loss.
         initializer_range: standard deviation of new projection weights; `None` takes input width ** -0.5.
+        class_names: classes that the model was trained on, in label order; `None` for caption data.
+        templates: prompts of the classes in training, with `{}` for the class.
 
     Raises:
         ClipScratchError: if a choice is not among those above or a number is out of its range.
@@ -84,6 +86,8 @@ class ClipScratchConfig(PretrainedConfig):
         logit_scale_max=MAX_LOGIT_SCALE,
         logit_bias_init_value=-10.0,
         initializer_range=None,
+        class_names=None,
+        templates=None,
         **kwargs,
     ):
         self.text_config = _tower_config(text_config, "text_config", "distilbert")
@@ -103,6 +107,8 @@ class ClipScratchConfig(PretrainedConfig):
         self.logit_scale_max = logit_scale_max
         self.logit_bias_init_value = logit_bias_init_value
         self.initializer_range = initializer_range
+        self.class_names = class_names
+        self.templates = templates
         if projection_dim < 1:
             raise ClipScratchError(
                 f"projection_dim={projection_dim} is not a positive number of dimensions; choose 512."

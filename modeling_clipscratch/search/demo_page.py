@@ -66,7 +66,7 @@ def build_page(model, processor, index: PictureIndex | None = None, *, model_nam
             raise gr.Error("Give a picture first.", print_exception=False)
         with _told(gr):
             image = decode_image(path, name=Path(path).name)
-            (ranked,) = rank_labels(model, processor, [image], split_labels(labels), template=template)
+            (ranked,) = rank_labels(model, processor, [image], split_labels(labels), templates=[template])
         return {entry["label"]: entry["score"] for entry in ranked}
 
     def find(text):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation.damaged_files import naming_damaged_files
-from ..evaluation.remote_code import refusing_own_code
+from ..evaluation.safe_loading import explaining_load_errors
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.modeling_clipscratch import ClipScratchModel
@@ -35,7 +34,7 @@ def read_tutorial(path: str | Path, text_model: str, vision_model: str):
     weights = _state_dict(path)
     width = len(weights["text_encoder.layer_norm.bias"])
     scale = float(weights.get(TEMPERATURE, FIRST_TEMPERATURE)) + math.log(width)
-    with refusing_own_code(text_model, vision_model), naming_damaged_files(text_model, vision_model):
+    with explaining_load_errors(text_model, vision_model):
         model, processor = ClipScratchModel.from_towers(
             _tower(weights, "text", load_tower_config(text_model, "text"), path),
             _tower(weights, "vision", load_tower_config(vision_model, "vision"), path),

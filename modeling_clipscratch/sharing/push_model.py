@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
-from ..evaluation.remote_code import check_code
+from ..evaluation.safe_loading import check_code
 from ..evaluation.report.metric_tables import ACCOUNT, weights_sha256
 from ..hub.errors_clipscratch import ClipScratchError
 from ..training.saving.run_folder import OF_A_RUN

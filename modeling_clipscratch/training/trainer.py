@@ -22,7 +22,7 @@ from ..data.images.augment import Views
 from ..data.images.preprocess import Preprocess
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
 from ..evaluation.metrics.intervals import confidence_intervals
-from ..evaluation.remote_code import check_code
+from ..evaluation.safe_loading import check_code
 from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
@@ -460,7 +460,8 @@ class ClipScratchTrainer(Trainer):
         """Zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work."""
         model, pairs = self.accelerator.unwrap_model(self.model), self._pairs_of(dataset)
         batch_size = self.args.per_device_eval_batch_size
-        with self.accelerator.autocast():
+        # Outside of training in full precision, as `evaluate_dataset`: both report the same digits.
+        with self.accelerator.autocast() if self.is_in_train else contextlib.nullcontext():
             images = embed_split(model, pairs, self.augment, batch_size)
             encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
             return evaluate_embeddings(encode, images, pairs.dataset, self.templates, logit_scale=log_scale(model))

@@ -77,7 +77,7 @@ def test_labels_are_ranked_as_the_model_ranks_them(page, folder, model, word_pro
     page.get_by_role("button", name="Name it").click()
     page.wait_for_selector(".confidence-set")
     labels = ["red", "blue square", "circle"]
-    (ranked,) = rank_labels(model, word_processor, [Image.open(folder / "3.png")], labels, template="the {}")
+    (ranked,) = rank_labels(model, word_processor, [Image.open(folder / "3.png")], labels, templates=["the {}"])
     shown = [row.inner_text() for row in page.locator(".confidence-set").all()]
     assert [" ".join(text.split()) for text in shown] == [f"{e['label']} {round(100 * e['score'])}%" for e in ranked]
 

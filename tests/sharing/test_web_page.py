@@ -48,7 +48,7 @@ def site(trained, pictures, tmp_path_factory):
         pytest.skip("there is no npm, which fetches what the page runs: install Node.js")
     where = tmp_path_factory.mktemp("site") / "page"
     try:
-        return write_page(trained[0], where, pictures=pictures, labels=LABELS, template="the {}")
+        return write_page(trained[0], where, pictures=pictures, labels=LABELS, templates=["the {}"])
     except ValueError as error:
         if "npm cannot fetch" not in str(error):
             raise
@@ -86,7 +86,7 @@ def test_labels_have_the_probabilities_that_python_gives_them(page, pictures, tr
     page.set_input_files("#files", str(pictures / name))
     found = shown(page, "#bars")
     image = decode_image(pictures / name, name=name)
-    (ranked,) = rank_labels(trained[1], word_processor, [image], LABELS, template="the {}")
+    (ranked,) = rank_labels(trained[1], word_processor, [image], LABELS, templates=["the {}"])
     assert found == pytest.approx({entry["label"]: entry["score"] for entry in ranked}, abs=APART)
     assert sum(found.values()) == pytest.approx(1)
     page.get_by_label("Labels").fill("a photo\ncircle")

@@ -108,7 +108,7 @@ def check_page(page: str | Path, *, pictures: str | Path | None, labels: Sequenc
     Raises: ClipScratchError if it is not right.
     """
     check_new_folder("page", page)
-    check_labels(labels, template) if labels else check_templates([template])
+    check_labels(labels, [template]) if labels else check_templates([template])
     return [] if pictures is None else list(list_pictures(Path(pictures)))
 
 
