@@ -168,9 +168,7 @@ def pairs(source, images, draws, scipy_draws=0):
     before, after, found = source.truth(), source.truth(source.better), defaultdict(list)
     for seed in range(draws):
         first, second = source.draw(np.random.default_rng([seed, images]), images)
-        for name, difference in paired_differences(
-            first, second, flips=FLIPS, seed=seed
-        ).items():
+        for name, difference in paired_differences(first, second, flips=FLIPS, seed=seed).items():
             change = after[name] - before[name]
             held = _held(difference.low, difference.high, change)
             found[name, change].append((*held, difference.p_value < 0.05))
@@ -184,7 +182,9 @@ def _held(low, high, value):
 def main(arguments: list[str]) -> None:
     parser = parser_of("coverage")
     parser.add_argument("--draws", type=int, default=1000, help="simulated test sets for each setting")
-    parser.add_argument("--scipy_draws", type=int, default=200, help="of them, those that scipy's bootstrap is tried on")
+    parser.add_argument(
+        "--scipy_draws", type=int, default=200, help="of them, those that scipy's bootstrap is tried on"
+    )
     options = parser.parse_args(arguments)
     rows = []
     for measure, settings in ((single, SINGLE), (pairs, PAIRS)):

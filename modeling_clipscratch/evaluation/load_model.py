@@ -115,7 +115,9 @@ def _check_weights(model, report, where):
     if not missing:
         return
     if any(".lora_" in name for name in report["unexpected_keys"]):
-        problem = "holds weights with adapters (LoRA, peft) that are not merged; call merge_and_unload() and save it again."
+        problem = (
+            "holds weights with adapters (LoRA, peft) that are not merged; call merge_and_unload() and save it again."
+        )
     elif saved not in (None, type(model).__name__):
         problem = f"holds a {saved}, whose weights are not those of a {type(model).__name__} ({missing[0]} is missing); {_GIVE}"
     else:

@@ -44,7 +44,9 @@ def labels_and_templates(
     trained = config.to_dict()
     labels = trained.get("class_names") if labels is None else labels
     if labels is None:
-        raise ClipScratchError("labels are missing, and the model was not trained on classes; give at least two labels.")
+        raise ClipScratchError(
+            "labels are missing, and the model was not trained on classes; give at least two labels."
+        )
     templates = list(templates or trained.get("templates") or DEFAULT_TEMPLATES)
     check_labels(labels, templates)
     return list(labels), templates

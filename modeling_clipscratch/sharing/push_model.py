@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
-from ..evaluation.safe_loading import check_code
 from ..evaluation.report.metric_tables import ACCOUNT, weights_sha256
+from ..evaluation.safe_loading import check_code
 from ..hub.errors_clipscratch import ClipScratchError
 from ..training.saving.run_folder import OF_A_RUN
 from ..utils.hub_commit import commit_files, open_repository

@@ -75,9 +75,7 @@ def confidence_intervals(outcomes: Outcomes) -> dict[str, list[float]]:
     return found
 
 
-def paired_differences(
-    first: Outcomes, second: Outcomes, *, flips: int = 2000, seed: int = 0
-) -> dict[str, Difference]:
+def paired_differences(first: Outcomes, second: Outcomes, *, flips: int = 2000, seed: int = 0) -> dict[str, Difference]:
     """Compare two models on the same images: second minus first.
 
     1. Interval: from the intervals of the two models and the correlation of their outcomes (Newcombe 1998, method 10;

@@ -151,7 +151,9 @@ class RetrievalOutcomes:
     def shares(self) -> dict[str, Share]:
         """The metrics that are shares of hits: `image_to_text_recall@k` and `text_to_image_recall@k`."""
         found = {f"image_to_text_recall@{k}": Share(self.image_ranks <= k) for k in RECALLS}
-        return found | {f"text_to_image_recall@{k}": Share(self.text_ranks <= k, self.caption_to_image) for k in RECALLS}
+        return found | {
+            f"text_to_image_recall@{k}": Share(self.text_ranks <= k, self.caption_to_image) for k in RECALLS
+        }
 
     def medians(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The metrics that are medians: name -> ranks, and the image of each."""
