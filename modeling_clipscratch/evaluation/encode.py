@@ -19,18 +19,13 @@ from ..utils.names import printable
 
 logger = logging.getLogger(__name__)
 
-# Images at once on a CPU. More than its caches hold are slower: a core encodes 182 images/s 32 at a time and 159 images/s
-# 256 at a time (ViT 192 wide, 6 deep, 32x32 pixels), 28 and 22 images/s 32 and 128 at a time (ViT-tiny, 224x224).
+# Images at once on a CPU. More than its caches hold are slower: a core encodes 182 images/s 32 at a time and 159 256 at
+# a time (ViT 192 wide, 6 deep, 32x32 pixels), 28 and 22 32 and 128 at a time (ViT-tiny, 224x224).
 CPU_BATCH = 32
 
 
 class ImageEmbeddings(NamedTuple):
-    """Embeddings of the images of a dataset.
-
-    Args:
-        embeds: (N, P) float32 on the CPU, unit length.
-        kept: (N,) int64, the row of each; all rows unless broken images were skipped.
-    """
+    """(N, P) embeddings, and the (N,) int64 row of each: all rows unless broken images were skipped."""
 
     embeds: torch.Tensor
     kept: np.ndarray
@@ -96,13 +91,6 @@ def encode_images(
     Raises:
         BadImageError: If an image cannot be read and `on_bad_row` is `raise`.
         ClipScratchError: If no image can be read.
-
-    >>> from modeling_clipscratch import load_data, load_model
-    >>> from modeling_clipscratch.data.images.preprocess import Preprocess
-    >>> model, processor = load_model("runs/digits")
-    >>> images = encode_images(model, Preprocess(processor.image_processor), load_data("digits")["validation"])
-    >>> images.embeds.shape, len(images.kept)
-    (torch.Size([180, 16]), 180)
     """
     images = preprocess.read_each(dataset, on_bad_row=on_bad_row, progress=progress, batch_size=batch_size)
     embeds, kept = [], []
@@ -128,11 +116,6 @@ def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 25
 
     Raises:
         ClipScratchError: If a text is not Unicode, or has no token.
-
-    >>> from modeling_clipscratch import load_model
-    >>> model, processor = load_model("runs/digits")
-    >>> encode_texts(model, processor.tokenizer, ["the digit three.", "the digit eight."]).shape
-    torch.Size([2, 16])
     """
     unique = list(dict.fromkeys(texts))
     broken = next((text for text in unique if printable(text) != text), None)
@@ -173,12 +156,7 @@ def longest_text(model, tokenizer) -> int:
 
 
 def unknown_texts(tokenizer, texts: Sequence[str]) -> list[str]:
-    """Return the texts of which the tokenizer knows no word, so that the model cannot distinguish them.
-
-    >>> from modeling_clipscratch import load_model
-    >>> unknown_texts(load_model("runs/digits")[1].tokenizer, ["three", "a giraffe", "giraffe"])
-    ['giraffe']
-    """
+    """Return the texts of which the tokenizer knows no word."""
     if tokenizer.unk_token_id is None or not texts:  # tokenizers of bytes know every word
         return []
     tokens = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
@@ -189,9 +167,6 @@ def warn_of_unknown(tokenizer, texts: Sequence[str], what: str) -> None:
     """Log how many of `texts`, called `what`, have no word that the tokenizer knows."""
     if unknown := unknown_texts(tokenizer, texts):
         logger.warning(
-            "%d of %d %s have no word that the tokenizer of the model knows (%s); their embeddings say nothing about them.",
-            len(unknown),
-            len(texts),
-            what,
-            ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else ""),
-        )
+            "%d of %d %s have no word that the tokenizer knows (%s), so the model cannot distinguish them.",
+            len(unknown), len(texts), what, ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else ""),
+        )  # fmt: skip

@@ -1,7 +1,7 @@
 """Measure a model on a dataset, or on given embeddings of its images.
 
-Class data is measured by zero-shot classification with prompts, or by a probe (k nearest neighbours, logistic regression)
-on the image embeddings of a training split; caption data by retrieval.
+Class data is measured by zero-shot classification with prompts, or by a probe (k nearest neighbours, logistic
+regression) on the image embeddings of a training split; caption data by retrieval.
 """
 
 import math
@@ -50,12 +50,6 @@ class Result:
         text_embeds: (C, P) of the classes, or (M, P) of the captions in the order of the rows; unit length.
         skipped: number of broken images that were left out.
         predicted: (N,) int64 classes; class data only.
-
-    >>> from modeling_clipscratch import load_data, load_model
-    >>> model, processor = load_model("runs/digits")
-    >>> result = evaluate_dataset(model, processor, load_data("digits")["test"])
-    >>> result.task, result.image_embeds.shape, result.confusion.sum()
-    ('zero_shot', torch.Size([360, 16]), np.int64(360))
     """
 
     dataset: datasets.Dataset
@@ -70,7 +64,7 @@ class Result:
 
     @property
     def kind(self) -> Literal["class", "caption"]:
-        return _kind(self.dataset)
+        return "class" if is_class_data(self.dataset) else "caption"
 
     @property
     def split(self) -> str:
@@ -117,10 +111,9 @@ def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
         task: one of `TASKS`, or `auto`.
 
     Raises:
-        ClipScratchError: If the task needs data of the other kind, or there is only one candidate, so that every answer
-            would be right.
+        ClipScratchError: If the task needs data of the other kind, or every answer would be right.
     """
-    kind, name = _kind(dataset), title(dataset)
+    kind, name = "class" if is_class_data(dataset) else "caption", title(dataset)
     if task == "auto":
         task = "zero_shot" if kind == "class" else "retrieval"
     if TASKS[task] != kind:
@@ -291,10 +284,6 @@ def titled(name: str, task: str) -> str:
     ('digits', 'digits, knn')
     """
     return f"{name}, {task}" if task in PROBES else name
-
-
-def _kind(dataset):
-    return "class" if is_class_data(dataset) else "caption"
 
 
 def _first(names):

@@ -33,11 +33,6 @@ def evaluate_models(
 
     Raises:
         ClipScratchError: Before anything is measured, if a model cannot be loaded or the task does not fit.
-
-    >>> from modeling_clipscratch import load_data
-    >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_data("digits")})
-    >>> sorted(evaluations["runs/digits"]["digits"].metrics)[:3]
-    ['expected_calibration_error', 'expected_calibration_error_ci95', 'mean_per_class_recall']
     """
     split = canonical_split(split)
     for parts in data.values():
@@ -55,14 +50,7 @@ def evaluate_models(
 
 
 def differences_to_first(evaluations: Evaluations) -> Differences:
-    """Compute dataset -> model -> metric -> its difference to the first model, on the same images.
-
-    >>> from modeling_clipscratch import load_data
-    >>> first = evaluate_models(["runs/digits"], {"digits": load_data("digits")})["runs/digits"]
-    >>> same = differences_to_first({"first": first, "second": first})["digits"]["second"]["top1"]
-    >>> same.value, same.p_value
-    (0.0, 1.0)
-    """
+    """Compute dataset -> model -> metric -> its difference to the first model, on the same images."""
     first, *others = evaluations
     return {
         where: {name: paired_differences(result.outcomes, evaluations[name][where].outcomes) for name in others}
@@ -73,13 +61,7 @@ def differences_to_first(evaluations: Evaluations) -> Differences:
 def text_summary(evaluations: Evaluations, differences: Differences, *, seeds: bool = False) -> str:
     """Write the figures for a terminal, with the number of broken images that were left out.
 
-    Args:
-        seeds: the models are seeds of one recipe; their mean and standard deviation are added.
-
-    >>> from modeling_clipscratch import load_data
-    >>> evaluations = evaluate_models(["runs/digits"], {"digits": load_data("digits")})
-    >>> "top1" in text_summary(evaluations, differences={})
-    True
+    With `seeds` the models are seeds of one recipe; their mean and standard deviation are added.
     """
     results = {where: result for of in evaluations.values() for where, result in of.items()}
     heads = {where: titled(where, result.task) for where, result in results.items()}

@@ -33,8 +33,8 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         The model on the device and in `eval()`, and the processor with `.tokenizer` and `.image_processor`.
 
     Raises:
-        ClipScratchError: If there is no such model, a part of it is missing, it does not embed images and texts, it needs
-            code of its own, a file is damaged (the message names it), or the device is missing.
+        ClipScratchError: If there is no such model, a part of it is missing, it does not embed images and texts, it
+            needs code of its own, a file is damaged (the message names it), or the device is missing.
 
     >>> model, processor = load_model("runs/digits")
     >>> model.config.model_type, model.training
@@ -64,8 +64,8 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
             ) from error
         if not isinstance(processor, ProcessorMixin):
             raise ClipScratchError(
-                f"{where} has no processor, only a {type(processor).__name__}; save the processor of the model (tokenizer "
-                "and image processor) beside it."
+                f"{where} has no processor, only a {type(processor).__name__}; save the processor of the model "
+                "(tokenizer and image processor) beside it."
             )
         # With PIL, so that pixels do not depend on whether torchvision is installed, which resizes differently.
         processor.image_processor = usable_processor(where)
@@ -75,11 +75,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
 
 
 def find_device(device: str = "auto") -> torch.device:
-    """Return a device; for `auto` the first available of CUDA, Apple's MPS and the CPU.
-
-    Raises:
-        ClipScratchError: If the device cannot be used.
-    """
+    """Return a device, for `auto` an accelerator if there is one; raise ClipScratchError if it cannot be used."""
     if device == "auto":
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
@@ -105,7 +101,7 @@ def _check_folder(folder):
         raise ClipScratchError(f"{folder} has no config.json, so it holds no model; {hint}")
     if (folder / SUMS).is_file() and (damage := find_damage(folder, concerns=is_of_a_model)):
         raise ClipScratchError(
-            f"{folder} is damaged: {damage}; copy the folder again, or, if you changed it on purpose, delete its {SUMS}."
+            f"{folder} is damaged: {damage}; copy the folder again, or, if you changed it on purpose, delete {SUMS}."
         )
 
 
@@ -115,11 +111,9 @@ def _check_weights(model, report, where):
     if not missing:
         return
     if any(".lora_" in name for name in report["unexpected_keys"]):
-        problem = (
-            "holds weights with adapters (LoRA, peft) that are not merged; call merge_and_unload() and save it again."
-        )
+        problem = "holds adapters (LoRA, peft) that are not merged; call merge_and_unload() and save it again."
     elif saved not in (None, type(model).__name__):
-        problem = f"holds a {saved}, whose weights are not those of a {type(model).__name__} ({missing[0]} is missing); {_GIVE}"
+        problem = f"holds a {saved}, which lacks weights of a {type(model).__name__} ({missing[0]}, ...); {_GIVE}"
     else:
         problem = f"lacks {len(missing)} of the model's weights ({missing[0]}, ...); copy or save the folder again."
     raise ClipScratchError(f"{where} {problem}")
@@ -135,12 +129,12 @@ def _check_towers(model, processor, where):
         alone, together = (encode_texts(model, processor.tokenizer, texts, batch_size=n, warn=False) for n in (1, 2))
     except Exception as error:  # of many kinds, since each type of model lacks something else
         raise ClipScratchError(
-            f"{where} holds a model of type {model.config.model_type!r} that does not embed images and texts as a CLIP does "
-            f"({type(error).__name__}: {first_line(error)}); {_GIVE}"
+            f"{where} holds a model of type {model.config.model_type!r} that does not embed images and texts as a CLIP "
+            f"does ({type(error).__name__}: {first_line(error)}); {_GIVE}"
         ) from error
     exact = next(model.text_model.parameters()).dtype == torch.float32
     if (alone * together).sum(-1).min() <= 1 - (1e-5 if exact else 1e-2):  # NaN is reported by the metrics
         raise ClipScratchError(
-            f"{where} holds a model of type {model.config.model_type!r}, whose embedding of a text depends on the other "
-            f"texts of its batch; {_GIVE}"
+            f"{where} holds a model of type {model.config.model_type!r}, whose embedding of a text depends on the "
+            f"other texts of its batch; {_GIVE}"
         )

@@ -17,11 +17,7 @@ BAR = 20  # characters of a bar of 100 %
 
 
 def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
-    """Check labels and templates.
-
-    Raises:
-        ClipScratchError: If there are fewer than two labels, one is empty or given twice, or a template has no `{}`.
-    """
+    """Raise ClipScratchError if there are fewer than two labels, one is empty or twice, or a template has no `{}`."""
     if len(labels) < 2:
         raise ClipScratchError(f"{len(labels)} label given; give two labels or more, since labels are compared.")
     check_class_names(labels)
@@ -71,8 +67,8 @@ def rank_labels(
         batch_size: images at once.
 
     Returns:
-        For each image `[{"label": str, "score": float}, ...]`, best first. Scores are probabilities over the labels: the
-        softmax of exp(logit_scale) times the cosines. They sum to 1.
+        For each image `[{"label": str, "score": float}, ...]`, best first. Scores are probabilities over the labels:
+        the softmax of exp(logit_scale) times the cosines. They sum to 1.
 
     Raises:
         ClipScratchError: As `labels_and_templates`.

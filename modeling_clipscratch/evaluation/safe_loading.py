@@ -55,10 +55,8 @@ def explaining_load_errors(*sources: str | Path | None) -> Iterator[None]:
         if isinstance(error, (ClipScratchError, OSError)) or not names:
             raise
         if isinstance(error, ImportError):  # the older tokenizers of some families (SigLIP) need a library
-            reason = (
-                f"needs a library that is not installed: {first_line(error)}; often pip install sentencepiece protobuf"
-            )
-            raise ClipScratchError(f"{' or '.join(names)} {reason} helps.") from error
+            reason = f"needs a library that is not installed: {first_line(error)}."
+            raise ClipScratchError(f"{' or '.join(names)} {reason} Try pip install sentencepiece protobuf.") from error
         if "ignore_mismatched_sizes" in message:
             reason = "the weights have other shapes than config.json says"
         else:

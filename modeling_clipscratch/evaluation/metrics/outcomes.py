@@ -23,9 +23,6 @@ class Share:
         hits: (..., M) bool.
         images: (M,) the image of each entry. Default: entry i belongs to image i.
         groups: (M,) integers from 0 on, for a mean over groups; groups without entries are left out.
-
-    >>> Share(np.array([True, True, True, False]), groups=np.array([0, 0, 0, 1])).value
-    np.float64(0.5)
     """
 
     def __init__(self, hits: np.ndarray, images: np.ndarray | None = None, groups: np.ndarray | None = None):
@@ -75,10 +72,6 @@ class ClassOutcomes:
         ranks: (N,) int64, the rank of the right class, 1 for the best.
         classes: C.
         confidence: (N,) probability of the predicted class; `None` where the scores are no probabilities.
-
-    >>> outcomes = ClassOutcomes(labels=np.array([0, 1, 1, 2]), ranks=np.array([1, 1, 3, 1]), classes=3)
-    >>> outcomes.metrics()
-    {'top1': np.float64(0.75), 'mean_per_class_recall': np.float64(0.8333333333333334)}
     """
 
     labels: np.ndarray
@@ -132,13 +125,6 @@ class RetrievalOutcomes:
         image_ranks: (N,) int64, the rank of the best caption of each image.
         text_ranks: (M,) int64, the rank of the image of each caption.
         caption_to_image: (M,) int64 in [0, N).
-
-    >>> outcomes = RetrievalOutcomes(
-    ...     image_ranks=np.array([1, 7]), text_ranks=np.array([1, 2, 2, 9]), caption_to_image=np.array([0, 0, 1, 1])
-    ... )
-    >>> metrics = outcomes.metrics()
-    >>> float(metrics["image_to_text_recall@1"]), float(metrics["text_to_image_recall@5"])
-    (0.5, 0.75)
     """
 
     image_ranks: np.ndarray
@@ -180,11 +166,7 @@ Outcomes = ClassOutcomes | RetrievalOutcomes
 
 
 def plain_metrics(outcomes: Outcomes) -> dict[str, float]:
-    """Return every metric as a Python number.
-
-    >>> plain_metrics(ClassOutcomes(labels=np.array([0, 1, 1]), ranks=np.array([1, 1, 2]), classes=2))
-    {'top1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
-    """
+    """Return every metric as a Python number."""
     return {name: float(value) for name, value in outcomes.metrics().items()}
 
 
@@ -201,21 +183,14 @@ def metric_names(classes: int | None) -> list[str]:
 
 
 def calibration_bins(confidence: np.ndarray) -> np.ndarray:
-    """Return the bin of each confidence: 15 of equal width, open below and closed above (Guo et al. 2017).
-
-    >>> calibration_bins(np.array([0.0, 1 / 15, 0.07, 1.0])).tolist()
-    [0, 0, 1, 14]
-    """
+    """Return the bin of each confidence: 15 of equal width, open below and closed above (Guo et al. 2017)."""
     return np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64), 1, CALIBRATION_BINS) - 1
 
 
 def share_interval(share, count):
-    """Return the 95 % score interval (low, high) of a share of `count` images; also good for few images and near 0 or 1.
+    """Return the 95 % score interval (low, high) of a share of `count` images, good for few images and near 0 or 1 too.
 
     Source: Wilson 1927, Journal of the American Statistical Association 22.
-
-    >>> [round(float(end), 4) for end in share_interval(0.8, 10)]
-    [0.4902, 0.9433]
     """
     middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z * np.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2) / (1 + Z**2 / count)

@@ -40,10 +40,6 @@ def knn_scores(train_embeds, train_labels, test_embeds, classes: int, *, neighbo
         ClipScratchError: If the shapes do not fit, a label is out of range, or there are fewer than two classes.
 
     Source: Wu et al. 2018, arXiv 1805.01978, section 3.4; 20 neighbours as in DINO, arXiv 2104.14294.
-
-    >>> knn_scores(torch.eye(2), torch.tensor([2, 0]), torch.eye(2), 3, neighbours=1)
-    tensor([[0., 0., 1.],
-            [1., 0., 0.]])
     """
     train, labels, test = _checked(train_embeds, train_labels, test_embeds, classes)
     if not 1 <= neighbours <= len(train):

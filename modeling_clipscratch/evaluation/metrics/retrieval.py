@@ -57,24 +57,12 @@ def retrieval_metrics(
         `text_to_image_median_rank` (1 is best).
 
     Source: CLIP_benchmark, `zeroshot_retrieval.py`: image to text is a hit if any caption of the image is in the top k.
-
-    >>> embeds = torch.eye(2)
-    >>> retrieval_metrics(embeds, embeds, torch.tensor([0, 1]))["image_to_text_recall@1"]
-    1.0
     """
     return plain_metrics(retrieval_outcomes(image_embeds, text_embeds, caption_to_image, block=block))
 
 
 def best_own_ranks(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return the rank (N,) of the best right candidate of each row among all wrong ones.
-
-    Args:
-        scores: (N, M).
-        own: (N, M) bool, true for right candidates; at least one in each row.
-
-    >>> best_own_ranks(torch.tensor([[0.9, 0.5, 0.7]]), torch.tensor([[False, True, True]]))
-    tensor([2])
-    """
+    """(N, M) scores, (N, M) bool of right candidates -> (N,) rank of the best right one among all wrong ones."""
     best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
     return 1 + ((scores >= best) & ~own).sum(1)
 

@@ -22,9 +22,6 @@ def class_embeddings(text_embeds: torch.Tensor) -> torch.Tensor:
     """Return (C, P) unit embeddings of classes: the mean of the unit embeddings (C, T, P) of their prompts.
 
     Source: Radford et al. 2021, arXiv 2103.00020, section 3.1.4; CLIP_benchmark's `zero_shot_classifier`.
-
-    >>> class_embeddings(torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]))
-    tensor([[0.7071, 0.7071]])
     """
     return normalize(text_embeds.float().mean(1), dim=-1)
 
@@ -55,11 +52,7 @@ def in_float64(name: str, embeds: torch.Tensor) -> torch.Tensor:
 
 
 def ranks(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return the rank (N,) of the right candidate in each row: 1 + the number of wrong ones that score at least as high.
-
-    Args:
-        scores: (N, C).
-        right: (N,) int64, the right column of each row.
+    """(N, C) scores, (N,) right column of each row -> (N,) its rank: 1 + the number of others that score no lower.
 
     >>> ranks(torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 0.0]]), torch.tensor([2, 0]))
     tensor([2, 2])
@@ -116,9 +109,6 @@ def accuracy_metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, fl
     Returns:
         Fractions. `top5` only with more than 5 classes: with 5 it is 1 for any model. (CLIP_benchmark reports it from 5
         classes on; everything else follows its definition.)
-
-    >>> accuracy_metrics(torch.eye(3), torch.tensor([0, 1, 1]))
-    {'top1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
     """
     return plain_metrics(class_outcomes(scores, labels))
 
@@ -159,21 +149,13 @@ def zero_shot_outcomes(
 
 
 def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> np.ndarray:
-    """Return (C, C) int64 counts: row = true class, column = predicted class.
-
-    >>> confusion_matrix(torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]), 2).tolist()
-    [[1, 0], [1, 1]]
-    """
+    """Return (C, C) int64 counts: row = true class, column = predicted class."""
     cells = torch.as_tensor(labels).long() * classes + torch.as_tensor(predicted).long()
     return torch.bincount(cells.cpu(), minlength=classes * classes).view(classes, classes).numpy()
 
 
 def per_class_recall(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float | None]:
-    """Class name -> recall, `None` where the class has no image. Further classes of one name are `name (2)`, ...
-
-    >>> per_class_recall(np.array([[3, 1], [0, 0]]), ["cat", "dog"])
-    {'cat': 0.75, 'dog': None}
-    """
+    """Class name -> recall, `None` where the class has no image. Further classes of one name are `name (2)`, ..."""
     recalls = {}
     for name, right, total in zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True):
         number, key = 1, name

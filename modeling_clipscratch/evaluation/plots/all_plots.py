@@ -20,8 +20,8 @@ _CLASS = {
     "calibration.png": (
         lambda result, path: plot_calibration(result.outcomes, path),
         "Calibration",
-        "Of the images predicted with 70 % confidence, 70 % should be right: a dot below the dashed line means too much "
-        "confidence, above it too little. Whiskers are 95 % intervals; the bars count the images.",
+        "Of the images predicted with 70 % confidence, 70 % should be right: a dot below the dashed line means too "
+        "much confidence, above it too little. Whiskers are 95 % intervals; the bars count the images.",
     ),
     "hits.png": (plot_hits, "Best hits", "Right predictions with the highest confidence, which is the number."),
     "misses.png": (plot_misses, "Worst misses", "Mistakes with the highest confidence, which is the number."),
@@ -35,8 +35,8 @@ _CAPTION = {
     "text_to_image.png": (
         plot_searches,
         "Searches by caption",
-        "Each caption as a query, with the closest images first; its own image is framed. A dashed frame: the own image "
-        "is not among them, and has that rank.",
+        "Each caption as a query, with the closest images first; its own image is framed. A dashed frame: the own "
+        "image is not among them, and has that rank.",
     ),
     "image_to_text.png": (
         plot_captions,

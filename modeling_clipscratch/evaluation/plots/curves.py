@@ -32,8 +32,8 @@ def plot_curves(log_history: Sequence[Mapping] | Mapping[str, Sequence[Mapping]]
     """Plot one panel for each quantity that the log has. Without any, no file is written.
 
     Args:
-        log_history: `log_history` of a `trainer_state.json`, or {run name: the same} for several runs. Entries without a
-            `step` are ignored. With `images_seen` the x axis says how many images a step has.
+        log_history: `log_history` of a `trainer_state.json`, or {run name: the same} for several runs. Entries without
+            a `step` are ignored. With `images_seen` the x axis says how many images a step has.
         path: of the PNG.
     """
     runs = dict(log_history) if isinstance(log_history, Mapping) else {"": log_history}
@@ -82,7 +82,7 @@ def _panel(axes, title, lines, unit, runs):
         else:
             style = {**look(runs.index(run)), "markevery": max(1, len(steps) // 8)}
         # Each line is thinner than those below it, so that a line on top of an equal one hides none.
-        width = max(1.2, 4.0 - 2.8 * number / max(1, min(len(lines), 8) - 1))
+        width = min(4.0, 1.5 + 0.8 * (len(lines) - 1 - number))
         dash = DASHES[place % len(DASHES)]
         axes.plot(
             steps, values, label=_label(key, title), linestyle=dash, linewidth=width, markersize=2 + width, **style

@@ -17,7 +17,7 @@ MOST_CLASSES = 16  # prompts, and images of them
 def plot_similarity(result: Result, path: str | Path) -> None:
     """Plot images across, texts down, cosines in the cells; the right pairs are framed.
 
-    Class data: the first prompt and the first images of each shown class. Caption data: the first caption of each image.
+    Class data: the first prompt and images of each shown class. Caption data: the first caption of each image.
     """
     rows, texts, embeds, right = _class_batch(result) if result.kind == "class" else _caption_batch(result)
     scores = cosines(embeds, result.image_embeds[rows]).numpy()

@@ -187,7 +187,7 @@ def _chance(metric, result):
 
 
 def _track(metrics, name, low, high):
-    """Place of a value, and start and width of its interval, on a line from `low` to `high`, in percent of its length."""
+    """Place of a value, and start and width of its interval, on a line from `low` to `high`, in per cent of it."""
     ends = metrics.get(name + INTERVAL, [metrics[name]] * 2)
     value, left, right = (100 * float(np.clip((end - low) / (high - low), 0, 1)) for end in (metrics[name], *ends))
     return round(value, 2), round(left, 2), round(right - left, 2)

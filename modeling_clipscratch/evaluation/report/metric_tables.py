@@ -1,6 +1,6 @@
 """Write metrics of models on datasets as tables of text and Markdown, and as JSON.
 
-A difference is a `Difference` of `metrics/intervals.py`: `.value`, `.low`, `.high` (a model minus the first), `.p_value`.
+A difference is a `Difference` of `metrics/intervals.py`, of a model minus the first.
 """
 
 import json
@@ -137,16 +137,12 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def write_json(path: str | Path, values: object) -> None:
-    """Write JSON, whole or not at all.
-
-    Raises:
-        ValueError: If a value is NaN or infinite, which JSON cannot hold.
-    """
+    """Write JSON, whole or not at all; raise ValueError for NaN and infinity, which it cannot hold."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def weights_sha256(folder: str | Path) -> str | None:
-    """Return the digest of a model's weights, of all shards in the order of their names; `None` where there are none."""
+    """Return the digest of a model's weights, of all shards in the order of their names; `None` if there are none."""
     shards = sorted(Path(folder).glob("*.safetensors"))
     return sha256(*shards) if shards else None
 

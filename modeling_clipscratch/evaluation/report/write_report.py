@@ -70,10 +70,10 @@ def write_report(
 ) -> list[Path]:
     """Write `report.html`, a page that needs no other file, and everything that it shows.
 
-    One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command; the files of the
-    report), `table.md` and a folder for each dataset with its plots and, for class data, `per_class_recall.json`. Several
-    models: `comparison.json` and `comparison.md`, and the same in a folder for each model. `curves.png` shows the models
-    that are run folders.
+    One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command; the files of
+    the report), `table.md` and a folder for each dataset with its plots and, for class data, `per_class_recall.json`.
+    Several models: `comparison.json`, `comparison.md`, and a folder for each model with its `metrics.json` and plots.
+    `curves.png` shows the models that are run folders.
 
     Args:
         folder: made where it is missing; files of an earlier report are replaced.
