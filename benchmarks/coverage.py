@@ -163,12 +163,12 @@ def bootstrapped(outcomes, name, method, seed):
     return bootstrap(rows, statistic, method=method, rng=np.random.default_rng(seed), **options).confidence_interval
 
 
-def pairs(source, images, draws, scipy_draws=0):
+def pairs(source, images, draws, scipy_draws=0, flips=FLIPS):
     """(metric, true difference) -> list of (covered, width, p < 0.05), one for each draw."""
     before, after, found = source.truth(), source.truth(source.better), defaultdict(list)
     for seed in range(draws):
         first, second = source.draw(np.random.default_rng([seed, images]), images)
-        for name, difference in paired_differences(first, second, flips=FLIPS, seed=seed).items():
+        for name, difference in paired_differences(first, second, flips=flips, seed=seed).items():
             change = after[name] - before[name]
             held = _held(difference.low, difference.high, change)
             found[name, change].append((*held, difference.p_value < 0.05))

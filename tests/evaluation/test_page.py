@@ -11,14 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from modeling_clipscratch.evaluation.report.comparison import markdown_comparison, text_comparison, verdict
+from modeling_clipscratch.evaluation.report.html_parts import as_data_uri
 from PIL import Image
 from torch.nn.functional import normalize
 
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_embeddings
 from modeling_clipscratch.evaluation.plots import embedding_map
-from modeling_clipscratch.evaluation.report.comparison import markdown_comparison, text_comparison, verdict
-from modeling_clipscratch.evaluation.report.html_parts import as_data_uri
 from modeling_clipscratch.evaluation.report.write_report import write_report
 
 EVIL = '<script>alert(1)</script> & $x$ "quoted"'

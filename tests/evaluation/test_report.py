@@ -10,12 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from modeling_clipscratch.evaluation.plots.class_sheets import plot_examples
 from PIL import Image
 
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.plots import confusion as confusions
 from modeling_clipscratch.evaluation.plots.all_plots import FILES, draw_pictures
-from modeling_clipscratch.evaluation.plots.class_sheets import plot_examples
 from modeling_clipscratch.evaluation.plots.curves import plot_curves
 from modeling_clipscratch.evaluation.report import write_report as report
 from modeling_clipscratch.evaluation.report.metric_tables import markdown_table, text_table, write_metrics

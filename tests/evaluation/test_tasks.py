@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from modeling_clipscratch.evaluation.plots.text_maps import make_maps
 from safetensors import safe_open
 
 from modeling_clipscratch.data.dataset import ImageReader, labels_of
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset, evaluate_embeddings
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, text_summary
-from modeling_clipscratch.evaluation.plots.text_maps import make_maps
 from modeling_clipscratch.evaluation.report.save_results import save_embeddings, save_predictions
 from modeling_clipscratch.evaluation.report.write_report import write_report
 
