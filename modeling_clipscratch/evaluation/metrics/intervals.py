@@ -14,7 +14,7 @@ import numpy as np
 from ...hub.errors_clipscratch import ClipScratchError
 from .outcomes import CALIBRATION, ClassOutcomes, Outcomes, Share, plain_metrics, share_interval
 
-DRAWS = 1000  # of the noise of calibration bins
+DRAWS = 2000  # of the noise of calibration bins
 BLOCK = 2**20  # outcomes exchanged at once
 TINY = 1e-9  # what rounding may change in a metric
 
