@@ -40,7 +40,7 @@ def test_of_few_training_images_all_are_neighbours(model, processor, class_rows,
     assert probe.metrics["top1"] == 1.0
 
 
-def test_tables_and_page_of_a_probe_name_the_probe(model, processor, class_rows, train_rows, tmp_path):
+def test_tables_and_page_of_a_probe_name_the_probe(model, processor, class_rows, train_rows, quick_plots, tmp_path):
     probe = evaluate_dataset(model, processor, class_rows, task="knn", train=train_rows)
     write_report(tmp_path / "one", {"model": {"colours": probe}})
     page, table = ((tmp_path / "one" / name).read_text() for name in ("report.html", "table.md"))
@@ -54,7 +54,7 @@ def test_tables_and_page_of_a_probe_name_the_probe(model, processor, class_rows,
     assert text_summary(both, differences_to_first(both)).startswith("colours, knn\n")
 
 
-def test_page_of_prompts_counts_them(model, processor, class_rows, templates, tmp_path):
+def test_page_of_prompts_counts_them(model, processor, class_rows, templates, quick_plots, tmp_path):
     result = evaluate_dataset(model, processor, class_rows, templates=templates)
     write_report(tmp_path, {"model": {"colours": result}})
     page = (tmp_path / "report.html").read_text()
@@ -62,7 +62,7 @@ def test_page_of_prompts_counts_them(model, processor, class_rows, templates, tm
 
 
 @pytest.mark.parametrize("words", [{"labels": np.arange(8) % 3}, {"captions": [["red"], ["blue"]] * 4}], ids=str)
-def test_keys_and_origins_of_any_characters_are_saved(model, processor, make_rows, words, tmp_path):
+def test_keys_and_origins_of_any_characters_are_saved(model, processor, make_rows, words, quick_plots, tmp_path):
     dataset = make_rows(8, keys=["caf\x1b[31m.png", *map(str, range(7))], **words)
     dataset.info.description = "caf\udce9"
     result = evaluate_dataset(model, processor, dataset)
@@ -173,7 +173,7 @@ def test_probabilities_of_labels_are_those_of_the_logits_of_the_model(model, pro
         assert found == sorted(found, key=lambda entry: -entry["score"])
 
 
-def test_broken_images_are_counted_in_the_table_and_on_the_page(model, processor, make_rows, tmp_path):
+def test_broken_images_are_counted_in_the_table_and_on_the_page(model, processor, make_rows, quick_plots, tmp_path):
     rows = make_rows(12, labels=np.arange(12) % 3, broken={4, 9})
     result = {"model": {"colours": evaluate_dataset(model, processor, rows, on_bad_row="skip")}}
     assert text_summary(result, {}).endswith("\n\ncolours: 2 broken images left out.")

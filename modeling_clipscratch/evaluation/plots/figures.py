@@ -29,11 +29,12 @@ WIDTH = 8.0  # inches of a grid; wider ones cannot be read on a phone
 SIDE = 224  # pixels that the longer side of an image in a figure has
 SMALL = 64  # pixels up to which images are enlarged without smoothing, as the model reads them
 FONT = "DejaVu Sans"
+DPI = 130
 
 
 def new_figure(width: float, height: float, *, layout: str = "constrained") -> Figure:
     """Make a figure of a size in inches; `layout="compressed"` is for axes of fixed proportions."""
-    figure = Figure(figsize=(width, height), dpi=130, layout=layout, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
