@@ -1,5 +1,6 @@
 """Check what a task measures, saves and refuses, on datasets of both kinds and a tiny model."""
 
+import copy
 import json
 from functools import partial
 
@@ -11,12 +12,14 @@ from datasets import Dataset
 from PIL import Image
 from safetensors import safe_open
 
+from modeling_clipscratch import ClipScratchTrainer, ClipScratchTrainingArguments
 from modeling_clipscratch.data.dataset import ImageReader, labels_of
 from modeling_clipscratch.data.load import ImageTextData
 from modeling_clipscratch.evaluation import evaluate_models
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset, evaluate_embeddings
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, text_summary
+from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
 from modeling_clipscratch.evaluation.report.save_results import save_embeddings, save_predictions
 from modeling_clipscratch.evaluation.report.write_report import write_report
@@ -117,6 +120,29 @@ def test_templates_default_to_a_photo_of_and_are_none_for_captions(model, proces
     assert result.templates == named.templates == ["a photo of a {}."]
     assert torch.equal(result.text_embeds, named.text_embeds)
     assert evaluate_dataset(model, processor, caption_rows).templates is None
+
+
+@pytest.mark.parametrize("kind", ["class", "caption"])
+def test_a_trainer_and_a_loaded_model_report_the_same_digits(model, processor, make_rows, kind, tmp_path):
+    """Also after training in half precision, with cached features, in batches of another size."""
+    words = {"labels": np.arange(30) % 3} if kind == "class" else {"captions": [[f"bright {n % 7}"] for n in range(30)]}
+    train, test = make_rows(30, **words), make_rows(30, **words, name="others")
+    args = {"max_steps": 2, "precision": "bf16", "global_batch_size": 8, "eval_strategy": "no", "save_strategy": "no"}
+    args |= {
+        "use_cpu": True,
+        "per_device_eval_batch_size": 7,
+        "cache_dir": str(tmp_path / "cache"),
+        "report_to": "none",
+    }
+    args = ClipScratchTrainingArguments(str(tmp_path / "run"), learning_rate=0.1, **args)
+    trainer = ClipScratchTrainer(copy.deepcopy(model), args, train_dataset=train, processing_class=processor)
+    trainer.train()
+    reported = {name.removeprefix("test_"): value for name, value in trainer.predict(test).metrics.items()}
+    trainer.save_model()
+    metrics = evaluate_dataset(*load_model(tmp_path / "run", "cpu"), test, batch_size=256).metrics
+    assert reported.keys() == metrics.keys()
+    for name, value in metrics.items():
+        assert reported[name] == pytest.approx(value, abs=1e-5), name
 
 
 @pytest.fixture

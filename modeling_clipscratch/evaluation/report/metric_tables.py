@@ -148,7 +148,7 @@ def weights_sha256(folder: str | Path) -> str | None:
 
 
 def _number(name, value, sign=""):
-    return f"{value if is_rank(name) else 100 * value:{sign}.1f}"
+    return f"{round(value if is_rank(name) else 100 * value, 1) + 0.0:{sign}.1f}"  # no negative zero
 
 
 def _cells(columns, differences=None):
