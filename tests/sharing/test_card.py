@@ -344,7 +344,7 @@ def test_report_that_was_stopped_half_way_leaves_the_earlier_one_to_the_card(cop
     report = ["--split", "validation", f"--output_dir={copy}/report"]
     run_eval.main([f"--model={copy}", "--dataset", "digits", *report])
     before = write_card(copy).read_text()
-    monkeypatch.setattr("modeling_clipscratch.evaluation.report.write_report.draw_pictures", lambda *given: 1 / 0)
+    monkeypatch.setattr("modeling_clipscratch.evaluation.report.write_report.draw_plots", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_eval.main([f"--model={copy}", "--dataset", "scenes", *report])
     assert "split validation" in before and write_card(copy).read_text() == before
