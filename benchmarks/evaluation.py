@@ -108,7 +108,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
 
 
 def probes(count: int) -> dict:
-    """Draw ten overlapping classes in 512 directions of unequal spread around a common one, like embeddings of a CLIP."""
+    """Draw ten overlapping classes in 512 directions of unequal spread around a common one, as a CLIP's are."""
     generator = np.random.default_rng(0)
     spread = 8 * np.arange(1, 513) ** -0.5
     turn = np.linalg.qr(generator.normal(size=(512, 512)))[0]
@@ -132,13 +132,13 @@ def probes(count: int) -> dict:
     return found
 
 
-def cell(way: str, captions: int, pictures: int) -> dict:
+def cell(way: str, caption_count: int, image_count: int) -> dict:
     """In a process of its own: bytes beyond the embeddings, and seconds."""
     generator = torch.Generator().manual_seed(0)
     images, texts = (
-        torch.nn.functional.normalize(torch.randn(count, 512, generator=generator)) for count in (pictures, captions)
+        torch.nn.functional.normalize(torch.randn(count, 512, generator=generator)) for count in (image_count, caption_count)
     )
-    owners = torch.arange(captions) * pictures // captions
+    owners = torch.arange(caption_count) * image_count // caption_count
     if way == "in float32":
         retrieval.in_float64 = lambda name, embeds: embeds
     work = {"full matrix": full_matrix}.get(way, retrieval.retrieval_metrics)

@@ -62,7 +62,7 @@ def training_step(kind, rows):
         views = Views(images=pixels[:count], samples=group[:count], may_flip=group[:count] >= 0, augment=look)
         pictures = views[:] if kind == "plain" else views
         chunk = None if kind == "plain" else CHUNK
-        given = {"pixel_values": pictures, "text_states": states[:count], "encode_chunk_size": chunk}
+        given = {"pixel_values": pictures, "text_features": states[:count], "encode_chunk_size": chunk}
         if kind == "streamed":
             output = model(**given, return_logits=False)
             parts = (output.image_embeds, output.text_embeds, output.logit_scale)

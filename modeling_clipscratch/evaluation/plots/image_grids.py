@@ -66,7 +66,8 @@ def plot_misses(result: Result, path: str | Path) -> None:
 def plot_answers(result: Result, captions: Sequence[int], heading: str, path: str | Path) -> None:
     """Show captions with their closest images; their own image is framed, and last if it is not among them."""
     outcomes, texts = result.outcomes, list(chain.from_iterable(result.captions))
-    best = _closest(result.text_embeds[captions], result.image_embeds, COLUMNS)
+    scores = cosines(result.text_embeds[captions], result.image_embeds)
+    best = scores.topk(min(COLUMNS, len(result.dataset))).indices.tolist()
     figure = new_figure(WIDTH, 1.95 * len(captions) + 0.4)
     title(figure, heading)
     for band, caption, rows in zip(np.atleast_1d(figure.subfigures(len(captions), 1)), captions, best, strict=True):
@@ -128,19 +129,3 @@ def plot_captions(result: Result, path: str | Path) -> None:
             for x, text in ((0, "✓" if own else ""), (0.035, f"{score:.2f}"), (0.1, shortened(captions[caption], 74))):
                 axes.text(x, 0.9 - 0.2 * place, text, fontsize=8.5, **style)
     save_figure(figure, path)
-
-
-def worst_images(result: Result, most: int = 10) -> list[dict]:
-    """List the images whose best own caption has the lowest rank, with their first and the closest caption."""
-    captions, ranks = list(chain.from_iterable(result.captions)), result.outcomes.image_ranks
-    worst = [int(row) for row in np.argsort(-ranks, kind="stable")[:most] if ranks[row] > 1]
-    closest = _closest(result.image_embeds[worst], result.text_embeds, 1) if worst else []
-    return [
-        {"key": result.keys[row], "rank": f"{ranks[row]:,} of {len(captions):,}"}
-        | {"caption": result.captions[row][0], "closest": captions[best]}
-        for row, (best,) in zip(worst, closest, strict=True)
-    ]
-
-
-def _closest(queries, answers, most):
-    return cosines(queries, answers).topk(min(most, len(answers))).indices.tolist()

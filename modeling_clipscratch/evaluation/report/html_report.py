@@ -18,7 +18,6 @@ from PIL import Image
 from ..evaluate_dataset import PROBES, Result, titled
 from ..plots.all_plots import Plot
 from ..plots.confusion import worst_confusions
-from ..plots.image_grids import worst_images
 from .metric_tables import (
     INTERVAL,
     Differences,
@@ -150,7 +149,6 @@ def _details(result, plots):
         "recalls": recalls,
         "recalls_left_out": max(0, len(names or ()) - MOST_RECALLS),
         "confusions": worst_confusions(result.confusion, names) if names else [],
-        "misses": [] if names else worst_images(result),
         "plots": plots,
     }
 
