@@ -136,7 +136,8 @@ def cell(way: str, caption_count: int, image_count: int) -> dict:
     """In a process of its own: bytes beyond the embeddings, and seconds."""
     generator = torch.Generator().manual_seed(0)
     images, texts = (
-        torch.nn.functional.normalize(torch.randn(count, 512, generator=generator)) for count in (image_count, caption_count)
+        torch.nn.functional.normalize(torch.randn(count, 512, generator=generator))
+        for count in (image_count, caption_count)
     )
     owners = torch.arange(caption_count) * image_count // caption_count
     if way == "in float32":

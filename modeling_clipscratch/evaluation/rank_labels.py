@@ -81,11 +81,11 @@ def rank_labels(
     (['eight', 'three'], 1.0)
     """
     labels, templates = labels_and_templates(model.config, labels, templates)
-    warn_of_unknown(processor.tokenizer, labels, "labels")
     preprocess = Preprocess(processor.image_processor)
     pixels = np.stack([preprocess(image) for image in images])
     image_embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size)
     label_embeds = encode_classes(partial(encode_texts, model, processor.tokenizer), labels, templates)
+    warn_of_unknown(processor.tokenizer, labels, "labels")
     probabilities = class_probabilities(cosines(image_embeds, label_embeds), log_scale(model))
     ranked = []
     for scores in probabilities:
