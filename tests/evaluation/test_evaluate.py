@@ -65,12 +65,10 @@ def test_page_of_prompts_counts_them(model, processor, class_rows, templates, qu
 
 
 @pytest.mark.parametrize("words", [{"labels": np.arange(8) % 3}, {"captions": [["red"], ["blue"]] * 4}], ids=str)
-def test_keys_and_origins_of_any_characters_are_saved(model, processor, make_rows, words, quick_plots, tmp_path):
+def test_keys_of_any_characters_are_saved(model, processor, make_rows, words, quick_plots, tmp_path):
     dataset = make_rows(8, keys=["caf\x1b[31m.png", *map(str, range(7))], **words)
-    dataset.info.description = "caf\udce9"
     result = evaluate_dataset(model, processor, dataset)
     write_report(tmp_path, {"model": {"colours": result}}, predictions=True, embeddings=True)
-    assert "caf\ufffd" in (tmp_path / "report.html").read_text()
     saved = Dataset.from_parquet(str(tmp_path / "colours" / "predictions.parquet"), cache_dir=str(tmp_path / "cache"))
     assert saved["key"][0] == "caf\ufffd[31m.png"
     with safe_open(tmp_path / "colours" / "embeddings.safetensors", framework="pt") as file:

@@ -138,7 +138,6 @@ def _details(result, plots):
         recalls = [(names[n], int(totals[n]), float(shares[n]) if totals[n] else None) for n in chosen]
     return {
         "result": result,
-        "origin": result.dataset.info.description,
         "task": in_words(result.task) + (", fitted to the training split" if probe else ""),
         "texts": f"{len(names):,} classes{prompts}" if names else f"{len(result.text_embeds):,} captions",
         "headlines": [

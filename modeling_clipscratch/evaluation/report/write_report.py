@@ -93,6 +93,20 @@ def write_report(
     'report.html'
     """
     folder, one = open_folder(folder), len(evaluations) == 1
+    histories = [_log_history(model) for model in evaluations]
+    weights = weights_sha256(next(iter(evaluations))) if one else None
+    # A report may be published, so from here on nothing names a path of this machine.
+    models, data = _public(evaluations), _public(name for found in evaluations.values() for name in found)
+    evaluations = {
+        models[model]: {data[name]: of for name, of in found.items()} for model, found in evaluations.items()
+    }
+    differences = {
+        data[name]: {models[m]: of for m, of in found.items()} for name, found in (differences or {}).items()
+    }
+    words = [
+        part for word in shlex.split(command or "") for part in (word.split("=", 1) if word[:2] == "--" else [word])
+    ]
+    command = shlex.join(map(public_name, words)) or None
     heads = {name: titled(name, found.task) for of in evaluations.values() for name, found in of.items()}
     metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
     by_head = {model: {heads[name]: of for name, of in found.items()} for model, found in metrics.items()}
@@ -124,39 +138,35 @@ def write_report(
             add(Path("table.md"), write_text, markdown_table(*by_head.values()) + "\n")
         else:
             apart = {name: {m: {k: vars(d) for k, d in of.items()} for m, of in found.items()}
-                     for name, found in (differences or {}).items()}  # fmt: skip
+                     for name, found in differences.items()}  # fmt: skip
             add(Path("comparison.json"), write_json, {"metrics": metrics, "differences": apart})
-            apart = {heads[name]: of for name, of in (differences or {}).items()}
+            apart = {heads[name]: of for name, of in differences.items()}
             add(Path("comparison.md"), write_text, markdown_comparison(by_head, apart) + "\n")
-        short = short_names(list(evaluations))
-        histories = {short[model]: history for model in evaluations if (history := _log_history(model))}
+        short = short_names(list(evaluations)).values()
+        histories = {name: history for name, history in zip(short, histories, strict=True) if history}
         plot_curves(next(iter(histories.values())) if len(histories) == 1 else histories, staging / _CURVES)
         curves = staging / _CURVES if (staging / _CURVES).is_file() else None
         written += [Path(_CURVES)] if curves else []
         write_text(staging / "report.html", render_page(evaluations, plots, differences, curves, command))
         if one:
-            [(model, results)] = evaluations.items()
-            add(Path(ACCOUNT), write_json, _account(model, results, command, written))
+            about = {
+                name: {"name": name, "split": of.split, "task": of.task, "rows": len(of.dataset)}
+                for found in evaluations.values()
+                for name, of in found.items()
+            }
+            files = [path.as_posix() for path in written]
+            account = {"command": command or "", "weights_sha256": weights, "data": about, "files": files}
+            add(Path(ACCOUNT), write_json, account)
     ours = {path / name for of in places.values() for path in of.values() for name in FILES} | {Path(_CURVES)}
     for path in ours.difference(written):
         (folder / path).unlink(missing_ok=True)  # an earlier report's
     return [folder / path for path in written]
 
 
-def _account(model, results, command, written):
-    """What `evaluation.json` holds, for those who publish the report; the command names no path of this machine."""
-    words = [
-        part for word in shlex.split(command or "") for part in (word.split("=", 1) if word[:2] == "--" else [word])
-    ]
-    return {
-        "command": shlex.join(public_name(word) for word in words),
-        "weights_sha256": weights_sha256(model),
-        "data": {
-            name: {"name": public_name(name), "split": of.split, "task": of.task, "rows": len(of.dataset)}
-            for name, of in results.items()
-        },
-        "files": [path.as_posix() for path in written],
-    }
+def _public(names):
+    """Name -> Hub id, or last part of a path; as many parts as make the names differ."""
+    public = {name: public_name(name) for name in names}
+    return public if len(set(public.values())) == len(public) else short_names(list(public))
 
 
 def _log_history(model):
