@@ -80,7 +80,8 @@ def main(arguments: list[str]) -> None:
     if options.output_dir is not None:
         options.push_to_hub = open_report(options.output_dir, options.push_to_hub)
     settings = {name: vars(options)[name] for name in ("split", "task", "device", "batch_size", "on_bad_row")}
-    evaluations = evaluate_models(options.model, data, maps=options.output_dir is not None, progress=True, **settings)
+    settings |= {"templates": options.templates} if options.templates else {}
+    evaluations = evaluate_models(options.model, data, progress=True, **settings)
     differences = differences_to_first(evaluations)
     print(text_summary(evaluations, differences, seeds=options.seeds))
     if options.output_dir is not None:

@@ -72,7 +72,7 @@ def build_page(model, processor, index: ImageIndex | None = None, *, model_name:
         with _showing_errors(gr):
             labels = split_labels(labels)
             image = decode_image(path, name=Path(path).name)
-            (ranked,) = rank_labels(model, processor, [image], labels, template=template)
+            (ranked,) = rank_labels(model, processor, [image], labels, templates=[template])
         note = _note_of_unknown(processor, " ".join([template.replace("{}", " "), *labels]))
         return {entry["label"]: entry["score"] for entry in ranked}, note
 

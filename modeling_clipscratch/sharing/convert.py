@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation.damaged_files import naming_damaged_files
 from ..evaluation.load_model import load_model
-from ..evaluation.remote_code import refusing_own_code
+from ..evaluation.safe_loading import explaining_load_errors
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.modeling_clipscratch import ClipScratchModel
@@ -101,7 +100,7 @@ def _from_tutorial(path, text_model, vision_model):
     width = len(weights["text_encoder.layer_norm.bias"])
     # A parameter on the CPU; one that was moved to another device is missing in the file.
     scale = float(weights.get("loss_fn.temperature", math.log(1 / 7))) + math.log(width)
-    with refusing_own_code(text_model, vision_model), naming_damaged_files(text_model, vision_model):
+    with explaining_load_errors(text_model, vision_model):
         model, processor = ClipScratchModel.from_towers(
             _read_tower(weights, "text", load_tower_config(text_model, "text"), path),
             _read_tower(weights, "vision", load_tower_config(vision_model, "vision"), path),

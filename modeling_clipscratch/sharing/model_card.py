@@ -16,10 +16,9 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..data.columns import DATA_OPTIONS
 from ..data.templates import DEFAULT_TEMPLATES
-from ..evaluation.damaged_files import naming_damaged_files
-from ..evaluation.remote_code import check_code
 from ..evaluation.report.markdown import Markdown, code, code_block, escaped
 from ..evaluation.report.metric_tables import ACCOUNT, INTERVAL, shown_of, values_only, weights_sha256
+from ..evaluation.safe_loading import check_code, explaining_load_errors
 from ..hub.configuration_clipscratch import ClipScratchConfig
 from ..hub.errors_clipscratch import ClipScratchError
 from ..training.saving.run_folder import CARD, OUR_CARD, is_our_card
@@ -107,8 +106,8 @@ def render_card(facts: dict, *, model: str, license: str | None, language: str |
         hub_link=lambda name, kind="": Markdown(f"[{escaped(name)}](https://huggingface.co/{kind}{quote(name)})"),
     )
     name, data = model.split("/")[-1], facts["run"]["dataset"]
-    labels = (data.get("class_names") or [])[:_MOST_LABELS]
-    template = (data.get("templates") or DEFAULT_TEMPLATES)[0]
+    labels = (data.get("class_names") or facts["config"].class_names or [])[:_MOST_LABELS]
+    template = (data.get("templates") or facts["config"].templates or DEFAULT_TEMPLATES)[0]
     rows = data.get("rows") or {}
     page = environment.get_template("card.md.jinja").render(
         {
@@ -227,7 +226,7 @@ def read_facts(folder: Path) -> dict:
         ClipScratchError: If the folder holds no complete ClipScratch model, or a file is damaged.
     """
     check_folder(folder)
-    with naming_damaged_files(folder):
+    with explaining_load_errors(folder):
         config, parameters = ClipScratchConfig.from_pretrained(folder), count_parameters(folder)
     size = _read(folder, "processor_config.json").get("image_processor", {})
     size = size.get("crop_size") or size.get("size") or {}

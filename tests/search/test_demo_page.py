@@ -79,7 +79,7 @@ def test_labels_are_ranked_as_by_the_model(page, folder, model, word_processor):
     page.get_by_role("button", name="Classify").click()
     page.wait_for_selector(".confidence-set")
     labels = ["red", "blue square", "lemur"]
-    (ranked,) = rank_labels(model, word_processor, [Image.open(folder / "2.png")], labels, template="the {}")
+    (ranked,) = rank_labels(model, word_processor, [Image.open(folder / "2.png")], labels, templates=["the {}"])
     shown = [" ".join(row.inner_text().split()) for row in page.locator(".confidence-set").all()]
     assert shown == [f"{entry['label']} {round(100 * entry['score'])}%" for entry in ranked]
     page.get_by_text("The tokenizer does not know these words: lemur.").wait_for()

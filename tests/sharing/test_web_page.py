@@ -89,7 +89,7 @@ def test_labels_have_the_probabilities_that_python_gives_them(page, images, trai
     page.set_input_files("#files", str(images / name))
     probabilities = shown(page, "#bars")
     image = decode_image(images / name, name=name)
-    (ranked,) = rank_labels(trained[1], word_processor, [image], LABELS, template="the {}")
+    (ranked,) = rank_labels(trained[1], word_processor, [image], LABELS, templates=["the {}"])
     assert probabilities == pytest.approx({entry["label"]: entry["score"] for entry in ranked}, abs=TOLERANCE)
     assert sum(probabilities.values()) == pytest.approx(1)
     page.get_by_label("Labels").fill("a photo\nlemur")

@@ -113,7 +113,7 @@ def check_page(
     """Check the arguments of `write_page` before anything is loaded, and return the names of the images."""
     check_new_folder("page", page)
     if labels:
-        check_labels(labels, "{}" if template is None else template)
+        check_labels(labels, ["{}" if template is None else template])
     elif template is not None:
         check_templates([template])
     return [] if images is None else list(list_images(Path(images)))
