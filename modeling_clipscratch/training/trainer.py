@@ -21,9 +21,10 @@ from ..data.columns import DEFAULT_OPTIONS, DataOptions
 from ..data.dataset import class_names, labels_of
 from ..data.images.augment import Views
 from ..data.images.preprocess import Preprocess
+from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
 from ..evaluation.metrics.intervals import confidence_intervals
-from ..evaluation.remote_code import check_code
+from ..evaluation.safe_loading import check_code
 from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
@@ -157,6 +158,9 @@ class ClipScratchTrainer(Trainer):
         if self.train_rows is None:
             return
         self._settle_batch()
+        names = self.train_rows.class_names if streamed else class_names(self.train_rows)
+        model.config.class_names = names  # what the model is tried with by default
+        model.config.templates = names and list(self.templates or DEFAULT_TEMPLATES)
         parts = (self.train_rows, model, self.processing_class)
         if streamed:
             self.train_pairs = stream_pairs(*parts, args, templates=self.templates)
@@ -470,7 +474,8 @@ class ClipScratchTrainer(Trainer):
         open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
         progress = not (self.args.disable_tqdm or self.is_in_train)  # the training has a bar of its own
-        with self.accelerator.autocast():
+        # Outside of training in full precision, as `evaluate_dataset`: both report the same digits.
+        with self.accelerator.autocast() if self.is_in_train else contextlib.nullcontext():
             images = embed_split(model, pairs, self.augment, batch_size, progress=progress)
             encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
             return evaluate_embeddings(encode, images, pairs.dataset, self.templates, logit_scale=log_scale(model))

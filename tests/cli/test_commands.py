@@ -218,8 +218,8 @@ def test_two_models_are_compared_on_the_same_images(run, saved, make_model, word
     options = ["--seeds", "--save_predictions", "--save_embeddings", "--output_dir", report]
     printed = run("eval", "--model", saved, other, "--dataset", "digits", "--split", "validation", *options)
     comparison = json.loads((report / "comparison.json").read_text())
-    tops = [comparison["metrics"][name]["digits"]["top1"] for name in (saved, str(other))]
-    assert comparison["differences"]["digits"][str(other)]["top1"]["value"] == pytest.approx(tops[1] - tops[0])
+    tops = [comparison["metrics"][name]["digits"]["top1"] for name in (Path(saved).name, "other")]
+    assert comparison["differences"]["digits"]["other"]["top1"]["value"] == pytest.approx(tops[1] - tops[0])
     assert f"{50 * sum(tops):.1f} %" in printed and "mean of 2 seeds" in printed
     for name in ("predictions.parquet", "embeddings.safetensors"):
         assert len(list(report.glob(f"*/digits/{name}"))) == 2

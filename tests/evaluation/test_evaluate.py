@@ -1,7 +1,7 @@
 """Check what a task measures, saves and refuses, on datasets of both kinds and a tiny model."""
 
+import copy
 import json
-from dataclasses import replace
 from functools import partial
 
 import datasets
@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from PIL import Image
 from safetensors import safe_open
 
+from modeling_clipscratch import ClipScratchTrainer, ClipScratchTrainingArguments
 from modeling_clipscratch.data.dataset import ImageReader, labels_of
+from modeling_clipscratch.data.load import ImageTextData
+from modeling_clipscratch.evaluation import evaluate_models
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset, evaluate_embeddings
 from modeling_clipscratch.evaluation.evaluate_models import differences_to_first, text_summary
-from modeling_clipscratch.evaluation.plots.text_maps import make_maps
+from modeling_clipscratch.evaluation.load_model import load_model
+from modeling_clipscratch.evaluation.rank_labels import rank_labels
 from modeling_clipscratch.evaluation.report.save_results import save_embeddings, save_predictions
 from modeling_clipscratch.evaluation.report.write_report import write_report
 
@@ -26,27 +31,23 @@ def train_rows(make_rows):
 
 
 @pytest.mark.parametrize("task", ["knn", "linear_probe"])
-def test_a_probe_tells_colours_apart_that_prompts_do_not(model, processor, class_rows, train_rows, task):
+def test_a_probe_recognises_colours_that_prompts_do_not(model, processor, class_rows, train_rows, task):
     probe = evaluate_dataset(model, processor, class_rows, task=task, train=train_rows)
     assert probe.task == task and probe.metrics["top1"] == 1.0
-    assert np.array_equal(probe.predicted, labels_of(class_rows)) and (probe.confidence > 1 / 3).all()
+    assert np.array_equal(probe.predicted, labels_of(class_rows)) and (probe.outcomes.confidence > 1 / 3).all()
     assert evaluate_dataset(model, processor, class_rows).metrics["top1"] < 1.0
 
 
-def test_of_few_training_pictures_all_are_neighbours(model, processor, class_rows, make_rows):
+def test_of_few_training_images_all_are_neighbours(model, processor, class_rows, make_rows):
     probe = evaluate_dataset(model, processor, class_rows, task="knn", train=make_rows(12, labels=np.arange(12) % 3))
     assert probe.metrics["top1"] == 1.0
 
 
-def test_tables_and_page_of_a_probe_do_not_pass_for_those_of_prompts(
-    model, processor, class_rows, train_rows, tmp_path
-):
+def test_tables_and_page_of_a_probe_name_the_probe(model, processor, class_rows, train_rows, quick_plots, tmp_path):
     probe = evaluate_dataset(model, processor, class_rows, task="knn", train=train_rows)
-    probe = replace(probe, maps=make_maps(model, processor, probe))
-    assert probe.maps and not any(found.what == "came second" for found in probe.maps)
     write_report(tmp_path / "one", {"model": {"colours": probe}})
     page, table = ((tmp_path / "one" / name).read_text() for name in ("report.html", "table.md"))
-    assert "<dt>task</dt><dd>k nearest neighbours, learned from the training split</dd>" in page
+    assert "<dt>task</dt><dd>k nearest neighbours, fitted to the training split</dd>" in page
     assert "<h2>colours, knn</h2>" in page and "3 classes" in page and "prompt" not in page
     assert table.startswith("| metric | colours, knn |")
     assert "colours, knn" in text_summary({"model": {"colours": probe}}, {}).splitlines()[0]
@@ -56,7 +57,7 @@ def test_tables_and_page_of_a_probe_do_not_pass_for_those_of_prompts(
     assert text_summary(both, differences_to_first(both)).startswith("colours, knn\n")
 
 
-def test_page_of_prompts_says_so_and_counts_them(model, processor, class_rows, templates, tmp_path):
+def test_page_of_prompts_counts_them(model, processor, class_rows, templates, quick_plots, tmp_path):
     result = evaluate_dataset(model, processor, class_rows, templates=templates)
     write_report(tmp_path, {"model": {"colours": result}})
     page = (tmp_path / "report.html").read_text()
@@ -64,12 +65,10 @@ def test_page_of_prompts_says_so_and_counts_them(model, processor, class_rows, t
 
 
 @pytest.mark.parametrize("words", [{"labels": np.arange(8) % 3}, {"captions": [["red"], ["blue"]] * 4}], ids=str)
-def test_keys_and_origins_of_any_characters_are_saved(model, processor, make_rows, words, tmp_path):
+def test_keys_of_any_characters_are_saved(model, processor, make_rows, words, quick_plots, tmp_path):
     dataset = make_rows(8, keys=["caf\x1b[31m.png", *map(str, range(7))], **words)
-    dataset.info.description = "caf\udce9"
     result = evaluate_dataset(model, processor, dataset)
     write_report(tmp_path, {"model": {"colours": result}}, predictions=True, embeddings=True)
-    assert "caf\ufffd" in (tmp_path / "report.html").read_text()
     saved = Dataset.from_parquet(str(tmp_path / "colours" / "predictions.parquet"), cache_dir=str(tmp_path / "cache"))
     assert saved["key"][0] == "caf\ufffd[31m.png"
     with safe_open(tmp_path / "colours" / "embeddings.safetensors", framework="pt") as file:
@@ -89,7 +88,7 @@ def plain_rows(rows):
 
 
 @pytest.mark.parametrize("kind", ["class", "caption"])
-def test_any_dataset_of_datasets_gives_the_figures_of_the_prepared_one(model, processor, request, kind):
+def test_any_dataset_has_the_metrics_of_the_prepared_one(model, processor, request, kind):
     rows = request.getfixturevalue(f"{kind}_rows")
     expected = evaluate_dataset(model, processor, rows)
     result = evaluate_dataset(model, processor, plain_rows(rows))
@@ -121,6 +120,91 @@ def test_templates_default_to_a_photo_of_and_are_none_for_captions(model, proces
     assert evaluate_dataset(model, processor, caption_rows).templates is None
 
 
+@pytest.mark.parametrize("kind", ["class", "caption"])
+def test_a_trainer_and_a_loaded_model_report_the_same_digits(model, processor, make_rows, kind, tmp_path):
+    """Also after training in half precision, with cached features, in batches of another size."""
+    words = {"labels": np.arange(30) % 3} if kind == "class" else {"captions": [[f"bright {n % 7}"] for n in range(30)]}
+    train, test = make_rows(30, **words), make_rows(30, **words, name="others")
+    args = {"max_steps": 2, "precision": "bf16", "global_batch_size": 8, "eval_strategy": "no", "save_strategy": "no"}
+    args |= {
+        "use_cpu": True,
+        "per_device_eval_batch_size": 7,
+        "cache_dir": str(tmp_path / "cache"),
+        "report_to": "none",
+    }
+    args = ClipScratchTrainingArguments(str(tmp_path / "run"), learning_rate=0.1, **args)
+    trainer = ClipScratchTrainer(copy.deepcopy(model), args, train_dataset=train, processing_class=processor)
+    trainer.train()
+    reported = {name.removeprefix("test_"): value for name, value in trainer.predict(test).metrics.items()}
+    trainer.save_model()
+    metrics = evaluate_dataset(*load_model(tmp_path / "run", "cpu"), test, batch_size=256).metrics
+    assert reported.keys() == metrics.keys()
+    for name, value in metrics.items():
+        assert reported[name] == pytest.approx(value, abs=1e-5), name
+
+
+@pytest.fixture
+def with_classes(model, monkeypatch):
+    """The model as if it was trained on the three colours with prompts of its own."""
+    monkeypatch.setattr(model.config, "class_names", ["red", "green", "blue"])
+    monkeypatch.setattr(model.config, "templates", ["bright {}", "a {}"])
+    return model
+
+
+def test_templates_default_to_those_of_the_training_on_the_same_classes(with_classes, processor, class_rows, templates):
+    own, data = ["bright {}", "a {}"], ImageTextData(test=class_rows)
+    assert evaluate_dataset(with_classes, processor, class_rows).templates == own
+    assert evaluate_dataset(with_classes, processor, class_rows, templates=templates).templates == templates
+    assert evaluate_dataset(with_classes, processor, other_classes(class_rows)).templates == ["a photo of a {}."]
+    for given, settings, expected in [
+        (["a photo of a {}."], {}, own),  # what `load_data` gives for data without templates
+        (["a photo of a {}."], {"templates": ["a photo of a {}."]}, ["a photo of a {}."]),
+        (templates, {}, templates),
+    ]:
+        data.templates = given
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluate_models, "load_model", lambda *_: (with_classes, processor))
+            found = evaluate_models.evaluate_models(["m"], {"d": data}, **settings)["m"]["d"]
+        assert found.templates == expected
+
+
+def test_labels_and_templates_default_to_those_of_the_training(model, with_classes, processor):
+    image = [Image.new("RGB", (8, 8))]
+    (own,) = rank_labels(with_classes, processor, image)
+    options = {"labels": ["red", "green", "blue"], "templates": ["bright {}", "a {}"]}
+    assert own == rank_labels(with_classes, processor, image, **options)[0]
+    (one,) = rank_labels(with_classes, processor, image, ["red", "a picture"])
+    assert [entry["label"] for entry in one] != [] and len(one) == 2
+    assert type(model.config).from_dict(model.config.to_dict()).templates == ["bright {}", "a {}"]
+
+
+def test_labels_are_missing_for_a_model_that_learned_no_classes(model, processor):
+    with pytest.raises(ValueError, match="labels are missing, and the model was not trained on classes; give"):
+        rank_labels(model, processor, [Image.new("RGB", (8, 8))])
+
+
+def test_probabilities_of_labels_are_those_of_the_logits_of_the_model(model, processor):
+    labels = ["red", "green", "blue"]
+    images = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (11, 8, 3), dtype=np.uint8)) for n in (0, 1)]
+    ranked = rank_labels(model, processor, images, labels, templates=["bright {}"])
+    inputs = processor(text=[f"bright {x}" for x in labels], images=images, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    with torch.no_grad():
+        expected = model(**inputs).logits_per_image.softmax(-1)
+    for found, row in zip(ranked, expected, strict=True):
+        scores = {entry["label"]: entry["score"] for entry in found}
+        assert scores == pytest.approx(dict(zip(labels, row.tolist(), strict=True)), abs=1e-5)
+        assert found == sorted(found, key=lambda entry: -entry["score"])
+
+
+def test_broken_images_are_counted_in_the_table_and_on_the_page(model, processor, make_rows, quick_plots, tmp_path):
+    rows = make_rows(12, labels=np.arange(12) % 3, broken={4, 9})
+    result = {"model": {"colours": evaluate_dataset(model, processor, rows, on_bad_row="skip")}}
+    assert text_summary(result, {}).endswith("\n\ncolours: 2 broken images left out.")
+    write_report(tmp_path, result)
+    assert "10; 3 classes, 1 prompt each; 2 broken images left out" in (tmp_path / "report.html").read_text()
+
+
 def test_rows_without_a_caption_stop_the_run_or_are_left_out(model, processor, make_rows, caplog):
     dataset = make_rows(4, captions=[["red"], ["green"], ["blue"], ["red"]])
     dataset = Dataset.from_dict({"image": dataset["image"][:], "captions": [["red"], [], ["blue"], ["red"]]})
@@ -137,19 +221,19 @@ def other_classes(rows):
 @pytest.mark.parametrize(
     ("dataset", "options", "sentence"),
     [
-        (lambda c, t: {"test": c}, {}, "a dict is not measured; give one split, a map-style datasets.Dataset"),
-        (lambda c, t: c.to_iterable_dataset(), {}, "an? IterableDataset is not measured; give one split"),
-        (lambda c, t: t, {"templates": ["a {}"]}, "colours, split test: templates have no use, since the data have"),
+        (lambda c, t: {"test": c}, {}, "a dict cannot be measured; give one split, a map-style datasets.Dataset"),
+        (lambda c, t: c.to_iterable_dataset(), {}, "an? IterableDataset cannot be measured; give one split"),
+        (lambda c, t: t, {"templates": ["a {}"]}, "colours, split test: the data have captions, so templates have no"),
         (lambda c, t: c, {"templates": ["a photo"]}, "template 'a photo' has no {}"),
-        (lambda c, t: c, {"task": "knn"}, "learns from training rows and there are none"),
-        (lambda c, t: c, {"task": "knn", "train": "same"}, "task=knn learns from train; measure it on another split"),
+        (lambda c, t: c, {"task": "knn"}, "is fitted to training rows and there are none"),
+        (lambda c, t: c, {"task": "knn", "train": "same"}, "task=knn is fitted to train; measure it on another split"),
         (lambda c, t: c, {"task": "knn", "train": "captions"}, "are red, green, blue, and train has captions; give"),
         (lambda c, t: c, {"task": "knn", "train": "other"}, "are red, green, blue, and train has green, red, blue; g"),
         (lambda c, t: c.select([]), {}, "colours, split test: no rows"),
-        (lambda c, t: t.select([0]), {}, "colours, split test: one image alone, so every search would find it"),
+        (lambda c, t: t.select([0]), {}, "colours, split test: there is only one image, so every search"),
     ],
 )
-def test_what_gives_no_honest_figure_is_refused_in_a_sentence(
+def test_data_and_tasks_without_a_meaningful_figure_are_refused(
     model, processor, class_rows, caption_rows, dataset, options, sentence
 ):
     trains = {"same": class_rows, "captions": caption_rows, "other": other_classes(class_rows)}
@@ -159,17 +243,15 @@ def test_what_gives_no_honest_figure_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize("task", ["auto", "knn"])
-def test_one_class_alone_is_refused_since_any_answer_would_be_right(model, processor, class_rows, task):
+def test_one_class_alone_is_refused(model, processor, class_rows, task):
     one = Dataset.from_dict({"image": class_rows["image"][:], "label": ["cat"] * 12})
     with pytest.raises(ValueError, match="'cat' is the only class, so every answer would be right; give the folder"):
         evaluate_dataset(model, processor, one, task=task, train=one.select(range(11)))
 
 
-def test_embeddings_are_measured_without_a_bootstrap(model, processor, class_rows, monkeypatch):
-    """Each process of a trainer may call this, and one alone needs intervals."""
+def test_embeddings_are_measured_without_intervals(model, processor, class_rows):
+    """Each process of a trainer calls this, and one alone needs intervals."""
     result = evaluate_dataset(model, processor, class_rows)
-    measured = "modeling_clipscratch.evaluation.metrics.intervals._measured"
-    monkeypatch.setattr(measured, lambda *_: pytest.fail("a bootstrap"))
     encode = partial(encode_texts, model, processor.tokenizer)
     again = evaluate_embeddings(encode, result.image_embeds, class_rows, logit_scale=2.0)
     assert again.metrics["top1"] == result.metrics["top1"] and not any("ci95" in name for name in again.metrics)
