@@ -55,17 +55,14 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def lock_run_folder(folder: str | Path, *, writes: bool = True) -> Iterator[None]:
-    """Keep other runs out of a folder while this one writes there; the end of the process frees it in any case.
+    """Keep other runs out of a folder while this process writes there; raise `ClipScratchError` if another run does.
 
-    A process may lock a folder again that it has locked. A folder that was made for the lock alone is removed.
+    The end of the process frees the folder in any case. A process may lock a folder again that it has locked. A folder
+    that was made for the lock alone is removed.
 
     Args:
         folder: output_dir; made where it is missing.
         writes: whether this process is the one of the run that writes; the others lock nothing.
-
-    Raises:
-        ClipScratchError: If another run writes there.
-        OSError: If the folder cannot be written to.
     """
     folder = Path(folder)
     if not writes or (folder.exists() and not folder.is_dir()):  # for a file `check_run_folder` raises
@@ -274,10 +271,10 @@ def finish_run_folder(
         folder: output_dir.
         model: unwrapped.
         weights: state dict, where the model itself holds a part of it only.
-        processor: the model's processor.
-        state: the Trainer's.
+        processor: of the model.
+        state: of the Trainer.
         metrics: {dataset: {metric: value}}.
-        facts: of `run_facts`; the trainer's record in `trainer_state.json` keeps them.
+        facts: of `run_facts`; `trainer_state.json` keeps them with the trainer's record.
         draw: function (folder) that draws the run's plots there.
     """
     folder = Path(folder)
