@@ -25,6 +25,9 @@ from modeling_clipscratch.evaluation.report.save_results import save_embeddings,
 from modeling_clipscratch.evaluation.report.write_report import write_report
 
 
+COLOURS = ["red", "green", "blue"]
+
+
 @pytest.fixture
 def train_rows(make_rows):
     return make_rows(30, labels=np.arange(30) % 3)
@@ -137,7 +140,10 @@ def test_a_trainer_and_a_loaded_model_report_the_same_digits(model, processor, m
     trainer.train()
     reported = {name.removeprefix("test_"): value for name, value in trainer.predict(test).metrics.items()}
     trainer.save_model()
-    metrics = evaluate_dataset(*load_model(tmp_path / "run", "cpu"), test, batch_size=256).metrics
+    loaded = load_model(tmp_path / "run", "cpu")
+    metrics = evaluate_dataset(*loaded, test, batch_size=256).metrics
+    config, learned = loaded[0].config, kind == "class"
+    assert (config.class_names, config.templates) == ((COLOURS, ["a photo of a {}."]) if learned else (None, None))
     assert reported.keys() == metrics.keys()
     for name, value in metrics.items():
         assert reported[name] == pytest.approx(value, abs=1e-5), name

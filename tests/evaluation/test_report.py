@@ -142,6 +142,13 @@ def test_a_difference_counts_only_where_interval_and_p_agree(name, values, expec
 # Plots
 
 
+@pytest.fixture(autouse=True, scope="module")
+def coarse_plots():
+    figures.DPI = 50
+    yield
+    figures.DPI = 130
+
+
 @pytest.fixture
 def saved(monkeypatch):
     """Figures as they were saved."""
