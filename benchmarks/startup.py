@@ -3,7 +3,7 @@
 python -m benchmarks.startup --parts help digits
 python -m benchmarks.startup --dataset clip-benchmark/wds_flickr8k
 
-help    `python run_train.py --help` beside a process that imports transformers' Trainer and nothing else.
+help    `clipscratch train --help` beside a process that imports transformers' Trainer and nothing else.
 digits  `configuration/digits.yaml` until its first step is done, and what the seconds are spent on.
 second  the second run of `configuration/flickr8k.yaml`, its frozen towers' states cached by a first one that is not
         counted, beside a process that imports the Trainer and loads the two towers.
@@ -32,7 +32,7 @@ print("Trainer imported", time.time() - float(sys.argv[1]))
 """
 HELP = """
 import contextlib, io, sys, time
-import run_train
+from modeling_clipscratch.cli import train as run_train
 began = float(sys.argv[1])
 sys.argv[1:] = ["--help"]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
@@ -48,7 +48,7 @@ print("loaded", time.time() - float(sys.argv[1]))
 """
 RUN = """
 import sys, time
-import run_train
+from modeling_clipscratch.cli import train as run_train
 began = float(sys.argv.pop(1))
 spent, inside = {"imports": time.time() - began}, []
 

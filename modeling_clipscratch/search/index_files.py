@@ -96,7 +96,7 @@ def find_index(place: str | Path) -> Path:
         if (where / TABLE).is_file():
             return where
     raise ClipScratchError(
-        f"{place} holds no finished index; make one, or finish it: run_inference.py index FOLDER --model DIR"
+        f"{place} holds no finished index; make one, or finish it: clipscratch index FOLDER --model DIR"
     )
 
 
@@ -144,7 +144,7 @@ def _read_index(where):
 
 def _rebuild(folder, where):
     elsewhere = "" if where.name == INSIDE else f" --index {where}"
-    return f"run_inference.py index {folder}{elsewhere} --model DIR --rebuild"
+    return f"clipscratch index {folder}{elsewhere} --model DIR --rebuild"
 
 
 def check_model(index: PictureIndex, where: Path, fingerprint: str) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,10 +19,11 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def write_sums(folder: Path) -> None:
-    """Write the digests of all files that a folder holds; sub-folders are left aside."""
+def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Write the digests of all files in a folder, not of those in its sub-folders; `known` ones are not computed."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS)
-    (folder / SUMS).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), encoding="utf-8")
+    digests = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()), encoding="utf-8")
 
 
 def read_sums(folder: Path) -> dict[str, str]:

@@ -4,14 +4,12 @@ The loss compares all pairs of the global batch: processes x rows of a process. 
 at once, its chunk, changes memory and time, never the loss.
 """
 
-import inspect
 import logging
 from pathlib import Path
 
 import psutil
 import torch
 import torch.distributed as dist
-from torch.utils.checkpoint import checkpoint
 
 from ...hub.errors_clipscratch import ClipScratchError
 from .gather import local_process_count, process_count
@@ -85,15 +83,6 @@ def settle_global_batch(args) -> None:
             raise ClipScratchError(f"{name}{reason}.")
 
 
-def check_rows(count: int, args) -> None:
-    """Raise `ClipScratchError` if `count` training rows are less than a batch."""
-    if count < args.global_batch_size:
-        raise ClipScratchError(
-            f"{count} training rows fill no batch of {args.global_batch_size}; set global_batch_size to at most "
-            f"{count // args.world_size * args.world_size}."
-        )
-
-
 def describe_batch(args, chunk: int | None) -> str:
     """Describe the global batch in one line; `chunk` is that of `choose_chunk`."""
     rows = args.per_device_train_batch_size
@@ -109,19 +98,10 @@ def enable_checkpointing(model, options: dict | None) -> None:
     Args:
         model: unwrapped.
         options: `activation_checkpointing_kwargs`: `every_n_layers` and `offload`, and those of torch's `checkpoint`.
-
-    Raises:
-        ClipScratchError: If an option is unknown.
     """
     options, own = dict(options or {}), {}
     if hasattr(model, "activation_checkpointing_enable"):  # older versions of transformers have the former name only
         own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
-    known = [name for name, p in inspect.signature(checkpoint).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    if unknown := sorted(set(options) - {*known, "preserve_rng_state"}):
-        raise ClipScratchError(
-            f"activation_checkpointing_kwargs: {unknown[0]} is not an option of activation checkpointing; choose from "
-            f"every_n_layers, offload, preserve_rng_state, {', '.join(known)}."
-        )
     if hasattr(model, "activation_checkpointing_enable"):
         model.activation_checkpointing_enable(options or None, **own)
     else:

@@ -4,8 +4,7 @@ import torch
 
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
-from ..recipe.arguments import ModelArguments
-from ..towers.build import is_from_scratch
+from ..recipe.arguments import ModelArguments, is_from_scratch
 from .muon import MuonAdamW
 
 

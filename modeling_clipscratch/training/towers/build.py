@@ -3,7 +3,7 @@
 import logging
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, ViTImageProcessorPil
+from transformers import AutoConfig, ViTImageProcessorPil
 
 from ...data.images.preprocess import Preprocess
 from ...evaluation.damaged_files import naming_damaged_files
@@ -13,14 +13,9 @@ from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.modeling_clipscratch import ClipScratchModel
 from ...hub.processor_clipscratch import load_tokenizer
 from ...hub.towers_clipscratch import build_tower, check_tower_type, first_position, one_line, takes_pooler, tower_class
-from ..recipe.arguments import ModelArguments
+from ..recipe.arguments import ModelArguments, is_from_scratch
 from .mimetic import mimic_trained_weights
 from .word_tokenizer import word_tokenizer
-
-
-def is_from_scratch(tower: str) -> bool:
-    """Return whether a recipe names a model type rather than weights."""
-    return tower in CONFIG_MAPPING
 
 
 def check_towers(options: ModelArguments):
