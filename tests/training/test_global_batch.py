@@ -5,14 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 from modeling_clipscratch.training.loss.global_batch import (
     choose_chunk,
     describe_batch,
-    enable_checkpointing,
     settle_global_batch,
 )
-from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
 
 
 def args_of(processes=1, **options):
@@ -171,17 +168,3 @@ def test_rows_are_measured_in_the_precision_that_they_are_trained_in(make_traine
     monkeypatch.setattr("modeling_clipscratch.training.trainer.choose_chunk", choose)
     make_trainer(precision=precision)
     assert seen == [expected]
-
-
-def test_checkpointing_takes_the_options_of_transformers_and_names_a_wrong_one(make_trainer):
-    if "activation_checkpointing" not in ClipScratchTrainingArguments.__dataclass_fields__:
-        pytest.skip("this transformers has gradient_checkpointing only")
-    options = {"every_n_layers": 2, "use_reentrant": False}
-    trainer = make_trainer(
-        {"vision_num_layers": 3}, activation_checkpointing=True, activation_checkpointing_kwargs=options, max_steps=1
-    )
-    trainer.train()
-    layers = [module.gradient_checkpointing for module in trainer.model.vision_model.layers]
-    assert layers in ([True, False, True], [False, True, False])
-    with pytest.raises(ClipScratchError, match="^activation_checkpointing_kwargs: every_layer is not an option of"):
-        enable_checkpointing(trainer.model, {"every_layer": 2})
