@@ -236,10 +236,13 @@ def test_planted_part_is_not_used(model, tokens, tmp_path, three_parts, planted,
     assert "0000000000.safetensors is damaged; its features are computed again." in caplog.text
 
 
-def test_full_disk_names_the_file_and_the_option(model, tokens, tmp_path, monkeypatch):
+def test_full_disk_or_wrong_folder_names_the_place_and_the_option(model, tokens, tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"{tmp_path}/file cannot be written.*cache_dir sets the place"):
+        text(model, tokens, tmp_path / "file")
     monkeypatch.setattr(feature_files, "save_file", full)
     with pytest.raises(OSError, match=f"{tmp_path}.*cannot be written.*No space left.*cache_dir sets the place"):
         text(model, tokens, tmp_path)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...utils.atomic_files import WriteError, write_whole
+from ...utils.atomic_files import WriteError, explaining_failures, write_whole
 from ..loss.gather import local_process_count, process_count, process_index, sum_over_processes
 
 logger = logging.getLogger(__name__)
@@ -78,12 +78,13 @@ def _only_run(parts):
     """Let one run at a time compute a file; the first process holds the lock for all of the run."""
     lock = FileLock(parts / "lock")
     if process_index() == 0:
-        parts.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("waiting for another run that computes %s", parts.with_suffix(".safetensors"))
-            lock.acquire()
+        with explaining_failures(parts.parent):
+            parts.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                logger.info("waiting for another run that computes %s", parts.with_suffix(".safetensors"))
+                lock.acquire()
     _wait()
     try:
         yield
