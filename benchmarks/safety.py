@@ -56,7 +56,7 @@ def measure_cache(folder: Path, gigabytes: float) -> None:
     options = {"device": device, "unit": "row", "progress": False}
 
     def build():
-        return find_or_build(path, rows, lambda start, stop: torch.randn(stop - start, WIDTH), **options)
+        return find_or_build(path, rows, lambda start, stop, advance: torch.randn(stop - start, WIDTH), **options)
 
     built = seconds(build)
     reused = seconds(build)
