@@ -148,7 +148,7 @@ def test_progress_bar_has_the_true_total_and_moves_with_each_batch(model, pixels
 
     class Bar(feature_files.tqdm):
         def __init__(self, **options):
-            self.moves = []
+            self.moves, self.options = [], options
             bars.append(self)
             super().__init__(**{**options, "disable": True})
 
@@ -157,8 +157,9 @@ def test_progress_bar_has_the_true_total_and_moves_with_each_batch(model, pixels
 
     monkeypatch.setattr(feature_files, "tqdm", Bar)
     monkeypatch.setattr(feature_files, "PART_ROWS", rows)
-    image(model, pixels, tmp_path, batch_size=4)
+    image(model, pixels, tmp_path, batch_size=4, split="train")
     [bar] = bars
+    assert bar.options["desc"] == "computing image features (train)"
     assert bar.total == 6 == sum(bar.moves) and len(bar.moves) == {1: 6, 4: 2, 1024: 2}[rows]
 
 
@@ -303,7 +304,7 @@ def encode(start, stop, advance):
     encoded.append(start)
     return torch.arange(float(start), float(stop))[:, None].repeat(1, 2)
 path = folder / "cache" / "x.safetensors"
-feature_files.find_or_build(path, 13, encode, device="cpu", unit="row", progress=False)
+feature_files.find_or_build(path, 13, encode, device="cpu", name="rows", unit="row", progress=False)
 (folder / f"encoded-{rank}.json").write_text(json.dumps(encoded))
 dist.destroy_process_group()
 """

@@ -34,6 +34,7 @@ def find_or_build(
     encode: Callable[[int, int, Callable[[int], object]], torch.Tensor],
     *,
     device: torch.device | str,
+    name: str,
     unit: str,
     progress: bool,
 ) -> tuple[torch.Tensor, bool]:
@@ -45,7 +46,7 @@ def find_or_build(
         encode: function (start, stop, advance) -> (stop - start, D) float32 features of these rows, on the CPU. It
             calls advance(n) whenever n rows are done.
         device: on which messages between processes travel.
-        unit: name of a row, for the progress bar.
+        name: of the features, for the progress bar; `unit` is that of a row.
         progress: show a progress bar.
 
     Returns:
@@ -64,7 +65,7 @@ def find_or_build(
         parts = path.with_suffix(f".parts{PART_ROWS}")
         try:
             with _only_run(parts):
-                _build(path, parts, count, encode, unit, progress)
+                _build(path, parts, count, encode, name, unit, progress)
                 if is_local_main:
                     shutil.rmtree(parts, ignore_errors=True)
         except WriteError as error:
@@ -92,14 +93,15 @@ def _only_run(parts):
         lock.release()
 
 
-def _build(path, parts, count, encode, unit, progress):
+def _build(path, parts, count, encode, name, unit, progress):
     starts = range(0, count, PART_ROWS)
     own = starts[process_index() :: process_count()]
-    name = f"computing {unit} features"
     if process_count() > 1:
         name += f" (process 1 of {process_count()})"
     total = sum(min(PART_ROWS, count - start) for start in own)
-    with tqdm(total=total, unit=f" {unit}s", desc=name, disable=not progress or process_index() > 0) as bar:
+    with tqdm(
+        total=total, unit=f" {unit}s", desc=f"computing {name}", disable=not progress or process_index() > 0
+    ) as bar:
         for start in own:
             _make_part(path, parts, start, count, encode, bar.update)
     _wait()
