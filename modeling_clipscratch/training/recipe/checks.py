@@ -104,7 +104,7 @@ def check_fields(owner, names=_NOT_SUPPORTED) -> None:
     for item in dataclasses.fields(owner):
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         value = getattr(owner, item.name, default)
-        if item.name in names and value != default:
+        if item.name in names and value != default and (value or default):  # older transformers make None of fsdp []
             value = getattr(value, "value", value)  # of an enum
             raise ClipScratchError(f"{item.name}={value} is not supported: {_NOT_SUPPORTED[item.name]}; leave it out.")
 
