@@ -16,10 +16,15 @@ from modeling_clipscratch.training.recipe.recipe import parse_recipe
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "modeling_clipscratch"
-EVERY_PAGE = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configuration/*.md"), *ROOT.glob("benchmarks/*.md")]
+EVERY_PAGE = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("configuration/*.md"),
+    *ROOT.glob("benchmarks/*.md"),
+]
 RECORDS = ("CHANGELOG.md", "RESULTS.md", "log.md")  # keep the commands and names of their time
 PAGES = [page for page in EVERY_PAGE if page.name not in RECORDS]
-OTHER_PROGRAMS = {"config_file"}  # options of accelerate
+NOT_OURS = {"config_file", "field"}  # an option of accelerate, and what stands for any field
 
 
 def python_blocks(page):
@@ -27,10 +32,11 @@ def python_blocks(page):
 
 
 def commands(text, program=r"clipscratch|accelerate launch .*run_train\.py"):
-    """The command lines of sh blocks and inline code that begin with a program."""
+    """The command lines of sh blocks and inline code that begin with a program and have arguments."""
     blocks = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)]
     lines = [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
-    return [line for line in lines if re.match(rf"({program}) ", line)]
+    lines = [re.sub(r" \[.*?\]", "", line) for line in lines]  # [--field value ...]
+    return [line for line in lines if re.match(rf"({program}) ", line) and len(line.split()) > 2]
 
 
 def slug(heading):
@@ -73,8 +79,9 @@ def test_command_is_accepted_by_its_parser(line, monkeypatch):
         words = ["clipscratch", "train", *words[words.index("run_train.py") + 1 :]]
     command, arguments = words[1], words[2:]
     if "--help" in arguments:
-        with pytest.raises(SystemExit, match="^None$|^0$"):
+        with pytest.raises(SystemExit) as ended:
             import_module(f"modeling_clipscratch.cli.{command}").main(arguments)
+        assert not ended.value.code
     elif command == "train":
         parse_recipe(arguments)
     else:
@@ -93,8 +100,12 @@ def test_command_is_accepted_by_its_parser(line, monkeypatch):
 
 
 def test_options_in_the_text_exist():
-    sources = "".join(path.read_text() for folder in ("modeling_clipscratch/cli", "benchmarks") for path in ROOT.glob(f"{folder}/*.py"))
-    known = {*recipe_fields(), *re.findall(r'"--(\w+)"', sources), *OTHER_PROGRAMS}
+    sources = "".join(
+        path.read_text()
+        for folder in ("modeling_clipscratch/cli", "benchmarks")
+        for path in ROOT.glob(f"{folder}/*.py")
+    )
+    known = {*recipe_fields(), *re.findall(r'"--(\w+)"', sources), *NOT_OURS}
     used = {name for page in PAGES for name in re.findall(r"(?<![\w-])--([a-z]\w+)", page.read_text())}
     assert used - known == set()
 
@@ -112,8 +123,8 @@ def towers(tmp_path, tower_config, word_processor):
 
 
 def test_readme_trains(tmp_path, towers, monkeypatch, capsys):
-    rows = {"image": [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue") * 8]}
-    part = datasets.Dataset.from_dict({**rows, "caption": [f"a photo of the {n}" for n in range(16)]})
+    images = [Image.new("RGB", (8, 8), (0, 0, n)) for n in range(16)]
+    part = datasets.Dataset.from_dict({"image": images, "caption": [f"a photo of the {n}" for n in range(16)]})
     monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": part, "validation": part})
     monkeypatch.chdir(tmp_path)
     [code] = [block for block in python_blocks("README.md") if "ClipScratchTrainer(" in block]
@@ -138,7 +149,10 @@ def run_how_clip_works(steps, folder, monkeypatch):
     Path("docs/images").mkdir(parents=True)
     code = "\n".join(python_blocks("docs/how_clip_works.md"))
     variables = {}
-    exec(re.sub(r"^STEPS, BATCH = \d+", f"STEPS, BATCH = {steps}", code, flags=re.MULTILINE) if steps else code, variables)
+    exec(
+        re.sub(r"^STEPS, BATCH = \d+", f"STEPS, BATCH = {steps}", code, flags=re.MULTILINE) if steps else code,
+        variables,
+    )
     for path in Path("docs/images").iterdir():
         assert (ROOT / path).exists(), path
     assert len(list(Path("docs/images").iterdir())) == 3
