@@ -24,7 +24,7 @@ EVERY_PAGE = [
 ]
 RECORDS = ("CHANGELOG.md", "RESULTS.md", "log.md")  # keep the commands and names of their time
 PAGES = [page for page in EVERY_PAGE if page.name not in RECORDS]
-NOT_OURS = {"config_file", "field"}  # an option of accelerate, and what stands for any field
+NOT_OURS = {"config_file", "field", "activation_checkpointing"}  # of accelerate, of any name, of newer transformers
 
 
 def python_blocks(page):
