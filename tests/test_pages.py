@@ -144,26 +144,25 @@ def test_readme_uses_a_trained_model_without_a_warning(number, place_of_doctests
     assert out and "arning" not in err and "trust_remote_code" not in err
 
 
-def run_how_clip_works(steps, folder, monkeypatch):
+def accuracy_of_the_page(folder, monkeypatch, steps_and_batch=None):
+    """Run docs/how_clip_works.md, which writes its images below the current folder."""
     monkeypatch.chdir(folder)
-    Path("docs/images").mkdir(parents=True)
-    code = "\n".join(python_blocks("docs/how_clip_works.md"))
-    variables = {}
-    exec(
-        re.sub(r"^STEPS, BATCH = \d+", f"STEPS, BATCH = {steps}", code, flags=re.MULTILINE) if steps else code,
-        variables,
-    )
-    for path in Path("docs/images").iterdir():
-        assert (ROOT / path).exists(), path
-    assert len(list(Path("docs/images").iterdir())) == 3
+    images = Path("docs/images")
+    images.mkdir(parents=True)
+    code, variables = "\n".join(python_blocks("docs/how_clip_works.md")), {}
+    if steps_and_batch:
+        assert "STEPS, BATCH = 600, 128" in code
+        code = code.replace("STEPS, BATCH = 600, 128", f"STEPS, BATCH = {steps_and_batch}")
+    exec(code, variables)
+    assert {path.name for path in images.iterdir()} == {p.name for p in (ROOT / images).glob("how_clip_*")}
     return variables["accuracy"]
 
 
-def test_the_clip_of_the_page_learns(tmp_path, monkeypatch):
-    assert run_how_clip_works(100, tmp_path, monkeypatch) > 0.5
+def test_the_small_clip_learns(tmp_path, monkeypatch):
+    assert accuracy_of_the_page(tmp_path, monkeypatch, "150, 64") > 0.4  # 0.67 here; chance is 0.1
 
 
 @pytest.mark.slow
-def test_the_clip_of_the_page_reaches_the_accuracy_it_states(tmp_path, monkeypatch):
+def test_the_small_clip_reaches_the_accuracy_that_its_page_states(tmp_path, monkeypatch):
     stated = float(re.search(r"ends at ([\d.]+) %", (ROOT / "docs" / "how_clip_works.md").read_text())[1])
-    assert run_how_clip_works(None, tmp_path, monkeypatch) > stated / 100 - 0.02  # sums differ from CPU to CPU
+    assert accuracy_of_the_page(tmp_path, monkeypatch) > stated / 100 - 0.03  # sums differ from CPU to CPU
