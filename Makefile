@@ -1,41 +1,47 @@
-# make train and make test do everything from a fresh clone on; make help lists the rest.
+# make train and make test start from a fresh clone; make help lists the rest.
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
 RUN ?= runs/digits
 BIN := $(VENV)/bin
+# One process a core and one thread a process; the tests of a file share its fixtures.
+PYTEST := -m pytest -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-oldest lint docs clean
+.PHONY: help train test test-slow test-oldest lint docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1|/' | column -t -s '|'
 
-$(VENV)/installed: setup.cfg constraints.txt
+$(VENV)/installed: setup.cfg setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-train: $(VENV)/installed  ## set up, train the embedded default (handwritten digits), show its numbers and pictures
-	$(BIN)/python run_train.py configuration/digits.yaml --output_dir $(RUN) --overwrite_output_dir
-	$(BIN)/python run_eval.py --model $(RUN) --dataset digits --output_dir $(RUN)/report
+train: $(VENV)/installed  ## set up, train on handwritten digits (built in), evaluate
+	$(BIN)/clipscratch train digits --output_dir $(RUN) --overwrite_output_dir
+	$(BIN)/clipscratch eval --model $(RUN) --dataset digits --output_dir $(RUN)/report
 	@echo "Look at: $(RUN)/report/report.html, $(RUN)/curves.png"
 
-test: lint  ## set up, lint, run the tests
+test: lint  ## set up, lint, run the quick tests
 	$(BIN)/python -m tests.hub.fetch_common_tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "not slow"
 
-# Lines of the first file stand in the place of those of the second with the same name.
-$(OLDEST)/installed: setup.cfg constraints.txt constraints-oldest.txt
+test-slow: $(VENV)/installed  ## set up, run the other tests: launches, kills, browsers, other packages
+	$(BIN)/python -m tests.hub.fetch_common_tests
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m slow
+
+# Lines of the first file replace those of the second with the same name.
+$(OLDEST)/installed: setup.cfg setup.py constraints.txt constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	awk -F== '!seen[$$1]++' constraints-oldest.txt constraints.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint $(OLDEST)/constraints.txt --editable '.[test]'
 	@touch $@
 
-test-oldest: $(OLDEST)/installed  ## set up a second environment with the oldest transformers allowed, run the tests
+test-oldest: $(OLDEST)/installed  ## set up a second environment with the oldest transformers allowed, run all tests
 	$(OLDEST)/bin/python -m tests.hub.fetch_common_tests
-	$(OLDEST)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python $(PYTEST)
 
 lint: $(VENV)/installed  ## set up, lint
 	$(BIN)/ruff check .

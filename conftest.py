@@ -17,15 +17,14 @@ TINY += " --vision_num_heads 2 --projection_dim 16 --max_steps 1 --disable_tqdm 
 
 @pytest.fixture(scope="session")
 def place_of_doctests(request, tmp_path_factory):
-    """A folder with `runs/digits` (the recipe of `make train`, made tiny), `digits.yaml` and `photos/`."""
-    from modeling_clipscratch.data import ImageReader, load_data
-    from run_train import main
+    """A folder with `runs/digits` (the recipe of `make train`, made tiny) and `photos/`."""
+    from modeling_clipscratch.cli.train import main
+    from modeling_clipscratch.data.dataset import ImageReader
+    from modeling_clipscratch.data.load import load_data
 
     place = tmp_path_factory.mktemp("doctests")
-    recipe = request.config.rootpath / "configuration" / "digits.yaml"
-    (place / "digits.yaml").write_text(recipe.read_text())
     places = ["--output_dir", str(place / "runs" / "digits"), "--cache_dir", str(place / "cache")]
-    main([str(recipe), *TINY.split(), *places])
+    main(["digits", *TINY.split(), *places])
     (place / "photos").mkdir()
     images = ImageReader(load_data("digits")["test"])
     for number in range(4):

@@ -245,10 +245,10 @@ def flickr8k(options, compiled: dict, figures: Figures) -> None:
     with Watch() as watch:
         [metrics] = train(*parse_recipe([str(FLICKR8K), *ways.words_of({**fields, "output_dir": folder})])).values()
     lines = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    first, *_, last = (line for line in lines if "pictures_seen" in line)
+    first, *_, last = (line for line in lines if "images_seen" in line)
     seconds = last["seconds"] - first["seconds"]  # the first log line includes the start-up of the device
-    rate = (last["pictures_seen"] - first["pictures_seen"]) / seconds
-    figures.note(images=last["pictures_seen"], seconds=last["seconds"], operations=watch.operations)
+    rate = (last["images_seen"] - first["images_seen"]) / seconds
+    figures.note(images=last["images_seen"], seconds=last["seconds"], operations=watch.operations)
     figures.note(validation=metrics)
     figures.note_way("flickr8k", rate)
 

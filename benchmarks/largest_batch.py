@@ -37,7 +37,7 @@ def step(model, optimizer, pixels, features, group, chunk, device):
     views = Views(images=pixels, samples=group, may_flip=group >= 0, augment=look)
     with torch.autocast(device.type, torch.bfloat16):
         output = model(
-            pixel_values=views[:] if chunk is None else views, text_states=features, return_logits=False,
+            pixel_values=views[:] if chunk is None else views, text_features=features, return_logits=False,
             encode_chunk_size=chunk,
         )  # fmt: skip
     parts = (output.image_embeds, output.text_embeds, output.logit_scale)

@@ -62,7 +62,7 @@ def training_step(kind, rows):
         views = Views(images=pixels[:count], samples=group[:count], may_flip=group[:count] >= 0, augment=look)
         pixel_values = views[:] if kind == "plain" else views
         chunk = None if kind == "plain" else CHUNK
-        inputs = {"pixel_values": pixel_values, "text_states": features[:count], "encode_chunk_size": chunk}
+        inputs = {"pixel_values": pixel_values, "text_features": features[:count], "encode_chunk_size": chunk}
         if kind == "streamed":
             output = model(**inputs, return_logits=False)
             parts = (output.image_embeds, output.text_embeds, output.logit_scale)

@@ -118,7 +118,7 @@ def _torch_run(model, side, attention):
 def main(arguments: list[str]) -> None:
     parser = parser_of("onnx")
     parser.add_argument("--model", required=True, help="folder of a trained model")
-    parser.add_argument("--data", required=True, help="data set, as run_eval.py takes it")
+    parser.add_argument("--data", required=True, help="data set, as clipscratch eval takes it")
     parser.add_argument("--split", default="test")
     parser.add_argument("--rounds", type=int, default=15, help="of the timing; 0 for none")
     parser.add_argument("--name", default="onnx", help="of the JSON")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from modeling_clipscratch.training.features.feature_files import find_or_build
-from modeling_clipscratch.training.optimization.divergence import LossWatch
+from modeling_clipscratch.training.optimization.step_values import LossWatch
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.saving.checkpoints import find_problem

@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
-import run_train
+from modeling_clipscratch.cli import train as run_train
 from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.evaluation.plots.figures import BLACK, BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.training.trainer import ClipScratchTrainer

@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("."))
     options = parser.parse_args(arguments)
     if not options.report.is_file():
-        raise ValueError(f"report={options.report} is no file; run_eval.py --output_dir writes a report.html.")
+        raise ValueError(f"report={options.report} is no file; clipscratch eval --output_dir writes a report.html.")
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError as error:

@@ -3,7 +3,7 @@
 python -m benchmarks.search --model runs/flickr8k --data DATA
 
 First the search alone, over random unit vectors. Then an index of `DATA/wds_flickr8k`'s pictures, as files: built by
-`run_inference.py index`, killed with SIGKILL, gone on with, searched by captions, three pictures moved, brought up to
+`clipscratch index`, killed with SIGKILL, gone on with, searched by captions, three pictures moved, brought up to
 date, searched again.
 """
 

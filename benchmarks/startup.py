@@ -32,7 +32,7 @@ print("Trainer imported", time.time() - float(sys.argv[1]))
 """
 HELP = """
 import contextlib, io, sys, time
-import run_train
+from modeling_clipscratch.cli import train as run_train
 began = float(sys.argv[1])
 sys.argv[1:] = ["--help"]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
@@ -48,7 +48,7 @@ print("loaded", time.time() - float(sys.argv[1]))
 """
 RUN = """
 import sys, time
-import run_train
+from modeling_clipscratch.cli import train as run_train
 began = float(sys.argv.pop(1))
 spent, inside = {"imports": time.time() - began}, []
 
@@ -74,7 +74,7 @@ def count(owner, name, part):
 for owner, name, part in (
     (run, "open_source", "data"), (run, "load_splits", "data"), (pairs.CaptionTable, "of", "data"),
     (pairs, "TokenTable", "data"), (Preprocess, "read_all", "data"), (run, "build_model", "towers"),
-    (pairs, "text_states", "cached features"), (pairs, "image_states", "cached features"),
+    (pairs, "cached_text_features", "cached features"), (pairs, "cached_image_features", "cached features"),
     (ClipScratchTrainer, "training_step", "first step"),
 ):
     count(owner, name, part)

@@ -2,19 +2,15 @@
 
 from importlib import import_module
 
-from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
-
-from .hub.configuration_clipscratch import ClipScratchConfig
-from .hub.modeling_clipscratch import ClipScratchModel, ClipScratchOutput
-
-AutoConfig.register("clipscratch", ClipScratchConfig)
-AutoModel.register(ClipScratchConfig, ClipScratchModel)
-AutoModelForZeroShotImageClassification.register(ClipScratchConfig, ClipScratchModel)
+from .cli.main import end_at_interrupt, is_program
 
 __version__ = "0.1.0"
 
 # Imported on first use: a saved model needs none of their libraries.
 _MODULES = {
+    "ClipScratchConfig": "hub.configuration_clipscratch",
+    "ClipScratchModel": "hub.modeling_clipscratch",
+    "ClipScratchOutput": "hub.modeling_clipscratch",
     "DataOptions": "data.columns",
     "load_data": "data.load",
     "evaluate_dataset": "evaluation.evaluate_dataset",
@@ -30,7 +26,7 @@ _MODULES = {
     "ClipScratchTrainer": "training.trainer",
     "ClipScratchTrainingArguments": "training.recipe.arguments",
 }
-__all__ = ["ClipScratchConfig", "ClipScratchModel", "ClipScratchOutput", *_MODULES]
+__all__ = [*_MODULES]
 
 
 def __getattr__(name: str):
@@ -41,3 +37,21 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def register() -> None:
+    """Register `ClipScratchModel` with transformers' auto classes."""
+    from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
+
+    from .hub.configuration_clipscratch import ClipScratchConfig
+    from .hub.modeling_clipscratch import ClipScratchModel
+
+    AutoConfig.register("clipscratch", ClipScratchConfig)
+    AutoModel.register(ClipScratchConfig, ClipScratchModel)
+    AutoModelForZeroShotImageClassification.register(ClipScratchConfig, ClipScratchModel)
+
+
+if is_program():  # `main` registers once it knows the command: the libraries take seconds to import
+    end_at_interrupt()
+else:
+    register()

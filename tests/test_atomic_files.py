@@ -3,12 +3,14 @@
 import errno
 import os
 import shutil
+import stat
 
 import pytest
 from safetensors import SafetensorError
 
 from modeling_clipscratch.utils.atomic_files import (
     WriteError,
+    check_new_folder,
     replacing_files,
     write_new_folder,
     write_text,
@@ -100,3 +102,37 @@ def test_files_are_replaced_together_and_others_kept(tmp_path):
     names = {"a": "new", "another's": "old", "deep": None, "deep/b": "new"}  # the old z vouched for the old a
     assert contents(tmp_path) == {str(tmp_path / name): text for name, text in names.items()}
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "another's").stat().st_mode
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    def stop(where):
+        (where / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_new_folder(tmp_path / "new", stop)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "new").mkdir()
+    check_new_folder("page", tmp_path / "new")  # an empty folder is as good as none
+    write_new_folder(tmp_path / "new", lambda where: (where / "file").write_text("whole"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "file"]
+    os.chmod(tmp_path / "new" / "file", 0o600)
+    write_new_folder(tmp_path / "again", lambda where: shutil.move(tmp_path / "new" / "file", where / "file"))
+    assert (tmp_path / "again" / "file").stat().st_mode == (tmp_path / "new").stat().st_mode & 0o666 | stat.S_IFREG
+    shutil.move(tmp_path / "again" / "file", tmp_path / "new" / "file")
+    with pytest.raises(ValueError, match="page=.*new is there already; delete it, or choose another name"):
+        check_new_folder("page", tmp_path / "new")
+
+
+def test_an_empty_folder_behind_a_link_is_filled(tmp_path):
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to("there")
+    check_new_folder("page", link)
+    write_new_folder(link, lambda where: (where / "file").write_text("whole"))
+    assert link.is_symlink() and (tmp_path / "there" / "file").read_text() == "whole"
+
+
+def test_a_mounted_disk_is_refused():
+    with pytest.raises(ValueError, match="page=/ is where a disk is mounted"):
+        check_new_folder("page", "/")

@@ -91,6 +91,7 @@ def unsafe_calls(source):
         auto = re.fullmatch(r"Auto\w+\.from_pretrained", name) and given.get("trust_remote_code") != "False"
         load = name == "torch.load" and given.get("weights_only") != "True"
         other = name in {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle"}
+        other &= not (name == "yaml.load" and ast.unparse(node.args[1]) == "yaml.BaseLoader")  # text, lists and dicts
         if auto or load or other or given.get("allow_pickle") == "True":
             yield ast.unparse(node)
 
@@ -122,13 +123,6 @@ def test_the_oldest_transformers_is_named_alike_everywhere():
 
 
 def test_the_scripts_have_no_logic_of_their_own():
-    for name in (
-        "run_train.py",
-        "run_eval.py",
-        "run_inference.py",
-        "run_demo.py",
-        "run_convert.py",
-        "run_share.py",
-        "run_export.py",
-    ):
-        assert len((ROOT / name).read_text().splitlines()) <= 90, name
+    scripts = sorted(ROOT.glob("run_*.py"))
+    assert [path.name for path in scripts] == ["run_eval.py", "run_inference.py", "run_train.py"]
+    assert all(len(ast.parse(path.read_text()).body) <= 3 for path in scripts)

@@ -1,0 +1,1 @@
+"""Code that is copied into every saved model: it imports torch, transformers and its siblings only."""

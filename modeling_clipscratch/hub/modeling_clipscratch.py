@@ -1,10 +1,11 @@
-"""Pixels and tokens (or cached states of a frozen tower) go in; unit embeddings, logits and the loss come out.
+"""ClipScratch: a text tower and a vision tower, projected to a shared space and trained with a contrastive loss.
 
-Shapes: B pairs, T tokens, D pooled state of a tower, P projection.
+Shapes: B pairs, T tokens, D pooled features of a tower, P width of the shared space.
 """
 
 import logging
 import os
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,40 +13,64 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .checks_clipscratch import check_text_tower, check_vision_tower
-from .chunks_clipscratch import encode_side
+from .chunks_clipscratch import in_chunks
 from .configuration_clipscratch import CHOICES, ClipScratchConfig
 from .errors_clipscratch import ClipScratchError
-from .heads_clipscratch import build_projection, given, unit_length, with_features
-from .losses_clipscratch import contrastive_logits, contrastive_loss
-from .outputs_clipscratch import ClipScratchOutput
+from .losses_clipscratch import contrastive_logits, contrastive_loss, unit_length
 from .processor_clipscratch import build_processor, own_source, processed_size
-from .towers_clipscratch import (
-    build_tower,
-    check_whole,
-    describe_towers,
-    freeze_tower,
-    is_fixed,
-    last_blocks,
-    load_tower,
-    pool,
-)
+from .towers_clipscratch import build_tower, describe_model, freeze_tower, is_fixed, last_blocks, load_tower, pool
 
 logger = logging.getLogger(__name__)
 
 
-def _require_grad(layer, inputs, output):
-    if torch.is_grad_enabled():
-        (output[0] if isinstance(output, tuple) else output).requires_grad_(True)
+@dataclass
+class ClipScratchOutput(ModelOutput):
+    """Output of a `ClipScratchModel`.
+
+    Args:
+        loss (`torch.Tensor` scalar): Contrastive loss in nats, with `return_loss=True`.
+        logits_per_image (`torch.Tensor` of shape `(images, texts)`): Scaled cosine similarities.
+        logits_per_text (`torch.Tensor` of shape `(texts, images)`): Its transpose.
+        text_embeds (`torch.Tensor` of shape `(texts, P)`): Embeddings of unit length.
+        image_embeds (`torch.Tensor` of shape `(images, P)`): Embeddings of unit length.
+        logit_scale (`torch.Tensor` scalar): Natural logarithm of the inverse temperature, clamped.
+        logit_bias (`torch.Tensor` scalar): With the sigmoid loss.
+        text_model_output (`BaseModelOutputWithPooling`): Output of the text tower. Its `pooler_output` is projected,
+            not of unit length.
+        vision_model_output (`BaseModelOutputWithPooling`): The same for the vision tower.
+
+    >>> output = ClipScratchOutput(logits_per_image=torch.zeros(2, 3))
+    >>> output.logits_per_image.softmax(-1)[0]
+    tensor([0.3333, 0.3333, 0.3333])
+    >>> output.loss is None
+    True
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    logit_scale: torch.Tensor | None = None
+    logit_bias: torch.Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self):
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
 class ClipScratchModel(PreTrainedModel):
-    """Two towers, each pooled, projected and made unit length, and a learned temperature.
+    """Two towers, each pooled, projected and scaled to unit length, and a learned temperature.
 
-    A frozen tower is frozen in four ways: no gradient, so nothing for an optimizer to hold; `eval()` for good, so no
-    dropout; and its weights keep their bits.
+    A frozen tower gets no gradients, stays in `eval()` and keeps its weights to the bit.
+
+    Args:
+        config (`ClipScratchConfig`): Configuration of the model. The weights are new; `from_pretrained` loads a saved
+            model, `from_towers` builds one around pretrained towers.
 
     >>> model = ClipScratchModel.from_pretrained("runs/digits")
     >>> model.get_text_features(torch.tensor([[2, 5, 3]])).pooler_output.shape
@@ -60,24 +85,24 @@ class ClipScratchModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    _auto_class = "AutoModel"
     accepts_loss_kwargs = False  # read by the Trainer: the loss is a batch mean, not scaled by an item count
 
     def __init__(self, config):
         super().__init__(config)
         self.text_model = build_tower(config.text_config, config.text_pooling)
         self.vision_model = build_tower(config.vision_config, config.vision_pooling)
-        self.text_projection = build_projection(config.text_state_dim, config)
-        self.visual_projection = build_projection(config.vision_state_dim, config)
-        # One number each, but of one dimension, as SigLIP has them: FSDP does not shard what has none.
+        self.text_projection = _projection(config.text_feature_dim, config)
+        self.visual_projection = _projection(config.vision_feature_dim, config)
+        # One number each, but of one dimension, as in SigLIP: FSDP does not shard scalars.
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         bias = torch.full((1,), float(config.logit_bias_init_value)) if config.loss == "sigmoid" else None
         self.logit_bias = None if bias is None else nn.Parameter(bias)
+        self._input_grad_hooks = []
         self.post_init()
         self.freeze_towers()
 
     def get_input_embeddings(self):
-        """The text tower's token table, as transformers' CLIP has it."""
+        """Return the text tower's token table, as transformers' CLIP does."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value):
@@ -98,36 +123,55 @@ class ClipScratchModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
-        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        if not output_loading_info:  # who asks for the report looks at it
-            check_whole(model.config, report["missing_keys"])
-        model.freeze_towers()  # loading makes new parameters that all want gradients
-        return (model, report) if output_loading_info else model
+        """Load a saved model as `PreTrainedModel.from_pretrained` does; weights that the file lacks are an error.
+
+        Raises:
+            ClipScratchError: If weights are missing and `output_loading_info` is not set. transformers would
+                initialise them at random.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = sorted(info["missing_keys"])
+        if missing and not output_loading_info:
+            raise ClipScratchError(
+                f"{len(missing)} of the model's weights are not in its file under the names that this transformers "
+                f"knows, {missing[0]} for one; it was saved with transformers {model.config.transformers_version}: "
+                "load it with that version, copy the folder again, or save it again where it was trained."
+            )
+        model.freeze_towers()  # loading replaces parameters by new ones, which require gradients
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        # One class can name one auto class only, and from_pretrained changes which; the zero-shot pipeline looks for a
+        """Save the model with its code, for `AutoModel.from_pretrained(..., trust_remote_code=True)`."""
+        # A class can name one auto class only, and from_pretrained changes which; the zero-shot pipeline looks for a
         # second one.
         name = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
         self.config.auto_map = dict.fromkeys(("AutoModel", "AutoModelForZeroShotImageClassification"), name)
-        # Otherwise some towers (ViT) are written under older names. The Trainer reads a checkpoint's file as it is and
+        # By default some towers (ViT) are written under older names. The Trainer reads a checkpoint's file as it is and
         # would leave those weights out, with a warning at most.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def from_towers(cls, text, vision, *, tokenizer=None, image_processor=None, **config):
-        """Build a model around two towers, with its processor, and log which weights were loaded and which are new.
+        """Build a model around two towers, with its processor, and log their origins and sizes.
 
         Args:
-            text: Hub id, folder, config (weights from scratch) or module of the text tower.
-            vision: the same for the vision tower.
-            tokenizer: Hub id, folder or tokenizer; default that of the text tower's Hub id or folder. It is set to pad
-                and truncate on the right, at what the tower reads.
-            image_processor: the same for images; default that of the vision tower's Hub id or folder.
-            config: further arguments of `ClipScratchConfig`.
-        Returns: (model, processor), a `ClipScratchModel` and a `VisionTextDualEncoderProcessor`.
-        Raises: ClipScratchError if a tower is no encoder that `AutoModel` knows, its pooled state does not tell its
-            inputs apart, or a tower, tokenizer or image processor cannot be found or does not fit the others.
+            text (`str`, `PretrainedConfig` or `nn.Module`): Hub id, folder, config (new weights) or module of the text
+                tower.
+            vision (`str`, `PretrainedConfig` or `nn.Module`): The same for the vision tower.
+            tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*): Hub id, folder or tokenizer. Default: that of
+                the text tower's Hub id or folder. It is set to pad and truncate on the right, at the number of tokens
+                that the tower reads.
+            image_processor (`str` or `BaseImageProcessor`, *optional*): Hub id, folder or image processor. Default:
+                that of the vision tower's Hub id or folder.
+            config: Further arguments of `ClipScratchConfig`.
+
+        Returns:
+            (model, processor), a `ClipScratchModel` and a `VisionTextDualEncoderProcessor`.
+
+        Raises:
+            ClipScratchError: If a tower is no encoder that `AutoModel` knows, its pooled features do not depend on its
+                input, or a tower, tokenizer or image processor cannot be found or does not fit the others.
 
         >>> config = ClipScratchConfig.from_pretrained("runs/digits")
         >>> parts = {"tokenizer": "runs/digits", "image_processor": "runs/digits"}
@@ -139,28 +183,28 @@ class ClipScratchModel(PreTrainedModel):
             raise ClipScratchError(
                 f"{unknown[0]} is not an argument of from_towers; choose from {', '.join(sorted(CHOICES))}."
             )
-        settings = ClipScratchConfig(**config)  # what is not among its choices is refused before anything is loaded
+        config = ClipScratchConfig(**config)  # a wrong choice is refused before anything is loaded
         tokenizer = own_source(text, "text", "tokenizer") if tokenizer is None else tokenizer
         if image_processor is None:
             image_processor = own_source(vision, "vision", "image_processor")
-        text_tower, text_report = load_tower(text, "text", settings.text_pooling)
-        vision_tower, vision_report = load_tower(vision, "vision", settings.vision_pooling)
+        text_tower = load_tower(text, "text", config.text_pooling)
+        vision_tower = load_tower(vision, "vision", config.vision_pooling)
         processor = build_processor(tokenizer, image_processor, text_tower)
-        check_text_tower(text_tower, settings.text_pooling, processor.tokenizer)
-        check_vision_tower(vision_tower, settings.vision_pooling, processed_size(processor.image_processor))
-        settings.text_config, settings.vision_config = text_tower.config, vision_tower.config
-        for part in (settings.text_config, settings.vision_config):  # saved with the model, read by strangers
-            if os.path.isdir(part._name_or_path):
-                part._name_or_path = os.path.basename(os.path.abspath(part._name_or_path))
-        model = cls(settings)
+        check_text_tower(text_tower, config.text_pooling, processor.tokenizer)
+        check_vision_tower(vision_tower, config.vision_pooling, processed_size(processor.image_processor))
+        config.text_config, config.vision_config = text_tower.config, vision_tower.config
+        for part in (config.text_config, config.vision_config):  # saved with the model, maybe published
+            if os.path.isdir(part.name_or_path):
+                part.name_or_path = os.path.basename(os.path.abspath(part.name_or_path))
+        model = cls(config)
         model.text_model, model.vision_model = text_tower, vision_tower
         model.freeze_towers()
-        for line in describe_towers(model, {"text": text_report, "vision": vision_report}):
+        for line in describe_model(model, {"text": text, "vision": vision}):
             logger.info(line)
         return model, processor
 
     def freeze_towers(self):
-        """Applies `freeze_text`, `freeze_vision` and what they except of the config to parameters and modes."""
+        """Apply the config's `freeze_*` and `unfreeze_*_layers` to parameters and modes."""
         for tower, unfrozen_layers in self._frozen_towers():
             freeze_tower(tower, unfrozen_layers)
         self.train(self.training)
@@ -181,70 +225,86 @@ class ClipScratchModel(PreTrainedModel):
     def enable_input_require_grads(self):
         """Let gradients begin where the first trained layer of each tower reads the output of a frozen one.
 
-        `gradient_checkpointing_enable` calls this, since checkpoints that re-enter autograd (`use_reentrant`) give a
-        layer no gradient where its input requires none. transformers' own method lets gradients begin at the
-        embeddings, so that frozen layers keep their activations for a backward pass that nothing needs.
+        `activation_checkpointing_enable` calls this, since reentrant checkpoints (`use_reentrant=True`) give a layer no
+        gradient if its input requires none. transformers' own method lets gradients begin at the embeddings, so frozen
+        layers would keep activations for a backward pass that nothing needs.
         """
         self.disable_input_require_grads()
-        self._require_grads_hooks = []
         for tower in (self.text_model, self.vision_model):
             layers = [module for module in tower.modules() if isinstance(module, GradientCheckpointingLayer)]
             trained = [number for number, layer in enumerate(layers) if not is_fixed(layer)]
             if trained and trained[0] > 0:
-                self._require_grads_hooks.append(layers[trained[0] - 1].register_forward_hook(_require_grad))
+                self._input_grad_hooks.append(layers[trained[0] - 1].register_forward_hook(_require_grad))
 
-    def text_states(self, input_ids, attention_mask=None, **kwargs):
-        """Runs the text tower. Returns (its output, pooled states (B, D))."""
+    def disable_input_require_grads(self):
+        for hook in self._input_grad_hooks:
+            hook.remove()
+        self._input_grad_hooks = []
+
+    def text_tower_features(self, input_ids, attention_mask=None, **kwargs):
+        """Run the text tower and pool its tokens.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(B, T)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for tokens to read.
+
+        Returns:
+            The tower's output, and pooled features (B, D), which `get_text_features` takes as `text_features`.
+        """
         output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         return output, pool(output, attention_mask, self.config.text_pooling, self.config.text_state_norm)
 
-    def image_states(self, pixel_values, **kwargs):
-        """Runs the vision tower on (B, 3, H, W). Returns (its output, pooled states (B, D))."""
+    def vision_tower_features(self, pixel_values, **kwargs):
+        """Run the vision tower on (B, 3, H, W) and pool its tokens; see `text_tower_features`."""
         output = self.vision_model(pixel_values=pixel_values, return_dict=True, **kwargs)
         return output, pool(output, None, self.config.vision_pooling, self.config.vision_state_norm)
 
     @can_return_tuple
     def get_text_features(
-        self, input_ids=None, attention_mask=None, text_states=None, **kwargs
+        self, input_ids=None, attention_mask=None, text_features=None, **kwargs
     ) -> BaseModelOutputWithPooling:
-        """Projected text features, not of unit length, as transformers' `CLIPModel` gives them.
+        """Project texts to the shared space, not to unit length, as transformers' `CLIPModel` does.
 
         Args:
-            input_ids: (B, T) int64.
-            attention_mask: (B, T), 1 for a token to read.
-            text_states: (B, D) pooled states from a cache, in place of the two above.
-        Returns: `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
+            input_ids (`torch.Tensor` of shape `(B, T)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for tokens to read.
+            text_features (`torch.Tensor` of shape `(B, D)`): Features of `text_tower_features`, in place of both.
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
         """
         output = None
-        if text_states is None:
-            output, text_states = self.text_states(input_ids, attention_mask, **kwargs)
-        return with_features(output, self.text_projection(text_states.to(self.logit_scale.dtype)))
+        if text_features is None:
+            output, text_features = self.text_tower_features(input_ids, attention_mask, **kwargs)
+        return _with_features(output, self.text_projection(text_features.to(self.logit_scale.dtype)))
 
     @can_return_tuple
-    def get_image_features(self, pixel_values=None, image_states=None, **kwargs) -> BaseModelOutputWithPooling:
-        """Projected picture features, not of unit length.
+    def get_image_features(self, pixel_values=None, image_features=None, **kwargs) -> BaseModelOutputWithPooling:
+        """Project images to the shared space, not to unit length.
 
         Args:
-            pixel_values: (B, 3, H, W) float.
-            image_states: (B, D) pooled states from a cache, in place of the pixels.
-        Returns: `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
+            pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): Images.
+            image_features (`torch.Tensor` of shape `(B, D)`): Features of `vision_tower_features`, in their place.
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
         """
         output = None
-        if image_states is None:
-            output, image_states = self.image_states(pixel_values, **kwargs)
-        return with_features(output, self.visual_projection(image_states.to(self.logit_scale.dtype)))
+        if image_features is None:
+            output, image_features = self.vision_tower_features(pixel_values, **kwargs)
+        return _with_features(output, self.visual_projection(image_features.to(self.logit_scale.dtype)))
 
     def clamped_logit_scale(self):
-        """Scalar, natural log of the inverse temperature that the loss uses."""
+        """Return the natural logarithm of the inverse temperature that the loss uses, a scalar."""
         return self.logit_scale.squeeze().clamp(max=self.config.logit_scale_max)
 
     @torch.no_grad()
     def clamp_logit_scale_(self):
-        """Brings the parameter itself back to its limit, after an optimizer step, so that it can come down again."""
+        """Clamp the parameter itself, after an optimizer step, so that it can fall again."""
         self.logit_scale.clamp_(max=self.config.logit_scale_max)
 
     def logits(self, image_embeds, text_embeds):
-        """(images, texts) from unit embeddings: scaled cosines, plus the bias where the loss has one."""
+        """Compute (images, texts) scaled cosines of unit embeddings, plus the bias of the sigmoid loss."""
         return contrastive_logits(image_embeds, text_embeds, self.clamped_logit_scale(), self.logit_bias)
 
     @can_return_tuple
@@ -255,8 +315,8 @@ class ClipScratchModel(PreTrainedModel):
         attention_mask=None,
         position_ids=None,
         token_type_ids=None,
-        text_states=None,
-        image_states=None,
+        text_features=None,
+        image_features=None,
         group=None,
         targets=None,
         return_loss=None,
@@ -266,27 +326,33 @@ class ClipScratchModel(PreTrainedModel):
         output_hidden_states=None,
         **kwargs,
     ) -> ClipScratchOutput:
-        """Both sides, or one alone: its embeddings then come without logits, scale and bias.
+        """Embed images and texts and compare them; of one side alone, return the embeddings.
 
         Args:
-            input_ids, attention_mask, position_ids, token_type_ids: (B, T); or `text_states`: (B, D) from a cache.
-            pixel_values: (B, 3, H, W); or `image_states`: (B, D) from a cache.
-            group: (B,) int64, rows of equal group are positives of each other.
-            targets: (B, B) weights, in place of `group`.
-            return_loss: compute the loss that the config names.
-            return_logits: False leaves logits and loss to who has the rest of the batch (other processes).
-            encode_chunk_size: rows that a tower encodes at once; their activations are made again for the backward
-                pass. The towers' own outputs are not returned then.
-        Returns: `ClipScratchOutput`.
-        Raises: ClipScratchError if neither side is given, or the loss is wanted of one.
+            input_ids (`torch.Tensor` of shape `(B, T)`): Token ids; with `attention_mask` and, for towers that have
+                them, `position_ids` and `token_type_ids` of the same shape.
+            pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): Images.
+            text_features (`torch.Tensor` of shape `(B, D)`): Cached features in place of the text inputs.
+            image_features (`torch.Tensor` of shape `(B, D)`): Cached features in place of `pixel_values`.
+            group (`torch.Tensor` of shape `(B,)`): Integers; rows of equal group are positives of each other.
+            targets (`torch.Tensor` of shape `(B, B)`): Weights of the pairs, in place of `group`.
+            return_loss (`bool`): Compute the loss that the config names.
+            return_logits (`bool`, defaults to `True`): `False` leaves logits and loss to the caller, who has the rest
+                of the batch (of other processes).
+            encode_chunk_size (`int`): Rows that a tower encodes at once; they are encoded again in the backward pass.
+                The towers' own outputs are not returned then.
+            kwargs: Further arguments of the vision tower.
+
+        Raises:
+            ClipScratchError: If there is no input, or `return_loss` with one side alone.
         """
-        recorded = given(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
-        # Not every text tower knows these two (DistilBERT has no token types).
-        known = given(position_ids=position_ids, token_type_ids=token_type_ids)
-        images = {"pixel_values": pixel_values, "image_states": image_states}
-        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "text_states": text_states, **known}
-        vision = encode_side(self.get_image_features, images, encode_chunk_size, recorded, **kwargs)
-        text = encode_side(self.get_text_features, texts, encode_chunk_size, recorded)
+        recorded = _not_none(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+        # Not every text tower takes these two (DistilBERT has no token types).
+        extra = _not_none(position_ids=position_ids, token_type_ids=token_type_ids)
+        images = {"pixel_values": pixel_values, "image_features": image_features}
+        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "text_features": text_features, **extra}
+        vision = self._encode(self.get_image_features, images, encode_chunk_size, **recorded, **kwargs)
+        text = self._encode(self.get_text_features, texts, encode_chunk_size, **recorded)
         image_embeds = None if vision is None else unit_length(vision.pooler_output)
         text_embeds = None if text is None else unit_length(text.pooler_output)
         both = vision is not None and text is not None
@@ -296,7 +362,7 @@ class ClipScratchModel(PreTrainedModel):
         loss = None
         if return_loss and return_logits:
             loss = contrastive_loss(logits, loss=self.config.loss, group=group, targets=targets)
-        bias = None if self.logit_bias is None else self.logit_bias.squeeze().clone()  # FSDP wants no views
+        bias = None if self.logit_bias is None else self.logit_bias.squeeze().clone()  # FSDP forbids views
         return ClipScratchOutput(
             loss=loss,
             logits_per_image=logits,
@@ -308,3 +374,44 @@ class ClipScratchModel(PreTrainedModel):
             text_model_output=text,
             vision_model_output=vision,
         )
+
+    def _encode(self, get_features, inputs, chunk_size, **options):
+        if all(value is None for name, value in inputs.items() if name != "attention_mask"):
+            return None
+        if chunk_size is None:
+            return get_features(**inputs, return_dict=True, **options)
+
+        def encode(**chunk):
+            return get_features(**chunk, return_dict=True, **options).pooler_output
+
+        return _with_features(None, in_chunks(encode, inputs, chunk_size, device=self.device))
+
+
+ClipScratchModel.register_for_auto_class("AutoModel")  # save_pretrained then copies the code into the folder
+
+
+def _projection(width, config):
+    """Build the head that projects features `width` wide; see `ClipScratchConfig.projection`."""
+    if config.projection == "linear":
+        return nn.Linear(width, config.projection_dim, bias=False)
+    hidden = nn.Linear(width, config.projection_dim)
+    if config.projection == "linear+norm":
+        return nn.Sequential(hidden, nn.LayerNorm(config.projection_dim))
+    return nn.Sequential(hidden, nn.GELU(), nn.Linear(config.projection_dim, config.projection_dim))
+
+
+def _with_features(output, features):
+    """Return a tower's output with (B, P) `features` as its `pooler_output`."""
+    # A new object: DistilBERT's output has no such field, and DDP builds outputs anew from their fields.
+    output = {} if output is None else output
+    kept = {name: output.get(name) for name in ("last_hidden_state", "hidden_states", "attentions")}
+    return BaseModelOutputWithPooling(pooler_output=features, **kept)
+
+
+def _not_none(**options):
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _require_grad(layer, inputs, output):
+    if torch.is_grad_enabled():
+        (output[0] if isinstance(output, tuple) else output).requires_grad_(True)

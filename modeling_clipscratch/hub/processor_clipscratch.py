@@ -1,4 +1,4 @@
-"""Load the tokenizer and the image processor of two towers, settle them, and join them to one processor."""
+"""Load the tokenizer and the image processor of two towers, and join them to one processor."""
 
 import torch
 from torch import nn
@@ -17,13 +17,15 @@ from .towers_clipscratch import first_position, one_line
 
 
 def own_source(tower, side, argument):
-    """Return the folder or Hub id of a tower, where its tokenizer or image processor is looked for.
+    """Return the folder or Hub id of a tower, which may hold its tokenizer or image processor.
 
     Args:
-        tower: as of `towers_clipscratch.load_tower`.
+        tower: as `load_tower` takes it.
         side: `text` or `vision`.
-        argument: the argument that stands in for a missing source, for the error message.
-    Raises: ClipScratchError if a config or module was not loaded from anywhere.
+        argument: `tokenizer` or `image_processor`, for the error message.
+
+    Raises:
+        ClipScratchError: If the tower is a config or module that was not loaded from anywhere.
     """
     source = tower.name_or_path if isinstance(tower, (nn.Module, PretrainedConfig)) else tower
     if not source:
@@ -39,11 +41,16 @@ def build_processor(tokenizer, image_processor, text_tower):
     """Build the processor of two towers.
 
     Args:
-        tokenizer: as of `load_tokenizer`; its `model_max_length` becomes what the text tower reads at most.
-        image_processor: as of `load_image_processor`.
+        tokenizer: as `load_tokenizer` takes it; its `model_max_length` becomes the number of tokens that the text
+            tower reads.
+        image_processor: as `load_image_processor` takes it.
         text_tower: the text tower.
-    Returns: `VisionTextDualEncoderProcessor`.
-    Raises: ClipScratchError if a part cannot be loaded or needs code of its own.
+
+    Returns:
+        `VisionTextDualEncoderProcessor`.
+
+    Raises:
+        ClipScratchError: If a part cannot be loaded or needs code of its own.
     """
     tokenizer, image_processor = load_tokenizer(tokenizer), load_image_processor(image_processor)
     positions = text_tower.config.max_position_embeddings - first_position(text_tower)
@@ -59,8 +66,9 @@ def load_tokenizer(source):
 
     Args:
         source: folder, Hub id, or a tokenizer, which is changed in place.
-    Returns: the tokenizer.
-    Raises: ClipScratchError if there is none, or it has neither a padding nor an end token.
+
+    Raises:
+        ClipScratchError: If there is none, or it has neither a padding nor an end token.
     """
     tokenizer = source
     if not isinstance(source, PreTrainedTokenizerBase):
@@ -68,7 +76,8 @@ def load_tokenizer(source):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ClipScratchError(
-                f"tokenizer {str(source)!r} could not be loaded; give a folder that has one, mend the id, or connect."
+                f"tokenizer {str(source)!r} could not be loaded; give a folder that has one, correct the id, or "
+                "connect."
             ) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -79,8 +88,8 @@ def load_tokenizer(source):
     settings = {"padding_side": "right", "truncation_side": "right"}
     for name, value in {**settings, "model_input_names": ["input_ids", "attention_mask"]}.items():
         setattr(tokenizer, name, value)
-        tokenizer.init_kwargs[name] = value  # what is saved
-    # What a tokenizer.json with padding or truncation sets, and a processor would call the tokenizer with.
+        tokenizer.init_kwargs[name] = value  # these are saved
+    # Set by a tokenizer.json with padding or truncation; a processor would pass them to the tokenizer.
     for name in ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of"):
         tokenizer.init_kwargs.pop(name, None)
     if tokenizer.is_fast:
@@ -94,8 +103,9 @@ def load_image_processor(source):
 
     Args:
         source: folder, Hub id, or an image processor, which is changed in place.
-    Returns: the image processor.
-    Raises: ClipScratchError if there is none, or it cannot be used.
+
+    Raises:
+        ClipScratchError: If there is none, or it cannot be used.
     """
     processor = source
     if not isinstance(source, ImageProcessingMixin):
@@ -104,7 +114,7 @@ def load_image_processor(source):
         except OSError as error:
             raise ClipScratchError(
                 f"image processor {str(source)!r} could not be loaded; give a folder that has "
-                "preprocessor_config.json, mend the id, or connect."
+                "preprocessor_config.json, correct the id, or connect."
             ) from error
         except (ImportError, ValueError) as error:
             if "contains custom code" in str(error):
@@ -113,20 +123,21 @@ def load_image_processor(source):
                 f"image processor {str(source)!r} cannot be used ({one_line(error)[:300]}); "
                 "install what is missing, or write a preprocessor_config.json of a ViTImageProcessor with its sizes."
             ) from error
-    processor.do_convert_rgb = True  # users of the saved processor may have images that are grey, transparent, ...
+    processor.do_convert_rgb = True  # users of the saved processor may have grey or transparent images
     return processor
 
 
 def processed_size(image_processor):
     """Return the height and width of the images that an image processor makes.
 
-    Raises: ClipScratchError if it makes no image, or makes them of differing shapes.
+    Raises:
+        ClipScratchError: If it makes no image, or makes them of differing shapes.
     """
     why, name = "", type(image_processor).__name__
     try:
         images = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((48, 96), (96, 48)))
         wide, tall = (tuple(image_processor(one, return_tensors="pt")["pixel_values"].shape) for one in images)
-    except Exception as error:  # of many kinds: those of patches, tiles, pairs or videos fail each in its own way
+    except Exception as error:  # processors of patches, tiles, pairs or videos fail each in its own way
         wide, tall, why = (), (), f" ({one_line(error)})"
     if len(wide) != 4 or wide[:2] != (1, 3):
         raise ClipScratchError(
@@ -142,12 +153,13 @@ def processed_size(image_processor):
 
 
 def forget_code(processor):
-    """Remove the code references that a processor's files held, so that they are not saved with it.
+    """Remove references to code from a processor, in place, so that they are not saved with it.
 
     Args:
-        processor: a processor, tokenizer or image processor; it is changed in place.
-    Returns: the same.
-    Raises: ClipScratchError if it, or a part of it, is of a class whose code would have to travel with it.
+        processor: a processor, tokenizer or image processor.
+
+    Raises:
+        ClipScratchError: If a part is of a class whose code would have to travel with it.
     """
     for part in (processor, *vars(processor).values()):
         if getattr(part, "_auto_class", None) is not None:

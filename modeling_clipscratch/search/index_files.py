@@ -10,7 +10,6 @@ lock                    held by the one process that writes
 The table is written last, so a reader finds the old index or the new one, never a mixture.
 """
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import write_text
+from ..utils.checksums import weights_fingerprint
 from .vectors import number_of, read_vectors, write_vectors
 
 INSIDE = ".clipscratch-index"  # where the index of a folder lies, if the user names no place; listings leave it out
@@ -74,16 +72,11 @@ class PictureIndex:
 
 def model_fingerprint(model, image_processor) -> str:
     """32 hexadecimal digits that change with any weight and with how pictures are prepared, not with the folder."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     told = image_processor.to_dict()
     settings = {name: told.get(name) for name in _SETTINGS}
     if not image_processor.do_normalize:
         settings["do_normalize"] = False
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+    return weights_fingerprint(model, settings)
 
 
 def find_index(place: str | Path) -> Path:
@@ -103,7 +96,7 @@ def find_index(place: str | Path) -> Path:
         if (where / TABLE).is_file():
             return where
     raise ClipScratchError(
-        f"{place} holds no finished index; make one, or finish it: run_inference.py index FOLDER --model DIR"
+        f"{place} holds no finished index; make one, or finish it: clipscratch index FOLDER --model DIR"
     )
 
 
@@ -151,7 +144,7 @@ def _read_index(where):
 
 def _rebuild(folder, where):
     elsewhere = "" if where.name == INSIDE else f" --index {where}"
-    return f"run_inference.py index {folder}{elsewhere} --model DIR --rebuild"
+    return f"clipscratch index {folder}{elsewhere} --model DIR --rebuild"
 
 
 def check_model(index: PictureIndex, where: Path, fingerprint: str) -> None:

@@ -78,7 +78,7 @@ def push_trained(args) -> str:
     try:
         return push_folder(args.output_dir, args.hub_model_id, **where)
     except (ValueError, OSError) as error:
-        later = ["clipscratch-share", "push", args.output_dir, args.hub_model_id]
+        later = ["clipscratch", "share", "push", args.output_dir, args.hub_model_id]
         later += ["--private", "true"] if args.hub_private_repo else []
         later += ["--revision", args.hub_revision] if args.hub_revision else []
         raise OSError(f"{error} The trained folder is whole; later: {shlex.join(later)}") from error

@@ -1,11 +1,10 @@
-"""Trainer events go in; a quiet progress bar, the sampler's epoch and a bounded temperature come out."""
+"""Callbacks of the trainer: what it counts, updates, saves and shows at each event of a run."""
 
 import os
 import signal
 import sys
 import threading
 import time
-from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -13,98 +12,214 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as trainer_module
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback, TrainerState
-from transformers.trainer_jit_checkpoint import JITCheckpointCallback
-from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .loss.gather import process_count
-from .saving.push_checkpoints import PushCheckpoints
-from .saving.stream_state import ShareOfRun
 
-# Fields of a step: transformers would take some of them from a checkpoint, and ignore the new value in silence.
-_OF_A_STEP = (
+# A resumed run must have these fields in common with its checkpoint: transformers would take some of them from the
+# checkpoint and silently ignore the new value.
+_FIELDS_OF_A_STEP = (
     "loss", "global_batch_size", "learning_rate", "tower_learning_rate", "muon_learning_rate", "lr_scheduler_type",
     "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "ema_decay",
     "seed",
 )  # fmt: skip
-_STEPS_A_LOOK = 10  # with several processes: they must agree, and asking costs a message
+_SHOWN = {"eval_top1", "eval_image_to_text_recall@5", "eval_text_to_image_recall@5"}  # in the progress bar
+# A worker may take SIGTERM from its parent only (`worker_init`); macOS and Windows have no sigwaitinfo.
+_SHIELDS_WORKERS = hasattr(signal, "sigwaitinfo")
 
 
 def set_callbacks(trainer) -> None:
-    """Gives a `ClipScratchTrainer` what it does at its events, in this order; transformers' own bars go."""
+    """Add the callbacks of a `ClipScratchTrainer`, which act in this order, and remove transformers' own bars."""
     args = trainer.args
-    chosen = [trainer.record, EpochOfSampler(trainer.sampler) if trainer.sampler else ShareOfRun()]
-    chosen += [BoundedTemperature(), Clock()]
-    if args.ema_decay is not None:
-        chosen.append(AverageWeights(trainer))
-    if args.save_minutes is not None:
-        chosen.append(SaveByTheClock(args.save_minutes))
+    callbacks = [trainer.record, StepUpdates(trainer)]
     if args.enable_jit_checkpoint:
-        # Gives the signal back: that one writes in the middle of a step, and each process at a step of its own.
-        trainer.pop_callback(JITCheckpointCallback).on_train_end(args, trainer.state, trainer.control)
-        chosen.append(SaveOnSigterm())
-    chosen.append(SaveAfterEvaluation())
+        callbacks.append(SaveOnSigterm())
+    callbacks.append(SaveAfterEvaluation())
     if args.early_stopping_patience is not None:
-        chosen.append(EarlyStoppingCallback(args.early_stopping_patience))
-    if args.push_to_hub and args.hub_strategy != HubStrategy.END:
-        chosen.append(PushCheckpoints(trainer.hub_model_id))
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     if not args.disable_tqdm:
-        chosen.append(Progress())
-    for callback in (PrinterCallback, ProgressCallback, trainer_module.DEFAULT_PROGRESS_CALLBACK):  # of a notebook, too
+        callbacks.append(Progress())
+    for callback in (PrinterCallback, ProgressCallback, trainer_module.DEFAULT_PROGRESS_CALLBACK):  # of a notebook too
         trainer.remove_callback(callback)
-    for callback in chosen:
+    for callback in callbacks:
         trainer.add_callback(callback)
 
 
 class TrainingRecord(TrainerCallback, ExportableState):
-    """Count the images that the model was trained on, and keep in `trainer_state.json` what a resumed run must equal.
+    """Keep in `trainer_state.json` how many images the model was trained on, for how long, and with which settings.
 
-    Args:
+    Attributes:
         data: digest of the training rows, `None` where they are streamed.
-        settings: {field: value} of the loss, the batch and the optimizer.
+        settings: {field: value} of loss, batch and optimizer, which a resumed run must have in common.
+        images_seen: images trained on, each counted as often as it came.
+        first_step: step from which this process trains.
+        best_checkpoint: path that replaces the one in the state of a resumed run, whose folder may have been moved.
     """
 
-    def __init__(self, data: str | None, settings: dict[str, str]):
-        self.data, self.settings, self.images_seen = data, settings, 0
+    def __init__(self):
+        self.data, self.settings, self.images_seen, self.first_step = None, {}, 0, 0
+        self.best_checkpoint, self.callbacks, self._last_log = None, (), time.monotonic()
 
     def settle(self, model, args, data: str | None) -> None:
-        """Take model, `ClipScratchTrainingArguments` and data of a run, or of a trial of a search."""
+        """Take the settings of a run, or of a trial of a search."""
         values = {"loss": model.config.loss, **args.to_dict()}
-        self.data, self.settings = data, {name: str(values[name]) for name in _OF_A_STEP}
+        self.data, self.settings = data, {name: str(values[name]) for name in _FIELDS_OF_A_STEP}
 
     def state(self) -> dict:
-        args = {"data": self.data, "settings": self.settings}
-        return {"args": args, "attributes": {"images_seen": self.images_seen}}
+        values = {"data": self.data, "settings": self.settings, "images_seen": self.images_seen}
+        return {"args": {}, "attributes": values}
 
     @staticmethod
-    def args_of(state: TrainerState) -> dict:
-        """The arguments of the record that a checkpoint's state holds; empty if there is none."""
-        return state.stateful_callbacks.get("TrainingRecord", {}).get("args", {})
+    def of(state: TrainerState) -> dict:
+        """Return what the record saved in a state; empty if there is none."""
+        return state.stateful_callbacks.get("TrainingRecord", {}).get("attributes", {})
 
     def on_train_begin(self, args, state, control, **kwargs):
-        kept = state.stateful_callbacks.get("TrainingRecord", {}).get("attributes", {})
-        self.images_seen = kept.get("images_seen", 0) if state.global_step else 0
-        # transformers takes these from the checkpoint, so that a run resumed with other ones would keep the old.
-        state.compute_steps(args, state.max_steps)
+        self._last_log, self.first_step = time.monotonic(), state.global_step
+        self.images_seen = self.of(state).get("images_seen", 0) if state.global_step else 0
+        if state.global_step:  # the Trainer takes all of these from the checkpoint
+            state.best_model_checkpoint = self.best_checkpoint
+            state.compute_steps(args, state.max_steps)
+            for name in self.callbacks:  # it fails at a callback that the checkpoint lacks
+                state.stateful_callbacks.setdefault(name, {})
 
     def on_step_end(self, args, state, control, **kwargs):
         self.images_seen += args.global_batch_size
 
+    def on_log(self, args, state, control, **kwargs):
+        now = time.monotonic()
+        before = state.log_history[-2].get("seconds", 0.0) if len(state.log_history) > 1 else 0.0
+        state.log_history[-1]["seconds"] = before + now - self._last_log
+        self._last_log = now
 
-class Progress(TrainerCallback):
-    """One bar a run: steps, pictures a second, time left, last loss and last evaluation."""
+
+class StepUpdates(TrainerCallback):
+    """Update what changes with an epoch or a step besides the weights: order of the rows, temperature, average."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.start_ema()  # only now the weights are where they are trained
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.trainer.sampler is not None:  # accelerate's own call is lost where a resumed run skips batches
+            self.trainer.sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        model.clamp_logit_scale_()
+        if self.trainer.ema is not None:
+            self.trainer.ema.update(state.global_step)
+        if self.trainer.stream is not None:  # its length is not known, so the log's epoch is the share of the run
+            state.epoch = state.global_step / state.max_steps
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """Delay a checkpoint of an epoch's last step until the evaluation of that epoch is done.
+
+    A run resumed from a checkpoint before the evaluation would skip it. `save_strategy: best` needs no delay.
+    """
 
     def __init__(self):
-        self.bar = None
-        self.shown = {}
+        self.delayed = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        last = state.epoch is not None and float(state.epoch).is_integer() or state.global_step >= state.max_steps
+        by_epoch = args.eval_strategy == IntervalStrategy.EPOCH and args.save_strategy != SaveStrategy.BEST
+        if control.should_save and by_epoch and last:
+            control.should_save, self.delayed = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.delayed:
+            control.should_save, self.delayed = True, False
+
+
+class SaveOnSigterm(TrainerCallback):
+    """After SIGTERM, save a checkpoint at the end of the step and exit with status 143, as a shell reports it.
+
+    transformers' own callback saves within a step, where a stream is ahead of the weights, into a folder that looks
+    complete before it is, and at a different step in each process. The run is not finished, so nothing that follows the
+    training is done.
+    """
+
+    def __init__(self):
+        self.signalled = self.stops = self.trains = False
+        self.handler = signal.SIG_DFL
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.handler, self.trains = signal.signal(signal.SIGTERM, self._note), True
+
+    def _note(self, number, frame):
+        self.signalled = True
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        _mask_sigterm("SIG_BLOCK")  # the workers are started between here and the first step, and inherit it
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        _mask_sigterm("SIG_UNBLOCK")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.stops = self.signalled
+        if process_count() > 1:  # they must stop at the same step
+            signalled = torch.tensor(int(self.signalled), device=args.device)
+            dist.all_reduce(signalled, dist.ReduceOp.MAX)
+            self.stops = bool(signalled)
+        control.should_save |= self.stops
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self.trains:  # the one after the last step may take minutes, and no step follows
+            self.on_step_end(args, state, control)
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.stops:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.trains = False
+        _mask_sigterm("SIG_UNBLOCK")
+        signal.signal(signal.SIGTERM, self.handler)
+        if self.signalled:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def _mask_sigterm(how):
+    if _SHIELDS_WORKERS:
+        signal.pthread_sigmask(getattr(signal, how), {signal.SIGTERM})
+
+
+def worker_init(args):
+    """Return the `worker_init_fn` of a run's data loader.
+
+    Whoever signals a launched run signals the loader's workers too, whose batches the step may still need. With
+    `enable_jit_checkpoint` they start with SIGTERM blocked, and end if their own parent sends it.
+    """
+    return _obey_the_parent if args.enable_jit_checkpoint and _SHIELDS_WORKERS else None
+
+
+def _obey_the_parent(worker):
+    def wait():
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class Progress(TrainerCallback):
+    """Show a bar of the training: images, images/s, time left, last loss with its floor, last evaluation."""
+
+    def __init__(self):
+        self.bar, self.shown = None, {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             self.bar = tqdm(
                 total=state.max_steps * args.global_batch_size,
                 initial=state.global_step * args.global_batch_size,
-                unit=" pictures",
+                unit=" images",
                 desc="training",
                 dynamic_ncols=True,
+                smoothing=0,  # the mean rate since the start: evaluations and checkpoints count too
                 mininterval=1.0 if sys.stderr.isatty() else 30.0,
             )
 
@@ -116,164 +231,12 @@ class Progress(TrainerCallback):
         if self.bar is None or not logs:
             return
         if "loss" in logs:
-            self.shown["loss"] = f"{logs['loss']:.3f}"
-        for name, value in logs.items():
-            if name in ("eval_top1", "eval_image_to_text_recall@5", "eval_text_to_image_recall@5"):
-                self.shown[name.removeprefix("eval_")] = f"{value:.1%}"
-        self.bar.set_postfix(self.shown, refresh=False)
+            floor = f" (floor {logs['loss_floor']:.2f})" if "loss_floor" in logs else ""
+            self.shown["loss"] = f"{logs['loss']:.2f}{floor}"
+        self.shown |= {name.removeprefix("eval_"): f"{logs[name]:.1%}" for name in _SHOWN & logs.keys()}
+        self.bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.shown.items()), refresh=False)
 
     def on_train_end(self, args, state, control, **kwargs):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-class EpochOfSampler(TrainerCallback):
-    """Tells the sampler its epoch; accelerate's own call is lost where a resumed run skips batches."""
-
-    def __init__(self, sampler):
-        self.sampler = sampler
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(int(state.epoch or 0))
-
-
-class Clock(TrainerCallback):
-    """Adds to each line of the log the seconds of training until then, those before a resumption among them."""
-
-    def __init__(self):
-        self.last = time.monotonic()
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.last = time.monotonic()
-
-    def on_log(self, args, state, control, **kwargs):
-        now = time.monotonic()
-        before = state.log_history[-2].get("seconds", 0.0) if len(state.log_history) > 1 else 0.0
-        state.log_history[-1]["seconds"] = before + now - self.last
-        self.last = now
-
-
-class BoundedTemperature(TrainerCallback):
-    """Keeps the learned temperature's parameter inside its limit after each optimizer step."""
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        model.clamp_logit_scale_()
-
-
-class AverageWeights(TrainerCallback):
-    """Takes the weights of each step into the trainer's average, after the temperature was bounded."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.average.update(state.global_step)
-
-
-class SaveAfterEvaluation(TrainerCallback):
-    """What is to be saved at an epoch's last step waits for the evaluation that the epoch ends with: a run that went on
-    from a checkpoint before it would never make up for it. (`save_strategy: best` saves after evaluations only.)"""
-
-    def __init__(self):
-        self.waits = False
-
-    def on_step_end(self, args, state, control, **kwargs):
-        last = state.epoch is not None and float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        looks = args.eval_strategy == IntervalStrategy.EPOCH and args.save_strategy != SaveStrategy.BEST
-        if control.should_save and looks and last:
-            control.should_save, self.waits = False, True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if self.waits:
-            control.should_save, self.waits = True, False
-
-
-class SaveOnSigterm(TrainerCallback):
-    """After SIGTERM: a checkpoint at the end of the step, and then the end of the process with exit status 143. The run
-    is not finished, so nothing that comes after the training is done.
-
-    Whoever signals a launched run signals the data loader's workers, too, whose batches the step may still need. They
-    begin with SIGTERM blocked, and end by it if their own parent sends it (not on macOS, which has no sigwaitinfo).
-    """
-
-    def __init__(self):
-        self.signalled = self.stops = False
-        self.handler = signal.SIG_DFL
-        self.shields_workers = hasattr(signal, "sigwaitinfo")
-
-    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        self.handler = signal.signal(signal.SIGTERM, self._note)
-        # accelerate's loader holds another, which it iterates over.
-        for loader in {train_dataloader, getattr(train_dataloader, "base_dataloader", train_dataloader)}:
-            if self.shields_workers:
-                loader.worker_init_fn = partial(_heed_the_parent, loader.worker_init_fn)
-
-    def _note(self, number, frame):
-        self.signalled = True
-
-    def _mask(self, how):
-        if self.shields_workers:
-            signal.pthread_sigmask(how, {signal.SIGTERM})
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self._mask(signal.SIG_BLOCK)  # now the workers are started
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._mask(signal.SIG_UNBLOCK)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.stops = self.signalled
-        if process_count() > 1:  # they must agree on the step
-            word = torch.tensor(int(self.signalled), device=args.device)
-            dist.all_reduce(word, dist.ReduceOp.MAX)
-            self.stops = bool(word)
-        control.should_save |= self.stops
-
-    def on_save(self, args, state, control, **kwargs):
-        if self.stops:
-            raise SystemExit(128 + signal.SIGTERM)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self._mask(signal.SIG_UNBLOCK)
-        signal.signal(signal.SIGTERM, self.handler)
-        if self.signalled:  # after the last step
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _heed_the_parent(prepare, worker):
-    """`worker_init_fn` that makes SIGTERM, which the worker blocks, end it if its parent sends it."""
-
-    def wait():
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()
-    if prepare is not None:
-        prepare(worker)
-
-
-class SaveByTheClock(TrainerCallback):
-    """A checkpoint whenever `minutes` have passed since the last one; the first process's clock decides for all."""
-
-    def __init__(self, minutes: float):
-        self.seconds = 60 * minutes
-        self.last = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.last = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        due = time.monotonic() - self.last >= self.seconds
-        if process_count() > 1:
-            if state.global_step % _STEPS_A_LOOK:
-                return
-            word = torch.tensor(int(due), device=args.device)
-            dist.broadcast(word, src=0)
-            due = bool(word)
-        if due:
-            control.should_save = True
-
-    def on_save(self, args, state, control, **kwargs):
-        self.last = time.monotonic()

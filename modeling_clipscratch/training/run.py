@@ -1,4 +1,4 @@
-"""Run a recipe: from data to a finished run folder."""
+"""Run a recipe: load the data, build the model, train it, finish the run folder."""
 
 import logging
 from dataclasses import replace
@@ -16,8 +16,8 @@ from .optimization.device import check_processes, describe_device
 from .optimization.optimizer import muon_matrices
 from .optimization.sharding import whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
+from .recipe.checks import warn_of_tower_rates
 from .saving.checkpoints import check_agreement, check_fits, find_checkpoint, wants_to_resume
-from .saving.push_checkpoints import open_for_pushes
 from .saving.run_facts import count_trained, data_facts, run_facts
 from .saving.run_folder import (
     begin_run_folder,
@@ -25,6 +25,7 @@ from .saving.run_folder import (
     check_run_folder,
     finish_run_folder,
     lock_run_folder,
+    open_repository_of_run,
 )
 from .towers.adapters import add_adapters, merge_adapters
 from .towers.build import build_model, check_towers
@@ -40,13 +41,17 @@ def train(
 
     Args:
         model_options, data, args, settings: from `parse_recipe`.
-    Returns: {dataset: {metric: value}} on the test split (validation where there is none, or the recipe wants none).
-    Raises: ClipScratchError for what the user can mend.
 
-    >>> from modeling_clipscratch.training import parse_recipe
+    Returns:
+        {dataset: {metric: value}} on the test split; on validation if there is none, or the recipe says so.
+
+    Raises:
+        ClipScratchError: for what the user can correct.
+
+    >>> from modeling_clipscratch.training.recipe.recipe import parse_recipe
     >>> options = ["--max_steps", "1", "--output_dir", "runs/again", "--disable_tqdm", "true"]
     >>> options += ["--text_num_layers", "1", "--vision_num_layers", "1", "--overwrite_output_dir"]
-    >>> metrics = train(*parse_recipe(["digits.yaml", *options]))
+    >>> metrics = train(*parse_recipe(["digits", *options]))
     >>> sorted(metrics["digits"])[-2:]
     ['top5', 'top5_ci95']
     """
@@ -56,7 +61,11 @@ def train(
 
 
 def _train(model_options, data, args, settings):
-    settings = {**settings, "global_batch_size": args.global_batch_size}  # on other processes it must stay what it is
+    if data.dataset is None:
+        raise ClipScratchError(
+            "dataset is missing; give --dataset (a folder, file, Hub id, digits or scenes), or a recipe."
+        )
+    settings = {**settings, "global_batch_size": args.global_batch_size}  # a resumed run may have other processes
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     check_agreement(checkpoint, args.device)
     resume = wants_to_resume(args.resume_from_checkpoint)
@@ -72,15 +81,16 @@ def _train(model_options, data, args, settings):
         check_stream(args)
     built = check_towers(model_options)
     if args.push_to_hub and args.process_index == 0:
-        args.hub_model_id = open_for_pushes(args)  # now: that it may be written to is better known before the training
-    with args.main_process_first(desc="reading the data"):  # the others find them in the cache of `datasets`
+        args.hub_model_id = open_repository_of_run(args)  # raises before the training if it may not be written to
+    warn_of_tower_rates(model_options, args)
+    with args.main_process_first(desc="reading the data"):  # the others find it in the cache of `datasets`
         splits, templates, measured = _load(data, args)
     model, processor = built or build_model(model_options, _known_captions(splits["train"], templates, data.streaming))
     adapters = add_adapters(model, model_options)
     if adapters and args.gradient_checkpointing:
         raise ClipScratchError(
-            "gradient_checkpointing has no effect on a frozen tower with adapters; leave it out and set "
-            "encode_chunk_size, which saves more."
+            "activation_checkpointing has no effect on a frozen tower with adapters; leave it out and set "
+            "encode_chunk_size, which saves more memory."
         )
     trained = count_trained(model)
     trainer = ClipScratchTrainer(
@@ -94,11 +104,10 @@ def _train(model_options, data, args, settings):
     )
     if adapters and trainer.is_fsdp_enabled:
         raise ClipScratchError(
-            "adapters are merged into whole weights, which FSDP's processes do not have; launch with DDP."
+            "adapters cannot be merged into weights that FSDP shards; launch with DDP "
+            "(configuration/accelerate/gpu_8.yaml)."
         )
     if checkpoint is not None:
-        if trainer.stream is not None:
-            trainer.stream.load(checkpoint)
         check_fits(checkpoint, trainer)
     if args.should_save:
         trainer.recipe = begin_run_folder(args.output_dir, settings, resume=resume, notes=notes)
@@ -119,8 +128,8 @@ def _train(model_options, data, args, settings):
             processor=processor,
             state=trainer.state,
             metrics=metrics,
-            facts=run_facts(model_options, facts, args, trainer.state, trainer.record.images_seen, trained),
-            pictures=lambda folder: _draw_curves(trainer.state, folder),
+            facts=run_facts(model_options, facts, trainer, trained),
+            draw=lambda folder: _draw_curves(trainer.state, folder),
         )
     trainer.accelerator.wait_for_everyone()
     return metrics
@@ -133,9 +142,9 @@ def _draw_curves(state, folder):
 
 
 def _load(data, args):
-    """{split: dataset} of what is trained and measured on; the prompts; the split that the finished run is measured on.
+    """{split: dataset}, the prompts, and the split to measure the finished run on.
 
-    All are opened now: what is wrong with the test split is better known before the training.
+    All splits are opened now, so that an error in the test split is raised before the training.
     """
     options = replace(data.reading(), on_bad_row=args.on_bad_row)
     source = open_source(data.dataset, options)
@@ -143,8 +152,8 @@ def _load(data, args):
     streamed = {"train": data.streaming}
     if data.streaming and "validation" not in source and args.eval_strategy != "no":
         raise ClipScratchError(
-            f"{data.dataset} has no validation split, and none can be taken from a stream; --eval_strategy no does "
-            "without."
+            f"{data.dataset} has no validation split, and none can be taken from a stream; to train without one, set "
+            "--eval_strategy no."
         )
     if measures and ("validation" in source or not data.streaming):
         streamed["validation"] = False
@@ -168,7 +177,7 @@ def _load(data, args):
             except NoSuchSplitError as error:
                 if test not in names or test in source:
                     raise
-                raise ClipScratchError(f"{error} (Or do without a test: --test_split none.)") from error
+                raise ClipScratchError(f"{error} (Or measure on validation: --test_split none.)") from error
             splits |= part
             templates = templates or part.templates
     for line in describe_data(splits):
@@ -176,14 +185,14 @@ def _load(data, args):
     classes = class_names(splits["train"])
     if classes is not None and len(classes) < 2:
         raise ClipScratchError(
-            f"{data.dataset} has one class, {classes[0]!r}, so there is nothing to tell apart; give the folder whose "
-            "sub-folders are the classes, or captions (metadata.csv)."
+            f"{data.dataset} has one class, {classes[0]!r}, and training needs two; give the folder whose sub-folders "
+            "are the classes, or captions (metadata.csv)."
         )
     return splits, templates, test or "validation"
 
 
 def _known_captions(train, templates, streamed):
-    """The captions that a tokenizer of words is made of; `None` where they are in the rows of a stream."""
+    """The captions whose words a new tokenizer gets; `None` if they are in the rows of a stream."""
     if templates:
         return CaptionTable.of_classes(class_names(train), templates).texts
     return None if streamed else CaptionTable.of(train).texts

@@ -1,6 +1,5 @@
-"""transformers' `Trainer` with a contrastive loss over the batch of all processes."""
+"""Train a CLIP with transformers' `Trainer` and a contrastive loss over the batch of all processes."""
 
-import contextlib
 import copy
 import hashlib
 import logging
@@ -11,6 +10,7 @@ from pathlib import Path
 import datasets
 import torch
 from accelerate.utils import broadcast_object_list, send_to_device
+from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
 
@@ -27,36 +27,42 @@ from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
 from ..utils.model_files import CODE
-from .callbacks import TrainingRecord, set_callbacks
+from .callbacks import TrainingRecord, set_callbacks, worker_init
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
-from .loss.global_batch import check_rows, choose_chunk, describe_batch, settle_global_batch
+from .loss.global_batch import choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
-from .loss.tiled_loss import GlobalLoss
-from .optimization.divergence import DivergedError, LossWatch, check_weights
-from .optimization.ema import WeightAverage
+from .loss.tiled_loss import GlobalLoss, loss_floor
+from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
-from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class
-from .optimization.step_means import StepMeans
+from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
+from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
 from .recipe.arguments import ClipScratchTrainingArguments
-from .recipe.checks import check_options, settle_metric
-from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_whole, usable
-from .saving.push_checkpoints import open_for_pushes
-from .saving.run_folder import lock_run_folder
+from .recipe.checks import check_options, fit_to_rows, settle_metric
+from .saving.checkpoints import (
+    check_fits,
+    final_weights,
+    find_checkpoint,
+    finished_state,
+    save_checkpoint,
+    save_split,
+)
+from .saving.run_folder import lock_run_folder, open_repository_of_run
 from .saving.stream_state import StreamStates
 from .towers.attention import choose_attention, set_attention
 from .towers.drop import add_drops
 
 logger = logging.getLogger(__name__)
 
+_BATCH_FIELDS = ("global_batch_size", "per_device_train_batch_size")  # the second is this process's share
+
 
 class ClipScratchTrainer(Trainer):
-    """transformers' `Trainer` with a contrastive loss over the batch of all processes.
+    """Train a CLIP with transformers' `Trainer` and a contrastive loss over the batch of all processes.
 
-    Images that fit into memory are decoded once, features of frozen towers come from a cache, augmentation and the
-    choice of a caption follow from (seed, epoch, key), and a resumed run gives the weights of a straight one to the
-    bit.
+    Images that fit into memory are decoded once, features of frozen towers are cached, augmentation and the choice of
+    a caption follow from (seed, epoch, key), and a resumed run ends with the same bits as an uninterrupted one.
 
     Args:
         model: a `ClipScratchModel`; or `model_init`, a function that makes one, as `Trainer` takes it.
@@ -65,12 +71,12 @@ class ClipScratchTrainer(Trainer):
         eval_dataset: the same, or {name: dataset}; measured by zero-shot accuracy (labels) or retrieval (captions).
         processing_class: the model's processor, saved with every checkpoint.
         templates: prompts of class data, `{}` stands for the class. Default: "a photo of a {}.".
-        options: `DataOptions`, where the columns do not tell what they are.
-        muon_matrices: names of the weights that take `args.muon_learning_rate`.
+        options: `DataOptions`, where the names of the columns are ambiguous.
+        muon_matrices: names of the weights that are trained with `args.muon_learning_rate`.
         kwargs: as `Trainer` takes them.
 
     Raises:
-        ClipScratchError: if the data or an option do not fit, in one sentence.
+        ClipScratchError: If the data or an option do not fit.
 
     >>> from modeling_clipscratch.data import load_data
     >>> from modeling_clipscratch.evaluation import load_model
@@ -116,10 +122,11 @@ class ClipScratchTrainer(Trainer):
         if isinstance(train_dataset, datasets.IterableDataset):
             check_stream(args)
         elif train_dataset is not None:
-            check_rows(len(self.train_rows), args)
+            fit_to_rows(args, len(self.train_rows))
             self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
         forget_code(processing_class)
         self._settle_metric(args)
+        saves_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # by `SaveOnSigterm` instead
         super().__init__(
             model,
             args,
@@ -129,9 +136,13 @@ class ClipScratchTrainer(Trainer):
             data_collator=as_they_are,
             **kwargs,
         )
-        self.average, self.staging, self.recipe = None, None, None  # recipe: its text is kept with each checkpoint
+        args.enable_jit_checkpoint = saves_on_sigterm
+        self.ema, self.record = None, TrainingRecord()
+        self.recipe = None  # text that is kept with each checkpoint
+        self.frozen_file = None  # weights of frozen towers in the last checkpoint
+        self._checkpoint = None
         self._statistics, self._losses = StepMeans(), LossWatch()
-        self.record = TrainingRecord(None, {})
+        self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
         check_sharding(self)
         self._settle()
         set_callbacks(self)
@@ -139,11 +150,11 @@ class ClipScratchTrainer(Trainer):
     def _settle(self):
         """Make what depends on the model and the arguments; each trial of a search has its own."""
         args, model = self.args, self.model
-        self._settled, self._measured, self.train_pairs = model, {}, None
+        self._settled, self._measured, self.train_pairs, self.frozen_file = model, {}, None, None
         streamed = isinstance(self.train_dataset, datasets.IterableDataset)
         for tower in (model.text_model, model.vision_model):
             # Features of a cache are computed once, in full precision.
-            precision = "fp32" if args.cache_states and not streamed and is_fixed(tower) else args.precision
+            precision = "fp32" if args.cache_features and not streamed and is_fixed(tower) else args.precision
             set_attention(tower, choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
         preprocess = Preprocess(self.processing_class.image_processor)
         add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
@@ -153,18 +164,32 @@ class ClipScratchTrainer(Trainer):
             self._pairs_of(dataset)
         if self.train_rows is None:
             return
+        self._settle_batch()
         parts = (self.train_rows, model, self.processing_class)
         if streamed:
             self.train_pairs = stream_pairs(*parts, args, templates=self.templates)
             self.stream = StreamStates(self.train_pairs)
         else:
             self.train_pairs = map_pairs(*parts, self.augment, args, templates=self.templates, training=True)
-            check_rows(len(self.train_pairs), args)
+            if len(self.train_pairs) < len(self.train_rows):  # broken images were left out
+                fit_to_rows(args, len(self.train_pairs))
+                self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
             self.sampler.count, self.sampler.seed = len(self.train_pairs), args.seed
         self.record.settle(model, args, None if streamed else self.train_pairs.digest())
         self.chunk_size = self._measure_chunk()
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
+
+    def _settle_batch(self):
+        """Where a trial of a search changed one field of the batch, let the other one follow."""
+        changed = [name for name in _BATCH_FIELDS if getattr(self.args, name) != self._batch[name]]
+        if changed:
+            for name in {*_BATCH_FIELDS}.difference(changed):
+                setattr(self.args, name, None)
+            settle_global_batch(self.args)
+            if self.stream is None:
+                fit_to_rows(self.args, len(self.train_rows))
+            self._batch = {name: getattr(self.args, name) for name in _BATCH_FIELDS}
 
     def _settle_metric(self, args):
         measured = {name: class_names(self._rows_of(one)) for name, one in self._eval_datasets.items()}
@@ -184,7 +209,7 @@ class ClipScratchTrainer(Trainer):
         return {} if self.eval_dataset is None else {"": self.eval_dataset}
 
     def _rows_of(self, dataset) -> datasets.Dataset:
-        """The rows of a dataset to measure, prepared."""
+        """Return the prepared rows of a dataset to measure."""
         if id(dataset) in self._eval_rows:
             return self._eval_rows[id(dataset)][1]
         if isinstance(dataset, datasets.IterableDataset):
@@ -192,7 +217,7 @@ class ClipScratchTrainer(Trainer):
         return prepare(dataset, self.options, "eval_dataset", train=self.train_dataset)
 
     def _pairs_of(self, dataset) -> PairDataset:
-        """Batches to measure; those of the trainer's own evaluation data are kept."""
+        """Return batches to measure; those of the trainer's own evaluation data are kept."""
         if id(dataset) in self._measured:
             return self._measured[id(dataset)][1]
         own = any(dataset is one for one in self._eval_datasets.values())
@@ -204,21 +229,31 @@ class ClipScratchTrainer(Trainer):
 
     # The batch and its loss
 
-    def get_train_dataloader(self):
-        """Batches of this process. A search has made another model for each trial by now."""
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the batches of this process; `ClipScratchError` without `train_dataset`."""
         if self.train_rows is None:
             raise ClipScratchError("train_dataset is missing; give the Trainer a datasets.Dataset to train on.")
-        if self.model is not self._settled:
+        if self.model is not self._settled:  # a trial of a search has another model
             self._settle()
-        if self.stream is not None:
-            return self.stream.loader(self.args)
-        settings = {"sampler_fn": lambda _: self.sampler, "is_training": True}
-        return self._get_dataloader(self.train_pairs, "Training", self.args.per_device_train_batch_size, **settings)
+        args = self.args
+        reading = {
+            "num_workers": args.dataloader_num_workers,
+            "prefetch_factor": args.dataloader_prefetch_factor,
+            "pin_memory": args.dataloader_pin_memory,
+            # transformers 5.9 has no such field.
+            "multiprocessing_context": getattr(args, "dataloader_multiprocessing_context", None),
+            "worker_init_fn": worker_init(args),
+        }
+        if self.stream is not None:  # each process reads its own batches: accelerate has nothing to split
+            return DataLoader(self.stream.begin(), batch_size=None, **reading)
+        reading |= {"persistent_workers": args.dataloader_persistent_workers, "drop_last": True}
+        batches = {"batch_size": args.per_device_train_batch_size, "sampler": self.sampler, "collate_fn": as_they_are}
+        return self.accelerator.prepare(DataLoader(self.train_pairs, **batches, **reading))
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """A step's draws (dropout) follow from (seed, step, process), so a resumed run needs no generator's past."""
+        """Train on a batch; random draws follow from (seed, step, process), so that a resumed run repeats them."""
         if self.stream is not None:
-            self.stream.take(inputs)  # then as accelerate's loaders do it
+            self.stream.take(inputs)
             inputs = send_to_device(inputs, self.args.device, self.args.accelerator_config.non_blocking)
         if "error" in inputs:
             raise ClipScratchError(inputs["error"])
@@ -229,7 +264,7 @@ class ClipScratchTrainer(Trainer):
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """This process's share of the global loss (`GlobalLoss`), times the processes: DDP takes the mean."""
+        """Return this process's share of the global loss, times the number of processes, since DDP takes the mean."""
         inputs = dict(inputs)
         links, samples, may_flip = (inputs.pop(name) for name in ("links", "sample", "may_flip"))
         mixture = None
@@ -237,10 +272,13 @@ class ClipScratchTrainer(Trainer):
             views = Views(images=inputs.pop("images"), samples=samples, may_flip=may_flip, augment=self.augment)
             inputs["pixel_values"], mixture = views[:] if self.chunk_size is None else views, views.mixture
         outputs = model(**inputs, return_logits=False, encode_chunk_size=self.chunk_size)
-        core = self.accelerator.unwrap_model(model)
-        given = (outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias)
-        share, statistics = GlobalLoss(loss=core.config.loss)(*given, group=self._groups(links), mixture=mixture)
+        kind = self.accelerator.unwrap_model(model).config.loss
+        embeddings = (outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias)
+        group = self._groups(links)
+        share, statistics = GlobalLoss(loss=kind)(*embeddings, group=group, mixture=mixture)
         if model.training:
+            if kind == "softmax" and mixture is None:
+                statistics["loss_floor"] = loss_floor(all_rows(group))
             self._statistics.add({**statistics, "temperature": (-outputs.logit_scale.detach()).exp()})
         loss = share * self.args.world_size
         return (loss, outputs) if return_outputs else loss
@@ -253,44 +291,37 @@ class ClipScratchTrainer(Trainer):
         return links[:, 0] if links.shape[1] == 1 else own_rows(connected_groups(all_rows(links)))
 
     def _measure_chunk(self) -> int | None:
-        """Rows of this process that are encoded at once, `None` for all; asked of the model before it is wrapped."""
+        """Return how many rows this process encodes at once, `None` for all; measured before the model is wrapped."""
         self.model.train()  # what evaluation does not keep: dropped units, checkpointed layers
         if self.args.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+            enable_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with self.accelerator.autocast():  # as accelerate wraps the model's forward pass later
             chunk = choose_chunk(self.args, self.model, self._largest_rows)
         logger.info(describe_batch(self.args, chunk))
         return chunk
 
     def _largest_rows(self, count):
-        inputs = self._prepare_inputs(self.train_pairs.largest_batch(count))
+        inputs = send_to_device(self.train_pairs.largest_batch(count), self.args.device)
         _, samples, may_flip = (inputs.pop(name) for name in ("links", "sample", "may_flip"))
         if "images" in inputs:
             inputs["pixel_values"] = self.augment(inputs.pop("images"), samples, may_flip)
         return inputs
 
     def log(self, logs, start_time=None):
+        """Log the means of the steps' statistics beside the loss."""
         if "loss" in logs and (means := self._statistics.take()):
-            self._check_losses()
-            logs.update(means, pictures_seen=self.record.images_seen)
+            self._check_finite(weights=False)
+            logs.update(means, images_seen=self.record.images_seen)
         super().log(logs, start_time)
 
-    def check_finite(self) -> None:
-        """Raise DivergedError if a loss since the last check, or a trained weight, is NaN or infinite."""
-        self._check_losses()
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        averages = [] if self.average is None else list(self.average.averages.values())
-        with self._saying_how_to_go_on():
-            check_weights([*weights, *averages], self.state.global_step)
-
-    def _check_losses(self):
-        with self._saying_how_to_go_on():
-            self._losses.check(self.state.global_step)
-
-    @contextlib.contextmanager
-    def _saying_how_to_go_on(self):
+    def _check_finite(self, *, weights: bool = True) -> None:
+        """Raise `DivergedError` if a loss since the last check, or a trained weight, is NaN or infinite."""
         try:
-            yield
+            self._losses.check(self.state.global_step)
+            if weights:
+                trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+                averages = [] if self.ema is None else list(self.ema.weights.values())
+                check_weights([*trained, *averages], self.state.global_step)
         except DivergedError as error:
             raise DivergedError(
                 f"{error}: training diverged and was stopped before anything of it was saved; checkpoints of earlier "
@@ -300,115 +331,99 @@ class ClipScratchTrainer(Trainer):
     # The optimizer
 
     def get_decay_parameter_names(self, model):
-        """Matrices decay; norms, biases, tokens of their own, position tables and the temperature do not."""
+        """Return the names of matrices; norms, biases, special tokens, positions and the temperature do not decay."""
         names = super().get_decay_parameter_names(model)
         shapes = dict(model.named_parameters())
         # Names of parameters that a tower leaves empty (`None`) are among them.
         return [n for n in names if n in shapes and shapes[n].squeeze().dim() >= 2 and "position" not in n]
 
     def create_optimizer(self, model=None):
+        """Create the optimizer, with learning rates of their own for towers and Muon's matrices."""
         if self.optimizer is None and (self.args.tower_learning_rate or self.args.muon_learning_rate):
             model = self.model if model is None else model
             groups = parameter_groups(model, self.get_decay_parameter_names(model), self.args, self.muon_matrices)
             self.optimizer = build_optimizer(groups, *self.get_optimizer_cls_and_kwargs(self.args, model), self.args)
         return super().create_optimizer(model)  # leaves one that is there as it is
 
-    # A search
+    def start_ema(self) -> None:
+        """Start the average of the weights, or resume it from the checkpoint that `train_from` was given."""
+        if self.args.ema_decay is not None:
+            self.ema = ModelEma(self.accelerator.unwrap_model(self.model), self.args.ema_decay)
+            if self._checkpoint is not None:
+                self.ema.load(self._checkpoint)
 
     def hyperparameter_search(self, hp_space=None, compute_objective=None, n_trials=20, direction=None, **kwargs):
-        """As `Trainer.hyperparameter_search`; by default for the best `metric_for_best_model`.
+        """Search as `Trainer.hyperparameter_search` does, by default for the best `metric_for_best_model`.
 
         Args: as the Trainer's. `global_batch_size` can be searched; trials save in `run-0`, `run-1`, ...
         """
         if compute_objective is None:
-            name = "eval_" + self.args.metric_for_best_model.removeprefix("eval_")
             direction = direction or ("maximize" if self.args.greater_is_better else "minimize")
-            compute_objective = itemgetter(name)
+            compute_objective = itemgetter(self._best_metric_name)
         return super().hyperparameter_search(hp_space, compute_objective, n_trials, direction or "minimize", **kwargs)
 
-    def _hp_search_setup(self, trial):
-        args = self.args
-        names = ("global_batch_size", "per_device_train_batch_size")
-        before = {name: getattr(args, name) for name in names}
-        super()._hp_search_setup(trial)
-        changed = [name for name in names if getattr(args, name) != before[name]]
-        if changed:  # the other one follows from it
-            for name in {*names}.difference(changed):
-                setattr(args, name, None)
-            settle_global_batch(args)
-            if self.stream is None:
-                check_rows(len(self.train_rows), args)
+    @property
+    def _best_metric_name(self):
+        return "eval_" + str(self.args.metric_for_best_model).removeprefix("eval_")
 
-    # The average of the weights
+    # Training
 
     def train(self, resume_from_checkpoint=None, trial=None, **kwargs):
         """Train as `Trainer.train` does; with `ema_decay` the model ends with the averaged weights.
 
         Args:
             resume_from_checkpoint: path of a checkpoint; `True` or `auto` for the last whole one in `output_dir`.
-            trial, kwargs: as `Trainer.train` takes them.
-        Returns: `TrainOutput`, also where the checkpoint has made all steps already.
-        Raises: ClipScratchError if the checkpoint is damaged or of another run, `output_dir` is in use by another
-            run, or a loss or weight is no longer finite.
+            trial: as `Trainer.train` takes it.
+            kwargs: as `Trainer.train` takes them.
+
+        Returns:
+            `TrainOutput`, also where the checkpoint has made all steps already.
+
+        Raises:
+            ClipScratchError: If the checkpoint is damaged or of another run, `output_dir` is in use by another run, or
+                a loss or weight is no longer finite.
         """
         with lock_run_folder(self.args.output_dir, writes=self.args.should_save):
             checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
             if checkpoint is not None:
-                if self.stream is not None:
-                    self.stream.load(checkpoint)
                 check_fits(checkpoint, self)
             return self.train_from(checkpoint, trial=trial, **kwargs)
 
     def train_from(self, checkpoint: str | None, **kwargs) -> TrainOutput:
         """Train from a checkpoint that `find_checkpoint` and `check_fits` have passed, or from the first step."""
+        self._checkpoint, self._losses = checkpoint, LossWatch()
         state = finished_state(self, checkpoint)
         if state is not None:
-            self.state = state
-            weights = final_weights(checkpoint, self.args, state)
-            self._issue_warnings_after_load(self.model.load_state_dict(weights, strict=False))
+            self.state, self.record.images_seen = state, self.record.of(state).get("images_seen", 0)
+            self.model.load_state_dict(final_weights(checkpoint, self.args, state))
             losses = [line["loss"] for line in state.log_history if "loss" in line]
             return TrainOutput(state.global_step, sum(losses) / max(len(losses), 1), {})
-        self._losses = LossWatch()
         if self.stream is not None and checkpoint is None:
             self.stream.restart()
         output = super().train(checkpoint, **kwargs)
-        self.check_finite()
-        if self.average is not None:
-            self.average.swap()
-            self.average = None
+        self._check_finite()
+        if self.ema is not None:
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                self.ema.load(self.state.best_model_checkpoint)
+            self.ema.swap()
+            self.ema = None
         return output
-
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        model = self.accelerator.unwrap_model(self.model)
-        open_methods(model)
-        if self.args.ema_decay is not None:  # only now the weights are where they will be trained
-            self.average = WeightAverage(model, self.args.ema_decay)
-            if resume_from_checkpoint is not None:
-                self.average.load(resume_from_checkpoint)
-        return prepared
-
-    def _load_best_model(self):
-        self.state.best_model_checkpoint = usable(self.state.best_model_checkpoint)
-        if self.state.best_model_checkpoint is None:
-            return
-        super()._load_best_model()
-        if self.average is not None:
-            self.average.load(self.state.best_model_checkpoint)
 
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Metrics from embeddings of the whole split, never from batches of logits.
+        """Compute the metrics of a whole split from its embeddings.
 
         Args:
             eval_dataset: a dataset, {name: dataset}, or a name of the trainer's. Default: what the trainer has.
-            ignore_keys: of transformers' Trainer, which gathers outputs; not supported.
+            ignore_keys: not supported, since no outputs are gathered.
             metric_key_prefix: of the metrics' names.
-        Returns: {name: value}; outside of training also {name_ci95: [low, high]}, the 95 % intervals.
+
+        Returns:
+            {name: value}; outside of training also {name_ci95: [low, high]}, the 95 % intervals.
         """
         if self.is_in_train:
-            self.check_finite()
+            self._check_finite()
         if isinstance(eval_dataset, str):
             named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
             if eval_dataset not in named:
@@ -427,14 +442,24 @@ class ClipScratchTrainer(Trainer):
         _, metrics = self._measure_as(metric_key_prefix, eval_dataset, ignore_keys)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        is_scheduled = self.is_in_train and self.state.global_step > self.record.first_step
+        if is_scheduled and metrics.get(self._best_metric_name) == self.state.best_metric:
+            # Of equal checkpoints the last is the best: a small validation split soon reaches 100 %, and the model
+            # still learns. The Trainer takes any metric for better than none.
+            self.state.best_metric = None
         return metrics
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test") -> PredictionOutput:
-        """The metrics of a split, with the embeddings that they are made from.
+        """Compute the metrics of a split and return the embeddings too.
 
-        Args: as those of `evaluate`.
-        Returns: `predictions` are the embeddings of the images (N, P) and of the classes (C, P) or captions (M, P);
-            `label_ids` (N,) the classes, `None` of caption data.
+        Args:
+            test_dataset: as `eval_dataset` of `evaluate`.
+            ignore_keys: not supported, since no outputs are gathered.
+            metric_key_prefix: of the metrics' names.
+
+        Returns:
+            `predictions`: embeddings of the images (N, P) and of the classes (C, P) or captions (M, P); `label_ids`
+            (N,): the classes, `None` of caption data.
         """
         result, metrics = self._measure_as(metric_key_prefix, test_dataset, ignore_keys)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
@@ -446,60 +471,58 @@ class ClipScratchTrainer(Trainer):
             raise ClipScratchError(
                 f"ignore_keys={ignore_keys} is not supported: no outputs are gathered; leave it out."
             )
-        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+        if self.ema is None:
             result = self.measure(dataset)
+        else:
+            with self.ema.in_place():
+                result = self.measure(dataset)
         metrics = result.metrics if self.is_in_train else {**result.metrics, **self.intervals(result)}
         return result, {f"{prefix}_{name}": value for name, value in metrics.items()}
 
     def intervals(self, result: Result) -> dict[str, list[float]]:
-        """The 95 % intervals of a result's metrics; one process computes them for all."""
+        """Return the 95 % intervals of a result's metrics; one process computes them for all."""
         part = [confidence_intervals(result.outcomes) if self.args.process_index == 0 else None]
         return broadcast_object_list(part)[0]
 
     def measure(self, dataset) -> Result:
-        """Zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work."""
+        """Compute zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work."""
         model, pairs = self.accelerator.unwrap_model(self.model), self._pairs_of(dataset)
+        open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
+        progress = not (self.args.disable_tqdm or self.is_in_train)  # the training has a bar of its own
         with self.accelerator.autocast():
-            images = embed_split(model, pairs, self.augment, batch_size)
+            images = embed_split(model, pairs, self.augment, batch_size, progress=progress)
             encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
             return evaluate_embeddings(encode, images, pairs.dataset, self.templates, logit_scale=log_scale(model))
 
-    # Checkpoints
+    # Saving
 
-    def _determine_best_metric(self, metrics, trial):
-        # Of equals the later one is kept: a small validation split is soon at 100 %, the model still learns.
-        if metrics.get("eval_" + str(self.args.metric_for_best_model).removeprefix("eval_")) == self.state.best_metric:
-            self.state.best_metric = None
-        return super()._determine_best_metric(metrics, trial)
-
-    def _issue_warnings_after_load(self, load_result):
-        """Weights that a checkpoint lacks would stay as they are, in silence; here that is an error."""
-        odd = [*load_result.missing_keys, *load_result.unexpected_keys]
-        if odd:
-            raise ClipScratchError(f"the checkpoint does not fit the model: {len(odd)} weights differ ({odd[0]}, ...).")
-
-    def _get_output_dir(self, trial):
-        return super()._get_output_dir(trial) if self.staging is None else str(self.staging)
-
-    def _save(self, output_dir=None, state_dict=None):
-        with own_class(self.accelerator.unwrap_model(self.model)):
-            super()._save(output_dir, state_dict)
-        # A pickle that nothing here reads, with the token of hub_token in it.
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Save the model with its code and processor; no `training_args.bin`, a pickle that could hold a token."""
+        folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)
+        weights = whole_state_dict(self.accelerator, self.model)
+        if self.args.should_save:
+            with own_class(model):
+                if _internal_call and output_dir is not None:  # a checkpoint
+                    save_split(model, folder, weights, link=self.frozen_file)
+                else:
+                    model.save_pretrained(folder, state_dict=weights)
+            self.processing_class.save_pretrained(folder)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
 
     def _save_checkpoint(self, model, trial):
+        self._check_finite()
         write = super()._save_checkpoint
-        save_whole(self, lambda: write(model, trial), super()._get_output_dir(trial))
-
-    # The Hub
+        save_checkpoint(self, lambda: write(model, trial), trial)
 
     def init_hf_repo(self, token=None, private=None):
+        """Make or find the repository, and check that it may be written to."""
         if self.is_world_process_zero():
-            self.hub_model_id, self.push_in_progress = open_for_pushes(self.args, token=token, private=private), None
+            self.hub_model_id = open_repository_of_run(self.args, token=token, private=private)
 
     def push_to_hub(self, *args, **kwargs):
-        """The Trainer's, which uploads the whole run folder. Raises ClipScratchError if there is other code in it."""
+        """Upload the run folder as `Trainer.push_to_hub` does; `ClipScratchError` if it holds other code."""
         check_code(self.args.output_dir)
         foreign = [path for path in Path(self.args.output_dir).glob("*.py") if not path.name.endswith(CODE)]
         if foreign:
@@ -507,6 +530,3 @@ class ClipScratchTrainer(Trainer):
                 f"{foreign[0]} is not ClipScratch's code, and would be pushed; move it to another folder."
             )
         return super().push_to_hub(*args, **kwargs)
-
-    def _push_from_checkpoint(self, checkpoint_folder):
-        """Nothing: `PushCheckpoints` does it once the checkpoint has its name."""

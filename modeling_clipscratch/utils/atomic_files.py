@@ -21,8 +21,18 @@ class WriteError(OSError):
 
 
 @contextmanager
-def explaining_failures(place: str | Path) -> Iterator[None]:
+def explaining_failures(
+    place: str | Path,
+    *,
+    remedy: str = "make room, change its permissions or choose another place.",
+    also: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
     """Turn a failed write, whichever library made it, into one sentence that names the place and the free space.
+
+    Args:
+        place: File or folder that is written.
+        remedy: End of the sentence.
+        also: Further errors that a failed write raises.
 
     Raises:
         WriteError: If an `OSError` or a `SafetensorError`, which is what safetensors raises on a full disk, is raised
@@ -32,12 +42,12 @@ def explaining_failures(place: str | Path) -> Iterator[None]:
         yield
     except FileNotFoundError:  # something that was to be read; it names the file
         raise
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, *also) as error:
         cause = error.__cause__ if isinstance(error, WriteError) else error
         reason = getattr(cause, "strerror", None) or (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise WriteError(
             f"{place} cannot be written ({reason}; {free_space(place)} free there), and what was there before is kept; "
-            "make room, mend its permissions or choose another place."
+            f"{remedy}"
         ) from cause
 
 
@@ -106,19 +116,20 @@ def write_new_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def replacing_files(folder: str | Path, *, last: str) -> Iterator[Path]:
+def replacing_files(folder: str | Path, *, last: str, **options) -> Iterator[Path]:
     """Yield a temporary folder whose files replace those of the same names in `folder` at the end.
 
     Until then, and if an error is raised inside, `folder` is as it was.
 
     Args:
         last: Name of the file that vouches for the others: the old one is deleted first, the new one comes last.
+        options: Of `explaining_failures`.
 
     Raises:
         WriteError: If a write fails.
     """
     folder = Path(folder)
-    with explaining_failures(folder):
+    with explaining_failures(folder, **options):
         folder.mkdir(parents=True, exist_ok=True)
         with _temporary_folder(folder, "new") as inside:
             yield inside

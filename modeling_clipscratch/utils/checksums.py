@@ -1,8 +1,11 @@
-"""Write and check `SHA256SUMS`, the digests of a folder's files, which `sha256sum -c` reads as well."""
+"""Compute digests of files and weights, and write and check `SHA256SUMS`, which `sha256sum -c` reads as well."""
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import torch
 
 SUMS = "SHA256SUMS"
 
@@ -16,10 +19,11 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
-def write_sums(folder: Path) -> None:
-    """Write the digests of all files that a folder holds; sub-folders are left aside."""
+def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
+    """Write the digests of all files in a folder, not of those in its sub-folders; `known` ones are not computed."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS)
-    (folder / SUMS).write_text("".join(f"{sha256(folder / name)}  {name}\n" for name in names), encoding="utf-8")
+    digests = {name: (known or {}).get(name) or sha256(folder / name) for name in names}
+    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in digests.items()), encoding="utf-8")
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -51,3 +55,13 @@ def find_damage(folder: Path, *, concerns: Callable[[str], bool] = lambda name: 
             if sha256(folder / name) != digest:
                 return f"{name} does not match {SUMS}"
     return None
+
+
+def weights_fingerprint(model: torch.nn.Module, settings: object) -> str:
+    """Return 32 hexadecimal digits that change with any weight or buffer of a model and with JSON-like settings."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()

@@ -37,20 +37,20 @@ def dataset_of(broken=(), captions=CAPTIONS, name="set"):
 def make_pairs(word_processor):
     """Settings -> `PairDataset` of seven rows, images read as they are needed."""
 
-    def make(broken=(), *, in_memory=False, text_states=None, image_states=None, seed=0, live=False, **settings):
+    def make(broken=(), *, in_memory=False, text_features=None, image_features=None, seed=0, live=False, **settings):
         dataset = dataset_of(broken)
         captions = CaptionTable.of(dataset)
         preprocess = Preprocess(ViTImageProcessorPil(size={"height": 8, "width": 8}))
         images = {"preprocess": preprocess}
         if in_memory:
             images = {"pixels": preprocess.read_all(dataset)[0]}
-        if image_states is not None:
-            images = {"image_states": image_states}
+        if image_features is not None:
+            images = {"image_features": image_features}
         texts = {"tokens": TokenTable(captions.texts, word_processor.tokenizer, 12)}
         if live:
             texts = {"tokenizer": word_processor.tokenizer}
-        if text_states is not None:
-            texts = {"features": text_states(len(captions.texts))}
+        if text_features is not None:
+            texts = {"features": text_features(len(captions.texts))}
         return PairDataset(dataset, captions, TextSide(seed=seed, **texts), **images, **settings)
 
     return make
@@ -161,35 +161,24 @@ def test_pair_dataset_can_be_sent_to_a_worker(make_pairs):
 
 
 def test_cached_features_stand_in_for_pixels_and_tokens(make_pairs):
-    text_states = partial(torch.randn, generator=torch.Generator().manual_seed(0))
-    features = torch.arange(7 * 4 * 2, dtype=torch.float32).view(7, 4, 2)
-    pairs = make_pairs(text_states=lambda count: text_states(count, 3), image_states=features)
+    text_features = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    features = torch.arange(7 * 2, dtype=torch.float32).view(7, 2)
+    pairs = make_pairs(text_features=lambda count: text_features(count, 3), image_features=features)
     live = make_pairs()
     [batch], [plain] = epoch_of(pairs, 7), epoch_of(live, 7)
-    assert set(batch) == {"image_states", "text_states", "links", "sample", "may_flip"}
+    assert set(batch) == {"image_features", "text_features", "links", "sample", "may_flip"}
     for name in ("links", "sample", "may_flip"):
         assert torch.equal(batch[name], plain[name])
+    assert torch.equal(batch["image_features"], features[[row for _, row in _sampler(0)]])
     # The same caption as the live batch says, by its features.
     for place, sample in enumerate(one_by_one([plain])):
         [said] = [
             number
             for number in range(len(pairs.captions.texts))
-            if torch.equal(batch["text_states"][place], pairs.texts.features[number])
+            if torch.equal(batch["text_features"][place], pairs.texts.features[number])
         ]
         tokens = live.texts.tokens.batch(torch.tensor([said]))["input_ids"][0]
         assert tokens.tolist() == sample["input_ids"].tolist()
-
-
-def test_every_cached_view_of_an_image_is_seen_in_time(make_pairs):
-    features = torch.arange(7 * 4).view(7, 4, 1)
-    pairs = make_pairs(image_states=features)
-    seen = {row: set() for row in range(7)}
-    for epoch in range(40):
-        for row, sample in zip(_sampler(epoch), one_by_one(epoch_of(pairs, 3, epoch=epoch)), strict=True):
-            state = sample["image_states"].item()
-            assert state // 4 == row[1]  # a state of this row
-            seen[row[1]].add(state % 4)
-    assert all(views == {0, 1, 2, 3} for views in seen.values())
 
 
 # Broken images
@@ -254,7 +243,7 @@ def test_digest_follows_keys_captions_and_classes_but_not_pixels(make_pairs):
             dataset = dataset.remove_columns("key").add_column("key", keys)
         features = torch.zeros(9, 2)
         pairs = PairDataset(
-            dataset, CaptionTable.of(dataset), TextSide(seed=0, features=features), image_states=features
+            dataset, CaptionTable.of(dataset), TextSide(seed=0, features=features), image_features=features
         )
         return pairs.digest()
 
@@ -263,9 +252,9 @@ def test_digest_follows_keys_captions_and_classes_but_not_pixels(make_pairs):
     assert len({digest(), *map(digest, others), digest(keys=list("0123456"))}) == 6
 
 
-@pytest.mark.parametrize("settings", [{}, {"live": True}, {"text_states": lambda count: torch.zeros(count, 3)}])
+@pytest.mark.parametrize("settings", [{}, {"live": True}, {"text_features": lambda count: torch.zeros(count, 3)}])
 def test_largest_batch_has_the_longest_caption_there_may_be(make_pairs, settings):
     batch = make_pairs(in_memory=True, **settings).largest_batch(4)
     assert len(batch["images"]) == len(batch["links"]) == 4
-    shape = {"live": (4, 12), "text_states": (4, 3)}.get(next(iter(settings), None), (4, 8))
-    assert batch["text_states" if "text_states" in settings else "input_ids"].shape == shape
+    shape = {"live": (4, 12), "text_features": (4, 3)}.get(next(iter(settings), None), (4, 8))
+    assert batch["text_features" if "text_features" in settings else "input_ids"].shape == shape

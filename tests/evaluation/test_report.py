@@ -91,9 +91,9 @@ def titles(figure):
 
 def test_curves_have_a_panel_for_what_is_logged_and_none_for_what_is_not(tmp_path, figures):
     log = [
-        {"loss": 2.0, "learning_rate": 1e-3, "grad_norm": 1.0, "pictures_seen": 640, "step": 10},
+        {"loss": 2.0, "learning_rate": 1e-3, "grad_norm": 1.0, "images_seen": 640, "step": 10},
         {"eval_top1": 0.5, "eval_runtime": 1.0, "step": 10},
-        {"loss": 1.0, "learning_rate": 5e-4, "pictures_seen": 1280, "step": 20},
+        {"loss": 1.0, "learning_rate": 5e-4, "images_seen": 1280, "step": 20},
         {"train_runtime": 3.0, "train_loss": 1.5, "step": 20},
     ]
     plot_curves(log, tmp_path / "curves.png")

@@ -1,9 +1,9 @@
-"""The installed transformers' version goes in; its own common tests come out in the environment, for `test_common.py`.
+"""Download the common tests of the installed transformers into the environment, for `test_common.py`.
 
 python -m tests.hub.fetch_common_tests
 
-They are in the source distribution only, so pip downloads that. What they import from folders that it leaves out
-(generation, exporters) concerns models that generate text; empty classes stand in.
+They are in the source distribution only, so pip downloads that. They import test classes from folders that it leaves
+out (generation, exporters), which concern models that generate text; empty classes stand in.
 """
 
 import subprocess
@@ -22,19 +22,19 @@ STAND_INS = {
 
 
 def folder() -> Path:
-    """Where the tests of the installed version are, or would be; the folder's parent is for `sys.path`."""
+    """Return the folder of the tests of the installed version; its parent is for `sys.path`."""
     return PACKAGE / f"v{version('transformers').replace('.', '_')}" / "transformers_tests"
 
 
 def fetch() -> None:
-    """Downloads and unpacks them, unless they are there."""
+    """Download and unpack them, unless they are there."""
     place = folder()
     if (place / "__init__.py").is_file():
         return
     with tempfile.TemporaryDirectory() as temporary:
-        wanted = ["--no-deps", "--no-binary", "transformers", f"transformers=={version('transformers')}"]
+        options = ["--no-deps", "--no-binary", "transformers", f"transformers=={version('transformers')}"]
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *wanted, "--dest", temporary], check=True)
+        subprocess.run([*pip, *options, "--dest", temporary], check=True)
         with tarfile.open(next(Path(temporary).glob("*.tar.gz"))) as archive:
             archive.extractall(temporary, filter="data")
         for path in sorted(Path(temporary).glob("transformers-*/tests/test_*.py")):
@@ -45,7 +45,7 @@ def fetch() -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         (path.parent / "__init__.py").touch()
-    (place / "__init__.py").touch()  # last: with it the folder is whole
+    (place / "__init__.py").touch()  # last: it marks the folder as complete
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A batch and a tower that draws go in; what chunks give, keep and draw again is checked."""
+"""Check what chunks return, keep and draw again."""
 
 import random
 
@@ -9,7 +9,7 @@ from modeling_clipscratch.hub import chunks_clipscratch
 from modeling_clipscratch.hub.chunks_clipscratch import in_chunks
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 4, 10, 11])
+@pytest.mark.parametrize("chunk", [1, 3, 10, 11])
 def test_features_and_gradients_are_those_of_the_whole(make_model, chunk):
     model = make_model(freeze_text=False).double()
     draw = torch.Generator().manual_seed(0)
@@ -46,7 +46,7 @@ def test_draws_are_replayed_where_the_model_is(make_model, monkeypatch):
         seen.append([arg.device for arg in args if isinstance(arg, torch.Tensor)])
         return function(*args)
 
-    monkeypatch.setattr(chunks_clipscratch, "checkpoint", look)  # which keeps generators of its tensors' devices only
+    monkeypatch.setattr(chunks_clipscratch, "checkpoint", look)  # it keeps generators of its tensors' devices only
     model(pixel_values=torch.zeros(3, 3, 8, 8), encode_chunk_size=2)
     assert seen == [[there], [there]]
 
@@ -82,10 +82,10 @@ def test_nothing_of_a_chunk_is_kept_for_the_backward_pass():
         in_chunks(lambda x: (x**2).exp().sin(), {"x": x}, 2)
         assert sum(kept) == 0
         (x**2).exp().sin()
-    assert sum(kept) == 3 * x.numel()  # what the whole keeps
+    assert sum(kept) == 3 * x.numel()  # as the whole batch keeps
 
 
-def test_without_gradients_chunks_are_only_encoded():
+def test_without_gradients_each_chunk_is_encoded_once():
     calls = []
 
     def encode(x, y):

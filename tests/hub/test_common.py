@@ -1,4 +1,4 @@
-"""transformers' own common tests, which hold every model of its repository, are run on our classes."""
+"""Run transformers' common tests, which every model of its repository passes, on our classes."""
 
 import inspect
 import sys
@@ -42,7 +42,7 @@ class TextTester:
 
 
 class VisionTester:
-    """What the common tests ask of the picture side."""
+    """What the common tests ask of the image side."""
 
     batch_size, image_size, hidden_size = BATCH, SIZE, WIDTH
     num_hidden_layers, num_attention_heads = LAYERS, HEADS
@@ -66,8 +66,8 @@ class ClipScratchTester:
 
     def prepare_config_and_inputs_for_common(self):
         _, texts = self.text_model_tester.prepare_config_and_inputs_for_common()
-        _, pictures = self.vision_model_tester.prepare_config_and_inputs_for_common()
-        return self.get_config(), {**texts, **pictures}
+        _, images = self.vision_model_tester.prepare_config_and_inputs_for_common()
+        return self.get_config(), {**texts, **images}
 
 
 class TestCommon(ModelTesterMixin, unittest.TestCase):

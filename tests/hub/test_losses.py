@@ -1,4 +1,4 @@
-"""Small logits and targets go in; each loss is held to a loop of its own and to values worked out by hand."""
+"""Compare each loss with a loop of its own and with values worked out by hand."""
 
 import math
 
@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from modeling_clipscratch.hub.losses_clipscratch import (
-    batch_statistics,
     contrastive_logits,
     contrastive_loss,
     full_precision,
@@ -19,6 +18,7 @@ from modeling_clipscratch.hub.losses_clipscratch import (
 
 # float64 sums of some 30 terms, in another order.
 EXACT = {"abs": 1e-12, "rel": 1e-12}
+LOSSES = ("softmax", "sigmoid", "diagonal")
 
 
 def random_logits(rows=5, columns=5, seed=0):
@@ -54,61 +54,45 @@ POSITIVES = [[1, 0, 1, 1, 0], [0, 1, 0, 0, 1], [1, 0, 1, 1, 0], [1, 0, 1, 1, 0],
 
 def test_rows_of_one_group_are_positives():
     assert group_targets(GROUP).tolist() == POSITIVES
-    assert group_targets(torch.tensor([1, 2]), torch.tensor([2, 2, 1])).tolist() == [[0, 0, 1], [1, 1, 0]]
 
 
-def test_softmax_loss_with_two_classes_is_the_value_worked_out_by_hand():
-    # One row of image 0 and 1, both of one class, logits (ln 3, 0) and (0, 0); weights are 1/2 each.
-    # Images to texts: row 0 has probabilities 3/4, 1/4; row 1 has 1/2, 1/2. Texts to images: the same by symmetry.
+def test_losses_have_the_values_worked_out_by_hand():
+    # Two images of one class, logits (ln 3, 0) and (0, 0), weights 1/2 each. Images to texts: row 0 has probabilities
+    # 3/4, 1/4; row 1 has 1/2, 1/2. Texts to images: the same by symmetry.
     logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]], dtype=torch.float64)
     by_hand = (-(math.log(3 / 4) + math.log(1 / 4)) / 2 + math.log(2)) / 2
     assert softmax_loss(logits, torch.ones(2, 2, dtype=torch.float64)).item() == pytest.approx(by_hand, **EXACT)
-
-
-def test_sigmoid_loss_of_one_row_is_the_value_worked_out_by_hand():
     # The positive pair has probability 3/4, the negative pair 1 - 1/4.
     logits = torch.tensor([[math.log(3), -math.log(3)]], dtype=torch.float64)
-    loss = sigmoid_loss(logits, torch.tensor([[1.0, 0.0]]))
-    assert loss.item() == pytest.approx(-2 * math.log(3 / 4), **EXACT)
+    by_hand = -2 * math.log(3 / 4)
+    assert sigmoid_loss(logits, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(by_hand, **EXACT)
 
 
-def test_soft_targets_are_the_loop_s():
-    logits, targets = random_logits(), torch.tensor(POSITIVES, dtype=torch.float64)
-    assert softmax_loss(logits, targets).item() == pytest.approx(softmax_loop(logits.numpy(), targets.numpy()), **EXACT)
+@pytest.mark.parametrize(("function", "loop"), [(softmax_loss, softmax_loop), (sigmoid_loss, sigmoid_loop)])
+def test_loss_of_targets_equals_the_loop(function, loop):
     weights = torch.rand(4, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.01
-    logits = random_logits(4, 6)
-    assert softmax_loss(logits, weights).item() == pytest.approx(softmax_loop(logits.numpy(), weights.numpy()), **EXACT)
+    cases = [(random_logits(), torch.tensor(POSITIVES, dtype=torch.float64)), (random_logits(4, 6), weights / 2)]
+    for logits, targets in cases:
+        assert function(logits, targets).item() == pytest.approx(loop(logits.numpy(), targets.numpy()), **EXACT)
 
 
-def test_pairwise_sigmoid_is_the_loop_s():
-    logits, targets = random_logits(4, 6), (random_logits(4, 6, seed=3) > 0).double()
-    assert sigmoid_loss(logits, targets).item() == pytest.approx(sigmoid_loop(logits.numpy(), targets.numpy()), **EXACT)
-    weights = torch.rand(4, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    assert sigmoid_loss(logits, weights).item() == pytest.approx(sigmoid_loop(logits.numpy(), weights.numpy()), **EXACT)
-
-
-def test_diagonal_loss_is_cross_entropy_with_the_own_partner_both_ways():
+def test_diagonal_loss_is_cross_entropy_both_ways_and_ignores_groups():
     logits, own = random_logits(), torch.arange(5)
     expected = (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.t(), own)) / 2
-    assert contrastive_loss(logits, loss="diagonal").item() == pytest.approx(expected.item(), **EXACT)
-    assert contrastive_loss(logits, loss="diagonal", group=GROUP).item() == pytest.approx(expected.item(), **EXACT)
-    assert contrastive_loss(logits, loss="softmax").item() == pytest.approx(expected.item(), **EXACT)
+    for options in ({"loss": "diagonal"}, {"loss": "diagonal", "group": GROUP}, {"loss": "softmax"}):
+        assert contrastive_loss(logits, **options).item() == pytest.approx(expected.item(), **EXACT)
 
 
-@pytest.mark.parametrize(("loss", "loop"), [("softmax", softmax_loop), ("sigmoid", sigmoid_loop)])
-def test_named_loss_takes_the_positives_of_the_groups(loss, loop):
-    logits = random_logits()
-    found = contrastive_loss(logits, loss=loss, group=GROUP).item()
-    assert found == pytest.approx(loop(logits.numpy(), np.array(POSITIVES, dtype=float)), **EXACT)
-    assert abs(found - contrastive_loss(logits, loss=loss).item()) > 0.1  # the groups made a difference
-
-
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "diagonal"])
-def test_targets_go_before_groups(loss):
-    logits, targets = random_logits(), torch.rand(5, 5, generator=torch.Generator().manual_seed(5)).double()
-    loop = sigmoid_loop if loss == "sigmoid" else softmax_loop
-    found = contrastive_loss(logits, loss=loss, group=GROUP, targets=targets).item()
-    assert found == pytest.approx(loop(logits.numpy(), targets.numpy()), **EXACT)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_named_loss_takes_groups_and_targets_replace_them(loss):
+    logits, loop = random_logits(), sigmoid_loop if loss == "sigmoid" else softmax_loop
+    if loss != "diagonal":
+        grouped = contrastive_loss(logits, loss=loss, group=GROUP).item()
+        assert grouped == pytest.approx(loop(logits.numpy(), np.array(POSITIVES, dtype=float)), **EXACT)
+        assert abs(grouped - contrastive_loss(logits, loss=loss).item()) > 0.1  # the groups made a difference
+    targets = torch.rand(5, 5, generator=torch.Generator().manual_seed(5)).double()
+    weighted = contrastive_loss(logits, loss=loss, group=GROUP, targets=targets).item()
+    assert weighted == pytest.approx(loop(logits.numpy(), targets.numpy()), **EXACT)
 
 
 @pytest.mark.parametrize("targets", [torch.eye(7), torch.ones(7, 7), group_targets(torch.arange(7) % 3)])
@@ -119,26 +103,19 @@ def test_loss_is_ln_b_when_all_embeddings_coincide(targets):
     assert softmax_loss(logits, targets).item() == pytest.approx(math.log(7), abs=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "diagonal"])
-def test_images_and_texts_can_be_exchanged(loss):
-    logits = random_logits()
-    there, back = (contrastive_loss(part, loss=loss, group=GROUP).item() for part in (logits, logits.t()))
-    assert there == pytest.approx(back, **EXACT)
-
-
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "diagonal"])
-def test_gradient_is_the_difference_quotient_at_every_logit(loss):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_loss_is_symmetric_and_its_gradient_is_the_difference_quotient(loss):
     logits = random_logits().requires_grad_()
+    there, back = (contrastive_loss(part, loss=loss, group=GROUP) for part in (logits, logits.t()))
+    assert there.item() == pytest.approx(back.item(), **EXACT)
     assert torch.autograd.gradcheck(lambda x: contrastive_loss(x, loss=loss, group=GROUP), logits)
-    contrastive_loss(logits, loss=loss, group=GROUP).backward()
+    there.backward()
     assert (logits.grad != 0).all()
 
 
 def test_unequal_numbers_need_targets():
     with pytest.raises(ValueError, match=r"^4 images and 6 texts: the loss pairs row by row; give as many of each"):
         contrastive_loss(random_logits(4, 6), loss="softmax")
-    weights = torch.ones(4, 6, dtype=torch.float64)
-    assert contrastive_loss(random_logits(4, 6), loss="softmax", targets=weights).isfinite()
 
 
 def test_logits_are_scaled_cosines_plus_the_bias():
@@ -158,19 +135,5 @@ def test_logits_are_float32_under_autocast_and_float64_stays():
         assert softmax_loss(inside, torch.eye(6)).dtype == torch.float32
     assert inside.dtype == torch.float32 and torch.equal(inside, plain)
     assert contrastive_logits(embeds.double(), embeds.double(), torch.tensor(4.0)).dtype == torch.float64
-    kinds = [full_precision(torch.ones(1, dtype=kind)).dtype for kind in (torch.half, torch.bfloat16, torch.double)]
-    assert kinds == [torch.float32, torch.float32, torch.float64]
-
-
-def test_statistics_are_those_counted_by_hand():
-    logits = torch.tensor([[3.0, 1.0, 2.0], [4.0, 0.0, 1.0], [0.0, 5.0, 2.5]])
-    targets = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
-    found = {name: value.item() for name, value in batch_statistics(logits, targets).items()}
-    # Best text of each image: 0 (positive), 0 (not), 1 (not). Best image of each text: 1 (not), 2 (not), 2 (positive).
-    assert found == pytest.approx(
-        {"positive_share": 5 / 9, "image_to_text_accuracy": 1 / 3, "text_to_image_accuracy": 1 / 3}
-    )
-    better = batch_statistics(logits, torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0]]))
-    assert (better["image_to_text_accuracy"].item(), better["text_to_image_accuracy"].item()) == pytest.approx(
-        (1, 2 / 3)
-    )
+    dtypes = [full_precision(torch.ones(1, dtype=dtype)).dtype for dtype in (torch.half, torch.bfloat16, torch.double)]
+    assert dtypes == [torch.float32, torch.float32, torch.float64]

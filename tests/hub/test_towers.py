@@ -1,4 +1,4 @@
-"""Check `ClipScratchModel.from_towers`: its model, its processor, and the account of the weights."""
+"""Check `ClipScratchModel.from_towers`: its model, its processor and its errors."""
 
 import copy
 import logging
@@ -8,7 +8,6 @@ import huggingface_hub
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from transformers import (
     AutoModel,
     AutoProcessor,
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from modeling_clipscratch import ClipScratchModel
+from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 from modeling_clipscratch.hub.towers_clipscratch import load_tower
 
 
@@ -52,72 +52,37 @@ def clip_folder(tower_config, tmp_path):
     return tmp_path / "clip", clip
 
 
-def saved_names(folder):
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        return set(file.keys())
-
-
-def names(tower):
-    return {name for name, _ in tower.named_parameters()}
-
-
 def assert_same_weights(tower, source):
-    found, expected = dict(tower.named_parameters()), dict(source.named_parameters())
-    assert found and all(torch.equal(parameter, expected[name]) for name, parameter in found.items())
+    weights, expected = dict(tower.named_parameters()), dict(source.named_parameters())
+    assert weights and all(torch.equal(parameter, expected[name]) for name, parameter in weights.items())
 
 
-def test_folders_give_their_weights_and_the_account_names_every_one(folder_of, parts):
+def test_folders_give_their_weights_without_a_pooling_layer_that_is_not_used(folder_of, parts, batch, tmp_path):
     (text_folder, text), (vision_folder, vision) = folder_of("distilbert"), folder_of("vit")
-    report = {
-        "text": load_tower(text_folder, "text", "cls")[1],
-        "vision": load_tower(vision_folder, "vision", "cls")[1],
-    }
     model, _ = ClipScratchModel.from_towers(str(text_folder), vision_folder, **parts, projection_dim=8)
     assert_same_weights(model.text_model, text)
-    # The towers were saved with a pooling layer, which `cls` does not use, so it is left aside.
-    assert "pooler" not in dict(model.vision_model.named_children()) or model.vision_model.pooler is None
     assert_same_weights(model.vision_model, vision)
-    for side, tower, folder in (("text", model.text_model, text_folder), ("vision", model.vision_model, vision_folder)):
-        part = report[side]
-        assert set(part["loaded"]) == names(tower) and part["new"] == []
-        assert len(part["loaded"]) + len(part["unused"]) == len(saved_names(folder))
-        assert part["parameters"] == sum(parameter.numel() for parameter in tower.parameters())
-        assert part["source"] == str(folder)
-    assert report["text"]["unused"] == []
-    assert report["vision"]["unused"] == ["pooler.dense.bias", "pooler.dense.weight"]
-
-
-def test_weights_that_the_folder_lacks_are_named_as_new(tower_config, tmp_path):
-    # A BERT for masked words has no pooling layer but a head.
-    BertForMaskedLM(tower_config("bert")).save_pretrained(tmp_path / "masked")
-    tower, part = load_tower(tmp_path / "masked", "text", "tower")
-    assert part["new"] == ["pooler.dense.bias", "pooler.dense.weight"]
-    assert set(part["loaded"]) | set(part["new"]) == names(tower)
-    assert not set(part["loaded"]) & set(part["new"])
-    assert part["unused"] and all(name.startswith("cls.predictions.") for name in part["unused"])
-    assert len(part["loaded"]) + len(part["unused"]) == len(saved_names(tmp_path / "masked"))
+    assert not any("pooler" in name for name, _ in model.vision_model.named_parameters())
+    assert any("pooler" in name for name, _ in load_tower(vision_folder, "vision", "tower").named_parameters())
+    model.eval().save_pretrained(tmp_path / "model")
+    loaded = ClipScratchModel.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits_per_image, model(**batch).logits_per_image)
 
 
 def test_configs_give_new_weights_from_the_seed(tower_config, parts):
-    towers = {"text": tower_config("bert"), "vision": tower_config("dinov2")}
-    torch.manual_seed(0)
-    model, _ = ClipScratchModel.from_towers(**towers, **parts, projection_dim=8)
-    torch.manual_seed(0)
-    again, _ = ClipScratchModel.from_towers(**towers, **parts, projection_dim=8)
-    assert_same_weights(model, again)
-    for side, config in towers.items():
-        tower, part = load_tower(config, side, "cls")
-        assert part["loaded"] == [] == part["unused"] and set(part["new"]) == names(tower)
-        assert part["source"] == f"{config.model_type} (from scratch)"
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        towers = tower_config("bert"), tower_config("dinov2")
+        models.append(ClipScratchModel.from_towers(*towers, **parts, projection_dim=8)[0])
+    assert_same_weights(*models)
 
 
-def test_modules_are_taken_as_they_are(tower_config, parts):
+def test_modules_are_used_as_they_are(tower_config, parts):
     text, vision = AutoModel.from_config(tower_config("distilbert")), AutoModel.from_config(tower_config("dinov2"))
     model, _ = ClipScratchModel.from_towers(text, vision, **parts, projection_dim=8)
     assert model.text_model is text and model.vision_model is vision
-    part = load_tower(vision, "vision", "cls")[1]
-    assert set(part["loaded"]) == names(vision) and part["new"] == []
-    assert part["source"] == "Dinov2Model (as given)"
 
 
 def test_settings_reach_the_config_and_the_right_tower_is_frozen(folder_of, parts):
@@ -131,67 +96,47 @@ def test_settings_reach_the_config_and_the_right_tower_is_frozen(folder_of, part
     assert model.config.vision_config.model_type == "dinov2"
 
 
-def test_model_from_towers_is_saved_and_loaded_whole(folder_of, parts, batch, tmp_path):
-    model, _ = ClipScratchModel.from_towers(folder_of("distilbert")[0], folder_of("vit")[0], **parts, projection_dim=8)
-    model.eval().save_pretrained(tmp_path / "model")
-    loaded = ClipScratchModel.from_pretrained(tmp_path / "model")
-    with torch.no_grad():
-        assert torch.equal(loaded(**batch).logits_per_image, model(**batch).logits_per_image)
-
-
 @pytest.mark.parametrize("side", ["text", "vision"])
-def test_of_a_whole_clip_the_tower_of_that_side_is_taken(clip_folder, side):
+def test_of_a_whole_clip_the_tower_of_that_side_is_loaded(clip_folder, side):
     folder, clip = clip_folder
-    tower, part = load_tower(folder, side, "mean")
+    tower = load_tower(folder, side, "mean")
     assert_same_weights(tower, getattr(clip, f"{side}_model"))
-    assert part["model_type"] == {"text": "clip_text_model", "vision": "clip_vision_model"}[side]
-    assert set(part["loaded"]) == names(tower) and part["new"] == []
-    # Every weight of the file was loaded or is named as left aside: the other side, projections, temperature.
-    assert len(part["loaded"]) + len(part["unused"]) == len(saved_names(folder))
-    assert "logit_scale" in part["unused"]
+    assert tower.config.model_type == {"text": "clip_text_model", "vision": "clip_vision_model"}[side]
 
 
-@pytest.mark.parametrize("pooling", ["cls", "cls+mean"])
-def test_the_first_token_of_a_tower_that_reads_from_left_to_right_is_refused(clip_folder, tower_config, parts, pooling):
-    towers = {"text": clip_folder[0], "vision": tower_config("vit"), **parts}
-    with pytest.raises(ValueError, match=f"^text_pooling '{re.escape(pooling)}': a clip_text_model reads from left"):
-        ClipScratchModel.from_towers(**towers, text_pooling=pooling)
-    ClipScratchModel.from_towers(**towers, text_pooling="tower")
-
-
-def test_pretrained_weights_in_half_precision_are_taken_as_float32(folder_of, tower_config, parts, tmp_path):
+def test_pretrained_weights_in_half_precision_are_loaded_as_float32(folder_of, tower_config, parts, tmp_path):
     tower = AutoModel.from_config(tower_config("bert")).to(torch.bfloat16)
     tower.save_pretrained(tmp_path / "half")
     model, _ = ClipScratchModel.from_towers(tmp_path / "half", folder_of("vit")[0], **parts, projection_dim=8)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_tower_that_cannot_be_found_is_named_with_the_remedy(tower_config, parts, tmp_path, monkeypatch):
+class Unknown(T5Config):
+    model_type = "unknown_type"
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "sentence"),
+    [
+        ("nobody/no-such-tower-here", {}, "^text tower '.*' could not be loaded: .*; give a folder, correct the id"),
+        ("/nowhere", {}, "^text tower '.*' could not be loaded: .*; give a folder, correct the id"),
+        (Unknown(), {}, "model_type 'unknown_type' is not an encoder that AutoModel knows"),
+        ("masked", {"text_pooling": "mean"}, "a BertForMaskedLM is not what AutoModel makes of its config, a BertMod"),
+        # A ClipScratch folder names its weights `text_model.*`, which DistilBERT's loader does not look for.
+        ("clipscratch", {}, "^text tower '.*' holds none of the weights of a distilbert"),
+        ("clip", {"text_pooling": "cls"}, "^text_pooling 'cls': a clip_text_model reads from left"),
+        ("clip", {"text_pooling": "cls+mean"}, "^text_pooling 'cls.mean': a clip_text_model reads from left"),
+    ],
+)
+def test_a_tower_that_cannot_be_used_is_refused(
+    tower_config, clip_folder, make_model, parts, tmp_path, monkeypatch, source, settings, sentence
+):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    for source in ("nobody/no-such-tower-here", str(tmp_path / "nowhere")):
-        with pytest.raises(ValueError, match="^text tower '.*' could not be loaded: .*; give a folder, mend the id"):
-            ClipScratchModel.from_towers(source, tower_config("vit"), **parts)
-
-
-def test_type_that_is_no_encoder_of_auto_model_is_refused(tower_config, parts):
-    class Unknown(T5Config):
-        model_type = "unheard_of"
-
-    with pytest.raises(ValueError, match="model_type 'unheard_of' is not an encoder that AutoModel knows"):
-        ClipScratchModel.from_towers(Unknown(), tower_config("vit"), **parts)
-
-
-def test_a_module_that_its_config_does_not_make_is_refused(tower_config, parts):
-    other = BertForMaskedLM(tower_config("bert"))
-    with pytest.raises(ValueError, match="a BertForMaskedLM is not what AutoModel makes of its config, a BertModel"):
-        ClipScratchModel.from_towers(other, tower_config("vit"), **parts, text_pooling="mean")
-
-
-def test_folder_without_a_single_weight_of_the_tower_is_refused(make_model, tower_config, parts, tmp_path):
-    # A ClipScratch folder names its weights `text_model.*`, which DistilBERT's loader does not look for.
-    make_model().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="text tower"):
-        ClipScratchModel.from_towers(tmp_path, tower_config("vit"), **parts, projection_dim=8)
+    make_model().save_pretrained(tmp_path / "clipscratch")
+    folders = {"masked": BertForMaskedLM(tower_config("bert")), "clip": clip_folder[0]}
+    text = folders.get(source, tmp_path / source) if isinstance(source, str) and "/" not in source else source
+    with pytest.raises(ClipScratchError, match=sentence):
+        ClipScratchModel.from_towers(text, tower_config("vit"), **parts, **settings)
 
 
 @pytest.fixture
@@ -208,16 +153,16 @@ def whole_folders(folder_of, word_processor):
     return {"text": text, "vision": vision}
 
 
-@pytest.mark.parametrize("given", ["found", "names", "objects", "configs", "modules"])
-def test_processor_of_the_towers_is_settled_and_saved_with_the_model(whole_folders, parts, given, tmp_path, batch):
+@pytest.mark.parametrize("source", ["folders", "names", "objects", "configs", "modules"])
+def test_processor_of_the_towers_is_settled_and_saved_with_the_model(whole_folders, parts, source, tmp_path, batch):
     towers, own = dict(whole_folders), {}
-    if given == "names":
+    if source == "names":
         own = {"tokenizer": str(towers["text"]), "image_processor": towers["vision"]}
-    elif given == "objects":
+    elif source == "objects":
         own = parts
-    elif given == "configs":  # they know where they were loaded from
+    elif source == "configs":  # they know where they were loaded from
         towers = {side: AutoModel.from_pretrained(folder).config for side, folder in towers.items()}
-    elif given == "modules":
+    elif source == "modules":
         towers = {side: AutoModel.from_pretrained(folder) for side, folder in towers.items()}
     model, processor = ClipScratchModel.from_towers(**towers, **own, projection_dim=8)
     assert type(processor) is VisionTextDualEncoderProcessor
@@ -258,11 +203,13 @@ def test_a_processor_that_is_missing_or_does_not_fit_is_refused(tower_config, pa
     assert "\n" not in str(error.value)
 
 
-def test_log_says_where_the_weights_came_from(whole_folders, caplog):
+def test_log_describes_the_origin_and_size_of_each_part(whole_folders, caplog):
     with caplog.at_level(logging.INFO, logger="modeling_clipscratch"):
         ClipScratchModel.from_towers(**whole_folders, unfreeze_text_layers=1, projection_dim=8)
-    text, vision, heads = (record.getMessage() for record in caplog.records if record.name.startswith("modeling_"))
-    own = r"text tower: .*/distilbert, [\d,]+ parameters, frozen but for its last 1 layers; \d+ weights loaded, 0 new"
-    assert re.fullmatch(own, text)
-    assert re.fullmatch(r"vision tower: .*/vit, .* 0 new, 2 of the source left aside \(pooler.dense.bias, .*\)", vision)
-    assert heads.startswith("heads: 256 new parameters; in all ")
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("modeling_")]
+    expected = [
+        r"text tower: .*/distilbert, [\d,]+ parameters, frozen except for its last 1 layers",
+        r"vision tower: .*/vit, [\d,]+ parameters",
+        r"heads: 256 new parameters; in all [\d,]+ parameters are trained",
+    ]
+    assert all(re.fullmatch(*pair) for pair in zip(expected, lines, strict=True))

@@ -18,8 +18,8 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from PIL import Image
 from transformers import AutoModel
 
-import run_eval
-import run_train
+from modeling_clipscratch.cli import eval as run_eval
+from modeling_clipscratch.cli import train as run_train
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
 from modeling_clipscratch.sharing.card import model_card as module
 from modeling_clipscratch.sharing.card.card_facts import _command
@@ -214,7 +214,7 @@ def test_card_tells_what_the_run_knew(class_run):
         "10 classes: zero, one, two,",
         "- `the digit {}.`",
         "**digits**, split test, 360 pictures, zero-shot:",
-        "python run_eval.py --model tiny-digits --dataset digits\n",
+        "clipscratch eval --model tiny-digits --dataset digits\n",
         "512 pictures seen in 2 steps; ",
         "![Loss, learning rate and validation over the run](curves.png)",
         "learned from 1,257 pictures",
@@ -276,7 +276,7 @@ def test_command_of_the_card_has_the_options_of_data_that_the_recipe_has_and_no_
     recipe = {"dataset_config": "en", "split_column": "none", "class_names": ["a", "b c"], "on_bad_row": "skip"}
     command = _command("birds", "validation", {**recipe, "cache_dir": "cache", "learning_rate": 0.1, "templates": None})
     words = "--split validation --class_names a 'b c' --split_column none --on_bad_row skip --dataset_config en"
-    assert command == f"python run_eval.py --model MODEL --dataset birds {words}"
+    assert command == f"clipscratch eval --model MODEL --dataset birds {words}"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from modeling_clipscratch import ClipScratchModel
+from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.sharing.convert import convert
 
@@ -180,7 +181,7 @@ def test_other_types_and_full_folders_are_refused(word_processor, tmp_path):
 @pytest.mark.parametrize("option", ["--text_model", "--vision_model"])
 def test_towers_named_for_another_source_than_a_file_are_refused(tmp_path, monkeypatch, option):
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    import run_convert
+    from modeling_clipscratch.cli import convert as run_convert
 
     with pytest.raises(ValueError, match="are of a file of weights, and owner/clip is none; leave them out"):
         run_convert.main(["owner/clip", str(tmp_path / "made"), option, "bert-base-uncased"])
@@ -190,13 +191,13 @@ def test_command_says_what_it_wrote_and_a_mistake_in_one_sentence(tutorial, tmp_
     weights, _, _, towers = tutorial
     torch.save(weights, tmp_path / "clip.pt")
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    import run_convert
+    from modeling_clipscratch.cli import convert as run_convert
 
     arguments = [str(tmp_path / "clip.pt"), str(tmp_path / "made")]
     arguments += [word for name, value in towers.items() for word in (f"--{name}", value)]
     run_convert.main(arguments)
     assert capsys.readouterr().out == f"wrote {tmp_path / 'made'}\n"
-    monkeypatch.setattr(sys, "argv", ["run_convert.py", *arguments])
+    monkeypatch.setattr(sys, "argv", ["clipscratch convert", *arguments])
     with pytest.raises(SystemExit) as stopped:
-        run_convert.program()
+        run_command(run_convert.main)
     assert stopped.value.code == 2 and "is there already" in capsys.readouterr().err

@@ -15,8 +15,8 @@ import torch
 import yaml
 from transformers import DistilBertModel, ViTModel
 
-import run_train
 from modeling_clipscratch import ClipScratchModel, hub
+from modeling_clipscratch.cli import train as run_train
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.hub.configuration_clipscratch import AUTO_MAP
 from modeling_clipscratch.sharing.convert import convert

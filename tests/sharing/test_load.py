@@ -81,7 +81,7 @@ def published(trained_once, make_model, tmp_path_factory):
             path.name: path.read_bytes() for path in (*trained_once.iterdir(), *folder.iterdir()) if path.is_file()
         }
         code = files["modeling_clipscratch.py"].decode()
-        marked = code.replace("    _auto_class =", f"    generation = {generation}\n    _auto_class =")
+        marked = code.replace("    base_model_prefix =", f"    generation = {generation}\n    base_model_prefix =")
         repos[generation] = {**files, "modeling_clipscratch.py": marked.encode()}
     with LoopbackHub() as hub:
         repo = hub.add("you/clip", repos[1])

@@ -21,13 +21,13 @@ RESULTS = {"README.md", "recipe.yaml", "metrics.json", "versions.json", "trainer
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Words of a `run_share.py` command line -> (exit status, stdout, stderr)."""
+    """Words of a `clipscratch share` command line -> (exit status, stdout, stderr)."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     monkeypatch.setattr("modeling_clipscratch.cli.command_line.quiet_libraries", lambda: None)
-    import run_share
+    from modeling_clipscratch.cli import share as run_share
 
     def call(*words):
-        monkeypatch.setattr(sys, "argv", ["run_share.py", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["clipscratch share", *map(str, words)])
         status = 0
         try:
             run_command(run_share.main)

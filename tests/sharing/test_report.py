@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def evaluate(monkeypatch, capsys, trained):
-    """Words of a `run_eval.py` command line -> what it printed."""
+    """Words of a `clipscratch eval` command line -> what it printed."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    import run_eval
+    from modeling_clipscratch.cli import eval as run_eval
 
     def call(*words):
         run_eval.main(["--model", str(trained), "--dataset", "digits", *map(str, words)])
@@ -48,7 +48,7 @@ def test_files_of_an_earlier_report_go_and_the_model_stays(hub, tmp_path):
 
 def test_refusal_is_known_before_anything_is_measured(hub, evaluate, tmp_path, monkeypatch):
     hub.add("other/clip", {})
-    monkeypatch.setattr("run_eval.evaluate_models", lambda *a, **k: pytest.fail("it was measured"))
+    monkeypatch.setattr("modeling_clipscratch.cli.eval.evaluate_models", lambda *a, **k: pytest.fail("it was measured"))
     for repo_id, sentence in {
         "you/nowhere": "there is no such repository",
         "other/clip": "may not write there",

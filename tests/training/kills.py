@@ -1,4 +1,4 @@
-"""Kill a short run with SIGKILL again and again, start it anew, and print the SHA-256 of its weights.
+"""Kill a short run again and again, start it again, and print the SHA-256 of its weights.
 
 python -m tests.training.kills --kills 20 --processes 1 2 --workers 0 1 4
 python -m tests.training.kills --kills 20 --processes 2 --workers 1 --one
@@ -37,15 +37,15 @@ RECIPE = {
     "dataset": "digits", "text_tower": "distilbert", "text_hidden_size": 16, "text_num_layers": 1, "text_num_heads": 2,
     "freeze_text": False, "vision_tower": "vit", "vision_hidden_size": 16, "vision_num_layers": 1,
     "vision_num_heads": 2, "image_size": 8, "patch_size": 4, "projection_dim": 16, "global_batch_size": 200,
-    "encode_chunk_size": 64, "max_steps": 40, "random_shift": 1, "trivial_augment": 0.7, "random_erasing": 0.5,
+    "encode_chunk_size": 64, "max_steps": 40, "random_shift": 1, "random_erasing": 0.5,
     "precision": "fp32", "attention": "sdpa", "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 6,
-    "save_strategy": "steps", "save_steps": 6, "save_minutes": 0.005, "test_split": "none",
+    "save_strategy": "steps", "save_steps": 2, "test_split": "none", "enable_jit_checkpoint": True,
     "resume_from_checkpoint": "auto", "learning_rate": 0.01, "muon_learning_rate": 0.02, "ema_decay": 0.9,
 }  # fmt: skip
 
 
 def start(folder: Path, processes: int, workers: int) -> list[int]:
-    """Forks the processes of one attempt; each leads a group of its own with its workers."""
+    """Fork the processes of one attempt; each leads a group of its own with its workers."""
     port = _free_port()
     return [_fork(folder, rank, processes, port, workers) for rank in range(processes)]
 
@@ -67,6 +67,8 @@ def _fork(folder, rank, processes, port, workers):
         arguments = [str(recipe), "--output_dir", str(folder), "--dataloader_num_workers", str(workers)]
         train(*parse_recipe(arguments))
         status = 0
+    except SystemExit as stop:  # of SIGTERM
+        status = stop.code
     except BaseException:
         traceback.print_exc()
     finally:
@@ -80,12 +82,14 @@ def _free_port():
 
 
 def end_within(children: list[int], seconds: float, *, number: int = signal.SIGKILL, one: bool = False) -> bool:
-    """Wait; processes that are not done in time are sent a signal, all at once.
+    """Wait for processes, and send those that are not done in time a signal, all at once.
 
     Args:
         number: of the signal.
         one: send it to the last process only; the others get 10 s to end by themselves.
-    Returns: whether they were done in time.
+
+    Returns:
+        Whether they were done in time.
     """
     deadline, left, well = time.monotonic() + seconds, set(children), True
     while left and time.monotonic() < deadline:
@@ -119,15 +123,15 @@ def digest(folder: Path) -> str:
 def killed_run(
     folder: Path, *, processes: int, workers: int, kills: int, seconds: float, draw, **how
 ) -> tuple[str, int]:
-    """Starts the run, kills it `kills` times at moments drawn from its whole length, lets it end.
+    """Start the run, kill it `kills` times at moments drawn from its whole length, and let it end.
 
-    Args: how: of `end_within`.
-    Returns: its weights' hash, and how many of the kills fell into the writing of a checkpoint.
+    Returns:
+        The digest of its weights, and how many of the kills fell into the writing of a checkpoint.
     """
     writing = 0
     for _ in range(kills):
         moment = draw.uniform(0.05, seconds)
-        while end_within(start(folder, processes, workers), moment, **how):  # it got to its end: begin one anew
+        while end_within(start(folder, processes, workers), moment, **how):  # it reached its end: start another one
             if not (folder / "model.safetensors").is_file():
                 raise RuntimeError("ended without weights")
             shutil.rmtree(folder)
@@ -144,7 +148,7 @@ def prepare(base: Path, **changes) -> None:
 
 
 def write_tars(folder: Path, *, shards: int = 5) -> None:
-    """Digits as tar shards, for runs that stream: train in several, validation in one."""
+    """Write the digits as tar shards, for runs that stream: train in several, validation in one."""
     data = load_data("digits")
     for split, names in {"train": [f"{number}.tar" for number in range(shards)], "validation": ["0.tar"]}.items():
         (folder / split).mkdir(parents=True)
@@ -153,9 +157,9 @@ def write_tars(folder: Path, *, shards: int = 5) -> None:
         for shard, name in enumerate(names):
             with tarfile.open(folder / split / name, "w") as tar:
                 for index in range(shard, len(rows), len(names)):
-                    picture = io.BytesIO()
-                    read(index).save(picture, "PNG")
-                    for ending, part in (("png", picture.getvalue()), ("cls", str(labels[index]).encode())):
+                    image = io.BytesIO()
+                    read(index).save(image, "PNG")
+                    for ending, part in (("png", image.getvalue()), ("cls", str(labels[index]).encode())):
                         member = tarfile.TarInfo(f"{rows[index]['key']}.{ending}")
                         member.size = len(part)
                         tar.addfile(member, io.BytesIO(part))
@@ -163,7 +167,7 @@ def write_tars(folder: Path, *, shards: int = 5) -> None:
 
 
 def straight_run(folder: Path, *, processes: int, workers: int) -> tuple[str, float]:
-    """An uninterrupted run: its weights' hash and its seconds."""
+    """Return the digest of the weights of an uninterrupted run, and its seconds."""
     began = time.monotonic()
     assert end_within(start(folder, processes, workers), 300)
     return digest(folder), time.monotonic() - began

@@ -1,6 +1,6 @@
-"""A case goes in; loss and gradients of the streamed, chunked, shared-out step come out, and those of the plain batch.
+"""Compute loss and gradients of the tiled, chunked, distributed step of a case, and those of the plain batch.
 
-Also a program: `python parity.py RANK WORLD FOLDER` is one of several gloo processes that share each case's batch.
+Also a program: `python parity.py RANK WORLD FOLDER` is one of several gloo processes that split each case's batch.
 """
 
 import sys
@@ -50,7 +50,7 @@ def build(case) -> ClipScratchModel:
 
 
 def drop_half_of_the_patches(module, inputs, tokens):
-    """Keeps the class token and a random half of the others, a choice of its own for each picture."""
+    """Keep the class token and a random half of the others, drawn for each image."""
     if not module.training:
         return tokens
     count = tokens.shape[1] - 1
@@ -72,8 +72,6 @@ def batch_of(case) -> dict:
     }
     if case.get("mixed"):
         batch["weight"] = torch.rand(ROWS, generator=draw, dtype=torch.float64) * 0.9 + 0.1
-    if case.get("weights"):
-        batch["targets"] = torch.rand(ROWS, ROWS, generator=draw, dtype=torch.float64) + torch.eye(ROWS)
     return batch
 
 
@@ -87,32 +85,31 @@ def split(batch, rank, world):
 
 
 def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
-    """What the trainer does: the gradients (mean over the processes) and the loss of the global batch."""
+    """Return gradients (mean over the processes) and loss of the global batch, computed as the trainer does."""
     model = build(case)
     mine = split(batch_of(case), rank, world)
-    group, targets = mine.pop("group"), mine.pop("targets", None)
+    group = mine.pop("group")
     mixture = Mixture(next_of(len(group)), mine.pop("weight"), None, None) if case.get("mixed") else None
     if case.get("cached"):
         with torch.no_grad():
-            mine["text_states"] = model.text_states(mine.pop("input_ids"), mine.pop("attention_mask"))[1]
+            mine["text_features"] = model.text_tower_features(mine.pop("input_ids"), mine.pop("attention_mask"))[1]
     torch.manual_seed(100 + rank)
-    wrapped = share_out(model, case.get("fsdp")) if world > 1 else model
+    wrapped = wrap(model, case.get("fsdp")) if world > 1 else model
     output = wrapped(**mine, return_logits=False, encode_chunk_size=case["chunk"])
     share, statistics = GlobalLoss(loss=case["loss"], tile=case["tile"])(
-        output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias,
-        group=group, mixture=mixture, targets=targets,
-    )  # fmt: skip
+        output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias, group=group, mixture=mixture
+    )
     (share * world).backward()
     total = share.detach().clone()
     if world > 1:
         dist.all_reduce(total)
-    answer = found(model, total) | {f"statistic {name}": value for name, value in statistics.items()}
+    answer = gradients_of(model, total) | {f"statistic {name}": value for name, value in statistics.items()}
     return answer | {"features": features_between_steps(model, case)}
 
 
-def share_out(model, fsdp):
+def wrap(model, fsdp):
     """The model on several processes, as the Trainer wraps it."""
-    if not fsdp:  # DINOv2 has a weight that only masked pictures use
+    if not fsdp:  # DINOv2 has a weight that only masked images use
         return DistributedDataParallel(model, find_unused_parameters=True)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for block in [*last_blocks(model.text_model, 2), *last_blocks(model.vision_model, 2)]:
@@ -121,8 +118,7 @@ def share_out(model, fsdp):
 
 
 def plain(case, world=1) -> dict[str, torch.Tensor]:
-    """One process, the whole batch, the whole matrix, nothing made twice; the draws of each process and chunk are
-    those of `step`."""
+    """Return the same from one process, the whole batch and the whole matrix, with the random draws of `step`."""
     model = build(case)
     images, texts = [], []
     for rank in range(world):
@@ -146,17 +142,17 @@ def plain(case, world=1) -> dict[str, torch.Tensor]:
     logits = contrastive_logits(images, texts, model.clamped_logit_scale(), model.logit_bias)
     loss = contrastive_loss(logits, loss=case["loss"], group=batch["group"], targets=batch.get("targets"))
     loss.backward()
-    return found(model, loss.detach()) | {"features": features_between_steps(model, case)}
+    return gradients_of(model, loss.detach()) | {"features": features_between_steps(model, case)}
 
 
 def features_between_steps(model, case):
-    """What evaluation calls in the middle of training; under FSDP it leaves weights gathered, so it comes last here."""
+    """Call what evaluation calls in the middle of training; under FSDP it leaves weights gathered, so it is last."""
     open_methods(model)
     with torch.no_grad():
         return model.eval().get_image_features(batch_of(case)["pixel_values"]).pooler_output
 
 
-def found(model, loss):
+def gradients_of(model, loss):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     whole = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}
     return {"loss": loss, **whole}

@@ -1,4 +1,4 @@
-"""Wishes and machines go in; the arithmetic and the attention kernel chosen for them are checked."""
+"""Check the arithmetic that is chosen for options and devices, and how processes were launched."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 
 
 @pytest.mark.parametrize(
-    ("able", "expected"),
+    ("best", "expected"),
     [
         ({"avx2": True}, "fp32"),
         ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
@@ -21,18 +21,14 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
         ({"amx_bf16": True}, "bf16"),
     ],
 )
-def test_cpu_is_asked_what_it_can_do(monkeypatch, able, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+def test_precision_on_cpus_follows_their_instructions(monkeypatch, best, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: best)
     assert choose_precision("auto", use_cpu=True) == expected
-
-
-@pytest.mark.parametrize("wanted", ["fp32", "bf16", "fp16"])
-def test_wish_goes_before_the_machine(wanted):
-    assert choose_precision(wanted, use_cpu=True) == wanted
+    assert choose_precision("fp16", use_cpu=True) == "fp16"
 
 
 @pytest.mark.parametrize(
-    ("able", "said", "expected"),
+    ("best", "options", "expected"),
     [
         ("bf16", {}, "bf16"),
         ("bf16", {"bf16": False}, "fp32"),
@@ -44,16 +40,16 @@ def test_wish_goes_before_the_machine(wanted):
         ("bf16", {"bf16": False, "precision": "fp32"}, "fp32"),
     ],
 )
-def test_flags_of_transformers_and_precision_are_one(monkeypatch, able, said, expected):
-    monkeypatch.setattr(device, "_precision", lambda use_cpu: (able, "a test"))
-    args = ClipScratchTrainingArguments(**said)
+def test_flags_of_transformers_and_precision_agree(monkeypatch, best, options, expected):
+    monkeypatch.setattr(device, "_best_precision", lambda use_cpu: (best, "a test"))
+    args = ClipScratchTrainingArguments(**options)
     assert (args.precision, args.bf16, args.fp16) == (expected, expected == "bf16", expected == "fp16")
     again = dataclasses.replace(args, seed=1)
     assert (again.precision, again.bf16, again.fp16) == (args.precision, args.bf16, args.fp16)
 
 
 @pytest.mark.parametrize(
-    "said",
+    "options",
     [
         {"bf16": True, "precision": "fp32"},
         {"bf16": False, "precision": "bf16"},
@@ -61,12 +57,12 @@ def test_flags_of_transformers_and_precision_are_one(monkeypatch, able, said, ex
         {"fp16": True, "bf16": True},
     ],
 )
-def test_flag_that_contradicts_the_precision_is_refused(said):
+def test_flag_that_contradicts_the_precision_is_refused(options):
     with pytest.raises(ValueError, match="16=(True|False) contradicts precision=.*; leave one out"):
-        ClipScratchTrainingArguments(**said)
+        ClipScratchTrainingArguments(**options)
 
 
-def test_processes_that_do_not_know_of_each_other_refuse_to_start(monkeypatch):
+def test_processes_without_a_connection_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_processes(SimpleNamespace(world_size=2, n_gpu=1))
     with pytest.raises(ValueError, match="the launcher started 2 processes but this one counts 1"):
@@ -75,15 +71,15 @@ def test_processes_that_do_not_know_of_each_other_refuse_to_start(monkeypatch):
     check_processes(SimpleNamespace(world_size=1, n_gpu=0))
 
 
-def test_one_process_that_sees_several_gpus_refuses_to_start(monkeypatch):
+def test_one_process_with_several_gpus_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ValueError, match="one process sees 2 GPUs"):
         check_processes(SimpleNamespace(world_size=1, n_gpu=2))
 
 
-def test_fsdp_that_accelerate_would_leave_out_in_silence_is_refused(monkeypatch):
+def test_fsdp_that_accelerate_would_silently_leave_out_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     state = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
-    with pytest.raises(ValueError, match="FSDP was asked for, but accelerate shards no model on CPUs"):
+    with pytest.raises(ValueError, match="FSDP is set, but accelerate shards no model on CPUs"):
         check_processes(SimpleNamespace(world_size=2, n_gpu=0, distributed_state=state))

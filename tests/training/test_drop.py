@@ -1,4 +1,4 @@
-"""Vision towers go in; which patches and blocks they leave out in training, and that evaluation leaves out none."""
+"""Check which patches and blocks a vision tower leaves out in training, and that evaluation leaves out none."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from modeling_clipscratch.hub.configuration_clipscratch import ClipScratchConfig
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
 from modeling_clipscratch.training.towers.drop import add_drops
 
+FROZEN = "but the vision tower is frozen"
 PIXELS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -22,7 +23,7 @@ def test_towers_see_fewer_patches_in_training_and_all_in_evaluation(make_trainer
     assert (before.shape[1], seen.shape[1]) == (17, 5)
 
 
-def test_the_class_token_stays_and_patches_are_drawn_for_each_picture(make_trainer):
+def test_the_class_token_stays_and_patches_are_drawn_for_each_image(make_trainer):
     model = make_trainer({"patch_size": 2}).model.train()
     whole = model.vision_model.embeddings(PIXELS)
     add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
@@ -50,11 +51,11 @@ def test_a_tower_whose_blocks_count_on_all_patches_is_refused(registers):
 
 
 def through_last_block(model, pixels):
-    """What goes into a tower's last block, and what comes out of it, dropped or not."""
+    """Return the input and the output of a tower's last block."""
     seen = []
 
-    def look(module, given, out):
-        seen.extend((given[0], out[0] if isinstance(out, tuple) else out))
+    def look(module, args, out):
+        seen.extend((args[0], out[0] if isinstance(out, tuple) else out))
 
     handle = last_blocks(model.vision_model, 1)[0].register_forward_hook(look)
     with torch.no_grad():
@@ -64,21 +65,21 @@ def through_last_block(model, pixels):
 
 
 @pytest.mark.parametrize("vision", ["vit", "dinov2", "clip_vision_model"])
-def test_last_block_is_passed_unchanged_as_often_as_is_said(make_trainer, vision):
+def test_last_block_is_passed_unchanged_as_often_as_set(make_trainer, vision):
     model = make_trainer({"vision_tower": vision, "vision_num_layers": 2}).model.train()
     add_drops(model, patches=0.0, blocks=0.4, image_size=(8, 8))
     before, after = through_last_block(model, PIXELS.repeat(20, 1, 1, 1))
     unchanged = (before == after).flatten(1).all(1).float().mean()
-    assert unchanged == pytest.approx(0.4, abs=0.055)  # 1,280 pictures, four standard deviations
+    assert unchanged == pytest.approx(0.4, abs=0.055)  # 1,280 images, four standard deviations
 
 
 def test_on_average_a_block_adds_what_it_would(make_trainer):
     model = make_trainer({"vision_num_layers": 2}).model.train()
     _, expected = through_last_block(model, PIXELS[:1])
     add_drops(model, patches=0.0, blocks=0.5, image_size=(8, 8))
-    _, found = through_last_block(model, PIXELS[:1].expand(4000, -1, -1, -1))
-    assert found.std(0).max() > 0.1
-    assert (found.mean(0) - expected[0]).abs().max() < 0.08 * found.std(0).max()  # five standard errors
+    _, result = through_last_block(model, PIXELS[:1].expand(4000, -1, -1, -1))
+    assert result.std(0).max() > 0.1
+    assert (result.mean(0) - expected[0]).abs().max() < 0.08 * result.std(0).max()  # five standard errors
 
 
 def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_recipe, tmp_path):
@@ -88,38 +89,36 @@ def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_r
     }  # fmt: skip
     run, _ = run_recipe(tmp_path / "run", **steps)
     again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(run / "checkpoint-2"))
-    expected, found = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    expected, result = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
+    assert all(torch.equal(result[name], tensor) for name, tensor in expected.items())
 
 
-@pytest.mark.parametrize("share", ["patch_dropout", "drop_path"])
-def test_each_share_of_a_recipe_changes_what_is_learned(run_recipe, tmp_path, share):
-    steps = {"max_steps": 3, "vision_num_layers": 2, "test_split": "none", "eval_strategy": "no", "save_strategy": "no"}
-    runs = [run_recipe(tmp_path / name, **steps, **more)[0] for name, more in (("a", {}), ("b", {share: 0.5}))]
-    plain, dropped = (load_file(run / "model.safetensors") for run in runs)
-    assert not all(torch.equal(dropped[name], tensor) for name, tensor in plain.items())
+def test_each_share_of_the_arguments_changes_what_is_learned(make_trainer):
+    def trained(**shares):
+        trainer = make_trainer({"vision_num_layers": 2}, rows=32, **shares)
+        trainer.train()
+        return trainer.model.vision_model.layers[0].mlp.fc1.weight
+
+    plain = trained()
+    assert not torch.equal(trained(patch_dropout=0.5), plain) and not torch.equal(trained(drop_path=0.5), plain)
 
 
 @pytest.mark.parametrize(
-    ("model", "said", "sentence"),
+    ("model", "options", "sentence"),
     [
         ({}, {"patches": 1.0, "blocks": 0.0}, "patch_dropout=1.0 is not a share"),
         ({}, {"patches": 0.0, "blocks": -0.1}, "drop_path=-0.1 is not a share"),
-        ({"freeze_vision": True}, {"patches": 0.5, "blocks": 0.0}, "but the vision tower is frozen"),
-        (
-            {"freeze_vision": True, "unfreeze_vision_layers": 1},
-            {"patches": 0.5, "blocks": 0.0},
-            "but the vision tower is frozen",
-        ),
+        ({"freeze_vision": True}, {"patches": 0.5, "blocks": 0.0}, FROZEN),
+        ({"freeze_vision": True, "unfreeze_vision_layers": 1}, {"patches": 0.5, "blocks": 0.0}, FROZEN),
     ],
 )
-def test_drops_that_do_not_fit_are_refused(make_trainer, model, said, sentence):
+def test_drops_that_do_not_fit_are_refused(make_trainer, model, options, sentence):
     trainer = make_trainer({**model, **({"freeze_text": False} if model else {})})
     with pytest.raises(ValueError, match=sentence):
-        add_drops(trainer.model, **said, image_size=(8, 8))
+        add_drops(trainer.model, **options, image_size=(8, 8))
 
 
-def test_patches_are_those_of_the_pictures_not_of_the_tower_s_first_training(make_trainer):
+def test_patches_are_those_of_the_images_not_of_the_tower_s_first_training(make_trainer):
     model = make_trainer({"vision_tower": "dinov2", "image_size": 16, "patch_size": 2}).model.train()
     add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
     assert model.vision_model.embeddings(PIXELS).shape[1] == 1 + 8

@@ -1,10 +1,11 @@
-"""Embed a split alike from pixels and tokens and from cached features."""
+"""Compare embeddings from pixels and tokens with those from cached features, and split the work of a measurement."""
 
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from modeling_clipscratch.data.batches.captions import CaptionTable, TokenTable
@@ -17,7 +18,7 @@ from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.training import trainer as trainer_module
 from modeling_clipscratch.training.features import embed
 from modeling_clipscratch.training.features.embed import embed_images, text_encoder
-from modeling_clipscratch.training.features.feature_cache import image_states, text_states
+from modeling_clipscratch.training.features.feature_cache import cached_image_features, cached_text_features
 from modeling_clipscratch.training.loss.gather import process_index
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments
 from modeling_clipscratch.training.towers.build import build_model
@@ -30,21 +31,17 @@ LOOK = Augment(mean=[0.5] * 3, std=[0.5] * 3, horizontal_flip=0.5)
 CLOSE = {"atol": 2e-6, "rtol": 0}
 
 
-def test_embeddings_from_cached_states_are_those_from_pixels_and_tokens(make_model, word_processor, tmp_path):
+def test_embeddings_from_cached_features_are_those_from_pixels_and_tokens(make_model, word_processor, tmp_path):
     model = make_model(freeze_vision=True, text_pooling="cls+mean", projection="mlp").train()
     pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
     dataset = build_dataset(image_bytes(list(map(ppm, pixels))), list("abcde"), captions=CAPTIONS)
     captions = CaptionTable.of(dataset)
     tokens = TokenTable(captions.texts, word_processor.tokenizer, 12)
     live = PairDataset(dataset, captions, TextSide(seed=0, tokens=tokens), pixels=pixels)
-    states = {
-        "text": text_states(model, tokens, folder=tmp_path, progress=False),
-        "image": image_states(
-            model, lambda chosen: pixels[chosen], "", dataset["key"][:], LOOK, views=3, folder=tmp_path, progress=False
-        ),
-    }
-    texts = TextSide(seed=0, features=states["text"])
-    cached = PairDataset(dataset, captions, texts, image_states=states["image"])
+    cache = {"folder": tmp_path, "progress": False}
+    features = cached_image_features(model, live.plain_images, "", 5, mean=LOOK.mean, std=LOOK.std, **cache)
+    texts = TextSide(seed=0, features=cached_text_features(model, tokens, **cache))
+    cached = PairDataset(dataset, captions, texts, image_features=features)
     chosen, words = torch.tensor([4, 0, 2, 2]), ["red", "a red square", "the blue circle", "red"]
     images = [embed_images(model, pairs, chosen, LOOK, 3) for pairs in (live, cached)]
     assert torch.allclose(*images, **CLOSE) and torch.allclose(images[1][2], images[1][3], **CLOSE)
@@ -58,23 +55,23 @@ def test_embeddings_from_cached_states_are_those_from_pixels_and_tokens(make_mod
 
 
 def measure(folder):
-    """What one process reads and encodes for the figures of 40 test images: counts, and the metrics."""
+    """Return what one process reads and encodes to measure 40 test images, and the metrics."""
     counts = {"read": 0, "images": 0, "texts": 0, "intervals": 0}
 
     def counted(place, name, what, size):
         own = getattr(place, name)
 
-        def count(*given, **named):
-            counts[what] += size(given)
-            return own(*given, **named)
+        def count(*args, **options):
+            counts[what] += size(args)
+            return own(*args, **options)
 
         setattr(place, name, count)
 
-    counted(Preprocess, "read", "read", lambda given: 1)
-    counted(Preprocess, "read_all", "read", lambda given: len(given[1]))
-    counted(embed, "encode_pixels", "images", lambda given: len(given[1]))
-    counted(embed, "encode_texts", "texts", lambda given: len(given[2]))
-    counted(trainer_module, "confidence_intervals", "intervals", lambda given: 1)
+    counted(Preprocess, "read", "read", lambda args: 1)
+    counted(Preprocess, "read_all", "read", lambda args: len(args[1]))
+    counted(embed, "encode_pixels", "images", lambda args: len(args[1]))
+    counted(embed, "encode_texts", "texts", lambda args: len(args[2]))
+    counted(trainer_module, "confidence_intervals", "intervals", lambda args: 1)
     data = load_data("digits")
     torch.manual_seed(0)
     texts = CaptionTable.of(data["test"], data.templates).texts
@@ -85,7 +82,8 @@ def measure(folder):
     return counts, trainer.evaluate(data["test"].select(range(40)))
 
 
-def test_two_processes_share_the_work_of_a_measurement(tmp_path):
+@pytest.mark.slow
+def test_two_processes_split_the_work_of_a_measurement(tmp_path):
     two = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port()))
     launch(*two, "-m", "tests.training.test_embed", str(tmp_path))
     parts = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]

@@ -1,14 +1,21 @@
-"""What a user may say of batch, processes and chunks goes in; arithmetic, refusals and the chunk are checked."""
+"""Check the arithmetic of batch, processes and chunks, its errors, and the chunk that fits the memory."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from modeling_clipscratch.training.loss.global_batch import choose_chunk, describe_batch, settle_global_batch
+from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
+from modeling_clipscratch.training.loss.global_batch import (
+    choose_chunk,
+    describe_batch,
+    enable_checkpointing,
+    settle_global_batch,
+)
+from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
 
 
-def args_of(processes=1, **said):
+def args_of(processes=1, **options):
     defaults = {
         "global_batch_size": None, "per_device_train_batch_size": None, "gradient_accumulation_steps": 1,
         "encode_chunk_size": "auto", "world_size": processes, "auto_find_batch_size": False,
@@ -16,11 +23,11 @@ def args_of(processes=1, **said):
         "memory_budget_gb": None,
         "device": torch.device("cpu"),
     }  # fmt: skip
-    return SimpleNamespace(**{**defaults, **said})
+    return SimpleNamespace(**{**defaults, **options})
 
 
 @pytest.mark.parametrize(
-    ("processes", "said", "batch", "rows", "chunk"),
+    ("processes", "options", "batch", "rows", "chunk"),
     [
         (1, {}, 256, 256, "auto"),
         (4, {}, 256, 64, "auto"),
@@ -34,20 +41,20 @@ def args_of(processes=1, **said):
         (2, {"global_batch_size": 512, "encode_chunk_size": 100}, 512, 256, 100),
     ],
 )
-def test_batch_is_shared_out_and_accumulation_makes_it_larger(processes, said, batch, rows, chunk):
-    args = args_of(processes, **said)
+def test_batch_is_split_and_accumulation_makes_it_larger(processes, options, batch, rows, chunk):
+    args = args_of(processes, **options)
     settle_global_batch(args)
     assert (args.global_batch_size, args.per_device_train_batch_size, args.encode_chunk_size) == (batch, rows, chunk)
     assert args.gradient_accumulation_steps == 1
-    settle_global_batch(args)  # settled once more, it stays
+    settle_global_batch(args)  # settled again, it stays
     assert (args.global_batch_size, args.per_device_train_batch_size, args.encode_chunk_size) == (batch, rows, chunk)
 
 
 @pytest.mark.parametrize(
-    ("processes", "said", "sentence"),
+    ("processes", "options", "sentence"),
     [
-        (3, {"global_batch_size": 100}, "global_batch_size=100 cannot be shared equally among 3 .* choose 99 or 102"),
-        (4, {"global_batch_size": 2}, "global_batch_size=2 cannot be shared equally among 4 processes; choose 4 or 8"),
+        (3, {"global_batch_size": 100}, "global_batch_size=100 cannot be split equally among 3 .* choose 99 or 102"),
+        (4, {"global_batch_size": 2}, "global_batch_size=2 cannot be split equally among 4 processes; choose 4 or 8"),
         (2, {"global_batch_size": 512, "per_device_train_batch_size": 100}, "512 is not 2 processes x .*=100 x .*=1"),
         (1, {"global_batch_size": 64, "per_device_train_batch_size": 128}, "64 is not 1 processes x .*=128"),
         (
@@ -70,17 +77,17 @@ def test_batch_is_shared_out_and_accumulation_makes_it_larger(processes, said, b
         (1, {"dataloader_drop_last": False}, "dataloader_drop_last=False ends each epoch with a smaller batch"),
     ],
 )
-def test_numbers_that_would_compute_another_loss_are_refused(processes, said, sentence):
+def test_numbers_that_would_compute_another_loss_are_refused(processes, options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        settle_global_batch(args_of(processes, **said))
+        settle_global_batch(args_of(processes, **options))
 
 
-def test_arithmetic_is_said_in_one_line():
+def test_batch_is_described_in_one_line():
     args = args_of(2, global_batch_size=1024)
     settle_global_batch(args)
     assert describe_batch(args, None) == "global batch of 1,024 pairs = 2 x 512, encoded at once"
     assert describe_batch(args, 100) == (
-        "global batch of 1,024 pairs = 2 x 512, encoded 100 at a time (6 chunks, made again for the backward pass)"
+        "global batch of 1,024 pairs = 2 x 512, encoded 100 at a time (6 chunks, encoded again for the backward pass)"
     )
 
 
@@ -138,7 +145,7 @@ def test_a_budget_too_small_for_one_row_still_takes_one(make_model):
 
 
 def test_chunks_leave_the_trained_weights_as_they_are(make_trainer):
-    """Accumulation under the Trainer: 4 x 4 pairs are one batch of 16, to rounding, dropout apart."""
+    """Accumulation under the Trainer: 4 x 4 pairs are one batch of 16, except for rounding and dropout."""
     weights = []
     for changes in (
         {},
@@ -164,3 +171,17 @@ def test_rows_are_measured_in_the_precision_that_they_are_trained_in(make_traine
     monkeypatch.setattr("modeling_clipscratch.training.trainer.choose_chunk", choose)
     make_trainer(precision=precision)
     assert seen == [expected]
+
+
+def test_checkpointing_takes_the_options_of_transformers_and_names_a_wrong_one(make_trainer):
+    if "activation_checkpointing" not in ClipScratchTrainingArguments.__dataclass_fields__:
+        pytest.skip("this transformers has gradient_checkpointing only")
+    options = {"every_n_layers": 2, "use_reentrant": False}
+    trainer = make_trainer(
+        {"vision_num_layers": 3}, activation_checkpointing=True, activation_checkpointing_kwargs=options, max_steps=1
+    )
+    trainer.train()
+    layers = [module.gradient_checkpointing for module in trainer.model.vision_model.layers]
+    assert layers in ([True, False, True], [False, True, False])
+    with pytest.raises(ClipScratchError, match="^activation_checkpointing_kwargs: every_layer is not an option of"):
+        enable_checkpointing(trainer.model, {"every_layer": 2})

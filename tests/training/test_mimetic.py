@@ -1,4 +1,4 @@
-"""ViTs of random weights go in; where they look after `mimic_trained_weights`, and who is refused, is checked."""
+"""Check what a ViT attends to after `mimic_trained_weights`, and which towers are refused."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def share_of_neighbours(tower):
     return float((attention * near).sum(1).div(attention.sum(1)).mean())
 
 
-def test_first_block_looks_near():
+def test_first_block_attends_to_near_patches():
     tower = make_tower()
     before = share_of_neighbours(tower)
     mimic_trained_weights(tower)
@@ -44,20 +44,15 @@ def test_values_times_output_take_the_mean_away():
     assert rest.std().item() == pytest.approx(0.4 * WIDTH**-0.5, rel=0.1)
 
 
-def test_same_draws_give_the_same_weights():
+def test_same_draws_give_the_same_weights_and_the_class_token_keeps_its_position():
     towers = [make_tower(), make_tower()]
+    before = towers[0].embeddings.position_embeddings[0, 0].clone()
     for tower in towers:
         torch.manual_seed(3)
         mimic_trained_weights(tower)
     for one, other in zip(*(tower.parameters() for tower in towers), strict=True):
         assert torch.equal(one, other)
-
-
-def test_no_position_is_given_to_the_class_token():
-    tower = make_tower()
-    before = tower.embeddings.position_embeddings[0, 0].clone()
-    mimic_trained_weights(tower)
-    assert torch.equal(tower.embeddings.position_embeddings[0, 0], before)
+    assert torch.equal(towers[0].embeddings.position_embeddings[0, 0], before)
 
 
 def test_other_towers_are_refused():

@@ -91,7 +91,7 @@ def make_dataset(form):
 
 
 def first_batch(form, folder):
-    """Of a process's rows of the first batch: the images and the groups; and the process's share of the loss."""
+    """Return the images and groups of a process's rows in the first batch, and its share of the loss."""
     dataset, pixels = make_dataset(form)
     torch.manual_seed(0)
     model, processor = build_model(ModelArguments(**TOWERS), [text for texts in CAPTIONS for text in texts])
@@ -111,6 +111,7 @@ def groups_of(images, groups):
     return sorted(sorted(i for i, group in zip(images, groups, strict=True) if group == one) for one in {*groups})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "expected"), [("map-style", BY_CAPTION), ("streamed", BY_IMAGE_TOO)])
 def test_rows_that_share_an_image_or_a_caption_are_positives_also_over_two_processes(form, expected, tmp_path):
     images, groups, loss = first_batch(form, tmp_path)
@@ -130,7 +131,7 @@ SHARES = {  # of pairs that are positives, in the first three batches of 128; re
 }
 
 
-@pytest.mark.parametrize("name", SHARES)
+@pytest.mark.parametrize("name", ["digits", pytest.param("scenes", marks=pytest.mark.slow)])
 def test_built_in_datasets_have_the_order_and_positives_that_were_recorded(run_recipe, tmp_path, name):
     short = {"max_steps": 3, "eval_strategy": "no", "save_strategy": "no", "test_split": "none", "random_shift": 0}
     short |= {"metric_for_best_model": None, "image_size": 16, "per_device_train_batch_size": 128}

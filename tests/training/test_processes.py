@@ -67,11 +67,11 @@ def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, r
     first = json.loads((one / "trainer_state.json").read_text())["log_history"]
     second = json.loads((two / "trainer_state.json").read_text())["log_history"]
     for a, b in zip(first, second, strict=True):
-        for name in {"loss", "positive_share", "grad_norm", "temperature", "pictures_seen"} & set(a):
+        for name in {"loss", "positive_share", "grad_norm", "temperature", "images_seen"} & set(a):
             assert abs(a[name] - b[name]) <= 1e-4 * abs(a[name]), name  # float32 sums over 400 x 400 pairs
         if "eval_top1" in a:
             assert abs(a["eval_top1"] - b["eval_top1"]) < 3 / 180  # two pictures of 180 may be torn between classes
-    assert [line["pictures_seen"] for line in second if "loss" in line] == [400, 800, 1200, 1600]
+    assert [line["images_seen"] for line in second if "loss" in line] == [400, 800, 1200, 1600]
     for name, tensor in expected.items():
         assert torch.allclose(found[name], tensor, atol=1e-5), name
     start = torch.tensor(2.6592)

@@ -1,12 +1,22 @@
-"""Folders in every state go in; which are begun, gone on with, refused or emptied is checked."""
+"""Begin, resume, refuse and overwrite folders in every state, with any recipe."""
 
+import dataclasses
 import json
+from enum import Enum
 
 import pytest
 import yaml
 
+from modeling_clipscratch.training.recipe.arguments import RECIPE_GROUPS, recipe_fields
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
-from modeling_clipscratch.training.saving.run_folder import begin_run_folder, check_run_folder, saying_what_failed
+from modeling_clipscratch.training.saving.run_folder import (
+    OUR_CARD,
+    begin_run_folder,
+    check_recipe,
+    check_run_folder,
+    how_to_resume,
+)
+from modeling_clipscratch.utils.atomic_files import explaining_failures
 from modeling_clipscratch.utils.checksums import write_sums
 
 SETTINGS = {"dataset": "digits", "learning_rate": 0.001, "output_dir": "somewhere", "disable_tqdm": True}
@@ -37,10 +47,11 @@ def checkpoint():
 
 
 def test_new_or_empty_folder_is_begun_with_its_recipe(tmp_path):
+    (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "a" / "b", tmp_path / "empty"):
         begin(folder)
         assert contents(folder) == {"recipe.yaml"}
-        # Where the run lies and how it talks are no part of what was run.
+        # Where the run lies and what it shows are no part of what was run.
         assert yaml.safe_load((folder / "recipe.yaml").read_text()) == {"dataset": "digits", "learning_rate": 0.001}
 
 
@@ -62,46 +73,81 @@ def test_folder_with_other_files_is_refused_also_where_it_may_be_overwritten(tmp
     assert contents(tmp_path) == {"thesis.tex"}
 
 
-def test_overwriting_keeps_nothing_of_the_old_run(tmp_path, checkpoint):
+def test_overwriting_deletes_what_a_run_wrote_and_nothing_else(tmp_path, checkpoint):
     begin(tmp_path)
     checkpoint(tmp_path)
-    for name in ("metrics.json", "model.safetensors", "config.json", "curves.png", "trainer_state.json"):
-        (tmp_path / name).write_text("old")
-    (tmp_path / ".incomplete" / "checkpoint-4").mkdir(parents=True)
+    of_a_run = ["metrics.json", "model.safetensors", "config.json", "curves.png", "trainer_state.json", "README.md"]
+    of_a_run += [".gitattributes", "merges.txt", "model-00001-of-00002.safetensors", ".incomplete/checkpoint-4/a"]
+    of_a_run += ["runs/Nov30_host/events.out.tfevents.1.host.2", "runs/Nov29_host/trial/events.out.tfevents.1"]
+    for name in (*of_a_run, "runs/mine/notes.txt", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(OUR_CARD)
     begin(tmp_path, {"dataset": "scenes"}, overwrite=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"recipe.yaml"}
+    assert contents(tmp_path) == {"recipe.yaml", "notes.txt", "runs/mine/notes.txt"}
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"dataset": "scenes"}
 
 
-def test_overwriting_spares_files_that_no_run_wrote(tmp_path):
-    begin(tmp_path)
-    (tmp_path / "notes.txt").write_text("what I saw in this run")
-    begin(tmp_path, {"dataset": "scenes"}, overwrite=True)
-    assert (tmp_path / "notes.txt").read_text() == "what I saw in this run"
+# The recipe of a resumed run
 
 
-def test_overwriting_deletes_the_events_of_tensorboard_and_nothing_else_of_its_folder(tmp_path):
-    begin(tmp_path)
-    for name in ("runs/Nov30_host/events.out.tfevents.1.host.2", "runs/Nov29_host/trial/events.out.tfevents.1"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text("")
-    (tmp_path / "runs/mine").mkdir()
-    (tmp_path / "runs/mine/notes.txt").write_text("")
-    begin(tmp_path, {"dataset": "scenes"}, overwrite=True)
-    assert sorted(path.name for path in tmp_path.glob("runs/**/*")) == ["mine", "notes.txt"]
-
-
-def test_run_goes_on_with_its_own_recipe_only(tmp_path):
+def test_run_is_resumed_with_its_own_recipe_only(tmp_path):
     begin(tmp_path)
     begin(tmp_path, {**SETTINGS, "output_dir": "elsewhere", "disable_tqdm": False, "logging_steps": 5}, resume=True)
-    with pytest.raises(
-        ValueError,
-        match="was trained with learning_rate=0.001, and now learning_rate=0.1 is asked",
-    ):
+    with pytest.raises(ValueError, match="was trained with learning_rate=0.001, and now learning_rate=0.1 is asked"):
         begin(tmp_path, {**SETTINGS, "learning_rate": 0.1}, resume=True)
-    with pytest.raises(ValueError, match="was trained with loss='softmax', and now loss='sigmoid' is asked for"):
-        begin(tmp_path, {**SETTINGS, "loss": "sigmoid"}, resume=True)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"dataset": "digits", "learning_rate": 0.001}
+
+
+@pytest.fixture
+def differs(tmp_path):
+    """(settings of the run, settings now) -> the sentence that refuses them, or `None`."""
+
+    def check(before, now):
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(before))
+        try:
+            check_recipe(tmp_path / "recipe.yaml", now, free=set())
+        except ValueError as error:
+            return str(error)
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("field", "before", "now"),
+    [
+        ("projection_dim", 512, 8),
+        ("loss", "softmax", "sigmoid"),
+        ("global_batch_size", 256, 200),
+        ("optim", "adamw_torch_fused", "sgd"),
+        ("seed", 0, 1),
+        ("random_shift", 0, 1),
+        ("ema_decay", None, 0.5),
+        ("templates", None, ["a {}."]),
+    ],
+)
+def test_field_that_differs_is_named_with_both_values(differs, field, before, now):
+    sentence = f"trained with {field}={before!r}, and now {field}={now!r} is asked for; resume with {field}={before!r}"
+    for recipe in ({field: before}, {}):  # also where the default was not spelled out
+        assert sentence in differs(recipe, {field: now})
+    assert f"with {field}={now!r}, and now {field}={before!r}" in differs({field: now}, {})
+
+
+def test_default_that_is_spelled_out_or_named_by_its_value_is_the_same_recipe(differs):
+    """Of every field: 24 of them were refused by their default, or by the value that `auto` or `None` stands for."""
+    values = {}
+    for group in RECIPE_GROUPS:
+        values |= vars(group())
+    for name, field in recipe_fields().items():
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = values[name].value if isinstance(values[name], Enum) else values[name]
+        for spelled in (default, value):
+            if isinstance(spelled, (str, int, float, list, type(None))):
+                assert differs({}, {name: spelled}) is None and differs({name: spelled}, {}) is None
+    assert differs({"global_batch_size": 64}, {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4})
+    assert differs({"encode_chunk_size": 64}, {"encode_chunk_size": "64"}) is None
+
+
+# Checkpoints of a folder
 
 
 def test_auto_finds_the_last_checkpoint_if_there_is_one(tmp_path, checkpoint):
@@ -116,6 +162,14 @@ def test_auto_finds_the_last_checkpoint_if_there_is_one(tmp_path, checkpoint):
     assert find_checkpoint(tmp_path, "false") is None
 
 
+def test_half_made_checkpoint_is_passed_over_with_a_warning(tmp_path, checkpoint, caplog):
+    checkpoint(tmp_path, 3)
+    (tmp_path / "checkpoint-4").mkdir()  # as transformers' callback for SIGTERM left it
+    (tmp_path / "checkpoint-4" / "checkpoint-is-incomplete.txt").write_text("")
+    assert find_checkpoint(tmp_path, "auto") == str(tmp_path / "checkpoint-3")
+    assert "checkpoint-4 is damaged and not used: it has no SHA256SUMS" in caplog.text
+
+
 def test_folder_that_is_no_checkpoint_of_ours_is_refused(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"is no checkpoint folder \(no trainer_state.json\); try auto"):
         find_checkpoint(tmp_path, str(tmp_path))
@@ -128,22 +182,20 @@ def test_folder_that_is_no_checkpoint_of_ours_is_refused(tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize(
-    "error",
-    [OSError(28, "No space left on device"), RuntimeError("unexpected pos 358656 vs 358544")],
+    ("error", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (RuntimeError("unexpected pos 358656 vs 358544"), "unexpected pos 358656 vs 358544"),
+    ],
 )
-def test_failed_write_names_the_folder_the_reason_and_the_remedy(tmp_path, error):
-    with pytest.raises(OSError) as said, saying_what_failed(tmp_path):
-        raise error
-    sentence = str(said.value)
-    assert sentence.startswith(f"writing to {tmp_path} failed ({type(error).__name__}: ") and " MB free); " in sentence
-    assert (
-        sentence.endswith("no checkpoint was written yet: make room, then start again.")
-        and said.value.__cause__ is error
-    )
+def test_failed_write_names_the_folder_the_reason_and_the_remedy(tmp_path, checkpoint, error, reason):
+    def sentence():
+        explaining = explaining_failures(tmp_path, remedy=how_to_resume(tmp_path), also=(RuntimeError,))
+        with pytest.raises(OSError) as refused, explaining:
+            raise error
+        return str(refused.value)
 
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("a mistake"), TypeError("a bug")])
-def test_other_errors_pass_as_they_are(tmp_path, error):
-    with pytest.raises(type(error)) as said, saying_what_failed(tmp_path):
-        raise error
-    assert said.value is error
+    assert sentence().startswith(f"{tmp_path} cannot be written ({reason}; ")
+    assert sentence().endswith("no checkpoint was written yet: make room, then start again.")
+    checkpoint(tmp_path)
+    assert sentence().endswith("checkpoint-3 is complete: make room, then resume with --resume_from_checkpoint auto.")

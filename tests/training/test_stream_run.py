@@ -1,10 +1,9 @@
-"""Run recipes that stream tiny tars: to their end, resumed, and those that are refused."""
+"""Run recipes that stream tiny tars: to their end, resumed, and with options that raise."""
 
 import json
 import logging
 import tarfile
 from itertools import count, islice
-from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -15,7 +14,6 @@ from modeling_clipscratch.training.features.pairs import stream_pairs
 from modeling_clipscratch.training.loss.global_batch import choose_chunk
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.saving.stream_state import StreamStates
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from tests.training.conftest import same, weights
 
@@ -59,7 +57,7 @@ def straight(run_recipe, classes, tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers, step", [(0, 4), (2, 1), (2, 4)])
-def test_run_that_stopped_goes_on_to_the_same_bits(straight, run_recipe, classes, tmp_path, workers, step):
+def test_run_that_stopped_resumes_to_the_same_bits(straight, run_recipe, classes, tmp_path, workers, step):
     changes = {**STREAMED, "dataset": str(classes), "dataloader_num_workers": workers}
     checkpoint = straight(workers) / f"checkpoint-{step}"
     resumed, _ = run_recipe(tmp_path, **changes, resume_from_checkpoint=str(checkpoint))
@@ -70,7 +68,7 @@ def test_run_that_stopped_goes_on_to_the_same_bits(straight, run_recipe, classes
     assert kept[0][:-1] == kept[1][:-1] and len(kept[0]) == 7  # the last line is of the time taken
 
 
-def test_same_run_goes_on_by_itself(straight, run_recipe, classes, tmp_path, monkeypatch):
+def test_same_command_resumes_the_run_by_itself(straight, run_recipe, classes, tmp_path, monkeypatch):
     """Stopped by the third batch's failure, and started again with the same command."""
     own, taken = StreamedPairs._batch, []
 
@@ -89,7 +87,7 @@ def test_same_run_goes_on_by_itself(straight, run_recipe, classes, tmp_path, mon
     assert len(taken) == 4 + 3  # steps one to three were not taken again
 
 
-def test_a_checkpoint_holds_where_each_process_s_readers_stand(straight):
+def test_checkpoint_holds_the_position_of_each_reader(straight):
     state = json.loads((straight(2) / "checkpoint-3" / "stream_state_0.json").read_text())
     # Three batches were taken in turn, two of the first reader and one of the second, which is next.
     assert [entry["worker"] for entry in state["states"]] == [1, 0]
@@ -124,15 +122,17 @@ def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
 
 
 @pytest.mark.parametrize("changes, sentence", [
-    ({"eval_strategy": "steps"}, "has no validation split, .* --eval_strategy no does without"),
+    ({"eval_strategy": "steps", "eval_steps": 1}, "has no validation split, .* set --eval_strategy no"),
     ({"max_steps": -1}, "num_train_epochs has no use; set max_steps"),
     ({"keep_in_memory": True}, "streaming and keep_in_memory exclude each other"),
     ({"stream_shuffle_rows": 0}, "stream_shuffle_rows=0 is less than 1"),
-    ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "dataloader_persistent_workers would do"),
+    ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "persistent_workers has no effect"),
     ({"test_split": "testing2"}, "has no split 'testing2'; it has: train, test. "),
     ({"dataset": "digits"}, "digits: .* is of a form that is not streamed"),
 ])  # fmt: skip
-def test_what_a_stream_has_not_is_refused_before_anything_is_written(run_recipe, classes, tmp_path, changes, sentence):
+def test_option_that_a_stream_does_not_support_is_refused_before_anything_is_written(
+    run_recipe, classes, tmp_path, changes, sentence
+):
     with pytest.raises(ValueError, match=sentence):
         run_recipe(tmp_path, **{**STREAMED, "dataset": str(classes), **changes})
     assert not (tmp_path / "run").exists()
@@ -165,14 +165,14 @@ def pairs(captions, word_processor, make_model):
     return stream_pairs(rows, make_model(), word_processor, args)
 
 
-def test_readers_of_a_stream_are_started_as_asked(pairs):
-    args = SimpleNamespace(
-        dataloader_num_workers=1, dataloader_prefetch_factor=2, dataloader_pin_memory=False,
-        dataloader_multiprocessing_context="spawn",
-    )  # fmt: skip
-    assert StreamStates(pairs).loader(args).multiprocessing_context.get_start_method() == "spawn"
-    del args.dataloader_multiprocessing_context  # transformers 5.9 has no such field
-    assert StreamStates(pairs).loader(args).multiprocessing_context is None
+@pytest.mark.parametrize("context", [None, "spawn"])
+def test_readers_of_a_stream_are_started_as_asked(captions, make_trainer, context):
+    options = {"train_dataset": load_data(captions, streaming=True)["train"], "eval_dataset": None, "templates": None}
+    changes = {"per_device_train_batch_size": 4, "dataloader_num_workers": 1}
+    trainer = make_trainer(options=options, dataloader_multiprocessing_context=context, **changes)
+    loader = trainer.get_train_dataloader()
+    assert loader.num_workers == 1
+    assert loader.multiprocessing_context is None or loader.multiprocessing_context.get_start_method() == context
 
 
 def test_chunks_are_measured_with_the_longest_caption_that_may_come(pairs, make_model):
@@ -191,7 +191,7 @@ def test_chunks_are_measured_with_the_longest_caption_that_may_come(pairs, make_
     assert 1 < small < 8 and (large is None or large >= 2 * small)
 
 
-def test_a_broken_picture_that_is_skipped_is_said_once_in_a_run(run_recipe, classes, tmp_path, write_shard, caplog):
+def test_broken_image_that_is_skipped_is_named_once_in_a_run(run_recipe, classes, tmp_path, write_shard, caplog):
     with tarfile.open(classes / "train" / "0.tar") as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar}
     folder = write_shard(tmp_path / "set" / "train" / "0.tar", {**members, "s3.png": b"broken"}).parents[1]

@@ -1,4 +1,4 @@
-"""Turn the Trainer's usual switches, and check what each changes and what it leaves as it is."""
+"""Turn the Trainer's usual switches, and check what each changes and what it leaves unchanged."""
 
 import json
 import os
@@ -10,15 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from modeling_clipscratch.training.optimization.ema import WeightAverage
+from modeling_clipscratch.training.optimization.ema import ModelEma
 from modeling_clipscratch.training.optimization.sharding import has_unused_parameters
 from modeling_clipscratch.training.recipe.arguments import ModelArguments
 from modeling_clipscratch.training.saving import checkpoints
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.training.towers.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
-from tests.training.conftest import weights
-from tests.training.kills import write_tars
+from tests.training.conftest import same, weights
 
 SHORT = {
     "max_steps": 4,
@@ -61,7 +60,7 @@ def test_switch_that_must_change_no_result_changes_none(run_recipe, tmp_path, pl
 
 def test_average_is_that_of_the_literal_loop():
     model = torch.nn.Linear(2, 1, bias=False)
-    average = WeightAverage(model, 0.9)
+    average = ModelEma(model, 0.9)
     expected = model.weight.detach().clone()
     for step in range(1, 40):
         with torch.no_grad():
@@ -69,7 +68,7 @@ def test_average_is_that_of_the_literal_loop():
         average.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.weight.detach()
-    assert torch.allclose(average.averages["weight"], expected, rtol=1e-5)
+    assert torch.allclose(average.weights["weight"], expected, rtol=1e-5)
     before = model.weight.detach().clone()
     with average.in_place():
         assert torch.allclose(model.weight, expected, rtol=1e-5)
@@ -82,7 +81,7 @@ def test_averaged_run_ends_with_the_average_and_measures_it(run_recipe, tmp_path
     run, metrics = run_recipe(tmp_path / "a", **steps, ema_decay=0.9)
     raw, _ = run_recipe(tmp_path / "b", **steps)
     checkpoint = run / "checkpoint-6"
-    averaged, trained = load_file(checkpoint / "average.safetensors"), weights(checkpoint)
+    averaged, trained = load_file(checkpoint / "ema.safetensors"), weights(checkpoint)
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
     assert all(torch.equal(weights(raw)[name], tensor) for name, tensor in trained.items())
     assert any((averaged[name] - trained[name]).abs().max() > 1e-3 for name in averaged)
@@ -106,7 +105,7 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
     )  # fmt: skip
     best = json.loads((run / "trainer_state.json").read_text())["best_global_step"]
     assert best < 6, "else it is the last one's"
-    averaged = load_file(run / f"checkpoint-{best}" / "average.safetensors")
+    averaged = load_file(run / f"checkpoint-{best}" / "ema.safetensors")
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
 
 
@@ -131,7 +130,7 @@ def test_adapters_learn_while_the_tower_stays_and_are_merged_at_the_end(run_reci
     assert torch.linalg.matrix_rank(difference, rtol=1e-3) in (1, 2)
     model = AutoModel.from_pretrained(run, trust_remote_code=True)
     assert not any("lora" in name for name, _ in model.named_parameters())
-    # A run with adapters goes on from its checkpoint to the same bits.
+    # A run with adapters resumes from its checkpoint to the same bits.
     again, _ = run_recipe(
         tmp_path / "again",
         **{**SHORT, "freeze_text": True, "text_lora_rank": 2, "resume_from_checkpoint": str(run / "checkpoint-2")},
@@ -162,7 +161,6 @@ def test_merged_adapters_compute_what_they_computed_before(make_trainer):
         ({"text_lora_rank": 4, "unfreeze_text_layers": 1}, "leave unfreeze_text_layers out"),
         ({"text_lora_rank": -1}, "text_lora_rank=-1 is not a rank"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 is not between 0 and 1"),
-        ({"save_minutes": 0.0}, "save_minutes=0.0 is not above 0"),
         ({"memory_budget_gb": -1.0}, "memory_budget_gb=-1.0 is not above 0"),
         ({"text_lora_rank": 2, "gradient_checkpointing": True}, "no effect on a frozen tower with adapters"),
     ],
@@ -172,18 +170,11 @@ def test_switches_that_do_not_fit_are_refused(run_recipe, tmp_path, said, senten
         run_recipe(tmp_path, **{**SHORT, "freeze_text": True, **said})
 
 
-def test_save_minutes_saves_between_the_checkpoints(run_recipe, tmp_path):
-    steps = {"save_strategy": "steps", "save_steps": 100, "eval_strategy": "no", "test_split": "none", "max_steps": 2}
-    folder, _ = run_recipe(tmp_path, **steps, save_minutes=1e-9)
-    assert (folder / "checkpoint-1").is_dir()
-
-
 def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_resumption(run_recipe, tmp_path):
     # A learning rate of 0: every evaluation gives the same.
     stops = {**SHORT, "max_steps": 20, "learning_rate": 0.0, "save_total_limit": None}
     stops |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     for gone, patience, looks in (
-        ("nothing", 2, [2, 4, 6]),
         ("nothing", 2, [2, 4, 6]),
         ("checkpoint-6", 2, [2, 4, 6]),
         ("nothing", 3, [2, 4, 6, 8]),
@@ -197,41 +188,38 @@ def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_r
         (folder / "trainer_state.json").unlink()
 
 
-@pytest.mark.parametrize("how", [{"save_minutes": 1e-9, "save_steps": 100}, {"save_steps": 1}])
-def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_recipe, tmp_path, how):
-    steps = {"max_steps": 5, "eval_strategy": "epoch", "save_strategy": "steps", "test_split": "none"}
-    steps |= {"load_best_model_at_end": False, "save_total_limit": None, **how}
-    folder, _ = run_recipe(tmp_path, **steps)
+def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_recipe, tmp_path):
+    steps = {"max_steps": 5, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 1, "test_split": "none"}
+    folder, _ = run_recipe(tmp_path, **steps, load_best_model_at_end=False, save_total_limit=None)
     for step, looks in ((2, []), (3, [3]), (4, [3]), (5, [3, 5])):  # an epoch is three steps
         state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
         assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
 
 
-@pytest.mark.parametrize("streaming", [False, True])
-def test_sigterm_leaves_the_checkpoint_of_a_whole_step_to_resume_from(run_recipe, tmp_path, monkeypatch, streaming):
+@pytest.mark.parametrize(("place", "number"), [("training_step", 3), ("measure", 6)])
+def test_sigterm_leaves_the_checkpoint_of_a_whole_step_to_resume_from(run_recipe, tmp_path, monkeypatch, place, number):
+    """Also in the evaluation after the last step. `test_kill` stops real processes."""
     steps = {**SHORT, "max_steps": 6, "enable_jit_checkpoint": True, "resume_from_checkpoint": "auto"}
-    if streaming:
-        write_tars(tmp_path / "tars", shards=2)
-        steps |= {"dataset": str(tmp_path / "tars"), "streaming": True, "stream_shuffle_rows": 128}
+    steps |= {"eval_strategy": "steps", "eval_steps": 6}
     expected = weights(run_recipe(tmp_path / "straight", **steps)[0])
-    step, handler = ClipScratchTrainer.training_step, signal.getsignal(signal.SIGTERM)
+    own, handler = getattr(ClipScratchTrainer, place), signal.getsignal(signal.SIGTERM)
 
-    def signalled_step(trainer, *given):
-        loss = step(trainer, *given)
-        if trainer.state.global_step == 2:  # steps that are finished; the third's gradients are there, its weights not
+    def signalled(trainer, *given):
+        result = own(trainer, *given)
+        # In the third step its gradients are there, its weights not.
+        if trainer.state.global_step == (2 if place == "training_step" else 6):
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss
+        return result
 
     with monkeypatch.context() as patched:
-        patched.setattr(ClipScratchTrainer, "training_step", signalled_step)
+        patched.setattr(ClipScratchTrainer, place, signalled)
         with pytest.raises(SystemExit) as stop:
             run_recipe(tmp_path / "stopped", **steps)
     signal.signal(signal.SIGTERM, handler)
     assert stop.value.code == 143
     run = tmp_path / "stopped" / "run"
-    assert {path.name for path in run.iterdir()} == {"recipe.yaml", "checkpoint-3"}
-    resumed = weights(run_recipe(tmp_path / "stopped", **steps)[0])
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
+    assert {path.name for path in run.iterdir()} == {"recipe.yaml", f"checkpoint-{number}"}
+    assert same(weights(run_recipe(tmp_path / "stopped", **steps)[0]), expected)
 
 
 @pytest.mark.parametrize(("metric", "mode"), [("top1", "max"), ("expected_calibration_error", "min")])

@@ -1,6 +1,7 @@
 """Check what the trainer of a tiny model on 64 digits refuses, decays, freezes and logs."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def test_towers_may_have_a_learning_rate_of_their_own(make_trainer):
 
 
 def test_loss_of_a_step_is_the_loss_of_its_batch(make_trainer):
-    trainer = make_trainer(cache_states=False)
+    trainer = make_trainer(cache_features=False)
     batch = trainer.train_pairs.__getitems__([(0, index) for index in (5, 3, 9, 40, 41)])
     inputs = {name: tensor.clone() for name, tensor in batch.items()}
     trainer.model.eval()
@@ -101,17 +102,19 @@ def test_temperature_is_brought_back_to_its_limit_after_a_step(make_trainer):
     assert trainer.model.logit_scale.item() == pytest.approx(math.log(100), abs=1e-6)
 
 
-def test_log_tells_loss_statistics_and_pictures_seen(make_trainer):
+def test_log_has_the_loss_its_floor_the_statistics_and_the_images_seen(make_trainer):
     trainer = make_trainer(max_steps=4, logging_steps=2)
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
-    assert [line["pictures_seen"] for line in lines] == [32, 64]
+    assert [line["images_seen"] for line in lines] == [32, 64]
     groups = trainer.train_pairs.captions.links[:, 0]
     order = [index for _, index in trainer.sampler]
     batches = [groups[order[start : start + 16]] for start in range(0, 64, 16)]
-    share = [(batch[:, None] == batch[None, :]).float().mean().item() for batch in batches]
-    for line, pair in zip(lines, (share[:2], share[2:]), strict=True):
-        assert line["positive_share"] == pytest.approx(sum(pair) / 2, abs=1e-6)
+    positives = [(batch[:, None] == batch[None, :]).float() for batch in batches]
+    for line, pair in zip(lines, (positives[:2], positives[2:]), strict=True):
+        assert line["positive_share"] == pytest.approx(sum(each.mean() for each in pair) / 2, abs=1e-6)
+        floor = sum(each.sum(1).log().mean() for each in pair) / 2
+        assert line["loss_floor"] == pytest.approx(floor, abs=1e-6) and floor <= line["loss"]
         assert 0 <= line["image_to_text_accuracy"] <= 1 and 0 <= line["text_to_image_accuracy"] <= 1
         # The temperature hardly moves in four steps of 1e-3.
         assert line["temperature"] == pytest.approx(math.exp(-2.6592), rel=0.02)
@@ -151,9 +154,14 @@ def test_bf16_steps_keep_weights_in_float32(make_trainer):
     assert len(losses) == 2 and all(0 < loss < 2 * math.log(16) for loss in losses)
 
 
-def test_progress_bar_counts_pictures(make_trainer, capfd):
-    make_trainer(disable_tqdm=False, max_steps=2).train()
-    assert "32/32" in capfd.readouterr().err
+def test_progress_bar_counts_images_and_shows_the_loss_with_its_floor(make_trainer, capfd):
+    trainer = make_trainer(disable_tqdm=False, max_steps=2, logging_steps=1)
+    trainer.train()
+    trainer.evaluate()
+    last, bars = trainer.state.log_history[1], capfd.readouterr().err
+    assert re.search(r"training: 100%.* 32/32 .* images/s", bars)
+    assert f"loss {last['loss']:.2f} (floor {last['loss_floor']:.2f})" in bars
+    assert re.search(r"embedding train: 100%.* 64/64 ", bars)  # of the evaluation after the training
 
 
 @pytest.mark.parametrize("method", ["evaluate", "predict"])

@@ -1,4 +1,4 @@
-"""A run with every switch of a step goes in; whether the host would wait for a GPU between two log lines comes out."""
+"""Check that the host never waits for a GPU between two log lines, in a run with every option of a step."""
 
 import contextlib
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_clipscratch.training.optimization.ema import WeightAverage
+from modeling_clipscratch.training.optimization.ema import ModelEma
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 aten = torch.ops.aten
@@ -52,9 +52,7 @@ def watched(monkeypatch):
         seen.append(number)
         with Forbid(ASKS | LISTS), pytest.MonkeyPatch.context() as patch:
             for name in ("tolist", "cpu", "numpy"):  # copies, which on a CPU no operator shows
-                patch.setattr(
-                    torch.Tensor, name, lambda *given, name=name: pytest.fail(f"{name}() makes the host wait")
-                )
+                patch.setattr(torch.Tensor, name, lambda *args, name=name: pytest.fail(f"{name}() makes the host wait"))
             return step(self, *args, **kwargs)
 
     monkeypatch.setattr(ClipScratchTrainer, "training_step", training_step)
@@ -62,8 +60,10 @@ def watched(monkeypatch):
         yield seen
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid", "diagonal"])
-@pytest.mark.parametrize("chunk", ["auto", "64"])
+@pytest.mark.parametrize(
+    ("loss", "chunk"),
+    [("softmax", "auto"), ("sigmoid", "64"), pytest.param("diagonal", "auto", marks=pytest.mark.slow)],
+)
 def test_no_step_between_log_lines_asks_the_device_for_a_number(run_recipe, tmp_path, watched, loss, chunk):
     run_recipe(tmp_path, loss=loss, encode_chunk_size=chunk, **SHORT, **SWITCHES)
     assert watched == [1, 2, 3]
@@ -79,9 +79,9 @@ def test_the_watch_sees_a_copy_to_the_host(run_recipe, tmp_path, watched, monkey
     loss = ClipScratchTrainer.compute_loss
 
     def copies(*args, **kwargs):
-        found = loss(*args, **kwargs)
-        found.detach().cpu()
-        return found
+        value = loss(*args, **kwargs)
+        value.detach().cpu()
+        return value
 
     monkeypatch.setattr(ClipScratchTrainer, "compute_loss", copies)
     with pytest.raises(pytest.fail.Exception, match="cpu.. makes the host wait"):
@@ -90,7 +90,7 @@ def test_the_watch_sees_a_copy_to_the_host(run_recipe, tmp_path, watched, monkey
 
 def test_the_average_of_all_weights_is_one_call(make_model):
     model = make_model()
-    average = WeightAverage(model, 0.9)
+    average = ModelEma(model, 0.9)
     calls = []
 
     class Count(TorchDispatchMode):

@@ -1,4 +1,4 @@
-"""Split texts by the built-in tokenizer: words where blanks part them, characters where none do."""
+"""Split texts by the word tokenizer: at spaces, or into characters of scripts without spaces."""
 
 import logging
 
@@ -14,17 +14,19 @@ from modeling_clipscratch.training.towers.word_tokenizer import word_tokenizer
         ("一只红猫 cat", ["一", "只", "红", "猫", "cat"]),
         ("แมวสีดำ", ["แ", "ม", "ว", "สี", "ด", "ำ"]),  # a mark stays with its letter
         ("ねこ", ["ね", "こ"]),
-        ("고양이 집", ["고양이", "집"]),  # Korean has blanks
+        ("고양이 집", ["고양이", "집"]),  # Korean has spaces
+        ("ΣΚΥΛΟΣ ΚΑΙ", ["σκυλοσ", "και"]),
+        ("Ein GROẞES Haus", ["ein", "großes", "haus"]),
     ],
 )
-def test_tokens_are_words_or_characters_of_scripts_without_blanks(caption, tokens):
+def test_tokens_are_words_or_characters_of_scripts_without_spaces(caption, tokens):
     tokenizer = word_tokenizer([caption, "a"])
     assert tokenizer.tokenize(caption) == tokens
     assert tokenizer.unk_token_id not in tokenizer(caption)["input_ids"]
 
 
 @pytest.mark.parametrize(("caption", "advises"), [("红猫", True), ("a red cat", False)])
-def test_scripts_without_blanks_bring_the_advice_of_a_pretrained_tokenizer(caption, advises, caplog):
+def test_scripts_without_spaces_bring_the_advice_of_a_pretrained_tokenizer(caption, advises, caplog):
     with caplog.at_level(logging.WARNING):
         word_tokenizer([caption])
     assert ("a pretrained tokenizer of that language (--tokenizer)" in caplog.text) == advises

@@ -79,11 +79,6 @@ class CaptionTable:
             digest.update(part.tobytes())
         digest.update("\0".join(self.texts).encode("utf-8", "surrogatepass"))
 
-    def rows_survive_flip(self) -> torch.Tensor:
-        """(N,) bool, False where any caption of the row names a side."""
-        survives = self.survives_flip.numpy()[self._flat]
-        return torch.from_numpy(np.logical_and.reduceat(survives, self._offsets[:-1]))
-
     def select(self, indices: np.ndarray) -> "CaptionTable":
         """The table of the rows at `indices`; the texts and their ids stay."""
         table = copy.copy(self)

@@ -1,7 +1,7 @@
 """Make whole batches of image-text pairs, the same for any number of workers and processes, and after any resume.
 
-A batch holds `images` uint8 (B, H, W, 3) or `image_states` (B, D); `input_ids`, `attention_mask` (B, T) or
-`text_states` (B, D); `links` int64 (B, K), rows that share a number are positives of each other; `sample` int64 (B,)
+A batch holds `images` uint8 (B, H, W, 3) or `image_features` (B, D); `input_ids`, `attention_mask` (B, T) or
+`text_features` (B, D); `links` int64 (B, K), rows that share a number are positives of each other; `sample` int64 (B,)
 and `may_flip` bool (B,) for the augmentation.
 """
 
@@ -25,7 +25,7 @@ from .captions import CaptionTable, TokenTable
 
 logger = logging.getLogger(__name__)
 
-_CAPTION_DRAW, _VIEW = 100, 101  # draw numbers, apart from those of the augmentation
+_CAPTION_DRAW = 100  # draw number, apart from those of the augmentation
 
 
 class TextSide:
@@ -56,7 +56,7 @@ class TextSide:
         """
         chosen = table.choose(rows, uniform(samples, _CAPTION_DRAW))
         if self.features is not None:
-            part = {"text_states": self.features[chosen]}
+            part = {"text_features": self.features[chosen]}
         elif self.tokens is not None:
             part = self.tokens.batch(chosen)
         else:
@@ -68,7 +68,7 @@ class TextSide:
     def longest(self, count: int) -> dict[str, torch.Tensor]:
         """Tokens or features of `count` times the longest caption there may be, to measure what a batch may need."""
         if self.features is not None:
-            return {"text_states": self.features[:1].repeat(count, 1)}
+            return {"text_features": self.features[:1].repeat(count, 1)}
         if self.tokens is not None:
             return self.tokens.batch(self.tokens.by_length()[-1:].repeat(count))
         ids = torch.full((count, self.tokenizer.model_max_length), self.tokenizer.pad_token_id)
@@ -84,7 +84,7 @@ class PairDataset(torch.utils.data.Dataset):
         texts: what is taken of a caption.
         pixels: uint8 (N, H, W, 3) of decoded images; or
         preprocess: reads and resizes an image when its batch is made; or
-        image_states: (N, V, D) cached features of a frozen vision tower, V views an image.
+        image_features: (N, D) cached features of a frozen vision tower.
         on_bad_row: `raise` or `skip` (the next row that can be read takes its place), for `preprocess`.
 
     >>> from modeling_clipscratch.data import load_data
@@ -93,7 +93,7 @@ class PairDataset(torch.utils.data.Dataset):
     >>> texts = TextSide(seed=0, features=torch.zeros(len(captions.texts), 16))  # of a frozen text tower
     >>> pixels = np.zeros((180, 8, 8, 3), dtype=np.uint8)
     >>> batch = PairDataset(data["validation"], captions, texts, pixels=pixels).__getitems__([(0, 5), (0, 7)])
-    >>> batch["images"].shape, batch["text_states"].shape  # of (epoch, row) each
+    >>> batch["images"].shape, batch["text_features"].shape  # of (epoch, row) each
     (torch.Size([2, 8, 8, 3]), torch.Size([2, 16]))
     """
 
@@ -105,13 +105,13 @@ class PairDataset(torch.utils.data.Dataset):
         *,
         pixels: np.ndarray | None = None,
         preprocess: Preprocess | None = None,
-        image_states: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
         on_bad_row: str = "raise",
     ):
-        assert sum(part is not None for part in (pixels, preprocess, image_states)) == 1
+        assert sum(part is not None for part in (pixels, preprocess, image_features)) == 1
         self.dataset, self.captions, self.texts = dataset, captions, texts
         self.pixels = None if pixels is None else torch.from_numpy(pixels)
-        self.preprocess, self.image_states = preprocess, image_states
+        self.preprocess, self.image_features = preprocess, image_features
         self.on_bad_row = on_bad_row
         self._images = ImageReader(dataset)
         self._ids = key_ids(dataset["key"][:])
@@ -143,9 +143,8 @@ class PairDataset(torch.utils.data.Dataset):
         elif self.pixels is not None:
             batch["images"] = self.pixels.index_select(0, rows)  # copies rows; self.pixels[...] goes byte by byte
         samples = self.texts.samples(self._ids[rows], epochs)
-        if self.image_states is not None:
-            views = self.image_states.shape[1]
-            batch["image_states"] = self.image_states[rows, (uniform(samples, _VIEW) * views).long()]
+        if self.image_features is not None:
+            batch["image_features"] = self.image_features[rows]
         return {**batch, **self.texts.batch(self.captions, rows, samples)}
 
     def largest_batch(self, count: int) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 FEW = 30  # points; marks on more of them run together
 # Title of a panel, pattern of the log's keys that it shows, what stands on its y axis.
 PANELS = (
-    ("loss", r"(?:eval_(?:.+_)?)?loss", "nats"),
+    ("loss", r"(?:eval_(?:.+_)?)?loss|loss_floor", "nats"),
     ("zero-shot accuracy", r"eval_(?:.+_)?(?:top1|top5|mean_per_class_recall)", "%"),
     ("image to text recall", r"eval_(?:.+_)?image_to_text_recall@\d+", "%"),
     ("text to image recall", r"eval_(?:.+_)?text_to_image_recall@\d+", "%"),
@@ -32,9 +32,9 @@ def plot_curves(log_history: Sequence[Mapping] | Mapping[str, Sequence[Mapping]]
 
     Args:
         log_history: `log_history` of a `trainer_state.json`, or {run name: the same} for several runs on one sheet.
-            Entries without a `step` are passed over. Keys shown: `loss`, `eval_*loss`, `eval_*top1`, `eval_*top5`,
-            `eval_*mean_per_class_recall`, `eval_*recall@k`, `*accuracy`, `learning_rate*`, `temperature` or
-            `logit_scale` (its natural log, negative). With `pictures_seen` the axis says how many pictures a step has.
+            Entries without a `step` are passed over. Keys shown: `loss`, `loss_floor` (thin), `eval_*loss`,
+            `eval_*top1`, `eval_*top5`, `eval_*mean_per_class_recall`, `eval_*recall@k`, `*accuracy`, `learning_rate*`,
+            `temperature` or `logit_scale` (natural log, negative). With `images_seen` the axis names the images a step.
         path: the PNG.
     No picture is made of logs that have nothing to show.
     """
@@ -75,14 +75,14 @@ def _panel(axes, title, of_runs, unit, runs):
     for run, series in of_runs.items():
         for key, steps, values in series:
             values = np.exp(-values) if key == "logit_scale" else values * (100 if unit == "%" else 1)
-            place = keys.index(key)
+            place, width = keys.index(key), 0.8 if key == "loss_floor" else 1.6
             dash = DASHES[place % len(DASHES)]
             if len(runs) == 1:
                 marker = MARKERS[place % len(MARKERS)] if len(steps) <= FEW else None
                 style = {"color": COLOURS[place % len(COLOURS)], "marker": marker}
             else:
                 style = {**look(runs.index(run)), "markevery": max(1, len(steps) // 8)}
-            axes.plot(steps, values, label=_short(key, title), linestyle=dash, linewidth=1.6, markersize=4, **style)
+            axes.plot(steps, values, label=_short(key, title), linestyle=dash, linewidth=width, markersize=4, **style)
     axes.set_ylabel(unit)
     if unit == "%":
         axes.set_ylim(*_percent_limits(axes.lines))
@@ -119,7 +119,9 @@ def _series(log_history, pattern):
 def _short(key, title):
     """Key of the log -> name in the legend; what the title says already is left out."""
     if title == "loss":
-        return {"loss": "training", "eval_loss": "evaluation"}.get(key, key.removeprefix("eval_").replace("_", " "))
+        return {"loss": "training", "loss_floor": "floor", "eval_loss": "evaluation"}.get(
+            key, key.removeprefix("eval_").replace("_", " ")
+        )
     name = key.removeprefix("eval_")
     name = re.sub(r"(image_to_text|text_to_image)_recall@", "@", name) if "recall" in title else name
     name = name.removesuffix("_accuracy") if title == "in-batch accuracy" else name
@@ -141,6 +143,6 @@ def _step_axis(histories):
     """The name of the axis, with the pictures of a step where the runs agree on it."""
     sizes = set()
     for history in histories:
-        seen = [(entry["step"], entry["pictures_seen"]) for entry in history if entry.get("pictures_seen")]
+        seen = [(entry["step"], entry["images_seen"]) for entry in history if entry.get("images_seen")]
         sizes.add(f"{max(seen)[1] / max(max(seen)[0], 1):,.0f}" if seen else None)
     return "step" if None in sizes or len(sizes) > 1 else f"step (of {sizes.pop()} pictures)"

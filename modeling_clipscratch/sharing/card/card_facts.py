@@ -26,25 +26,26 @@ logger = logging.getLogger(__name__)
 
 REPORT = "report"  # folder of a model's folder and repository
 _UNKNOWN = {"dataset": {}, "towers": {}, "trained_parameters": {}, "processes": 1}
-_UNKNOWN |= dict.fromkeys(("steps", "pictures_seen", "seconds", "cores", "precision"))
+_UNKNOWN |= dict.fromkeys(("steps", "images_seen", "seconds", "cores", "precision"))
 # What a card needs of each file: {key: shape}, with `str` for all other keys, [shape of each], {allowed}, or types.
 _METRICS = {str: {str: (int, float, list)}}
+_RUN = {
+    "dataset": {
+        **dict.fromkeys(("name", "source", "kind", "revision", "measured"), str),
+        **{"rows": {str: int}, "class_names": [str], "templates": [str], "captions": int},
+    },
+    "towers": {str: {"name": str, "source": str}},
+    "trained_parameters": {str: int},
+    **dict.fromkeys(("steps", "images_seen", "seconds", "processes", "cores"), (int, float)),
+    "precision": str,
+}
 _SHAPES = {
     "config.json": {},
     "processor_config.json": {"image_processor": {"crop_size": {str: int}, "size": {str: int}}},
     "tokenizer_config.json": {"model_max_length": (int, float)},
     "tokenizer.json": {"model": {"vocab": (dict, list)}},
     "versions.json": {str: str},
-    "run.json": {
-        "dataset": {
-            **dict.fromkeys(("name", "source", "kind", "revision", "measured"), str),
-            **{"rows": {str: int}, "class_names": [str], "templates": [str], "captions": int},
-        },
-        "towers": {str: {"name": str, "source": str}},
-        "trained_parameters": {str: int},
-        **dict.fromkeys(("steps", "pictures_seen", "seconds", "processes", "cores"), (int, float)),
-        "precision": str,
-    },
+    "trainer_state.json": {"stateful_callbacks": {"TrainingRecord": {"attributes": _RUN}}},
     "recipe.yaml": {str: object},
     "metrics.json": _METRICS,
     f"{REPORT}/metrics.json": _METRICS,
@@ -67,7 +68,8 @@ def read_facts(folder: Path) -> dict:
         raise ClipScratchError(
             f"{folder} holds no ClipScratch model (config.json); give the folder that training wrote."
         )
-    run = {**_UNKNOWN, **_read(folder, "run.json")}
+    record = _read(folder, "trainer_state.json").get("stateful_callbacks", {}).get("TrainingRecord", {})
+    run = {**_UNKNOWN, **record.get("attributes", {})}
     recipe = public_recipe(_read(folder, "recipe.yaml"), run)
     of_a_run = {path for path in folder.iterdir() if path.name not in (CARD, SUMS) and is_of_a_run(path)}
     code = code_files(folder)
@@ -181,7 +183,7 @@ def _measured(folder: Path, run: Mapping, recipe: Mapping) -> list[dict]:
 
 
 def _command(dataset: str, split: str | None, recipe: Mapping) -> str:
-    words = ["python", "run_eval.py", "--model", "MODEL", "--dataset", dataset]
+    words = ["clipscratch", "eval", "--model", "MODEL", "--dataset", dataset]
     words += ["--split", split] if split not in (None, "test") else []
     for field in (*DATA_OPTIONS, "validation_fraction"):
         if field == "cache_dir":  # a place on this machine

@@ -115,8 +115,8 @@ def describe_budget(facts: dict) -> str | None:
     """Pictures seen, time, hardware and arithmetic, as far as they are known."""
     run, versions = facts["run"], facts["versions"]
     parts = []
-    if run["pictures_seen"]:
-        parts.append(f"{run['pictures_seen']:,} pictures seen in {run['steps']:,} steps")
+    if run["images_seen"]:
+        parts.append(f"{run['images_seen']:,} pictures seen in {run['steps']:,} steps")
     if run["seconds"]:
         parts.append(f"{_duration(run['seconds'])} of training with its evaluations")
     if parts and "device" in versions:  # alone it would be a budget of nothing

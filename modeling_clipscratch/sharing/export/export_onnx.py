@@ -32,7 +32,7 @@ def load_for_export(folder: str | Path):
     onnx_libraries()  # before the model is loaded
     if not Path(folder).is_dir():
         raise ClipScratchError(
-            f"{folder} is not a folder; give one that run_train.py wrote, or a copy of it from the Hub."
+            f"{folder} is not a folder; give one that clipscratch train wrote, or a copy of it from the Hub."
         )
     model, processor = load_model(folder, "cpu")
     if model.config.model_type != "clipscratch":

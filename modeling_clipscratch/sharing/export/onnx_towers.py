@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ...hub.errors_clipscratch import ClipScratchError
-from ...hub.heads_clipscratch import unit_length
+from ...hub.losses_clipscratch import unit_length
 
 OPSET = 20  # the first that has Gelu, one node where it was five
 SIDES = ("text", "vision")

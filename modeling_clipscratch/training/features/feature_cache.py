@@ -1,130 +1,96 @@
-"""A frozen tower and all it will ever see go in; its pooled states, memory-mapped from disk, come out.
+"""Run a frozen tower once over all its inputs, and keep its pooled features on disk.
 
-A cache is found by a key over everything that its content depends on: tower weights and config, pooling,
-normalisation, tokens or pictures, preprocessing. What differs has another key, so a cache is never stale.
+The name of a cached file is a digest of everything that its content depends on: the tower's weights and config,
+pooling, normalisation, tokens or images, preprocessing. So a file is never out of date.
 """
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from huggingface_hub import constants
 
 from ...data.batches.captions import TokenTable
-from ...data.images.augment import Augment
 from ...data.images.preprocess import normalize
-from ...data.images.randomness import key_ids, sample_ids
 from ...evaluation.encode import CPU_BATCH
+from ...utils.checksums import weights_fingerprint
 from .feature_files import find_or_build
 
 logger = logging.getLogger(__name__)
 
+_VERSION = 1  # of the files; raise it when other features would be found under the same name
 
-def text_states(model, tokens: TokenTable, *, folder=None, batch_size=256, progress=True) -> torch.Tensor:
-    """(U, D) float32 pooled states of the unique captions, from the cache or the tower.
+
+def cached_text_features(model, tokens: TokenTable, *, folder=None, batch_size=256, progress=True) -> torch.Tensor:
+    """Return the pooled features of the unique captions, from the cache or the tower.
 
     Args:
         model: its text tower is frozen.
-        tokens: the captions, tokenised; their token ids are part of the key.
-        folder: of all caches; default `clipscratch` in the Hugging Face cache.
-        batch_size: captions at once.
-        progress: show a bar.
-    """
-    key = _key(model, "text", tokens.fingerprint())
+        tokens: U captions, tokenised.
+        folder: of all cached files; default `clipscratch` in the Hugging Face cache.
 
-    def encode(start, stop):
-        states = torch.empty(stop - start, model.config.text_state_dim)
-        # Captions of like length together: padding would be most of the work.
+    Returns:
+        (U, D) float32, memory-mapped.
+    """
+
+    def encode(start, stop, advance):
+        features = torch.empty(stop - start, model.config.text_feature_dim)
+        # Captions of similar length together: padding would be most of the work.
         for chosen in tokens.by_length(torch.arange(start, stop)).split(batch_size):
             inputs = {name: tensor.to(model.device) for name, tensor in tokens.batch(chosen).items()}
-            states[chosen - start] = model.text_states(**inputs)[1].float().cpu()
-        return states
+            features[chosen - start] = model.text_tower_features(**inputs)[1].float().cpu()
+            advance(len(chosen))
+        return features
 
-    return _find_or_build(model, key, "caption", len(tokens), encode, folder, progress)
+    return _find_or_build(model, "text", tokens.fingerprint(), len(tokens), encode, folder, progress)
 
 
-def image_states(
+def cached_image_features(
     model,
-    read: Callable[[np.ndarray], np.ndarray],
-    content,
-    keys,
-    augment: Augment,
+    read: Callable[[torch.Tensor, int], Iterator[torch.Tensor]],
+    content: object,
+    count: int,
     *,
-    views=1,
-    seed=0,
-    may_flip=None,
+    mean: Sequence[float],
+    std: Sequence[float],
     folder=None,
     batch_size=256,
     progress=True,
 ) -> torch.Tensor:
-    """(N, V, D) float32 pooled states of N pictures in V views, from the cache or the tower.
+    """Return the pooled features of N images, from the cache or the tower.
 
     Args:
         model: its vision tower is frozen.
-        read: function of (n,) ascending indices -> uint8 (n, H, W, 3), decoded and resized; called for what is not in
-            the cache only.
-        content: what the pixels depend on (fingerprint of the rows, preprocessing), for the cache's key.
-        keys: (N,) row keys, for the views' randomness.
-        augment: how views after the first differ from it; the first is the plain picture.
-        views: V.
-        seed: of the views.
-        may_flip: (N,) bool, False where a caption of the picture speaks of left or right; default all True.
-        folder, batch_size, progress: as for `text_states`.
+        read: function of (n,) row indices and a batch size -> their images, uint8 (B, H, W, 3) one batch after
+            another. It is called for rows that are not in the cache.
+        content: what the pixels depend on (fingerprint of the rows, preprocessing).
+        count: N.
+        mean: (3,) of the image processor; and `std`.
+
+    Returns:
+        (N, D) float32, memory-mapped.
     """
-    may_flip = torch.ones(len(keys), dtype=torch.bool) if may_flip is None else may_flip
-    looks = [augment.mean, augment.std]
-    looks += [views, seed, repr(augment), *keys, may_flip.tolist()] if views > 1 else []
     batch_size = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
-    key = _key(model, "vision", [content, len(keys), looks])
-    ids = key_ids(keys)
 
-    def encode(start, stop):
-        states = torch.empty(stop - start, model.config.vision_state_dim)
-        places = torch.arange(start, stop)  # view 0 of picture 0, view 1 of picture 0, ...
-        pictures = torch.arange(start // views, (stop - 1) // views + 1)
-        pixels = torch.from_numpy(read(pictures.numpy()))
-        for view in (places % views).unique().tolist():
-            for chosen in places[places % views == view].split(batch_size):
-                images = pixels[chosen // views - pictures[0]].to(model.device)
-                states[chosen - start] = encode_view(images, chosen // views, view).float().cpu()
-        return states
+    def encode(start, stop, advance):
+        features = []
+        for images in read(torch.arange(start, stop), batch_size):
+            pixel_values = normalize(images.to(model.device), mean, std)
+            features.append(model.vision_tower_features(pixel_values)[1].float().cpu())
+            advance(len(images))
+        return torch.cat(features)
 
-    def encode_view(images, chosen, view):
-        if view == 0:
-            pixel_values = normalize(images, augment.mean, augment.std)
-        else:
-            samples = sample_ids(ids[chosen], seed=seed, epoch=view).to(model.device)
-            pixel_values = augment(images, samples, may_flip[chosen].to(model.device))
-        return model.image_states(pixel_values)[1]
-
-    found = _find_or_build(model, key, "picture", len(keys) * views, encode, folder, progress)
-    return found.view(len(keys), views, -1)
-
-
-def _key(model, side, content):
-    tower = model.text_model if side == "text" else model.vision_model
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tower.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    settings = [
-        tower.config.to_diff_dict(),
-        getattr(model.config, f"{side}_pooling"),
-        getattr(model.config, f"{side}_state_norm"),
-        content,
-    ]
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return f"{side}-{digest.hexdigest()}"
+    return _find_or_build(model, "image", [content, count, mean, std], count, encode, folder, progress)
 
 
 @torch.inference_mode()
-def _find_or_build(model, key, unit, count, encode, folder, progress):
+def _find_or_build(model, unit, content, count, encode, folder, progress):
+    side, tower = ("text", model.text_model) if unit == "text" else ("vision", model.vision_model)
+    settings = [tower.config.to_diff_dict(), *(getattr(model.config, f"{side}_{n}") for n in ("pooling", "state_norm"))]
+    key = weights_fingerprint(tower, [_VERSION, *settings, content])
     folder = Path(folder or Path(constants.HF_HOME) / "clipscratch").expanduser()
-    path = folder / f"{key}.safetensors"
-    states, found = find_or_build(path, count, encode, device=model.device, unit=unit, progress=progress)
-    logger.info("states of %s %ss: %s %s", f"{count:,}", unit, "found in" if found else "written to", path)
-    return states
+    path = folder / f"{side}-{key}.safetensors"
+    features, was_there = find_or_build(path, count, encode, device=model.device, unit=unit, progress=progress)
+    logger.info("features of %s %ss: %s %s", f"{count:,}", unit, "read from" if was_there else "written to", path)
+    return features

@@ -1,8 +1,7 @@
-"""Build a memory-mapped file with the features of all rows of a frozen tower, and check it when it is used again.
+"""Compute the features of all rows once, in a memory-mapped file that is checked whenever it is used again.
 
-All processes build a file together, in parts that are whole or not there. So a build that was killed is resumed, two
-runs that want the same file use each other's parts, and machines that share no disk each end with a file of their own.
-Each part has a digest: a damaged one is encoded again.
+All processes compute a file together, in parts that are written whole or not at all, so a killed run is resumed.
+Another run that needs the same file waits. Machines that share no disk each end with a file of their own.
 """
 
 import contextlib
@@ -11,18 +10,18 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
+from ...utils.atomic_files import WriteError, write_whole
 from ..loss.gather import local_process_count, process_count, process_index, sum_over_processes
-from ..saving.run_folder import saying_what_failed
 
 logger = logging.getLogger(__name__)
 
@@ -30,153 +29,148 @@ PART_ROWS = 1024  # about half a minute of a small ViT at 224 pixels on two CPU 
 
 
 def find_or_build(
-    path: Path, count: int, encode: Callable[[int, int], torch.Tensor], *, device, unit: str, progress: bool
+    path: Path,
+    count: int,
+    encode: Callable[[int, int, Callable[[int], object]], torch.Tensor],
+    *,
+    device: torch.device | str,
+    unit: str,
+    progress: bool,
 ) -> tuple[torch.Tensor, bool]:
-    """
+    """Return the features of a file, which is computed first if there is none.
+
     Args:
         path: of the file; equal on all processes, which must all call this.
         count: N rows.
-        encode: function (start, stop) -> (stop - start, D) float32 states of these rows, on the CPU.
-        device: where messages between processes travel.
-        unit, progress: of the bar.
-    Returns: (N, D) float32, memory-mapped; and whether it was there already.
+        encode: function (start, stop, advance) -> (stop - start, D) float32 features of these rows, on the CPU. It
+            calls advance(n) whenever n rows are done.
+        device: on which messages between processes travel.
+        unit: name of a row, for the progress bar.
+        progress: show a progress bar.
+
+    Returns:
+        (N, D) float32, memory-mapped; and whether the file was there already.
+
+    Raises:
+        WriteError: If the disk is full or cannot be written to.
     """
-    parts = path.with_suffix(f".parts{PART_ROWS}")
-    local = int(os.environ.get("LOCAL_RANK", 0)) == 0  # a machine with a disk of its own looks at that
-    if local and path.is_file():
-        _keep_whole_parts(path, parts, count)
+    is_local_main = int(os.environ.get("LOCAL_RANK", 0)) == 0  # each machine may have a disk of its own
+    if is_local_main and path.is_file() and not _is_intact(path, count):
+        logger.warning("%s is damaged; its features are computed again.", path)
+        path.unlink()
     _wait()
     missing = int(sum_over_processes(torch.tensor(int(not path.is_file()), device=device)))
     if missing:
-        _build(path, parts, count, encode, unit=unit, progress=progress)
-    if local:
-        shutil.rmtree(parts, ignore_errors=True)
-    with safe_open(path, framework="pt") as file:  # pages come in as they are read
-        return file.get_tensor("states"), not missing
+        parts = path.with_suffix(f".parts{PART_ROWS}")
+        try:
+            with _only_run(parts):
+                _build(path, parts, count, encode, unit, progress)
+                if is_local_main:
+                    shutil.rmtree(parts, ignore_errors=True)
+        except WriteError as error:
+            raise WriteError(f"{error} (cache_dir sets the place of cached features.)") from error
+    with safe_open(path, framework="pt") as file:  # pages are read when they are used
+        return file.get_tensor("features"), not missing
 
 
-def _keep_whole_parts(path, parts, count):
-    """Check a file against its digests. Of a damaged one the whole parts stay, as files in `parts`."""
+@contextlib.contextmanager
+def _only_run(parts):
+    """Let one run at a time compute a file; the first process holds the lock for all of the run."""
+    lock = FileLock(parts / "lock")
+    if process_index() == 0:
+        parts.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.info("waiting for another run that computes %s", parts.with_suffix(".safetensors"))
+            lock.acquire()
+    _wait()
     try:
-        with safe_open(path, framework="pt") as file:
-            digests = (file.metadata() or {}).get("sha256", "").split()
-            states = file.get_tensor("states")
-    except (SafetensorError, FileNotFoundError):
-        digests, states = [], torch.empty(1)
-    pieces = dict(zip(range(0, len(states), PART_ROWS), states.split(PART_ROWS), strict=False))
-    whole = [
-        start for start, digest in zip(pieces, digests, strict=False) if _digest(path, start, pieces[start]) == digest
-    ]
-    if len(states) == count and len(whole) == len(pieces) == len(digests):
-        return
-    logger.warning("%s: %d of %d parts are damaged and encoded again.", path, len(pieces) - len(whole), len(pieces))
-    for start in whole:
-        with _saying_what_failed(path), _written_whole(_part(parts, start), parts) as part:
-            _save_part(path, start, pieces[start], part)
-    del pieces, states
-    path.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
 
 
-def _digest(path, start, states):
-    """Of a part's rows, their place and what the file is named after, so that no part passes for another."""
-    digest = hashlib.sha256(f"{path.stem} {start} {tuple(states.shape)}".encode())
-    digest.update(states.contiguous().numpy())
-    return digest.hexdigest()
-
-
-def _save_part(path, start, states, name):
-    save_file({"states": states.contiguous()}, name, metadata={"sha256": _digest(path, start, states)})
-
-
-def _build(path, parts, count, encode, *, unit, progress):
+def _build(path, parts, count, encode, unit, progress):
     starts = range(0, count, PART_ROWS)
-    local, locals_ = int(os.environ.get("LOCAL_RANK", 0)), local_process_count()
-    mine = starts[process_index() :: process_count()]
-    quiet = not progress or process_index() > 0
-    with tqdm(total=len(mine) * PART_ROWS, unit=unit, desc=f"encoding {unit}s once", disable=quiet) as bar:
-        for number in range(len(mine)):
-            start = mine[(number + os.getpid()) % len(mine)]  # two runs begin at different parts
-            _make_part(path, parts, start, count, encode)
-            bar.update(PART_ROWS)
+    own = starts[process_index() :: process_count()]
+    name = f"computing {unit} features"
+    if process_count() > 1:
+        name += f" (process 1 of {process_count()})"
+    total = sum(min(PART_ROWS, count - start) for start in own)
+    with tqdm(total=total, unit=f" {unit}s", desc=name, disable=not progress or process_index() > 0) as bar:
+        for start in own:
+            _make_part(path, parts, start, count, encode, bar.update)
     _wait()
-    for start in starts[local::locals_]:  # those of machines that write to another disk
-        _make_part(path, parts, start, count, encode)
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    for start in starts[local :: local_process_count()]:  # parts that another machine wrote to its own disk
+        _make_part(path, parts, start, count, encode, lambda rows: None)
     _wait()
-    if local == 0:
-        with _saying_what_failed(path), _unless_there(path):
-            _join(path, parts, starts, count)
+    if local == 0 and not path.is_file():
+        write_whole(path, lambda file: _join(file, parts, starts, count))
     _wait()
+
+
+def _make_part(path, parts, start, count, encode, advance):
+    part, stop = _part(parts, start), min(start + PART_ROWS, count)
+    if path.is_file() or _is_whole(path, part, start):
+        advance(stop - start)
+        return
+    features = encode(start, stop, advance).contiguous()
+    metadata = {"sha256": _digest(path, start, features)}
+    write_whole(part, lambda file: save_file({"features": features}, file, metadata=metadata))
 
 
 def _part(parts, start):
     return parts / f"{start:010d}.safetensors"
 
 
-def _make_part(path, parts, start, count, encode):
-    if path.is_file() or _is_whole(path, parts, start):
-        return
-    states = encode(start, min(start + PART_ROWS, count))
-    with _saying_what_failed(path), _unless_there(path), _written_whole(_part(parts, start), parts) as part:
-        _save_part(path, start, states, part)
+def _digest(path, start, features):
+    """Digest of a part's rows, their place and what the file is named after, so that no part passes for another."""
+    digest = hashlib.sha256(f"{path.stem} {start} {tuple(features.shape)}".encode())
+    digest.update(features.contiguous().numpy())
+    return digest.hexdigest()
 
 
-def _is_whole(path, parts, start):
-    part = _part(parts, start)
+def _read(path):
+    """Return the digests and the features of a file; nothing of one that cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("sha256", "").split(), file.get_tensor("features")
+    except (SafetensorError, FileNotFoundError):
+        return [], torch.empty(0, 0)
+
+
+def _is_intact(path, count):
+    digests, features = _read(path)
+    parts = enumerate(features.split(PART_ROWS))
+    return len(features) == count and digests == [_digest(path, n * PART_ROWS, part) for n, part in parts]
+
+
+def _is_whole(path, part, start):
     if not part.is_file():
         return False
-    with contextlib.suppress(SafetensorError, FileNotFoundError), safe_open(part, framework="pt") as file:
-        if (file.metadata() or {}).get("sha256") == _digest(path, start, file.get_tensor("states")):
-            return True
-    logger.warning("%s is damaged and encoded again.", part)
+    digests, features = _read(part)
+    if digests == [_digest(path, start, features)]:
+        return True
+    logger.warning("%s is damaged; its features are computed again.", part)
     return False
 
 
-def _join(path, parts, starts, count):
-    """Write the safetensors format part after part, since the states of all rows may not fit into memory."""
-    if path.is_file():
-        return
+def _join(name, parts, starts, count):
+    """Write the safetensors format part by part, since the features of all rows may not fit into memory."""
     digests, width = [], 0
     for start in starts:
         with safe_open(_part(parts, start), framework="pt") as file:
             digests.append(file.metadata()["sha256"])
-            width = file.get_slice("states").get_shape()[1]
+            width = file.get_slice("features").get_shape()[1]
     entry = {"dtype": "F32", "shape": [count, width], "data_offsets": [0, 4 * count * width]}
-    header = json.dumps({"__metadata__": {"sha256": " ".join(digests)}, "states": entry}).encode()
+    header = json.dumps({"__metadata__": {"sha256": " ".join(digests)}, "features": entry}).encode()
     header += b" " * (-len(header) % 8)  # the format aligns its data so
-    with _written_whole(path, parts) as whole, open(whole, "wb") as file:
+    with open(name, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for start in starts:
-            file.write(load_file(_part(parts, start))["states"].numpy().astype("<f4", copy=False).tobytes())
-
-
-@contextlib.contextmanager
-def _written_whole(path, folder):
-    """A name in `folder` to write to; what stands there at the end is brought to disk and renamed to `path`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=path.stem[:12] + ".", suffix=".part")
-    os.close(descriptor)
-    try:
-        yield name
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # a temporary file is for its owner only
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _unless_there(path):
-    """Another run that built the same file takes the parts away; then it is there, and all is well."""
-    try:
-        yield
-    except (FileNotFoundError, SafetensorError):
-        if not path.is_file():
-            raise
-
-
-def _saying_what_failed(path):
-    return saying_what_failed(path.parent, remedy="make room, or set cache_dir to another disk, and start again.")
+            file.write(load_file(_part(parts, start))["features"].numpy().astype("<f4", copy=False).tobytes())
 
 
 def _wait():

@@ -1,4 +1,4 @@
-"""Turn the datasets that the Trainer is given into batches: pixels in memory, cached features, augmentation."""
+"""Make batches of the datasets that the Trainer is given: pixels in memory, cached features, augmentation."""
 
 import logging
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from ...data.templates import DEFAULT_TEMPLATES
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import is_fixed
 from ..loss.gather import local_process_count
-from .feature_cache import image_states, text_states
+from .feature_cache import cached_image_features, cached_text_features
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,16 @@ _IN_MEMORY = 4e9  # bytes of a split's decoded images, in all processes of a mac
 
 
 def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Dataset | StreamedRows:
-    """The rows of a dataset that a user gives to the Trainer, map-style or iterable.
+    """Prepare a dataset that a user gives to the Trainer, map-style or iterable.
 
     Args:
         dataset: any `datasets.Dataset` or `IterableDataset` of images with a label or captions.
         options: how it is read.
         what: the parameter's name, for errors.
-        train: the training split as the user gave it, where this is another one.
-    Raises: ClipScratchError if it is something else, or its columns do not tell what they are.
+        train: the training split as the user gave it, if `dataset` is another one.
+
+    Raises:
+        ClipScratchError: If it is something else, or its columns are ambiguous.
     """
     if isinstance(dataset, datasets.Dataset):
         opened = (lambda: train) if isinstance(train, datasets.Dataset) and train is not dataset else None
@@ -52,46 +54,29 @@ def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Da
 
 
 def read_stream(stream: datasets.IterableDataset, options: DataOptions) -> datasets.Dataset:
-    """All rows of an iterable dataset in memory, images encoded: an evaluation compares each with each."""
+    """Read all rows of an iterable dataset into memory, images encoded, for an evaluation, which needs all at once."""
     stream = undecoded(with_features(stream))
     rows = {"features": stream.features, "info": stream.info, "split": stream.split}
     return prepare_dataset(datasets.Dataset.from_list(list(stream), **rows), options)
 
 
 def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False) -> Augment:
-    """What is done to training images, on the device.
+    """Build the augmentation of training images; `ClipScratchError` if the features of these images are cached.
 
-    Args:
-        args: `ClipScratchTrainingArguments`.
-        preprocess: of the vision tower, whose mean and deviation normalise.
-        model: unwrapped.
-        streamed: the rows are those of a stream, which has no cache of image features.
-    Raises: ClipScratchError if images are to be changed or mixed of which the cache has no more than they are, or
-        several views wanted where no cache holds them.
+    Image features of a stream (`streamed`) are not cached.
     """
-    names = ("random_shift", "random_crop_min_area", "horizontal_flip", "trivial_augment", "random_erasing")
-    changes = {name: getattr(args, name) for name in names}
+    defaults = {field.name: field.default for field in fields(args)}
+    changes = {field.name: getattr(args, field.name) for field in fields(Augment) if field.name in defaults}
     mix = Mix(cutmix=args.cutmix, mixup=args.mixup)
-    augment = Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
-    if is_fixed(model.vision_model) and args.cache_states and not streamed:
-        if mix != Mix():
+    if is_fixed(model.vision_model) and args.cache_features and not streamed:
+        changed = {**changes, "cutmix": args.cutmix, "mixup": args.mixup}
+        changed = [f"{name}={value}" for name, value in changed.items() if value != defaults[name]]
+        if changed:
             raise ClipScratchError(
-                f"cutmix={args.cutmix} and mixup={args.mixup} mix images, but the vision tower is frozen and its "
-                "features are cached; leave them out, or set cache_states to false."
+                f"{changed[0]} changes images, but the vision tower is frozen and its features are cached; leave it "
+                "out, or set cache_features to false."
             )
-        defaults = {field.name: field.default for field in fields(args)}
-        changed = [f"{name}={value}" for name, value in changes.items() if value != defaults[name]]
-        if changed and args.image_views == 1:
-            raise ClipScratchError(
-                f"{changed[0]} changes images, but the vision tower is frozen and the cache has each as it is; set "
-                "image_views to 2 or more, or cache_states to false."
-            )
-    elif args.image_views > 1:
-        raise ClipScratchError(
-            f"image_views={args.image_views} are views that the cache of a frozen vision tower holds, and this run has "
-            "none: each image is changed anew whenever it comes; leave it out."
-        )
-    return augment
+    return Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
 
 
 def map_pairs(
@@ -105,23 +90,22 @@ def map_pairs(
     training: bool,
     once: bool = False,
 ) -> PairDataset:
-    """Batches of a prepared dataset, with whatever a frozen tower would compute again and again taken from the cache.
+    """Make batches of a prepared dataset, with cached features of frozen towers.
 
     Args:
         dataset: prepared, N rows.
-        model: unwrapped, on its device.
-        processor: its processor.
+        model: unwrapped, on its device; `processor` is its processor.
         augment: of `build_augment`.
         args: `ClipScratchTrainingArguments`.
         templates: prompts of class data.
-        training: whether the rows are trained on: changed, read in a faster way; else measured.
-        once: measured one time only, so each process reads no more than its share.
+        training: whether the rows are trained on, so augmented and read in a faster way; else they are measured.
+        once: whether they are measured one time only, so each process reads no more than its share.
     """
     captions = CaptionTable.of(dataset, templates)
     # No process of FSDP has the whole of a weight.
-    caches = args.cache_states and not isinstance(model, FSDPModule)
+    caches = args.cache_features and not isinstance(model, FSDPModule)
     cache_images = caches and is_fixed(model.vision_model)
-    # Features outlive the run, and evaluation is the image processor's.
+    # Features outlive the run, and evaluation uses the image processor's own pixels.
     preprocess = Preprocess(processor.image_processor, exact=cache_images or not training)
     height, width = preprocess.image_size
     skips, progress = args.on_bad_row == "skip", not args.disable_tqdm
@@ -131,40 +115,39 @@ def map_pairs(
         processes = 1 if skips else local_process_count()
         in_memory = len(dataset) * height * width * 3 * processes < _IN_MEMORY
     pixels, kept = None, np.arange(len(dataset))
-    if in_memory and (skips or not cache_images):  # else images whose features are there are never opened
+    if in_memory and (skips or not cache_images):  # images whose features are cached are not opened
         pixels, kept = preprocess.read_all(dataset, on_bad_row=args.on_bad_row, progress=progress)
-    elif skips and (cache_images or not training):  # while it trains, another image takes a place
+    elif skips and (cache_images or not training):  # in training, another image takes the place of a broken one
         kept = preprocess.readable(dataset, progress=progress)
     if len(kept) < len(dataset):
         dataset, captions = dataset.select(kept), captions.select(kept)
     texts = text_side(captions, model, processor, args, caches=caches)
+    source = {"preprocess": preprocess, "on_bad_row": args.on_bad_row} if pixels is None else {"pixels": pixels}
+    pairs = PairDataset(dataset, captions, texts, **source)
     if not cache_images:
-        read = {"preprocess": preprocess, "on_bad_row": args.on_bad_row} if pixels is None else {"pixels": pixels}
-        return PairDataset(dataset, captions, texts, **read)
-    states = image_states(
+        return pairs
+    features = cached_image_features(
         model,
-        lambda chosen: preprocess.read_all(dataset.select(chosen))[0] if pixels is None else pixels[chosen],
+        pairs.plain_images,
         [content_fingerprint(dataset), processor.image_processor.to_json_string()],
-        dataset["key"][:],
-        augment,
-        views=args.image_views if training else 1,
-        seed=args.seed,
-        may_flip=captions.rows_survive_flip(),
+        len(dataset),
+        mean=augment.mean,
+        std=augment.std,
         **_cache(args),
     )
-    return PairDataset(dataset, captions, texts, image_states=states)
+    return PairDataset(dataset, captions, texts, image_features=features)
 
 
 def stream_pairs(
     rows: StreamedRows, model, processor, args, *, templates: Sequence[str] | None = None
 ) -> StreamedPairs:
-    """The batches of this process. Args: as of `map_pairs`."""
+    """Make this process's batches of a stream; arguments as of `map_pairs`."""
     captions = None
     if rows.class_names is not None:
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
     pairs = StreamedPairs(
         rows,
-        text_side(captions, model, processor, args, caches=args.cache_states),
+        text_side(captions, model, processor, args, caches=args.cache_features),
         captions,
         batch_size=args.per_device_train_batch_size,
         seed=args.seed,
@@ -185,34 +168,32 @@ def stream_pairs(
 
 
 def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool) -> TextSide:
-    """Cached features, or tokens, of the texts that are known beforehand; else the tokenizer."""
+    """Use cached features, or tokens, of texts that are known beforehand; else the tokenizer."""
     if captions is None:
         return TextSide(seed=args.seed, tokenizer=processor.tokenizer)
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
     if caches and is_fixed(model.text_model):
-        return TextSide(seed=args.seed, features=text_states(model, tokens, **_cache(args)))
+        return TextSide(seed=args.seed, features=cached_text_features(model, tokens, **_cache(args)))
     return TextSide(seed=args.seed, tokens=tokens)
 
 
 def _cache(args):
-    return {
-        "folder": args.cache_dir,
-        "batch_size": args.per_device_eval_batch_size,
-        "progress": not args.disable_tqdm,
-    }
+    settings = {"folder": args.cache_dir, "batch_size": args.per_device_eval_batch_size}
+    return {**settings, "progress": not args.disable_tqdm}
 
 
 def check_stream(args) -> None:
-    """Raise `ClipScratchError` if a run asks for what a stream does not have; set what resuming it needs."""
+    """Raise `ClipScratchError` for options that a stream does not support, and set what resuming it needs."""
     if args.max_steps <= 0:
         raise ClipScratchError(
-            "streaming: how many rows there are is not known, so num_train_epochs has no use; set max_steps."
+            "streaming: the number of rows is not known, so num_train_epochs has no use; set max_steps."
         )
     if args.keep_in_memory:
         raise ClipScratchError("streaming and keep_in_memory exclude each other; leave one out.")
     if args.dataloader_persistent_workers:
         raise ClipScratchError(
-            "dataloader_persistent_workers would do nothing: a stream's readers have no epoch to outlive; leave it out."
+            "dataloader_persistent_workers has no effect on a stream, whose readers do not end with an epoch; leave it "
+            "out."
         )
     if args.eval_strategy == "epoch" or args.save_strategy == "epoch":
         logger.warning(

@@ -1,13 +1,13 @@
-"""What the user said of batch, processes and chunks goes in; one global batch, shared out, comes out.
+"""Split the global batch among processes and chunks.
 
-The loss compares all pairs of the global batch, G = processes x rows of a process. How many of its rows a process
-encodes at once, its chunk, changes memory and time, never the loss.
+The loss compares all pairs of the global batch: processes x rows of a process. How many of its rows a process encodes
+at once, its chunk, changes memory and time, never the loss.
 """
 
 import logging
-import os
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -17,33 +17,48 @@ from .gather import local_process_count, process_count
 logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 256
-_MARGIN = 1.5  # what a step takes beyond the activations kept for the backward pass: gradients, one layer's temporaries
+_MARGIN = 1.5  # a step needs more than the activations kept for the backward pass: gradients, a layer's temporaries
+_OTHER_LOSSES = {  # field of TrainingArguments -> (the value that keeps the loss, what another one does)
+    "auto_find_batch_size": (False, " makes the batch smaller; set encode_chunk_size to auto"),
+    "label_smoothing_factor": (0.0, " is not part of a contrastive loss; leave it out"),
+    "dataloader_drop_last": (True, "=False ends each epoch with a smaller batch, which has another loss; leave it out"),
+    "remove_unused_columns": (False, " has no columns to remove, since batches are made whole; leave it out"),
+}  # fmt: skip
 
 
 def settle_global_batch(args) -> None:
-    """Works out the rows of a process and its chunk from `global_batch_size` and the Trainer's own two fields.
+    """Set the rows of a process and its chunk from `global_batch_size` and the Trainer's own two fields.
 
     `per_device_train_batch_size` x `gradient_accumulation_steps` x processes is the global batch, in chunks of
     `per_device_train_batch_size`, so that accumulation makes a true larger contrastive batch. Afterwards
     `per_device_train_batch_size` holds all rows of a process and `gradient_accumulation_steps` is 1.
 
-    Raises: ClipScratchError for numbers that do not fit together, or switches that would compute another loss in
-        silence.
+    Args:
+        args: `ClipScratchTrainingArguments`; changed in place.
+
+    Raises:
+        ClipScratchError: If numbers do not fit together, or a field would silently change the loss.
     """
     processes, accumulated = args.world_size, args.gradient_accumulation_steps
-    at_once, chunk = args.per_device_train_batch_size, _chunk(args.encode_chunk_size)
+    at_once, chunk = args.per_device_train_batch_size, args.encode_chunk_size
+    if chunk != "auto":
+        if not str(chunk).isdigit() or int(chunk) == 0:
+            raise ClipScratchError(
+                f"encode_chunk_size={chunk!r} is neither auto nor a number of pairs; choose 64, or auto."
+            )
+        chunk = int(chunk)
     batch = args.global_batch_size
     if batch is None:
         batch = DEFAULT_BATCH if at_once is None else at_once * accumulated * processes
     if batch < 2:
         raise ClipScratchError(
-            f"global_batch_size={batch} leaves a contrastive loss nothing to compare; choose 2 or more (left out, it "
+            f"global_batch_size={batch} leaves a contrastive loss nothing to compare; choose 2 or more (by default it "
             "is per_device_train_batch_size x gradient_accumulation_steps x processes)."
         )
-    if batch < processes or batch % processes:
+    if batch % processes:
         fits = max(batch // processes, 1) * processes
         raise ClipScratchError(
-            f"global_batch_size={batch} cannot be shared equally among {processes} processes; choose {fits} or "
+            f"global_batch_size={batch} cannot be split equally among {processes} processes; choose {fits} or "
             f"{fits + processes}."
         )
     rows = batch // processes
@@ -63,69 +78,56 @@ def settle_global_batch(args) -> None:
         chunk = at_once
     args.global_batch_size, args.per_device_train_batch_size = batch, rows
     args.gradient_accumulation_steps, args.encode_chunk_size = 1, chunk
-    _refuse_other_losses(args)
-
-
-def check_rows(count: int, args) -> None:
-    """Raises: ClipScratchError if `count` training rows fill no whole batch."""
-    if count < args.global_batch_size:
-        raise ClipScratchError(
-            f"{count} training rows fill no batch of {args.global_batch_size}; set global_batch_size to at most "
-            f"{count // args.world_size * args.world_size}."
-        )
-
-
-def _chunk(said):
-    if said == "auto":
-        return said
-    if not str(said).isdigit() or int(said) == 0:
-        raise ClipScratchError(f"encode_chunk_size={said!r} is neither auto nor a number of pairs; choose 64, or auto.")
-    return int(said)
-
-
-def _refuse_other_losses(args):
-    why = {
-        "auto_find_batch_size": (args.auto_find_batch_size, "makes the batch smaller; set encode_chunk_size to auto"),
-        "label_smoothing_factor": (args.label_smoothing_factor > 0, "is not part of a contrastive loss; leave it out"),
-        "dataloader_drop_last": (
-            not args.dataloader_drop_last,
-            "=False ends each epoch with a smaller batch, whose loss is another one; leave it out",
-        ),
-        "remove_unused_columns": (
-            args.remove_unused_columns,
-            "has no columns to remove: batches are made whole; leave it out",
-        ),
-    }
-    for name, (asked, reason) in why.items():
-        if asked:
-            raise ClipScratchError(f"{name}{'' if reason.startswith('=') else ' '}{reason}.")
+    for name, (value, reason) in _OTHER_LOSSES.items():
+        if getattr(args, name) != value:
+            raise ClipScratchError(f"{name}{reason}.")
 
 
 def describe_batch(args, chunk: int | None) -> str:
-    """The arithmetic in one line; `chunk` as `choose_chunk` gave it."""
+    """Describe the global batch in one line; `chunk` is that of `choose_chunk`."""
     rows = args.per_device_train_batch_size
     line = f"global batch of {args.global_batch_size:,} pairs = {args.world_size} x {rows:,}"
     if chunk is None:
         return f"{line}, encoded at once"
-    return f"{line}, encoded {chunk:,} at a time ({-(-rows // chunk)} chunks, made again for the backward pass)"
+    return f"{line}, encoded {chunk:,} at a time ({-(-rows // chunk)} chunks, encoded again for the backward pass)"
+
+
+def enable_checkpointing(model, options: dict | None) -> None:
+    """Enable activation checkpointing as the Trainer does when it starts to train, before a step's memory is measured.
+
+    Args:
+        model: unwrapped.
+        options: `activation_checkpointing_kwargs`: `every_n_layers` and `offload`, and those of torch's `checkpoint`.
+    """
+    options, own = dict(options or {}), {}
+    if hasattr(model, "activation_checkpointing_enable"):  # older versions of transformers have the former name only
+        own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options or None, **own)
+    else:
+        model.gradient_checkpointing_enable(options or None)
 
 
 def choose_chunk(args, model, example) -> int | None:
-    """Rows that a process encodes at once; `None` for all of them.
+    """Choose how many rows a process encodes at once.
+
+    `auto` measures what the backward pass would keep of one row more, and takes the largest power of two that fits
+    the memory budget. It depends on model, shapes and machine only, so a resumed run chooses the same.
 
     Args:
         args: settled by `settle_global_batch`.
         model: unwrapped, on its device.
         example: function of n that makes the model's inputs for n rows of the largest size.
-    `auto` measures what the backward pass would keep of one row more, and takes the largest power of two that fits
-    the memory budget; it depends on model, shapes and machine only, so a resumed run chooses the same.
+
+    Returns:
+        Number of rows; `None` for all of them.
     """
     rows, chunk = args.per_device_train_batch_size, args.encode_chunk_size
     if chunk == "auto":
         one, two = (_kept_bytes(model, example(count)) for count in (1, 2))
         fits = int((memory_budget(args, model) - one) / max(_MARGIN * (two - one), 1))
         chunk = rows if fits >= rows else 2 ** max(fits, 1).bit_length() // 2
-        if process_count() > 1:  # FSDP gathers weights a chunk: all must have as many
+        if process_count() > 1:  # FSDP gathers weights for each chunk: all processes need the same number
             least = torch.tensor(chunk, device=args.device)
             dist.all_reduce(least, dist.ReduceOp.MIN)
             chunk = int(least)
@@ -150,7 +152,7 @@ def _kept_bytes(model, inputs):
 
 
 def memory_budget(args, model) -> float:
-    """Bytes that a step of one process may take: `memory_budget_gb`, or half of a CPU's memory, most of a GPU's."""
+    """Return the bytes that a step of one process may take: `memory_budget_gb`, or half of a CPU's, most of a GPU's."""
     if args.memory_budget_gb is not None:
         if args.memory_budget_gb <= 0:
             raise ClipScratchError(
@@ -160,14 +162,9 @@ def memory_budget(args, model) -> float:
     if args.device.type == "cuda":
         free = 0.9 * torch.cuda.get_device_properties(args.device).total_memory - torch.cuda.memory_allocated()
     else:
-        free = machine_memory() / 2 / local_process_count()
-    learned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return free - 12 * learned  # gradient and AdamW's two moments
-
-
-def machine_memory() -> int:
-    """Bytes of memory that this machine, or the container around us, has."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    written = limit.read_text().strip() if limit.is_file() else "max"
-    return total if written == "max" else min(total, int(written))
+        limit = Path("/sys/fs/cgroup/memory.max")  # of the container, if there is one
+        written = limit.read_text().strip() if limit.is_file() else "max"
+        total = psutil.virtual_memory().total
+        free = (total if written == "max" else min(total, int(written))) / 2 / local_process_count()
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return free - 12 * trained  # gradient and AdamW's two moments, float32

@@ -1,18 +1,19 @@
-"""The one rule of positives: rows that share an image, a class or a caption within the batch, also over others."""
+"""Find the positives of a batch: rows that share an image, a class or a caption, directly or through other rows."""
 
 import torch
 
 
 def connected_groups(links: torch.Tensor) -> torch.Tensor:
-    """Number the groups of rows that are linked, directly or over other rows.
+    """Number the connected components of rows that share a link.
 
     Args:
         links: (N, K) int64; rows that share a number, in whatever columns, are linked.
 
-    Returns: (N,) int64, equal for the rows of a group, different for others.
+    Returns:
+        (N,) int64, equal for the rows of a component, different for others.
 
-    Source: labels shrink to the least of a row's neighbours, roots are hooked and pointers jump (Shiloach and Vishkin
-        1982), which takes O(log N) rounds. A GPU makes all of them, so that the host need not wait to see the last.
+    Source: Shiloach and Vishkin 1982: labels shrink to the least of a row's neighbours, roots are hooked and pointers
+        jump, which takes O(log N) rounds. A GPU runs all of them, so that the host need not wait to see the last.
 
     >>> connected_groups(torch.tensor([[7, 1], [2, 2], [1, 3], [3, 9]]))
     tensor([0, 1, 0, 0])

@@ -1,1 +1,1 @@
-"""Optimizers, averages, arithmetic and checks of a step."""
+"""Optimizers, the moving average of the weights, arithmetic, sharding and the values of a step."""

@@ -1,39 +1,35 @@
-"""A model goes in; its trained weights, in groups of one learning rate and one decay each, come out."""
+"""Group the trained weights by learning rate and decay, and build their optimizer."""
 
 import torch
 
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
-from ..recipe.arguments import ModelArguments
-from ..towers.build import is_from_scratch
+from ..recipe.arguments import ModelArguments, is_from_scratch
 from .muon import MuonAdamW
 
 
 def muon_matrices(model, options: ModelArguments, rate: float | None) -> set[str]:
-    """Names of the weights that Muon trains: matrices in the blocks of towers from scratch, not embeddings, not heads.
+    """Name the weights that Muon trains at `rate`: matrices in the blocks of towers from scratch.
 
-    Args:
-        model: unwrapped.
-        options: the recipe's model part.
-        rate: `muon_learning_rate`; without one there are none.
-    Raises: ClipScratchError if no tower is trained from scratch: Muon's steps are as long in every direction, and would
-        overwrite in a few of them what pretraining knows.
+    Raises:
+        ClipScratchError: If no tower is trained from scratch. Muon's steps are equally long in every direction, so
+            they would overwrite a pretrained tower in a few steps.
     """
     if rate is None:
         return set()
-    states = {side: _state_of_tower(options, side) for side in ("text", "vision")}
-    if "from scratch" not in states.values():
+    origins = {side: _origin(options, side) for side in ("text", "vision")}
+    if "from scratch" not in origins.values():
         raise ClipScratchError(
-            f"muon_learning_rate={rate} is for a tower from scratch, but the text tower is {states['text']} and the "
-            f"vision tower {states['vision']}; leave it out, or name a model type (vision_tower=vit)."
+            f"muon_learning_rate={rate} is for a tower from scratch, but the text tower is {origins['text']} and the "
+            f"vision tower {origins['vision']}; leave it out, or name a model type (vision_tower=vit)."
         )
-    towers = [getattr(model, f"{side}_model") for side, state in states.items() if state == "from scratch"]
+    towers = [getattr(model, f"{side}_model") for side, origin in origins.items() if origin == "from scratch"]
     blocks = [block for tower in towers for block in last_blocks(tower, tower.config.num_hidden_layers)]
     inside = {id(weight) for block in blocks for weight in block.parameters() if weight.dim() == 2}
     return {name for name, weight in model.named_parameters() if id(weight) in inside}
 
 
-def _state_of_tower(options, side):
+def _origin(options, side):
     if getattr(options, f"{side}_lora_rank"):
         return "frozen with adapters"
     if getattr(options, f"freeze_{side}"):
@@ -42,14 +38,13 @@ def _state_of_tower(options, side):
 
 
 def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> list[dict]:
-    """
+    """Group the trained weights for `MuonAdamW`, or without matrices for any optimizer of torch.
+
     Args:
         model: unwrapped.
         decaying: names of the weights that decay.
-        args: `learning_rate` of the heads and the temperature, `tower_learning_rate` of the towers,
-            `muon_learning_rate` of their matrices, `weight_decay`.
+        args: has the learning rates of heads and temperature, of towers and of `matrices`, and `weight_decay`.
         matrices: names of the weights that Muon trains.
-    Returns: groups as `MuonAdamW`, and without matrices all of torch's optimizers, take them.
     """
     rates = {"heads": args.learning_rate, "tower": args.tower_learning_rate, "muon": args.muon_learning_rate}
     groups = {}
@@ -70,11 +65,7 @@ def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> li
 
 
 def build_optimizer(groups: list[dict], kind: type, settings: dict, args) -> torch.optim.Optimizer:
-    """
-    Args:
-        groups: from `parameter_groups`.
-        kind, settings: optimizer class and its arguments, as the Trainer finds them from `args.optim`.
-    """
+    """Build the optimizer of `parameter_groups`; `kind` and `settings` are the Trainer's for `args.optim`."""
     if args.muon_learning_rate is None:
         return kind(groups, **settings)
     return MuonAdamW(groups, dtype=torch.bfloat16 if args.bf16 else torch.float32, **settings)

@@ -1,4 +1,4 @@
-"""A model that DDP or FSDP holds goes in; what evaluation and saving need of it comes out."""
+"""Evaluate and save a model that DDP or FSDP wraps."""
 
 import contextlib
 
@@ -11,7 +11,7 @@ _CALLED_BY_EVALUATION = ("get_image_features", "get_text_features")
 
 
 def check_sharding(trainer) -> None:
-    """Raises: ClipScratchError for a way of sharding whose weights would not be saved whole."""
+    """Raise `ClipScratchError` for a way of sharding whose weights would not be saved whole."""
     plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
     whole = plugin is None or (plugin.fsdp_version == 2 and "FULL_STATE_DICT" in str(plugin.state_dict_type))
     if trainer.is_deepspeed_enabled or not whole:
@@ -22,7 +22,7 @@ def check_sharding(trainer) -> None:
 
 
 def open_methods(model) -> None:
-    """Lets FSDP gather the weights also where evaluation calls a method other than `forward`."""
+    """Make FSDP gather the weights also where evaluation calls a method other than `forward`."""
     for name in _CALLED_BY_EVALUATION:
         if isinstance(model, FSDPModule) and name not in vars(model):  # registered twice, it would gather twice
             register_fsdp_forward_method(model, name)
@@ -30,8 +30,10 @@ def open_methods(model) -> None:
 
 @contextlib.contextmanager
 def own_class(model):
-    """The model under its own class while its files are written; FSDP gives it one whose code is torch's, and that
-    code would be copied into the folder in place of the model's."""
+    """Give the model its own class while its files are written.
+
+    FSDP replaces the class by one whose code is torch's, and `save_pretrained` would copy that code into the folder.
+    """
     sharded = type(model)
     if isinstance(model, FSDPModule):
         model.__class__ = next(base for base in sharded.__mro__ if not issubclass(base, FSDPModule))
@@ -42,20 +44,21 @@ def own_class(model):
 
 
 def whole_state_dict(accelerator, model) -> dict[str, torch.Tensor] | None:
-    """All weights, gathered from all processes, which must all call this; `None` where every process has them."""
+    """Gather all weights from the processes, which must all call this; `None` where each process has them."""
     return accelerator.get_state_dict(model) if isinstance(accelerator.unwrap_model(model), FSDPModule) else None
 
 
 def has_unused_parameters(model, inputs) -> bool:
-    """Whether some weight that is to be trained has no part in the embeddings (DINOv2's mask token).
+    """Return whether some trained weight has no part in the embeddings (DINOv2's mask token).
 
-    DDP waits for every gradient unless told so, and looks for missing ones at every step if told.
+    DDP waits for every gradient unless it is told to look for missing ones, which costs time at every step.
 
     Args:
+        model: unwrapped.
         inputs: a batch of `ClipScratchModel.forward`.
     """
     output = model(**inputs, return_logits=False)
     parts = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)
     total = sum(part.float().sum() for part in parts if part is not None)
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return any(gradient is None for gradient in torch.autograd.grad(total, learned, allow_unused=True))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return any(gradient is None for gradient in torch.autograd.grad(total, trained, allow_unused=True))

@@ -1,8 +1,8 @@
-"""Fields of a recipe go in; one sentence comes out on the first that cannot be, that nothing here would read, or that
-does not fit the data."""
+"""Check the fields of a recipe before any data are read, and fit a run to its data before anything is encoded."""
 
-import copy
 import dataclasses
+import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,142 +16,142 @@ from transformers.integrations.integration_utils import (
 from ...evaluation.metrics.outcomes import metric_names
 from ...hub.errors_clipscratch import ClipScratchError
 
+logger = logging.getLogger(__name__)
+
+EPOCHS, STEPS = 20, 500  # least length of a run whose length is not given
+_TOWER_RATE = 1e-4  # above it, pretrained weights are soon forgotten
 _AT_LEAST = {
     "text_hidden_size": 1, "text_num_layers": 1, "text_num_heads": 1, "vision_hidden_size": 1, "vision_num_layers": 1,
     "vision_num_heads": 1, "patch_size": 1, "image_size": 1, "max_length": 1, "projection_dim": 1,
-    "stream_shuffle_rows": 1, "image_views": 1, "random_shift": 0, "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 1, "max_steps": -1, "num_train_epochs": 0,
-    "early_stopping_patience": 1,
+    "stream_shuffle_rows": 1, "random_shift": 0, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1, "max_steps": -1, "num_train_epochs": -1, "early_stopping_patience": 1,
 }  # fmt: skip
-_IN_EVALUATION = "an evaluation makes metrics of the whole split from embeddings"
-# Fields of transformers and of its accelerator_config that nothing here reads, or that would change what a run is
-# held to: the reason, or what to do instead.
-_NOT_READ = {
-    "data_seed": "seed gives the order of the rows, too",
-    "train_sampling_strategy": "the order of the rows is random, from seed",
-    "length_column_name": "the order of the rows is random, from seed",
-    "bf16_full_eval": "evaluation is in the precision of the training; set precision",
-    "fp16_full_eval": "evaluation is in the precision of the training; set precision",
-    "eval_accumulation_steps": "per_device_eval_batch_size says how much is encoded at once",
-    "prediction_loss_only": f"{_IN_EVALUATION}; eval_strategy no does without",
-    "include_for_metrics": _IN_EVALUATION,
-    "batch_eval_metrics": _IN_EVALUATION,
-    "eval_do_concat_batches": _IN_EVALUATION,
-    "eval_use_gather_object": _IN_EVALUATION,
-    "label_names": "the columns are named by image_column, caption_column and label_column",
-    "average_tokens_across_devices": "the loss is that of the whole global batch",
-    "include_num_input_tokens_seen": "the log counts images, not tokens",
-    "use_liger_kernel": "its kernels are for language models",
-    "liger_kernel_config": "its kernels are for language models",
-    "neftune_noise_alpha": "its noise is for language models",
-    "use_cache": "no tower generates text",
-    "optim_target_modules": "it is for GaLore and APOLLO, which are not supported",
-    "dataloader_in_order": "a resumed run needs its batches in their order",
-    "split_batches": "global_batch_size is shared among the processes",
-    "dispatch_batches": "each process reads its own share of the batch",
-    "even_batches": "a last, smaller batch is left out",
-    "use_seedable_sampler": "seed gives the order of the rows",
-    "gradient_accumulation_kwargs": "a batch is accumulated in chunks (encode_chunk_size)",
+_ABOVE_ZERO = {"tower_learning_rate": 1e-5, "muon_learning_rate": 0.02}  # with a value to suggest
+_IN_EVALUATION = "an evaluation computes metrics of the whole split from embeddings"
+LAUNCH_FIELDS = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")  # TrainingArguments acts on them
+# Fields of transformers and of its accelerator_config that have no effect here, or would change the loss or the
+# order of the data, by the reason or what to do instead.
+_REASONS = {
+    "seed sets the order of the rows": (
+        "data_seed", "train_sampling_strategy", "length_column_name", "use_seedable_sampler",
+    ),
+    "evaluation has the precision of the training; set precision": ("bf16_full_eval", "fp16_full_eval"),
+    _IN_EVALUATION: (
+        "prediction_loss_only", "include_for_metrics", "batch_eval_metrics", "eval_do_concat_batches",
+        "eval_use_gather_object", "eval_accumulation_steps",
+    ),
+    "test_split names the split to measure the finished run on": ("do_predict",),
+    "the columns are named by image_column, caption_column and label_column": ("label_names",),
+    "the loss is that of the whole global batch": ("average_tokens_across_devices",),
+    "the log counts images, not tokens": ("include_num_input_tokens_seen",),
+    "it is for language models": ("use_liger_kernel", "liger_kernel_config", "neftune_noise_alpha", "use_cache"),
+    "it is for GaLore and APOLLO, which are not supported": ("optim_target_modules",),
+    "a resumed run needs its batches in order": ("dataloader_in_order",),
+    "global_batch_size is split among the processes": ("split_batches", "dispatch_batches"),
+    "a last, smaller batch is left out": ("even_batches",),
+    "a batch is accumulated in chunks (encode_chunk_size)": ("gradient_accumulation_kwargs",),
+    # transformers would push the run folder while the next checkpoint is written, with a pickle that holds the token.
+    "the finished folder is pushed in one commit": ("hub_strategy", "hub_always_push"),
+    "to shard the weights, run accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml": LAUNCH_FIELDS,
+}  # fmt: skip
+_NOT_SUPPORTED = {name: reason for reason, names in _REASONS.items() for name in names}
+# Of activation_checkpointing_kwargs: transformers' two, and torch's.
+_CHECKPOINTING = {
+    "every_n_layers",
+    "offload",
+    "use_reentrant",
+    "preserve_rng_state",
+    "determinism_check",
+    "early_stop",
+    "debug",
 }
-# Ways to share a model among processes that would fail late or shard it in a way that cannot be saved here.
-_OF_THE_LAUNCH = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")
 _OPTIMIZERS = {
     "schedule_free": "measures and saves other weights than it trains; for an average of the weights set ema_decay",
-    "galore": "leaves weight_decay and tower_learning_rate out",
-    "apollo": "leaves weight_decay and tower_learning_rate out",
-    "lomo": "steps within the backward pass, which is made in chunks",
-    "adalomo": "steps within the backward pass, which is made in chunks",
+    "galore": "ignores weight_decay and tower_learning_rate",
+    "apollo": "ignores weight_decay and tower_learning_rate",
+    "lomo": "steps within the backward pass, which runs in chunks",
+    "adalomo": "steps within the backward pass, which runs in chunks",
 }
-# Parameters of transformers' Trainer that ClipScratchTrainer does not read.
+# Parameters of transformers' Trainer that have no effect in ClipScratchTrainer.
 _NOT_TAKEN = {
-    "data_collator": "the trainer makes whole batches",
+    "data_collator": "the trainer builds whole batches",
     "compute_loss_func": "the loss is that of the model's config (loss)",
-    "compute_metrics": "an evaluation gives zero-shot or retrieval metrics of the whole split",
-    "preprocess_logits_for_metrics": "an evaluation gives zero-shot or retrieval metrics of the whole split",
+    "compute_metrics": _IN_EVALUATION,
+    "preprocess_logits_for_metrics": _IN_EVALUATION,
 }
-_NOT_KNOWN_AS_INSTALLED = {"azure_ml", "flyte"}  # transformers lists them never, or not always
+_NOT_LISTED_AS_INSTALLED = {"azure_ml", "flyte"}  # get_available_reporting_integrations leaves these out
 
 
 def check_numbers(part) -> None:
-    """Raises: ClipScratchError if a number of a recipe's part is less than it can be."""
+    """Raise `ClipScratchError` if a number in a part of a recipe is out of range."""
     for item in dataclasses.fields(part):
         least, value = _AT_LEAST.get(item.name), getattr(part, item.name)
         if least is not None and value is not None and value < least:
             raise ClipScratchError(f"{item.name}={value} is less than {least}; choose {least} or more.")
+        if item.name in _ABOVE_ZERO and value is not None and value <= 0:
+            raise ClipScratchError(f"{item.name}={value} is not above 0; choose {_ABOVE_ZERO[item.name]}.")
+        if item.name == "ema_decay" and value is not None and not 0 < value < 1:
+            raise ClipScratchError(f"ema_decay={value} is not between 0 and 1; choose 0.999.")
 
 
-def check_before(args) -> None:
-    """Refuses what transformers' own checks would act upon, or change.
+def check_fields(owner, names=_NOT_SUPPORTED) -> None:
+    """Raise `ClipScratchError` if a field has a value that is not supported.
 
     Args:
-        args: `ClipScratchTrainingArguments`, before them.
-    Raises: ClipScratchError.
+        owner: `ClipScratchTrainingArguments`, or the `AcceleratorConfig` in it.
+        names: fields to check.
     """
-    for name in _OF_THE_LAUNCH:
-        value = getattr(args, name, None)
-        if value:
-            raise ClipScratchError(
-                f"{name}={value} is not supported; to shard the weights, run accelerate launch --config_file "
-                "configuration/accelerate/gpu_8_fsdp.yaml, and leave it out."
-            )
-    if args.do_train is False:
-        raise ClipScratchError(
-            "do_train=False is not supported: run_train.py trains; to measure a model, use run_eval.py."
-        )
-    if args.do_eval is not None and args.do_eval != (args.eval_strategy != "no"):
-        raise ClipScratchError(f"do_eval={args.do_eval} contradicts eval_strategy={args.eval_strategy}; set that only.")
-    if args.do_predict is not None:
-        raise ClipScratchError(
-            f"do_predict={args.do_predict} is not supported: test_split says what the finished run is measured on "
-            "('none' for validation); leave it out."
-        )
+    for item in dataclasses.fields(owner):
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        value = getattr(owner, item.name, default)
+        if item.name in names and value != default:
+            value = getattr(value, "value", value)  # of an enum
+            raise ClipScratchError(f"{item.name}={value} is not supported: {_NOT_SUPPORTED[item.name]}; leave it out.")
 
 
-def check_switches(args) -> None:
-    """Refuses what would do nothing in silence, or end in a traceback once the data are read.
+def check_parts(args) -> None:
+    """Raise `ClipScratchError` for what would have no effect, or would fail only once the data are read.
 
     Args:
         args: `ClipScratchTrainingArguments`, after transformers' own checks.
-    Raises: ClipScratchError.
     """
-    for owner in (args, args.accelerator_config):
-        for name, value, default in _values(owner):
-            if name in _NOT_READ and value != default:
-                raise ClipScratchError(f"{name}={value} is not supported: {_NOT_READ[name]}; leave it out.")
+    check_fields(args)
+    check_fields(args.accelerator_config)
     if "tpu_metrics_debug" in args.debug:
-        raise ClipScratchError("debug=tpu_metrics_debug is not supported: there is no training on TPUs; leave it out.")
-    if args.save_strategy == "best" and args.eval_strategy == "no":
-        raise ClipScratchError(
-            "save_strategy=best would save nothing, since eval_strategy=no finds no best; set save_strategy to steps."
-        )
-    if args.early_stopping_patience is not None and args.eval_strategy == "no":
-        raise ClipScratchError(
-            f"early_stopping_patience={args.early_stopping_patience} would do nothing, since eval_strategy=no measures "
-            "nothing; set eval_strategy to epoch, or leave it out."
-        )
+        raise ClipScratchError("debug=tpu_metrics_debug is not supported: TPUs are not; leave it out.")
+    for name, value in (("save_strategy", "best"), ("early_stopping_patience", args.early_stopping_patience)):
+        if value is not None and getattr(args, name) == value and args.eval_strategy == "no":
+            raise ClipScratchError(
+                f"{name}={value} would have no effect, since eval_strategy=no measures nothing; set eval_strategy to "
+                "steps."
+            )
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             raise ClipScratchError(f"report_to={name} is not one of none, all, {', '.join(INTEGRATION_TO_CALLBACK)}.")
-        if name not in {*get_available_reporting_integrations(), *_NOT_KNOWN_AS_INSTALLED}:
+        if name not in {*get_available_reporting_integrations(), *_NOT_LISTED_AS_INSTALLED}:
             raise ClipScratchError(
                 f"report_to={name}: its package is not installed; pip install {name}, or leave it out."
             )
+    options = args.gradient_checkpointing_kwargs or {}
+    if not isinstance(options, dict) or options.keys() - _CHECKPOINTING:
+        raise ClipScratchError(
+            f"activation_checkpointing_kwargs={options} has other keys than {', '.join(sorted(_CHECKPOINTING))}; it is "
+            "written like '{\"every_n_layers\": 2}'."
+        )
     _check_compilation(args)
     _check_schedule(args, _check_optimizer(args))
 
 
 def check_options(args, options: dict) -> None:
-    """Refuses what `ClipScratchTrainer` cannot work with, or would take and not read.
+    """Raise `ClipScratchError` for parameters of `ClipScratchTrainer` that do not fit or would have no effect.
 
     Args:
         args: `ClipScratchTrainingArguments`.
-        options: parameters of the trainer by their names.
-    Raises: ClipScratchError.
+        options: parameters of the trainer by name.
     """
     if not hasattr(args, "global_batch_size"):
         raise ClipScratchError(
-            f"args is a {type(args).__name__}; give ClipScratchTrainingArguments, which take all of its fields and the "
-            "global batch."
+            f"args is a {type(args).__name__}; give ClipScratchTrainingArguments, which take the same fields."
         )
     model = options.get("model")
     if model is not None and not (isinstance(model, PreTrainedModel) and model.config.model_type == "clipscratch"):
@@ -164,30 +164,23 @@ def check_options(args, options: dict) -> None:
             f"processing_class is {'missing' if processor is None else 'a ' + type(processor).__name__}; give the "
             "model's processor, which has a tokenizer and an image processor (from_towers and load_model return it)."
         )
-    for name, instead in _NOT_TAKEN.items():
+    for name, reason in _NOT_TAKEN.items():
         if options.get(name) is not None:
-            raise ClipScratchError(f"{name} is not supported: {instead}; leave it out.")
+            raise ClipScratchError(f"{name} is not supported: {reason}; leave it out.")
     own = {"optimizers": (options.get("optimizers") or [None])[0], **options}
     rates = [name for name in ("tower_learning_rate", "muon_learning_rate") if getattr(args, name)]
-    taken = [name for name in ("optimizers", "optimizer_cls_and_kwargs") if own.get(name) is not None]
-    if rates and taken:
-        raise ClipScratchError(f"{rates[0]} would do nothing with an optimizer given as {taken[0]}; leave one out.")
+    optimizers = [name for name in ("optimizers", "optimizer_cls_and_kwargs") if own.get(name) is not None]
+    if rates and optimizers:
+        raise ClipScratchError(f"{rates[0]} would have no effect on the optimizer in {optimizers[0]}; leave one out.")
     if args.muon_learning_rate and not options["muon_matrices"]:
         raise ClipScratchError(
-            f"muon_learning_rate={args.muon_learning_rate} would do nothing without muon_matrices, the names of the "
-            "weights that it is for; give them, or leave it out."
+            f"muon_learning_rate={args.muon_learning_rate} would have no effect without muon_matrices, the names of "
+            "the weights that it is for; give them, or leave it out."
         )
 
 
-def _values(owner):
-    """Name, value and default of a dataclass's fields."""
-    for item in dataclasses.fields(owner):
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        yield item.name, getattr(owner, item.name, default), default
-
-
 def _check_compilation(args):
-    """Compiles one addition: which backends work depends on compilers and packages of the machine."""
+    """Compile one addition: which backends work depends on compilers and packages of the machine."""
     if not args.torch_compile:
         return
     backend, mode = args.torch_compile_backend, args.torch_compile_mode
@@ -207,7 +200,7 @@ def _check_compilation(args):
 
 
 def _check_optimizer(args):
-    """A tiny optimizer of the kind and settings that the run will have."""
+    """Build a tiny optimizer of the kind and settings that the run will have."""
     name = args.optim.value
     reason = next((reason for start, reason in _OPTIMIZERS.items() if name.startswith(start)), None)
     if reason is not None:
@@ -220,23 +213,14 @@ def _check_optimizer(args):
         if args.optim_args:
             message += f" (optim_args={args.optim_args}; they are written like momentum=0.9,nesterov=true)"
         remedy = "" if name == "adamw_torch_fused" else "; or choose adamw_torch_fused"
-        raise ClipScratchError(f"optim={name} cannot be made: {message}{remedy}.") from error
-    defaults = {name: default for name, _, default in _values(args)}
-    changed = [
-        field for field in ("adam_beta1", "adam_beta2", "adam_epsilon") if getattr(args, field) != defaults[field]
-    ]
-    entries = (args.optim_args or "").replace(" ", "").split(",")
-    less = {f"{field}={getattr(args, field)}": {field: defaults[field]} for field in changed}
-    less |= {f"optim_args={entry}": {"optim_args": ",".join({*entries} - {entry})} for entry in entries if entry}
-    for switch, without in less.items():
-        other = copy.copy(args)
-        vars(other).update(without)
-        if Trainer.get_optimizer_cls_and_kwargs(other)[1] == settings:
-            raise ClipScratchError(f"{switch} would do nothing with optim={name}; leave it out.")
+        raise ClipScratchError(f"optim={name} cannot be built: {message}{remedy}.") from error
+    for entry in (args.optim_args or "").replace(" ", "").split(","):
+        if entry and entry.partition("=")[0] not in settings:  # transformers ignores it
+            raise ClipScratchError(f"optim_args={entry} would have no effect with optim={name}; leave it out.")
     if args.muon_learning_rate is not None and kind is not torch.optim.AdamW:
         raise ClipScratchError(
-            f"optim={name} with muon_learning_rate={args.muon_learning_rate}: AdamW trains what Muon leaves; leave "
-            "optim out, or muon_learning_rate."
+            f"optim={name} with muon_learning_rate={args.muon_learning_rate}: AdamW trains the weights that Muon does "
+            "not; leave optim out, or muon_learning_rate."
         )
     return optimizer
 
@@ -247,18 +231,66 @@ def _check_schedule(args, optimizer):
     except (TypeError, ValueError) as error:
         raise ClipScratchError(
             f"lr_scheduler_type={args.lr_scheduler_type.value} with lr_scheduler_kwargs={args.lr_scheduler_kwargs}: "
-            f"{error}; mend lr_scheduler_kwargs, which are written like '{{\"num_decay_steps\": 100}}'."
+            f"{error}; correct lr_scheduler_kwargs, which are written like '{{\"num_decay_steps\": 100}}'."
         ) from error
 
 
-def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
-    """Choose the metric of the best checkpoint, where none is named, and tell those schedules that look at it which
-    way is better.
+def fit_to_rows(args, rows: int) -> None:
+    """Fit batch and length of a run to the number of training rows.
+
+    A global batch of more rows than there are becomes one of all rows. A run whose length is not given gets at least
+    `EPOCHS` epochs and `STEPS` steps.
 
     Args:
         args: `ClipScratchTrainingArguments`, changed in place.
-        measured: of each evaluation dataset its name ("" of a single one) and class names, `None` of caption data.
-    Raises: ClipScratchError if the metric that is named is not measured on such data.
+        rows: number of training rows.
+
+    Raises:
+        ClipScratchError: if there are not two rows for a process.
+    """
+    if rows < max(2, args.world_size):
+        raise ClipScratchError(
+            f"{rows} training rows are too few for a contrastive loss on {args.world_size} processes; give more rows."
+        )
+    if rows < args.global_batch_size:
+        args.per_device_train_batch_size = rows // args.world_size
+        batch = args.per_device_train_batch_size * args.world_size
+        logger.warning(
+            "global_batch_size=%d is more than the %d training rows: the batch is %d.",
+            args.global_batch_size, rows, batch,
+        )  # fmt: skip
+        args.global_batch_size = batch
+    if args.num_train_epochs < 0:
+        args.num_train_epochs = max(EPOCHS, math.ceil(STEPS / (rows // args.global_batch_size)))
+
+
+def warn_of_tower_rates(model, args) -> None:
+    """Warn if pretrained towers are trained at a learning rate for towers from scratch.
+
+    Args:
+        model: `ModelArguments`.
+        args: `ClipScratchTrainingArguments`.
+    """
+    rate = args.tower_learning_rate or args.learning_rate
+    for side in ("text", "vision"):
+        frozen, layers = getattr(model, f"freeze_{side}"), getattr(model, f"unfreeze_{side}_layers")
+        if rate > _TOWER_RATE and model.is_pretrained(side) and (layers or not frozen):
+            logger.warning(
+                "the pretrained %s tower is trained at a learning rate of %g, which is for towers from scratch and "
+                "destroys what it has learned; set tower_learning_rate to 1e-5.",
+                side, rate,
+            )  # fmt: skip
+
+
+def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
+    """Choose the metric of the best checkpoint if none is named, and its direction for schedules that follow it.
+
+    Args:
+        args: `ClipScratchTrainingArguments`, changed in place.
+        measured: for each evaluation dataset its name ("" for a single one) and class names, `None` for caption data.
+
+    Raises:
+        ClipScratchError: if the metric that is named is not measured on such data.
     """
     names = [
         f"{name}_{metric}" if name else metric

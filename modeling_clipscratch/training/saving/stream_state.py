@@ -1,110 +1,85 @@
-"""Batches of a stream go in as they are trained on; the states that go on behind them come out, for a checkpoint."""
+"""Keep the position of a stream's readers behind the last batch that was trained on, and save it with checkpoints."""
 
 import json
 import logging
 from collections import deque
 from pathlib import Path
 
-from torch.utils.data import DataLoader
-from transformers import TrainerCallback
-
 from ...data.batches.stream_batches import StreamedPairs
 from ...hub.errors_clipscratch import ClipScratchError
-from ...utils.atomic_files import write_text
 
 logger = logging.getLogger(__name__)
 
 
 class StreamStates:
-    """Where each reader of this process stands: behind its last batch that was trained on, not behind those fetched.
+    """The position of each reader of this process: behind its last batch that was trained on, not behind those fetched.
 
-    A `DataLoader` takes a batch of each worker in turn and begins with the first, so the states are a queue, the next
-    reader's at its head: on resume the first worker continues the head, whichever worker that was before.
+    A `DataLoader` takes a batch of each worker in turn and begins with the first, so the positions are a queue, the
+    next reader's at its head: a resumed run's first worker continues the head, whichever worker that was before.
 
     Args:
         pairs: this process's stream.
     """
 
     def __init__(self, pairs: StreamedPairs):
-        self.pairs = pairs
+        self.pairs, self.skipped = pairs, 0
         self._start, self.queue = list(pairs.states), deque(pairs.states)
-        self.skipped = 0
 
     def restart(self) -> None:
         """Go back to the first row."""
         self.queue = deque(self._start)
 
-    def loader(self, args) -> DataLoader:
-        """Batches from where the states stand. They are this process's own already: accelerate has nothing to share.
-
-        Args: `TrainingArguments`.
-        """
+    def begin(self) -> StreamedPairs:
+        """Return the stream, which continues from the positions."""
         self.pairs.states = list(self.queue)
-        return DataLoader(
-            self.pairs,
-            batch_size=None,
-            num_workers=args.dataloader_num_workers,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            multiprocessing_context=getattr(args, "dataloader_multiprocessing_context", None),
-            pin_memory=args.dataloader_pin_memory,
-        )
+        return self.pairs
 
     def take(self, batch: dict) -> None:
-        """Takes the stream's word out of a batch.
-
-        Raises: ClipScratchError where the reader met an error.
-        """
-        word = batch.pop("stream")
-        if "error" in word:
-            raise ClipScratchError(word["error"])
+        """Remove the stream's message from a batch that is trained on; `ClipScratchError` if its reader failed."""
+        message = batch.pop("stream")
+        if "error" in message:
+            raise ClipScratchError(message["error"])
         head = self.queue.popleft()
-        assert head["worker"] == word["state"]["worker"]
-        self.queue.append(word["state"])
-        for sentence in word["warnings"]:
+        assert head["worker"] == message["state"]["worker"]
+        self.queue.append(message["state"])
+        for warning in message["warnings"]:
             self.skipped += 1
             if self.skipped in (1, 10, 100, 1000) or self.skipped % 10_000 == 0:
-                logger.warning("%d rows are left out so far, the last since %s", self.skipped, sentence)
+                logger.warning("%d rows are left out so far, the last since %s", self.skipped, warning)
 
-    def save(self, folder: str | Path) -> None:
-        """Writes `stream_state_<process>.json`."""
-        text = json.dumps({**self._circumstances(), "states": list(self.queue)})
-        write_text(_path(folder, self.pairs.process), text + "\n")
+    def save(self, folder: Path) -> None:
+        """Write `stream_state_<process>.json`."""
+        text = json.dumps({**self._readers(), "states": list(self.queue)})
+        (folder / _file(self.pairs.process)).write_text(text + "\n", encoding="utf-8")
 
-    def load(self, folder: str | Path) -> None:
-        """Takes up what `save` wrote.
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote.
 
-        Raises: ClipScratchError if there is none, or it is of other readers or another set of shards.
+        Raises:
+            ClipScratchError: If there is none, or it is of other readers or other shards.
         """
-        first, now = _path(folder, 0), self._circumstances()
-        if not first.is_file():
+        if not (folder / _file(0)).is_file():
             raise ClipScratchError(
-                f"{folder} was not written by a streamed run ({first.name} is missing); begin a new run."
+                f"{folder} was not written by a streamed run ({_file(0)} is missing); start a new run."
             )
-        before = json.loads(first.read_text())
+        before, now = json.loads((folder / _file(0)).read_text()), self._readers()
         for name, meaning in (("processes", "processes"), ("workers", "readers a process (dataloader_num_workers)")):
             if before[name] != now[name]:
                 raise ClipScratchError(
-                    f"{folder} was written by {before[name]} {meaning}, not {now[name]}: the rows are dealt to them; "
-                    "go on with as many, or begin a new run."
+                    f"{folder} was written by {before[name]} {meaning}, not {now[name]}, and the rows are split among "
+                    "them; resume with the same number, or start a new run."
                 )
         if before["shards"] != now["shards"]:
             raise ClipScratchError(
-                f"{folder}: the shards of {self.pairs.rows.title} are no longer those that the run began with; "
-                "restore them, or begin a new run."
+                f"{folder}: the shards of {self.pairs.rows.title} are not those that the run began with; restore them, "
+                "or start a new run."
             )
-        self.queue = deque(json.loads(_path(folder, self.pairs.process).read_text())["states"])
+        self.queue = deque(json.loads((folder / _file(self.pairs.process)).read_text())["states"])
 
-    def _circumstances(self):
+    def _readers(self):
         pairs = self.pairs
         return {"processes": pairs.processes, "workers": pairs.workers, "shards": pairs.rows.fingerprint()}
 
 
-def _path(folder, process):
-    return Path(folder) / f"stream_state_{process}.json"
-
-
-class ShareOfRun(TrainerCallback):
-    """The log's `epoch` of a stream, whose length is not known: the share of the run, also after it was resumed."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        state.epoch = state.global_step / state.max_steps
+def _file(process):
+    return f"stream_state_{process}.json"

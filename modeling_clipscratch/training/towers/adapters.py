@@ -1,4 +1,4 @@
-"""A frozen tower goes in; low-rank adapters that are trained in its place come out, and are merged at the end."""
+"""Train low-rank adapters in a frozen tower, and merge them into its weights at the end."""
 
 import logging
 
@@ -9,14 +9,15 @@ logger = logging.getLogger(__name__)
 
 
 def add_adapters(model, options: ModelArguments) -> list:
-    """Puts LoRA (Hu et al. 2021, arXiv 2106.09685) into all linear layers of the towers that ask for it.
+    """Add LoRA (Hu et al. 2021, arXiv 2106.09685) to all linear layers of the towers whose rank is above 0.
 
-    Args:
-        options: `text_lora_rank` and `vision_lora_rank`; 0 leaves a tower as it is.
-    Returns: peft's handles of the towers, for `merge_adapters`.
-    Raises: ClipScratchError if the tower is trained already, or peft is not installed.
+    Returns:
+        peft's models of the towers, for `merge_adapters`.
+
+    Raises:
+        ClipScratchError: If the tower itself is trained, or peft is not installed.
     """
-    handles = []
+    adapters = []
     for side, tower in (("text", model.text_model), ("vision", model.vision_model)):
         rank = getattr(options, f"{side}_lora_rank")
         if rank == 0:
@@ -28,22 +29,20 @@ def add_adapters(model, options: ModelArguments) -> list:
                 f"{side}_lora_rank={rank}: the {side} tower's own weights are trained already; set freeze_{side} to "
                 f"true and leave unfreeze_{side}_layers out, or leave {side}_lora_rank out."
             )
-        handles.append(_with_adapters(tower, rank, side))
-        learned = sum(parameter.numel() for parameter in tower.parameters() if parameter.requires_grad)
-        logger.info("%s tower: adapters of rank %d, %s more parameters are trained", side, rank, f"{learned:,}")
-    return handles
+        try:
+            from peft import LoraConfig, LoraModel  # an extra: most runs do without
+        except ImportError as error:
+            message = f"{side}_lora_rank={rank} needs peft; pip install 'clipscratch[adapters]'."
+            raise ClipScratchError(message) from error
+        # Scaled by 2, as is usual: the update is 2 B A x, and B starts at zero.
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        adapters.append(LoraModel(tower, config, "default"))
+        trained = sum(parameter.numel() for parameter in tower.parameters() if parameter.requires_grad)
+        logger.info("%s tower: adapters of rank %d, %s more parameters are trained", side, rank, f"{trained:,}")
+    return adapters
 
 
-def _with_adapters(tower, rank, side):
-    try:
-        from peft import LoraConfig, LoraModel  # an extra: most runs do without
-    except ImportError as error:
-        raise ClipScratchError(f"{side}_lora_rank={rank} needs peft; pip install 'clipscratch[adapters]'.") from error
-    # Scaled by 2, as is usual: the update is 2 B A x, and B starts at zero.
-    return LoraModel(tower, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), "default")
-
-
-def merge_adapters(handles: list) -> None:
-    """Adds the learned updates to the towers' weights; then nothing of peft is left in the model."""
-    for handle in handles:
-        handle.merge_and_unload().requires_grad_(False)
+def merge_adapters(adapters: list) -> None:
+    """Add the learned updates to the towers' weights; nothing of peft is left in the model."""
+    for adapter in adapters:
+        adapter.merge_and_unload().requires_grad_(False)

@@ -1,10 +1,9 @@
 """Build the model that a recipe describes, with its processor."""
 
-import contextlib
 import logging
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, ViTImageProcessorPil
+from transformers import AutoConfig, ViTImageProcessorPil
 
 from ...data.images.preprocess import Preprocess
 from ...evaluation.damaged_files import naming_damaged_files
@@ -14,21 +13,45 @@ from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.modeling_clipscratch import ClipScratchModel
 from ...hub.processor_clipscratch import load_tokenizer
 from ...hub.towers_clipscratch import build_tower, check_tower_type, first_position, one_line, takes_pooler, tower_class
-from ..recipe.arguments import ModelArguments
+from ..recipe.arguments import ModelArguments, is_from_scratch
 from .mimetic import mimic_trained_weights
 from .word_tokenizer import word_tokenizer
 
 
+def check_towers(options: ModelArguments):
+    """Build the model before any data are read, so that options that do not fit are refused first.
+
+    Returns:
+        (model, processor) of `build_model`; `None` where the tokenizer is made of the training captions, for which
+        other words stand in here.
+    """
+    if options.tokenizer is not None or not is_from_scratch(options.text_tower):
+        return build_model(options, None)
+    logger = logging.getLogger("modeling_clipscratch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the model that is trained is described later
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_model(options, ["a word, and another."])
+    finally:
+        logger.setLevel(level)
+    return None
+
+
 def build_model(options: ModelArguments, captions: list[str] | None):
-    """The model that a recipe describes, with its tokenizer and image processor.
+    """Build the model that a recipe describes, with its tokenizer and image processor.
 
     Args:
         options: the recipe's model part.
-        captions: training captions; only a text tower from scratch without a tokenizer looks at them.
-            `None` where they are not known beforehand.
-    Returns: (model, processor).
-    Raises: ClipScratchError if a tower, tokenizer or image processor cannot be had or needs code of its own, or the
-        sizes do not fit.
+        captions: training captions, for a text tower from scratch without a tokenizer; `None` where they are not known
+            beforehand.
+
+    Returns:
+        (model, processor).
+
+    Raises:
+        ClipScratchError: If a tower, tokenizer or image processor cannot be loaded or needs code of its own, or sizes
+            do not fit.
 
     >>> sizes = {"text_hidden_size": 16, "text_num_layers": 1, "vision_hidden_size": 24, "vision_num_layers": 1}
     >>> options = ModelArguments(text_tower="distilbert", vision_tower="vit", image_size=8, projection_dim=4, **sizes)
@@ -39,48 +62,13 @@ def build_model(options: ModelArguments, captions: list[str] | None):
     sources = (options.vision_tower, options.tokenizer, options.text_tower)
     sources = [name for name in sources if name and not is_from_scratch(name)]
     with refusing_own_code(*sources), naming_damaged_files(*sources):
-        return _build(options, captions)
-
-
-def check_towers(options: ModelArguments):
-    """Build the model before any data are read, so that what does not fit is refused first.
-
-    Args:
-        options: the recipe's model part.
-    Returns: (model, processor) as of `build_model`; `None` where the tokenizer is made of the training captions, which
-        other words stand in for here.
-    Raises: as `build_model`.
-    """
-    if not _reads_captions(options):
-        return build_model(options, None)
-    with torch.random.fork_rng(devices=[]), _silent():
-        build_model(options, ["a word, and another."])
-    return None
-
-
-@contextlib.contextmanager
-def _silent():
-    logger = logging.getLogger("modeling_clipscratch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _reads_captions(options):
-    return options.tokenizer is None and is_from_scratch(options.text_tower)
-
-
-def _build(options, captions):
-    text, tokenizer = _text_source(options, captions)
-    vision, image_processor = _vision_source(options)
-    choices = {name: value for name, value in vars(options).items() if name in CHOICES}
-    model, processor = ClipScratchModel.from_towers(
-        text, vision, tokenizer=tokenizer, image_processor=image_processor, **choices
-    )
-    height, width = Preprocess(processor.image_processor).image_size
+        text, tokenizer = _text_source(options, captions)
+        vision, image_processor = _vision_source(options)
+        choices = {name: value for name, value in vars(options).items() if name in CHOICES}
+        model, processor = ClipScratchModel.from_towers(
+            text, vision, tokenizer=tokenizer, image_processor=image_processor, **choices
+        )
+        height, width = Preprocess(processor.image_processor).image_size
     if options.image_size is not None and (height, width) != (options.image_size, options.image_size):
         native = height if height == width else f"{height}x{width}"
         raise ClipScratchError(
@@ -88,10 +76,10 @@ def _build(options, captions):
             f"leave image_size out or choose {native}."
         )
     if options.max_length is not None:
-        reads = processor.tokenizer.model_max_length
-        if options.max_length > reads:
+        longest = processor.tokenizer.model_max_length
+        if options.max_length > longest:
             raise ClipScratchError(
-                f"max_length={options.max_length} is more than the text tower reads; choose at most {reads}."
+                f"max_length={options.max_length} is more than the text tower reads; choose at most {longest}."
             )
         processor.tokenizer.model_max_length = options.max_length
     if options.vision_init == "mimetic":
@@ -99,57 +87,51 @@ def _build(options, captions):
     return model, processor
 
 
-def is_from_scratch(tower: str) -> bool:
-    """Whether a recipe names a type of tower rather than weights."""
-    return tower in CONFIG_MAPPING
-
-
 def _vision_source(options):
-    """(Vision tower, its image processor), as `from_towers` takes them."""
-    if not is_from_scratch(options.vision_tower):
+    """Return the vision tower and its image processor, as `from_towers` takes them."""
+    kind, size, patch = options.vision_tower, options.image_size, options.patch_size
+    if not is_from_scratch(kind):
         if options.vision_init != "normal":
             raise ClipScratchError(
-                f"vision_init={options.vision_init} is for a tower from scratch, and {options.vision_tower} is "
-                "pretrained; leave it out."
+                f"vision_init={options.vision_init} is for a tower from scratch, and {kind} is pretrained; "
+                "leave it out."
             )
-        return options.vision_tower, None
-    if options.image_size is None:
-        raise ClipScratchError(
-            f"vision_tower={options.vision_tower} is from scratch and needs image_size (pixels), e.g. 32."
-        )
-    size, patch = options.image_size, options.patch_size
+        return kind, None
+    if size is None:
+        raise ClipScratchError(f"vision_tower={kind} is from scratch and needs image_size (pixels), e.g. 32.")
     if size % patch or size < patch:
         raise ClipScratchError(
             f"image_size={size} is not a multiple of patch_size={patch}; choose {max(patch, patch * (size // patch))}."
         )
-    known = AutoConfig.for_model(options.vision_tower)
-    if any(hasattr(known, name) for name in ("depths", "hidden_sizes")):
+    default = AutoConfig.for_model(kind)
+    if any(hasattr(default, name) for name in ("depths", "hidden_sizes")):
         raise ClipScratchError(
-            f"vision_tower={options.vision_tower} is of stages of several widths, which a recipe does not describe; "
-            "choose vit or dinov2, or a folder or Hub id with weights."
+            f"vision_tower={kind} has stages of several widths, which a recipe does not describe; choose vit or "
+            "dinov2, or a folder or Hub id with weights."
         )
-    check_tower_type(known, "vision")
-    _check_heads("vision", options.vision_hidden_size, options.vision_num_heads)
+    check_tower_type(default, "vision")
+    width = options.vision_hidden_size
+    _check_heads("vision", width, options.vision_num_heads)
     config = _config(
-        options.vision_tower,
-        hidden_size=options.vision_hidden_size,
+        kind,
+        hidden_size=width,
         num_hidden_layers=options.vision_num_layers,
         num_attention_heads=options.vision_num_heads,
-        intermediate_size=4 * options.vision_hidden_size,
+        intermediate_size=4 * width,
         image_size=size,
         patch_size=patch,
-        initializer_range=initial_deviation(options.vision_hidden_size),
+        initializer_range=initial_deviation(width),
     )
     return config, ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
 def _text_source(options, captions):
-    """(Text tower, its tokenizer), as `from_towers` takes them."""
+    """Return the text tower and its tokenizer, as `from_towers` takes them."""
     kind = options.text_tower
     if not is_from_scratch(kind):
         return kind, options.tokenizer
-    known = AutoConfig.for_model(kind)
-    check_tower_type(known, "text")
+    default = AutoConfig.for_model(kind)
+    check_tower_type(default, "text")
     _check_heads("text", options.text_hidden_size, options.text_num_heads)
     if options.tokenizer is not None:
         tokenizer = load_tokenizer(options.tokenizer)
@@ -158,8 +140,8 @@ def _text_source(options, captions):
             f"text_tower={kind} from scratch takes its words from the training captions, which are not known where "
             "they are streamed; name a tokenizer (--tokenizer)."
         )
-    else:  # a tower that pools without a layer for it takes the state of the end token
-        pools = options.text_pooling == "tower" and not takes_pooler(tower_class(known))
+    else:  # a tower that pools without a layer for it pools the end token
+        pools = options.text_pooling == "tower" and not takes_pooler(tower_class(default))
         tokenizer = word_tokenizer(captions, end=pools)
     ends = tokenizer("")["input_ids"] or [tokenizer.eos_token_id]
     sizes = {
@@ -172,10 +154,10 @@ def _text_source(options, captions):
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": ends[0],
-        "eos_token_id": ends[-1],  # where a CLIP's text tower takes the state of the text
+        "eos_token_id": ends[-1],  # the token that a CLIP's text tower pools
         "max_position_embeddings": options.max_length or 64,
     }
-    config = _config(kind, **{name: size for name, size in sizes.items() if hasattr(known, name)})
+    config = _config(kind, **{name: size for name, size in sizes.items() if hasattr(default, name)})
     with torch.device("meta"):
         config.max_position_embeddings += first_position(build_tower(config, options.text_pooling))
     return config, tokenizer
@@ -184,7 +166,7 @@ def _text_source(options, captions):
 def _config(kind, **sizes):
     try:
         return AutoConfig.for_model(kind, **sizes)
-    except Exception as error:  # of many kinds: each type checks its sizes in its own way
+    except Exception as error:  # each type checks its sizes in its own way
         raise ClipScratchError(
             f"a {kind} cannot be built from scratch in these sizes ({one_line(error)}); choose another type, for "
             "example distilbert or vit, or a folder or Hub id with weights."
@@ -192,7 +174,7 @@ def _config(kind, **sizes):
 
 
 def initial_deviation(width: int) -> float:
-    """Standard deviation of new weights: torch's own for a matrix of that many inputs.
+    """Return the standard deviation of new weights: torch's own for a matrix of that many inputs.
 
     transformers' 0.02 is right for towers 768 wide.
 

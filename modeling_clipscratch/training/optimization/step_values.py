@@ -1,4 +1,4 @@
-"""Stop a run whose loss or weights are no longer finite, before it is logged, evaluated or saved."""
+"""Keep the values of each step on the device until they are logged or checked, so that no step waits for them."""
 
 import math
 from collections.abc import Iterable
@@ -13,8 +13,34 @@ class DivergedError(ClipScratchError):
     """A loss or a weight of the run is NaN or infinite."""
 
 
+class StepMeans:
+    """Average the statistics of steps between two log lines.
+
+    >>> means = StepMeans()
+    >>> means.add({"accuracy": torch.tensor(0.5)})
+    >>> means.add({"accuracy": torch.tensor(1.0)})
+    >>> means.take(), means.take()
+    ({'accuracy': 0.75}, {})
+    """
+
+    def __init__(self):
+        self._sums, self._count = {}, 0
+
+    def add(self, statistics: dict[str, torch.Tensor]) -> None:
+        """Add the scalars of a step."""
+        for name, value in statistics.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        """Return the means since the last call; empty if there was no step."""
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
 class LossWatch:
-    """Keep the losses since the last check on the device, so that no step waits for it.
+    """Check that the losses since the last check are finite.
 
     >>> watch = LossWatch()
     >>> watch.add(torch.tensor(1.0))
@@ -23,7 +49,7 @@ class LossWatch:
     >>> watch.check(step=2)
     Traceback (most recent call last):
         ...
-    modeling_clipscratch.training.optimization.divergence.DivergedError: the loss is nan at step 2
+    modeling_clipscratch.training.optimization.step_values.DivergedError: the loss is nan at step 2
     """
 
     def __init__(self):
@@ -34,12 +60,7 @@ class LossWatch:
         self._losses.append(loss)
 
     def check(self, step: int) -> None:
-        """Read the losses since the last check.
-
-        Args:
-            step: number of the last step, counted from 1.
-        Raises: DivergedError that names the first step whose loss is not finite.
-        """
+        """Raise `DivergedError` for the first loss that is not finite; `step` is the last one, counted from 1."""
         losses, self._losses = self._losses, []
         values = torch.stack(losses).tolist() if losses else []
         for number, value in enumerate(values, start=step - len(values) + 1):
@@ -49,12 +70,7 @@ class LossWatch:
 
 @torch.no_grad()
 def check_weights(weights: Iterable[torch.Tensor], step: int) -> None:
-    """Raise DivergedError if a tensor holds a value that is not finite.
-
-    Args:
-        weights: parameters, or what is saved beside them; of sharded ones this process's part is read.
-        step: number of the last step.
-    """
+    """Raise `DivergedError` if a weight is not finite; of sharded weights this process's part is checked."""
     local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
     local = [weight for weight in local if weight.numel()]
     if local and not torch.stack(torch._foreach_norm(local, torch.inf)).isfinite().all():

@@ -1,6 +1,7 @@
-"""The commands go in; what their help brings along, and so makes the user wait for, is checked."""
+"""Check how a program ends, and which libraries its help imports."""
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -15,12 +16,12 @@ from safetensors import SafetensorError
 from modeling_clipscratch.cli.command_line import TERMINATED, run_command
 from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 
-ROOT = Path(__file__).parent.parent
-# Each takes a tenth of a second or more, and none is needed before a picture is drawn, searched or measured.
+ROOT = Path(__file__).parents[2]
+# Each takes a tenth of a second or more to import, and training starts without them.
 LATER = {"matplotlib", "sklearn", "scipy.stats", "evaluate", "faiss", "gradio", "onnx", "onnxruntime"}
 HELP = """
 import contextlib, io, json, sys
-import run_train
+from modeling_clipscratch.cli import train as run_train
 said = io.StringIO()
 with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
     run_train.main(["--help"])
@@ -29,18 +30,20 @@ print(json.dumps(["--learning_rate" in said.getvalue(), "transformers.trainer" i
 TRAINER = "import json, sys\nfrom transformers import Trainer\nprint(json.dumps(list(sys.modules)))"
 
 
-def told_by(program):
+def output_of(program):
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_help_of_training_imports_nothing_that_only_a_finished_run_needs():
-    helps, has_trainer, imported = told_by(HELP)
-    brought = set(told_by(TRAINER))  # 5.9's own needs sklearn
-    assert helps and has_trainer and not LATER & (set(imported) - brought)
+    helps, has_trainer, imported = output_of(HELP)
+    of_transformers = set(output_of(TRAINER))  # that of 5.9 needs sklearn
+    assert helps and has_trainer and not LATER & (set(imported) - of_transformers)
 
 
-def test_a_reader_that_has_enough_is_no_error():
+@pytest.mark.slow
+def test_closed_stdout_ends_a_program_silently():
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     script += "from modeling_clipscratch.cli.command_line import run_command\n"
     script += "run_command(lambda arguments: print('line\\n' * 100_000))"
@@ -48,60 +51,47 @@ def test_a_reader_that_has_enough_is_no_error():
     assert (done.stdout, done.stderr) == (b"line\n", b"")
 
 
-def test_full_disk_is_one_sentence_whichever_library_met_it(capsys):
-    def fill(arguments):
-        raise SafetensorError("I/O error: No space left on device")
+def raises(error):
+    def main(arguments):
+        raise error
 
-    with pytest.raises(SystemExit) as exit:
-        run_command(fill)
-    assert exit.value.code == 2
-    assert capsys.readouterr().err == "error: I/O error: No space left on device\n"
+    return main
 
 
-@pytest.mark.parametrize(
-    ("words", "left"),
-    [
-        (["--debug", "push", "runs/a"], ["push", "runs/a"]),
-        (["recipe.yaml", "--debug"], ["recipe.yaml"]),
-        (["--debug", "underflow_overflow", "--max_steps", "5"], ["--debug", "underflow_overflow", "--max_steps", "5"]),
-    ],
-)
-def test_debug_is_ours_unless_the_trainer_s_word_follows(monkeypatch, words, left):
+@pytest.mark.parametrize("error", [ClipScratchError, OSError, SafetensorError])
+def test_error_that_the_user_can_correct_is_one_sentence(error, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(raises(error("No space left on\n device")), [])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: No space left on device\n"
+
+
+@pytest.mark.parametrize("error", [ValueError, RuntimeError, KeyError])
+def test_error_of_a_library_is_a_bug_and_keeps_its_traceback(error):
+    with pytest.raises(error, match="shape mismatch"):
+        run_command(raises(error("shape mismatch")), [])
+
+
+def test_traceback_is_printed_on_demand(capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(raises(ClipScratchError("seed=x is wrong")), ["--seed", "x", "--traceback"])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.startswith("Traceback") and printed.endswith("error: seed=x is wrong\n")
     seen = []
-    monkeypatch.setattr(sys, "argv", ["run_train.py", *words])
-    run_command(seen.extend)
-    assert seen == left
+    run_command(seen.extend, ["--seed", "x", "--traceback"])
+    assert seen == ["--seed", "x"]
 
 
-def test_names_in_messages_move_no_cursor():
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from modeling_clipscratch.cli import command_line\n"
-    program += "from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError\n"
-    program += "import logging\n"
-    program += "def main(arguments):\n"
-    program += "    logging.getLogger('modeling_clipscratch').warning('left out: %s', '\\x1b[2Ja.png')\n"
-    program += "    raise ClipScratchError('\\x1b]0;b.png')\ncommand_line.run_command(main)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stderr == "left out: \ufffd[2Ja.png\nerror: \ufffd]0;b.png\n"
+def test_control_characters_of_file_names_are_not_printed(capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
 
+    def main(arguments):
+        logging.getLogger("modeling_clipscratch").warning("left out: %s", "\x1b[2Ja.png")
+        raise ClipScratchError("\x1b]0;b.png")
 
-INTERRUPTED = """
-import os, runpy, signal, sys
-class Finder:
-    def find_spec(name, path, target=None):
-        if name == "modeling_clipscratch":
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Finder)
-sys.argv, script = [sys.argv[1]], sys.argv[2]
-runpy.run_path(script, run_name=sys.argv[0])
-"""
-
-
-@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("run_*.py")))
-@pytest.mark.parametrize("name", ["run_{}.py", "/bin/clipscratch-{}"])
-def test_interrupt_while_the_libraries_are_imported_brings_no_traceback(script, name):
-    name = name.format(script.removeprefix("run_").removesuffix(".py"))
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, name, script], cwd=ROOT, capture_output=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"stopped.\n")
+    with pytest.raises(SystemExit):
+        run_command(main, [])
+    assert capsys.readouterr().err == "left out: \ufffd[2Ja.png\nerror: \ufffd]0;b.png\n"
 
 
 def run_in_fork(main, *, launcher_ends=False):
@@ -117,8 +107,8 @@ def run_in_fork(main, *, launcher_ends=False):
                     os.read(began, 1)
                     os._exit(0)
             os.close(readable)
-            sys.argv, sys.stderr = ["run_train.py"], os.fdopen(writable, "w")
-            run_command((lambda arguments: (os.write(begins, b" "), main(arguments))) if launcher_ends else main)
+            sys.stderr = os.fdopen(writable, "w")
+            run_command((lambda arguments: (os.write(begins, b" "), main(arguments))) if launcher_ends else main, [])
         finally:
             os._exit(99)
     os.close(writable)
@@ -176,21 +166,13 @@ def test_signal_ends_a_command_with_one_sentence(main, status, sentence):
     assert run_in_fork(main) == (status, sentence)
 
 
-def test_command_leaves_the_signals_as_they_were(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["run_train.py"])
+def test_command_restores_the_signal_handlers():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
-    run_command(lambda arguments: None)
+    run_command(lambda arguments: None, [])
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
 
 
-def raises(error):
-    def main(arguments):
-        raise error
-
-    return main
-
-
-def test_processes_of_a_launcher_say_once_why_they_end(tmp_path, monkeypatch):
+def test_processes_of_a_launcher_print_once_why_they_end(tmp_path, monkeypatch):
     ends = []
     errors = [*map(ClipScratchError, ["wrong", "wrong", "wrong, too"]), RuntimeError("peer is gone")]
     for process, error in enumerate(errors):

@@ -1,4 +1,4 @@
-"""Embeddings of one process go in; the streamed loss is held to the plain one, in float32 and for odd tiles."""
+"""Compare the tiled loss with the plain one, in float32 and for odd tiles, and its floor with what training reaches."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
-from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss, loss_floor
 
 
 def pairs(count, width=16, dtype=torch.float32):
@@ -20,21 +20,21 @@ def pairs(count, width=16, dtype=torch.float32):
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid", "diagonal"])
 @pytest.mark.parametrize(("count", "tile"), [(1, None), (7, 3), (50, 7), (50, 50), (50, None), (300, 128)])
 def test_float32_loss_and_gradients_are_the_plain_ones_at_the_highest_temperature(loss, count, tile):
-    found = pairs(count)
+    tiled = pairs(count)
     bias = torch.tensor(-10.0, requires_grad=True) if loss == "sigmoid" else None
-    share, _ = GlobalLoss(loss=loss, tile=tile)(*found[:3], bias, group=found[3])
+    share, _ = GlobalLoss(loss=loss, tile=tile)(*tiled[:3], bias, group=tiled[3])
     (2 * share).backward()
     exact = pairs(count, dtype=torch.float64)
     with torch.no_grad():  # the same numbers, not the same draws
-        for mine, theirs in zip(exact[:3], found[:3], strict=True):
-            mine.copy_(theirs)
+        for plain, other in zip(exact[:3], tiled[:3], strict=True):
+            plain.copy_(other)
     exact_bias = torch.tensor(-10.0, dtype=torch.float64, requires_grad=True) if loss == "sigmoid" else None
-    expected = contrastive_loss(contrastive_logits(*exact[:3], exact_bias), loss=loss, group=found[3])
+    expected = contrastive_loss(contrastive_logits(*exact[:3], exact_bias), loss=loss, group=tiled[3])
     (2 * expected).backward()
     # logits of up to 100 have 6e-6 of rounding in float32
     assert share.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
-    for mine, theirs in zip(found[:3], exact[:3], strict=True):
-        assert (mine.grad - theirs.grad).abs().max() <= 1e-4 * theirs.grad.abs().max() + 1e-6
+    for one, other in zip(tiled[:3], exact[:3], strict=True):
+        assert (one.grad - other.grad).abs().max() <= 1e-4 * other.grad.abs().max() + 1e-6
     if loss == "sigmoid":
         assert bias.grad.item() == pytest.approx(exact_bias.grad.item(), rel=1e-4)
 
@@ -61,24 +61,17 @@ def test_without_gradients_no_second_pass_is_made(monkeypatch):
     assert len(calls) == 2 * 9  # two products a tile
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-def test_gradients_are_the_slopes_of_the_loss_in_any_direction(loss):
-    images, texts, scale, group = pairs(5, width=3, dtype=torch.float64)
-    with torch.no_grad():
-        scale.fill_(1.0)
-    bias = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
-    given = (images, texts, scale, bias) if loss == "sigmoid" else (images, texts, scale)
+def test_floor_is_the_mean_logarithm_of_the_positives():
+    groups = torch.tensor([2**40, 3, 2**40, -7, 2**40, 3])  # three rows with three positives, two with two, one alone
+    assert loss_floor(groups).item() == pytest.approx((3 * math.log(3) + 2 * math.log(2)) / 6)
+    assert loss_floor(torch.arange(5)).item() == 0
+    assert loss_floor(torch.zeros(4, dtype=torch.long)).item() == pytest.approx(math.log(4))
+    assert loss_floor(groups.to("meta")).shape == ()  # a meta tensor has no value to wait for
 
-    def value(*given):
-        return GlobalLoss(loss=loss, tile=2)(*given, group=group)[0]
 
-    gradients = torch.autograd.grad(value(*given), given)
-    step = 1e-6
-    for draw in range(5):
-        ways = [torch.randn(t.shape, generator=torch.Generator().manual_seed(draw), dtype=t.dtype) for t in given]
-        with torch.no_grad():
-            ahead, behind = (
-                value(*(t + sign * step * way for t, way in zip(given, ways, strict=True))) for sign in (1, -1)
-            )
-        slope = sum((g * way).sum() for g, way in zip(gradients, ways, strict=True))
-        assert slope.item() == pytest.approx((ahead - behind).item() / (2 * step), rel=1e-7)
+def test_floor_is_reached_by_one_embedding_a_group_at_a_low_temperature():
+    groups = torch.tensor([0, 1, 0, 2, 0, 1])
+    embeds = torch.eye(3)[groups]
+    low, high = (GlobalLoss(loss="softmax")(embeds, embeds, torch.tensor(s), group=groups)[0] for s in (4.605, 0.0))
+    assert low.item() == pytest.approx(loss_floor(groups).item(), abs=1e-4)  # roundings of logits of 100
+    assert high > loss_floor(groups) + 0.1

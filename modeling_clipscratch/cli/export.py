@@ -1,0 +1,45 @@
+"""`clipscratch export`: export a model to ONNX, or to a web page that runs it."""
+
+import argparse
+
+from ..data.templates import DEFAULT_TEMPLATES
+from ..hub.errors_clipscratch import ClipScratchError
+from ..sharing.export.export_onnx import export_onnx
+from ..sharing.export.precision import PRECISIONS
+from ..sharing.export.web_page import check_page, write_page
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="clipscratch export", description="Export a trained model.")
+    add = parser.add_argument
+    add("folder", help="folder of a trained model")
+    add("--output_dir", help="new folder for the ONNX files and what is needed beside them")
+    add("--precision", nargs="+", choices=PRECISIONS, help="of the ONNX files (default: fp32)")
+    add("--page", help="new folder for a static page that runs the model in the browser; needs npm")
+    add("--images", help="folder of images to search on the page")
+    add("--labels", nargs="+", default=[], help="labels on the page at its start")
+    add("--template", help=f"prompt on the page, {{}} stands for the label (default: {DEFAULT_TEMPLATES[0]})")
+    options = parser.parse_args(arguments)
+    if options.output_dir is None and options.page is None:
+        raise ClipScratchError("nothing to write: give --output_dir for ONNX files, --page for a page, or both.")
+    if options.page is None and (options.images is not None or options.labels or options.template is not None):
+        raise ClipScratchError("--images, --labels and --template are for the page; give --page too.")
+    if options.output_dir is None and options.precision is not None:
+        raise ClipScratchError("--precision is for the ONNX files; give --output_dir too.")
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    template = DEFAULT_TEMPLATES[0] if options.template is None else options.template
+    settings = {"pictures": options.images, "labels": options.labels, "template": template}
+    if options.page is not None:
+        check_page(options.page, **settings)  # raises before the export, which takes long
+    if options.output_dir is not None:
+        report = export_onnx(options.folder, options.output_dir, precisions=options.precision or ["fp32"])
+        for precision, sides in report["largest_distance"].items():
+            distances = ", ".join(f"{side} {distance:.1e}" for side, distance in sides.items())
+            print(f"{precision}: largest distance to PyTorch's embeddings: {distances}")
+        print(f"wrote {options.output_dir}")
+    if options.page is not None:
+        print(f"wrote {write_page(options.folder, options.page, **settings)}")

@@ -1,0 +1,332 @@
+"""Check what each sub-command prints, writes and refuses. What they call has tests of its own."""
+
+import argparse
+import copy
+import dataclasses
+import io
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_clipscratch.cli import classify, export
+from modeling_clipscratch.cli import eval as evaluation
+from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.data.columns import DATA_OPTIONS, DataOptions
+from modeling_clipscratch.data.dataset import prepare_dataset
+from modeling_clipscratch.data.load import ImageTextData
+
+
+@pytest.fixture(scope="session")
+def saved(make_model, word_processor, tmp_path_factory):
+    """Folder of a model with random weights."""
+    folder = tmp_path_factory.mktemp("saved")
+    make_model().save_pretrained(folder)
+    word_processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of ten different images: `0.png` to `4.png` and `deep/er/5.png` to `deep/er/9.png`."""
+    for seed in range(10):
+        path = tmp_path / "images" / ("" if seed < 5 else "deep/er") / f"{seed}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (11, 8, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def run(capsys):
+    """Words of a command line -> what the command printed."""
+
+    def call(command, *words):
+        import_module(f"modeling_clipscratch.cli.{command}").main([str(word) for word in words])
+        return capsys.readouterr().out
+
+    return call
+
+
+def words_of(options):
+    return [word for name, words in options.items() for word in (f"--{name}", *map(str, words))]
+
+
+# classify
+
+
+def test_classify_prints_json_that_sums_to_one_or_a_bar_for_each_label(run, saved, images):
+    options = ["--model", saved, "--images", images / "0.png", images / "1.png", "--labels", "red", "blue"]
+    entries = json.loads(run("classify", *options, "--json"))
+    assert [entry["image"] for entry in entries] == [str(images / "0.png"), str(images / "1.png")]
+    assert all(math.isclose(sum(x["score"] for x in entry["labels"]), 1, abs_tol=1e-6) for entry in entries)
+    lines = run("classify", *options).splitlines()
+    assert len(lines) == 6 and lines[3] == str(images / "1.png")
+    assert all(re.match(r"  (red |blue) +\d+\.\d %", line) for line in lines[1:3])
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"labels": ["red"]}, "two labels or more"),
+        ({"labels": ["red", "blue", "red"]}, "label 'red' is given twice"),
+        ({"template": ["a photo"]}, "has no {}"),
+        ({"images": ["nowhere.png"]}, "nowhere.png: there is no such"),
+        ({"images": [__file__]}, "cannot be decoded"),
+        ({"model": ["no/such/model/here"]}, "no/such/model/here is neither a folder"),
+        ({"device": ["abacus"]}, "device=abacus cannot be used here"),
+    ],
+)
+def test_classify_refuses_in_a_sentence(run, saved, images, changed, sentence):
+    options = {"model": [saved], "images": [images / "0.png"], "labels": ["red", "blue"], **changed}
+    with pytest.raises(ValueError) as error:
+        run("classify", *words_of(options))
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_label_that_is_not_utf8_is_refused_and_a_path_of_any_bytes_is_printed(saved, images, monkeypatch):
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", strict)
+    monkeypatch.setattr("modeling_clipscratch.cli.command_line.quiet_libraries", lambda: None)
+    raw = str(images / os.fsdecode(b"caf\xe9.png"))
+    shutil.copy(images / "0.png", raw)
+    words = ["--model", saved, "--images", raw, "--labels", "red"]
+    run_command(classify.main, [*words, "blue"])
+    strict.flush()
+    assert "caf\\udce9.png\n  " in strict.buffer.getvalue().decode()
+    with pytest.raises(ValueError, match=r"the text 'a photo of a bl\\udce9.' holds bytes that are no"):
+        classify.main([*words, os.fsdecode(b"bl\xe9")])
+
+
+# index and search
+
+
+def test_index_reports_what_it_did_and_search_finds_by_text_and_by_image(run, saved, images, tmp_path):
+    report = "10 images in the index: {} encoded, 0 known by their content, {} unchanged, 0 gone, 0 unreadable\n"
+    assert run("index", images, "--model", saved) == report.format(10, 0)
+    assert run("index", images, "--model", saved) == report.format(0, 10)
+    words = ["--model", saved, "--index", images]
+    lines = run("search", *words, "a red square", "--top", "3").splitlines()
+    assert len(lines) == 3 and all(Path(line.split()[-1]).is_file() for line in lines)
+    hits = json.loads(run("search", *words, "--image", images / "4.png", "--json", "--sheet", tmp_path / "page.html"))
+    assert len(hits) == 10 and hits[0]["image"] == str(images / "4.png") and hits[0]["score"] > 0.9999
+    assert (tmp_path / "page.html").is_file()
+
+
+def test_index_elsewhere_is_found_by_its_own_folder(run, saved, images, tmp_path):
+    run("index", images, "--model", saved, "--index", tmp_path / "index")
+    assert len(run("search", "red", "--model", saved, "--index", tmp_path / "index").splitlines()) == 10
+
+
+def test_file_of_the_user_is_not_taken_for_an_index(run, saved, images):
+    (images / "index.json").write_text("[1]")
+    run("index", images, "--model", saved)
+    assert (images / "index.json").read_text() == "[1]"
+    assert len(run("search", "red", "--model", saved, "--index", images).splitlines()) == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "neither is given"),
+        (["red", "--image", "a.jpg"], "both are given"),
+        ([""], "is empty"),
+        (["red", "--top", "-1"], "top=-1"),
+        (["red", "--sheet", "a.txt"], "sheet=a.txt"),
+        (["red"], "holds no finished index"),
+    ],
+)
+def test_search_refuses_in_a_sentence_before_it_loads_the_model(run, images, words, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run("search", *words, "--model", "nowhere", "--index", images)
+
+
+def test_search_with_another_model_is_refused(run, saved, images, make_model, word_processor, tmp_path):
+    run("index", images, "--model", saved)
+    make_model(seed=1).save_pretrained(tmp_path / "other")
+    word_processor.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="made with another model"):
+        run("search", "red", "--model", tmp_path / "other", "--index", images)
+
+
+# eval
+
+
+def test_eval_prints_a_table_and_writes_a_report(run, saved, tmp_path):
+    report = tmp_path / "report"
+    printed = run("eval", "--model", saved, "--dataset", "digits", "--split", "validation", "--output_dir", report)
+    metrics = json.loads((report / "metrics.json").read_text())["digits"]
+    assert f"{100 * metrics['top1']:.1f} %" in printed and f"wrote {report / 'report.html'} and " in printed
+    assert (report / "digits" / "confusion.png").is_file() and (report / "table.md").is_file()
+    assert "clipscratch eval --model" in (report / "report.html").read_text()
+
+
+def test_splits_classes_and_origin_are_logged_before_anything_is_measured(run, caplog):
+    caplog.set_level(logging.INFO, "modeling_clipscratch")
+    with pytest.raises(ValueError, match="nowhere"):
+        run("eval", "--model", "./nowhere", "--dataset", "digits", "--task", "knn")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"digits, {split}: {rows} rows, 10 classes: zero, one, two, three, four, five, six, seven, eight, nine (from "
+        "scikit-learn's load_digits)"
+        for split, rows in (("train", "1,257"), ("test", "360"))
+    ]
+
+
+def test_every_option_of_data_has_a_help_and_reaches_the_loader(run, monkeypatch):
+    values = {"class_names": ["a", "b"], "templates": ["a {}"], "folder_names": "splits", "caption_lines": "join"}
+    values |= {"on_bad_row": "skip"}
+    words, expected = [], {"splits": ["dev"], "validation_fraction": 0.2}
+    for option, field in DATA_OPTIONS.items():
+        value = values.get(field.name, f"my-{field.name}")
+        words += [f"--{option}", *(value if isinstance(value, list) else [value])]
+        expected[field.name] = value
+    calls = []
+    monkeypatch.setattr(evaluation, "load_data", lambda name, **options: calls.append(options) or {}["end"])
+    with pytest.raises(KeyError, match="end"):
+        run("eval", "--model", "m", "--dataset", "d", "--split", "dev", "--validation_fraction", "0.2", *words)
+    assert calls == [expected] and set(expected) >= {field.name for field in dataclasses.fields(DataOptions)}
+    parser = argparse.ArgumentParser()
+    evaluation.add_data_options(parser)
+    assert all(action.help for action in parser._actions)
+
+
+def test_one_class_alone_is_refused_before_the_model_is_loaded(run, encode, monkeypatch):
+    table = {"image": [encode("red"), encode("blue")], "label": ["cat"] * 2}
+    data = ImageTextData(test=prepare_dataset(datasets.Dataset.from_dict(table), name="cats", split="test"))
+    monkeypatch.setattr(evaluation, "load_data", lambda *names, **options: data)
+    with pytest.raises(ValueError, match="cats, split test: 'cat' is the only class, so every answer would be right"):
+        run("eval", "--model", "./nowhere", "--dataset", "cats")
+
+
+def test_two_models_are_compared_on_the_same_images(run, saved, make_model, word_processor, tmp_path):
+    other, report = tmp_path / "other", tmp_path / "report"
+    model = copy.deepcopy(make_model())
+    with torch.no_grad():
+        model.visual_projection.weight.neg_()
+    model.save_pretrained(other)
+    word_processor.save_pretrained(other)
+    options = ["--seeds", "--save_predictions", "--save_embeddings", "--output_dir", report]
+    printed = run("eval", "--model", saved, other, "--dataset", "digits", "--split", "validation", *options)
+    comparison = json.loads((report / "comparison.json").read_text())
+    tops = [comparison["metrics"][name]["digits"]["top1"] for name in (saved, str(other))]
+    assert comparison["differences"]["digits"][str(other)]["top1"]["value"] == pytest.approx(tops[1] - tops[0])
+    assert f"{50 * sum(tops):.1f} %" in printed and "mean of 2 seeds" in printed
+    for name in ("predictions.parquet", "embeddings.safetensors"):
+        assert len(list(report.glob(f"*/digits/{name}"))) == 2
+
+
+def test_probe_learns_from_the_training_split(run, saved):
+    printed = run("eval", "--model", saved, "--dataset", "digits", "--task", "knn", "--split", "validation")
+    assert (
+        float(re.search(r"top1 +([\d.]+) %", printed)[1]) > 50
+    )  # random features keep the classes apart; chance: 10 %
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"dataset": ["digits", "digits"]}, "digits is named twice"),
+        ({"batch_size": ["0"]}, "batch_size=0"),
+        ({"split": ["nosuch"]}, "nosuch"),
+        ({"model": ["a", "a"]}, "model a is named twice"),
+        ({"seeds": []}, "--seeds needs two models"),
+        ({"save_predictions": []}, "need --output_dir"),
+        ({"task": ["retrieval"]}, "digits, split test: the data have classes and task=retrieval needs captions"),
+        ({"task": ["knn"], "split": ["training"]}, "task=knn learns from the training split"),
+        ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
+        ({"class_names": ["a", ""]}, "label 2 of 2 is empty"),
+        ({"templates": ["imagnet"]}, "did you mean imagenet"),
+        ({"output_dir": [f"{__file__}/report"]}, "cannot be written to"),
+    ],
+)
+def test_eval_refuses_before_it_loads_the_model(run, changed, sentence):
+    options = {"model": ["nowhere"], "dataset": ["digits"], **changed}
+    with pytest.raises((ValueError, OSError), match=sentence):
+        run("eval", *words_of(options))
+
+
+def test_wrong_model_leaves_no_empty_report(run, tmp_path):
+    with pytest.raises(ValueError, match="nowhere is neither a folder"):
+        run("eval", "--model", "nowhere", "--dataset", "digits", "--output_dir", tmp_path / "new" / "report")
+    assert list(tmp_path.iterdir()) == []
+
+
+# demo, export, convert
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "package", "sentence"),
+    [
+        ("demo", ["--model", "nowhere", "--port", "0"], None, "port=0 is not a port; choose 1024 to 65535"),
+        ("demo", ["--model", "nowhere"], "gradio", r"pip install 'clipscratch\[demo\]'"),
+        ("index", ["images", "--model", "nowhere"], "faiss", r"pip install 'clipscratch\[search\]'"),
+        ("export", ["runs/a"], None, "nothing to write: give --output_dir for ONNX files, --page for a page, or both"),
+        (
+            "export",
+            ["runs/a", "--output_dir", "o", "--labels", "cat"],
+            None,
+            "--labels and --template are for the page",
+        ),
+        ("export", ["runs/a", "--output_dir", "o", "--images", "i"], None, "--labels and --template are for the page"),
+        (
+            "export",
+            ["runs/a", "--output_dir", "o", "--template", "a"],
+            None,
+            "--labels and --template are for the page",
+        ),
+        ("export", ["runs/a", "--page", "site", "--precision", "fp32"], None, "for the ONNX files; give --output_dir"),
+        ("convert", ["owner/clip", "made", "--text_model", "t"], None, "owner/clip is not a file; leave them out"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_model_is_loaded(run, monkeypatch, command, words, package, sentence):
+    if package:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=sentence):
+        run(command, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ([], "page=.*site is there already"),
+        (["--labels", "cat"], "1 label given"),
+        (["--template", "no braces"], "no braces"),
+        (["--images", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_what_the_page_lacks_is_reported_before_the_first_export(run, monkeypatch, tmp_path, words, sentence):
+    monkeypatch.setattr(export, "export_onnx", lambda *args, **more: pytest.fail("it was exported"))
+    page = tmp_path / "site"
+    if not words:
+        page.write_text("there")
+    with pytest.raises(ValueError, match=sentence):
+        run("export", "runs/a", "--output_dir", tmp_path / "onnx", "--page", page, *words)
+
+
+def test_export_writes_both_forms(run, monkeypatch, tmp_path):
+    calls = {}
+
+    def export_onnx(folder, output_dir, *, precisions):
+        calls["onnx"] = (folder, output_dir, precisions)
+        return {"largest_distance": {"int8": {"text": 0.01, "vision": 0.02}}}
+
+    def write_page(folder, page, **settings):
+        calls["page"] = (folder, page, settings["labels"])
+        return f"{page}/index.html"
+
+    monkeypatch.setattr(export, "export_onnx", export_onnx)
+    monkeypatch.setattr(export, "write_page", write_page)
+    monkeypatch.chdir(tmp_path)
+    words = ["runs/a", "--output_dir", "o", "--precision", "int8", "--page", "p", "--labels", "cat", "dog"]
+    assert run("export", *words).endswith("text 1.0e-02, vision 2.0e-02\nwrote o\nwrote p/index.html\n")
+    assert calls == {"onnx": ("runs/a", "o", ["int8"]), "page": ("runs/a", "p", ["cat", "dog"])}

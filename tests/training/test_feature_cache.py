@@ -1,0 +1,306 @@
+"""Check the cached features of tiny towers, when they are computed again, and what kills and damages leave."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+
+from modeling_clipscratch.data.batches.captions import TokenTable
+from modeling_clipscratch.data.images.preprocess import normalize
+from modeling_clipscratch.training.features import feature_files
+from modeling_clipscratch.training.features.feature_cache import cached_image_features, cached_text_features
+
+TEXTS = ["a red square", "blue", "the photo of a blue circle", "a photo", "red"]
+LOOK = {"mean": [0.5] * 3, "std": [0.5] * 3}
+# Rows of a batch of another size are added up in another order: a few float32 roundings of numbers about 2.
+CLOSE = {"atol": 2e-6, "rtol": 1e-5}
+
+
+@pytest.fixture
+def tokens(word_processor):
+    return TokenTable(TEXTS, word_processor.tokenizer, 12)
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model(freeze_vision=True)
+
+
+@pytest.fixture
+def three_parts(monkeypatch):
+    monkeypatch.setattr(feature_files, "PART_ROWS", 2)
+
+
+def count_calls(model, monkeypatch):
+    """A list that gets an entry at each pass through one of the model's towers."""
+    calls = []
+    for name in ("text_tower_features", "vision_tower_features"):
+        own = getattr(model, name)
+        monkeypatch.setattr(model, name, lambda *a, own=own, name=name, **k: (calls.append(name), own(*a, **k))[1])
+    return calls
+
+
+def text(model, tokens, folder, **options):
+    return cached_text_features(model, tokens, folder=folder, **{"progress": False, **options})
+
+
+def image(model, pixels, folder, content="", **options):
+    def read(rows, batch_size):
+        return (torch.from_numpy(pixels)[chosen] for chosen in rows.split(batch_size))
+
+    content = [hashlib.sha256(pixels).hexdigest(), content]
+    options = {**LOOK, "progress": False, **options}
+    return cached_image_features(model, read, content, len(pixels), folder=folder, **options)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "cls+mean"])
+def test_cached_text_features_are_the_tower_s_own(make_model, tokens, word_processor, tmp_path, pooling):
+    model = make_model(text_pooling=pooling, text_state_norm="l2")
+    features = text(model, tokens, tmp_path, batch_size=2)
+    assert features.shape == (5, model.config.text_feature_dim) and features.dtype == torch.float32
+    for number, caption in enumerate(TEXTS):
+        inputs = word_processor.tokenizer([caption], return_tensors="pt")
+        assert torch.allclose(features[number], model.text_tower_features(**inputs)[1][0], **CLOSE)
+
+
+def test_cached_image_features_are_the_tower_s_own(model, pixels, tmp_path):
+    features = image(model, pixels, tmp_path, batch_size=4)
+    expected = model.vision_tower_features(normalize(torch.from_numpy(pixels), **LOOK))[1]
+    assert torch.allclose(features, expected, **CLOSE)
+
+
+def test_second_call_reads_the_file_and_leaves_the_tower_alone(model, tokens, pixels, tmp_path, monkeypatch):
+    calls = count_calls(model, monkeypatch)
+    first = text(model, tokens, tmp_path), image(model, pixels, tmp_path)
+    assert set(calls) == {"text_tower_features", "vision_tower_features"}
+    calls.clear()
+    second = text(model, tokens, tmp_path), image(model, pixels, tmp_path)
+    assert calls == [] and len(list(tmp_path.iterdir())) == 2
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_other_parts_of_a_model_do_not_change_the_key(make_model, tokens, tmp_path, monkeypatch):
+    text(make_model(), tokens, tmp_path)
+    again = make_model(vision="dinov2", projection_dim=4)
+    again.text_model.load_state_dict(make_model().text_model.state_dict())
+    calls = count_calls(again, monkeypatch)
+    text(again, tokens, tmp_path)
+    assert calls == []
+
+
+@pytest.mark.parametrize("change", ["weight", "pooling", "norm", "config", "texts", "length"])
+def test_another_text_tower_or_text_has_another_file(make_model, tokens, word_processor, tmp_path, change):
+    text(make_model(), tokens, tmp_path)
+    changed = make_model(
+        text_pooling="mean" if change == "pooling" else "cls",
+        text_state_norm="l2" if change == "norm" else "none",
+        text_changes={"activation": "relu"} if change == "config" else None,
+    )
+    if change == "weight":
+        with torch.no_grad():
+            next(changed.text_model.parameters())[3, 5] += 1e-3
+    if change == "texts":
+        tokens = TokenTable([*TEXTS[:-1], "a red"], word_processor.tokenizer, 12)
+    if change == "length":
+        tokens = TokenTable(TEXTS, word_processor.tokenizer, 6)
+    features = text(changed, tokens, tmp_path)
+    with torch.inference_mode():
+        expected = changed.text_tower_features(**tokens.batch(torch.arange(5)))[1]
+    assert torch.allclose(features, expected, **CLOSE) and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("change", ["weight", "pooling", "pixels", "content", "mean"])
+def test_another_vision_tower_or_image_has_another_file(make_model, pixels, tmp_path, change):
+    image(make_model(freeze_vision=True), pixels, tmp_path)
+    changed = make_model(freeze_vision=True, vision_pooling="mean" if change == "pooling" else "cls")
+    if change == "weight":
+        with torch.no_grad():
+            next(changed.vision_model.parameters()).view(-1)[3] += 1e-3
+    if change == "pixels":
+        pixels[3, 2, 1, 0] ^= 1
+    options = {"mean": {"mean": [0.4] * 3}, "content": {"content": "other preprocessing"}}.get(change, {})
+    image(changed, pixels, tmp_path, **options)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_tower_with_a_scalar_in_its_state_can_be_cached(model, tokens, tmp_path):
+    model.text_model.register_buffer("steps_seen", torch.tensor(3))  # as batch norm has one
+    assert text(model, tokens, tmp_path).shape == (5, 16)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 1024])
+def test_progress_bar_has_the_true_total_and_moves_with_each_batch(model, pixels, tmp_path, monkeypatch, rows):
+    bars = []
+
+    class Bar(feature_files.tqdm):
+        def __init__(self, **options):
+            self.moves = []
+            bars.append(self)
+            super().__init__(**{**options, "disable": True})
+
+        def update(self, n=1):
+            self.moves.append(n)
+
+    monkeypatch.setattr(feature_files, "tqdm", Bar)
+    monkeypatch.setattr(feature_files, "PART_ROWS", rows)
+    image(model, pixels, tmp_path, batch_size=4)
+    [bar] = bars
+    assert bar.total == 6 == sum(bar.moves) and len(bar.moves) == {1: 6, 4: 2, 1024: 2}[rows]
+
+
+# Kills, damages and other runs
+
+
+@pytest.mark.parametrize("moment", ["encoding", "writing", "joining"])
+def test_killed_build_leaves_nothing_half_and_is_resumed(model, tokens, tmp_path, monkeypatch, three_parts, moment):
+    calls, left = count_calls(model, monkeypatch), [2]
+    own = {"encoding": model.text_tower_features, "writing": save_file, "joining": feature_files._join}[moment]
+
+    def killed(*args, **options):
+        left[0] -= 1
+        if left[0] and moment != "joining":
+            return own(*args, **options)
+        if moment == "writing":
+            Path(args[1]).write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    places = {"encoding": (model, "text_tower_features"), "writing": (feature_files, "save_file")}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*places.get(moment, (feature_files, "_join")), killed)
+        text(model, tokens, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors")) and not list(tmp_path.glob("*/.*"))
+    whole = 3 if moment == "joining" else 1
+    assert len(list(tmp_path.glob("*.parts*/*.safetensors"))) == whole
+
+    calls.clear()
+    again = text(model, tokens, tmp_path)
+    assert len(calls) == 3 - whole  # parts that were there are not computed twice
+    [path] = tmp_path.iterdir()
+    assert torch.equal(load_file(path)["features"], again)
+    assert torch.equal(text(model, tokens, tmp_path / "fresh"), again)
+
+
+DAMAGES = {  # change of the file's bytes
+    "last byte": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "second half zeroed": lambda data: data[: -len(data) // 4] + bytes(-(-len(data) // 4)),
+    "cut": lambda data: data[:-7],
+    "emptied": lambda data: b"",
+    "header": lambda data: data[:12] + bytes([data[12] ^ 1]) + data[13:],
+    "without digests": lambda data: data.replace(b"sha256", b"sha---"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_file_is_computed_again_with_a_warning(
+    model, tokens, tmp_path, monkeypatch, three_parts, caplog, damage
+):
+    expected, calls = text(model, tokens, tmp_path).clone(), count_calls(model, monkeypatch)
+    [path] = tmp_path.iterdir()
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert torch.equal(text(model, tokens, tmp_path), expected)
+    assert len(calls) == 3 and f"{path.name} is damaged; its features are computed again." in caplog.text
+    assert torch.equal(text(model, tokens, tmp_path), expected) and len(calls) == 3
+
+
+@pytest.mark.parametrize("planted", ["zeros", "other rows", "other part", "garbage", "other digest"])
+def test_planted_part_is_not_used(model, tokens, tmp_path, three_parts, planted, caplog):
+    expected = text(model, tokens, tmp_path / "first").clone()
+    [path] = (tmp_path / "first").iterdir()
+    part = tmp_path / "second" / path.with_suffix(".parts2").name / "0000000000.safetensors"
+    part.parent.mkdir(parents=True)
+    features, digest = {
+        "zeros": (torch.zeros(2, 16), ""),
+        "other digest": (torch.zeros(2, 16), "0"),
+        "other part": (expected[2:4], feature_files._digest(path, 2, expected[2:4])),
+        "other rows": (expected[:2], feature_files._digest(path.with_stem("text-of-another"), 0, expected[:2])),
+        "garbage": (torch.zeros(1), ""),
+    }[planted]
+    save_file({"features": features.contiguous()}, part, metadata={"sha256": digest})
+    if planted == "garbage":
+        part.write_bytes(b"no safetensors")
+    assert torch.equal(text(model, tokens, tmp_path / "second"), expected)
+    assert "0000000000.safetensors is damaged; its features are computed again." in caplog.text
+
+
+def test_full_disk_names_the_file_and_the_option(model, tokens, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(feature_files, "save_file", full)
+    with pytest.raises(OSError, match=f"{tmp_path}.*cannot be written.*No space left.*cache_dir sets the place"):
+        text(model, tokens, tmp_path)
+
+
+def test_another_run_that_needs_the_file_waits_for_it(model, tokens, tmp_path, monkeypatch):
+    expected = text(model, tokens, tmp_path / "theirs")
+    [theirs] = (tmp_path / "theirs").iterdir()
+    parts = tmp_path / "ours" / theirs.with_suffix(f".parts{feature_files.PART_ROWS}").name
+    parts.mkdir(parents=True)
+    lock, calls = FileLock(parts / "lock", thread_local=False), count_calls(model, monkeypatch)
+    lock.acquire()  # as another run holds it
+
+    def finish(*args):
+        (tmp_path / "ours" / theirs.name).write_bytes(theirs.read_bytes())
+        lock.release()
+
+    monkeypatch.setattr(feature_files.logger, "info", finish)  # when we are about to wait
+    thread = threading.Thread(target=lambda: text(model, tokens, tmp_path / "ours"))
+    thread.start()
+    thread.join(timeout=60)
+    assert not thread.is_alive() and calls == []
+    assert torch.equal(text(model, tokens, tmp_path / "ours"), expected)
+
+
+@pytest.mark.slow
+def test_two_processes_compute_one_file_together(tmp_path):
+    program = tmp_path / "build.py"
+    program.write_text(BUILD)
+    root = Path(__file__).resolve().parents[2]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(program), str(rank), str(tmp_path)], env={**os.environ, "PYTHONPATH": str(root)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    errors = [process.communicate()[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], errors
+    encoded = [sorted(json.loads((tmp_path / f"encoded-{rank}.json").read_text())) for rank in (0, 1)]
+    assert encoded == [[0, 8], [4, 12]]
+    features = load_file(tmp_path / "cache" / "x.safetensors")["features"]
+    assert torch.equal(features, torch.arange(13.0)[:, None].expand(13, 2))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["x.safetensors"]
+
+
+BUILD = """
+import json, os, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from modeling_clipscratch.training.features import feature_files
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+feature_files.PART_ROWS, encoded = 4, []
+def encode(start, stop, advance):
+    encoded.append(start)
+    return torch.arange(float(start), float(stop))[:, None].repeat(1, 2)
+path = folder / "cache" / "x.safetensors"
+feature_files.find_or_build(path, 13, encode, device="cpu", unit="row", progress=False)
+(folder / f"encoded-{rank}.json").write_text(json.dumps(encoded))
+dist.destroy_process_group()
+"""
