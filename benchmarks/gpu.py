@@ -30,7 +30,7 @@ import torch
 from transformers import DistilBertConfig
 
 from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
-from modeling_clipscratch.training.callbacks import BoundedTemperature
+from modeling_clipscratch.training.callbacks import StepUpdates
 from modeling_clipscratch.training.optimization.device import choose_precision, no_accelerator
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
@@ -160,7 +160,7 @@ class Gaps:
         self._ends, self._begins = [], []
 
     def __enter__(self):
-        self._step, self._last = ClipScratchTrainer.training_step, BoundedTemperature.on_step_end
+        self._step, self._last = ClipScratchTrainer.training_step, StepUpdates.on_step_end
         gaps = self
 
         def training_step(trainer, *args, **kwargs):
@@ -171,11 +171,11 @@ class Gaps:
             gaps._last(callback, *args, **kwargs)
             gaps._ends.append(_mark())
 
-        ClipScratchTrainer.training_step, BoundedTemperature.on_step_end = training_step, on_step_end
+        ClipScratchTrainer.training_step, StepUpdates.on_step_end = training_step, on_step_end
         return self
 
     def __exit__(self, *error):
-        ClipScratchTrainer.training_step, BoundedTemperature.on_step_end = self._step, self._last
+        ClipScratchTrainer.training_step, StepUpdates.on_step_end = self._step, self._last
 
     def summary(self, steps: int, step: float) -> dict:
         """Return the mean seconds between two timed steps and their share of a step."""
