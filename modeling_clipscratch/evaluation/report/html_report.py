@@ -77,11 +77,7 @@ def render_page(
         title=" and ".join(names.values()) if len(names) <= 3 else f"{len(names)} models",
         date=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         command=command,
-        versions={
-            "Python": platform.python_version(),
-            "ClipScratch": modeling_clipscratch.__version__,
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
+        versions=versions(),
         curves=curves,
         comparisons=[
             _comparison(evaluations, name, shorter[name], names, (differences or {}).get(name, {})) for name in tasks
@@ -116,6 +112,12 @@ def in_words(name: str) -> str:
     ['top-1 accuracy', 'text to image recall@5', 'k nearest neighbours']
     """
     return TITLES.get(name, name.replace("_", " "))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, ClipScratch and the libraries that figures depend on."""
+    own = {"Python": platform.python_version(), "ClipScratch": modeling_clipscratch.__version__}
+    return own | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _details(result, plots):
