@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data.dataset import image_name
+from modeling_clipscratch.data.dataset import image_digest
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.search.index_files import INSIDE, ImageIndex, IndexedImage, open_index, save_index
@@ -39,7 +39,7 @@ def random_units(count: int, width: int, seed: int) -> np.ndarray:
 
 def random_index(folder: Path, count: int, width: int) -> ImageIndex:
     names = [f"{number:07d}.jpg" for number in range(count)]
-    digests = [image_name(name.encode()) for name in names]
+    digests = [image_digest(name.encode()) for name in names]
     images = {name: IndexedImage(0, 0, digest) for name, digest in zip(names, digests, strict=True)}
     embeds = random_units(count, width, seed=0)
     return ImageIndex(folder=folder, model="", model_name="", images=images, digests=digests, embeds=embeds)
@@ -165,8 +165,10 @@ def main(arguments: list[str]) -> None:
     figures["calls"] = calls
     print_table(["index", "took", "images", "encoded", "known", "unchanged", "gone", "unreadable"], calls)
     head = ["median_ms", "ms_of_95_percent", "as_brute_force", "queries", "faiss_ms"]
-    rows = [[name, *(f"{figures[name].get(column) or '-':.4}" if isinstance(figures[name].get(column), float)
-             else str(figures[name].get(column, "-")) for column in head)] for name in ("random", "built", "moved")]  # fmt: skip
+    rows = []
+    for name in ("random", "built", "moved"):
+        values = [figures[name].get(column, "-") for column in head]
+        rows.append([name, *(f"{value:.4}" if isinstance(value, float) else str(value) for value in values)])
     print_table(["search of", *head], rows)
     save_figures(options.output / "search.json", figures)
 
