@@ -94,21 +94,14 @@ def test_control_characters_of_file_names_are_not_printed(capsys, monkeypatch):
     assert capsys.readouterr().err == "left out: \ufffd[2Ja.png\nerror: \ufffd]0;b.png\n"
 
 
-def run_in_fork(main, *, launcher_ends=False):
+def run_in_fork(main):
     """Exit status and stderr of `run_command(main)` in a process of its own."""
     readable, writable = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            if launcher_ends:
-                os.environ["TORCHELASTIC_RUN_ID"] = "none"
-                began, begins = os.pipe()
-                if os.fork():
-                    os.read(began, 1)
-                    os._exit(0)
-            os.close(readable)
             sys.stderr = os.fdopen(writable, "w")
-            run_command((lambda arguments: (os.write(begins, b" "), main(arguments))) if launcher_ends else main, [])
+            run_command(main, [])
         finally:
             os._exit(99)
     os.close(writable)
@@ -119,16 +112,6 @@ def run_in_fork(main, *, launcher_ends=False):
 
 def signals(number):
     os.kill(os.getpid(), number)
-    time.sleep(60)
-
-
-class _Signals:
-    def __del__(self):
-        signals(signal.SIGINT)
-
-
-def loses_the_signal(arguments):
-    _Signals()
     time.sleep(60)
 
 
@@ -156,7 +139,6 @@ def ends_as_after_sigterm(arguments):
     [
         (lambda arguments: signals(signal.SIGINT), 130, "stopped.\n"),
         (lambda arguments: signals(signal.SIGTERM), 143, "stopped by SIGTERM.\n"),
-        (loses_the_signal, 130, "stopped.\n"),
         (fails_at_the_signal, 143, "stopped by SIGTERM.\n"),
         (adds_a_note, 130, "stopped. To resume it, run it again.\n"),
         (ends_as_after_sigterm, 143, "stopped by SIGTERM.\n"),
@@ -167,9 +149,9 @@ def test_signal_ends_a_command_with_one_sentence(main, status, sentence):
 
 
 def test_command_restores_the_signal_handlers():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run_command(lambda arguments: None, [])
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def test_processes_of_a_launcher_print_once_why_they_end(tmp_path, monkeypatch):
@@ -180,9 +162,3 @@ def test_processes_of_a_launcher_print_once_why_they_end(tmp_path, monkeypatch):
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_0" / str(process) / "error.json"))
         ends.append(run_in_fork(raises(error))[1])
     assert ends == ["error: wrong\n", "", "", ""]
-
-
-def test_process_ends_when_its_launcher_is_gone():
-    assert run_in_fork(lambda arguments: time.sleep(60), launcher_ends=True)[1] == (
-        "stopped, since the launcher is gone.\n"
-    )

@@ -162,6 +162,7 @@ def test_search_with_another_model_is_refused(run, saved, images, make_model, wo
 # eval
 
 
+@pytest.mark.slow
 def test_eval_prints_a_table_and_writes_a_report(run, saved, tmp_path):
     report = tmp_path / "report"
     printed = run("eval", "--model", saved, "--dataset", "digits", "--split", "validation", "--output_dir", report)
@@ -208,6 +209,7 @@ def test_one_class_alone_is_refused_before_the_model_is_loaded(run, encode, monk
         run("eval", "--model", "./nowhere", "--dataset", "cats")
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_on_the_same_images(run, saved, make_model, word_processor, tmp_path):
     other, report = tmp_path / "other", tmp_path / "report"
     model = copy.deepcopy(make_model())

@@ -24,6 +24,8 @@ from modeling_clipscratch.evaluation.rank_labels import rank_labels
 from modeling_clipscratch.evaluation.report.save_results import save_embeddings, save_predictions
 from modeling_clipscratch.evaluation.report.write_report import write_report
 
+COLOURS = ["red", "green", "blue"]
+
 
 @pytest.fixture
 def train_rows(make_rows):
@@ -55,13 +57,6 @@ def test_tables_and_page_of_a_probe_name_the_probe(model, processor, class_rows,
     write_report(tmp_path / "two", both, differences_to_first(both))
     assert "## colours, knn\n" in (tmp_path / "two" / "comparison.md").read_text()
     assert text_summary(both, differences_to_first(both)).startswith("colours, knn\n")
-
-
-def test_page_of_prompts_counts_them(model, processor, class_rows, templates, quick_plots, tmp_path):
-    result = evaluate_dataset(model, processor, class_rows, templates=templates)
-    write_report(tmp_path, {"model": {"colours": result}})
-    page = (tmp_path / "report.html").read_text()
-    assert "<dt>task</dt><dd>zero-shot</dd>" in page and "3 classes, 2 prompts each" in page
 
 
 @pytest.mark.parametrize("words", [{"labels": np.arange(8) % 3}, {"captions": [["red"], ["blue"]] * 4}], ids=str)
@@ -137,7 +132,10 @@ def test_a_trainer_and_a_loaded_model_report_the_same_digits(model, processor, m
     trainer.train()
     reported = {name.removeprefix("test_"): value for name, value in trainer.predict(test).metrics.items()}
     trainer.save_model()
-    metrics = evaluate_dataset(*load_model(tmp_path / "run", "cpu"), test, batch_size=256).metrics
+    loaded = load_model(tmp_path / "run", "cpu")
+    metrics = evaluate_dataset(*loaded, test, batch_size=256).metrics
+    config, learned = loaded[0].config, kind == "class"
+    assert (config.class_names, config.templates) == ((COLOURS, ["a photo of a {}."]) if learned else (None, None))
     assert reported.keys() == metrics.keys()
     for name, value in metrics.items():
         assert reported[name] == pytest.approx(value, abs=1e-5), name
@@ -255,13 +253,6 @@ def test_embeddings_are_measured_without_intervals(model, processor, class_rows)
     encode = partial(encode_texts, model, processor.tokenizer)
     again = evaluate_embeddings(encode, result.image_embeds, class_rows, logit_scale=2.0)
     assert again.metrics["top1"] == result.metrics["top1"] and not any("ci95" in name for name in again.metrics)
-
-
-def test_a_probe_leaves_embeddings_as_they_are(model, processor, class_rows, train_rows):
-    probe = evaluate_dataset(model, processor, class_rows, task="knn", train=train_rows)
-    zero_shot = evaluate_dataset(model, processor, class_rows)
-    assert zero_shot.task == "zero_shot" and torch.equal(probe.image_embeds, zero_shot.image_embeds)
-    assert torch.equal(probe.text_embeds, zero_shot.text_embeds)
 
 
 def test_every_metric_comes_with_an_interval_that_holds_it(model, processor, class_rows, caption_rows):

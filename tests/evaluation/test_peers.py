@@ -3,51 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from PIL import Image
-from transformers import (
-    Aimv2Config,
-    Aimv2Model,
-    AlignConfig,
-    AlignModel,
-    AltCLIPConfig,
-    AltCLIPModel,
-    BertConfig,
-    BlipConfig,
-    BlipForImageTextRetrieval,
-    BlipModel,
-    ChineseCLIPConfig,
-    ChineseCLIPModel,
-    CLIPConfig,
-    CLIPForImageClassification,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPProcessor,
-    CLIPSegConfig,
-    CLIPSegModel,
-    DistilBertConfig,
-    FlavaConfig,
-    FlavaModel,
-    GroupViTConfig,
-    GroupViTModel,
-    MetaClip2Config,
-    MetaClip2Model,
-    Owlv2Config,
-    Owlv2Model,
-    OwlViTConfig,
-    OwlViTModel,
-    RobertaConfig,
-    Siglip2Config,
-    Siglip2Model,
-    SiglipConfig,
-    SiglipImageProcessorPil,
-    SiglipModel,
-    SiglipProcessor,
-    VisionTextDualEncoderConfig,
-    VisionTextDualEncoderModel,
-    VisionTextDualEncoderProcessor,
-    ViTConfig,
-    ViTImageProcessorPil,
-)
 
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts, longest_text
@@ -63,24 +20,29 @@ SQUARE = {"height": 8, "width": 8}
 def clip():
     text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12, "eos_token_id": 3}
     vision = {**TOWER, "image_size": 8, "patch_size": 4}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    return model, CLIPProcessor, CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=SQUARE), {"padding": True}
+    model = hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    return (
+        model,
+        hf.CLIPProcessor,
+        hf.CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=SQUARE),
+        {"padding": True},
+    )
 
 
 def siglip():
     text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 8, "patch_size": 4}))
+    model = hf.SiglipModel(hf.SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 8, "patch_size": 4}))
     full = {"padding": "max_length", "max_length": 12, "return_attention_mask": False}
-    return model, SiglipProcessor, SiglipImageProcessorPil(size=SQUARE), full
+    return model, hf.SiglipProcessor, hf.SiglipImageProcessorPil(size=SQUARE), full
 
 
 def dual(text=None):
-    text = text or BertConfig(**TOWER, vocab_size=20, max_position_embeddings=12)
-    vision = ViTConfig(**TOWER, image_size=8, patch_size=4)
+    text = text or hf.BertConfig(**TOWER, vocab_size=20, max_position_embeddings=12)
+    vision = hf.ViTConfig(**TOWER, image_size=8, patch_size=4)
     parts = {"vision_config": vision.to_dict(), "text_config": text.to_dict()}  # transformers 5.9 takes dicts only
-    config = VisionTextDualEncoderConfig(**parts, projection_dim=8)
-    model = VisionTextDualEncoderModel(config)
-    return model, VisionTextDualEncoderProcessor, ViTImageProcessorPil(size=SQUARE), {"padding": True}
+    config = hf.VisionTextDualEncoderConfig(**parts, projection_dim=8)
+    model = hf.VisionTextDualEncoderModel(config)
+    return model, hf.VisionTextDualEncoderProcessor, hf.ViTImageProcessorPil(size=SQUARE), {"padding": True}
 
 
 @pytest.fixture
@@ -99,20 +61,20 @@ def align():
     text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
     vision = {"image_size": 8, "num_block_repeats": [1], "kernel_sizes": [3], "in_channels": [8], "out_channels": [8]}
     vision |= {"strides": [1], "expand_ratios": [1], "depthwise_padding": [], "hidden_dim": 16}
-    return AlignModel(AlignConfig(text_config=text, vision_config=vision)), CLIPProcessor, *clip()[2:]
+    return hf.AlignModel(hf.AlignConfig(text_config=text, vision_config=vision)), hf.CLIPProcessor, *clip()[2:]
 
 
 def siglip2():
     text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
     vision = {**TOWER, "num_patches": 4, "patch_size": 4}
-    return Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)), *siglip()[1:]
+    return hf.Siglip2Model(hf.Siglip2Config(text_config=text, vision_config=vision)), *siglip()[1:]
 
 
 def flava():
     parts = {name: TOWER for name in ("image_config", "text_config", "multimodal_config")}
     codebook = {"num_groups": 4, "num_blocks_per_group": 1, "hidden_size": 4, "vocab_size": 8}
-    config = FlavaConfig(**parts, image_codebook_config=codebook, hidden_size=16, projection_dim=8)
-    return FlavaModel(config), CLIPProcessor, *clip()[2:]
+    config = hf.FlavaConfig(**parts, image_codebook_config=codebook, hidden_size=16, projection_dim=8)
+    return hf.FlavaModel(config), hf.CLIPProcessor, *clip()[2:]
 
 
 def of_class(model_class, config_class, *, text=(), vision=(), **settings):
@@ -135,14 +97,14 @@ PEERS = [
     clip,
     siglip,
     dual,
-    of_class(AltCLIPModel, AltCLIPConfig, text={"project_dim": 16, "pad_token_id": 0}),
-    of_class(ChineseCLIPModel, ChineseCLIPConfig),
-    of_class(CLIPSegModel, CLIPSegConfig),
-    of_class(GroupViTModel, GroupViTConfig, vision=GROUPS, projection_intermediate_dim=16),
-    of_class(OwlViTModel, OwlViTConfig),
-    of_class(Owlv2Model, Owlv2Config),
-    of_class(MetaClip2Model, MetaClip2Config),
-    of_class(BlipModel, BlipConfig, **BLIP),
+    of_class(hf.AltCLIPModel, hf.AltCLIPConfig, text={"project_dim": 16, "pad_token_id": 0}),
+    of_class(hf.ChineseCLIPModel, hf.ChineseCLIPConfig),
+    of_class(hf.CLIPSegModel, hf.CLIPSegConfig),
+    of_class(hf.GroupViTModel, hf.GroupViTConfig, vision=GROUPS, projection_intermediate_dim=16),
+    of_class(hf.OwlViTModel, hf.OwlViTConfig),
+    of_class(hf.Owlv2Model, hf.Owlv2Config),
+    of_class(hf.MetaClip2Model, hf.MetaClip2Config),
+    of_class(hf.BlipModel, hf.BlipConfig, **BLIP),
 ]
 
 
@@ -189,7 +151,7 @@ def test_texts_of_siglip_2_are_in_lower_case(processor):
 
 
 def test_a_roberta_reads_no_more_tokens_than_it_has_positions(save):
-    text = RobertaConfig(**TOWER, vocab_size=20, max_position_embeddings=12, pad_token_id=1)
+    text = hf.RobertaConfig(**TOWER, vocab_size=20, max_position_embeddings=12, pad_token_id=1)
     model, processor = load_model(save(*dual(text)), "cpu")
     processor.tokenizer.model_max_length = 512
     assert longest_text(model, processor.tokenizer) == 10
@@ -197,7 +159,7 @@ def test_a_roberta_reads_no_more_tokens_than_it_has_positions(save):
 
 
 def test_a_text_tower_that_does_not_pool_is_named(save):
-    text = DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=32, vocab_size=20, max_position_embeddings=12)
+    text = hf.DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=32, vocab_size=20, max_position_embeddings=12)
     with pytest.raises(ValueError, match="that does not embed images and texts as a CLIP does") as error:
         load_model(save(*dual(text)), "cpu")
     assert "\n" not in str(error.value)
@@ -221,12 +183,15 @@ def test_a_model_that_cannot_be_measured_is_refused_when_it_is_loaded(make, why,
 def test_a_model_whose_texts_depend_on_their_batch_is_refused(save):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match="type 'aimv2', whose embedding of a text depends on the other texts"):
-        load_model(save(*of_class(Aimv2Model, Aimv2Config)()), "cpu")
+        load_model(save(*of_class(hf.Aimv2Model, hf.Aimv2Config)()), "cpu")
 
 
 @pytest.mark.parametrize(
     "make",
-    [of_class(BlipForImageTextRetrieval, BlipConfig, **BLIP), of_class(CLIPForImageClassification, CLIPConfig)],
+    [
+        of_class(hf.BlipForImageTextRetrieval, hf.BlipConfig, **BLIP),
+        of_class(hf.CLIPForImageClassification, hf.CLIPConfig),
+    ],
     ids=["BlipForImageTextRetrieval", "CLIPForImageClassification"],
 )
 def test_a_class_of_other_weights_is_named(make, save):

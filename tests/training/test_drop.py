@@ -82,6 +82,7 @@ def test_on_average_a_block_adds_what_it_would(make_trainer):
     assert (result.mean(0) - expected[0]).abs().max() < 0.08 * result.std(0).max()  # five standard errors
 
 
+@pytest.mark.slow
 def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_recipe, tmp_path):
     steps = {
         "max_steps": 4, "patch_dropout": 0.5, "drop_path": 0.3, "vision_num_layers": 2, "test_split": "none",

@@ -22,6 +22,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from modeling_clipscratch.utils.checksums import write_sums
 from tests.training.conftest import same, weights
 
 # The features of a frozen text tower are cached, and the best of two epochs is kept.
@@ -359,6 +360,7 @@ def test_checkpoint_of_another_model_is_refused_before_anything_is_written(run_r
     other.mkdir()
     (other / "trainer_state.json").write_text("{}")
     (other / "config.json").write_text('{"model_type": "clip"}')
+    write_sums(other)
     with pytest.raises(ClipScratchError, match="holds a model of type 'clip', not 'clipscratch'"):
         run_recipe(tmp_path / "new", **FROZEN, resume_from_checkpoint=str(other))
     assert not (tmp_path / "new" / "run").exists()
@@ -381,6 +383,7 @@ def test_failing_save_leaves_the_earlier_checkpoint_complete_and_says_so(run_rec
     def full_at_the_second(self, folder, *args, **named):
         saves.append(Path(folder))
         if len(saves) == 2:
+            Path(folder).mkdir(parents=True)
             (Path(folder) / "model.safetensors").write_bytes(b"half of it")
             raise OSError(28, "No space left on device")
         return own(self, folder, *args, **named)

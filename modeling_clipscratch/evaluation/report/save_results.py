@@ -17,12 +17,6 @@ def save_predictions(result: Result, path: str | Path) -> None:
 
     Class data: `key`, `label`, `class_name`, `predicted`, `predicted_name`, `confidence`, `rank`. Caption data: `key`,
     `caption`, `text_to_image_rank`, and `image_to_text_rank` of the image.
-
-    >>> from modeling_clipscratch import evaluate_dataset, load_data, load_model
-    >>> result = evaluate_dataset(*load_model("runs/digits"), load_data("digits")["test"])
-    >>> save_predictions(result, "predictions.parquet")
-    >>> Dataset.from_parquet("predictions.parquet", cache_dir="cache").column_names[:4]
-    ['key', 'label', 'class_name', 'predicted']
     """
     outcomes, names, keys = result.outcomes, result.class_names, [printable(key) for key in result.keys]
     if names is not None:
@@ -49,13 +43,6 @@ def save_predictions(result: Result, path: str | Path) -> None:
 def save_embeddings(result: Result, path: str | Path) -> None:
     """Write unit embeddings, float32: `image_embeds` (N, P) and `text_embeds`, of classes (C, P) with `labels` (N,), or
     of captions (M, P) with `caption_to_image` (M,). The metadata of the file hold the keys of the images as JSON.
-
-    >>> from safetensors.torch import load_file
-    >>> from modeling_clipscratch import evaluate_dataset, load_data, load_model
-    >>> result = evaluate_dataset(*load_model("runs/digits"), load_data("digits")["test"])
-    >>> save_embeddings(result, "embeds.safetensors")
-    >>> sorted(load_file("embeds.safetensors"))
-    ['image_embeds', 'labels', 'text_embeds']
     """
     name = "labels" if result.kind == "class" else "caption_to_image"
     tensors = {"image_embeds": result.image_embeds, "text_embeds": result.text_embeds}

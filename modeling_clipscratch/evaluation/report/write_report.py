@@ -85,12 +85,6 @@ def write_report(
 
     Returns:
         The written files, the page first.
-
-    >>> from modeling_clipscratch import evaluate_dataset, load_data, load_model
-    >>> dataset = load_data("scenes")["test"].select(range(2))
-    >>> result = evaluate_dataset(*load_model("runs/digits"), dataset)
-    >>> write_report("report", {"runs/digits": {"scenes": result}})[0].name
-    'report.html'
     """
     folder, one = open_folder(folder), len(evaluations) == 1
     histories = [_log_history(model) for model in evaluations]
