@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data.dataset import image_name
+from modeling_clipscratch.data.dataset import image_digest
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.search.index_files import INSIDE, ImageIndex, IndexedImage, open_index, save_index
@@ -39,7 +39,7 @@ def random_units(count: int, width: int, seed: int) -> np.ndarray:
 
 def random_index(folder: Path, count: int, width: int) -> ImageIndex:
     names = [f"{number:07d}.jpg" for number in range(count)]
-    digests = [image_name(name.encode()) for name in names]
+    digests = [image_digest(name.encode()) for name in names]
     images = {name: IndexedImage(0, 0, digest) for name, digest in zip(names, digests, strict=True)}
     embeds = random_units(count, width, seed=0)
     return ImageIndex(folder=folder, model="", model_name="", images=images, digests=digests, embeds=embeds)

@@ -24,7 +24,7 @@ from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
 from modeling_clipscratch.data.batches.captions import CaptionTable
 from modeling_clipscratch.data.batches.map_batches import TextSide
 from modeling_clipscratch.data.batches.stream_batches import StreamedPairs, StreamedRows
-from modeling_clipscratch.data.images.decode import is_picture_name
+from modeling_clipscratch.data.images.decode import is_image_name
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
 from modeling_clipscratch.data.load import load_data
@@ -54,7 +54,7 @@ def decoded_bytes(folder: Path) -> tuple[int, int]:
     for shard in sorted(folder.glob("train/*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:
-                if is_picture_name(member.name):
+                if is_image_name(member.name):
                     width, height = Image.open(tar.extractfile(member)).size  # only the header is read
                     count, total = count + 1, total + 3 * width * height
     return count, total
@@ -132,7 +132,7 @@ def times_seen(folder: Path, *, processes: int = 2, workers: int = 2) -> Counter
     keys = []
     for shard in sorted(folder.glob("train/*.tar")):
         with tarfile.open(shard) as tar:
-            keys += [f"{shard.stem}/{name.split('.')[0]}" for name in tar.getnames() if is_picture_name(name)]
+            keys += [f"{shard.stem}/{name.split('.')[0]}" for name in tar.getnames() if is_image_name(name)]
     data = load_data(folder, splits=["train"], streaming=True)
     rows, captions = StreamedRows(data["train"]), None
     if rows.class_names is None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.dataset import image_name
-from ..data.images.decode import BadImageError, decode_image, is_picture_name, is_unread_name, warn_of_unread
+from ..data.dataset import image_digest
+from ..data.images.decode import BadImageError, decode_image, is_image_name, is_unread_name, warn_of_unread
 from ..data.images.read_ahead import read_ahead
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.local_files import walk_files
@@ -41,7 +41,7 @@ def list_images(folder: Path) -> dict[str, tuple[int, int]]:
     unread, special, stamps = [], [], {}
     for inside, files in walk_files(folder):
         unread += [str(folder / inside / file) for file in files if is_unread_name(file)]
-        for path in (folder / inside / file for file in files if is_picture_name(file)):
+        for path in (folder / inside / file for file in files if is_image_name(file)):
             try:
                 status = path.stat()
             except FileNotFoundError:  # deleted since it was listed, or a broken link
@@ -76,7 +76,7 @@ def read_images(
     def read(name):
         path, digest = folder / name, ""
         try:
-            digest = image_name(data := path.read_bytes())
+            digest = image_digest(data := path.read_bytes())
             if is_known(digest):
                 return ImageRead(name=name, digest=digest)
             return ImageRead(name=name, digest=digest, pixels=preprocess(decode_image(data, name=str(path))))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors.numpy import load, save
 
-from ..data.dataset import image_name
+from ..data.dataset import image_digest
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import write_text, write_whole
 from ..utils.checksums import weights_fingerprint
@@ -177,7 +177,7 @@ def write_vectors(digests: list[str], embeds: np.ndarray, folder: Path, stem: st
     """Write N digests and (N, P) embeddings to `<stem>-<digest of the file>.safetensors`; return its name."""
     numbers = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(digests), -1)
     data = save({"digests": numbers, "embeds": embeds})
-    name = f"{stem}-{image_name(data)}.safetensors"
+    name = f"{stem}-{image_digest(data)}.safetensors"
     write_whole(folder / name, lambda temporary: temporary.write_bytes(data))
     return name
 
@@ -185,7 +185,7 @@ def write_vectors(digests: list[str], embeds: np.ndarray, folder: Path, stem: st
 def read_vectors(path: Path) -> tuple[list[str], np.ndarray]:
     """Read what `write_vectors` wrote; raise `ClipScratchError` if the content does not match the name."""
     data = path.read_bytes()
-    if image_name(data) != path.stem.rpartition("-")[2]:
+    if image_digest(data) != path.stem.rpartition("-")[2]:
         raise ClipScratchError(f"{path} is damaged")
     arrays = load(data)
     return [digest.tobytes().hex() for digest in arrays["digests"]], arrays["embeds"]

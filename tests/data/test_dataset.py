@@ -131,7 +131,7 @@ def test_a_shard_that_is_replaced_is_read_by_a_new_reader(tmp_path, in_tar, enco
             "row-00000001 has no image; remove",
         ),
         ([{"bytes": b"broken", "path": "any"}], "toy, split test: row-00000001: cannot be decoded"),
-        ([{"bytes": None, "path": "nowhere.png"}, "nowhere.png"], "nowhere.png: there is no such picture"),
+        ([{"bytes": None, "path": "nowhere.png"}, "nowhere.png"], "nowhere.png: there is no such image"),
     ],
 )
 @pytest.mark.parametrize("words", ["caption", "label"])
@@ -152,7 +152,7 @@ def test_names_that_are_not_utf8_are_read_and_written_as_escapes(tmp_path, files
     (root / "a.png").write_bytes(files["lime"])
     dataset = prepare(table_of(image=["a.png", "b.png"], caption=["x", "y"]), root=root)
     assert dataset["key"][:] == ["a.png", "b.png"] and colours(dataset.select([0])) == ["lime"]
-    with pytest.raises(BadImageError, match=r"caf\\xe9/b.png: there is no such picture"):
+    with pytest.raises(BadImageError, match=r"caf\\xe9/b.png: there is no such image"):
         ImageReader(dataset)(1)
 
 
@@ -270,23 +270,23 @@ def test_columns_are_found_by_name_or_named(columns, options, expected):
     ("columns", "options", "sentence"),
     [
         ({**IMAGE, "words": ["a", "b"]}, {}, "neither captions nor a label among the columns image, words"),
-        ({"a": IMAGES, **CAPTION}, {}, "no picture among the columns a, caption; .* --image_column"),
-        ({**IMAGE, "path": IMAGES, **CAPTION}, {}, "columns image, path could all be the picture"),
+        ({"a": IMAGES, **CAPTION}, {}, "no image among the columns a, caption; .* --image_column"),
+        ({**IMAGE, "path": IMAGES, **CAPTION}, {}, "columns image, path could all be the image"),
         ({**IMAGE, **CAPTION, "text": ["a", "b"]}, {}, "columns caption, text could all be the captions"),
         ({**IMAGE, **CAPTION, "label": ["a", "b"]}, {}, "columns caption, label could all be .* or the label"),
-        ({**IMAGE, **CAPTION}, {"caption_column": "captoin"}, "is not there; .* did you mean 'caption'"),
-        ({**IMAGE, **CAPTION}, {"image_column": "zzz"}, "image_column='zzz' is not there; the columns are"),
+        ({**IMAGE, **CAPTION}, {"caption_column": "captoin"}, "is missing; .* did you mean 'caption'"),
+        ({**IMAGE, **CAPTION}, {"image_column": "zzz"}, "image_column='zzz' is missing; the columns are"),
         ({**IMAGE, **CAPTION}, {"caption_column": "image"}, "column 'image' cannot be both the image and"),
         ({**IMAGE, "label": ["a", "b"]}, {"label_column": "image"}, "column 'image' cannot be both the image and"),
-        ({"id": [1, 2], **CAPTION}, {"image_column": "id"}, "image_column='id' holds .*, neither pictures nor paths"),
+        ({"id": [1, 2], **CAPTION}, {"image_column": "id"}, "image_column='id' holds .*, not images or paths"),
         ({**IMAGE, "n": [1, 2]}, {"caption_column": "n"}, "caption_column='n' holds .*; it must hold text"),
         ({**IMAGE, "label": [0, 1]}, {}, "labels in column 'label' are numbers without names; .*class_names"),
         ({**IMAGE, "label": [0.0, 1.0]}, {}, r"label column 'label' holds Value\('float64'\); labels are whole"),
         ({**IMAGE, "label": ["a", "b"]}, {"class_names": ["a"]}, "label 'b' is not among the 1 class names; add it"),
         ({"image": [], "caption": []}, {}, "the dataset: no rows; choose another split"),
-        ({"image": ["no.png", None], **CAPTION}, {}, "names the image no.png, which is not there, .*--image_root"),
+        ({"image": ["no.png", None], **CAPTION}, {}, "names the image no.png, which is missing, .*--image_root"),
         ({"image": ["", None], **CAPTION}, {}, "column 'image' names no image: every row of it is empty"),
-        ({"image": [r"a\b.png", ""], **CAPTION}, {}, r"a\\b.png, which is not there, .*\(backslashes separate"),
+        ({"image": [r"a\b.png", ""], **CAPTION}, {}, r"a\\b.png, which is missing, .*\(backslashes separate"),
         ({"image": ["red.png", "./red.png"], "label": ["a", "b"]}, {}, "red.png is in several rows; class data"),
     ],
 )  # fmt: skip
@@ -338,13 +338,13 @@ def test_rows_without_caption_or_label_are_named_or_left_out(files, caplog, colu
         assert is_prepared(table)
     names = {"class_names": ["a", "b"]} if feature == Value("int64") else {}
     first = f"row-00000001 has {bad[0]}"
-    with pytest.raises(ValueError, match=f"toy: {first}; every row needs .*: mend it, or set on_bad_row to skip"):
+    with pytest.raises(ValueError, match=f"toy: {first}; every row needs .*: correct it, or set on_bad_row to skip"):
         prepare(table, name="toy", **names)
     dataset = prepare(table, name="toy", on_bad_row="skip", **names)
     assert len(dataset) == 2 and colours(dataset.select([0])) == ["red"] and len({*dataset["key"]}) == 2
     message = f"toy: left out 2 of 4 rows: {first}; row-00000002 has {bad[1]}"
     assert [record.getMessage() for record in caplog.records] == [message]
-    with pytest.raises(ValueError, match=f"toy: .* has {bad[0]}, nor has any other row"):
+    with pytest.raises(ValueError, match=f"toy: .* has {bad[0]}, and no other row has"):
         prepare(table.select([1, 2]), name="toy", on_bad_row="skip", **names)
 
 

@@ -10,13 +10,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from ...data.batches.captions import CaptionTable, TokenTable
 from ...data.batches.map_batches import PairDataset, TextSide
-from ...data.batches.stream_batches import StreamedPairs, StreamedRows, with_features
+from ...data.batches.stream_batches import StreamedPairs, StreamedRows
 from ...data.columns import DataOptions
 from ...data.dataset import content_fingerprint, prepare_dataset
 from ...data.images.augment import Augment
 from ...data.images.mix import Mix
 from ...data.images.preprocess import Preprocess
-from ...data.sources.streams import undecoded
+from ...data.sources.streams import undecoded, with_features
 from ...data.templates import DEFAULT_TEMPLATES
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import is_fixed

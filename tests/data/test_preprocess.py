@@ -1,14 +1,11 @@
 """Prepare images of any size as the image processor does."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
 from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil
 
-from benchmarks import input as input_benchmark
 from modeling_clipscratch.data.dataset import ImageReader, build_dataset, image_bytes, image_files, ppm
 from modeling_clipscratch.data.images.decode import BadImageError, decode_image
 from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
@@ -29,73 +26,44 @@ def noise(size, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def assert_same_as_processor(processor, image):
-    made = Preprocess(processor)(image)
-    assert made.shape == (8, 8, 3) and made.dtype == np.uint8
-    own = processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
-    assert np.array_equal(made.transpose(2, 0, 1), own)
-    ready = processor(image, return_tensors="pt")["pixel_values"]
-    preprocess = Preprocess(processor)
-    found = normalize(torch.from_numpy(made.copy())[None], preprocess.mean, preprocess.std)
-    # (x - 255 mean) / (255 std) against (x / 255 - mean) / std: a few float32 roundings of numbers below 4.
-    assert torch.allclose(found, ready.float(), atol=2e-6, rtol=0)
+def plain():
+    return ViTImageProcessorPil(size={"height": 8, "width": 8}, do_normalize=False)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_resized_picture_is_the_image_processor_s(size):
-    assert_same_as_processor(resizing(), Image.fromarray(noise(size)))
-
-
-@pytest.mark.parametrize("size", [size for size in SIZES if size[0] not in (1, 3)])
-def test_array_is_taken_as_the_picture_that_it_is(size):
-    assert_same_as_processor(resizing(), noise(size))
-    assert np.array_equal(Preprocess(resizing())(noise(size)), Preprocess(resizing())(Image.fromarray(noise(size))))
-
-
-@pytest.mark.parametrize("height", [1, 3])
-def test_array_of_one_or_three_rows_is_taken_as_height_width_channels(height):
-    image = noise((height, 7))
-    made = Preprocess(resizing())(image)
-    assert np.array_equal(made, Preprocess(resizing())(Image.fromarray(image)))
-
-
-@pytest.mark.parametrize("size", [size for size in SIZES if size != (8, 8)])
-def test_cropped_picture_is_the_image_processor_s(size):
-    assert_same_as_processor(cropping(), Image.fromarray(noise(size)))
-    assert_same_as_processor(cropping(shortest_edge=8), Image.fromarray(noise(size)))
-
-
-def test_picture_of_the_crop_s_size_is_enlarged_and_cropped_too():
-    assert_same_as_processor(cropping(shortest_edge=10), Image.fromarray(noise((8, 8))))
-
-
-@pytest.mark.parametrize("size", [(13, 9), (8, 8)])
-def test_picture_is_not_normalised_where_the_image_processor_does_not(size):
-    plain = ViTImageProcessorPil(size={"height": 8, "width": 8}, do_normalize=False)
-    assert_same_as_processor(plain, Image.fromarray(noise(size)))
+@pytest.mark.parametrize("processor", [resizing(), cropping(10), cropping(8), plain()], ids=["", "10", "8", "plain"])
+def test_pixels_are_those_of_the_image_processor(processor, size):
+    made = Preprocess(processor)(Image.fromarray(noise(size)))
+    assert made.shape == (8, 8, 3) and made.dtype == np.uint8
+    own = processor(Image.fromarray(noise(size)), do_rescale=False, do_normalize=False, return_tensors="np")
+    assert np.array_equal(made.transpose(2, 0, 1), own["pixel_values"][0])
+    ready = processor(Image.fromarray(noise(size)), return_tensors="pt")["pixel_values"]
+    preprocess = Preprocess(processor)
+    normalised = normalize(torch.from_numpy(made.copy())[None], preprocess.mean, preprocess.std)
+    # (x - 255 mean) / (255 std) against (x / 255 - mean) / std: a few float32 roundings of numbers below 4.
+    assert torch.allclose(normalised, ready.float(), atol=2e-6, rtol=0)
+    # An array, even of one or three rows, is taken as height, width, channels.
+    assert np.array_equal(preprocess(noise(size)), made)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"rescale_factor": 1 / 127.5}, "multiplies bytes by 0.0078.*, and only 1/255 is known here"),
-        ({"do_rescale": False}, "multiplies bytes by 1, and only 1/255 is known here; set do_rescale to true"),
+        ({"rescale_factor": 1 / 127.5}, "multiplies bytes by 0.0078.*, and only 1/255 is supported"),
+        ({"do_rescale": False}, "multiplies bytes by 1, and only 1/255 is supported; set do_rescale to true"),
         ({"image_mean": None}, "normalises with image_mean=null; give three numbers"),
         ({"image_std": None}, "normalises with image_std=null; give three numbers"),
-        ({"do_resize": False}, r"gives pictures of differing shapes, \(8, 16\) and \(16, 8\) for one"),
+        ({"do_resize": False}, r"gives images of differing shapes, such as \(8, 16\) and \(16, 8\)"),
     ],
 )
-def test_image_processor_of_which_pictures_would_be_wrong_is_refused(changes, sentence):
+def test_image_processor_whose_images_would_be_wrong_raises(changes, sentence):
     processor = resizing()
     vars(processor).update(changes)
     with pytest.raises(ValueError, match=sentence):
         Preprocess(processor)
-
-
-def test_image_processor_that_keeps_the_proportions_is_refused():
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False)
+    keeps_proportions = CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False)
     with pytest.raises(ValueError, match="differing shapes, .*; give size a height and a width, or crop_size"):
-        Preprocess(processor)
+        Preprocess(keeps_proportions)
 
 
 def test_size_and_statistics_are_the_processor_s():
@@ -144,7 +112,7 @@ def test_no_readable_image_at_all_is_an_error():
         Preprocess(resizing()).read_all(dataset_of([None, None]), on_bad_row="skip")
 
 
-# Pictures to train on: not the image processor's own pixels, but near them
+# Images to train on: not the image processor's own pixels, but near them
 
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
@@ -257,26 +225,3 @@ def test_pictures_are_resized_in_a_thread_each_and_in_forked_workers(tmp_path):
 def read_one(item):
     fast, images, index = item
     return fast.read(images, index)
-
-
-def test_benchmark_in_small(tmp_path, write_class_set, capsys):
-    cifar, jpegs = write_class_set(tmp_path / "set"), tmp_path / "jpegs"
-    jpegs.mkdir()
-    for number in range(3):
-        smooth((40, 50)).save(jpegs / f"{number}.jpg")
-    words = ["--cifar", cifar, "--jpeg", jpegs, "--size", 16, "--batch", 2, "--rounds", 2, "--model_rate", 1e-3]
-    threads = torch.get_num_threads()
-    try:
-        input_benchmark.main([*map(str, words), "--output", str(tmp_path / "figures")])
-    finally:
-        torch.set_num_threads(threads)
-    sets = json.loads((tmp_path / "figures" / "input.json").read_text())["sets"]
-    assert {"32 x 32, 1", "JPEG to 16 x 16, 1"} <= set(sets)
-    stages = {input_benchmark.DECODER, input_benchmark.WHOLE, input_benchmark.TUTORIAL, input_benchmark.MEMORY}
-    assert all(stages <= set(found) and all(len(rates) == 2 for rates in found.values()) for found in sets.values())
-    assert "times what the model takes" in capsys.readouterr().out
-
-
-def test_benchmark_s_ratio_is_of_times_in_the_same_round():
-    rates = {"a": [10, 40, 20], "b": [5, 10, 20]}  # times of b over those of a: 2, 4, 1
-    assert input_benchmark.ratio(rates, "b", "a") == 2
