@@ -55,7 +55,7 @@ def decoded_bytes(folder: Path) -> tuple[int, int]:
         with tarfile.open(shard) as tar:
             for member in tar:
                 if is_image_name(member.name):
-                    width, height = Image.open(tar.extractfile(member)).size  # only the header is read
+                    width, height = Image.open(tar.extractfile(member)).size  # reads the header only
                     count, total = count + 1, total + 3 * width * height
     return count, total
 
