@@ -4,9 +4,7 @@ Jinja escapes every name and caption. Plots are inside the page.
 """
 
 import base64
-import importlib.metadata
 import io
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +13,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-import modeling_clipscratch
-
+from ...utils.versions import versions
 from ..evaluate_dataset import PROBES, Result, titled
 from ..plots.all_plots import Plot
 from ..plots.confusion import worst_confusions
@@ -31,7 +28,6 @@ from .metric_tables import (
     values_only,
 )
 
-PACKAGES = ("torch", "transformers", "numpy", "scikit-learn", "matplotlib")
 HEADLINES = {
     "class": ("top1", "top5", "mean_per_class_recall"),
     "caption": tuple(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)),
@@ -112,12 +108,6 @@ def in_words(name: str) -> str:
     ['top-1 accuracy', 'text to image recall@5', 'k nearest neighbours']
     """
     return TITLES.get(name, name.replace("_", " "))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python, ClipScratch and the libraries that figures depend on."""
-    own = {"Python": platform.python_version(), "ClipScratch": modeling_clipscratch.__version__}
-    return own | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _details(result, plots):
