@@ -100,8 +100,6 @@ def test_option_of_the_accelerator_that_would_do_nothing_is_refused(name):
         ({"optim_args": "momentum"}, "optim=adamw_torch_fused cannot be built: .* written like momentum=0.9,nesterov"),
         ({"learning_rate": -1.0}, "optim=adamw_torch_fused cannot be built: Invalid learning rate: -1.0"),
         ({"optim": "sgd", "muon_learning_rate": 0.01}, "optim=sgd with muon_learning_rate=0.01: AdamW trains the"),
-        ({"torch_compile_backend": "inducter"}, "torch_compile_backend=inducter is not one of .*inductor"),
-        ({"torch_compile_backend": "tensorrt"}, "torch_compile_backend=tensorrt .* does not work here"),
         (
             {"lr_scheduler_type": "warmup_stable_decay"},
             "^lr_scheduler_type=warmup_stable_decay .*num_decay_steps.*correct",
@@ -139,9 +137,9 @@ def test_checkpoints_follow_the_evaluations_unless_they_are_set(options, strateg
 
 ROWS = [  # options, rows -> batch, epochs, words of the log
     ({}, 10_000, 256, 20, ""),
-    ({}, 1_000, 256, 167, ""),
-    ({}, 60, 60, 500, "global_batch_size=256 is more than the 60 training rows: the batch is 60"),
-    ({"global_batch_size": 32}, 60, 32, 500, ""),
+    ({}, 1_000, 256, 67, ""),
+    ({}, 60, 60, 200, "global_batch_size=256 is more than the 60 training rows: the batch is 60"),
+    ({"global_batch_size": 32}, 60, 32, 200, ""),
     ({"num_train_epochs": 3}, 1_000, 256, 3, ""),
     ({"num_train_epochs": 3, "max_steps": 5}, 1_000, 256, 3, ""),
 ]
