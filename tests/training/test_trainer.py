@@ -17,10 +17,11 @@ def in_optimizer(trainer):
     return {names[id(p)]: group for group in trainer.optimizer.param_groups for p in group["params"]}
 
 
-def test_data_smaller_than_a_batch_are_refused_with_the_largest_that_fits(make_trainer):
-    with pytest.raises(ValueError, match="^15 training rows fill no batch of 16; set global_batch_size to at most 15"):
-        make_trainer(rows=15)
-    assert make_trainer(rows=16) is not None
+def test_batch_shrinks_to_the_data_and_one_row_is_refused(make_trainer):
+    trainer = make_trainer(rows=15, max_steps=1)
+    assert trainer.args.global_batch_size == 15 and trainer.train().global_step == 1
+    with pytest.raises(ValueError, match="^1 training rows are too few"):
+        make_trainer(rows=1)
 
 
 def test_frozen_text_tower_is_bitwise_unchanged_and_not_in_the_optimizer(make_trainer):
