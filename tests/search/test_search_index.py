@@ -105,7 +105,7 @@ def test_a_model_that_gives_nan_is_refused(tmp_path):
     ("query", "message"),
     [
         ({}, "neither is given"),
-        ({"text": "a", "image": Image.new("RGB", (1, 1))}, "both is given"),
+        ({"text": "a", "image": Image.new("RGB", (1, 1))}, "both are given"),
         ({"text": "  "}, "the text '  ' is empty"),
         ({"text": "a", "top": 0}, "top=0"),
     ],
