@@ -50,6 +50,8 @@ from .towers.drop import add_drops
 
 logger = logging.getLogger(__name__)
 
+# Private parts of transformers' Trainer, read in 5.9 and 5.23: `_save_checkpoint` is overridden, since no event comes
+# before a checkpoint is written or before older ones are deleted; `_get_output_dir` names the folder of a trial.
 _BATCH_FIELDS = ("global_batch_size", "per_device_train_batch_size")  # the second is this process's share
 
 

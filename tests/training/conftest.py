@@ -1,6 +1,7 @@
 """Write a tiny recipe on digits, and make a trainer of 64 digits; steps take milliseconds."""
 
 import gc
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ RECIPE = {
 def weights(folder):
     """Return the state dict of a run's folder or a checkpoint."""
     return read_weights(Path(folder))
+
+
+def state_of(folder):
+    """Return the content of a folder's `trainer_state.json`."""
+    return json.loads((Path(folder) / "trainer_state.json").read_text())
+
+
+def history(folder, name):
+    """Return the values of a name in the log, in the order of the steps."""
+    return [line[name] for line in state_of(folder)["log_history"] if name in line]
 
 
 def same(first, second):

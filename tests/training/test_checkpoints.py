@@ -14,7 +14,7 @@ from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.training.optimization.step_values import DivergedError, LossWatch, check_weights
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
-from tests.training.conftest import same, weights
+from tests.training.conftest import same, state_of, weights
 
 # Four steps, a checkpoint after each, with the average of the weights beside them.
 STEPS = {
@@ -102,7 +102,7 @@ def test_what_may_change_on_resume_does_change(run_recipe, straight, copied, tmp
     folder, option = (copied.parent, "auto") if place == "same" else (tmp_path / "b", str(copied / "checkpoint-1"))
     changes = {"save_steps": 2, "save_total_limit": 1, "logging_steps": 2}
     run, _ = run_recipe(folder, **{**STEPS, **changes}, resume_from_checkpoint=option)
-    lines = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    lines = state_of(run)["log_history"]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 4]
     assert {path.name for path in run.glob("checkpoint-*")} == {"checkpoint-4"}
     assert same(weights(run), weights(straight))
@@ -110,7 +110,7 @@ def test_what_may_change_on_resume_does_change(run_recipe, straight, copied, tmp
 
 
 def record(folder):
-    state = json.loads((folder / "trainer_state.json").read_text())
+    state = state_of(folder)
     return state["stateful_callbacks"]["TrainingRecord"]["attributes"]
 
 
@@ -258,7 +258,7 @@ def test_damaged_best_checkpoint_gives_way_to_the_last_weights(run_recipe, tmp_p
     best = {**STEPS, "ema_decay": None, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
     run, _ = run_recipe(tmp_path, **best)
     for folder in (run, run / "checkpoint-2"):
-        state = json.loads((folder / "trainer_state.json").read_text())
+        state = state_of(folder)
         state["best_model_checkpoint"] = str(run / "checkpoint-1")
         (folder / "trainer_state.json").write_text(json.dumps(state))
     write_sums(run / "checkpoint-2")

@@ -1,7 +1,6 @@
 """Train on any `datasets.Dataset`, and hold every documented call of transformers' Trainer."""
 
 import importlib
-import json
 import sys
 from types import ModuleType
 
@@ -15,7 +14,7 @@ from transformers import trainer as trainer_module
 
 from modeling_clipscratch import ClipScratchModel, ClipScratchTrainer, ClipScratchTrainingArguments
 from modeling_clipscratch.data.columns import DataOptions
-from tests.training.conftest import same, weights
+from tests.training.conftest import history, same, state_of, weights
 
 NAMES = ["red square", "blue square", "red circle", "blue circle"]
 COUNT = 24  # rows, three batches of eight
@@ -86,11 +85,6 @@ def make(towers, make_dataset, tmp_path):
         return ClipScratchTrainer(**given)
 
     return make
-
-
-def history(folder, name):
-    lines = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [line[name] for line in lines if name in line]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +207,7 @@ def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, tow
     steps, objectives = {}, []
     for trial in range(2):
         [checkpoint] = (tmp_path / "run" / f"run-{trial}").glob("checkpoint-*")
-        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        state = state_of(checkpoint)
         settings = state["stateful_callbacks"]["TrainingRecord"]["attributes"]["settings"]
         size = int(settings["global_batch_size"])
         assert (settings["learning_rate"], settings["seed"], trainer.sampler.seed) == ("0.002", "5", 5)

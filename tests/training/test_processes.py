@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
+from tests.training.conftest import state_of
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -65,8 +66,8 @@ def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, r
 
     one, metrics = run_recipe(tmp_path / "one", **FOUR_STEPS)
     found, expected = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
-    first = json.loads((one / "trainer_state.json").read_text())["log_history"]
-    second = json.loads((two / "trainer_state.json").read_text())["log_history"]
+    first = state_of(one)["log_history"]
+    second = state_of(two)["log_history"]
     for a, b in zip(first, second, strict=True):
         for name in {"loss", "positive_share", "grad_norm", "temperature", "images_seen"} & set(a):
             assert abs(a[name] - b[name]) <= 1e-4 * abs(a[name]), name  # float32 sums over 400 x 400 pairs

@@ -23,7 +23,7 @@ from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from modeling_clipscratch.utils.checksums import write_sums
-from tests.training.conftest import same, weights
+from tests.training.conftest import same, state_of, weights
 
 # The features of a frozen text tower are cached, and the best of two epochs is kept.
 FROZEN = {"freeze_text": True, "max_steps": -1, "num_train_epochs": 2, "dataloader_num_workers": 1}
@@ -57,10 +57,6 @@ def worse_and_worse(monkeypatch):
     """Every evaluation gives a lower metric than the one before."""
     metrics = lambda trainer, *args, **named: {"eval_top1": 1 / (1 + trainer.state.global_step)}  # noqa: E731
     monkeypatch.setattr(ClipScratchTrainer, "evaluate", metrics)
-
-
-def state_of(folder):
-    return json.loads((folder / "trainer_state.json").read_text())
 
 
 # A finished run

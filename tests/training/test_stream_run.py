@@ -14,7 +14,7 @@ from modeling_clipscratch.training.features.pairs import stream_pairs
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
-from tests.training.conftest import same, weights
+from tests.training.conftest import same, state_of, weights
 
 # Twenty rows are two and a half batches, so a batch straddles epochs; blocks of six are cut by most batches.
 STREAMED = {
@@ -62,7 +62,7 @@ def test_run_that_stopped_resumes_to_the_same_bits(straight, run_recipe, classes
     resumed, _ = run_recipe(tmp_path, **changes, resume_from_checkpoint=str(checkpoint))
     for folder in ("checkpoint-5", "checkpoint-6", "."):
         assert same(weights(resumed / folder), weights(straight(workers) / folder)), folder
-    logs = [json.loads((run / "trainer_state.json").read_text())["log_history"] for run in (straight(workers), resumed)]
+    logs = [state_of(run)["log_history"] for run in (straight(workers), resumed)]
     kept = [[{name: line.get(name) for name in ("step", "epoch", "loss")} for line in log] for log in logs]
     assert kept[0][:-1] == kept[1][:-1] and len(kept[0]) == 7  # the last line is of the time taken
 
@@ -115,7 +115,7 @@ def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
     (folder / "validation").symlink_to(classes / "test")
     changes = {**STREAMED, "dataset": str(folder), "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
     run, metrics = run_recipe(tmp_path, **changes)
-    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    history = state_of(run)["log_history"]
     assert [line["step"] for line in history if "eval_top1" in line] == [1, 2]
     assert "top1" in metrics[str(folder)]
 

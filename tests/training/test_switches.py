@@ -1,6 +1,5 @@
 """Turn the Trainer's usual switches, and check what each changes and what it leaves unchanged."""
 
-import json
 import os
 import shutil
 import signal
@@ -17,16 +16,12 @@ from modeling_clipscratch.training.saving import checkpoints
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.training.towers.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
-from tests.training.conftest import same, weights
+from tests.training.conftest import history, same, state_of, weights
 
 SHORT = {
-    "max_steps": 4,
-    "logging_steps": 10,
-    "freeze_text": False,
-    "eval_strategy": "no",
-    "save_strategy": "no",
+    "max_steps": 4, "logging_steps": 10, "freeze_text": False, "eval_strategy": "no", "save_strategy": "no",
     "test_split": "none",
-}
+}  # fmt: skip
 
 
 # Plain SGD: its steps are linear in the gradients, where AdamW would blow roundings of tiny ones up to whole steps.
@@ -87,15 +82,9 @@ def test_averaged_run_ends_with_the_average_and_measures_it(run_recipe, tmp_path
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
     assert all(torch.equal(weights(raw)[name], tensor) for name, tensor in trained.items())
     assert any((averaged[name] - trained[name]).abs().max() > 1e-3 for name in averaged)
-    logged = [
-        line for line in json.loads((run / "trainer_state.json").read_text())["log_history"] if "eval_top1" in line
-    ]
-    other = [
-        line for line in json.loads((raw / "trainer_state.json").read_text())["log_history"] if "eval_top1" in line
-    ]
-    for name in ("eval_top1", "eval_expected_calibration_error"):
-        assert logged[-1][name] == pytest.approx(metrics["digits"][name.removeprefix("eval_")])
-    assert logged[-1]["eval_expected_calibration_error"] != other[-1]["eval_expected_calibration_error"]
+    for name in ("top1", "expected_calibration_error"):
+        assert history(run, f"eval_{name}")[-1] == pytest.approx(metrics["digits"][name])
+    assert history(run, "eval_expected_calibration_error") != history(raw, "eval_expected_calibration_error")
 
 
 def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
@@ -105,7 +94,7 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
         tmp_path, **steps, eval_steps=2, ema_decay=0.5, save_total_limit=5, metric_for_best_model="top5",
         learning_rate=1.0,
     )  # fmt: skip
-    best = json.loads((run / "trainer_state.json").read_text())["best_global_step"]
+    best = state_of(run)["best_global_step"]
     assert best < 6, "else it is the last one's"
     averaged = load_file(run / f"checkpoint-{best}" / "ema.safetensors")
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
@@ -184,7 +173,7 @@ def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_r
         shutil.rmtree(tmp_path / "run" / gone, ignore_errors=True)
         stops |= {"early_stopping_patience": patience, "resume_from_checkpoint": "auto"}
         folder, _ = run_recipe(tmp_path, **stops)
-        state = json.loads((folder / "trainer_state.json").read_text())
+        state = state_of(folder)
         assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
         assert state["global_step"] == looks[-1]
         (folder / "trainer_state.json").unlink()
@@ -194,7 +183,7 @@ def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_
     steps = {"max_steps": 5, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 1, "test_split": "none"}
     folder, _ = run_recipe(tmp_path, **steps, load_best_model_at_end=False, save_total_limit=None)
     for step, looks in ((2, []), (3, [3]), (4, [3]), (5, [3, 5])):  # an epoch is three steps
-        state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+        state = state_of(folder / f"checkpoint-{step}")
         assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
 
 
