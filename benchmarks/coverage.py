@@ -150,8 +150,9 @@ def bootstrapped(outcomes, name, method, seed):
             right, confidence = (column[rows] for column in columns)
             if name == "top1":
                 return right.mean(-1)
-            drawn = ClassOutcomes(labels=rows[0], ranks=np.where(right, 1, 2), classes=2, confidence=confidence)
-            return np.abs(drawn.calibration_gaps()).sum(-1) * len(drawn) / rows.shape[-1]
+            labels = np.zeros(rows.shape[-1], dtype=int)
+            drawn = ClassOutcomes(labels=labels, ranks=np.where(right, 1, 2), classes=2, confidence=confidence)
+            return np.abs(drawn.calibration_gaps()).sum(-1)
     else:
         ranks = outcomes.text_ranks.reshape(len(outcomes), CAPTIONS)
 

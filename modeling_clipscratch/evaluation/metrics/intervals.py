@@ -2,8 +2,8 @@
 
 An interval is about more images like these: each image, with all its captions, is one independent draw. The model,
 its training and the gallery of a retrieval are given. The spread over trainings is often larger (`over_seeds`).
-Closed formulas take the place of `scipy.stats.bootstrap`, whose intervals hold the true calibration error in 0 to 89 %
-of simulations and accuracies near 1 in 89 to 99 %; these hold them in 94 to 98 % (benchmarks/RESULTS.md).
+Closed formulas take the place of `scipy.stats.bootstrap`, whose intervals hold the true calibration error in 0 to 93 %
+of simulations and accuracies near 1 in 89 to 99 %; these hold them in 94 to 97 % (benchmarks/RESULTS.md).
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,6 +88,7 @@ def paired_differences(first: Outcomes, second: Outcomes, *, flips: int = 2000, 
     larger, generator = dict.fromkeys(values, 0), np.random.default_rng(seed)
     block = max(1, BLOCK // len(first))
     for done in range(0, flips, block):
+        # One exchange for all metrics; `scipy.stats.permutation_test` would draw them again for each metric.
         swap = generator.integers(2, size=(min(block, flips - done), len(first)), dtype=bool)
         before, after = first.exchanged(second, swap).metrics(), second.exchanged(first, swap).metrics()
         for name, value in values.items():
