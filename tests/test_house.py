@@ -77,7 +77,7 @@ def test_what_travels_imports_torch_transformers_and_its_siblings_only():
 
 
 def unsafe_calls(source):
-    """Yield calls that may run code from a file: unpickling, unsafe YAML, Auto classes without trust_remote_code=False."""
+    """Yield calls that may run code from a file: unpickling, unsafe YAML, Auto classes with remote code."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
