@@ -29,7 +29,8 @@ def undocumented(source):
 
 def test_every_name_without_an_underscore_has_a_docstring():
     assert undocumented("def f(): pass\ndef _g(): pass\nclass C:\n    '''It.'''\nclass D: pass") == ["f", "D"]
-    bare = {str(path): undocumented(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    modules = set(PACKAGE.rglob("*.py")) - set((PACKAGE / "cli").glob("*.py"))  # a command: its module says it
+    bare = {str(path): undocumented(path.read_text()) for path in modules}
     assert {path: names for path, names in bare.items() if names} == {}
 
 

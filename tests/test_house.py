@@ -1,4 +1,4 @@
-"""Check that the tree is the house of the README: arrows between rooms, sizes, what travels."""
+"""Check imports between the parts of the package, what travels with a saved model, and what may run foreign code."""
 
 import ast
 import re
@@ -25,8 +25,8 @@ def modules():
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
-def rooms_used(path):
-    """Rooms of ours that a file imports, at any depth of its code."""
+def parts_used(path):
+    """Yield the parts of the package that a file imports, at any depth of its code."""
     here = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -45,13 +45,13 @@ def rooms_used(path):
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_follow_the_arrows(path):
-    room = path.relative_to(PACKAGE).parts[0]
-    if room in MAY_USE:
-        assert set(rooms_used(path)) - {room} <= MAY_USE[room]
+def test_imports_go_one_way(path):
+    part = path.relative_to(PACKAGE).parts[0]
+    if part in MAY_USE:
+        assert set(parts_used(path)) - {part} <= MAY_USE[part]
 
 
-def test_the_arrows_test_sees_imports(tmp_path):
+def test_parts_used_sees_every_form_of_import(tmp_path):
     """Else the test above could not fail."""
     inside = PACKAGE / "data" / "nowhere.py"
 
@@ -62,7 +62,7 @@ def test_the_arrows_test_sees_imports(tmp_path):
         def read_text(self):
             return "from ..training import run\nimport modeling_clipscratch.hub\nfrom . import rows"
 
-    assert sorted(rooms_used(Source())) == ["data", "hub", "training"]
+    assert sorted(parts_used(Source())) == ["data", "hub", "training"]
 
 
 def test_what_travels_imports_torch_transformers_and_its_siblings_only():
@@ -77,7 +77,7 @@ def test_what_travels_imports_torch_transformers_and_its_siblings_only():
 
 
 def unsafe_calls(source):
-    """Calls that may run what a file holds: unpickling, unsafe YAML, Auto classes that are not told to run no code."""
+    """Yield calls that may run code from a file: unpickling, unsafe YAML, Auto classes with remote code."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             base = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
@@ -97,7 +97,7 @@ def unsafe_calls(source):
 
 
 @pytest.mark.parametrize("path", [*modules(), *ROOT.glob("run_*.py")], ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_of_a_stranger_can_run_anything(path):
+def test_no_call_may_run_code_from_a_file(path):
     assert not list(unsafe_calls(path.read_text()))
 
 
@@ -109,16 +109,16 @@ def test_no_file_of_a_stranger_can_run_anything(path):
         "AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)", "exec(text)",
     ],
 )  # fmt: skip
-def test_the_test_of_strangers_files_sees_each(line):
+def test_unsafe_calls_are_seen(line):
     """Else the test above could not fail."""
     assert list(unsafe_calls(line))
 
 
 def test_the_oldest_transformers_is_named_alike_everywhere():
-    said = re.compile(r"transformers(?:>=|==)([\d.]+)")
-    install = said.search((ROOT / "setup.cfg").read_text())[1]
-    travels = said.search((PACKAGE / "hub" / "configuration_clipscratch.py").read_text())[1]
-    tested = said.search((ROOT / "constraints-oldest.txt").read_text())[1]
+    version = re.compile(r"transformers(?:>=|==)([\d.]+)")
+    install = version.search((ROOT / "setup.cfg").read_text())[1]
+    travels = version.search((PACKAGE / "hub" / "configuration_clipscratch.py").read_text())[1]
+    tested = version.search((ROOT / "constraints-oldest.txt").read_text())[1]
     assert install == travels and tested == f"{install}.0"
 
 
