@@ -164,11 +164,11 @@ def main(arguments: list[str]) -> None:
         figures["moved"] = measured(open_index(images), texts)
     figures["calls"] = calls
     print_table(["index", "took", "images", "encoded", "known", "unchanged", "gone", "unreadable"], calls)
-    head = ["median_ms", "ms_of_95_percent", "as_brute_force", "queries", "faiss_ms"]
+    head = ["median_ms", "ms_of_95_percent", "faiss_ms", "as_brute_force", "queries"]
     rows = []
     for name in ("random", "built", "moved"):
-        values = [figures[name].get(column, "-") for column in head]
-        rows.append([name, *(f"{value:.4}" if isinstance(value, float) else str(value) for value in values)])
+        values = (figures[name].get(column, "-") for column in head)
+        rows.append([name, *(f"{value:.1f}" if isinstance(value, float) else str(value) for value in values)])
     print_table(["search of", *head], rows)
     save_figures(options.output / "search.json", figures)
 

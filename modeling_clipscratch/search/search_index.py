@@ -33,7 +33,7 @@ def check_query(*, text: str | None, image: object | None, top: int) -> None:
     """Raise `ClipScratchError` if not exactly one of text and image is given, the text is empty, or `top` below 1."""
     if (text is None) == (image is None):
         raise ClipScratchError(
-            f"search takes a text or --image, and {'neither' if text is None else 'both'} is given; give one of them."
+            f"search takes a text or --image, and {'neither is' if text is None else 'both are'} given; give one."
         )
     if text is not None and not text.strip():
         raise ClipScratchError(f"the text {text!r} is empty; describe the image, for example 'a dog in the snow'.")

@@ -71,8 +71,8 @@ def write_card(
     """
     folder, path = Path(folder), Path(folder) / CARD
     try:
-        model = repo_id or folder.resolve().name
-        text = render_card(read_facts(folder), model=model, license=license, language=language)
+        facts, model = read_facts(folder), repo_id or folder.resolve().name
+        text = render_card(facts, model=model, license=license, language=language)
     except ClipScratchError:
         raise
     except (jinja2.UndefinedError, TypeError, AttributeError, KeyError, ValueError) as error:
@@ -82,7 +82,7 @@ def write_card(
     if path.is_file() and not is_our_card(path):
         logger.warning("%s was written by hand and is kept; delete it to have one written.", path)
     else:
-        write_text(path, hide_paths(text))
+        write_text(path, hide_paths(text, facts["recipe"]))
     return path
 
 
@@ -230,7 +230,7 @@ def read_facts(folder: Path) -> dict:
         config, parameters = ClipScratchConfig.from_pretrained(folder), count_parameters(folder)
     size = _read(folder, "processor_config.json").get("image_processor", {})
     size = size.get("crop_size") or size.get("size") or {}
-    run, recipe = read_run(folder), _read(folder, "recipe.yaml")
+    run, recipe = read_run(folder), read_recipe(folder)
     return {
         "config": config,
         "run": run,
@@ -243,6 +243,11 @@ def read_facts(folder: Path) -> dict:
         "image_size": size.get("height") or size.get("shortest_edge"),
         "max_length": _read(folder, "tokenizer_config.json").get("model_max_length"),
     }
+
+
+def read_recipe(folder: Path) -> dict:
+    """Return the options of the run."""
+    return _read(folder, "recipe.yaml")
 
 
 def read_run(folder: Path) -> dict:

@@ -14,7 +14,7 @@ from ..training.saving.run_folder import OF_A_RUN
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
 from ..utils.model_files import is_of_a_model
-from .model_card import REPORT, check_folder, code_files, read_account, write_card
+from .model_card import REPORT, check_folder, code_files, read_account, read_recipe, write_card
 from .public_text import public_copies
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def push_folder(
     def stale(name):
         return is_of_a_model(name) or outdated and name.startswith(f"{REPORT}/")
 
-    with public_copies(files) as copies:
+    with public_copies(files, read_recipe(folder)) as copies:
         commit_files(copies, repo_id, message="Trained ClipScratch model", stale=stale, revision=revision, token=token)
     return f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
 
@@ -113,7 +113,7 @@ def push_report(folder: str | Path, files: Sequence[Path], repo_id: str, *, toke
         OSError: If the Hub refuses.
     """
     named = {f"{REPORT}/{path.relative_to(folder).as_posix()}": path for path in files if path.suffix in OF_A_REPORT}
-    with public_copies(named) as copies:
+    with public_copies(named, {}) as copies:
         commit_files(
             copies, repo_id, message="Evaluation report", token=token, stale=lambda path: path.startswith(f"{REPORT}/")
         )

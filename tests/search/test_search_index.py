@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_clipscratch.data.dataset import image_name
+from modeling_clipscratch.data.dataset import image_digest
 from modeling_clipscratch.data.images.decode import decode_image
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.search.index_files import ImageIndex, IndexedImage
@@ -14,7 +14,7 @@ from modeling_clipscratch.search.search_index import check_query, nearest, searc
 
 def index_of(embeds, names, folder):
     """An index in memory, in which every image has a content of its own."""
-    digests = [image_name(name.encode()) for name in names]
+    digests = [image_digest(name.encode()) for name in names]
     images = {name: IndexedImage(0, 0, digest) for name, digest in zip(names, digests, strict=True)}
     embeds = np.asarray(embeds, dtype=np.float32)
     return ImageIndex(folder=folder, model="", model_name="", images=images, digests=digests, embeds=embeds)
@@ -105,7 +105,7 @@ def test_a_model_that_gives_nan_is_refused(tmp_path):
     ("query", "message"),
     [
         ({}, "neither is given"),
-        ({"text": "a", "image": Image.new("RGB", (1, 1))}, "both is given"),
+        ({"text": "a", "image": Image.new("RGB", (1, 1))}, "both are given"),
         ({"text": "  "}, "the text '  ' is empty"),
         ({"text": "a", "top": 0}, "top=0"),
     ],

@@ -75,6 +75,14 @@ def test_no_path_of_this_machine_is_published(hub, trained):
     assert SUMS in files and find_damage(clone) is None
 
 
+def test_relative_paths_of_the_recipe_are_hidden_if_they_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret" / "birds").mkdir(parents=True)
+    recipe = {"dataset": "secret/birds", "text_tower": "you/bert", "templates": ["a photo of a {}."], "steps": 3}
+    text = "secret/birds, you/bert, a photo of a {}."
+    assert hide_paths(text, recipe) == "birds, you/bert, a photo of a {}."
+
+
 @pytest.mark.parametrize(
     ("text", "public"),
     [
@@ -84,8 +92,8 @@ def test_no_path_of_this_machine_is_published(hub, trained):
         ("</b> and/or 1 / 2, 1rem/1.5 \\_e\\_ /bin", "</b> and/or 1 / 2, 1rem/1.5 \\_e\\_ /bin"),
     ],
 )
-def test_paths_are_told_from_other_slashes(text, public):
-    assert hide_paths(text) == public
+def test_other_slashes_are_not_taken_for_paths(text, public):
+    assert hide_paths(text, {}) == public
 
 
 def test_files_of_an_earlier_model_are_deleted_and_those_of_others_kept(hub, trained):

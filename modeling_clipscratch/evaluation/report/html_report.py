@@ -4,9 +4,7 @@ Jinja escapes every name and caption. Plots are inside the page.
 """
 
 import base64
-import importlib.metadata
 import io
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +13,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from ...utils.versions import versions
 from ..evaluate_dataset import PROBES, Result, titled
 from ..plots.all_plots import Plot
 from ..plots.confusion import worst_confusions
@@ -29,7 +28,6 @@ from .metric_tables import (
     values_only,
 )
 
-PACKAGES = ("clipscratch", "torch", "transformers", "numpy", "scikit-learn", "matplotlib")
 HEADLINES = {
     "class": ("top1", "top5", "mean_per_class_recall"),
     "caption": tuple(f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5)),
@@ -112,17 +110,6 @@ def in_words(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
-def versions() -> dict[str, str]:
-    """Package -> version; those that are not installed as packages (a clone) are left out."""
-    found = {"Python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _details(result, plots):
     """What the template shows of one model on one dataset."""
     metrics, names, probe = result.metrics, result.class_names, result.task in PROBES
@@ -154,15 +141,15 @@ def _details(result, plots):
 
 def _comparison(evaluations, dataset, short, names, differences):
     """What the template shows of all models on one dataset; a metric is a row, with the same scale for all models."""
-    found = {model: of[dataset].metrics for model, of in evaluations.items() if dataset in of}
+    by_model = {model: of[dataset].metrics for model, of in evaluations.items() if dataset in of}
     rows = []
-    for name in dict.fromkeys(name for metrics in found.values() for name in values_only(metrics)):
-        ends = [end for metrics in found.values() if name in metrics
+    for name in dict.fromkeys(name for metrics in by_model.values() for name in values_only(metrics)):
+        ends = [end for metrics in by_model.values() if name in metrics
                 for end in (metrics[name], *metrics.get(name + INTERVAL, []))]  # fmt: skip
         step = 1.0 if is_rank(name) else 0.05
         low, high = np.floor(min(ends) / step) * step, np.ceil(max(ends) / step) * step
         cells = []
-        for model, metrics in found.items():
+        for model, metrics in by_model.items():
             difference = differences.get(model, {}).get(name)
             shown = None
             if difference is not None:
@@ -173,7 +160,7 @@ def _comparison(evaluations, dataset, short, names, differences):
             track = _track(metrics, name, low, max(high, low + step)) if name in metrics else None
             cells.append((*shown_value(metrics, name), track, shown))
         rows.append((name, cells))
-    return {"name": short, "models": [names[model] for model in found], "rows": rows, "tested": bool(differences)}
+    return {"name": short, "models": [names[model] for model in by_model], "rows": rows, "tested": bool(differences)}
 
 
 def _chance(metric, result):

@@ -1,6 +1,5 @@
 """Export the towers of a trained folder as ONNX files, each compared with PyTorch."""
 
-import importlib.metadata
 import json
 import logging
 import warnings
@@ -15,12 +14,12 @@ from ...data.images.preprocess import Preprocess
 from ...evaluation.encode import longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.load_model import load_model
-from ...evaluation.report.html_report import versions
 from ...evaluation.report.metric_tables import weights_sha256
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.losses_clipscratch import unit_length
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.names import once_each
+from ...utils.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
         "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
         "image_size": list(Preprocess(processor.image_processor).image_size),
         "max_length": longest_text(model, processor.tokenizer),
-        "versions": versions() | {name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
+        "versions": versions(),
     }
 
     def fill(new):

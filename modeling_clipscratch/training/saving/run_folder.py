@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from ...utils.atomic_files import replacing_files, write_text
 from ...utils.checksums import SUMS, write_sums
 from ...utils.hub_commit import open_repository
 from ...utils.model_files import is_of_a_model
+from ...utils.versions import versions
 from ..optimization.sharding import own_class
 from ..recipe.arguments import RECIPE_GROUPS, recipe_fields
 from ..recipe.recipe import read_recipe
@@ -293,13 +293,11 @@ def finish_run_folder(
 
 def _versions():
     """Return what the results depend on besides the recipe: {package or part of the machine: version or name}."""
-    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "safetensors", "numpy", "pillow")
     known = Path("/proc/cpuinfo")  # on Linux `platform` knows the architecture only
     names = re.findall(r"^model name\s*: (.+)$", known.read_text(), re.MULTILINE) if known.is_file() else []
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     device = device or (names[0] if names else platform.processor() or platform.machine())
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), "platform": platform.platform(), "device": device, **versions}
+    return {**versions(), "platform": platform.platform(), "device": device}
 
 
 def how_to_resume(folder: Path) -> str:
