@@ -38,19 +38,17 @@ CLASSES = {  # polygons and ellipses in a square of side 2 around the origin
 CIFAR_CLASSES = ("cat", "dog", "deer", "horse")
 GRID = {
     "the recipe": [],
-    "learning rate / 3": ["--learning_rate", "3e-4"],
-    "learning rate x 3": ["--learning_rate", "3e-3"],
+    "a fifth of the learning rate": ["--learning_rate", "4e-4"],
+    "five times the learning rate": ["--learning_rate", "1e-2"],
     "100 steps": ["--max_steps", "100"],
-    "2000 steps": ["--max_steps", "2000"],
+    "500 steps": ["--max_steps", "500"],
     "batch of 32": ["--global_batch_size", "32"],
-    "weight decay 1": ["--weight_decay", "1"],
-    "first token only": ["--text_pooling", "cls", "--vision_pooling", "cls"],
-    "mean only": ["--text_pooling", "mean", "--vision_pooling", "mean"],
-    "no feature norm": ["--text_state_norm", "none", "--vision_state_norm", "none"],
+    "weight decay of 1": ["--weight_decay", "1"],
+    "first token": ["--text_pooling", "cls", "--vision_pooling", "cls"],
+    "mean of tokens": ["--text_pooling", "mean", "--vision_pooling", "mean"],
+    "features not normalised": ["--text_state_norm", "none", "--vision_state_norm", "none"],
     "last checkpoint": ["--load_best_model_at_end", "false"],
-    "mlp heads": ["--projection", "mlp"],
-    "diagonal loss": ["--loss", "diagonal"],
-    "two blocks trained": ["--unfreeze_vision_layers", "2", "--tower_learning_rate", "1e-5", "--max_steps", "200"],
+    "two blocks trained": ["--unfreeze_vision_layers", "2", "--tower_learning_rate", "1e-5"],
 }
 
 

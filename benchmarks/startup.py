@@ -34,9 +34,8 @@ HELP = """
 import contextlib, io, sys, time
 from modeling_clipscratch.cli import train as run_train
 began = float(sys.argv[1])
-sys.argv[1:] = ["--help"]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-    run_train.program()
+    run_train.main(["--help"])
 print("help printed", time.time() - began)
 """
 FLOOR = """
@@ -89,7 +88,7 @@ def first(self, *args, **kwargs):
             print("of it " + part, seconds)
     return loss
 ClipScratchTrainer.training_step = first
-run_train.program()
+run_train.main(sys.argv[1:])
 print("end", time.time() - began)
 """
 

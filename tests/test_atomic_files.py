@@ -6,7 +6,9 @@ import re
 import shutil
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from modeling_clipscratch.utils.atomic_files import (
     WriteError,
@@ -108,8 +110,14 @@ def test_files_are_replaced_together_and_others_kept(tmp_path):
 def test_files_and_folders_get_the_usual_permissions(tmp_path):
     (tmp_path / "usual").mkdir()
     (tmp_path / "usual" / "file").write_text("")
-    write_whole(tmp_path / "new", lambda temporary: write_text(temporary / "file", ""), folder=True)
-    for name in ("", "file"):
+
+    def fill(folder):
+        write_text(folder / "file", "")
+        save_file({"weight": torch.ones(1)}, folder / "weights")  # which safetensors makes readable for its owner only
+
+    write_whole(tmp_path / "new", fill, folder=True)
+    (tmp_path / "usual" / "weights").write_text("")
+    for name in ("", "file", "weights"):
         assert (tmp_path / "new" / name).stat().st_mode == (tmp_path / "usual" / name).stat().st_mode
 
 

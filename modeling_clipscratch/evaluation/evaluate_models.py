@@ -65,7 +65,7 @@ def text_summary(evaluations: Evaluations, differences: Differences, *, seeds: b
     """
     results = {where: result for of in evaluations.values() for where, result in of.items()}
     heads = {where: titled(where, result.task) for where, result in results.items()}
-    metrics = {model: {heads[where]: of.metrics for where, of in found.items()} for model, found in evaluations.items()}
+    metrics = {model: {heads[where]: one.metrics for where, one in of.items()} for model, of in evaluations.items()}
     differences = {heads[where]: of for where, of in differences.items()}
     first = next(iter(metrics.values()))
     parts = [text_table(first) if len(metrics) == 1 else text_comparison(metrics, differences)]

@@ -124,11 +124,14 @@ def check_new_folder(option: str, path: str | Path) -> None:
 
 
 def to_disk(path: Path) -> None:
-    """Flush a file, or a folder with all its files, to disk."""
+    """Flush a file, or a folder with all its files, to disk, and let others read what the umask allows them to."""
+    mask = os.umask(0)
+    os.umask(mask)
     windows = os.name == "nt"  # flushes no folders, and files only if they are open for writing
     for entry in [*path.rglob("*"), path]:
         if windows and entry.is_dir():
             continue
+        entry.chmod((0o777 if entry.is_dir() else 0o666) & ~mask)  # safetensors writes files for their owner only
         descriptor = os.open(entry, os.O_RDWR if windows else os.O_RDONLY)
         try:
             os.fsync(descriptor)

@@ -123,27 +123,24 @@ def test_a_shard_that_is_replaced_is_read_by_a_new_reader(tmp_path, in_tar, enco
         ImageReader(in_tar)(0)
 
 
+@pytest.mark.parametrize("column", ["caption", "label"])
 @pytest.mark.parametrize(
-    ("cells", "sentence"),
+    ("cell", "message"),
     [
-        (
-            [None, {"bytes": None, "path": None}, {"bytes": b"", "path": ""}, "", " "],
-            "row-00000001 has no image; remove",
-        ),
-        ([{"bytes": b"broken", "path": "any"}], "toy, split test: row-00000001: cannot be decoded"),
-        ([{"bytes": None, "path": "nowhere.png"}, "nowhere.png"], "nowhere.png: there is no such image"),
+        *((cell, "row-00000001 has no image; remove") for cell in (None, {"bytes": b"", "path": ""}, "", " ")),
+        ({"bytes": b"broken", "path": "any"}, "toy, split test: row-00000001: cannot be decoded"),
+        ({"bytes": None, "path": "nowhere.png"}, "nowhere.png: there is no such image"),
+        ("nowhere.png", "nowhere.png: there is no such image"),
     ],
 )
-@pytest.mark.parametrize("words", ["caption", "label"])
-def test_an_image_that_cannot_be_read_is_named_and_alone(files, cells, sentence, words):
-    for cell in cells:
-        path = isinstance(cell, str)
-        images = ["red.png" if path else {"bytes": files["red"], "path": None}, cell, None, None]
-        table = table_of(None if path else {"image": datasets.Image()}, image=images, **{words: list("abcd")})
-        dataset = prepare(table, name="toy", split="test")
-        with pytest.raises(BadImageError, match=sentence):
-            ImageReader(dataset)(1)
-        assert len(dataset) == 4  # nor are the two rows without an image one
+def test_an_image_that_cannot_be_read_is_named_and_alone(files, cell, message, column):
+    path = isinstance(cell, str)
+    images = ["red.png" if path else {"bytes": files["red"], "path": None}, cell, None, None]
+    table = table_of(None if path else {"image": datasets.Image()}, image=images, **{column: list("abcd")})
+    dataset = prepare(table, name="toy", split="test")
+    with pytest.raises(BadImageError, match=message):
+        ImageReader(dataset)(1)
+    assert len(dataset) == 4  # nor are the two rows without an image one
 
 
 def test_names_that_are_not_utf8_are_read_and_written_as_escapes(tmp_path, files):
@@ -207,6 +204,8 @@ def test_images_are_not_copied(tmp_path, files, selection, kind):
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_table_on_disk_is_compared_once_where_its_folder_can_be_written(tmp_path, files, monkeypatch, writable):
+    cells = [None] * 70 + [files["red"]] * 2  # no image for longer than a batch
+    assert len(prepare(table_of({"image": datasets.Image()}, image=cells, caption=["a"] * 72))) == 71
     table_of(image=[*files.values()] * 2, caption=list("abcdef")).save_to_disk(tmp_path / "saved")
     monkeypatch.setattr(os, "access", lambda path, mode: writable)
     caches = []
@@ -215,11 +214,6 @@ def test_a_table_on_disk_is_compared_once_where_its_folder_can_be_written(tmp_pa
         assert [*map("".join, dataset["captions"])] == ["ad", "be", "cf"]
         caches.append({(path, path.stat().st_ino) for path in (tmp_path / "saved").glob("cache-*")})
     assert caches[0] == caches[1] and len(caches[0]) == writable  # another file would have another number
-
-
-def test_rows_without_images_for_longer_than_a_batch_are_compared(files):
-    cells = [None] * 70 + [files["red"]] * 2
-    assert len(prepare(table_of({"image": datasets.Image()}, image=cells, caption=["a"] * 72))) == 71
 
 
 @pytest.mark.parametrize("keys", [["x", "y"], [7, 3], ["x", "x"], ["x", None], [0.5, 1.5], [["x"], ["y"]]], ids=str)
@@ -267,7 +261,7 @@ def test_columns_are_found_by_name_or_named(columns, options, expected):
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "sentence"),
+    ("columns", "options", "message"),
     [
         ({**IMAGE, "words": ["a", "b"]}, {}, "neither captions nor a label among the columns image, words"),
         ({"a": IMAGES, **CAPTION}, {}, "no image among the columns a, caption; .* --image_column"),
@@ -290,8 +284,8 @@ def test_columns_are_found_by_name_or_named(columns, options, expected):
         ({"image": ["red.png", "./red.png"], "label": ["a", "b"]}, {}, "red.png is in several rows; class data"),
     ],
 )  # fmt: skip
-def test_columns_that_cannot_be_told_are_refused_in_a_sentence(columns, options, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
+def test_columns_that_leave_something_open_raise_one_sentence(columns, options, message):
+    with pytest.raises(ValueError, match=message) as error:
         prepare(table_of(**columns), **options)
     assert "\n" not in str(error.value)
 
@@ -304,7 +298,7 @@ WORDS = ClassLabel(names=["maple_tree", "dog"])
     [(["dog", "cat "], None, ["cat", "dog", "ant"]), ([1, 0], ClassLabel(names=["dog", "cat"]), ["dog", "cat", "ant"])],
 )
 @pytest.mark.parametrize("prepared", [False, True])
-def test_words_are_numbered_by_train(train, feature, known, prepared):
+def test_class_names_are_numbered_by_train(train, feature, known, prepared):
     train = table_of({"cls": feature} if feature else None, image=IMAGES, cls=train)
     train = prepare(train) if prepared else train
     dataset = prepare(table_of(image=IMAGES, cls=["ant", " dog"]), train=lambda: train)
@@ -348,10 +342,10 @@ def test_rows_without_caption_or_label_are_named_or_left_out(files, caplog, colu
         prepare(table.select([1, 2]), name="toy", on_bad_row="skip", **names)
 
 
-def test_hidden_labels_are_said_to_be_hidden():
-    for how in ("raise", "skip"):
-        with pytest.raises(ValueError, match="every label is -1, which stands for hidden labels; choose a split"):
-            prepare(table_of({"label": WORDS}, image=IMAGES, label=[-1, -1]), on_bad_row=how)
+@pytest.mark.parametrize("on_bad_row", ["raise", "skip"])
+def test_hidden_labels_raise(on_bad_row):
+    with pytest.raises(ValueError, match="every label is -1, which stands for hidden labels; choose a split"):
+        prepare(table_of({"label": WORDS}, image=IMAGES, label=[-1, -1]), on_bad_row=on_bad_row)
 
 
 # What is kept

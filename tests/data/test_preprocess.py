@@ -47,7 +47,7 @@ def test_pixels_are_those_of_the_image_processor(processor, size):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"rescale_factor": 1 / 127.5}, "multiplies bytes by 0.0078.*, and only 1/255 is supported"),
         ({"do_rescale": False}, "multiplies bytes by 1, and only 1/255 is supported; set do_rescale to true"),
@@ -56,10 +56,10 @@ def test_pixels_are_those_of_the_image_processor(processor, size):
         ({"do_resize": False}, r"gives images of differing shapes, such as \(8, 16\) and \(16, 8\)"),
     ],
 )
-def test_image_processor_whose_images_would_be_wrong_raises(changes, sentence):
+def test_image_processor_whose_images_would_be_wrong_raises(changes, message):
     processor = resizing()
     vars(processor).update(changes)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         Preprocess(processor)
     keeps_proportions = CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False)
     with pytest.raises(ValueError, match="differing shapes, .*; give size a height and a width, or crop_size"):
@@ -98,7 +98,7 @@ def test_broken_image_stops_the_reading_or_is_left_out(caplog):
 
 
 @pytest.mark.parametrize("broken", [1, 3, 4, 300])
-def test_broken_images_are_counted_and_said_once(caplog, broken):
+def test_broken_images_are_counted_and_logged_once(caplog, broken):
     _, kept = Preprocess(resizing()).read_all(dataset_of([None] * broken + [noise((8, 8))]), on_bad_row="skip")
     [message] = [record.getMessage() for record in caplog.records]
     assert kept.tolist() == [broken] and message.startswith(
@@ -176,12 +176,9 @@ def test_other_image_processors_are_left_to_their_own_way(processor):
     assert not differences(processor, [noise((61, 90)), noise((90, 61))]).any()
 
 
-def test_fast_picture_of_the_right_size_is_unchanged():
-    assert np.array_equal(Preprocess(resizing(), exact=False)(noise((8, 8))), noise((8, 8)))
-
-
 def test_fast_pixels_are_the_same_for_arrays_of_any_layout():
     fast, image = Preprocess(resizing(), exact=False), noise((13, 9))
+    assert np.array_equal(fast(noise((8, 8))), noise((8, 8)))  # of the right size: unchanged
     assert np.array_equal(fast(image), fast(Image.fromarray(image)))
     assert np.array_equal(fast(np.asfortranarray(image)), fast(image))
     assert np.array_equal(fast(image[::-1]), fast(image[::-1].copy()))
@@ -210,7 +207,7 @@ def test_large_jpegs_are_read_at_a_part_of_their_scale_for_training_only(tmp_pat
     assert np.abs(made[0].astype(int) - made[1]).mean() < 2
 
 
-def test_pictures_are_resized_in_a_thread_each_and_in_forked_workers(tmp_path):
+def test_images_are_resized_in_threads_and_in_forked_workers(tmp_path):
     """Each of them is to take one thread of torch's, and a fork after resizing is to find no lock that is held."""
     dataset = files_of(tmp_path, [smooth((60, 50)) for _ in range(8)])
     fast = Preprocess(resizing(), exact=False)

@@ -145,14 +145,6 @@ def test_rows_of_any_stream_come_once_an_epoch_and_resume_after_any_batch(stream
         assert same(next(iter(pairs)), straight[consumed]), consumed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rows, shards", [(27, 4), (70, 7), (40, 1), (40, 2), (38, 19)],
-                         ids=["as many shards as slots", "some left over", "one", "two", "many"])  # fmt: skip
-def test_each_row_comes_once_an_epoch_over_two_processes_of_two_workers(stream_of, make_pairs, rows, shards):
-    epochs = epochs_by_slot(make_pairs, stream_of(rows, shards), processes=2, workers=2)
-    assert [sorted(epoch) for epoch in epochs] == [list(range(rows))] * 2
-
-
 @pytest.mark.parametrize("rows, shards", [(27, 4), (70, 7), (40, 1), (38, 19)])
 def test_each_row_comes_once_an_epoch_over_four_processes(stream_of, make_pairs, rows, shards):
     epochs = epochs_by_slot(make_pairs, stream_of(rows, shards), processes=4, workers=1)

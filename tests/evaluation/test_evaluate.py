@@ -275,13 +275,13 @@ def test_a_task_of_another_kind_is_refused_with_what_fits(model, processor, requ
 
 def test_saved_predictions_give_the_metrics_again(model, processor, class_rows, caption_rows, tmp_path):
     result = evaluate_dataset(model, processor, class_rows)
-    save_predictions(result, tmp_path / "class.parquet")
+    save_predictions(tmp_path / "class.parquet", result)
     table = Dataset.from_parquet(str(tmp_path / "class.parquet"), cache_dir=str(tmp_path / "cache"))
     assert table["key"][3] == "colours-3" and table["class_name"][3] == "red"
     assert np.mean(np.array(table["label"]) == np.array(table["predicted"])) == result.metrics["top1"]
     assert np.mean(np.array(table["rank"]) == 1) == result.metrics["top1"]
     result = evaluate_dataset(model, processor, caption_rows)
-    save_predictions(result, tmp_path / "caption.parquet")
+    save_predictions(tmp_path / "caption.parquet", result)
     table = Dataset.from_parquet(str(tmp_path / "caption.parquet"), cache_dir=str(tmp_path / "cache"))
     assert len(table) == 12 and table["key"][2] == "colours-1"
     assert np.mean(np.array(table["text_to_image_rank"]) <= 5) == result.metrics["text_to_image_recall@5"]
@@ -292,7 +292,7 @@ def test_saved_predictions_give_the_metrics_again(model, processor, class_rows, 
 @pytest.mark.parametrize("kind", ["class", "caption"])
 def test_saved_embeddings_are_those_of_the_result(model, processor, request, tmp_path, kind):
     result = evaluate_dataset(model, processor, request.getfixturevalue(f"{kind}_rows"))
-    save_embeddings(result, tmp_path / "embeds.safetensors")
+    save_embeddings(tmp_path / "embeds.safetensors", result)
     with safe_open(tmp_path / "embeds.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("image_embeds"), result.image_embeds)
         assert torch.equal(file.get_tensor("text_embeds"), result.text_embeds)

@@ -119,11 +119,13 @@ def test_finished_run_is_its_best_checkpoint_to_the_bit_with_the_frozen_tower_un
             assert torch.equal(tensor, last[name]) == name.startswith("text_model."), name
 
 
+@pytest.mark.slow
 def test_best_metric_need_not_be_named_and_is_the_highest(run_recipe, tmp_path, worse_and_worse):
     folder, _ = run_recipe(tmp_path, **FROZEN, metric_for_best_model=None)
     assert state_of(folder)["best_global_step"] == 3
 
 
+@pytest.mark.slow
 def test_of_equal_checkpoints_the_last_is_kept(run_recipe, tmp_path):
     still = {**FROZEN, "learning_rate": 1e-30, "weight_decay": 0.0}  # no weight changes, so all evaluations are equal
     assert state_of(run_recipe(tmp_path, **still)[0])["best_global_step"] == 6
@@ -207,7 +209,7 @@ def test_validation_rows_are_the_same_whatever_the_seed(tmp_path, two_classes, w
     assert kept[0] == kept[1] == load_data(str(two_classes))["validation"]["key"][:] and len(kept[0]) == 4
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("in_memory", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_broken_validation_images_are_skipped_in_memory_and_on_disk(
     run_recipe, tmp_path, two_classes, in_memory, monkeypatch
 ):
@@ -247,7 +249,14 @@ def test_processes_of_one_machine_share_the_limit_of_what_is_kept_in_memory(run_
 
 
 def test_second_run_with_cached_features_decodes_no_image(run_recipe, tmp_path, monkeypatch):
-    frozen = {**FROZEN, "freeze_vision": True, "random_shift": 0, "test_split": "none", "dataloader_num_workers": 0}
+    frozen = {
+        **FROZEN,
+        "num_train_epochs": 1,
+        "freeze_vision": True,
+        "random_shift": 0,
+        "test_split": "none",
+        "dataloader_num_workers": 0,
+    }
     first, expected = run_recipe(tmp_path, **frozen)
     bits = (first / "model.safetensors").read_bytes()
     monkeypatch.setattr(Preprocess, "__call__", lambda *args: pytest.fail("an image was decoded"))
@@ -255,6 +264,7 @@ def test_second_run_with_cached_features_decodes_no_image(run_recipe, tmp_path, 
     assert metrics == expected and (again / "model.safetensors").read_bytes() == bits
 
 
+@pytest.mark.slow
 def test_mixed_images_are_trained_with_weighted_targets(run_recipe, tmp_path):
     shares = []
     for changes in ({"cutmix": 0.5, "mixup": 0.5}, {}):
@@ -266,7 +276,7 @@ def test_mixed_images_are_trained_with_weighted_targets(run_recipe, tmp_path):
 # Resuming
 
 
-@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("step", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_resumed_run_equals_the_straight_one_to_the_bit(run_recipe, straight, tmp_path, step):
     # After two steps within an epoch; after three at its end.
     resumed, _ = run_recipe(tmp_path, **LEARNED, resume_from_checkpoint=str(straight / f"checkpoint-{step}"))
@@ -284,12 +294,14 @@ def test_straight_run_learns_at_every_step(straight):
     assert not any(torch.equal(before, after) for before, after in zip(steps, steps[1:], strict=False))
 
 
+@pytest.mark.slow
 def test_finished_run_is_lengthened_from_its_checkpoint_whatever_that_is_called(run_recipe, straight, tmp_path):
     renamed = shutil.copytree(straight / "checkpoint-7", tmp_path / "last-checkpoint")
     folder, _ = run_recipe(tmp_path, **{**LEARNED, "max_steps": 9}, resume_from_checkpoint=str(renamed))
     assert state_of(folder)["global_step"] == 9 and not same(weights(folder), weights(straight))
 
 
+@pytest.mark.slow
 def test_run_whose_best_evaluation_had_no_checkpoint_ends_all_the_same(run_recipe, tmp_path, worse_and_worse):
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 2}
     folder, _ = run_recipe(tmp_path, **steps, max_steps=4, save_total_limit=1, ema_decay=0.5, test_split="none")
@@ -298,6 +310,7 @@ def test_run_whose_best_evaluation_had_no_checkpoint_ends_all_the_same(run_recip
     assert (folder / "model.safetensors").is_file() and (folder / "checkpoint-4").is_dir()
 
 
+@pytest.mark.slow
 def test_checkpoint_of_weights_only_finishes_a_run_but_cannot_be_resumed_from(run_recipe, tmp_path):
     steps = {**LEARNED, "max_steps": 2, "save_only_model": True}
     run, _ = run_recipe(tmp_path, **steps)
@@ -383,7 +396,7 @@ def test_failing_save_leaves_the_earlier_checkpoint_complete_and_says_so(run_rec
     def full_at_the_second(self, folder, *args, **named):
         saves.append(Path(folder))
         if len(saves) == 2:
-            Path(folder).mkdir(parents=True)
+            Path(folder).mkdir(parents=True, exist_ok=True)
             (Path(folder) / "model.safetensors").write_bytes(b"half of it")
             raise OSError(28, "No space left on device")
         return own(self, folder, *args, **named)

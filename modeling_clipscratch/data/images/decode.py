@@ -1,6 +1,5 @@
 """Decode image files of any mode to upright 8-bit RGB, and recognise files by their names."""
 
-import contextlib
 import io
 import logging
 import os
@@ -84,7 +83,10 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
         BadImageError: If the image is missing, not a regular file, cut short, corrupt, of an unknown format, or so
             large that decoding it would exhaust memory (twice Pillow's limit `PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    image = _decode(data, name, draft_size)
+    try:
+        image = _decode(data, draft_size)
+    except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
+        raise _bad_image(error, name, data) from error
     if isinstance(image, ImageFile.ImageFile):
         image = image.copy()  # the file's own image keeps its EXIF block, whatever is done to `info`
     image.info.clear()  # a remaining EXIF block would make the next reader rotate the image again
@@ -97,12 +99,15 @@ def decode_pixels(data: bytes | PathLike | str, *, name: str, draft_size: int | 
     Where `simplejpeg` is installed (extra `jpeg`), it decodes RGB JPEGs at their full scale. Pillow decodes all others
     and those that simplejpeg refuses. Args and Raises: As of `decode_image`.
     """
-    if simplejpeg is not None:
-        with _naming_bad_image(name, data):
-            data = data if isinstance(data, bytes) else _read_file(data)
-            if data.startswith(b"\xff\xd8") and (image := _fast_jpeg(data, draft_size)) is not None:
-                return image
-    return np.array(_decode(data, name, draft_size))
+    try:
+        data = data if isinstance(data, bytes) else _read_file(data)
+        if simplejpeg is not None and data.startswith(b"\xff\xd8"):
+            pixels = _fast_jpeg(data, draft_size)
+            if pixels is not None:
+                return pixels
+        return np.array(_decode(data, draft_size))
+    except Exception as error:
+        raise _bad_image(error, name, data) from error
 
 
 def _fast_jpeg(data: bytes, draft_size: int | None) -> np.ndarray | None:
@@ -120,8 +125,8 @@ def _fast_jpeg(data: bytes, draft_size: int | None) -> np.ndarray | None:
     return pixels if transpose is None else np.array(Image.fromarray(pixels).transpose(transpose))
 
 
-def _decode(data, name, draft_size) -> Image.Image:
-    with _naming_bad_image(name, data), _open(data) as file:
+def _decode(data, draft_size) -> Image.Image:
+    with _open(data) as file:
         if draft_size is not None:
             file.draft("RGB", (draft_size, draft_size))
         file.load()
@@ -130,20 +135,17 @@ def _decode(data, name, draft_size) -> Image.Image:
     return image if transpose is None else image.transpose(transpose)
 
 
-@contextlib.contextmanager
-def _naming_bad_image(name, data):
-    try:
-        yield
-    except FileNotFoundError as error:
-        hint = backslash_hint(name)
-        raise BadImageError(f"{name}: there is no such image; check the path{hint}, or remove its row.") from error
-    except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "not an image of any known format, or cut short in its header"
-            if is_lfs_pointer(data if isinstance(data, bytes) else Path(data).read_bytes()):
-                reason = "it is a Git LFS pointer, which git lfs pull replaces with the image"
-        raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the image or remove its row.") from error
+def _bad_image(error: Exception, name: str, data) -> BadImageError:
+    if isinstance(error, FileNotFoundError):
+        return BadImageError(
+            f"{name}: there is no such image; check the path{backslash_hint(name)}, or remove its row."
+        )
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+        reason = "not an image of any known format, or cut short in its header"
+        if is_lfs_pointer(data if isinstance(data, bytes) else Path(data).read_bytes()):
+            reason = "it is a Git LFS pointer, which git lfs pull replaces with the image"
+    return BadImageError(f"{name}: cannot be decoded ({reason}); replace the image or remove its row.")
 
 
 def _read_file(path) -> bytes:

@@ -45,7 +45,7 @@ def confidence_intervals(outcomes: Outcomes) -> dict[str, list[float]]:
     Returns:
         `<metric>_ci95` -> [low, high], in the unit and range of the metric; it holds the metric itself.
     """
-    medians, found = outcomes.medians(), {}
+    medians, intervals = outcomes.medians(), {}
     for name, value in plain_metrics(outcomes).items():
         least, most = 0.0, 1.0
         if name == CALIBRATION:
@@ -58,8 +58,8 @@ def confidence_intervals(outcomes: Outcomes) -> dict[str, list[float]]:
             least, most = 1.0, float(len(outcomes) if name.startswith("text") else len(outcomes.text_ranks))
             enough = len(outcomes) >= 6
             low, high = np.quantile(ranks, [low, high], method="inverted_cdf") if enough else (least, most)
-        found[f"{name}_ci95"] = [float(min(max(low, least), value)), float(max(min(high, most), value))]
-    return found
+        intervals[f"{name}_ci95"] = [float(min(max(low, least), value)), float(max(min(high, most), value))]
+    return intervals
 
 
 def paired_differences(first: Outcomes, second: Outcomes, *, flips: int = 2000, seed: int = 0) -> dict[str, Difference]:
@@ -92,14 +92,14 @@ def paired_differences(first: Outcomes, second: Outcomes, *, flips: int = 2000, 
         before, after = first.exchanged(second, swap).metrics(), second.exchanged(first, swap).metrics()
         for name, value in values.items():
             larger[name] += int((np.abs(after[name] - before[name]) >= abs(value) - TINY).sum())
-    found = {}
+    differences = {}
     for name, value in values.items():
         correlation = 0.0 if name == CALIBRATION else _correlation(first, second, name)
         (low_one, high_one), (low_two, high_two) = ends_of_one[f"{name}_ci95"], ends_of_two[f"{name}_ci95"]
         low = value - _joined(two[name] - low_two, high_one - one[name], correlation)
         high = value + _joined(high_two - two[name], one[name] - low_one, correlation)
-        found[name] = Difference(value=value, low=low, high=high, p_value=(1 + larger[name]) / (1 + flips))
-    return found
+        differences[name] = Difference(value=value, low=low, high=high, p_value=(1 + larger[name]) / (1 + flips))
+    return differences
 
 
 def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:

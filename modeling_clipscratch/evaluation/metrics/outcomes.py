@@ -84,10 +84,10 @@ class ClassOutcomes:
 
     def shares(self) -> dict[str, Share]:
         """The metrics that are shares of hits: `top1`, `top5` (from 6 classes on) and `mean_per_class_recall`."""
-        found = {"top1": Share(self.ranks <= 1)}
+        shares = {"top1": Share(self.ranks <= 1)}
         if self.classes >= TOP5_FROM:
-            found["top5"] = Share(self.ranks <= 5)
-        return found | {"mean_per_class_recall": Share(self.ranks <= 1, groups=self.labels)}
+            shares["top5"] = Share(self.ranks <= 5)
+        return shares | {"mean_per_class_recall": Share(self.ranks <= 1, groups=self.labels)}
 
     def medians(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The metrics that are medians: none."""
@@ -105,10 +105,10 @@ class ClassOutcomes:
 
     def metrics(self) -> dict[str, np.ndarray]:
         """The shares and, with confidences, `expected_calibration_error` (Guo et al. 2017, equation 3); fractions."""
-        found = {name: share.value for name, share in self.shares().items()}
+        metrics = {name: share.value for name, share in self.shares().items()}
         if self.confidence is not None:
-            found[CALIBRATION] = np.abs(self.calibration_gaps()).sum(-1)
-        return found
+            metrics[CALIBRATION] = np.abs(self.calibration_gaps()).sum(-1)
+        return metrics
 
     def exchanged(self, other: "ClassOutcomes", swap: np.ndarray) -> "ClassOutcomes":
         """These outcomes with those of `other` where `swap` (..., N) is true."""
@@ -136,8 +136,8 @@ class RetrievalOutcomes:
 
     def shares(self) -> dict[str, Share]:
         """The metrics that are shares of hits: `image_to_text_recall@k` and `text_to_image_recall@k`."""
-        found = {f"image_to_text_recall@{k}": Share(self.image_ranks <= k) for k in RECALLS}
-        return found | {
+        shares = {f"image_to_text_recall@{k}": Share(self.image_ranks <= k) for k in RECALLS}
+        return shares | {
             f"text_to_image_recall@{k}": Share(self.text_ranks <= k, self.caption_to_image) for k in RECALLS
         }
 
@@ -150,8 +150,8 @@ class RetrievalOutcomes:
 
     def metrics(self) -> dict[str, np.ndarray]:
         """The shares, as fractions, and both median ranks."""
-        found = {name: share.value for name, share in self.shares().items()}
-        return found | {name: np.median(ranks, axis=-1) for name, (ranks, _) in self.medians().items()}
+        metrics = {name: share.value for name, share in self.shares().items()}
+        return metrics | {name: np.median(ranks, axis=-1) for name, (ranks, _) in self.medians().items()}
 
     def exchanged(self, other: "RetrievalOutcomes", swap: np.ndarray) -> "RetrievalOutcomes":
         """These outcomes with those of `other` where `swap` (..., N) is true, captions with their image."""

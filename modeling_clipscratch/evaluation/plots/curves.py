@@ -69,10 +69,6 @@ def plot_curves(log_history: Sequence[Mapping] | Mapping[str, Sequence[Mapping]]
 def _panel(axes, title, lines, unit, runs):
     """Draw the lines; of one run each line has a colour, of several runs each run has one and each key a dash."""
     keys = list(dict.fromkeys(key for _, key, _, _ in lines))
-    if title == "learning rate":  # in units of a power of ten: an axis of 0 to 8 instead of 0.0008
-        largest = max(float(values.max()) for *_, values in lines)
-        exponent = math.floor(math.log10(largest)) if largest > 0 else 0
-        lines, unit = [(*line, values / 10.0**exponent) for *line, values in lines], f"1e{exponent}"
     for number, (run, key, steps, values) in enumerate(lines):
         values = np.exp(-values) if key == "logit_scale" else values * (100 if unit == "%" else 1)
         place = keys.index(key)
@@ -88,6 +84,7 @@ def _panel(axes, title, lines, unit, runs):
             steps, values, label=_label(key, title), linestyle=dash, linewidth=width, markersize=2 + width, **style
         )
     axes.set_ylabel(unit)
+    axes.ticklabel_format(axis="y", scilimits=(-2, 4))  # of learning rates, a power of ten above the axis
     if unit == "%":
         axes.set_ylim(*_percent_limits(axes.lines))
     if len(runs) > 1 and len(keys) > 1:

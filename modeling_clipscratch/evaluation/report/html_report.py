@@ -141,15 +141,15 @@ def _details(result, plots):
 
 def _comparison(evaluations, dataset, short, names, differences):
     """What the template shows of all models on one dataset; a metric is a row, with the same scale for all models."""
-    found = {model: of[dataset].metrics for model, of in evaluations.items() if dataset in of}
+    by_model = {model: of[dataset].metrics for model, of in evaluations.items() if dataset in of}
     rows = []
-    for name in dict.fromkeys(name for metrics in found.values() for name in values_only(metrics)):
-        ends = [end for metrics in found.values() if name in metrics
+    for name in dict.fromkeys(name for metrics in by_model.values() for name in values_only(metrics)):
+        ends = [end for metrics in by_model.values() if name in metrics
                 for end in (metrics[name], *metrics.get(name + INTERVAL, []))]  # fmt: skip
         step = 1.0 if is_rank(name) else 0.05
         low, high = np.floor(min(ends) / step) * step, np.ceil(max(ends) / step) * step
         cells = []
-        for model, metrics in found.items():
+        for model, metrics in by_model.items():
             difference = differences.get(model, {}).get(name)
             shown = None
             if difference is not None:
@@ -160,7 +160,7 @@ def _comparison(evaluations, dataset, short, names, differences):
             track = _track(metrics, name, low, max(high, low + step)) if name in metrics else None
             cells.append((*shown_value(metrics, name), track, shown))
         rows.append((name, cells))
-    return {"name": short, "models": [names[model] for model in found], "rows": rows, "tested": bool(differences)}
+    return {"name": short, "models": [names[model] for model in by_model], "rows": rows, "tested": bool(differences)}
 
 
 def _chance(metric, result):

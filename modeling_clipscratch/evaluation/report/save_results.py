@@ -12,7 +12,7 @@ from ...utils.names import printable
 from ..evaluate_dataset import Result
 
 
-def save_predictions(result: Result, path: str | Path) -> None:
+def save_predictions(path: str | Path, result: Result) -> None:
     """Write a row for each image (class data) or caption (caption data), with ranks of what is right, 1 for the best.
 
     Class data: `key`, `label`, `class_name`, `predicted`, `predicted_name`, `confidence`, `rank`. Caption data: `key`,
@@ -40,7 +40,7 @@ def save_predictions(result: Result, path: str | Path) -> None:
     write_whole(path, Dataset.from_dict(columns).to_parquet)
 
 
-def save_embeddings(result: Result, path: str | Path) -> None:
+def save_embeddings(path: str | Path, result: Result) -> None:
     """Write unit embeddings, float32: `image_embeds` (N, P) and `text_embeds`, of classes (C, P) with `labels` (N,), or
     of captions (M, P) with `caption_to_image` (M,). The metadata of the file hold the keys of the images as JSON.
     """

@@ -86,73 +86,68 @@ def write_report(
     Returns:
         The written files, the page first.
     """
-    folder, one = open_folder(folder), len(evaluations) == 1
+    folder = open_folder(folder)
     histories = [_log_history(model) for model in evaluations]
-    weights = weights_sha256(next(iter(evaluations))) if one else None
+    weights = [weights_sha256(model) for model in evaluations]
     # A report may be published, so from here on nothing names a path of this machine.
-    models, data = _public(evaluations), _public(name for found in evaluations.values() for name in found)
+    models, data = _public(evaluations), _public(name for results in evaluations.values() for name in results)
     evaluations = {
-        models[model]: {data[name]: of for name, of in found.items()} for model, found in evaluations.items()
+        models[model]: {data[name]: of for name, of in results.items()} for model, results in evaluations.items()
     }
-    differences = {
-        data[name]: {models[m]: of for m, of in found.items()} for name, found in (differences or {}).items()
-    }
+    differences = {data[name]: {models[m]: of for m, of in rest.items()} for name, rest in (differences or {}).items()}
     words = [
         part for word in shlex.split(command or "") for part in (word.split("=", 1) if word[:2] == "--" else [word])
     ]
-    command = shlex.join(map(public_name, words)) or None
-    heads = {name: titled(name, found.task) for of in evaluations.values() for name, found in of.items()}
-    metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
-    by_head = {model: {heads[name]: of for name, of in found.items()} for model, found in metrics.items()}
-    model_places = [Path() if one else Path(name) for name in folder_names(list(evaluations))]
-    places = {}  # model -> dataset -> folder, below the report's
-    for (model, results), place in zip(evaluations.items(), model_places, strict=True):
-        places[model] = {name: place / part for name, part in zip(results, folder_names(list(results)), strict=True)}
-    written, plots = [Path("report.html")], {}
+    command = shlex.join(map(public_name, words))
+    one = len(evaluations) == 1
+    written, plots, stale = [Path("report.html")], {}, {Path(_CURVES)}
     with replacing_files(folder, last=ACCOUNT) as staging:
 
         def add(path, write, *content):
             write(staging / path, *content)
             written.append(path)
 
-        for (model, results), place in zip(evaluations.items(), model_places, strict=True):
-            add(place / "metrics.json", write_json, metrics[model])
+        for model, place in zip(evaluations, folder_names(list(evaluations)), strict=True):
+            place, results = Path() if one else Path(place), evaluations[model]
+            add(place / "metrics.json", write_json, {name: result.metrics for name, result in results.items()})
             plots[model] = {}
-            for name, result in results.items():
-                inside = places[model][name]
-                plots[model][name] = draw_plots(result, staging / inside)
+            for (name, result), part in zip(results.items(), folder_names(list(results)), strict=True):
+                plots[model][name] = draw_plots(result, staging / place / part)
                 written += [plot.path.relative_to(staging) for plot in plots[model][name]]
+                stale |= {place / part / file for file in FILES}
                 if result.confusion is not None:
-                    add(inside / "per_class_recall.json", write_json, result.per_class_recall)
+                    add(place / part / "per_class_recall.json", write_json, result.per_class_recall)
                 if predictions:
-                    add(inside / "predictions.parquet", lambda path, of=result: save_predictions(of, path))
+                    add(place / part / "predictions.parquet", save_predictions, result)
                 if embeddings:
-                    add(inside / "embeddings.safetensors", lambda path, of=result: save_embeddings(of, path))
+                    add(place / part / "embeddings.safetensors", save_embeddings, result)
+        heads = {
+            name: titled(name, result.task) for results in evaluations.values() for name, result in results.items()
+        }
+        metrics = {m: {heads[name]: of.metrics for name, of in results.items()} for m, results in evaluations.items()}
         if one:
-            add(Path("table.md"), write_text, markdown_table(*by_head.values()) + "\n")
+            add(Path("table.md"), write_text, markdown_table(metrics[model]) + "\n")
         else:
-            apart = {name: {m: {k: vars(d) for k, d in of.items()} for m, of in found.items()}
-                     for name, found in differences.items()}  # fmt: skip
-            add(Path("comparison.json"), write_json, {"metrics": metrics, "differences": apart})
             apart = {heads[name]: of for name, of in differences.items()}
-            add(Path("comparison.md"), write_text, markdown_comparison(by_head, apart) + "\n")
-        short = short_names(list(evaluations)).values()
-        histories = {name: history for name, history in zip(short, histories, strict=True) if history}
-        plot_curves(next(iter(histories.values())) if len(histories) == 1 else histories, staging / _CURVES)
+            add(Path("comparison.md"), write_text, markdown_comparison(metrics, apart) + "\n")
+            plain = {
+                name: {m: {k: vars(d) for k, d in of.items()} for m, of in rest.items()} for name, rest in apart.items()
+            }
+            add(Path("comparison.json"), write_json, {"metrics": metrics, "differences": plain})
+        runs = {name: log for name, log in zip(short_names(list(evaluations)).values(), histories, strict=True) if log}
+        plot_curves(next(iter(runs.values())) if len(runs) == 1 else runs, staging / _CURVES)
         curves = staging / _CURVES if (staging / _CURVES).is_file() else None
         written += [Path(_CURVES)] if curves else []
         write_text(staging / "report.html", render_page(evaluations, plots, differences, curves, command))
         if one:
             about = {
-                name: {"name": name, "split": of.split, "task": of.task, "rows": len(of.dataset)}
-                for found in evaluations.values()
-                for name, of in found.items()
+                name: {"name": name, "split": result.split, "task": result.task, "rows": len(result.dataset)}
+                for name, result in evaluations[model].items()
             }
             files = [path.as_posix() for path in written]
-            account = {"command": command or "", "weights_sha256": weights, "data": about, "files": files}
+            account = {"command": command, "weights_sha256": weights[0], "data": about, "files": files}
             add(Path(ACCOUNT), write_json, account)
-    ours = {path / name for of in places.values() for path in of.values() for name in FILES} | {Path(_CURVES)}
-    for path in ours.difference(written):
+    for path in stale.difference(written):
         (folder / path).unlink(missing_ok=True)  # an earlier report's
     return [folder / path for path in written]
 

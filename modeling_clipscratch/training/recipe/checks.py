@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from accelerate.utils import DynamoBackend
 from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
@@ -18,7 +17,7 @@ from ...hub.errors_clipscratch import ClipScratchError
 
 logger = logging.getLogger(__name__)
 
-EPOCHS, STEPS = 20, 500  # least length of a run whose length is not given
+EPOCHS, STEPS = 20, 200  # least length of a run whose length is not given
 _TOWER_RATE = 1e-4  # above it, pretrained weights are soon forgotten
 _AT_LEAST = {
     "text_hidden_size": 1, "text_num_layers": 1, "text_num_heads": 1, "vision_hidden_size": 1, "vision_num_layers": 1,
@@ -95,12 +94,7 @@ def check_numbers(part) -> None:
 
 
 def check_fields(owner, names=_NOT_SUPPORTED) -> None:
-    """Raise `ClipScratchError` if a field has a value that is not supported.
-
-    Args:
-        owner: `ClipScratchTrainingArguments`, or the `AcceleratorConfig` in it.
-        names: fields to check.
-    """
+    """Raise `ClipScratchError` if a field of the arguments, or of the `AcceleratorConfig` in them, is not supported."""
     for item in dataclasses.fields(owner):
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         value = getattr(owner, item.name, default)
@@ -115,11 +109,7 @@ def _is_set(value):
 
 
 def check_parts(args) -> None:
-    """Raise `ClipScratchError` for what would have no effect, or would fail only once the data are read.
-
-    Args:
-        args: `ClipScratchTrainingArguments`, after transformers' own checks.
-    """
+    """Raise `ClipScratchError` for what would have no effect, or would fail only once the data are read."""
     check_fields(args)
     check_fields(args.accelerator_config)
     if "tpu_metrics_debug" in args.debug:
@@ -143,17 +133,11 @@ def check_parts(args) -> None:
             f"activation_checkpointing_kwargs={options} has other keys than {', '.join(sorted(_CHECKPOINTING))}; it is "
             "written like '{\"every_n_layers\": 2}'."
         )
-    _check_compilation(args)
     _check_schedule(args, _check_optimizer(args))
 
 
 def check_options(args, options: dict) -> None:
-    """Raise `ClipScratchError` for parameters of `ClipScratchTrainer` that do not fit or would have no effect.
-
-    Args:
-        args: `ClipScratchTrainingArguments`.
-        options: parameters of the trainer by name.
-    """
+    """Raise `ClipScratchError` for parameters of `ClipScratchTrainer` that do not fit or would have no effect."""
     if not hasattr(args, "global_batch_size"):
         raise ClipScratchError(
             f"args is a {type(args).__name__}; give ClipScratchTrainingArguments, which take the same fields."
@@ -182,26 +166,6 @@ def check_options(args, options: dict) -> None:
             f"muon_learning_rate={args.muon_learning_rate} would have no effect without muon_matrices, the names of "
             "the weights that it is for; give them, or leave it out."
         )
-
-
-def _check_compilation(args):
-    """Compile one addition: which backends work depends on compilers and packages of the machine."""
-    if not args.torch_compile:
-        return
-    backend, mode = args.torch_compile_backend, args.torch_compile_mode
-    known = [item.value.lower() for item in DynamoBackend if item.value != "NO"]
-    if backend not in known:
-        raise ClipScratchError(f"torch_compile_backend={backend} is not one of {', '.join(known)}.")
-    try:
-        torch.compile(torch.add, backend=backend, mode=mode)(torch.ones(1, device=args.device), 1)
-    except Exception as error:  # each backend has errors of its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClipScratchError(
-            f"torch_compile_backend={backend} with torch_compile_mode={mode} does not work here ({reason}); choose "
-            "another, or leave torch_compile out."
-        ) from error
-    finally:
-        torch.compiler.reset()
 
 
 def _check_optimizer(args):
@@ -241,17 +205,10 @@ def _check_schedule(args, optimizer):
 
 
 def fit_to_rows(args, rows: int) -> None:
-    """Fit batch and length of a run to the number of training rows.
+    """Fit batch and length of a run, in place, to the number of training rows.
 
     A global batch of more rows than there are becomes one of all rows. A run whose length is not given gets at least
     `EPOCHS` epochs and `STEPS` steps.
-
-    Args:
-        args: `ClipScratchTrainingArguments`, changed in place.
-        rows: number of training rows.
-
-    Raises:
-        ClipScratchError: if there are not two rows for a process.
     """
     if rows < max(2, args.world_size):
         raise ClipScratchError(
@@ -270,12 +227,7 @@ def fit_to_rows(args, rows: int) -> None:
 
 
 def warn_of_tower_rates(model, args) -> None:
-    """Warn if pretrained towers are trained at a learning rate for towers from scratch.
-
-    Args:
-        model: `ModelArguments`.
-        args: `ClipScratchTrainingArguments`.
-    """
+    """Warn if pretrained towers of `ModelArguments` are trained at a learning rate for towers from scratch."""
     rate = args.tower_learning_rate or args.learning_rate
     for side in ("text", "vision"):
         frozen, layers = getattr(model, f"freeze_{side}"), getattr(model, f"unfreeze_{side}_layers")
@@ -293,9 +245,6 @@ def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
     Args:
         args: `ClipScratchTrainingArguments`, changed in place.
         measured: for each evaluation dataset its name ("" for a single one) and class names, `None` for caption data.
-
-    Raises:
-        ClipScratchError: if the metric that is named is not measured on such data.
     """
     names = [
         f"{name}_{metric}" if name else metric
