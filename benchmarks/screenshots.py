@@ -21,9 +21,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("."))
     options = parser.parse_args(arguments)
     if not options.report.is_file():
-        raise ClipScratchError(
-            f"report={options.report} is no file; clipscratch eval --output_dir writes a report.html."
-        )
+        raise ClipScratchError(f"report={options.report} is not a file; clipscratch eval writes report.html.")
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError as error:
