@@ -196,8 +196,12 @@ def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: I
 
 def _file_splits(images: Images) -> set[str]:
     """Return the splits in the names of all images; none if one image has no such word."""
-    words = [split_words(os.path.splitext(file)[0]) for file in itertools.chain(*images.values())]
-    return set().union(*words) if all(words) else set()
+    splits = set()
+    for file in itertools.chain(*images.values()):
+        if not (words := split_words(os.path.splitext(file)[0])):
+            return set()
+        splits |= words
+    return splits
 
 
 def _innermost(images: Images, top: str) -> str:

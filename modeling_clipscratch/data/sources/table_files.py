@@ -109,11 +109,12 @@ def table_source(folder: Path, listing: Listing, name: str, options: DataOptions
 def _tables(listing: Listing) -> Iterator[str]:
     """Yield the tables that may be data: not those beside an image or a tar of the same name."""
     for inside, files in listing.items():
-        others = {os.path.splitext(file)[0] for file in files if is_image_name(file) or file.endswith(".tar")}
-        others |= {f"{stem}_stats" for stem in others}  # of img2dataset
-        for file in files:
-            if is_table(file) and not file.startswith(".") and os.path.splitext(file)[0] not in others:
-                yield f"{inside}/{file}" if inside else file
+        if tables := [file for file in files if file.lower().endswith((*_FORMATS,)) and not file.startswith(".")]:
+            others = {os.path.splitext(file)[0] for file in files if is_image_name(file) or file.endswith(".tar")}
+            others |= {f"{stem}_stats" for stem in others}  # of img2dataset
+            for file in tables:
+                if os.path.splitext(file)[0] not in others:
+                    yield f"{inside}/{file}" if inside else file
 
 
 def _of_one_folder(name: str, paths: list[str]) -> list[str]:
@@ -348,8 +349,11 @@ def _read_csv(path: Path) -> datasets.Dataset:
     and fills short rows.
     """
     names, rows = _csv_rows(path)
-    columns = list(zip(*rows, strict=True)) or [()] * len(names)
-    return datasets.Dataset(pa.table([pa.array(column, pa.string()) for column in columns], names))
+    schema = pa.schema([(name, pa.string()) for name in names])
+    parts = [schema.empty_table()]
+    while chunk := list(itertools.islice(rows, 10_000)):  # as Python objects a row takes 800 bytes
+        parts.append(pa.table([pa.array(column, pa.string()) for column in zip(*chunk, strict=True)], schema=schema))
+    return datasets.Dataset(pa.concat_tables(parts))
 
 
 def _csv_rows(path: Path, *, check: bool = True) -> tuple[list[str], Iterator[list[str]]]:
