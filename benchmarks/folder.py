@@ -1,13 +1,12 @@
-"""Two towers go in; what their saved folder weighs and what loading it takes, beside transformers' own, comes out.
+"""Measure the size and the loading of a saved folder, beside a transformers model of the same towers.
 
 python -m benchmarks.folder --text_tower TEXT --vision_tower VISION
 
 The same towers, with 512-wide projections, are saved as a `ClipScratchModel` and as a `VisionTextDualEncoderModel`;
 then again at the size of DistilBERT-base and ViT-B/16, with random weights. Each load is a process of its own
 (Linux), the kinds in turn; medians of `--repeats`. Seconds: from `AutoModel` imported to every weight of the loaded
-model read once (they are mapped, and come in as they are read), with all that is imported on the way (for the
-registered class that is this package). Memory: the highest resident size less
-what the process had after `import torch` and `AutoModel`.
+model read once (they are mapped into memory), with all imports on the way (for the registered class: this package).
+Memory: the highest resident size less that after `import torch` and `AutoModel`.
 """
 
 import json
@@ -49,7 +48,7 @@ KINDS = {  # row -> (folder, how)
 
 
 def save_both(base: Path, text, vision, **parts) -> None:
-    """`base/ours` and `base/dual` with the same towers: ids, folders or configs."""
+    """Save `base/ours` and `base/dual` with the same towers: ids, folders or configs."""
     ours, _ = ClipScratchModel.from_towers(text, vision, **parts)
     parts = {"text_config": ours.config.text_config.to_dict(), "vision_config": ours.config.vision_config.to_dict()}
     config = VisionTextDualEncoderConfig(**parts, projection_dim=ours.config.projection_dim)
@@ -59,7 +58,7 @@ def save_both(base: Path, text, vision, **parts) -> None:
 
 
 def measured(folder: Path, how: str) -> dict[str, float]:
-    """Seconds and bytes of a load in a process of its own."""
+    """Return seconds and bytes of a load in a process of its own."""
     command = [sys.executable, "-I", "-c", LOAD, str(folder), how, str(REPOSITORY)]
     environment = {**os.environ, "HF_MODULES_CACHE": str(folder.parent / "modules"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -85,7 +84,7 @@ def main(arguments: list[str]) -> None:
             for repeat in range(options.repeats + 1):
                 for kind, (folder, how) in KINDS.items():
                     found = measured(Path(base, folder), how)
-                    if repeat:  # the first brings the files into the system's memory, and the code into its cache
+                    if repeat:  # the first fills the file cache and the cache of the code
                         runs[kind].append(found)
         figures[name] = {kind: {"folder_bytes": bytes_[kind], "loads": runs[kind]} for kind in KINDS}
         print(f"\ntowers: {name}")

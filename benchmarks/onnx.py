@@ -1,4 +1,4 @@
-"""Trained folders and a data set each go in; what their ONNX files lose, weigh and gain against PyTorch comes out.
+"""Measure accuracy, size and speed of the ONNX files of a trained folder against PyTorch.
 
 python -m benchmarks.onnx --model runs/flickr8k --data wds_flickr8k --split validation
 python -m benchmarks.onnx --model runs/cifar10 --data wds_vtab-cifar10 --name onnx_cifar10
@@ -32,12 +32,12 @@ METRICS = [f"{way}_recall@{top}" for way in ("image_to_text", "text_to_image") f
 
 
 class OnnxModel(nn.Module):
-    """Two sessions in the shape of the model that they were made of, for the evaluation's own functions."""
+    """Two sessions with the interface of their model, for the functions of the evaluation."""
 
     def __init__(self, model, files: dict[str, Path]):
         super().__init__()
         self.config, self.device, self.logit_scale = model.config, torch.device("cpu"), model.logit_scale
-        self.vision_model = nn.Linear(1, 1)  # its dtype is that of the pixels
+        self.vision_model = nn.Linear(1, 1)  # its dtype becomes that of the pixels
         self.sessions = {side: open_session(path) for side, path in files.items()}
 
     def get_image_features(self, pixel_values):
@@ -57,7 +57,7 @@ def largest_distance(first, second) -> dict[str, float]:
 
 
 def same_lists(first, second) -> dict[str, float]:
-    """Share of the queries whose ten nearest are the same, in the same order."""
+    """Return the share of the queries whose ten nearest are the same, in the same order."""
 
     def lists(result):
         scores = cosines(result.image_embeds, result.text_embeds)
@@ -75,20 +75,20 @@ def inputs_of(model, side: str, batch: int, image_size: list[int]) -> dict[str, 
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 
-def speeds(model, folder: Path, told: dict, rounds: int) -> list[dict]:
-    """Median milliseconds of a batch; what is compared takes turns."""
-    found = []
+def speeds(model, folder: Path, exported: dict, rounds: int) -> list[dict]:
+    """Return the median milliseconds of a batch; the runs take turns."""
+    lines = []
     for threads in THREADS:
         torch.set_num_threads(threads)
         for side in SIDES:
             runs = {}
             for attention in ("sdpa", "eager"):
                 runs[f"PyTorch {attention}"] = _torch_run(model, side, attention)
-            for precision, files in told["files"].items():
+            for precision, files in exported["files"].items():
                 session = open_session(folder / files[side], threads=threads)
                 runs[f"ONNX {precision}"] = lambda inputs, session=session: session.run(None, inputs)
             for batch in BATCHES:
-                inputs = inputs_of(model, side, batch, told["image_size"])
+                inputs = inputs_of(model, side, batch, exported["image_size"])
                 taken = {name: [] for name in runs}
                 for turn in range(rounds + 1):  # the first is not counted
                     for name, run in runs.items():
@@ -97,8 +97,8 @@ def speeds(model, folder: Path, told: dict, rounds: int) -> list[dict]:
                         if turn:
                             taken[name].append(1000 * (time.perf_counter() - began))
                 medians = {name: median(times) for name, times in taken.items()}
-                found.append({"threads": threads, "side": side, "batch": batch, **medians})
-    return found
+                lines.append({"threads": threads, "side": side, "batch": batch, **medians})
+    return lines
 
 
 def _torch_run(model, side, attention):
@@ -128,13 +128,13 @@ def main(arguments: list[str]) -> None:
     model, processor = load_model(options.model, "cpu")
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "onnx"
-        told = export_onnx(options.model, folder, precisions=PRECISIONS)
+        exported = export_onnx(options.model, folder, precisions=PRECISIONS)
         plain = evaluate_dataset(model, processor, dataset, templates=templates)
         names = [name for name in METRICS if name in plain.metrics]
         figures = {"pytorch": {name: plain.metrics[name] for name in names}}
         table = [["PyTorch", "-", "-", "-", "-", "-", *(f"{100 * plain.metrics[name]:.2f}" for name in names)]]
         compared = []
-        for precision, files in told["files"].items():
+        for precision, files in exported["files"].items():
             paths = {side: folder / name for side, name in files.items()}
             result = evaluate_dataset(OnnxModel(model, paths), processor, dataset, templates=templates)
             apart, same = largest_distance(plain, result), same_lists(plain, result)
@@ -146,14 +146,16 @@ def main(arguments: list[str]) -> None:
             numbers = [f"{sizes['text']:.1f} + {sizes['vision']:.1f}", f"{apart['text']:.1e}", f"{apart['vision']:.1e}"]
             table.append([f"ONNX {precision}", *numbers, *shares, *(f"{100 * result.metrics[n]:.2f}" for n in names)])
             for name in names:
-                told_of = differences[name]
-                ends = f"{100 * told_of.low:+.2f} to {100 * told_of.high:+.2f}"
-                compared.append([f"{precision} {name}", f"{100 * told_of.value:+.2f}", ends, f"{told_of.p_value:.3f}"])
+                difference = differences[name]
+                ends = f"{100 * difference.low:+.2f} to {100 * difference.high:+.2f}"
+                compared.append(
+                    [f"{precision} {name}", f"{100 * difference.value:+.2f}", ends, f"{difference.p_value:.3f}"]
+                )
         head = ["", "MB text + vision", "text apart", "vision apart", "same top 10 i->t", "t->i", *names]
         print_table(head, table)
         print_table(["minus PyTorch, points", "difference", "95 % interval", "p"], compared)
         if options.rounds:
-            figures["milliseconds"] = speeds(model, folder, told, options.rounds)
+            figures["milliseconds"] = speeds(model, folder, exported, options.rounds)
             columns = list(figures["milliseconds"][0])
             lines = [[f"{line[n]:.1f}" if "P" in n or "O" in n else str(line[n]) for n in columns]
                      for line in figures["milliseconds"]]  # fmt: skip

@@ -1,37 +1,38 @@
-"""A report's page goes in; screenshots of it, whole, come out, one for each width. What the README shows is made here.
+"""Take screenshots of a page, one for each width; those of the README are made here.
 
-python benchmarks/screenshots.py --report report/report.html --width 390 1400 --output_dir docs
+python -m benchmarks.screenshots --report report/report.html --width 390 1400 --output_dir docs
 """
 
 import argparse
 from pathlib import Path
 
 from modeling_clipscratch.cli.command_line import run_command
+from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="screenshots.py")
-    parser.add_argument("--report", type=Path, required=True, help="report.html")
+    parser.add_argument("--report", type=Path, required=True, help="report.html, or another HTML file")
     parser.add_argument("--width", type=int, nargs="+", default=[390, 1400], help="CSS pixels (default: %(default)s)")
-    parser.add_argument("--height", type=int, help="cut off below so many CSS pixels")
-    parser.add_argument("--top", type=int, default=0, help="begin so many CSS pixels down the page")
-    parser.add_argument("--name", help="of the file, without the ending; the width follows it where there are several")
-    parser.add_argument("--browser", help="program of a Chromium that is installed already")
+    parser.add_argument("--height", type=int, help="CSS pixels that are shown at most")
+    parser.add_argument("--top", type=int, default=0, help="CSS pixels that are left out at the top")
+    parser.add_argument("--name", help="file name without ending; with several widths the width follows")
+    parser.add_argument("--browser", help="path of an installed Chromium")
     parser.add_argument("--output_dir", type=Path, default=Path("."))
     options = parser.parse_args(arguments)
     if not options.report.is_file():
-        raise ValueError(f"report={options.report} is no file; clipscratch eval --output_dir writes a report.html.")
+        raise ClipScratchError(f"report={options.report} is not a file; clipscratch eval writes report.html.")
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError as error:
-        raise ValueError(
+        raise ClipScratchError(
             "screenshots need playwright: pip install playwright, then playwright install chromium."
         ) from error
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=options.browser, args=["--no-sandbox"])
         except Error as error:
-            raise ValueError(
+            raise ClipScratchError(
                 "no Chromium can be started: playwright install chromium, or name it by --browser."
             ) from error
         options.output_dir.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from modeling_clipscratch.utils.checksums import SUMS, find_damage, write_sums
 CODE = {path.name for path in Path(package.__file__).parent.glob("*_clipscratch.py")}
 MODEL = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 RESULTS = {"README.md", "recipe.yaml", "metrics.json", "versions.json", "trainer_state.json", "curves.png"}
-REPORT = ["report.html", "table.md", "digits/sheet.png", "digits/predictions.parquet"]
+REPORT = ["report.html", "table.md", "digits/grid.png", "digits/predictions.parquet"]
 
 
 def write_account(folder, **account):
@@ -32,7 +32,7 @@ def add_more(folder):
         (folder / name / "optimizer.pt").write_bytes(b"state")
     for name in ("training_args.bin", "notes.txt", ".env", "recipe.yaml.part"):
         (folder / name).write_text("private")
-    for name in (*REPORT, "private/sheet.png"):  # the last belongs to an earlier report
+    for name in (*REPORT, "private/grid.png"):  # the last belongs to an earlier report
         (folder / "report" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "report" / name).write_bytes(b"of the report")
     (folder.parent / "of_others.json").write_text("{}")
@@ -105,11 +105,11 @@ def test_files_of_an_earlier_model_are_deleted_and_those_of_others_kept(hub, tra
 
 
 def test_a_new_report_replaces_an_old_one(hub, trained):
-    hub.add("you/clip", {"report/report.html": b"old", "report/other/sheet.png": b"old"})
+    hub.add("you/clip", {"report/report.html": b"old", "report/other/grid.png": b"old"})
     add_more(trained)
     push_folder(trained, "you/clip")
     files = hub.repos["model", "you/clip"].files()
-    assert files["report/report.html"] == b"of the report" and "report/other/sheet.png" not in files
+    assert files["report/report.html"] == b"of the report" and "report/other/grid.png" not in files
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -188,7 +188,7 @@ def test_transformers_own_push_publishes_model_and_processor(hub, trained, word_
 
 
 def test_a_report_is_published_beside_the_model_in_one_commit(hub, tmp_path):
-    hub.add("you/clip", {"report/old/sheet.png": b"old", "report/table.md": b"old", "config.json": b"{}"})
+    hub.add("you/clip", {"report/old/grid.png": b"old", "report/table.md": b"old", "config.json": b"{}"})
     names = ["table.md", "digits/a.png", "digits/predictions.parquet"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)

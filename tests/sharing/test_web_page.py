@@ -142,11 +142,11 @@ def test_pixels_are_those_of_the_image_processor_to_the_bit(image_processor, siz
     if NODE is None:
         pytest.skip("there is no node, which runs the page's script: install Node.js")
     pixels = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), dtype=np.uint8)
-    given = {"picture": base64.b64encode(pixels.tobytes()).decode(), "height": size[0], "width": size[1]}
+    given = {"image": base64.b64encode(pixels.tobytes()).decode(), "height": size[0], "width": size[1]}
     given["settings"] = preprocess_settings(image_processor)
     script = (ASSETS / "pixels.js").read_text() + (
         "const given = JSON.parse(require('fs').readFileSync(0));\n"
-        "const data = new Uint8Array(Buffer.from(given.picture, 'base64'));\n"
+        "const data = new Uint8Array(Buffer.from(given.image, 'base64'));\n"
         "const fitted = fit({ width: given.width, height: given.height, data }, given.settings);\n"
         "const values = Array.from(normalise(fitted, given.settings));\n"
         "console.log(JSON.stringify({ ...fitted, data: Array.from(fitted.data), values }));"
@@ -308,7 +308,7 @@ def test_a_file_is_decoded_as_in_python(browser, site, tmp_path, mode, ending, t
         image.putalpha(Image.linear_gradient("L").resize(image.size))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    path = tmp_path / f"picture.{ending}"
+    path = tmp_path / f"image.{ending}"
     image.save(path, **({"exif": exif} if ending == "jpg" else {}))
     context = browser.new_context(bypass_csp=True)  # to call the page's own functions
     page = context.new_page()
