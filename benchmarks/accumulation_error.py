@@ -1,26 +1,26 @@
-"""Tiny float64 towers with dropout go in; the gradient error of accumulation with a second forward pass comes out.
+"""Measure the gradient error of gradient accumulation with a second forward pass, on tiny float64 towers.
 
 python -m benchmarks.accumulation_error --seeds 50
 
-Accumulation as open_clip has it (`--accum-freq`, `open_clip_train/train.py`): all K micro-batches are encoded without
-gradients and their features kept; then each is encoded again, with dropout drawn anew, and the loss of the whole
-matrix, its own features fresh and the others' kept ones, is computed and its gradients are added. So K losses of K
+Accumulation as in open_clip (`--accum-freq`, `open_clip_train/train.py`): all K micro-batches are encoded without
+gradients and their features are kept. Then each is encoded again, with new dropout, and the loss of the whole matrix
+of its new features and the kept ones of the others is differentiated; the K gradients are added. So K losses of K
 different batches are differentiated, none of which is the loss of one draw.
 
-What is compared. `g`: the gradient of the loss of the whole batch with the draws of the second pass, all of them at
-once. `accumulated`: the same micro-batches with the same second draws, each among the others' first draws. `chunked`:
-ClipScratch, which replays the draws, against the plain batch with those draws.
+Compared are `g`, the gradient of the loss of the whole batch with the draws of the second pass; `accumulated`, the same
+micro-batches with the same second draws, each among the first draws of the others; and `chunked`, ClipScratch, which
+replays the draws, against the plain batch with those draws.
 
-1. Error of one step: ||accumulated - g|| / ||g||, over the towers' and heads' weights, for each seed.
-2. Noise or bias? The mean of (accumulated - g) over the seeds, beside the length that it would have by chance if its
-   expectation were zero. One should expect no bias in the weights: a micro-batch's own draws and the others' are
-   independent of each other and have the same law in both. A ratio near 1 says so; the difference lies in a handful
-   of directions, so with 50 seeds 1.5 is no surprise, and with 1,000 it was 0.98.
-3. The temperature apart: it is no micro-batch's own, so each of the K losses gives it a whole gradient, and their sum
-   is K times too large, dropout or not.
+1. Error of one step: ||accumulated - g|| / ||g||, over the weights of towers and heads, for each seed.
+2. Noise or bias: the mean of (accumulated - g) over the seeds, beside the length that it would have by chance if its
+   expectation were zero. No bias in the weights is expected, because the draws of the micro-batches are independent and
+   equally distributed. Then the ratio is near 1; the difference lies in few directions, so 1.5 is plausible with 50
+   seeds (with 1,000 it was 0.98).
+3. The temperature: each of the K losses gives it a whole gradient, so their sum is K times too large, with or without
+   dropout.
 
-For scale: `dropout itself` is ||g - mean g|| / ||mean g||, how far the gradients of two draws differ anyway; and
-`spread` is the standard deviation of accumulated gradients over that of `g`.
+For scale, `dropout itself` is ||g - mean g|| / ||mean g||, how much the gradients of two draws differ anyway, and
+`spread` is the standard deviation of accumulated gradients divided by that of `g`.
 """
 
 import torch
@@ -43,7 +43,7 @@ def inputs_of(case):
 
 
 def encode(model, inputs, part, seed):
-    """One micro-batch's embeddings, with the draws of a seed."""
+    """Encode one micro-batch with the draws of a seed."""
     torch.manual_seed(seed)
     output = model(**{name: tensor[part] for name, tensor in inputs.items()}, return_logits=False)
     return output.image_embeds, output.text_embeds
@@ -56,21 +56,21 @@ def loss_of(model, features, group):
 
 
 def gradients(model):
-    """(weights as one vector, temperature), and they are taken off the model."""
+    """Return (gradient of the weights as one vector, of the temperature) and clear them."""
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return torch.cat([g.flatten() for name, g in found.items() if name != TEMPERATURE]), found[TEMPERATURE].item()
 
 
 def one_draw(model, inputs, group, parts, seed):
-    """Every micro-batch with its second draws at once: the truth for one draw."""
+    """Differentiate the loss of all micro-batches at once, with their second draws: the exact gradient."""
     loss = loss_of(model, [encode(model, inputs, part, draw) for part, draw in draws_of(parts, seed, 2)], group)
     loss.backward()
     return loss.item(), *gradients(model)
 
 
 def accumulated(model, inputs, group, parts, seed):
-    """Two passes; returns the mean of the K losses and the sums of their gradients."""
+    """Make both passes; return the mean of the K losses and the sums of their gradients."""
     with torch.no_grad():
         kept = [encode(model, inputs, part, draw) for part, draw in draws_of(parts, seed, 1)]
     losses = []
@@ -87,7 +87,7 @@ def draws_of(parts, seed, pass_number):
 
 
 def chunked(model, inputs, group, size, seed):
-    """ClipScratch's step: chunks made again for the backward pass, the loss in tiles."""
+    """Make the step as ClipScratch does: chunks encoded again for the backward pass, the loss in tiles."""
     torch.manual_seed(seed)
     output = model(**inputs, return_logits=False, encode_chunk_size=size)
     streamed = GlobalLoss(loss="softmax", tile=5)
@@ -97,7 +97,7 @@ def chunked(model, inputs, group, size, seed):
 
 
 def plain(model, inputs, group, size, seed):
-    """The whole batch in memory at once; a chunk's draws are those of `chunked`, pictures first, then texts."""
+    """Make the step with the whole batch in memory; the draws are those of `chunked`, images first, then texts."""
     torch.manual_seed(seed)
     pixels, words = inputs["pixel_values"].split(size), zip(*(inputs[n].split(size) for n in WORDS), strict=True)
     images = [model.get_image_features(part).pooler_output for part in pixels]
@@ -113,7 +113,7 @@ def relative(one, other):
 
 
 def build(rate, drop_patches):
-    """parity's model, with another rate of dropout."""
+    """Build the model of `tests/training/parity.py` with another dropout rate."""
     model = parity.build({"loss": "softmax", "dropout": rate > 0, "patch_dropout": drop_patches})
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -122,7 +122,7 @@ def build(rate, drop_patches):
 
 
 def compare(rate, drop_patches, micro_batch, seeds):
-    """All figures of one setting; of what has a mean and a spread, every seed's."""
+    """Return all figures of one setting, those with a mean and a spread for every seed."""
     model, (inputs, group) = build(rate, drop_patches), inputs_of({})
     parts = [slice(start, start + micro_batch) for start in range(0, parity.ROWS, micro_batch)]
     true = [one_draw(model, inputs, group, parts, seed) for seed in range(seeds)]
@@ -189,15 +189,15 @@ def main(arguments: list[str]) -> None:
     rows = [
         ["micro-batches", *(str(c["micro_batches"]) for c in columns)],
         ["dropout, patch dropout", *(f"{c['dropout']}, {c['patch_dropout']}" for c in columns)],
-        ["weights' gradient, accumulated", *(mean_and_spread(c["gradient_error"]) for c in columns)],
-        ["weights' gradient, ClipScratch", *(mean_and_spread(c["chunked_gradient_error"]) for c in columns)],
+        ["gradient of the weights, accumulated", *(mean_and_spread(c["gradient_error"]) for c in columns)],
+        ["gradient of the weights, ClipScratch", *(mean_and_spread(c["chunked_gradient_error"]) for c in columns)],
         ["loss, accumulated", *(mean_and_spread(c["loss_error"]) for c in columns)],
         ["loss, ClipScratch", *(mean_and_spread(c["chunked_loss_error"]) for c in columns)],
         ["difference of the mean gradients", *(f"{c['mean_difference']:.1e}" for c in columns)],
-        ["  as much by chance alone", *(f"{c['mean_difference_by_chance']:.1e}" for c in columns)],
+        ["  expected by chance", *(f"{c['mean_difference_by_chance']:.1e}" for c in columns)],
         ["dropout itself", *(f"{c['dropout_itself']:.1e}" for c in columns)],
         ["spread, accumulated / one draw", *(f"{c['spread']:.2f}" if c["spread"] else "-" for c in columns)],
-        ["temperature's gradient, times", *(f"{c['temperature_ratio']:.2f}" for c in columns)],
+        ["gradient of the temperature, factor", *(f"{c['temperature_ratio']:.2f}" for c in columns)],
     ]
     print_table(["setting", *"ABCDE"], rows)
     figures = {"pairs": parity.ROWS, "seeds": options.seeds, "settings": columns}

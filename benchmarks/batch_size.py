@@ -1,18 +1,18 @@
-"""Batch sizes and learning rates go in; recall@10 after as many pictures seen, by batch, comes out.
+"""Measure recall@10 by batch size and learning rate, for the same number of images seen.
 
 python -m benchmarks.batch_size --dataset clip-benchmark/wds_flickr8k
 
-Runs `configuration/flickr8k.yaml` (both towers frozen, their states cached, two heads learned) as `run_train.py` does,
-one run after the other in this process. All see as many pictures: steps = epochs x rows / batch, so a batch of 6,000
-takes 30 steps where one of 256 takes 703. The last weights are measured, without a choice among checkpoints (the
-recipe takes the best of thirty, so its figure is a little higher); warm-up and cosine are shares of each run.
+Trains `configuration/flickr8k.yaml` (both towers frozen, their features cached, two heads trained), one run after the
+other in this process. All see the same number of images: steps = epochs x rows / batch, so a batch of 6,000 takes 30
+steps where one of 256 takes 703. The last weights are measured, without a choice among checkpoints (the recipe takes
+the best of thirty, so its figure is slightly higher). Warm-up and cosine are fractions of each run.
 
-A larger batch wants another learning rate. So each batch is run at every rate of a small grid, and two curves come
-out: at the recipe's rate, and at the rate that is best for each batch. "Best" is the highest mean over both directions
-and all seeds, on validation, which is also what is shown: the curve of best rates is a little flattered. A best rate
-at an end of the grid is marked; the true one may lie outside.
+The best learning rate depends on the batch. So each batch is trained at every rate of a small grid, and two curves are
+drawn: at the rate of the recipe, and at the best rate for each batch. "Best" is the highest mean over both directions
+and all seeds on validation, which is also what is shown, so that curve is slightly optimistic. A best rate at an end of
+the grid is marked, because the true one may lie outside.
 
-Runs that are already in `--output` are not made again.
+Runs that are already in `--output` are not repeated.
 """
 
 import json
@@ -35,15 +35,15 @@ WAYS = {"image_to_text_recall@10": "image to text", "text_to_image_recall@10": "
 
 
 def run(folder, options, rows, batch, rate, seed):
-    """{metric: value} on validation, of a run that is made or found."""
-    found = folder / "metrics.json"
-    if not found.is_file():
+    """Return {metric: value} on validation; train the run if it is not there."""
+    written = folder / "metrics.json"
+    if not written.is_file():
         steps = max(1, round(options.epochs * rows / batch))
         arguments = [str(RECIPE), "--output_dir", str(folder), "--global_batch_size", str(batch)]
         arguments += ["--learning_rate", str(rate), "--seed", str(seed), "--max_steps", str(steps)]
         arguments += ["--eval_strategy", "no", "--save_strategy", "no", "--test_split", "none"]
         arguments += ["--logging_steps", str(max(1, steps // 30)), "--disable_tqdm", "true"]
-        arguments += ["--overwrite_output_dir", "true"]  # one that was cut short is begun anew
+        arguments += ["--overwrite_output_dir", "true"]  # a run that was interrupted starts again
         for name in (*SOURCES, "cache_dir"):
             if getattr(options, name) is not None:
                 arguments += [f"--{name}", getattr(options, name)]
@@ -54,12 +54,12 @@ def run(folder, options, rows, batch, rate, seed):
     for name in SOURCES:
         if getattr(options, name) not in (None, made[name]):
             raise ValueError(f"{folder} was made with another {name}; choose another --output.")
-    [metrics] = json.loads(found.read_text()).values()
+    [metrics] = json.loads(written.read_text()).values()
     return {name: metrics[name] for name in WAYS}
 
 
 def summary(runs):
-    """Runs of all seeds -> {metric: (mean, standard deviation)}."""
+    """Return {metric: (mean, standard deviation)} over the runs of all seeds."""
     columns = {name: [metrics[name] for metrics in runs] for name in WAYS}
     return {name: (statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for name, v in columns.items()}
 
@@ -79,7 +79,7 @@ def plot(found, rate, seeds, path):
             curves.append((f"the recipe's rate, {rate:g}", VERMILLION, "--", "s", at_recipe))
         for number, (label, colour, dashes, marker, points) in enumerate(curves):
             means, spreads = ([100 * value for value in column] for column in zip(*points, strict=True))
-            places = [batch * (1 + 0.03 * number) for batch in batches]  # else the bars would lie on each other
+            places = [batch * (1 + 0.03 * number) for batch in batches]  # so that the bars do not overlap
             axes.errorbar(
                 places, means, yerr=spreads, color=colour, linestyle=dashes, marker=marker, markersize=5, capsize=3,
                 linewidth=1.4, label=label,
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> None:
     rows = len(load_data(options.dataset or recipe["dataset"], splits=["train"])["train"])
     batches = [batch for batch in options.batches if batch <= rows]
     if len(batches) < len(options.batches):
-        print(f"only {rows:,} rows to train on: larger batches are left out")
+        print(f"{rows:,} training rows: larger batches are left out")
     print(machine())
     found = {}
     for batch in batches:
@@ -127,7 +127,7 @@ def main(arguments: list[str]) -> None:
             steps = max(1, round(options.epochs * rows / batch))
             table.append([f"{batch:,}", str(steps), f"{rate:g}", *cells, mark])
     print(f"\nrecall@10 on validation in %, mean ± standard deviation of seeds {options.seeds}, "
-          f"{options.epochs * rows:,.0f} pictures seen; the recipe's rate is {recipe['learning_rate']:g}")  # fmt: skip
+          f"{options.epochs * rows:,.0f} images seen; the recipe's rate is {recipe['learning_rate']:g}")  # fmt: skip
     print_table(["batch", "steps", "learning rate", *WAYS.values(), ""], table)
     figures = {"epochs": options.epochs, "seeds": options.seeds, "rows": rows, "recall@10": found, "best_rate": best}
     save_figures(options.output / "batch_size.json", figures)

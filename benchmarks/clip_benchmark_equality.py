@@ -21,7 +21,7 @@ from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
 from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.data.dataset import class_names, labels_of
-from modeling_clipscratch.data.templates import TEMPLATES
+from modeling_clipscratch.data.templates import templates_from
 from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_embeddings
 from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
 
@@ -96,7 +96,7 @@ def lists_agree() -> dict[str, bool]:
     shipped = json.loads(file.read_text(encoding="utf-8"))
     names = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet1k"}
     return {
-        ours: [prompt.replace("{}", "{c}") for prompt in TEMPLATES[ours]] == shipped[name]
+        ours: [prompt.replace("{}", "{c}") for prompt in templates_from(ours)] == shipped[name]
         for ours, name in names.items()
     }
 

@@ -1,7 +1,4 @@
-"""Unit embeddings of a dataset's images and texts, stored and read again.
-
-For benchmarks that ask more than one question of the same embeddings.
-"""
+"""Store unit embeddings of the images and texts of a dataset, for benchmarks that use them more than once."""
 
 import argparse
 import hashlib
@@ -26,7 +23,8 @@ from .reporting import parser_of
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """
+    """Stored embeddings.
+
     Args:
         dataset: N rows, prepared.
         templates: of class data.
@@ -46,7 +44,7 @@ class Embedded:
         return self.dataset["captions"][:]
 
     def of(self, texts: list[str]) -> torch.Tensor:
-        """Stored embeddings in the order of `texts`; in place of `encode_texts`."""
+        """Return stored embeddings in the order of `texts`, in place of `encode_texts`."""
         number = {text: place for place, text in enumerate(self.texts)}
         return self.text_embeds[[number[text] for text in texts]]
 
@@ -55,12 +53,12 @@ def parser_with_model(name: str) -> argparse.ArgumentParser:
     parser = parser_of(name)
     parser.add_argument("--model", required=True, help="folder of a trained model")
     parser.add_argument("--data", type=Path, required=True, help="folder with wds_vtab-cifar10 and wds_flickr8k")
-    parser.add_argument("--limit", type=int, help="only the first so many pictures of a set")
+    parser.add_argument("--limit", type=int, help="only the first so many images of a dataset")
     return parser
 
 
 def embedded(options: argparse.Namespace, dataset: str, split: str) -> Embedded:
-    """The embeddings, from `--output` where an earlier run of the same model and rows left them."""
+    """Return the embeddings; read them from `--output` if an earlier run stored those of the same model and rows."""
     data = load_data(options.data / dataset, splits=[split])
     rows, templates = data[split], data.templates
     if options.limit:

@@ -1,18 +1,18 @@
-"""Pictures with prompts, and random embeddings, go in; what evaluation costs, beside the least it could, comes out.
+"""Measure the cost of an evaluation beside the least it could be, on images with prompts and on random embeddings.
 
 python -m benchmarks.evaluation --data DATA --text_tower MODELS/minilm-l6-distilbert
 
-Zero-shot: CIFAR-10's test pictures through the 18 prompts, a ViT 192 wide, 6 deep, patch 4, from scratch, beside the
-text tower. In turn: the vision tower alone on pixels that are in memory as floats, in batches of the same size; all of
-`evaluate_dataset` (reading and decoding, both towers, the metrics); and, on the first `--slow` pictures, the same with
+Zero-shot: the test images of CIFAR-10 with the 18 prompts, a ViT 192 wide, 6 deep, patch 4, from scratch, beside the
+text tower. In turn: the vision tower alone on float pixels in memory, in batches of the same size; all of
+`evaluate_dataset` (reading and decoding, both towers, the metrics); and, on the first `--slow` images, the same with
 the prompts encoded again for each batch of 256. Wall clock and processor time; medians of the ratios.
 
 Probes: k nearest neighbours and logistic regression, 50,000 training rows and 10,000 test rows.
 
-Retrieval: 25,000 captions of 5,000 pictures, 512 numbers each, each way in a process of its own (Linux): time, and the
-highest resident size less that before. In blocks is `retrieval_metrics`; in float32 the same with products of float32,
-which would settle ties by chance; the full matrix is held in float32, and ranks come from it. Then more captions than
-a matrix of which would fit.
+Retrieval: 25,000 captions of 5,000 images, 512 numbers each, each way in a process of its own (Linux): time, and the
+peak resident memory less that before. "In blocks" is `retrieval_metrics`; "in float32" the same with float32 products,
+which would settle ties by chance; "full matrix" keeps a float32 matrix and ranks it. Then more captions than a matrix
+of which would fit.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, eva
 from modeling_clipscratch.evaluation.metrics import retrieval
 from modeling_clipscratch.evaluation.metrics.outcomes import RECALLS
 from modeling_clipscratch.evaluation.metrics.probes import knn_scores, linear_probe_scores
-from modeling_clipscratch.evaluation.metrics.zero_shot import accuracy_metrics, ranks, zero_shot_metrics
+from modeling_clipscratch.evaluation.metrics.zero_shot import accuracy_metrics, ranks, zero_shot_outcomes
 
 from .memory import memory_of_process
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
@@ -48,7 +48,7 @@ WAYS = ("in blocks", "in float32", "full matrix")
 
 
 def seconds(work) -> tuple[float, float]:
-    """Of the wall clock and of the processors."""
+    """Wall clock and processor time."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor
@@ -84,7 +84,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
             batch = slow.select(range(start, min(start + BATCH, len(slow))))
             images = encode_images(model, preprocess, batch, batch_size=BATCH).embeds
             encode = partial(encode_texts, model, processor.tokenizer)
-            zero_shot_metrics(
+            zero_shot_outcomes(
                 images, encode_classes(encode, class_names(rows), templates), torch.as_tensor(labels_of(batch)), 0.0
             )
 
@@ -94,7 +94,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
         found["forward"].append(seconds(forward))
         found["ours"].append(seconds(ours))
         found["prompts each batch"].append([len(rows) / len(slow) * spent for spent in seconds(prompts_each_batch)])
-    print(f"\nzero-shot: {len(rows):,} pictures, {len(class_names(rows)) * len(templates)} prompts")
+    print(f"\nzero-shot: {len(rows):,} images, {len(class_names(rows)) * len(templates)} prompts")
     lines = []
     for way, runs in found.items():
         ratios = [
@@ -104,11 +104,11 @@ def zero_shot(options: argparse.Namespace) -> dict:
         wall, processors = (statistics.median(run[clock] for run in runs) for clock in (0, 1))
         lines.append([way, f"{wall:.1f} s", f"{ratios[0]:.3f}", f"{processors:.1f} s", f"{ratios[1]:.3f}"])
     print_table(["", "wall clock", "to forward", "processor time", "to forward"], lines)
-    return {"pictures": len(rows), "seconds (wall, processor)": found}
+    return {"images": len(rows), "seconds (wall, processor)": found}
 
 
 def probes(count: int) -> dict:
-    """Ten overlapping classes in 512 directions of unequal spread around a common one, as a CLIP's embeddings are."""
+    """Draw ten overlapping classes in 512 directions of unequal spread around a common one, as a CLIP's are."""
     generator = np.random.default_rng(0)
     spread = 8 * np.arange(1, 513) ** -0.5
     turn = np.linalg.qr(generator.normal(size=(512, 512)))[0]
@@ -132,13 +132,14 @@ def probes(count: int) -> dict:
     return found
 
 
-def cell(way: str, captions: int, pictures: int) -> dict:
+def cell(way: str, caption_count: int, image_count: int) -> dict:
     """In a process of its own: bytes beyond the embeddings, and seconds."""
     generator = torch.Generator().manual_seed(0)
     images, texts = (
-        torch.nn.functional.normalize(torch.randn(count, 512, generator=generator)) for count in (pictures, captions)
+        torch.nn.functional.normalize(torch.randn(count, 512, generator=generator))
+        for count in (image_count, caption_count)
     )
-    owners = torch.arange(captions) * pictures // captions
+    owners = torch.arange(caption_count) * image_count // caption_count
     if way == "in float32":
         retrieval.in_float64 = lambda name, embeds: embeds
     work = {"full matrix": full_matrix}.get(way, retrieval.retrieval_metrics)
@@ -166,17 +167,17 @@ def fresh_cell(*asked) -> dict:
 
 def retrievals(options: argparse.Namespace) -> list[dict]:
     asked = [(way, captions, captions // 5) for captions in options.captions for way in WAYS]
-    # What the larger matrix would take is known; only that ours does not take it is to be seen.
+    # The size of the larger matrix is known; only the blocks are measured.
     asked = [cell for cell in asked if cell[0] == "in blocks" or cell[1] == options.captions[0]]
-    found = [{"way": way, "captions": m, "pictures": n, **fresh_cell(way, m, n)} for way, m, n in asked]
+    found = [{"way": way, "captions": m, "images": n, **fresh_cell(way, m, n)} for way, m, n in asked]
     print("\nretrieval, both directions")
     lines = [
         [
-            f"{run['captions']:,} x {run['pictures']:,}, {run['way']}",
+            f"{run['captions']:,} x {run['images']:,}, {run['way']}",
             f"{run['wall']:.1f} s",
             f"{run['processor']:.1f} s",
             f"{run['bytes'] / 1e6:,.0f} MB",
-            f"{run['captions'] * run['pictures'] * 4 / 1e6:,.0f} MB",
+            f"{run['captions'] * run['images'] * 4 / 1e6:,.0f} MB",
         ]
         for run in found
     ]
@@ -186,14 +187,16 @@ def retrievals(options: argparse.Namespace) -> list[dict]:
 
 def main(arguments: list[str]) -> None:
     parser = parser_of("evaluation")
-    parser.add_argument("--data", type=Path, help="folder with wds_vtab-cifar10; without it no zero-shot part")
+    parser.add_argument(
+        "--data", type=Path, help="folder with wds_vtab-cifar10; without it the zero-shot part is skipped"
+    )
     parser.add_argument("--text_tower", type=Path, default="sentence-transformers/all-MiniLM-L6-v2")
-    parser.add_argument("--limit", type=int, default=10_000, help="pictures")
-    parser.add_argument("--slow", type=int, default=512, help="pictures with the prompts encoded for each batch")
+    parser.add_argument("--limit", type=int, default=10_000, help="images")
+    parser.add_argument("--slow", type=int, default=512, help="images with the prompts encoded for each batch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rows", type=int, default=50_000, help="training rows of the probes")
     parser.add_argument("--captions", type=int, nargs="+", default=[25_000, 100_000], help="for retrieval")
-    parser.add_argument("--cell", nargs=3, metavar=("WAY", "CAPTIONS", "PICTURES"), help="one measurement, as JSON")
+    parser.add_argument("--cell", nargs=3, metavar=("WAY", "CAPTIONS", "IMAGES"), help="one measurement, as JSON")
     options = parser.parse_args(arguments)
     if options.cell:
         print(json.dumps(cell(options.cell[0], int(options.cell[1]), int(options.cell[2]))))

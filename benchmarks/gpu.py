@@ -1,4 +1,4 @@
-"""A machine with a GPU goes in; MFU, pictures a second and accuracy of four trainings, written as each ends, come out.
+"""Measure MFU, images/s and accuracy of four trainings on a GPU.
 
 python -m benchmarks.gpu --parts a --cifar10 DATA/wds_vtab-cifar10 --text_tower MODELS/minilm-l6-distilbert
 python -m benchmarks.gpu --parts b c d --cifar10 DATA/wds_vtab-cifar10 --flickr8k DATA/wds_flickr8k \
@@ -6,14 +6,14 @@ python -m benchmarks.gpu --parts b c d --cifar10 DATA/wds_vtab-cifar10 --flickr8
 
 a  CIFAR-10 from scratch (`gpu_cifar10.yaml`), for `--minutes` of training: top-1 on the test split.
 b  ViT-B/16 at 224 pixels: MFU of ClipScratch, and of the step by hand.
-c  ViT 192 wide at 32 pixels, batch 4,096: pictures a second, and how long the GPU waits for the host.
-d  Flickr8k, both pretrained towers trained whole: recall on validation.
+c  ViT 192 wide at 32 pixels, batch 4,096: images/s, and how long the GPU waits for the host.
+d  Flickr8k, both pretrained towers fully trained: recall on validation.
 
-All of them take the path of `run_train.py`. MFU is the share of the matrix products' rate, measured in the same call:
-operations as torch counts them (the step by hand's; in a and d ours, captions at their longest), over the time. Each
-part writes `gpu_<part>.json` way by way; one that fails leaves its error there, and the next begins. Folders and
-built-in data only, so nothing is downloaded.
-`--small` is the same in seconds, on any machine, to see that all is there; `--fields` change the recipes of a and d.
+All are whole training runs. MFU is the share of the rate of matrix products, measured in the same call: operations as
+torch counts them (of the step by hand; in a and d of ClipScratch, with captions of the greatest length), over the
+time. Each part writes `gpu_<part>.json` after each result; if one fails, its error is kept there and the next part
+begins. Data are folders or built in, so nothing is downloaded. `--small` runs the same in seconds on any machine, as a
+check; `--fields` change the recipes of a and d.
 """
 
 import argparse
@@ -30,7 +30,7 @@ import torch
 from transformers import DistilBertConfig
 
 from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
-from modeling_clipscratch.training.callbacks import BoundedTemperature
+from modeling_clipscratch.training.callbacks import StepUpdates
 from modeling_clipscratch.training.optimization.device import choose_precision, no_accelerator
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
@@ -47,7 +47,7 @@ ONLY_STEPS = {
     "eval_strategy": "no", "save_strategy": "no", "test_split": "none", "disable_tqdm": "true",
     "overwrite_output_dir": "true",
 }  # fmt: skip
-# 15 epochs: with the last blocks alone 7 were enough; the towers' rate and the augmentation are those of that run.
+# With only the last blocks trained, 7 epochs were enough; tower rate and augmentation are those of that run.
 WHOLE_TOWERS = {
     "freeze_text": "false", "freeze_vision": "false", "num_train_epochs": 15, "global_batch_size": 256,
     "learning_rate": 1e-3, "tower_learning_rate": 1e-4, "random_crop_min_area": 0.6, "horizontal_flip": 0.5,
@@ -67,7 +67,7 @@ SMALL_REGIME = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "h
 
 
 class Figures(dict):
-    """What a part has found so far; all of it is on disk, whatever becomes of the rest."""
+    """The figures of a part, written to disk after each change."""
 
     def __init__(self, path: Path, **begun):
         super().__init__(begun)
@@ -79,7 +79,7 @@ class Figures(dict):
 
     @contextlib.contextmanager
     def kept(self, way: str):
-        """A way that fails leaves its error here, and the next begins."""
+        """Keep the error of a way that fails, so that the next can begin."""
         try:
             yield
         except Exception:
@@ -92,12 +92,12 @@ class Figures(dict):
 
 
 def cifar10(options, compiled: dict, figures: Figures) -> None:
-    """Part a: as many pictures as the minutes hold, then the test split."""
+    """Part a: train for the given minutes, then measure the test split."""
     fields = {**compiled, **options.fields, **(SMALL["a"] if options.small else {})}
     words = [str(CIFAR10), *ways.words_of({"dataset": options.cifar10, "text_tower": options.text_tower, **fields})]
     args = parse_recipe(words)[2]
-    pictures = options.pictures
-    if pictures is None:
+    images = options.images
+    if images is None:
         steps = options.steps or 40
         try:
             start, end = ways.steps_of_recipe(
@@ -109,19 +109,19 @@ def cifar10(options, compiled: dict, figures: Figures) -> None:
             print(f"without torch.compile: {' '.join(str(error).split())[:200]}", flush=True)
             return cifar10(options, {}, figures)
         rate = args.global_batch_size * steps / (end - start)
-        pictures = round(min(60 * options.minutes * rate, args.num_train_epochs * 45_000))
+        images = round(min(60 * options.minutes * rate, args.num_train_epochs * 45_000))
         figures.note(rate_before=rate)
-        print(f"{rate:,.0f} pictures a second; {pictures:,} fill {options.minutes} minutes", flush=True)
-    given = argparse.Namespace(output=options.output, dataset=None, text_tower=None, pictures=pictures, looks=5)
-    run = attempt(str(CIFAR10), options.seed, given, words[1:])
-    first, last = run["looks"][0], run["looks"][-1]
-    rate = (last["pictures"] - first["pictures"]) / (last["seconds"] - first["seconds"])
+        print(f"{rate:,.0f} images/s; {images:,} images take {options.minutes} minutes", flush=True)
+    settings = argparse.Namespace(output=options.output, dataset=None, text_tower=None, images=images, evaluations=5)
+    run = attempt(str(CIFAR10), options.seed, settings, words[1:])
+    first, last = run["evaluations"][0], run["evaluations"][-1]
+    rate = (last["images"] - first["images"]) / (last["seconds"] - first["seconds"])
     figures.note(**run, seconds=last["seconds"])
     figures.note_way("cifar10", rate)
 
 
 def vit_b(options, compiled: dict, figures: Figures) -> None:
-    """Part b: pictures a second and MFU of ViT-B/16, ours with and without the compiler, and by hand."""
+    """Part b: images/s and MFU of ViT-B/16, with and without the compiler, and by hand."""
     with _regime(options, "224", options.flickr8k) as (regime, steps):
         figures.note(operations=_operations(regime), batch=regime.batch)
         tried = {train_step.OURS: {}} | ({f"{train_step.OURS}, compiled": compiled} if compiled else {})
@@ -131,19 +131,19 @@ def vit_b(options, compiled: dict, figures: Figures) -> None:
         figures.note_way(train_step.HAND, _rate(regime, steps, (0, ways.by_hand(regime, steps))))
 
 
-def small_pictures(options, compiled: dict, figures: Figures) -> None:
-    """Part c: pictures a second at 32 pixels, and what lies between the steps; with workers if there are several."""
+def small_images(options, compiled: dict, figures: Figures) -> None:
+    """Part c: images/s at 32 pixels, and the time between the steps, with and without workers."""
     workers = {"dataloader_num_workers": 2 if options.small else 4, "dataloader_persistent_workers": "true"}
     tried = {"plain": {}, "workers": workers}
     tried |= {"compiled": compiled, "compiled, workers": {**compiled, **workers}} if compiled else {}
-    tried = {way: {**fields, "logging_steps": 10} for way, fields in tried.items()}  # the package's own
+    tried = {way: {**fields, "logging_steps": 10} for way, fields in tried.items()}  # the default of the package
     with _regime(options, "32", options.cifar10) as (regime, steps):
         figures.note(operations=_operations(regime), batch=regime.batch)
         for way, fields in tried.items():
             with figures.kept(way), Gaps() as gaps:
                 times = ways.steps_of_clipscratch(regime, steps, **fields)
                 step = (times[1] - times[0]) / steps
-                figures.note_way(way, _rate(regime, steps, times), step=step, **gaps.told(steps, step))
+                figures.note_way(way, _rate(regime, steps, times), step=step, **gaps.summary(steps, step))
         for way in {"plain", "compiled"} & figures["ways"].keys():
             figures.note(busy={**figures.get("busy", {}), way: _busy(regime, tried[way])})
         if no_accelerator():
@@ -153,14 +153,14 @@ def small_pictures(options, compiled: dict, figures: Figures) -> None:
 
 
 class Gaps:
-    """How long a GPU has none of a step's work from the end of one to the begin of the next: the copy of a batch lies
-    there, and what waits inside a step does not count (`busy` shows it)."""
+    """Measure the time from the end of a step to the begin of the next, when a GPU has no work of a step. The copy of a
+    batch lies there; waiting inside a step does not count (`_busy` measures it)."""
 
     def __init__(self):
         self._ends, self._begins = [], []
 
     def __enter__(self):
-        self._step, self._last = ClipScratchTrainer.training_step, BoundedTemperature.on_step_end
+        self._step, self._last = ClipScratchTrainer.training_step, StepUpdates.on_step_end
         gaps = self
 
         def training_step(trainer, *args, **kwargs):
@@ -171,16 +171,16 @@ class Gaps:
             gaps._last(callback, *args, **kwargs)
             gaps._ends.append(_mark())
 
-        ClipScratchTrainer.training_step, BoundedTemperature.on_step_end = training_step, on_step_end
+        ClipScratchTrainer.training_step, StepUpdates.on_step_end = training_step, on_step_end
         return self
 
     def __exit__(self, *error):
-        ClipScratchTrainer.training_step, BoundedTemperature.on_step_end = self._step, self._last
+        ClipScratchTrainer.training_step, StepUpdates.on_step_end = self._step, self._last
 
-    def told(self, steps: int, step: float) -> dict:
-        """Mean seconds between two of the timed steps, and their share of a step; on a CPU by the host's clock."""
+    def summary(self, steps: int, step: float) -> dict:
+        """Return the mean seconds between two timed steps and their share of a step."""
         ways.now()
-        chosen = slice(ways.WARM_UP, ways.WARM_UP + steps - 1)  # the last ends where the clock waits for the device
+        chosen = slice(ways.WARM_UP, ways.WARM_UP + steps - 1)  # at the last one the clock waits for the device
         pairs = list(zip(self._ends[chosen], self._begins[1:][chosen], strict=True))
         gap = sum(_between(end, begin) for end, begin in pairs) / len(pairs)
         return {"between_steps": gap, "between_steps_share": gap / step}
@@ -199,7 +199,7 @@ def _between(end, begin) -> float:
 
 
 def busy_share(intervals: list[tuple[float, float]]) -> float:
-    """Share of the time from the first begin to the last end in which something ran.
+    """Return the share of the time from the first begin to the last end in which something ran.
 
     >>> busy_share([(0, 2), (1, 3), (5, 6), (5.5, 5.7)])
     0.6666666666666666
@@ -212,7 +212,7 @@ def busy_share(intervals: list[tuple[float, float]]) -> float:
 
 
 def _busy(regime, fields: dict) -> float:
-    """Of ten steps under the profiler, which slows the host: a lower bound. On a CPU the share within torch's calls."""
+    """Return the busy share of ten profiled steps: a lower bound, because the profiler slows the host."""
     from torch.profiler import ProfilerActivity, profile
 
     cpu = no_accelerator()
@@ -233,12 +233,12 @@ def _busy(regime, fields: dict) -> float:
         ClipScratchTrainer.training_step = step
     device = torch.autograd.DeviceType.CPU if cpu else torch.autograd.DeviceType.CUDA
     ran = [event for event in profiler.events() if event.device_type == device]
-    # Marks of whole optimizer steps lie among a GPU's kernels and would hide what is between those.
+    # Events of whole optimizer steps overlap the kernels of a GPU and would hide the gaps between these.
     return busy_share([(e.time_range.start, e.time_range.end) for e in ran if not e.name.startswith("Optimizer.")])
 
 
 def flickr8k(options, compiled: dict, figures: Figures) -> None:
-    """Part d: recall of the finished weights on validation."""
+    """Part d: recall of the final weights on validation."""
     fields = {"dataset": options.flickr8k, "text_tower": options.text_tower, "vision_tower": options.vision_tower}
     fields |= {**WHOLE_TOWERS, **options.fields, **(SMALL["d"] if options.small else {}), "seed": options.seed}
     folder = options.output / "flickr8k-whole"
@@ -246,19 +246,19 @@ def flickr8k(options, compiled: dict, figures: Figures) -> None:
         [metrics] = train(*parse_recipe([str(FLICKR8K), *ways.words_of({**fields, "output_dir": folder})])).values()
     lines = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     first, *_, last = (line for line in lines if "images_seen" in line)
-    seconds = last["seconds"] - first["seconds"]  # the first log line has the start-up of the device in it
+    seconds = last["seconds"] - first["seconds"]  # the first log line includes the start-up of the device
     rate = (last["images_seen"] - first["images_seen"]) / seconds
-    figures.note(pictures=last["images_seen"], seconds=last["seconds"], operations=watch.operations)
+    figures.note(images=last["images_seen"], seconds=last["seconds"], operations=watch.operations)
     figures.note(validation=metrics)
     figures.note_way("flickr8k", rate)
 
 
-PARTS = {"a": cifar10, "b": vit_b, "c": small_pictures, "d": flickr8k}
+PARTS = {"a": cifar10, "b": vit_b, "c": small_images, "d": flickr8k}
 
 
 @contextlib.contextmanager
 def _regime(options, name: str, dataset: str | None):
-    """A regime of `train_step`, its batch a GPU's, and the number of steps to time."""
+    """Yield a regime of `train_step` with a batch for GPUs, and the number of steps to time."""
     sizes = {**train_step.REGIMES[name], "batch": BATCH[name]}
     steps, text = options.steps or STEPS[name], None
     if options.small:
@@ -278,27 +278,27 @@ def _operations(regime) -> float:
 
 
 def can_compile() -> bool:
-    """Whether torch's compiler has all that it needs here; not asked without a GPU."""
+    """Return whether torch.compile works here; `False` without a GPU."""
     if no_accelerator():
         return False
     try:
-        given = torch.ones(8, device=torch.accelerator.current_accelerator(), requires_grad=True)
-        torch.compile(lambda x: (x.sin() + 1).sum())(given).backward()
-    except Exception as error:  # whatever it lacks (Triton, a C compiler), the figures without it are worth having
+        tensor = torch.ones(8, device=torch.accelerator.current_accelerator(), requires_grad=True)
+        torch.compile(lambda x: (x.sin() + 1).sum())(tensor).backward()
+    except Exception as error:  # Triton or a C compiler may be missing; then measure without it
         print(f"without torch.compile: {' '.join(str(error).split())[:200]}", flush=True)
         return False
     return True
 
 
 def show(part: str, figures: Figures) -> None:
-    """One line a way, and the accuracy."""
+    """Print one line per way, and the accuracy."""
     lines = [
         [way, f"{of['rate']:,.0f}", f"{of['mfu']:.1%}", f"{of['between_steps_share']:.1%}" if "step" in of else "-"]
         for way, of in figures["ways"].items()
     ]
-    print_table([f"part {part}", "pictures a second", "MFU", "between steps"], lines)
+    print_table([f"part {part}", "images/s", "MFU", "between steps"], lines)
     for way, share in figures.get("busy", {}).items():
-        print(f"{way}: the device is at work for {share:.1%} of the time, or more")
+        print(f"{way}: the device is busy for at least {share:.1%} of the time")
     accuracy = {name: value for name, value in figures.get("validation", {}).items() if "recall@" in name}
     accuracy |= {"test top-1": figures["test_top1"]} if "test_top1" in figures else {}
     print(*(f"{name}: {value:.1%}" for name, value in accuracy.items() if not name.endswith("ci95")), sep="\n")
@@ -309,19 +309,21 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     for name in ("cifar10", "flickr8k", "text_tower", "vision_tower"):
         parser.add_argument(f"--{name}", help="a folder")
-    parser.add_argument("--minutes", type=float, default=6, help="of training in part a")
-    parser.add_argument("--pictures", type=int, help="of part a, in place of what its minutes hold")
-    parser.add_argument("--steps", type=int, help="timed steps of a way")
+    parser.add_argument("--minutes", type=float, default=6, help="minutes of training in part a")
+    parser.add_argument("--images", type=int, help="training images of part a, in place of minutes")
+    parser.add_argument("--steps", type=int, help="timed steps per way")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fields", nargs="+", default=[], metavar="NAME=VALUE", help="of the recipes of a and d")
+    parser.add_argument(
+        "--fields", nargs="+", default=[], metavar="NAME=VALUE", help="fields of the recipes of a and d"
+    )
     parser.add_argument("--no_compile", action="store_true")
-    parser.add_argument("--small", action="store_true", help="seconds, on built-in data")
+    parser.add_argument("--small", action="store_true", help="a check in seconds, on built-in data")
     options = parser.parse_args(arguments)
     options.fields = dict(field.split("=", 1) for field in options.fields)
     needs = {"a": ("cifar10", "text_tower"), "d": ("flickr8k", "text_tower", "vision_tower")}
     for name in () if options.small else sorted({name for part in options.parts for name in needs.get(part, ())}):
         if getattr(options, name) is None:
-            raise ValueError(f"--{name} is not given, but these parts need it; give a folder, or leave the part out.")
+            raise ValueError(f"--{name} is missing and these parts need it; set it to a folder, or leave the part out.")
     quiet_libraries()
     precision = choose_precision("auto", use_cpu=no_accelerator())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
@@ -347,7 +349,7 @@ def main(arguments: list[str]) -> None:
             torch.cuda.empty_cache()
         torch.compiler.reset()
     if failed:
-        raise ValueError(f"part {', '.join(failed)} failed; its error is above, and in gpu_{failed[0]}.json.")
+        raise ValueError(f"part {', '.join(failed)} failed; its error is above and in gpu_{failed[0]}.json.")
 
 
 if __name__ == "__main__":

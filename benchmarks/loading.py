@@ -2,13 +2,13 @@
 
 python -m benchmarks.loading --cifar DATA/wds_vtab-cifar10 --trees ../before .
 
-Each run is a process of its own, `run_train.py` with the smallest towers and one step of 64 pairs, in each tree (a
-checkout of this repository) in turn; medians of `--rounds`. The tables and the folder are made anew and removed.
+Each run is a process, `run_train.py` with the smallest towers and one step of 64 pairs, in each tree (a checkout of
+this repository) in turn; medians of `--rounds`. The tables and the folder are temporary.
 
-table    one parquet file of 100,000 images of 8x8 pixels with a caption each
-captions a CSV of 100,000 rows, five captions each of 20,000 image files, and the folder beside it
-folder   20,000 image files of 8x8 pixels in ten sub-folders, one a class
-cifar    CIFAR-10's tars, 45,000 images to train on
+table     one parquet file of 100,000 images of 8x8 pixels with a caption each
+captions  a CSV of 100,000 rows, five captions each of 20,000 image files, and the folder beside it
+folder    20,000 image files of 8x8 pixels in ten sub-folders, one per class
+cifar     CIFAR-10's tars, 45,000 images to train on
 """
 
 import io
@@ -38,14 +38,14 @@ TINY = [
 
 
 def png(number: int) -> bytes:
-    """An image of 8x8 pixels of its own."""
+    """Return a random image of 8x8 pixels."""
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
 def write_table(place: Path, rows: int) -> Path:
-    """A parquet file with an image and a caption a row."""
+    """Write a parquet file with an image and a caption per row."""
     columns = {
         "image": [{"bytes": png(row), "path": None} for row in range(rows)],
         "caption": [f"image number {row} of many" for row in range(rows)],
@@ -56,7 +56,7 @@ def write_table(place: Path, rows: int) -> Path:
 
 
 def write_folder(place: Path, rows: int) -> Path:
-    """Image files in ten sub-folders."""
+    """Write image files into ten sub-folders."""
     for row in range(rows):
         path = place / f"class {row % 10}" / f"{row:06d}.png"
         path.parent.mkdir(exist_ok=True)
@@ -65,7 +65,7 @@ def write_folder(place: Path, rows: int) -> Path:
 
 
 def write_captions(place: Path, folder: Path, rows: int) -> Path:
-    """A CSV with five captions an image of the folder."""
+    """Write a CSV with five captions per image of the folder."""
     names = sorted(path.relative_to(folder) for path in folder.glob("*/*.png"))
     lines = [f"{folder / name},caption {n} of {name.stem}" for name in names for n in range(rows // len(names))]
     (place / "captions.csv").write_text("\n".join(["image,caption", *lines]) + "\n")
@@ -73,7 +73,7 @@ def write_captions(place: Path, folder: Path, rows: int) -> Path:
 
 
 def run(tree: Path, dataset: Path, output: Path, cache: Path) -> tuple[float, float]:
-    """Seconds of a run of one step, and its peak memory in MB; what `datasets` caches stays for the next one."""
+    """Return the seconds and the peak memory in MB of a run of one step; the cache of `datasets` stays for the next."""
     command = [sys.executable, "run_train.py", *TINY, "--dataset", str(dataset), "--output_dir", str(output)]
     began = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(tree), "HF_HOME": str(cache)}

@@ -1,18 +1,18 @@
-"""Batch sizes go in; the peak memory of a training step, plain, chunked and streamed, and of the loss alone, comes out.
+"""Measure the peak memory of a training step, plain, in chunks and in tiles, and of the loss alone, by batch size.
 
 python -m benchmarks.memory
 
-A cell is a process of its own (Linux): it builds the model and its inputs (uint8 pictures, text states of a cache),
-warms up on a few rows, and then makes one forward and backward pass; its memory is the highest resident size (VmHWM)
-less the resident size before the pass. Towers: ViT, 64 wide, 2 layers, 32x32 pixels in patches of 8; cached text
-states, 64 wide; projections to 512; fp32.
+Each cell runs in its own process (Linux): it builds the model and its inputs (uint8 images, cached text features),
+warms up on a few rows, and makes one forward and backward pass. Its memory is the highest resident size (VmHWM) minus
+the resident size before the pass. Towers: ViT, 64 wide, 2 layers, 32x32 pixels in patches of 8; cached text features,
+64 wide; projections to 512; fp32.
 
-plain: the whole batch encoded, the whole B x B matrix (`contrastive_loss`). chunked: encoded 64 rows at a time, the
-same matrix. streamed: chunked, and the loss in tiles (`GlobalLoss`). For the loss alone the embeddings are given, and
-what it takes is stated beyond them and their gradients.
+plain: the whole batch encoded at once, the whole B x B matrix (`contrastive_loss`). chunked: encoded 64 rows at a
+time, the same matrix. streamed: chunked, and the loss in tiles (`GlobalLoss`). For the loss alone the embeddings are
+inputs, and the memory is what it takes beyond them and their gradients.
 
-A cell that is foreseen (from the two before it, as b B + c B^2) to need more than `--limit_gb` is not run; each has
-that as its limit, too.
+A cell that is expected (from the two before it, as b B + c B^2) to need more than `--limit_gb` is not run; each process
+has that limit, too.
 """
 
 import json
@@ -46,7 +46,7 @@ STYLES = {
 
 
 def training_step(kind, rows):
-    """A function that makes one step, with its model and inputs already in memory."""
+    """Return a function that makes one step, with its model and inputs already in memory."""
     torch.manual_seed(0)
     text = DistilBertConfig(dim=WIDTH, n_layers=1, n_heads=2, hidden_dim=WIDTH, vocab_size=20)
     vision = ViTConfig(
@@ -55,20 +55,20 @@ def training_step(kind, rows):
     )  # fmt: skip
     model = ClipScratchModel(ClipScratchConfig(text, vision, projection_dim=PROJECTION)).train()
     pixels = torch.randint(0, 256, (rows, 32, 32, 3), dtype=torch.uint8)
-    states, group = torch.randn(rows, WIDTH), torch.arange(rows)
+    features, group = torch.randn(rows, WIDTH), torch.arange(rows)
     look = Augment(mean=[0.5] * 3, std=[0.5] * 3)
 
     def step(count=rows):
         views = Views(images=pixels[:count], samples=group[:count], may_flip=group[:count] >= 0, augment=look)
-        pictures = views[:] if kind == "plain" else views
+        pixel_values = views[:] if kind == "plain" else views
         chunk = None if kind == "plain" else CHUNK
-        given = {"pixel_values": pictures, "text_features": states[:count], "encode_chunk_size": chunk}
+        inputs = {"pixel_values": pixel_values, "text_features": features[:count], "encode_chunk_size": chunk}
         if kind == "streamed":
-            output = model(**given, return_logits=False)
+            output = model(**inputs, return_logits=False)
             parts = (output.image_embeds, output.text_embeds, output.logit_scale)
             loss, _ = GlobalLoss(loss="softmax")(*parts, group=group[:count])
         else:
-            loss = model(**given, group=group[:count], return_loss=True).loss
+            loss = model(**inputs, group=group[:count], return_loss=True).loss
         loss.backward()
 
     return step, model.parameters(), 0
@@ -92,15 +92,15 @@ def loss_alone(kind, rows):
 
 
 def memory_of_process(name):
-    """Bytes of a line of /proc/self/status."""
+    """Return the bytes of a line of /proc/self/status."""
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(lines[name].split()[0])
 
 
 def measure(kind, rows, limit):
-    """In a process of its own: memory beyond what was there before (and beyond the embeddings' gradients); seconds."""
+    """Return, in a process of its own, the memory of one step beyond what was there before, and its seconds."""
     step, learned, gradients = (training_step if kind in STEPS else loss_alone)(kind, rows)
-    step(WARM_UP)  # libraries that load themselves at their first use
+    step(WARM_UP)  # libraries are loaded at their first use
     for parameter in learned:
         parameter.grad = None
     resource.setrlimit(resource.RLIMIT_DATA, (memory_of_process("VmData") + int(limit), resource.RLIM_INFINITY))
@@ -112,7 +112,7 @@ def measure(kind, rows, limit):
 
 
 def fresh_cell(kind, rows, limit):
-    """The same, started from outside; `None` where the process died."""
+    """Run `measure` in a new process; return `None` if it ran out of memory."""
     command = [sys.executable, "-m", "benchmarks.memory", "--cell", kind, str(rows), "--limit_gb", str(limit / 1e9)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     out_of_memory = done.returncode < 0 or "allocate memory" in done.stderr or "MemoryError" in done.stderr
@@ -121,8 +121,8 @@ def fresh_cell(kind, rows, limit):
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def foreseen(measured, rows):
-    """Bytes and seconds at `rows` as b B + c B^2 through the last two cells, neither part below zero."""
+def expected(measured, rows):
+    """Extrapolate bytes and seconds to `rows` as b B + c B^2 through the last two cells, neither part below zero."""
     if len(measured) < 2:
         return 0, 0
     answer = []
@@ -135,12 +135,12 @@ def foreseen(measured, rows):
 
 
 def column(kind, batches, limit):
-    """All cells of a kind: {rows: {bytes, seconds}}, {rows: bytes foreseen} of those that do not fit."""
+    """Measure a kind: {rows: {bytes, seconds}}, and {rows: expected bytes} of the cells that do not fit."""
     measured, too_large = {}, {}
     for rows in batches:
-        need, seconds = foreseen(measured, rows)
+        need, seconds = expected(measured, rows)
         if seconds > 20:
-            print(f"  {kind}, {rows:,} rows: some {seconds:.0f} s, foreseen from the smaller ones", flush=True)
+            print(f"  {kind}, {rows:,} rows: some {seconds:.0f} s expected", flush=True)
         cell = fresh_cell(kind, rows, limit) if need <= limit and not too_large else None
         if cell is None:
             too_large[rows] = max(need, limit)
@@ -154,7 +154,7 @@ def table(title, kinds, batches, found, limit):
         measured, too_large = found[kind]
         if rows in measured:
             return f"{measured[rows]['bytes'] / 1e6:,.0f} MB ({measured[rows]['seconds']:.1f} s)"
-        return f"more than {limit / 1e9:g} GB (foreseen {too_large[rows] / 1e9:.0f})"
+        return f"more than {limit / 1e9:g} GB ({too_large[rows] / 1e9:.0f} GB expected)"
 
     print(f"\n{title}")
     print_table(["rows", *kinds], [[f"{rows:,}", *(shown(kind, rows) for kind in kinds)] for rows in batches])
@@ -166,7 +166,7 @@ def panel(axes, title, kinds, batches, found, limit, y):
         measured, too_large = found[kind]
         values = [measured[rows]["bytes"] / 1e9 for rows in measured]
         axes.plot(list(measured), values, color=colour, linestyle=dashes, marker=marker, markersize=5, label=kind)
-        if too_large and measured:  # hollow: not run
+        if too_large and measured:  # hollow marks: not run
             last = list(measured)[-1]
             beyond = {last: measured[last]["bytes"], **too_large}
             axes.plot(list(beyond), [v / 1e9 for v in beyond.values()], color=colour, linestyle=":", linewidth=1)
@@ -176,7 +176,7 @@ def panel(axes, title, kinds, batches, found, limit, y):
     axes.text(
         batches[0],
         limit / 1e9 * 0.9,
-        f" limit of {limit / 1e9:g} GB; hollow: foreseen",
+        f" limit of {limit / 1e9:g} GB; hollow: expected",
         fontsize=8,
         color="0.3",
         va="top",
@@ -192,9 +192,11 @@ def panel(axes, title, kinds, batches, found, limit, y):
 
 def main(arguments: list[str]) -> None:
     parser = parser_of("memory")
-    parser.add_argument("--batches", type=int, nargs="+", default=[256, 1024, 4096, 16384, 32768], help="of a step")
     parser.add_argument(
-        "--rows", type=int, nargs="+", default=[1024, 4096, 16384, 32768, 65536, 131072], help="of the loss alone"
+        "--batches", type=int, nargs="+", default=[256, 1024, 4096, 16384, 32768], help="rows of a step"
+    )
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[1024, 4096, 16384, 32768, 65536, 131072], help="rows of the loss alone"
     )
     parser.add_argument("--limit_gb", type=float, default=12.0)
     parser.add_argument("--cell", nargs=2, metavar=("KIND", "ROWS"), help="one measurement, as JSON")
@@ -209,7 +211,7 @@ def main(arguments: list[str]) -> None:
     table("peak memory of one training step, beyond model and inputs", STEPS, options.batches, found, limit)
     table("the loss alone, beyond the embeddings and their gradients", LOSSES, options.rows, found, limit)
     figures = {
-        kind: {"measured": measured, "foreseen_bytes": too_large} for kind, (measured, too_large) in found.items()
+        kind: {"measured": measured, "expected_bytes": too_large} for kind, (measured, too_large) in found.items()
     }
     save_figures(options.output / "memory.json", {"limit_gb": options.limit_gb, **figures})
     figure = new_figure(10, 4)

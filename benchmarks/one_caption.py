@@ -1,11 +1,11 @@
-"""A model and pictures with five captions each go in; recalls by the definition and by two shortcuts come out.
+"""Compare recalls by the definition with two shortcuts, on images with five captions each.
 
 python -m benchmarks.one_caption --data DATA --model runs/flickr8k --split test
 
-definition: CLIP_benchmark's; a picture is found by any of its captions, a caption's picture among all pictures.
-one caption: only the first caption of each picture, an N x N matrix with the right answers on its diagonal.
-pairs: each picture once for each of its captions, an M x M matrix with one right answer a row, on its diagonal, as a
-loop over (picture, caption) pairs gives it; a tie counts for the model there, since a picture ties with its copies.
+definition: CLIP_benchmark's; an image is found by any of its captions, the image of a caption among all images.
+one caption: only the first caption of each image, an N x N matrix with the right answers on its diagonal.
+pairs: each image once for each of its captions, an M x M matrix with one right answer in each row, on its diagonal, as
+a loop over (image, caption) pairs has it; a tie counts for the model there, since an image ties with its copies.
 """
 
 import torch
@@ -40,7 +40,7 @@ def pairs(found: Embedded) -> dict[str, float]:
 
 
 def captions_of(found: Embedded) -> tuple[list[str], torch.Tensor]:
-    """All captions, and the number of the picture of each."""
+    """Return all captions, and the number of the image of each."""
     captions = found.captions
     owners = torch.tensor([row for row, texts in enumerate(captions) for _ in texts])
     return [text for texts in captions for text in texts], owners
@@ -52,12 +52,12 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     print(machine())
     found = embedded(options, "wds_flickr8k", options.split)
-    said = {ways.__name__.replace("_", " "): ways(found) for ways in (definition, one_caption, pairs)}
+    recalls = {ways.__name__.replace("_", " "): ways(found) for ways in (definition, one_caption, pairs)}
     names = [f"{direction}_recall@{k}" for direction in ("image_to_text", "text_to_image") for k in RECALLS]
-    lines = [[way, *(f"{100 * metrics[name]:.1f} %" for name in names)] for way, metrics in said.items()]
-    print(f"Flickr8k, {options.split}: {len(found.dataset):,} pictures")
+    lines = [[way, *(f"{100 * metrics[name]:.1f} %" for name in names)] for way, metrics in recalls.items()]
+    print(f"Flickr8k, {options.split}: {len(found.dataset):,} images")
     print_table(["counted by", *names], lines)
-    save_figures(options.output / "one_caption.json", {"split": options.split, **said})
+    save_figures(options.output / "one_caption.json", {"split": options.split, **recalls})
 
 
 if __name__ == "__main__":

@@ -22,10 +22,7 @@ from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.evaluation.metrics.intervals import paired_differences
 from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
-from modeling_clipscratch.sharing.export.export_onnx import export_onnx
-from modeling_clipscratch.sharing.export.onnx_parity import open_session
-from modeling_clipscratch.sharing.export.onnx_towers import SIDES, tower
-from modeling_clipscratch.sharing.export.precision import PRECISIONS
+from modeling_clipscratch.sharing.export.export_onnx import PRECISIONS, SIDES, export_onnx, open_session, tower
 
 TOP = 10
 TOKENS = 16

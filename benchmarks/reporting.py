@@ -1,4 +1,4 @@
-"""A benchmark's rows and figures go in; a plain table, a line about the machine, JSON and tidy axes come out."""
+"""Print the tables of benchmarks, describe the machine, and save figures as JSON."""
 
 import argparse
 import importlib.metadata
@@ -23,9 +23,9 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def machine() -> str:
-    """Processor, cores, GPU, versions and commit in one line."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.is_file() else []
+    """Return processor, cores, GPU, versions and commit in one line."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers", "accelerate")]
     gpus = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
@@ -42,7 +42,7 @@ def _commit():
 
 
 def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """Aligned columns, the first to the left, the others to the right."""
+    """Print aligned columns, the first to the left, the others to the right."""
     table = [head, *rows]
     widths = [max(len(line[column]) for line in table) for column in range(len(head))]
     for first, *rest in table:
@@ -51,7 +51,7 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
 
 
 def save_figures(path: Path, figures: dict) -> None:
-    """The figures with the machine, as JSON, whole or not at all."""
+    """Write the figures with the machine as JSON, whole or not at all."""
     text = json.dumps({"machine": machine(), **figures}, indent=2) + "\n"
     write_whole(path, lambda temporary: temporary.write_text(text))
 

@@ -53,10 +53,10 @@ def measure_cache(folder: Path, gigabytes: float) -> None:
     """Rows of 384 float32 features, made by a function that costs nothing; a tower's pass comes on top."""
     rows = int(gigabytes * 1e9 / 4 / WIDTH)
     path, device = folder / "cache.safetensors", torch.device("cpu")
-    options = {"device": device, "unit": "row", "progress": False}
+    options = {"device": device, "name": "rows", "unit": "row", "progress": False}
 
     def build():
-        return find_or_build(path, rows, lambda start, stop: torch.randn(stop - start, WIDTH), **options)
+        return find_or_build(path, rows, lambda start, stop, advance: torch.randn(stop - start, WIDTH), **options)
 
     built = seconds(build)
     reused = seconds(build)

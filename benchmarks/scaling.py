@@ -1,18 +1,19 @@
-"""A recipe goes in; one process against two at the same global batch comes out: losses, throughput, bytes a step.
+"""Compare one process with two at the same global batch: losses, throughput, bytes sent per step.
 
 python -m benchmarks.scaling
 
-`run_train.py` itself is run, three times: one process with one thread, one with two, and two processes with a thread
-each through `accelerate launch`. Around it, in the same process, the clock and the collectives of torch.distributed
-are listened to. fp32, and the text tower frozen: so there is no dropout, whose draws are a process's own, and the
-three can make the same run.
+Trains three times: one process with one thread, one with two, and two processes with one thread each through
+`accelerate launch`. The clock and the collectives of torch.distributed are recorded in the same process. The runs use
+fp32 and a frozen text tower, so there is no dropout, whose draws would differ between processes, and all three make
+the same run.
 
-Throughput is the median over the steps after the first five. Bytes: what a process hands to each collective, and
-what a ring would send of it (W processes: an all-reduce sends 2 (W - 1) / W of its tensor, an all-gather W - 1 times
-its part, a reduce-scatter (W - 1) / W of its whole), beside what follows from batch, width and parameters. DDP's own
-all-reduce of the gradients runs in C++, so it is heard through a communication hook that does the same. On Linux the
-loopback device's own counter stands beside them: it counts every process on the machine, so let nothing else talk; it
-holds the packets' headers, too, and gloo makes a reduce-scatter of an all-reduce, which sends twice as much.
+Throughput is the median over the steps after the first five. Bytes are what a process passes to each collective, and
+what a ring would send of it (for W processes an all-reduce sends 2 (W - 1) / W of its tensor, an all-gather W - 1
+times its part, a reduce-scatter (W - 1) / W of its whole), beside what batch, width and parameters predict. DDP's
+all-reduce of the gradients runs in C++, so it is recorded through a communication hook that does the same. On Linux
+the counter of the loopback device stands beside them. It counts every process on the machine, so run nothing else that
+uses the network; it includes the headers of packets; and gloo implements reduce-scatter by an all-reduce, which sends
+twice as much.
 """
 
 import json
@@ -39,26 +40,26 @@ from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
 
 RUNS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
 STYLES = [(BLACK, "-", "o"), (BLUE, "--", "s"), (VERMILLION, "-.", "^")]
-FIRST = 5  # steps that still warm up
+FIRST = 5  # steps to warm up
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
 
 
 # In each process of a run
 
 
-class Listener:
-    """Clock, collectives and loopback counter at the beginning of every step."""
+class Recorder:
+    """Record the clock, the collectives and the loopback counter at the beginning of every step."""
 
     def __init__(self):
-        self.heard, self.moments, self.core = Counter(), [], None
+        self.sent, self.moments, self.core = Counter(), [], None
 
-    def listen(self):
+    def start(self):
         for name in COLLECTIVES:
             setattr(dist, name, self._counted(name, getattr(dist, name)))
         broadcast = dist._broadcast_coalesced  # DDP's, of buffers, before each forward pass
 
         def buffers(group, tensors, *args):
-            self.heard["broadcast buffers"] += sum(t.numel() * t.element_size() for t in tensors)
+            self.sent["broadcast buffers"] += sum(t.numel() * t.element_size() for t in tensors)
             return broadcast(group, tensors, *args)
 
         dist._broadcast_coalesced = buffers
@@ -70,7 +71,7 @@ class Listener:
 
         def timed(trainer, model, *args, **kwargs):
             self.core = trainer.accelerator.unwrap_model(model)
-            self.moments.append((time.perf_counter(), Counter(self.heard), loopback_bytes()))
+            self.moments.append((time.perf_counter(), Counter(self.sent), loopback_bytes()))
             return step(trainer, model, *args, **kwargs)
 
         DistributedDataParallel.__init__, ClipScratchTrainer.training_step = hooked, timed
@@ -78,19 +79,19 @@ class Listener:
     def _counted(self, name, collective):
         def call(*args, **kwargs):
             # all_gather(list, tensor), the _tensor ones (output, input), the others (tensor).
-            given = args[1] if name.startswith(("all_gather", "reduce_scatter")) else args[0]
-            # An all-reduce from within DDP is a bucket of gradients, of whatever shape.
+            tensor = args[1] if name.startswith(("all_gather", "reduce_scatter")) else args[0]
+            # DDP reduces buckets of gradients, of various shapes.
             from_hook = sys._getframe(1).f_code.co_filename.endswith("default_hooks.py")
-            what = "buckets" if from_hook else "x".join(map(str, given.shape)) or "scalar"
-            self.heard[f"{name} {what}"] += given.numel() * given.element_size()
+            what = "buckets" if from_hook else "x".join(map(str, tensor.shape)) or "scalar"
+            self.sent[f"{name} {what}"] += tensor.numel() * tensor.element_size()
             return collective(*args, **kwargs)
 
         return call
 
     def steps(self):
-        """Of each whole step after the first five: seconds, bytes by collective, bytes on the loopback device."""
+        """Return seconds, bytes by collective and bytes on the loopback device of each step after the first five."""
         pairs = list(zip(self.moments, self.moments[1:], strict=False))[FIRST:]
-        return [{"seconds": b[0] - a[0], "heard": dict(b[1] - a[1]), "loopback": b[2] - a[2]} for a, b in pairs]
+        return [{"seconds": b[0] - a[0], "sent": dict(b[1] - a[1]), "loopback": b[2] - a[2]} for a, b in pairs]
 
 
 def loopback_bytes():
@@ -99,14 +100,14 @@ def loopback_bytes():
     return sum(int(line.split(":")[1].split()[8]) for line in lines if line.strip().startswith("lo:"))
 
 
-def listened_run(answer, arguments):
-    listener = Listener()
-    listener.listen()
+def recorded_run(answer, arguments):
+    recorder = Recorder()
+    recorder.start()
     run_train.main(arguments)
     if os.environ.get("RANK", "0") == "0":
-        core = listener.core
+        core = recorder.core
         found = {
-            "steps": listener.steps(),
+            "steps": recorder.steps(),
             "trained": sum(parameter.numel() for parameter in core.parameters() if parameter.requires_grad),
             "buffer_bytes": sum(buffer.numel() * buffer.element_size() for buffer in core.buffers()),
             "projection": core.config.projection_dim,
@@ -118,7 +119,7 @@ def listened_run(answer, arguments):
 
 
 def run(folder, processes, threads, arguments):
-    """Starts one of the runs; returns what it heard and its losses."""
+    """Start one of the runs; return its record and its losses."""
     folder.mkdir(parents=True)
     launch = [sys.executable]
     if processes > 1:
@@ -127,7 +128,7 @@ def run(folder, processes, threads, arguments):
             port = str(probe.getsockname()[1])
         launch += ["-m", "accelerate.commands.launch", "--main_process_port", port]
         launch += ["--config_file", "configuration/accelerate/cpu_2.yaml"]
-    worker = ["-m", "benchmarks.scaling", "--worker", str(folder / "heard.json"), "--"]
+    worker = ["-m", "benchmarks.scaling", "--worker", str(folder / "record.json"), "--"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [*launch, *worker, *arguments, "--output_dir", str(folder / "run")],
@@ -137,17 +138,17 @@ def run(folder, processes, threads, arguments):
         raise RuntimeError(done.stderr[-3000:])
     log = json.loads((folder / "run" / "trainer_state.json").read_text())["log_history"]
     return {
-        **json.loads((folder / "heard.json").read_text()),
+        **json.loads((folder / "record.json").read_text()),
         "losses": [line["loss"] for line in log if "loss" in line],
     }
 
 
 def traffic(found, batch, processes):
-    """[what, bytes a process hands over as heard, as computed, factor of a ring], of one step."""
-    heard = Counter()
+    """Return (name, measured bytes per step of a process, predicted bytes, factor of a ring) by kind of traffic."""
+    sent = Counter()
     for step in found["steps"]:
-        heard.update(step["heard"])
-    heard = {name: total / len(found["steps"]) for name, total in heard.items()}
+        sent.update(step["sent"])
+    sent = {name: total / len(found["steps"]) for name, total in sent.items()}
     rows, width, whole = batch // processes, found["projection"], (processes - 1) / processes
     lines = [
         ("gradients", "all_reduce buckets", 4 * found["trained"], 2 * whole),
@@ -159,8 +160,8 @@ def traffic(found, batch, processes):
         ("rows: 2 statistics", "all_reduce 2", 4 * 2, 2 * whole),
         ("buffers (DDP)", "broadcast buffers", found["buffer_bytes"], whole),
     ]
-    table = [(what, heard.pop(name, 0), computed, factor) for what, name, computed, factor in lines]
-    return [*table, ("the Trainer's own (log lines, data order)", sum(heard.values()), None, 2 * whole)]
+    table = [(what, sent.pop(name, 0), computed, factor) for what, name, computed, factor in lines]
+    return [*table, ("the Trainer's own (log lines, data order)", sum(sent.values()), None, 2 * whole)]
 
 
 def median(found, name):
@@ -184,7 +185,7 @@ def plot(found, batch, path):
         )
     tidy(left, f"loss, global batch {batch:,}", "step", "nats")
     left.legend(fontsize=8, frameon=False, handlelength=3.2)
-    tidy(right, "throughput (beside one thread's)", "pictures a second", "")
+    tidy(right, "throughput (relative to one thread)", "images/s", "")
     right.set_yticks(range(len(found)), list(found))
     right.set_xlim(0, 1.3 * max(rates))
     right.invert_yaxis()
@@ -194,17 +195,17 @@ def plot(found, batch, path):
 
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--worker"]:
-        listened_run(arguments[1], arguments[3:])
+        recorded_run(arguments[1], arguments[3:])
         return
     parser = parser_of("scaling")
-    parser.add_argument("--recipe", default="configuration/digits.yaml", help="class or caption data, text frozen here")
+    parser.add_argument("--recipe", default="configuration/digits.yaml", help="trained with a frozen text tower")
     parser.add_argument("--global_batch_size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args(arguments)
     batch = options.global_batch_size
     recipe = [options.recipe, "--global_batch_size", str(batch), "--max_steps", str(options.steps)]
     recipe += ["--freeze_text", "true", "--precision", "fp32", "--attention", "sdpa", "--logging_steps", "1"]
-    recipe += ["--use_cpu", "true"]  # one process of a GPU and two of a CPU would say nothing
+    recipe += ["--use_cpu", "true"]  # one process on a GPU and two on a CPU are not comparable
     recipe += ["--eval_strategy", "no", "--save_strategy", "no", "--test_split", "none", "--disable_tqdm", "true"]
     print(machine())
     with tempfile.TemporaryDirectory() as base:
@@ -219,20 +220,20 @@ def main(arguments: list[str]) -> None:
         rows.append([name, f"{seconds:.3f}", f"{batch / seconds:,.0f}", f"{base / seconds:.2f}", f"{max(off):.1e}"])
     print(f"\n{options.recipe}, text tower frozen, global batch {batch:,}, {options.steps} steps; medians after the "
           f"first {FIRST}; loss from {first['losses'][0]:.3f} to {first['losses'][-1]:.3f}")  # fmt: skip
-    print_table(["run", "s a step", "pictures/s", "ratio", "largest loss difference"], rows)
+    print_table(["run", "s per step", "images/s", "ratio", "largest loss difference"], rows)
     lines = traffic(two, batch, 2)
     table = [
-        [what, f"{heard:,.0f}", "-" if computed is None else f"{computed:,.0f}", f"{factor * heard:,.0f}"]
-        for what, heard, computed, factor in lines
+        [what, f"{measured:,.0f}", "-" if computed is None else f"{computed:,.0f}", f"{factor * measured:,.0f}"]
+        for what, measured, computed, factor in lines
     ]
-    heard, computed = sum(line[1] for line in lines), sum(line[2] or 0 for line in lines)
+    measured, computed = sum(line[1] for line in lines), sum(line[2] or 0 for line in lines)
     sent = sum(line[1] * line[3] for line in lines)
-    table.append(["all", f"{heard:,.0f}", f"{computed:,.0f}", f"{sent:,.0f}"])
-    print("\nbytes a step that each of the two processes hands to a collective, and that a ring would send of them")
+    table.append(["all", f"{measured:,.0f}", f"{computed:,.0f}", f"{sent:,.0f}"])
+    print("\nbytes per step that each of the two processes passes to a collective, and that a ring would send of them")
     print_table(["what", "measured", "computed", "sent"], table)
-    wire = 2 * (sent + next(heard * factor for what, heard, _, factor in lines if what == "their gradients"))
-    print(f"loopback device, both processes, median a step: {median(two, 'loopback'):,.0f} (expected: {wire:,.0f}, "
-          "twice the last column, the reduce-scatter as gloo makes it)")  # fmt: skip
+    wire = 2 * (sent + next(measured * factor for what, measured, _, factor in lines if what == "their gradients"))
+    print(f"loopback device, both processes, median per step: {median(two, 'loopback'):,.0f} (expected: {wire:,.0f}, "
+          "twice the last column, the reduce-scatter as in gloo)")  # fmt: skip
     figures = {"batch": batch, "steps": options.steps, "recipe": options.recipe, "runs": found, "traffic": lines}
     save_figures(options.output / "scaling.json", figures)
     plot(found, batch, options.output / "scaling.png")

@@ -1,4 +1,4 @@
-"""A model trained on scenes goes in; which words it confuses on unseen combinations comes out.
+"""Count which words a model trained on scenes confuses on unseen combinations.
 
 python benchmarks/scenes_confusions.py --model runs/scenes
 """
@@ -15,7 +15,7 @@ from modeling_clipscratch.evaluation.load_model import load_model
 
 
 def difference(right, wrong) -> str:
-    """What of a combination was taken for something else, in the fewest words.
+    """Name the difference of two combinations in the fewest words.
 
     >>> from modeling_clipscratch.data.sources.scenes import Combination
     >>> a, b = ("red", "ring"), ("blue", "ring")
@@ -56,10 +56,10 @@ def main(arguments: list[str]) -> None:
                 if a != b
             ]
             swapped["/".join(sorted((one, other)))] += 1
-    print(f"first captions whose best picture is another one: {sum(mistakes.values())} of {len(rows)}")
+    print(f"first captions whose best image is another one: {sum(mistakes.values())} of {len(rows)}")
     for what, count in mistakes.most_common():
         print(f"  {count:4d}  {what}")
-    print("single words taken for each other: " + ", ".join(f"{pair} {n}" for pair, n in swapped.most_common(6)))
+    print("single words confused: " + ", ".join(f"{pair} {n}" for pair, n in swapped.most_common(6)))
 
 
 if __name__ == "__main__":

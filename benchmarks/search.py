@@ -1,10 +1,9 @@
-"""A trained model and Flickr8k's tars go in; how long a search takes, and how little an index encodes twice, comes out.
+"""Measure how long a search takes, against faiss if it is installed, and what an interrupted index encodes twice.
 
 python -m benchmarks.search --model runs/flickr8k --data DATA
 
-First the search alone, over random unit vectors. Then an index of `DATA/wds_flickr8k`'s pictures, as files: built by
-`clipscratch index`, killed with SIGKILL, gone on with, searched by captions, three pictures moved, brought up to
-date, searched again.
+First the search alone, over random unit vectors. Then the index of the images of `DATA/wds_flickr8k`, as files: built
+by `clipscratch index`, killed with SIGKILL, resumed, searched by captions, three images moved, updated, searched again.
 """
 
 import argparse
@@ -22,12 +21,11 @@ import numpy as np
 import torch
 
 from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data.images.decode import is_picture_name
+from modeling_clipscratch.data.dataset import image_digest
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.search.index_files import INSIDE, Picture, PictureIndex, open_index, save_index
-from modeling_clipscratch.search.search_index import best
-from modeling_clipscratch.search.vectors import add_vectors, digest_of, empty_vectors, number_of
+from modeling_clipscratch.search.index_files import INSIDE, ImageIndex, IndexedImage, open_index, save_index
+from modeling_clipscratch.search.search_index import nearest
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
 
@@ -39,22 +37,22 @@ def random_units(count: int, width: int, seed: int) -> np.ndarray:
     return embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
 
 
-def write_random_index(where: Path, count: int, width: int) -> np.ndarray:
-    names = [f"{n:07d}.jpg" for n in range(count)]
-    pictures = {name: Picture(0, 0, digest_of(name.encode())) for name in names}
-    embeds, vectors = random_units(count, width, seed=0), empty_vectors(width)
-    add_vectors(vectors, np.array([number_of(picture.digest) for picture in pictures.values()]), embeds)
-    index = PictureIndex(folder=where / "pictures", model="", model_name="", pictures=pictures, vectors=vectors)
-    save_index(index, where)
-    return embeds
+def random_index(folder: Path, count: int, width: int) -> ImageIndex:
+    names = [f"{number:07d}.jpg" for number in range(count)]
+    digests = [image_digest(name.encode()) for name in names]
+    images = {name: IndexedImage(0, 0, digest) for name, digest in zip(names, digests, strict=True)}
+    embeds = random_units(count, width, seed=0)
+    return ImageIndex(folder=folder, model="", model_name="", images=images, digests=digests, embeds=embeds)
 
 
-def measured(index: PictureIndex, embeds: np.ndarray, queries: torch.Tensor) -> dict:
-    """Milliseconds a query, and for how many the names are, in their order, those of a stable argsort in float64."""
-    names, seconds, same = list(index.pictures), [], 0
+def measured(index: ImageIndex, queries: torch.Tensor) -> dict:
+    """Milliseconds a query, and for how many the names are, in order, those of a stable argsort in float64."""
+    rows = {digest: row for row, digest in enumerate(index.digests)}
+    names, seconds, same = list(index.images), [], 0
+    embeds = index.embeds[[rows[image.digest] for image in index.images.values()]].astype(np.float64)
     for query in queries:
         began = time.perf_counter()
-        hits = best(index, query, TOP)
+        hits = nearest(index, query, TOP)
         seconds.append(time.perf_counter() - began)
         scores = (embeds @ query.double().numpy()).astype(np.float32)
         same += [hit.name for hit in hits] == [names[n] for n in np.argsort(-scores, kind="stable")[:TOP]]
@@ -62,17 +60,33 @@ def measured(index: PictureIndex, embeds: np.ndarray, queries: torch.Tensor) -> 
     return {"median_ms": median, "ms_of_95_percent": most, "queries": len(queries), "as_brute_force": same}
 
 
-def unpack(folder: Path, pictures: Path, most: int) -> list[str]:
-    """Writes the pictures of all splits as files; returns the first caption of each."""
+def faiss_ms(index: ImageIndex, queries: torch.Tensor) -> float | None:
+    """Median milliseconds of the same search in faiss's exact index."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    flat = faiss.IndexFlatIP(index.embeds.shape[1])
+    flat.add(index.embeds)
+    seconds = []
+    for query in queries.numpy():
+        began = time.perf_counter()
+        flat.search(query[None], TOP)
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds)) * 1000
+
+
+def unpack(folder: Path, images: Path, most: int) -> list[str]:
+    """Write the images of all splits as files; return the first caption of each."""
     captions = []
     for shard in sorted(folder.glob("*/*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:
-                if len(captions) == most and is_picture_name(member.name):
+                if len(captions) == most and member.name.endswith(".jpg"):
                     return captions
                 data = tar.extractfile(member).read()
-                if is_picture_name(member.name):
-                    path = pictures / shard.parent.name / member.name
+                if member.name.endswith(".jpg"):
+                    path = images / shard.parent.name / member.name
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
                 elif member.name.endswith(".txt"):
@@ -80,36 +94,31 @@ def unpack(folder: Path, pictures: Path, most: int) -> list[str]:
     return captions
 
 
-def start_index(options: argparse.Namespace, pictures: Path) -> subprocess.Popen:
-    command = [sys.executable, "run_inference.py", "index", str(pictures), "--model", options.model, "--device", "cpu"]
+def start_index(options: argparse.Namespace, images: Path) -> subprocess.Popen:
+    command = [sys.executable, "run_inference.py", "index", str(images), "--model", options.model, "--device", "cpu"]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=os.environ)
 
 
-def update(options: argparse.Namespace, pictures: Path) -> tuple[list[int], float]:
-    """([pictures, encoded, known by content, unchanged, gone, unreadable], seconds) of one call."""
+def update(options: argparse.Namespace, images: Path) -> tuple[list[int], float]:
+    """([images, encoded, known by content, unchanged, gone, unreadable], seconds) of one call."""
     began = time.monotonic()
-    with start_index(options, pictures) as run:
-        said = run.stdout.read()
+    with start_index(options, images) as run:
+        printed = run.stdout.read()
     if run.returncode:
-        raise ValueError(f"the index ended with status {run.returncode}; see its message above.")
-    return [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?= )", said)], time.monotonic() - began
+        raise RuntimeError(f"the index ended with status {run.returncode}; see its message above.")
+    return [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?= )", printed)], time.monotonic() - began
 
 
-def kill_midway(options: argparse.Namespace, pictures: Path, parts: int) -> float:
-    """Starts a build and kills it as soon as so many parts are on disk; returns the seconds that it lived."""
+def kill_midway(options: argparse.Namespace, images: Path, parts: int) -> float:
+    """Start a build, kill it as soon as so many parts are on disk, and return how many seconds it ran."""
     began = time.monotonic()
-    with start_index(options, pictures) as run:
-        while run.poll() is None and len([*pictures.glob(f"{INSIDE}/parts-*/part-*")]) < parts:
+    with start_index(options, images) as run:
+        while run.poll() is None and len([*images.glob(f"{INSIDE}/parts-*/part-*")]) < parts:
             time.sleep(0.05)
         run.send_signal(signal.SIGKILL)
     if run.returncode != -signal.SIGKILL:
-        raise ValueError("the build ended before it could be killed; give more --pictures.")
+        raise RuntimeError("the build ended before it could be killed; give more --images.")
     return time.monotonic() - began
-
-
-def brute(index: PictureIndex) -> np.ndarray:
-    numbers = np.array([number_of(picture.digest) for picture in index.pictures.values()])
-    return index.vectors.reconstruct_batch(numbers).astype(np.float64)
 
 
 def main(arguments: list[str]) -> None:
@@ -119,56 +128,48 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--queries", type=int, default=200)
-    parser.add_argument("--pictures", type=int, default=8000)
+    parser.add_argument("--images", type=int, default=8000)
     options = parser.parse_args(arguments)
     quiet_libraries()
     print(machine(), f"{torch.get_num_threads()} thread(s)", sep=", ")
-    figures = {}
+    figures, calls = {}, []
     with tempfile.TemporaryDirectory() as work:
-        where = Path(work).resolve() / "random"
-        embeds = write_random_index(where, options.vectors, options.width).astype(np.float64)
+        folder = Path(work).resolve()
+        (folder / "random").mkdir()
+        save_index(random_index(folder / "random", options.vectors, options.width), folder / "random")
         began = time.perf_counter()
-        index = open_index(where)
+        index = open_index(folder / "random")
         figures["load_s"] = time.perf_counter() - began
         queries = torch.from_numpy(random_units(options.queries, options.width, seed=1))
-        figures["random"] = measured(index, embeds, queries)
-        size = sum(path.stat().st_size for path in where.iterdir()) / 1e6
-        print(f"{options.vectors:,} x {options.width}: {size:.0f} MB, opened in {figures['load_s']:.2f} s")
+        figures["random"] = measured(index, queries) | {"faiss_ms": faiss_ms(index, queries)}
+        print(f"{options.vectors:,} x {options.width}: opened in {figures['load_s']:.2f} s")
 
-        pictures = Path(work).resolve() / "pictures"
-        captions = unpack(options.data / "wds_flickr8k", pictures, options.pictures)
-        parts = max(1, options.pictures // 512 // 3)
-        calls = [["built, then SIGKILL", f"{kill_midway(options, pictures, parts):.0f} s", *["-"] * 6]]
+        images = folder / "images"
+        captions = unpack(options.data / "wds_flickr8k", images, options.images)
+        killed = kill_midway(options, images, max(1, options.images // 512 // 3))
+        calls.append(["built, then SIGKILL", f"{killed:.0f} s", *["-"] * 6])
 
         def call(name):
-            found, seconds = update(options, pictures)
-            calls.append([name, f"{seconds:.0f} s", *(f"{number:,}" for number in found)])
+            numbers, seconds = update(options, images)
+            calls.append([name, f"{seconds:.0f} s", *(f"{number:,}" for number in numbers)])
 
-        call("gone on with")
+        call("resumed")
         call("called again")
         model, processor = load_model(options.model, "cpu")
         texts = encode_texts(model, processor.tokenizer, captions[: options.queries])
-        index = open_index(pictures / INSIDE)
-        figures["built"] = measured(index, brute(index), texts)
-        for number, path in enumerate(sorted(pictures.rglob("*.jpg"))[:3]):
-            path.rename(pictures / f"moved {number}.jpg")
+        figures["built"] = measured(open_index(images), texts)
+        for number, path in enumerate(sorted(images.rglob("*.jpg"))[:3]):
+            path.rename(images / f"moved {number}.jpg")
         call("three moved")
-        index = open_index(pictures / INSIDE)
-        figures["moved"] = measured(index, brute(index), texts)
+        figures["moved"] = measured(open_index(images), texts)
     figures["calls"] = calls
-    print_table(["index", "took", "pictures", "encoded", "known", "unchanged", "gone", "unreadable"], calls)
-    rows = [
-        [
-            name,
-            f"{told['median_ms']:.1f}",
-            f"{told['ms_of_95_percent']:.1f}",
-            f"{told['as_brute_force']}",
-            told["queries"],
-        ]
-        for name, told in figures.items()
-        if isinstance(told, dict)
-    ]
-    print_table(["search of", "median ms", "95 % ms", "as brute force", "of"], [[*map(str, row)] for row in rows])
+    print_table(["index", "took", "images", "encoded", "known", "unchanged", "gone", "unreadable"], calls)
+    head = ["median_ms", "ms_of_95_percent", "faiss_ms", "as_brute_force", "queries"]
+    rows = []
+    for name in ("random", "built", "moved"):
+        values = (figures[name].get(column, "-") for column in head)
+        rows.append([name, *(f"{value:.1f}" if isinstance(value, float) else str(value) for value in values)])
+    print_table(["search of", *head], rows)
     save_figures(options.output / "search.json", figures)
 
 

@@ -1,15 +1,14 @@
-"""Recipes go in; pictures, operations and seconds to 50, 60, 70, 80 and 90 % zero-shot on CIFAR-10 come out.
+"""Measure the images, operations and seconds that recipes need to reach 50 to 90 % zero-shot accuracy on CIFAR-10.
 
 python -m benchmarks.speedrun configuration/cifar10.yaml benchmarks/seed_style.yaml --seeds 0 1 2 \
     --dataset DATA/wds_vtab-cifar10 --text_tower MODELS/minilm-l6-distilbert
 
-The track: towers from scratch on the picture side, CIFAR-10's training split without 5,000 pictures for validation,
-accuracy through the 18 prompts. On the way the validation split is measured `--looks` times; the test split is read
-once, when a run has ended. A recipe enters with its own number of pictures, or with `--pictures`; the speedrun.json of
-another process enters as it is, so seeds can be trained side by side and told together. Pictures, operations (of the
-matrix products of the forward and backward pass, as torch counts them; an optimizer's own are left out: Muon's are 7 %
-more for `cifar10.yaml`) and seconds (training only: what is spent on measuring is taken off) are those at the first
-look that is at or above a mark; means over the seeds that reached it, and how many did.
+The rules are in docs/speed_track.md. The validation split is measured `--evaluations` times during a run; the test
+split is read once, at its end. A recipe enters with its own number of images, or with `--images`. The speedrun.json of
+another process is included as it is, so that seeds can be trained side by side. Reported are images, operations (of
+the matrix products of the forward and backward pass, as torch counts them; the optimizer's are left out: Muon adds 7 %
+for `cifar10.yaml`) and seconds (of training, without measuring) at the first evaluation at or above a mark: means over
+the seeds that reached it, and how many did.
 """
 
 import json
@@ -37,10 +36,10 @@ TRAINING_ROWS = 45_000
 
 
 class Watch:
-    """Looks over a trainer's shoulder: what it had seen, and for how long it had trained, at each evaluation."""
+    """Record images seen, seconds of training and accuracy at each evaluation of a trainer."""
 
     def __init__(self):
-        self.looks, self.operations = [], None
+        self.evaluations, self.operations = [], None
         self._began, self._measuring = None, 0.0
 
     def __enter__(self):
@@ -57,10 +56,10 @@ class Watch:
             start = time.perf_counter()
             metrics = watch._evaluate(trainer, *args, **kwargs)
             seen = trainer.state.global_step * trainer.args.global_batch_size
-            look = {"pictures": seen, "top1": metrics["eval_top1"]}
-            look["seconds"] = start - watch._began - watch._measuring
-            watch.looks.append(look)
-            print("{pictures:,} pictures, {seconds:,.0f} s: {top1:.1%} on validation".format(**look), flush=True)
+            evaluation = {"images": seen, "top1": metrics["eval_top1"]}
+            evaluation["seconds"] = start - watch._began - watch._measuring
+            watch.evaluations.append(evaluation)
+            print("{images:,} images, {seconds:,.0f} s: {top1:.1%} on validation".format(**evaluation), flush=True)
             watch._measuring += time.perf_counter() - start
             return metrics
 
@@ -72,7 +71,7 @@ class Watch:
 
 
 def operations(trainer) -> float:
-    """Of a picture with its caption, forward and backward."""
+    """Count the operations per image and caption, forward and backward."""
     inputs = trainer._prepare_inputs(trainer.train_pairs.largest_batch(8))
     with FlopCounterMode(display=False) as counter, trainer.compute_loss_context_manager():
         trainer.compute_loss(trainer.model, inputs).backward()
@@ -81,72 +80,70 @@ def operations(trainer) -> float:
 
 
 def attempt(recipe: str, seed: int, options, more: Sequence[str] = ()) -> dict:
-    """One run: its looks, and its test figure; `more` words of the command line go before the recipe."""
+    """Train once and return the evaluations and the test accuracy; `more` options override the recipe."""
     words = [recipe, "--seed", str(seed), "--output_dir", str(options.output / f"{Path(recipe).stem}-{seed}")]
     words += ["--overwrite_output_dir", "true", "--disable_tqdm", "true", "--save_strategy", "no", *more]
     for name in ("dataset", "text_tower"):
         words += [f"--{name}", getattr(options, name)] if getattr(options, name) else []
     batch = parse_recipe(words)[2].global_batch_size
-    pictures = options.pictures or parse_recipe(words)[2].num_train_epochs * TRAINING_ROWS
-    steps = round(pictures / batch)
+    images = options.images or parse_recipe(words)[2].num_train_epochs * TRAINING_ROWS
+    steps = round(images / batch)
     words += ["--max_steps", str(steps), "--eval_strategy", "steps"]
-    words += ["--eval_steps", str(max(math.ceil(steps / options.looks), 1))]
+    words += ["--eval_steps", str(max(math.ceil(steps / options.evaluations), 1))]
     with Watch() as watch:
         metrics = train(*parse_recipe(words))
     [test] = metrics.values()
-    run = {"recipe": recipe, "seed": seed, "pictures": steps * batch, "operations": watch.operations}
-    return {**run, "looks": watch.looks, "test_top1": test["top1"]}
+    run = {"recipe": recipe, "seed": seed, "images": steps * batch, "operations": watch.operations}
+    return {**run, "evaluations": watch.evaluations, "test_top1": test["top1"]}
 
 
 def to_mark(run: dict, mark: float) -> dict | None:
-    """The first look at or above a mark.
+    """Return the first evaluation at or above a mark.
 
-    >>> to_mark({"looks": [{"top1": 0.4}, {"top1": 0.6}]}, 0.5), to_mark({"looks": []}, 0.5)
+    >>> to_mark({"evaluations": [{"top1": 0.4}, {"top1": 0.6}]}, 0.5), to_mark({"evaluations": []}, 0.5)
     ({'top1': 0.6}, None)
     """
-    return next((look for look in run["looks"] if look["top1"] >= mark), None)
+    return next((evaluation for evaluation in run["evaluations"] if evaluation["top1"] >= mark), None)
 
 
 def table(runs: list[dict]) -> list[list[str]]:
     lines = []
     for mark in MARKS:
         found = [(run, to_mark(run, mark)) for run in runs]
-        found = [(run, look) for run, look in found if look is not None]
+        found = [(run, evaluation) for run, evaluation in found if evaluation is not None]
         if found:
-            pictures = mean(look["pictures"] for _, look in found)
-            work = mean(look["pictures"] * run["operations"] for run, look in found)
-            seconds = mean(look["seconds"] for _, look in found)
+            images = mean(evaluation["images"] for _, evaluation in found)
+            work = mean(evaluation["images"] * run["operations"] for run, evaluation in found)
+            seconds = mean(evaluation["seconds"] for _, evaluation in found)
             counted = f"{len(found)} of {len(runs)}"
-            lines.append([f"{mark:.0%}", f"{pictures:,.0f}", f"{work / 1e12:,.0f}", f"{seconds:,.0f}", counted])
+            lines.append([f"{mark:.0%}", f"{images:,.0f}", f"{work / 1e12:,.0f}", f"{seconds:,.0f}", counted])
     return lines
 
 
 def draw(entries: dict[str, list[dict]], path: Path) -> None:
-    """A line an entry, the mean of its seeds, as far as they were looked at after equally many pictures."""
+    """Draw one line per entry: the mean of its seeds where they were evaluated after the same number of images."""
     figure = new_figure(7, 3.6)
     axes = figure.subplots()
     styles = zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
     for (name, runs), (colour, dashes, marker) in zip(entries.items(), styles, strict=False):
-        looks = zip(*(run["looks"] for run in runs), strict=False)
-        looks = [look for look in looks if len({part["pictures"] for part in look}) == 1]
-        heights = [100 * mean(part["top1"] for part in look) for look in looks]
-        pictures = [look[0]["pictures"] / 1000 for look in looks]
-        axes.plot(pictures, heights, dashes, marker=marker, markersize=4, color=colour, label=name)
-    tidy(axes, "Zero-shot on validation, towers from scratch", "thousand training pictures", "top-1, %")
+        evaluations = zip(*(run["evaluations"] for run in runs), strict=False)
+        evaluations = [evaluation for evaluation in evaluations if len({part["images"] for part in evaluation}) == 1]
+        heights = [100 * mean(part["top1"] for part in evaluation) for evaluation in evaluations]
+        images = [evaluation[0]["images"] / 1000 for evaluation in evaluations]
+        axes.plot(images, heights, dashes, marker=marker, markersize=4, color=colour, label=name)
+    tidy(axes, "Zero-shot on validation, towers from scratch", "thousand training images", "top-1, %")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     save_figure(figure, path)
 
 
 def main(arguments: list[str]) -> None:
     parser = parser_of("speedrun")
-    parser.add_argument(
-        "entries", nargs="+", help="recipe files that enter, and speedrun.json files of other processes"
-    )
+    parser.add_argument("entries", nargs="+", help="recipe files, and speedrun.json files of other processes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--pictures", type=int, help="training pictures of each run; default: the recipe's own")
-    parser.add_argument("--looks", type=int, default=20, help="measurements of the validation split in a run")
-    parser.add_argument("--dataset", help="where CIFAR-10 is, if not on the Hub")
-    parser.add_argument("--text_tower", help="another text tower than the recipe's")
+    parser.add_argument("--images", type=int, help="training images of each run; default: as in the recipe")
+    parser.add_argument("--evaluations", type=int, default=20, help="of the validation split in a run")
+    parser.add_argument("--dataset", help="path of CIFAR-10, if not on the Hub")
+    parser.add_argument("--text_tower", help="in place of the text tower of the recipe")
     options = parser.parse_args(arguments)
     runs = []
     for entry in options.entries:
@@ -155,16 +152,16 @@ def main(arguments: list[str]) -> None:
             continue
         for seed in options.seeds:
             runs.append(attempt(entry, seed, options))
-            save_figures(options.output / "speedrun.json", {"runs": runs})  # after each: a stop loses one at most
+            save_figures(options.output / "speedrun.json", {"runs": runs})  # after each run: a stop loses one at most
     entries = defaultdict(list)
     for run in runs:
-        entries[f"{Path(run['recipe']).name}, {run['pictures']:,} pictures"].append(run)
+        entries[f"{Path(run['recipe']).name}, {run['images']:,} images"].append(run)
     for name, runs in entries.items():
         top1 = [run["test_top1"] for run in runs]
         spread = f", standard deviation {stdev(top1):.1%}" if len(top1) > 1 else ""
         seeds = ", ".join(str(run["seed"]) for run in runs)
         print(f"{name}: test top-1 {mean(top1):.1%}{spread}, seeds {seeds}")
-        print_table(["validation at", "pictures", "TFLOP", "seconds", "seeds"], table(runs))
+        print_table(["validation at", "images", "TFLOP", "seconds", "seeds"], table(runs))
     draw(entries, options.output / "speedrun.png")
     print(f"{machine()}; {torch.get_num_threads()} threads")
 

@@ -1,14 +1,14 @@
-"""Commands go in; what they take until they say something, until their first step, and to their end, comes out.
+"""Time the start of commands: until the help is printed, until the first step, and to the end.
 
 python -m benchmarks.startup --parts help digits
 python -m benchmarks.startup --dataset clip-benchmark/wds_flickr8k
 
-help    `clipscratch train --help` beside a process that imports transformers' Trainer and nothing else.
-digits  `configuration/digits.yaml` until its first step is done, and what the seconds are spent on.
-second  the second run of `configuration/flickr8k.yaml`, its frozen towers' states cached by a first one that is not
-        counted, beside a process that imports the Trainer and loads the two towers.
+help    the help of training, beside a process that imports transformers' Trainer and nothing else.
+digits  `configuration/digits.yaml` until its first step is done, with the seconds of each part.
+second  the second run of `configuration/flickr8k.yaml`, after a first one that cached the features of the frozen
+        towers, beside a process that imports the Trainer and loads the two towers.
 
-Each process is started anew, those of a part in turn; medians of `--repeats`.
+Each measurement is a new process, those of a part in turn; medians of `--repeats`.
 """
 
 import os
@@ -24,7 +24,7 @@ from modeling_clipscratch.training.recipe.recipe import read_recipe
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
 
 DIGITS, FLICKR8K = (REPOSITORY / "configuration" / f"{name}.yaml" for name in ("digits", "flickr8k"))
-# The clock is the system's, set before the process was started.
+# Seconds are counted from before the process was started.
 TRAINER = """
 import sys, time
 from transformers import Trainer
@@ -34,9 +34,8 @@ HELP = """
 import contextlib, io, sys, time
 from modeling_clipscratch.cli import train as run_train
 began = float(sys.argv[1])
-sys.argv[1:] = ["--help"]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-    run_train.program()
+    run_train.main(["--help"])
 print("help printed", time.time() - began)
 """
 FLOOR = """
@@ -53,13 +52,14 @@ began = float(sys.argv.pop(1))
 spent, inside = {"imports": time.time() - began}, []
 
 from modeling_clipscratch.data.images.preprocess import Preprocess
-from modeling_clipscratch.training import pairs, run
+from modeling_clipscratch.training import run
+from modeling_clipscratch.training.features import pairs
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 def count(owner, name, part):
     function = getattr(owner, name)
     def counted(*args, **kwargs):
-        if inside:  # a part of what is counted already
+        if inside:  # called by a part that is counted already
             return function(*args, **kwargs)
         inside.append(part)
         start = time.time()
@@ -78,31 +78,31 @@ for owner, name, part in (
 ):
     count(owner, name, part)
 
-step, said = ClipScratchTrainer.training_step, []
+step, printed = ClipScratchTrainer.training_step, []
 def first(self, *args, **kwargs):
     loss = step(self, *args, **kwargs)
-    if not said:
+    if not printed:
         whole = time.time() - began
-        said.append(print("first step", whole))
-        for part, seconds in {**spent, "the rest": whole - sum(spent.values())}.items():
+        printed.append(print("first step", whole))
+        for part, seconds in {**spent, "rest": whole - sum(spent.values())}.items():
             print("of it " + part, seconds)
     return loss
 ClipScratchTrainer.training_step = first
-run_train.program()
+run_train.main(sys.argv[1:])
 print("end", time.time() - began)
 """
 
 
 def seconds(program: str, *arguments: str) -> dict[str, float]:
-    """What a program of its own said of its time since it was started: {name: seconds}."""
+    """Run a program and return {name: seconds} of the lines that it prints."""
     command = [sys.executable, "-c", program, str(time.time()), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     words = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
-    told = ("Trainer imported", "help printed", "loaded", "first step", "end")
-    return {name: float(value) for name, value in words if name in told or name.startswith("of it ")}
+    names = ("Trainer imported", "help printed", "loaded", "first step", "end")
+    return {name: float(value) for name, value in words if name in names or name.startswith("of it ")}
 
 
 def help_beside_trainer(options, folder: str) -> list[dict]:
@@ -113,19 +113,19 @@ def help_beside_trainer(options, folder: str) -> list[dict]:
 
 
 def first_step_of_digits(options, folder: str) -> list[dict]:
-    given = [str(DIGITS), "--max_steps", "1", *_quietly(f"{folder}/digits"), "--eval_strategy", "no"]
-    found = [seconds(RUN, *given, "--save_strategy", "no") for _ in range(options.repeats)]
+    arguments = [str(DIGITS), "--max_steps", "1", *_quietly(f"{folder}/digits"), "--eval_strategy", "no"]
+    found = [seconds(RUN, *arguments, "--save_strategy", "no") for _ in range(options.repeats)]
     show(found)
     return found
 
 
 def second_run(options, folder: str) -> list[dict]:
     towers = [options.text_tower, options.vision_tower]
-    given = [str(FLICKR8K), "--dataset", options.dataset, "--text_tower", towers[0], "--vision_tower", towers[1]]
-    given += ["--cache_dir", options.cache_dir] if options.cache_dir else []
-    given += _quietly(f"{folder}/flickr8k")
-    print(f"first run: {seconds(RUN, *given)['end']:.1f} s, the caches filled where they were not", flush=True)
-    found = [seconds(FLOOR, *towers) | seconds(RUN, *given) for _ in range(options.repeats)]
+    arguments = [str(FLICKR8K), "--dataset", options.dataset, "--text_tower", towers[0], "--vision_tower", towers[1]]
+    arguments += ["--cache_dir", options.cache_dir] if options.cache_dir else []
+    arguments += _quietly(f"{folder}/flickr8k")
+    print(f"first run: {seconds(RUN, *arguments)['end']:.1f} s, which fills the caches", flush=True)
+    found = [seconds(FLOOR, *towers) | seconds(RUN, *arguments) for _ in range(options.repeats)]
     medians = show(found)
     print(f"first step after Trainer and towers: {medians['first step'] - medians['loaded']:.1f} s")
     return found
@@ -139,7 +139,7 @@ def _quietly(folder: str) -> list[str]:
 
 
 def show(found: list[dict]) -> dict[str, float]:
-    """A table of all that was told, and its medians."""
+    """Print a table of all times and return their medians."""
     medians = {name: median(run[name] for run in found) for name in found[0]}
     rows = [[name, f"{medians[name]:.2f} s", ", ".join(f"{run[name]:.2f}" for run in found)] for name in medians]
     print_table(["since the start of the process", "median", "each"], rows)
@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> None:
     recipe = read_recipe(FLICKR8K)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     for name in ("dataset", "text_tower", "vision_tower"):
-        parser.add_argument(f"--{name}", default=recipe[name], help="of the second run")
+        parser.add_argument(f"--{name}", default=recipe[name], help="for the part `second`")
     parser.add_argument("--cache_dir")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""A regime (sizes, batch, folder of towers) goes in; ways to train the same towers come out, each timed by its steps.
+"""Implement a training step of the same towers in several ways: ClipScratch, by hand, and the usual libraries.
 
-Each way is a function (regime, steps) -> seconds of its steps after two to warm up. All see the same rows, train a ViT
-from scratch against a frozen DistilBERT-base of random weights, and project to 512. Text is what differs most: the
-usual ways run the frozen tower at every step.
+Each is a function (regime, steps) -> seconds of its steps after two to warm up. All use the same rows, train a ViT from
+scratch with a frozen DistilBERT-base of random weights, and project to 512. The text side differs most: the usual
+implementations run the frozen tower at every step.
 """
 
 import time
@@ -45,7 +45,7 @@ MEAN = [0.5] * 3
 
 @dataclass(frozen=True)
 class Regime:
-    """What all ways have in common. `text_tower` is the folder of the frozen tower; `rows` are held once."""
+    """Sizes, data and towers that all implementations share; `text_tower` is the folder of the frozen tower."""
 
     dataset: str
     rows: datasets.Dataset
@@ -75,7 +75,7 @@ class Regime:
 
 
 def write_text_tower(folder: Path, captions: list[str], config: DistilBertConfig) -> str:
-    """A DistilBERT of random weights, with a tokenizer that knows the captions' words."""
+    """Save a DistilBERT of random weights, with a tokenizer that knows the words of the captions."""
     torch.manual_seed(0)
     DistilBertModel(config).save_pretrained(folder)
     tokenizer = word_tokenizer(captions)
@@ -85,7 +85,7 @@ def write_text_tower(folder: Path, captions: list[str], config: DistilBertConfig
 
 
 def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = None, **sizes) -> Regime:
-    """The training rows of a data set, with their first captions and a text tower that reads them."""
+    """Load the training rows of a dataset with their first captions, and make a text tower for them."""
     data = load_data(dataset, splits=["train"])
     rows = data["train"]
     if data.templates:
@@ -97,27 +97,27 @@ def make_regime(dataset: str, folder: Path, *, text: DistilBertConfig | None = N
     return Regime(dataset, rows, captions, tower, **sizes)
 
 
-# ClipScratch: everything that run_train.py does
+# ClipScratch: a whole training run
 
 
 def clipscratch(regime: Regime, steps: int, **fields) -> float:
-    """The whole path of a recipe: sources, cache, Trainer, logging, the optimizer, shifts and flips."""
+    """Train a recipe: data, cache, Trainer, logging, optimizer, shifts and flips."""
     start, end = steps_of_clipscratch(regime, steps, **fields)
     return end - start
 
 
 def steps_of_clipscratch(regime: Regime, steps: int, **fields) -> tuple[float, float]:
-    """The same for a run with other `fields` of the recipe."""
+    """Return when the timed steps began and ended, with other `fields` of the recipe."""
     return steps_of_recipe(recipe_words(regime, **fields), steps)
 
 
 def steps_of_recipe(words: list[str], steps: int) -> tuple[float, float]:
-    """When the first timed step began, and the one after the last: so what lies between two steps counts."""
+    """Return the start of the first timed step and of the one after the last, so that time between steps counts."""
     starts = []
     step = ClipScratchTrainer.training_step
 
     def timed(self, *args, **kwargs):
-        # A GPU may lie behind; it is waited for at the two ends only, else it could never be ahead.
+        # A GPU works asynchronously: the clock waits for it only at both ends.
         starts.append(now() if len(starts) in (WARM_UP, WARM_UP + steps) else time.perf_counter())
         return step(self, *args, **kwargs)
 
@@ -130,19 +130,19 @@ def steps_of_recipe(words: list[str], steps: int) -> tuple[float, float]:
 
 
 def now() -> float:
-    """Seconds of the clock, once the device has done all that it was given."""
+    """Return the time once the device has finished its work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter()
 
 
 def words_of(fields: dict) -> list[str]:
-    """Fields of a recipe as a command line has them."""
+    """Return fields of a recipe as options of a command line."""
     return [word for name, value in fields.items() for word in (f"--{name}", str(value))]
 
 
 def recipe_words(regime: Regime, **fields) -> list[str]:
-    """Command line of the run, without its number of steps."""
+    """Return the options of the run, without its number of steps."""
     fields = {
         "dataset": regime.dataset, "text_tower": regime.text_tower, "text_pooling": "mean", "vision_tower": "vit",
         "image_size": regime.image_size, "patch_size": regime.patch_size, "vision_hidden_size": regime.width,
@@ -154,11 +154,11 @@ def recipe_words(regime: Regime, **fields) -> list[str]:
     return words_of(fields)
 
 
-# The best step by hand: nothing but the arithmetic
+# By hand: the arithmetic alone
 
 
 class ByHand(nn.Module):
-    """A ViT and two matrices; text states come from a table."""
+    """A ViT and two matrices; text features are in memory."""
 
     def __init__(self, regime: Regime, attention: str):
         super().__init__()
@@ -167,9 +167,9 @@ class ByHand(nn.Module):
         self.text_head = nn.Linear(DistilBertConfig().dim, PROJECTION, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(2.6592))
 
-    def forward(self, pixels, states, group):
+    def forward(self, pixels, features, group):
         images = nn.functional.normalize(self.image_head(self.tower(pixels).last_hidden_state[:, 0]).float(), dim=1)
-        texts = nn.functional.normalize(self.text_head(states).float(), dim=1)
+        texts = nn.functional.normalize(self.text_head(features).float(), dim=1)
         logits = images @ texts.t() * self.logit_scale.exp()
         targets = (group[:, None] == group[None]).float()
         targets = targets / targets.sum(1, keepdim=True)
@@ -177,7 +177,7 @@ class ByHand(nn.Module):
 
 
 def by_hand(regime: Regime, steps: int, *, attention: str = "auto") -> float:
-    """Pixels and text states in memory, fused AdamW, arithmetic and attention as the run would choose them."""
+    """Time steps with all inputs in memory, fused AdamW, precision and attention as a run chooses them."""
     step = hand_step(regime, attention)
     for _ in range(WARM_UP):
         step()
@@ -188,7 +188,7 @@ def by_hand(regime: Regime, steps: int, *, attention: str = "auto") -> float:
 
 
 def hand_step(regime: Regime, attention: str = "auto"):
-    """One step as a function, with its inputs in memory."""
+    """Return one step as a function, with its inputs in memory."""
     torch.manual_seed(0)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     use_cpu = device.type == "cpu"
@@ -198,7 +198,7 @@ def hand_step(regime: Regime, attention: str = "auto"):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     shape = (4 * regime.batch, regime.image_size, regime.image_size, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    states = torch.randn(len(pixels), DistilBertConfig().dim, device=device)
+    features = torch.randn(len(pixels), DistilBertConfig().dim, device=device)
     group = torch.randint(0, 10, (len(pixels),), device=device)
     augment = Augment(mean=MEAN, std=MEAN, random_shift=4, horizontal_flip=0.5)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
@@ -207,7 +207,7 @@ def hand_step(regime: Regime, attention: str = "auto"):
         chosen = torch.randint(0, len(pixels), (regime.batch,), device=device)
         views = augment(pixels[chosen], chosen, chosen >= 0)
         with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
-            loss = model(views, states[chosen], group[chosen])
+            loss = model(views, features[chosen], group[chosen])
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -217,11 +217,11 @@ def hand_step(regime: Regime, attention: str = "auto"):
     return step
 
 
-# The usual ways
+# The usual implementations
 
 
 class Items(torch.utils.data.Dataset):
-    """One row at a time, as tutorials read them."""
+    """Read one row at a time, as tutorials do."""
 
     def __init__(self, regime: Regime, padding: str):
         self.regime, self.padding = regime, padding
@@ -235,27 +235,29 @@ class Items(torch.utils.data.Dataset):
         pixels = self.processor(self.regime.read_image(index), return_tensors="pt").pixel_values[0]
         if self.padding == "longest":
             return pixels, self.regime.captions[index]
-        said = self.tokenizer(
+        tokens = self.tokenizer(
             self.regime.captions[index], padding="max_length", max_length=CONTEXT, truncation=True, return_tensors="pt"
         )
-        return pixels, said["input_ids"][0], said["attention_mask"][0]
+        return pixels, tokens["input_ids"][0], tokens["attention_mask"][0]
 
     def collate(self, items):
         if self.padding == "longest":
-            said = self.tokenizer([caption for _, caption in items], padding=True, return_tensors="pt")
-            ids, mask = said["input_ids"], said["attention_mask"]
+            tokens = self.tokenizer([caption for _, caption in items], padding=True, return_tensors="pt")
+            ids, mask = tokens["input_ids"], tokens["attention_mask"]
         else:
             ids, mask = (torch.stack([item[part] for item in items]) for part in (1, 2))
         return {"pixel_values": torch.stack([item[0] for item in items]), "input_ids": ids, "attention_mask": mask}
 
 
 def dual_encoder(regime: Regime) -> VisionTextDualEncoderModel:
-    """Towers of the same sizes under transformers' own class, the text tower frozen; it needs a tower with a pooler,
-    so BERT of DistilBERT's depth stands there."""
+    """Build the class of transformers with towers of the same sizes, the text tower frozen.
+
+    The class needs a tower with a pooler, so the text tower is a BERT of DistilBERT's depth.
+    """
     torch.manual_seed(0)
-    known = DistilBertConfig.from_pretrained(regime.text_tower)
-    sizes = {"hidden_size": known.dim, "num_hidden_layers": known.n_layers, "num_attention_heads": known.n_heads}
-    text = BertModel(BertConfig(**sizes, intermediate_size=known.hidden_dim, vocab_size=known.vocab_size))
+    frozen = DistilBertConfig.from_pretrained(regime.text_tower)
+    sizes = {"hidden_size": frozen.dim, "num_hidden_layers": frozen.n_layers, "num_attention_heads": frozen.n_heads}
+    text = BertModel(BertConfig(**sizes, intermediate_size=frozen.hidden_dim, vocab_size=frozen.vocab_size))
     vision = ViTModel(regime.vision_config())
     model = VisionTextDualEncoderModel(vision_model=vision, text_model=text)
     model.text_model.requires_grad_(False)
@@ -263,7 +265,7 @@ def dual_encoder(regime: Regime) -> VisionTextDualEncoderModel:
 
 
 class Seed(nn.Module):
-    """Two towers' first tokens, two heads, and the loss over the diagonal."""
+    """The first tokens of two towers, two heads, and the loss of the diagonal."""
 
     def __init__(self, regime: Regime):
         super().__init__()
@@ -283,7 +285,7 @@ class Seed(nn.Module):
 
 
 def seed_loop(regime: Regime, steps: int, *, padding: str) -> float:
-    """The tutorial's loop: a DataLoader of single items, both towers at every step, fp32, Adam, `loss.item()`."""
+    """Time the loop of the tutorial: single items, both towers at every step, fp32, Adam, `loss.item()`."""
     torch.manual_seed(0)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     items = Items(regime, padding)
@@ -314,7 +316,7 @@ class _Clock(TrainerCallback):
 
 
 def dual_encoder_trainer(regime: Regime, steps: int) -> float:
-    """`VisionTextDualEncoderModel` under transformers' Trainer with its defaults, captions padded to the longest."""
+    """Time `VisionTextDualEncoderModel` with transformers' Trainer and its defaults, captions padded to the longest."""
     items, clock = Items(regime, "longest"), _Clock()
     args = TrainingArguments(
         output_dir=f"{regime.text_tower}-trainer", per_device_train_batch_size=regime.batch, report_to="none",

@@ -1,10 +1,9 @@
-"""CIFAR-10's and Flickr8k's tars go in; what memory a streamed run takes, and how often each row comes, comes out.
+"""Measure the memory of a streamed run, and count how often each row comes in an epoch.
 
 python -m benchmarks.stream --data DIR
 
 DIR holds `wds_vtab-cifar10` and `wds_flickr8k` in CLIP_benchmark's layout. Memory is that of the run and its workers,
-pages that they share counted once (PSS; where the system has none, USS), beyond what the run takes before it opens
-its data.
+with shared pages counted once (PSS; USS if the system has no PSS), beyond what the run takes before it opens its data.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
 from modeling_clipscratch.data.batches.captions import CaptionTable
 from modeling_clipscratch.data.batches.map_batches import TextSide
 from modeling_clipscratch.data.batches.stream_batches import StreamedPairs, StreamedRows
-from modeling_clipscratch.data.images.decode import is_picture_name
+from modeling_clipscratch.data.images.decode import is_image_name
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
 from modeling_clipscratch.data.load import load_data
@@ -46,36 +45,36 @@ RECIPE = {
     "disable_tqdm": True, "logging_steps": 10,
 }  # fmt: skip
 READY, TRAINED = "about to open the data", "trained"
-EVERY = 0.25  # seconds between two looks at the memory
+EVERY = 0.25  # seconds between two readings of the memory
 
 
 def decoded_bytes(folder: Path) -> tuple[int, int]:
-    """(pictures, bytes) of the train split, were all of it decoded at the size it has."""
+    """Return (images, bytes) of the train split if all of it were decoded at full size."""
     count = total = 0
     for shard in sorted(folder.glob("train/*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:
-                if is_picture_name(member.name):
+                if is_image_name(member.name):
                     width, height = Image.open(tar.extractfile(member)).size  # reads the header only
                     count, total = count + 1, total + 3 * width * height
     return count, total
 
 
 def memory(process: psutil.Process) -> tuple[int, int]:
-    """(bytes of a process and its children, number of these)."""
+    """Return (bytes of a process and its children, number of children)."""
     children, total = process.children(recursive=True), 0
     for one in [process, *children]:
         try:
             info = one.memory_full_info()
             total += info.pss if "pss" in info._fields else info.uss
         except psutil.NoSuchProcess:
-            continue  # a worker that has just ended
+            continue  # the worker has just ended
     return total, len(children)
 
 
 def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list[tuple[float, float, bool]]:
-    """Trains in a process of its own; returns (seconds since it opened its data, MB beyond what it took before,
-    whether it is training) at each look."""
+    """Train in a process of its own; return, at each reading, the seconds since it opened its data, the MB beyond what
+    it took before, and whether it is training."""
     arguments = [
         sys.executable,
         "-m",
@@ -88,12 +87,12 @@ def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list
         str(workers),
     ]
     arguments += ["--shuffle_rows", str(rows), "--output", str(work)]
-    looks = []
+    readings = []
     with subprocess.Popen(arguments, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as run:
         process = psutil.Process(run.pid)
         while READY not in (line := run.stdout.readline()):
             if not line:
-                raise ValueError(f"the run on {folder} ended before it opened its data; see its message above.")
+                raise ValueError(f"the run on {folder} ended before it opened its data; its message is above.")
         began, (before, _) = time.monotonic(), memory(process)
         while run.poll() is None:
             try:
@@ -101,15 +100,15 @@ def watch(folder: Path, steps: int, workers: int, rows: int, work: Path) -> list
             except psutil.Error:
                 break
             training = living >= workers and not (work / TRAINED).exists()
-            looks.append((time.monotonic() - began, (taken - before) / 1e6, training))
+            readings.append((time.monotonic() - began, (taken - before) / 1e6, training))
             time.sleep(EVERY)
     if run.returncode:
-        raise ValueError(f"the run on {folder} ended with status {run.returncode}; see its message above.")
-    return looks[:-1]  # the last look may have met a run that was ending
+        raise ValueError(f"the run on {folder} ended with status {run.returncode}; its message is above.")
+    return readings[:-1]  # the run may have been ending at the last reading
 
 
 def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) -> None:
-    """The run that is watched; its tokenizer's words are those of the test split."""
+    """Make the run that is watched; its tokenizer knows the words of the test split."""
     quiet_libraries()
     words = CaptionTable.of(load_data(folder, splits=["test"])["test"]).texts
     word_tokenizer(words).save_pretrained(work / "tokenizer")
@@ -117,11 +116,11 @@ def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) ->
     recipe |= {"max_steps": steps, "dataloader_num_workers": workers, "stream_shuffle_rows": rows}
     parsed = parse_recipe([word for name, value in recipe.items() for word in (f"--{name}", str(value))])
     print(READY, flush=True)
-    time.sleep(1)  # for the first look
+    time.sleep(1)  # for the first reading
     own = ClipScratchTrainer.train_from
 
-    def marked(trainer, *given, **named):
-        own(trainer, *given, **named)
+    def marked(trainer, *args, **kwargs):
+        own(trainer, *args, **kwargs)
         (work / TRAINED).touch()
 
     ClipScratchTrainer.train_from = marked
@@ -129,11 +128,11 @@ def train_here(folder: Path, steps: int, workers: int, rows: int, work: Path) ->
 
 
 def times_seen(folder: Path, *, processes: int = 2, workers: int = 2) -> Counter:
-    """How many rows came how often in the first epoch, over all processes and workers: {times: rows}."""
+    """Count how often rows come in the first epoch, over all processes and workers: {times: rows}."""
     keys = []
     for shard in sorted(folder.glob("train/*.tar")):
         with tarfile.open(shard) as tar:
-            keys += [f"{shard.stem}/{name.split('.')[0]}" for name in tar.getnames() if is_picture_name(name)]
+            keys += [f"{shard.stem}/{name.split('.')[0]}" for name in tar.getnames() if is_image_name(name)]
     data = load_data(folder, splits=["train"], streaming=True)
     rows, captions = StreamedRows(data["train"]), None
     if rows.class_names is None:
@@ -157,20 +156,20 @@ def times_seen(folder: Path, *, processes: int = 2, workers: int = 2) -> Counter
                 beyond.add(batch["stream"]["state"]["worker"])
             if len(beyond) == workers:
                 break
-    # A sample's id is of its key and its epoch: those of the second epoch, which some began, are others.
+    # A sample's id depends on key and epoch, so samples of the second epoch, which some readers began, do not count.
     return Counter(seen[sample] for sample in sample_ids(key_ids(keys), seed=0, epoch=0).tolist())
 
 
 def draw(curves: dict, decoded: dict, path: Path) -> None:
-    """{set: [(seconds, MB, whether it trains), ...]} and {set: MB} -> one sheet."""
+    """Draw one panel per dataset: {name: [(seconds, MB, whether it trains), ...]} and {name: MB if decoded}."""
     figure = new_figure(9.6, 3.6)
-    for place, (name, looks) in enumerate(curves.items(), start=1):
-        seconds, megabytes, training = zip(*looks, strict=True)
+    for place, (name, readings) in enumerate(curves.items(), start=1):
+        seconds, megabytes, training = zip(*readings, strict=True)
         axes = figure.add_subplot(1, len(curves), place)
         axes.plot(seconds, megabytes, color=BLUE, linewidth=1.5, label="streamed run and its workers")
         last = max(second for second, is_training in zip(seconds, training, strict=True) if is_training)
-        axes.axvline(last, color="0.4", linestyle=":", linewidth=1.5, label="trained; validation is measured")
-        axes.axhline(decoded[name], color=VERMILLION, linestyle="--", linewidth=1.5, label="the decoded set alone")
+        axes.axvline(last, color="0.4", linestyle=":", linewidth=1.5, label="end of training; validation follows")
+        axes.axhline(decoded[name], color=VERMILLION, linestyle="--", linewidth=1.5, label="the decoded dataset alone")
         tidy(axes, name, "seconds since the data were opened", "memory, MB")
         axes.set_xlim(0, None)
         axes.set_ylim(0, 1.35 * max(*megabytes, decoded[name]))
@@ -180,7 +179,7 @@ def draw(curves: dict, decoded: dict, path: Path) -> None:
 
 def main(arguments: list[str]) -> None:
     parser = parser_of("stream")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the two sets")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the two datasets")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--shuffle_rows", type=int, default=2048)
@@ -194,30 +193,30 @@ def main(arguments: list[str]) -> None:
         folder = options.data / folder
         count, size = decoded_bytes(folder)
         with tempfile.TemporaryDirectory() as work:
-            looks = watch(folder, options.steps, options.workers, options.shuffle_rows, Path(work))
+            readings = watch(folder, options.steps, options.workers, options.shuffle_rows, Path(work))
         times = times_seen(folder)
-        curves[name], decoded[name] = looks, size / 1e6
-        training = [taken for _, taken, is_training in looks if is_training]
-        half = training[len(training) // 2 : -2]  # in the last ones the workers were ending
+        curves[name], decoded[name] = readings, size / 1e6
+        training = [taken for _, taken, is_training in readings if is_training]
+        half = training[len(training) // 2 : -2]  # without the last readings, when workers were ending
         once = f"{times[1]:,} of {count:,}"
         seen = options.steps * RECIPE["global_batch_size"]
         figures = (
             f"{seen:,}",
-            f"{looks[-1][0]:.0f}",
+            f"{readings[-1][0]:.0f}",
             f"{max(training):.0f}",
             f"{max(half) - min(half):.0f}",
         )
         table.append([name, *figures, f"{decoded[name]:.0f}", once])
         assert times == {1: count}, times
     head = [
-        "set",
-        "pictures trained on",
+        "dataset",
+        "training images",
         "seconds",
-        "most MB in training",
-        "range in its 2nd half, MB",
-        "decoded set, MB",
+        "peak MB in training",
+        "range in the 2nd half, MB",
+        "decoded dataset, MB",
     ]
-    print_table([*head, "keys once an epoch, 2 x 2 readers"], table)
+    print_table([*head, "keys once per epoch, 2 x 2 readers"], table)
     save_figures(options.output / "stream.json", {"seconds_and_megabytes": curves, "decoded_megabytes": decoded})
     draw(curves, decoded, options.output / "stream.png")
 

@@ -1,17 +1,18 @@
-"""A regime goes in; ClipScratch's training step beside the usual ways, the best by hand and the peak comes out.
+"""Time a training step of ClipScratch beside the usual implementations, the best step by hand and the peak rate.
 
 python -m benchmarks.train_step --regime 32     # ViT 192 wide, 6 layers, patch 4, 32 x 32 pixels, batch 256
 python -m benchmarks.train_step --regime 224    # ViT-B/16 at 224 pixels, batch 16
 
-The ways (`step_contestants.py`) are timed in turn, `--rounds` times, by the wall clock from the start of one step to
-the start of another, after two steps to warm up; medians, and the medians of each round's ratios. ClipScratch is all
-that `run_train.py` does, with logging and augmentation; its text states are cached, as is the default. By hand is the
-arithmetic alone: pictures and text states in memory, the same augmentation, fused AdamW, the same precision and
-attention. Data are the digits, resized: no decoding, which is easy on the ways that read item by item.
+The implementations (`step_contestants.py`) are timed in turn, `--rounds` times, by the wall clock from the start of
+one step to the start of another, after two steps to warm up; reported are medians, and medians of the ratios of each
+round. ClipScratch is a whole training run with logging and augmentation; its text features are cached, as by default.
+"By hand" is the arithmetic alone: images and text features in memory, the same augmentation, fused AdamW, the same
+precision and attention. The data are the digits, resized, without decoding, which favours implementations that read
+item by item.
 
-MFU is the share of the matrix products' peak, measured in the same run: operations of a step by hand, as torch counts
-them, over the time. Memory is the highest resident size of a process (Linux) less that before its first step.
-`--fields muon_learning_rate=0.01` shows what an option of the recipe costs ClipScratch.
+MFU is the share of the peak of matrix products, measured in the same run: operations of a step by hand, as torch counts
+them, over the time. Memory is the highest resident size of a process (Linux) minus that before its first step.
+`--fields muon_learning_rate=0.01` shows the cost of a field of the recipe.
 """
 
 import contextlib
@@ -54,20 +55,20 @@ WAYS = {
 
 
 def matmul_peak(dtype: torch.dtype) -> float:
-    """Operations a second of a square matrix product, the best of a few; of products in a row on a GPU."""
+    """Return the operations per second of a square matrix product, the best of eight tries."""
     device, edge, row = ("cpu", 2048, 1) if no_accelerator() else (torch.accelerator.current_accelerator(), 8192, 8)
     a, b = (torch.randn(edge, edge, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(8):
         start = ways.now()
         for _ in range(row):
-            product = a @ b  # noqa: F841, its time is wanted, not it
+            product = a @ b  # noqa: F841, only its time counts
         best = min(best, ways.now() - start)
     return 2 * edge**3 * row / best
 
 
 def operations(regime: ways.Regime) -> int:
-    """Of one step by hand, forward and backward, as torch counts them."""
+    """Count the operations of one step by hand, forward and backward."""
     step = ways.hand_step(regime)
     with FlopCounterMode(display=False) as counter:
         step()
@@ -75,7 +76,7 @@ def operations(regime: ways.Regime) -> int:
 
 
 def parts_of_a_step(regime: ways.Regime, steps: int, **fields) -> dict[str, float]:
-    """Seconds of ClipScratch's step by part; on a CPU, where every call waits for its result."""
+    """Return the seconds of a step of ClipScratch by part; for CPUs, where every call waits for its result."""
     from accelerate import Accelerator
     from accelerate.optimizer import AcceleratedOptimizer
 
@@ -91,9 +92,9 @@ def parts_of_a_step(regime: ways.Regime, steps: int, **fields) -> dict[str, floa
             stack.enter_context(_timed(owner, name, calls[part]))
         start, end = ways.steps_of_clipscratch(regime, steps, **fields)
     each = {part: sum(spent for began, spent in made if start <= began < end) / steps for part, made in calls.items()}
-    each["forward and loss"] -= each["augmentation"]  # made inside it
+    each["forward and loss"] -= each["augmentation"]  # augmentation runs inside compute_loss
     whole = (end - start) / steps
-    return {**each, "the rest": whole - sum(each.values()), "whole": whole}
+    return {**each, "rest": whole - sum(each.values()), "whole": whole}
 
 
 @contextlib.contextmanager
@@ -115,7 +116,7 @@ def _timed(owner, name, calls):
 
 
 def memory_of(way: str, options) -> int:
-    """Bytes that the steps of a way add to a process of its own."""
+    """Return the bytes that the steps of an implementation add to a process of its own."""
     command = [sys.executable, "-m", "benchmarks.train_step", "--regime", options.regime, "--memory_of", way]
     command += ["--batch", str(options.batch)] if options.batch else []
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
@@ -147,11 +148,11 @@ def main(arguments: list[str]) -> None:
     parser = parser_of("train_step")
     parser.add_argument("--regime", choices=REGIMES, default="32")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="timed steps of a round")
-    parser.add_argument("--batch", type=int, help="pairs of a step")
+    parser.add_argument("--steps", type=int, help="timed steps per round")
+    parser.add_argument("--batch", type=int, help="pairs per step")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--fields", nargs="+", default=[], metavar="NAME=VALUE", help="of ClipScratch's recipe")
-    parser.add_argument("--memory_of", choices=(OURS, HAND), help="print the bytes that one way's steps take, no more")
+    parser.add_argument("--fields", nargs="+", default=[], metavar="NAME=VALUE", help="fields of the recipe")
+    parser.add_argument("--memory_of", choices=(OURS, HAND), help="only print the memory of one of the two")
     options = parser.parse_args(arguments)
     options.fields = dict(field.split("=", 1) for field in options.fields)
     sizes = {**REGIMES[options.regime], **({"batch": options.batch} if options.batch else {})}
@@ -175,7 +176,7 @@ def compare(regime: ways.Regime, options) -> None:
         rates = {way: regime.batch * steps / run(regime, steps) for way, run in contestants.items()}
         rounds.append({**rates, "peak": peak})
     rate = {way: median(each[way] for each in rounds) for way in rounds[0]}
-    print(f"{machine()}; {precision}, peak {rate['peak'] / 1e9:,.0f} GFLOP/s; {work / 1e9:.2f} GFLOP a picture")
+    print(f"{machine()}; {precision}, peak {rate['peak'] / 1e9:,.0f} GFLOP/s; {work / 1e9:.2f} GFLOP per image")
     rows = []
     for way in options.ways:
         against = {
@@ -184,15 +185,15 @@ def compare(regime: ways.Regime, options) -> None:
         }
         mfu = median(each[way] * work / each["peak"] for each in rounds)
         rows.append([way, f"{rate[way]:.1f}", against[HAND], against[OURS], f"{mfu:.1%}"])
-    print_table(["way", "pictures a second", "of by hand", "of ClipScratch", "MFU"], rows)
+    print_table(["implementation", "images/s", "relative to by hand", "to ClipScratch", "MFU"], rows)
     figures = {"regime": options.regime, "fields": options.fields, "precision": precision}
     figures |= {"operations": work, "rounds": rounds}
     if OURS in options.ways and no_accelerator():
         figures["parts"] = parts_of_a_step(regime, steps, **options.fields)
         whole = figures["parts"]["whole"]
         lines = [[part, f"{1000 * s:.1f}", f"{s / whole:.1%}"] for part, s in figures["parts"].items()]
-        print_table(["part of ClipScratch's step", "ms", "share"], lines)
-    if {OURS, HAND} <= set(options.ways) and sys.platform == "linux" and no_accelerator():  # the host's memory
+        print_table(["part of a step of ClipScratch", "ms", "share"], lines)
+    if {OURS, HAND} <= set(options.ways) and sys.platform == "linux" and no_accelerator():  # memory of the host
         figures["memory"] = {way: memory_of(way, options) for way in (OURS, HAND)}
         ours, hand = figures["memory"].values()
         print(f"memory of the steps: {ours / 1e6:.0f} MB, by hand {hand / 1e6:.0f} MB, ratio {ours / hand:.2f}")

@@ -18,11 +18,12 @@ _MODULES = {
     "metric_path": "evaluation.metric_modules",
     "rank_labels": "evaluation.rank_labels",
     "open_index": "search.index_files",
+    "search_index": "search.search_index",
     "update_index": "search.update_index",
     "convert": "sharing.convert",
     "export_onnx": "sharing.export.export_onnx",
     "push_folder": "sharing.push_model",
-    "write_card": "sharing.card.model_card",
+    "write_card": "sharing.model_card",
     "ClipScratchTrainer": "training.trainer",
     "ClipScratchTrainingArguments": "training.recipe.arguments",
 }

@@ -1,7 +1,7 @@
-"""Repositories go in; a Hub on 127.0.0.1 that `huggingface_hub` can talk to, and that fails on demand, comes out.
+"""Serve a Hub on 127.0.0.1 that `huggingface_hub` can talk to, and that fails on demand.
 
-It serves models and data sets: who a token belongs to, creation, information, trees, branches and tags, uploads (small
-files in the commit, large ones by LFS), atomic commits, downloads with ranges; private and gated repositories.
+It serves models and datasets: owners of tokens, creation, information, trees, branches and tags, uploads (small files
+in the commit, large ones by LFS), atomic commits, downloads with ranges, private and gated repositories.
 """
 
 import base64
@@ -17,21 +17,20 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-LARGE = (".safetensors", ".bin", ".pt", ".parquet", ".tar")  # by LFS; whatever else is over `LARGE_SIZE` bytes, too
+LARGE = (".safetensors", ".bin", ".pt", ".parquet", ".tar")  # by LFS, as are other files over `LARGE_SIZE` bytes
 LARGE_SIZE = 1_000_000
 
 
 @dataclass
 class Fault:
-    """What goes wrong with a request whose "METHOD path" the pattern is found in.
+    """What goes wrong with a request whose "METHOD path" matches the pattern.
 
     Args:
-        status: answered instead; `None` with nothing else to say: the request is served.
-        drop: `"request"`: the connection closes in the middle of what is sent here; `"answer"`: in the middle of what
-            is sent back, after all was done.
-        seconds: waited before.
-        meanwhile: called before.
-        times: how often, before all is well again.
+        status: Answer; with `None` the request is served.
+        drop: The connection closes in the middle of the `"request"`, or of the `"answer"` after all was done.
+        seconds: Delay.
+        meanwhile: Called before the answer.
+        times: How often this happens.
     """
 
     pattern: str
@@ -40,19 +39,19 @@ class Fault:
     seconds: float = 0
     meanwhile: Callable[[], object] | None = None
     headers: dict = field(default_factory=dict)
-    message: str = "as the test wants it"
+    message: str = "requested by the test"
     times: int = 1
 
 
 @dataclass
 class Repo:
-    """Commits, each with all its files, and the names that point at them."""
+    """Commits with all their files, and the branches and tags that point at them."""
 
     kind: str
     name: str
     private: bool = False
     gated: bool = False
-    readers: set = field(default_factory=set)  # besides the owner, of a private or gated one
+    readers: set = field(default_factory=set)  # besides the owner, if it is private or gated
     writers: set = field(default_factory=set)
     commits: dict = field(default_factory=dict)  # sha -> {path: bytes}
     messages: dict = field(default_factory=dict)  # sha -> message
@@ -76,7 +75,7 @@ class Repo:
 
     @property
     def history(self) -> list[str]:
-        """Messages of all commits, the first made first."""
+        """Messages of all commits, the oldest first."""
         return list(self.messages.values())
 
 
@@ -84,10 +83,10 @@ class LoopbackHub:
     """`with LoopbackHub() as hub:` serves at `hub.url` until the end.
 
     Attributes:
-        tokens: token -> (user, may write).
-        repos: (kind, name) -> `Repo`; kinds are `model` and `dataset`.
+        tokens: {token: (user, may write)}.
+        repos: {(kind, name): `Repo`}; kinds are `model` and `dataset`.
         seen: "METHOD path" of every request, in order.
-        largest: bytes of a file that is taken by LFS.
+        largest: Bytes of the largest file that LFS accepts.
     """
 
     def __init__(self):
@@ -107,7 +106,7 @@ class LoopbackHub:
         self.server.server_close()
 
     def add(self, name: str, files: dict[str, bytes] | Path, *, kind: str = "model", **settings) -> Repo:
-        """A repository with one commit of these files, or of those of a folder."""
+        """Add a repository with one commit of these files, or of those of a folder."""
         if isinstance(files, Path):
             files = {str(p.relative_to(files)): p.read_bytes() for p in sorted(files.rglob("*")) if p.is_file()}
         repo = self.repos[kind, name] = Repo(kind, name, **settings)
@@ -127,7 +126,7 @@ class LoopbackHub:
             return found
 
     def environment(self, home: Path, token: str | None = "hf_owner") -> dict[str, str]:
-        """What another process needs to be set to ask this Hub, and no other."""
+        """Return the environment of a process that uses this Hub and no other."""
         settings = {
             "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
@@ -141,7 +140,7 @@ class Refused(Exception):
 
 
 class Answer(BaseHTTPRequestHandler):
-    """One request."""
+    """Answer one request."""
 
     def do_GET(self):
         self.fault = self.server.hub.fault(f"{self.command} {unquote(self.path)}")
@@ -165,8 +164,6 @@ class Answer(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
-
-    # What comes in
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -195,8 +192,6 @@ class Answer(BaseHTTPRequestHandler):
         self.close_connection = True
         return ConnectionError()
 
-    # What goes out
-
     def answer(self, status: int, content=b"", headers=()):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
@@ -209,8 +204,6 @@ class Answer(BaseHTTPRequestHandler):
             self.wfile.write(data[: len(data) // 2])
             raise self.hang_up()
         self.wfile.write(data)
-
-    # Which question it is
 
     def route(self):
         address = urlsplit(self.path)
@@ -279,12 +272,10 @@ class Answer(BaseHTTPRequestHandler):
                 return self.commit(repo, revision)
         raise Refused(404, f"no such question: {self.path}")
 
-    # Who may
-
     def find(self, kind, name) -> Repo:
         repo = self.server.hub.repos.get((kind, name))
         if repo is None or (repo.private and not self.belongs(repo)):
-            status = 404 if self.user else 401  # as the real one: nobody is told that a private one is there
+            status = 404 if self.user else 401  # like the real one, which hides private repositories
             raise Refused(
                 status, "Repository not found" if self.user else "Invalid username or password.", "RepoNotFound"
             )
@@ -300,8 +291,6 @@ class Answer(BaseHTTPRequestHandler):
             raise Refused(403, f"Access to model {repo.name} is restricted", "GatedRepo")
         if not self.may_write or self.user not in {repo.name.split("/")[0], *repo.writers}:
             raise Refused(403, "you don't have the rights to write here")
-
-    # Answers
 
     def whoami(self):
         if self.user is None:

@@ -1,18 +1,20 @@
-"""Writes that fail half-way: what was there stays, nothing else is left, and one sentence says where."""
+"""Check that a write that fails half-way keeps the old content, leaves nothing else and names the place."""
 
 import errno
 import os
+import re
 import shutil
-import stat
 
 import pytest
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from modeling_clipscratch.utils.atomic_files import (
     WriteError,
     check_new_folder,
     replacing_files,
-    write_new_folder,
+    to_disk,
     write_text,
     write_whole,
 )
@@ -25,20 +27,20 @@ def file(path, fail):
 
 
 def folder(path, fail):
-    write_new_folder(path, lambda beside: ((beside / "a").write_text("new"), fail()))
+    write_whole(path, lambda temporary: ((temporary / "a").write_text("new"), fail()), folder=True)
 
 
 def files(path, fail):
-    with replacing_files(path, last="z") as inside:
-        (inside / "a").write_text("new")
-        (inside / "deep").mkdir()
-        write_text(inside / "deep" / "b", "new")
+    with replacing_files(path, last="z") as temporary:
+        (temporary / "a").write_text("new")
+        (temporary / "deep").mkdir()
+        write_text(temporary / "deep" / "b", "new")
         fail()
 
 
 @pytest.fixture(params=[file, folder, files], ids=lambda write: write.__name__)
 def target(request, tmp_path):
-    """(function that writes, path, what is there)."""
+    """(function that writes, path, old content)."""
     path = tmp_path / "place"
     if request.param is file:
         path.write_text("old")
@@ -55,7 +57,7 @@ def contents(folder):
 
 
 @pytest.mark.parametrize("error", [FULL, SafetensorError("No space left"), WriteError("x")], ids=["os", "st", "nested"])
-def test_a_failed_write_leaves_what_was_there_and_says_where(target, tmp_path, error):
+def test_a_failed_write_keeps_the_old_content_and_names_the_place(target, tmp_path, error):
     write, path, before = target
     if isinstance(error, WriteError):
         error.__cause__ = FULL
@@ -63,31 +65,33 @@ def test_a_failed_write_leaves_what_was_there_and_says_where(target, tmp_path, e
     def fail():
         raise error
 
-    with pytest.raises(
-        WriteError, match=rf"{path} cannot be written \(No space left.*; [\d,]+ MB free there\)"
-    ) as told:
+    message = rf"{path} cannot be written \(No space left.*; [\d,]+ MB free there\)"
+    with pytest.raises(WriteError, match=message) as caught:
         write(path, fail)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
     assert contents(tmp_path) == before
 
 
-def test_an_error_of_another_kind_is_raised_as_it_is(target, tmp_path):
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, FileNotFoundError])
+def test_another_error_is_raised_unchanged(target, tmp_path, error):
     write, path, before = target
-    with pytest.raises(ZeroDivisionError):
-        write(path, lambda: 1 / 0)
+
+    def fail():
+        raise error
+
+    with pytest.raises(error):
+        write(path, fail)
     assert contents(tmp_path) == before
 
 
-def test_what_a_killed_process_left_goes_at_the_next_write_and_nothing_else(target, tmp_path, monkeypatch):
+def test_the_next_write_removes_what_a_killed_process_left_and_nothing_else(target, tmp_path, monkeypatch):
     write, path, _ = target
     with monkeypatch.context() as patch:
-        for module, name in ((shutil, "rmtree"), (type(path), "unlink")):
-            patch.setattr(module, name, lambda *given, **named: None)  # as if it had been killed
+        patch.setattr(shutil, "rmtree", lambda *arguments, **named: None)  # as if it had been killed
         with pytest.raises(ZeroDivisionError):
             write(path, lambda: 1 / 0)
-    (tmp_path / ".place-backup.part").write_text("a person's")
-    left = [name for name in contents(tmp_path) if ".part" in name]
-    assert len(left) > 1
+    (tmp_path / ".place-backup.part").write_text("the user's")
+    assert len([name for name in contents(tmp_path) if ".part" in name]) > 1
     write(path, lambda: None)
     assert [name for name in contents(tmp_path) if ".part" in name] == [str(tmp_path / ".place-backup.part")]
 
@@ -95,44 +99,46 @@ def test_what_a_killed_process_left_goes_at_the_next_write_and_nothing_else(targ
 def test_files_are_replaced_together_and_others_kept(tmp_path):
     for name in ("a", "z", "another's"):
         (tmp_path / name).write_text("old")
-    with replacing_files(tmp_path, last="z") as inside:
-        write_text(inside / "a", "new")
-        write_text(inside / "deep" / "b", "new")
+    with replacing_files(tmp_path, last="z") as temporary:
+        write_text(temporary / "a", "new")
+        write_text(temporary / "deep" / "b", "new")
         assert contents(tmp_path)[str(tmp_path / "a")] == "old"
     names = {"a": "new", "another's": "old", "deep": None, "deep/b": "new"}  # the old z vouched for the old a
     assert contents(tmp_path) == {str(tmp_path / name): text for name, text in names.items()}
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "another's").stat().st_mode
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
-    def stop(where):
-        (where / "half").write_text("half")
-        raise KeyboardInterrupt
+def test_files_and_folders_get_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").mkdir()
+    (tmp_path / "usual" / "file").write_text("")
 
-    with pytest.raises(KeyboardInterrupt):
-        write_new_folder(tmp_path / "new", stop)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "new").mkdir()
-    check_new_folder("page", tmp_path / "new")  # an empty folder is as good as none
-    write_new_folder(tmp_path / "new", lambda where: (where / "file").write_text("whole"))
-    assert [path.name for path in tmp_path.rglob("*")] == ["new", "file"]
-    os.chmod(tmp_path / "new" / "file", 0o600)
-    write_new_folder(tmp_path / "again", lambda where: shutil.move(tmp_path / "new" / "file", where / "file"))
-    assert (tmp_path / "again" / "file").stat().st_mode == (tmp_path / "new").stat().st_mode & 0o666 | stat.S_IFREG
-    shutil.move(tmp_path / "again" / "file", tmp_path / "new" / "file")
-    with pytest.raises(ValueError, match="page=.*new is there already; delete it, or choose another name"):
-        check_new_folder("page", tmp_path / "new")
+    def fill(folder):
+        write_text(folder / "file", "")
+        save_file({"weight": torch.ones(1)}, folder / "weights")  # which safetensors makes readable for its owner only
+
+    write_whole(tmp_path / "new", fill, folder=True)
+    (tmp_path / "usual" / "weights").write_text("")
+    for name in ("", "file", "weights"):
+        assert (tmp_path / "new" / name).stat().st_mode == (tmp_path / "usual" / name).stat().st_mode
 
 
-def test_an_empty_folder_behind_a_link_is_filled(tmp_path):
+def test_an_empty_folder_behind_a_link_is_filled_and_another_one_refused(tmp_path):
     (tmp_path / "there").mkdir()
-    link = tmp_path / "link"
-    link.symlink_to("there")
-    check_new_folder("page", link)
-    write_new_folder(link, lambda where: (where / "file").write_text("whole"))
-    assert link.is_symlink() and (tmp_path / "there" / "file").read_text() == "whole"
+    (tmp_path / "link").symlink_to("there")
+    check_new_folder("page", tmp_path / "link")
+    write_whole(tmp_path / "link", lambda temporary: (temporary / "file").write_text("new"), folder=True)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "file").read_text() == "new"
+    for path, message in ((tmp_path / "there", "exists already"), ("/", "is a mount point")):
+        with pytest.raises(ValueError, match=f"page={re.escape(str(path))} {message}"):
+            check_new_folder("page", path)
 
 
-def test_a_mounted_disk_is_refused():
-    with pytest.raises(ValueError, match="page=/ is where a disk is mounted"):
-        check_new_folder("page", "/")
+def test_windows_flushes_files_that_are_open_for_writing_and_no_folders(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    opened, flush = [], os.open
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append((path, flags)) or flush(path, flags))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        entries = [*tmp_path.rglob("*"), tmp_path]  # before pathlib takes this for Windows
+        patch.setattr(type(tmp_path), "rglob", lambda path, pattern: entries[:-1])
+        to_disk(tmp_path)
+    assert opened == [(tmp_path / "file", os.O_RDWR)]

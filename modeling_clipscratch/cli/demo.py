@@ -22,5 +22,5 @@ def main(arguments: list[str]) -> None:
     if options.images is not None:
         settings = {"model_name": options.model, "progress": sys.stderr.isatty()}
         index, changes = update_index(options.images, model, processor, **settings)
-        print(f"{len(index.pictures):,} images in the index: {changes}")
+        print(f"{len(index.images):,} images in the index: {changes}")
     serve(build_page(model, processor, index, model_name=options.model), options.port)

@@ -13,7 +13,7 @@ from ..evaluation.evaluate_dataset import PROBES, TASKS
 from ..evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
 from ..evaluation.report.write_report import write_report
 from ..hub.errors_clipscratch import ClipScratchError
-from ..sharing.push_report import open_report, push_report
+from ..sharing.push_model import open_report, push_report
 from ..training.recipe.arguments import recipe_fields
 from ..utils.names import once_each
 
@@ -80,7 +80,8 @@ def main(arguments: list[str]) -> None:
     if options.output_dir is not None:
         options.push_to_hub = open_report(options.output_dir, options.push_to_hub)
     settings = {name: vars(options)[name] for name in ("split", "task", "device", "batch_size", "on_bad_row")}
-    evaluations = evaluate_models(options.model, data, maps=options.output_dir is not None, progress=True, **settings)
+    settings |= {"templates": options.templates} if options.templates else {}
+    evaluations = evaluate_models(options.model, data, progress=True, **settings)
     differences = differences_to_first(evaluations)
     print(text_summary(evaluations, differences, seeds=options.seeds))
     if options.output_dir is not None:

@@ -2,10 +2,8 @@
 
 import argparse
 
-from ..data.templates import DEFAULT_TEMPLATES
 from ..hub.errors_clipscratch import ClipScratchError
-from ..sharing.export.export_onnx import export_onnx
-from ..sharing.export.precision import PRECISIONS
+from ..sharing.export.export_onnx import PRECISIONS, export_onnx
 from ..sharing.export.web_page import check_page, write_page
 
 
@@ -17,8 +15,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--precision", nargs="+", choices=PRECISIONS, help="of the ONNX files (default: fp32)")
     add("--page", help="new folder for a static page that runs the model in the browser; needs npm")
     add("--images", help="folder of images to search on the page")
-    add("--labels", nargs="+", default=[], help="labels on the page at its start")
-    add("--template", help=f"prompt on the page, {{}} stands for the label (default: {DEFAULT_TEMPLATES[0]})")
+    add("--labels", nargs="+", help="labels on the page at its start (default: the model's classes)")
+    add("--template", help="prompt on the page, {} stands for the label (default: the model's first)")
     options = parser.parse_args(arguments)
     if options.output_dir is None and options.page is None:
         raise ClipScratchError("nothing to write: give --output_dir for ONNX files, --page for a page, or both.")
@@ -31,8 +29,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    template = DEFAULT_TEMPLATES[0] if options.template is None else options.template
-    settings = {"pictures": options.images, "labels": options.labels, "template": template}
+    settings = {"images": options.images, "labels": options.labels, "template": options.template}
     if options.page is not None:
         check_page(options.page, **settings)  # raises before the export, which takes long
     if options.output_dir is not None:

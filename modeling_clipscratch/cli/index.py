@@ -4,7 +4,6 @@ import sys
 
 from ..evaluation.load_model import load_model
 from ..search.update_index import update_index
-from ..search.vectors import faiss_library
 from .command_line import model_parser
 
 
@@ -20,7 +19,6 @@ def main(arguments: list[str]) -> None:
         help="name and skip images that cannot be read, or stop at the first (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    faiss_library()  # raises before the model is loaded
     model, processor = load_model(options.model, options.device)
     index, changes = update_index(
         options.folder,
@@ -32,4 +30,4 @@ def main(arguments: list[str]) -> None:
         on_bad_row=options.on_bad_row,
         progress=sys.stderr.isatty(),
     )
-    print(f"{len(index.pictures):,} images in the index: {changes}")
+    print(f"{len(index.images):,} images in the index: {changes}")

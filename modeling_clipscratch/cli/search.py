@@ -7,8 +7,8 @@ import sys
 from ..data.images.decode import decode_image
 from ..evaluation.load_model import load_model
 from ..search.index_files import check_model, find_index, model_fingerprint, open_index
-from ..search.result_page import check_sheet, write_sheet
-from ..search.search_index import check_query, search
+from ..search.result_page import check_result_page, write_result_page
+from ..search.search_index import check_query, search_index
 from ..utils.names import on_one_line
 from .command_line import model_parser
 
@@ -20,22 +20,22 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--index", required=True, help="the folder of images, or that of its index")
     parser.add_argument("--top", type=int, default=10, help="how many (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--sheet", help="write a page of the results: an .html that needs no other file")
+    parser.add_argument("--page", help="write a page of the results: an .html that needs no other file")
     options = parser.parse_args(arguments)
     check_query(text=options.text, image=options.image, top=options.top)
-    if options.sheet:
-        check_sheet(options.sheet)
+    if options.page:
+        check_result_page(options.page)
     folder = find_index(options.index)
     image = decode_image(options.image, name=options.image) if options.image else None
     index = open_index(folder)
     model, processor = load_model(options.model, options.device)
     check_model(index, folder, model_fingerprint(model, processor.image_processor))
-    hits = search(index, model, processor, text=options.text, image=image, top=options.top)
+    hits = search_index(index, model, processor, text=options.text, image=image, top=options.top)
     if options.json:
         print(json.dumps([{"image": str(hit.path), "score": hit.score} for hit in hits], indent=2))
     else:
         for rank, hit in enumerate(hits, start=1):
             print(f"{rank:>3}  {hit.score:6.3f}  {on_one_line(str(hit.path))}")
-    if options.sheet:
-        write_sheet(options.sheet, hits, query=options.text or os.path.basename(options.image), image=image)
-        print(f"wrote {options.sheet}", file=sys.stderr)
+    if options.page:
+        write_result_page(options.page, hits, query=options.text or os.path.basename(options.image), image=image)
+        print(f"wrote {options.page}", file=sys.stderr)

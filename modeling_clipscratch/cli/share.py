@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..sharing.card.model_card import is_our_card, write_card
-from ..sharing.push_model import check_folder, push_folder
+from ..sharing.model_card import is_our_card, write_card
+from ..sharing.push_model import push_folder
 
 
 def main(arguments: list[str]) -> None:
@@ -28,7 +28,6 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     about = {"license": options.license, "language": options.language}
     if options.command == "card":
-        check_folder(options.folder)
         path = write_card(options.folder, repo_id=options.repo_id, **about)
         if is_our_card(path):
             print(f"wrote {path}")

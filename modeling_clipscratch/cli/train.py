@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..evaluation.report.metric_tables import text_table
-from ..sharing.card.model_card import write_card
+from ..sharing.model_card import write_card
 from ..sharing.push_model import push_trained
 from ..training.recipe.recipe import parse_recipe
 from ..training.run import train

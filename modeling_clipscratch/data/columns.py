@@ -1,4 +1,4 @@
-"""Tell which columns of a table are the image, the captions and the label."""
+"""Find the image, caption and label columns of a table, and read captions and labels from their cells."""
 
 import ast
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Literal
 import datasets
 
 from ..hub.errors_clipscratch import ClipScratchError
-from .templates import class_names_from, templates_from
+from .templates import check_class_names, class_names_from, templates_from
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +26,24 @@ _LABEL_NAMES = ("label", "labels", "fine_label", "class", "class_name", "cls", "
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """How a dataset is to be read, where its files do not tell it.
+    """How to read a dataset whose files leave it open.
 
     Args:
-        image_column, caption_column, label_column: columns of a table.
-        class_names: in label order, where the data have none, or instead of them; or one `.txt` with a name a line.
-        templates: prompts for class data, `{}` stands for the class; or the name of a published list (`cifar10`,
-            `cifar100`, `imagenet`), or one `.txt` with a prompt a line.
-        split_column: column that names the split of a row. Default: one called `split`; `none` reads it as any other.
-        image_root: folder that the paths in a table are relative to. Default: the table's own.
-        folder_names: `classes` or `splits`: what the names of sub-folders are, where they may be either.
+        image_column, caption_column, label_column: Columns of a table.
+        class_names: Names in label order, which replace those of the data; or one `.txt` file with a name a line.
+        templates: Prompts for class data, `{}` stands for the class; or the name of a published list (`cifar10`,
+            `cifar100`, `imagenet`), or one `.txt` file with a prompt a line.
+        split_column: Column that names the split of a row. Default: one called `split`. `none` ignores it.
+        image_root: Folder that paths in a table are relative to. Default: the table's own.
+        folder_names: `classes` or `splits`: what the names of sub-folders mean, where both are possible.
         caption_lines: `split` or `join`: whether the lines of a text file are several captions or one.
-        on_bad_row: `raise`, or `skip` to leave out rows without a caption or label, and images that cannot be read.
-        dataset_config: configuration of a dataset of the Hub, or sub-folder, where there are several.
-        revision: branch, tag or commit of a dataset of the Hub.
-        cache_dir: where the Hub's files and the tables' Arrow copies are kept, if not where `datasets` keeps them.
+        on_bad_row: `raise`, or `skip` to leave out rows without caption or label and images that cannot be read.
+        dataset_config: Configuration of a dataset of the Hub, or sub-folder, where there are several.
+        revision: Branch, tag or commit of a dataset of the Hub.
+        cache_dir: Folder for files of the Hub and Arrow copies of tables. Default: that of `datasets`.
+
+    Raises:
+        ClipScratchError: If class names or templates are invalid, or a caption and a label column are both named.
 
     >>> DataOptions(caption_column="text", image_column="photo").caption_column
     'text'
@@ -61,29 +64,16 @@ class DataOptions:
     cache_dir: str | None = None
 
     def __post_init__(self):
-        # A name or a file may stand for a list; from here on it is the list.
+        # The name of a list or a file becomes the list itself.
         if self.class_names:
-            object.__setattr__(self, "class_names", class_names_from(_as_list(self.class_names)))
+            object.__setattr__(self, "class_names", class_names_from(self.class_names))
         if self.templates:
-            object.__setattr__(self, "templates", templates_from(_as_list(self.templates)))
+            object.__setattr__(self, "templates", templates_from(self.templates))
         if self.caption_column and self.label_column:
             raise ClipScratchError(
                 f"caption_column={self.caption_column!r} and label_column={self.label_column!r} are both named; name "
                 "captions for caption data or a label for class data."
             )
-
-
-def check_no_columns(name: str, options: DataOptions) -> None:
-    """Raise `ClipScratchError` if an option of tables is set, and the data are no table."""
-    named = ("image_column", "caption_column", "label_column", "split_column", "image_root")
-    if wrong := next((option for option in named if getattr(options, option) not in (None, "none")), None):
-        raise ClipScratchError(
-            f"{wrong}={getattr(options, wrong)!r}: {name} is no table and has no columns; leave the option out."
-        )
-
-
-def _as_list(words):
-    return [words] if isinstance(words, str) else words
 
 
 # Option of a command line -> field of `DataOptions`.
@@ -93,13 +83,20 @@ DATA_OPTIONS = {
 DEFAULT_OPTIONS = DataOptions()
 
 
+def check_no_columns(name: str, options: DataOptions) -> None:
+    """Raise `ClipScratchError` if an option for tables is set, and the data are no table."""
+    for option in ("image_column", "caption_column", "label_column", "split_column", "image_root"):
+        if (value := getattr(options, option)) not in (None, "none"):
+            raise ClipScratchError(f"{option}={value!r}: {name} is not a table and has no columns; leave it out.")
+
+
 def is_text(feature) -> bool:
-    """Whether a column holds one text a row."""
+    """Return whether a column holds one text a row."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
 def is_text_or_number(feature) -> bool:
-    """Whether a column holds one text or one whole number a row."""
+    """Return whether a column holds one text or one whole number a row."""
     return is_text(feature) or (isinstance(feature, datasets.Value) and "int" in feature.dtype)
 
 
@@ -107,22 +104,21 @@ def _is_texts(feature) -> bool:
     return is_text(feature) or (isinstance(feature, datasets.List | datasets.LargeList) and is_text(feature.feature))
 
 
-def _is_picture(feature) -> bool:
+def _is_image(feature) -> bool:
     fields = set(feature) if isinstance(feature, dict) else set()
     return isinstance(feature, datasets.Image) or {"bytes", "path"} <= fields or {"shard", "member"} <= fields
 
 
-def _may_be_picture(feature) -> bool:  # a path or the bytes of a file
+def _may_be_image(feature) -> bool:  # a path or the bytes of a file
     return is_text(feature) or (isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary"))
 
 
 def find_columns(
     features: datasets.Features, options: DataOptions, *, origin: str
 ) -> tuple[str, list[str], str | None]:
-    """The picture's column, the captions' columns (none for class data) and the label's column (none for captions).
+    """Return the image column, the caption columns (none for class data) and the label column (`None` for captions).
 
-    Raises:
-        ClipScratchError: if a named column does not exist, or a column cannot be told from types and names alone.
+    A missing column, and several that types and names allow, raise `ClipScratchError`.
     """
     image = _image_column(features, options.image_column, origin)
     if image in (options.caption_column, options.label_column):
@@ -131,83 +127,84 @@ def find_columns(
             f"--caption_column or --label_column: the columns are {', '.join(features)}."
         )
     if options.caption_column:
-        caption = _named(features, options.caption_column, "caption", origin)
+        caption = _named(features, options.caption_column, "caption_column", origin)
         if not _is_texts(features[caption]):
             raise ClipScratchError(
                 f"{origin}: caption_column={caption!r} holds {features[caption]}; it must hold text."
             )
         return image, [caption], None
     if options.label_column:
-        return image, [], _named(features, options.label_column, "label", origin)
-    captions: dict[str, list[str]] = {}
+        return image, [], _named(features, options.label_column, "label_column", origin)
+    captions: dict[str, list[str]] = {}  # `caption_0` and `caption_1` belong together
     for column, feature in features.items():
         if column != image and _is_texts(feature) and (match := _CAPTION_NAME.fullmatch(column.lower())):
             captions.setdefault(match.group(1), []).append(column)
     labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(labels) != 1:
         labels = [c for c in labels or features if c.lower() in _LABEL_NAMES and c != image] or labels
-    if len(captions) == 1 and not labels:
-        return image, next(iter(captions.values())), None
-    if len(labels) == 1 and not captions:
-        return image, [], labels[0]
+    if len(captions) + len(labels) == 1:
+        return (image, *captions.values(), None) if captions else (image, [], labels[0])
+    options_to_set = "--caption_column or --label_column"
     if not captions and not labels:
         raise ClipScratchError(
             f"{origin}: neither captions nor a label among the columns {', '.join(features)}; name one with "
-            "--caption_column or --label_column."
+            f"{options_to_set}."
         )
     candidates = [column for group in captions.values() for column in group] + labels
     raise ClipScratchError(
         f"{origin}: columns {', '.join(candidates)} could all be the captions or the label; choose one with "
-        "--caption_column or --label_column."
+        f"{options_to_set}."
     )
 
 
 def _image_column(features: datasets.Features, named: str | None, origin: str) -> str:
     if named:
-        image = _named(features, named, "image", origin)
-        if not (_is_picture(features[image]) or _may_be_picture(features[image])):
-            raise ClipScratchError(
-                f"{origin}: image_column={image!r} holds {features[image]}, neither pictures nor paths."
-            )
+        image = _named(features, named, "image_column", origin)
+        if not (_is_image(features[image]) or _may_be_image(features[image])):
+            raise ClipScratchError(f"{origin}: image_column={image!r} holds {features[image]}, not images or paths.")
         return image
-    pictures = [column for column, feature in features.items() if _is_picture(feature)]
-    if len(pictures) == 1:
-        return pictures[0]
-    possible = pictures or [column for column, feature in features.items() if _may_be_picture(feature)]
+    images = [column for column, feature in features.items() if _is_image(feature)]
+    if len(images) == 1:
+        return images[0]
+    possible = images or [column for column, feature in features.items() if _may_be_image(feature)]
     candidates = [column for column in possible if column.lower() in _IMAGE_NAMES]
     if len(candidates) == 1:
         return candidates[0]
-    if candidates or pictures:
+    if candidates or images:
         raise ClipScratchError(
-            f"{origin}: columns {', '.join(candidates or pictures)} could all be the picture; choose one with "
+            f"{origin}: columns {', '.join(candidates or images)} could all be the image; choose one with "
             "--image_column."
         )
     raise ClipScratchError(
-        f"{origin}: no picture among the columns {', '.join(features)}; name the one that holds pictures or their "
-        "paths with --image_column."
+        f"{origin}: no image among the columns {', '.join(features)}; name the one that holds images or their paths "
+        "with --image_column."
     )
 
 
-def _named(features: datasets.Features, column: str, what: str, origin: str) -> str:
+def _named(features: datasets.Features, column: str, option: str, origin: str) -> str:
     if column in features:
         return column
     near = difflib.get_close_matches(column, features, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ClipScratchError(
-        f"{origin}: {what}_column={column!r} is not there; the columns are {', '.join(features)}{hint}"
-    )
+    raise ClipScratchError(f"{origin}: {option}={column!r} is missing; the columns are {', '.join(features)}{hint}")
+
+
+def split_column(columns: Iterable[str], options: DataOptions, origin: str) -> str | None:
+    """Return the column that names the split of a row; `None` if there is none or it is to be ignored."""
+    if options.split_column in (None, "none"):
+        return "split" if options.split_column is None and "split" in columns else None
+    return _named(columns, options.split_column, "split_column", origin)
 
 
 def known_classes(feature, options: DataOptions, *, column: str, origin: str) -> list[str] | None:
-    """The class names of a label column by `options` or by its type; `None` where neither has them.
-
-    Raises: ClipScratchError if the column holds no labels.
-    """
-    if isinstance(feature, datasets.ClassLabel):
-        return list(options.class_names or map(readable_class, feature.names))
-    if not is_text_or_number(feature):
+    """Return the class names of a label column by `options` or by its type; `None` if neither has them."""
+    if not isinstance(feature, datasets.ClassLabel) and not is_text_or_number(feature):
         raise ClipScratchError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
-    return list(options.class_names) if options.class_names else None
+    if options.class_names or not isinstance(feature, datasets.ClassLabel):
+        return list(options.class_names) if options.class_names else None
+    names = [*map(readable_class, feature.names)]
+    check_class_names(names)
+    return names
 
 
 def read_labels(
@@ -218,37 +215,40 @@ def read_labels(
     train: Callable[[], datasets.Dataset] | None,
     origin: str,
 ) -> tuple[list[int | None], list[str]]:
-    """Labels as numbers, `None` where a row has none, and the classes' names.
+    """Read labels as numbers.
 
     Args:
-        options: `class_names` are the user's names, in label order; without them the table's own are taken.
-        train: opens the training split of the same data, where this is another: classes written as words are numbered
-            by train, so that all splits number them alike.
+        options: `class_names` in label order replace the names of the table.
+        train: Opens the training split of the same data, if this is another split. Classes written as words are
+            numbered by train, so that all splits number them alike.
+
+    Returns:
+        (N,) labels, `None` where a row has none, and (C,) names of the classes.
     """
     feature, values = table.features[column], _stripped(table[column][:])
     names = known_classes(feature, options, column=column, origin=origin)
     if is_text(feature):
         if not names:
-            first = _classes(train(), column) if train else []
+            first = _train_classes(train(), column) if train else []
             names = list(dict.fromkeys([*first, *class_order(first, {*values} - {None, ""})]))
         numbers = {name: number for number, name in enumerate(names)}
-        strange = next((value for value in values if value and value not in numbers), None)
-        if strange is not None:
+        unknown = next((value for value in values if value and value not in numbers), None)
+        if unknown is not None:
             raise ClipScratchError(
-                f"{origin}: label {strange!r} is not among the {len(names)} class names; add it to them."
+                f"{origin}: label {unknown!r} is not among the {len(names)} class names; add it to them."
             )
         return [numbers[value] if value else None for value in values], names
     if names is None:
         raise ClipScratchError(
-            f"{origin}: the labels in column {column!r} are numbers without names; give the classes' names in label "
-            "order (class_names), since captions are made of them."
+            f"{origin}: the labels in column {column!r} are numbers without names; give the names of the classes in "
+            "label order (class_names), because captions are made of them."
         )
     return values, names
 
 
-def _classes(train: datasets.Dataset, column: str) -> list[str]:
-    """The training split's class names, in the order of their numbers."""
-    column = column if column in train.features else "label"  # as `prepare_dataset` calls it
+def _train_classes(train: datasets.Dataset, column: str) -> list[str]:
+    """Return the class names of the training split, prepared or not, in the order of their numbers."""
+    column = column if column in train.features else "label"
     if column not in train.features:
         return []
     if isinstance(train.features[column], datasets.ClassLabel):
@@ -261,7 +261,7 @@ def _stripped(values):
 
 
 def class_order(train: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Train's classes in order, then those that only other splits have: these never renumber what was learnt.
+    """Order class names: first those of train, then those of other splits alone, so that train's numbers stay.
 
     >>> class_order(["dog", "cat"], ["ant", "cat"])
     ['cat', 'dog', 'ant']
@@ -281,15 +281,12 @@ def _by_number(name: str) -> tuple:  # folders named 0, 1, ..., 10 are in label 
 
 
 def readable_class(name: str) -> str:
-    """
-    >>> readable_class("maple_tree")
-    'maple tree'
-    """
+    """Return the name of a class as prompts have it: `maple tree` for `maple_tree`."""
     return name.replace("_", " ")
 
 
 def written_lists(values: Sequence) -> Sequence:
-    """The cells of a column of captions, where all that are not empty are lists written as text, as these lists.
+    """Parse a caption column whose non-empty cells are all lists written as text; return any other as it is.
 
     >>> written_lists(["['a dog', 'a cat']", '["a cow"]', None]), written_lists(["[a dog]", "['a cat']"])
     ([['a dog', 'a cat'], ['a cow'], []], ['[a dog]', "['a cat']"])
@@ -308,10 +305,10 @@ def _written_list(value) -> list[str] | None:
         return []
     if not (text.startswith("[") and text.endswith("]")):
         return None
-    # NumPy writes no commas, and Python takes texts side by side for one.
-    for read in (json.loads, lambda text: ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))):
+    # NumPy writes no commas between texts, and Python would join these.
+    for parse in (json.loads, lambda text: ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))):
         try:
-            texts = read(text)
+            texts = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         return texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
@@ -319,7 +316,7 @@ def _written_list(value) -> list[str] | None:
 
 
 def cell_texts(values: tuple) -> list[str]:
-    """The captions of a row, whose cells hold a text or a list of them each; empty ones are left out.
+    """Return the captions of a row, of whose cells each holds a text or a list of texts. Empty ones are left out.
 
     >>> cell_texts((["a dog ", ""], "a cat", None))
     ['a dog', 'a cat']

@@ -1,8 +1,8 @@
-"""The contract between data and everything else: what a `datasets.Dataset` of images and texts holds.
+"""Define what a prepared dataset holds, prepare any table of images, and read the images.
 
-A prepared dataset has the columns
+A prepared dataset is a `datasets.Dataset` or `IterableDataset` with three columns:
 
-- `image`: `datasets.Image(decode=False)`, or `TAR_IMAGE_FEATURE`, the place of an image in a tar;
+- `image`: `datasets.Image(decode=False)`, or `TAR_IMAGE_FEATURE`, the position of an image in a tar;
 - `label`: `datasets.ClassLabel` (class data), or `captions`: a list of strings (caption data);
 - `key`: string, unique in its split. All randomness of a sample follows from its key.
 
@@ -23,7 +23,7 @@ import pyarrow as pa
 from datasets.fingerprint import Hasher
 
 from ..hub.errors_clipscratch import ClipScratchError
-from ..utils.local_files import backslash_hint, check_regular, file_of_cell, is_inside, same_files, stamp
+from ..utils.local_files import backslash_hint, check_regular, is_inside, path_of_cell, same_files, stamp
 from .columns import (
     DEFAULT_OPTIONS,
     DataOptions,
@@ -51,28 +51,28 @@ KEY_FEATURE = datasets.Value("string")
 
 
 def is_class_data(dataset) -> bool:
-    """Whether a prepared dataset, map-style or iterable, has a label a row rather than captions."""
+    """Return whether the rows of a prepared dataset have labels rather than captions."""
     return "label" in dataset.features
 
 
 def class_names(dataset) -> list[str] | None:
-    """(C,) names of the classes of a prepared dataset; `None` for caption data."""
+    """Return the (C,) class names of a prepared dataset; `None` for caption data."""
     return [name.rstrip(ALIKE) for name in dataset.features["label"].names] if is_class_data(dataset) else None
 
 
 def labels_of(dataset: datasets.Dataset) -> np.ndarray | None:
-    """(N,) int64 labels of a prepared dataset; `None` for caption data."""
+    """Return the (N,) int64 labels of a prepared dataset; `None` for caption data."""
     return np.asarray(dataset["label"][:], dtype=np.int64) if is_class_data(dataset) else None
 
 
 def title(dataset) -> str:
-    """What a message calls a dataset: its name and split."""
+    """Return what messages call a dataset: its name and split."""
     name, split = dataset.info.dataset_name or "the dataset", dataset.split
     return name if split is None else f"{name}, split {split}"
 
 
 def is_prepared(dataset) -> bool:
-    """Whether a dataset has exactly the columns of the contract."""
+    """Return whether a dataset has exactly the columns of a prepared one."""
     features = dict(dataset.features or {})
     text = isinstance(features.get("label"), datasets.ClassLabel) or features.get("captions") == CAPTIONS_FEATURE
     image = features.get("image") in (IMAGE_FEATURE, TAR_IMAGE_FEATURE)
@@ -80,11 +80,14 @@ def is_prepared(dataset) -> bool:
 
 
 def prepared_features(class_names: Sequence[str] | None, image=IMAGE_FEATURE) -> datasets.Features:
-    """The features of a prepared dataset with these classes; `None` for caption data."""
-    words = {"captions": CAPTIONS_FEATURE}
+    """Return the features of a prepared dataset with these classes; `None` for caption data."""
+    text = {"captions": CAPTIONS_FEATURE}
     if class_names is not None:
-        words = {"label": datasets.ClassLabel(names=list(class_names))}
-    return datasets.Features({"image": image, **words, "key": KEY_FEATURE})
+        text = {"label": datasets.ClassLabel(names=list(class_names))}
+    return datasets.Features({"image": image, **text, "key": KEY_FEATURE})
+
+
+# Prepare
 
 
 def prepare_dataset(
@@ -97,212 +100,162 @@ def prepare_dataset(
     root: Path | None = None,
     inside: Path | None = None,
 ) -> datasets.Dataset:
-    """Bring any table of images into the form of the contract; images are neither read nor copied.
+    """Prepare a table of images. Images are not decoded or copied.
 
     Rows that hold one caption each and share an image become one row with all its captions.
 
     Args:
         dataset: N rows with an image column (`datasets.Image`, bytes or paths) and a label or captions.
-        options: column names and class names, where types and names do not tell them, and `on_bad_row`.
-        name, split: what messages call it. Default: what the dataset itself says.
-        train: gives the training split of the same data, where this is another one: class names written as text are
+        options: Names of columns and classes, where types and names leave them open, and `on_bad_row`.
+        name, split: What messages call the dataset. Default: its own.
+        train: Opens the training split of the same data, if this is another split. Class names written as text are
             numbered by it.
-        root: folder that paths are relative to. Default: the working directory.
-        inside: folder that paths must not lead out of.
+        root: Folder that paths are relative to. Default: the working directory.
+        inside: Folder that paths must not lead out of.
 
-    Returns: a dataset with `image`, `label` or `captions`, and `key`; at most N rows.
+    Returns:
+        At most N rows with the columns `image`, `label` or `captions`, and `key`.
 
     Raises:
-        ClipScratchError: if a column is missing or ambiguous, naming the candidates and the option that chooses; if
-            a row has no caption or no label; if no path leads to an image; if no row is left.
-
-    >>> table = datasets.Dataset.from_dict({"image": ["photos/0.png", "photos/0.png"], "caption": ["a 5", "five"]})
-    >>> prepare_dataset(table)["captions"][:]
-    [['a 5', 'five']]
+        ClipScratchError: If a column is missing or ambiguous, naming the candidates and the option that chooses; if
+            a row has no caption or label; if no path leads to an image; if no row is left.
     """
-    dataset = _named(dataset, name, split)
-    if not len(dataset):
-        raise ClipScratchError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
-    if is_prepared(dataset) and not options.class_names and _keeps_contract(dataset):
-        return _without_bad_rows(dataset, options)
-    if (positions := _positions(dataset)) is not None and len(np.unique(positions)) < len(positions):
-        dataset = dataset.flatten_indices()  # rows that were selected twice become rows of their own
-    image, captions, label = find_columns(dataset.features, options, origin=title(dataset))
-    images, paths, keys = _images(dataset, image, root, inside)
-    one_caption = len(captions) == 1 and is_text(dataset.features[captions[0]])
-    if paths is not None:
-        known = iter(same_files(filter(None, paths)))
-        same: Iterable[Hashable] = [path and next(known) for path in paths]
-    else:
-        same = _digests(images) if one_caption else range(len(dataset))
-    alike: dict[Hashable, list[int]] = {}  # the rows of each image, in the order of the first of them
-    for row, value in enumerate(same):
-        alike.setdefault(object() if value is None else value, []).append(row)  # a row without an image is alone
-    first = np.array([rows[0] for rows in alike.values()], dtype=np.int64)
-    if captions:
-        columns = (written_lists(dataset[column][:]) for column in captions)
-        cells = [cell_texts(values) for values in zip(*columns, strict=True)]
-        texts = {rows[0]: [text for row in rows for text in cells[row]] for rows in alike.values()}
-        words = {"captions": ([texts.get(row, []) for row in range(len(dataset))], CAPTIONS_FEATURE)}
-    else:
-        if len(first) < len(dataset):
-            twice = next(keys[rows[0]] for rows in alike.values() if len(rows) > 1)
-            raise ClipScratchError(
-                f"{title(dataset)}: {twice} is in several rows; class data has one row and one label an image."
-            )
-        labels, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
-        words = {"label": (labels, datasets.ClassLabel(names=names))}
-    prepared = _with_columns(images, {**words, "key": (keys, KEY_FEATURE)})
-    if len(first) < len(dataset):
-        prepared = prepared.select(first)
-    return _without_bad_rows(prepared, options)
-
-
-def _named(dataset, name, split):
     dataset = dataset.with_format(None)  # a copy, whose info is its own
     if name is not None:
         dataset.info.dataset_name = name
-    return dataset if split is None else _changed(dataset, split=datasets.NamedSplit(split))
+    if split is not None:
+        dataset = _changed(dataset, split=datasets.NamedSplit(split))
+    if not len(dataset):
+        raise ClipScratchError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
+    if (positions := _positions(dataset)) is not None and len(np.unique(positions)) < len(positions):
+        dataset = dataset.flatten_indices()  # rows that were selected twice become rows of their own
+    named = DEFAULT_OPTIONS if is_prepared(dataset) else options
+    image, captions, label = find_columns(dataset.features, named, origin=title(dataset))
+    images, paths = _image_column(dataset, image, root, inside)
+    keys = _keys(dataset, image, paths, root)
+    rows_of = _rows_by_image(images, paths, compare=len(captions) == 1 and is_text(dataset.features[captions[0]]))
+    first = [rows[0] for rows in rows_of]
+    if captions:
+        columns = (written_lists(dataset[column][:]) for column in captions)
+        cells = [cell_texts(values) for values in zip(*columns, strict=True)]
+        texts = [[]] * len(dataset)
+        for rows in rows_of:
+            texts[rows[0]] = [text for row in rows for text in cells[row]]
+        text_column = {"captions": (texts, CAPTIONS_FEATURE)}
+    else:
+        if repeated := next((rows for rows in rows_of if len(rows) > 1), None):
+            raise ClipScratchError(
+                f"{title(dataset)}: {keys[repeated[0]]} is in several rows; class data has one row and one label an "
+                "image."
+            )
+        labels, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
+        text_column = {"label": (labels, datasets.ClassLabel(names=names))}
+    prepared = _add_columns(images, {**text_column, "key": (keys, KEY_FEATURE)})
+    return _without_bad_rows(prepared.select(first) if len(first) < len(dataset) else prepared, options)
 
 
 def _changed(dataset, **changes) -> datasets.Dataset:
-    """The same with another split or indices table. Without a fingerprint, `Dataset` would hash every image."""
+    """Return a dataset with another split or indices table. Without a fingerprint, `Dataset` would hash every image."""
     parts = {"info": dataset.info, "split": dataset.split, "indices_table": dataset._indices, **changes}
     return datasets.Dataset(dataset.data, **parts, fingerprint=dataset._fingerprint)
 
 
-def _keeps_contract(dataset):
-    """Whether keys are unique and no caption is empty, which a dataset of the right columns may break."""
-    keys = dataset["key"][:]
-    texts = [] if is_class_data(dataset) else [text for texts in dataset["captions"][:] for text in texts or ()]
-    return None not in keys and len(set(keys)) == len(keys) and all(text and text.strip() for text in texts)
-
-
-def _images(dataset, column, root, inside):
-    """The image column alone, as the contract has it; the paths, where it holds nothing else; and the keys."""
-    feature = dataset.features[column]
-    keys, paths = [f"row-{row:08d}" for row in range(len(dataset))], None
-    names = dataset["key"][:] if column != "key" and is_text_or_number(dataset.features.get("key")) else [None]
-    unique = None not in names and len(set(names)) == len(keys)
-    if is_text(feature):
-        cells = dataset[column][:]
-        paths = [file_of_cell(root or "", cell) if cell and cell.strip() else None for cell in cells]
-        where, there = f"{title(dataset)}: column {column!r}", [path for path in paths if path]
-        for path in there if inside is not None else ():
-            check_inside(path, inside, where)
-        if not there:
-            raise ClipScratchError(f"{where} names no image: every row of it is empty; --image_column names another.")
-        if not any(map(os.path.exists, there)):
-            raise ClipScratchError(
-                f"{where} names the image {_shown(there[0])}, which is not there, nor is any other; paths are relative "
-                f"to {root or Path.cwd()}{backslash_hint(there[0])}; --image_root names another folder."
-            )
-        spelled = [path and utf8_key(_key(cell, path, root)) for cell, path in zip(cells, paths, strict=True)]
-        keys = [name or key for name, key in zip(spelled, keys, strict=True)]
-        info = dataset.info.copy()
-        info.features = datasets.Features({"image": IMAGE_FEATURE})
-        images = datasets.Dataset(pa.table({"image": image_files(paths)}), info=info, split=dataset.split)
-    else:
+def _image_column(dataset, column, root, inside) -> tuple[datasets.Dataset, list[str | None] | None]:
+    """Return a dataset of the prepared image column alone, and the (N,) paths if the column holds nothing else."""
+    if not is_text(dataset.features[column]):
         images = dataset.select_columns([column])
-        if column != "image":
-            images = images.rename_column(column, "image")
-        if images.features["image"] not in (IMAGE_FEATURE, TAR_IMAGE_FEATURE):
-            images = images.cast_column("image", IMAGE_FEATURE)
-    return images, paths, list(map(str, names)) if unique else keys
+        images = images if column == "image" else images.rename_column(column, "image")
+        prepared = images.features["image"] in (IMAGE_FEATURE, TAR_IMAGE_FEATURE)
+        return images if prepared else images.cast_column("image", IMAGE_FEATURE), None
+    paths = [path_of_cell(root or "", cell) if cell and cell.strip() else None for cell in dataset[column][:]]
+    where, named = f"{title(dataset)}: column {column!r}", [path for path in paths if path]
+    for path in named if inside is not None else ():
+        check_inside(path, inside, where)
+    if not named:
+        raise ClipScratchError(f"{where} names no image: every row of it is empty; --image_column names another.")
+    if not any(map(os.path.exists, named)):
+        raise ClipScratchError(
+            f"{where} names the image {_shortened(named[0])}, which is missing, as are all others; paths are relative "
+            f"to {root or Path.cwd()}{backslash_hint(named[0])}; --image_root names another folder."
+        )
+    info = dataset.info.copy()
+    info.features = datasets.Features({"image": IMAGE_FEATURE})
+    return datasets.Dataset(pa.table({"image": image_files(paths)}), info=info, split=dataset.split), paths
 
 
-def image_files(paths: Sequence[str | None]) -> pa.Array:
-    """(N,) cells of an `image` column whose images are files; `None` where there is none."""
-    stored, names = [None] * len(paths), list(paths)
-    for row, path in enumerate(paths):
-        if path and not _is_utf8(path):  # Arrow holds no such path, so it holds the file
-            check_regular(path)
-            names[row] = utf8_key(path)  # reading it reports that it is not there
-            if os.path.isfile(path):
-                stored[row], names[row] = Path(path).read_bytes(), None
-    return pa.StructArray.from_arrays([pa.array(stored, pa.binary()), pa.array(names, pa.string())], ["bytes", "path"])
+def _keys(dataset, image, paths, root) -> list[str]:
+    """Return the cells of a `key` column if they are unique, else paths, and row numbers where there is neither."""
+    if image != "key" and is_text_or_number(dataset.features.get("key")):
+        keys = dataset["key"][:]
+        if None not in keys and len(set(keys)) == len(keys):
+            return list(map(str, keys))
+    keys = [f"row-{row:08d}" for row in range(len(dataset))]
+    if paths is None:
+        return keys
+    cells = dataset[image][:]
+    return [
+        utf8_key(_relative(cell, path, root)) if path else key
+        for cell, path, key in zip(cells, paths, keys, strict=True)
+    ]
 
 
-def build_dataset(
-    images: pa.Array,
-    keys: Sequence[str],
-    *,
-    captions: Sequence[Sequence[str]] | None = None,
-    labels: Sequence[int] | None = None,
-    class_names: Sequence[str] | None = None,
-) -> datasets.Dataset:
-    """Make a prepared dataset of its columns.
-
-    Args:
-        images: (N,) cells, of `image_files` or `image_bytes`, or structs with the fields of `TAR_IMAGE_FEATURE`.
-        keys: (N,) unique names.
-        captions: (N,) lists; or
-        labels, class_names: (N,) in [0, C), and (C,).
-    """
-    image = TAR_IMAGE_FEATURE if pa.types.is_struct(images.type) and images.type.num_fields == 4 else IMAGE_FEATURE
-    features = prepared_features(class_names, image)
-    columns = [images, labels if captions is None else captions, keys]
-    schema = features.arrow_schema
-    table = pa.table([pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)], schema)
-    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
-
-
-def image_bytes(files: Sequence[bytes]) -> pa.Array:
-    """(N,) cells of an `image` column whose images are in memory, encoded."""
-    return pa.StructArray.from_arrays(
-        [pa.array(files, pa.binary()), pa.nulls(len(files), pa.string())], ["bytes", "path"]
-    )
-
-
-def ppm(pixels: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) as an uncompressed image file (netpbm's PPM), which costs nothing to write and to read."""
-    height, width, _ = pixels.shape
-    return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
-
-
-def utf8_key(name: str) -> str:
-    r"""A file's name as a key: bytes that are no UTF-8 are written as escapes.
-
-    >>> utf8_key("caf\udce9.jpg"), utf8_key("cat.jpg")
-    ('caf\\xe9.jpg', 'cat.jpg')
-    """
-    return name if _is_utf8(name) else name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _is_utf8(name):
-    return name.isascii() or name.encode(errors="ignore").decode() == name
-
-
-def _key(cell: str, path: str, root: Path | None) -> str:
-    """The name of an image: its path from the root, in one spelling; outside of the root as it is written."""
+def _relative(cell: str, path: str, root: Path | None) -> str:
+    """Return the path of an image from the root, in one spelling; a path outside of the root as it is written."""
     plain = cell == os.path.normpath(cell) and "\\" not in cell
     keeps = not is_inside(path, root or Path()) if os.path.isabs(cell) else plain
     return cell if keeps else os.path.relpath(path, root or Path())
 
 
-def _shown(path: str) -> str:
-    return path if len(path) < 300 else f"{path[:60]}... ({len(path)} characters; base64 must become bytes or files)"
+def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[list[int]]:
+    """Group rows of one image, in the order of their first row. `compare` compares images that are not paths."""
+    if paths is not None:
+        known = iter(same_files(filter(None, paths)))
+        names: Iterable[Hashable] = [path and next(known) for path in paths]
+    elif compare:
+        names = _digests(images)
+    else:
+        return [[row] for row in range(len(images))]
+    rows_of: dict[Hashable, list[int]] = {}
+    for row, name in enumerate(names):
+        rows_of.setdefault(row if name is None else name, []).append(row)
+    return list(rows_of.values())
 
 
-def check_inside(path: str, inside: Path, where: str) -> None:
-    """Raise BadImageError if a path leads out of the folder of the table that names it."""
-    if not is_inside(path, inside):
-        raise BadImageError(
-            f"{where} names {_shown(path)}, which lies outside {inside}; a metadata table names files of its own "
-            "folder: copy the file there, or remove the row."
-        )
+def _digests(images: datasets.Dataset) -> list[str | None]:
+    """Return a digest of each row's encoded image or path; `None` for a row without one.
+
+    `map` keeps them in the cache of `datasets`, so a table is read once, not at each start of each process.
+    """
+    folders = {os.path.dirname(file["filename"]) for file in images.cache_files}  # where `map` writes
+    digests = images.map(
+        _digest, batched=True, batch_size=64, remove_columns=["image"], desc="finding equal images",
+        features=datasets.Features({"digest": datasets.Value("string")}),
+        keep_in_memory=not all(os.access(folder, os.W_OK) for folder in folders),
+    )  # fmt: skip
+    return digests["digest"][:]
+
+
+def _digest(batch: dict) -> dict:
+    stored = [cell and (cell.get("bytes") or cell.get("path")) for cell in batch["image"]]
+    return {"digest": [image_digest(image) if image else None for image in stored]}
+
+
+def image_digest(image: bytes | str) -> str:
+    """Return a hash of an encoded image, or of its path."""
+    data = image if isinstance(image, bytes) else image.encode(errors="surrogateescape")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _positions(dataset: datasets.Dataset) -> np.ndarray | None:
-    """(N,) rows of `dataset.data` that a dataset was selected from; `None` for all of them in order.
+    """Return the (N,) rows of `dataset.data` that a dataset selects; `None` for all of them in order.
 
     `Dataset` has no public way to see them, and without them adding a column copies every image.
     """
     return None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
 
-def _with_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Dataset:
-    """A dataset with more columns, {name: (values, feature)}, whose images are not copied."""
+def _add_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Dataset:
+    """Add columns, {name: (values, feature)}, without copying the images."""
     positions = _positions(images)
     if positions is not None:
         images = _changed(images, indices_table=None)
@@ -317,20 +270,17 @@ def _with_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.D
 
 
 def _without_bad_rows(dataset, options: DataOptions):
-    """The rows that have a caption or a label.
-
-    Raises: ClipScratchError for the others, unless they are to be skipped.
-    """
+    """Return the rows that have a caption or a label. Raise for other rows, unless they are to be skipped."""
     if is_class_data(dataset):
-        values, count = dataset["label"][:], len(class_names(dataset))
-        if all(label == -1 for label in values):
+        labels, count = dataset["label"][:], len(class_names(dataset))
+        if all(label == -1 for label in labels):
             raise ClipScratchError(
                 f"{title(dataset)}: every label is -1, which stands for hidden labels; choose a split whose labels are "
                 "public."
             )
         bad = {
             row: "no label" if label is None else f"label {label}"
-            for row, label in enumerate(values)
+            for row, label in enumerate(labels)
             if label is None or not 0 <= label < count
         }
         needs = f"one of the {count} classes that have names (0 to {count - 1})"
@@ -340,105 +290,151 @@ def _without_bad_rows(dataset, options: DataOptions):
     if not bad:
         return dataset
     keys = dataset["key"][:]
-    problems = [f"{keys[row]} has {what}" for row, what in bad.items()]
+    problems = [f"{keys[row]} has {problem}" for row, problem in bad.items()]
     if options.on_bad_row == "raise":
         raise ClipScratchError(
-            f"{title(dataset)}: {problems[0]}; every row needs {needs}: mend it, or set on_bad_row to skip."
+            f"{title(dataset)}: {problems[0]}; every row needs {needs}: correct it, or set on_bad_row to skip."
         )
     if len(bad) == len(dataset):
-        raise ClipScratchError(f"{title(dataset)}: {problems[0]}, nor has any other row {needs}; check the file.")
+        raise ClipScratchError(f"{title(dataset)}: {problems[0]}, and no other row has {needs}; check the file.")
     warn_left_out(dataset, problems, "rows")
     return dataset.select([row for row in range(len(dataset)) if row not in bad])
 
 
-def warn_left_out(dataset: datasets.Dataset, problems: Sequence[str], what: str) -> None:
+def warn_left_out(dataset: datasets.Dataset, problems: Sequence[str], kind: str) -> None:
     """Log how many rows or images are left out, if any, and the first three problems."""
     if problems:
         shown = "; ".join([*problems[:3], "..."][: len(problems)])
-        logger.warning("%s: left out %d of %d %s: %s", title(dataset), len(problems), len(dataset), what, shown)
+        logger.warning("%s: left out %d of %d %s: %s", title(dataset), len(problems), len(dataset), kind, shown)
 
 
-def _digests(images: datasets.Dataset) -> list[str | None]:
-    """Of each row's image as it is stored, which a table with a caption a row repeats; `None` without one.
+# Build
 
-    `map` keeps them in the cache of `datasets`, so that a table is read once, not at each start of each process.
+
+def build_dataset(
+    images: pa.Array,
+    keys: Sequence[str],
+    *,
+    captions: Sequence[Sequence[str]] | None = None,
+    labels: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> datasets.Dataset:
+    """Make a prepared dataset of its columns.
+
+    Args:
+        images: (N,) cells of `image_files` or `image_bytes`, or structs with the fields of `TAR_IMAGE_FEATURE`.
+        keys: (N,) unique names.
+        captions: (N,) lists; or
+        labels, class_names: (N,) in [0, C), and (C,).
     """
-    folders = {os.path.dirname(file["filename"]) for file in images.cache_files}  # where that cache would be
-    digests = images.map(
-        _digest, batched=True, batch_size=64, remove_columns=["image"], desc="finding equal images",
-        features=datasets.Features({"digest": datasets.Value("string")}),
-        keep_in_memory=not all(os.access(folder, os.W_OK) for folder in folders),
-    )  # fmt: skip
-    return digests["digest"][:]
+    image = TAR_IMAGE_FEATURE if pa.types.is_struct(images.type) and images.type.num_fields == 4 else IMAGE_FEATURE
+    features = prepared_features(class_names, image)
+    columns = [images, labels if captions is None else captions, keys]
+    schema = features.arrow_schema
+    table = pa.table([pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)], schema)
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
 
-def _digest(batch: dict) -> dict:
-    stored = [cell and (cell.get("bytes") or cell.get("path")) for cell in batch["image"]]
-    return {"digest": [image_name(image) if image else None for image in stored]}
+def image_files(paths: Sequence[str | None]) -> pa.Array:
+    """Return the (N,) cells of an `image` column whose images are files; `None` for a row without an image."""
+    stored, names = [None] * len(paths), list(paths)
+    for row, path in enumerate(paths):
+        if path and not _is_utf8(path):  # Arrow cannot hold such a path, so it holds the file
+            check_regular(path)
+            names[row] = utf8_key(path)  # a missing file is reported when it is read
+            if os.path.isfile(path):
+                stored[row], names[row] = Path(path).read_bytes(), None
+    return pa.StructArray.from_arrays([pa.array(stored, pa.binary()), pa.array(names, pa.string())], ["bytes", "path"])
 
 
-def image_name(image: bytes | str) -> str:
-    """Hash of an encoded image, or of its path."""
-    data = image if isinstance(image, bytes) else image.encode(errors="surrogateescape")
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def image_bytes(files: Sequence[bytes]) -> pa.Array:
+    """Return the (N,) cells of an `image` column whose encoded images are in memory."""
+    return pa.StructArray.from_arrays(
+        [pa.array(files, pa.binary()), pa.nulls(len(files), pa.string())], ["bytes", "path"]
+    )
+
+
+def ppm(pixels: np.ndarray) -> bytes:
+    """Encode uint8 (H, W, 3) as an uncompressed PPM file, which is fast to write and to read."""
+    height, width, _ = pixels.shape
+    return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
+
+
+def utf8_key(name: str) -> str:
+    r"""Return a file's name as a key, with escapes for bytes that are not UTF-8.
+
+    >>> utf8_key("caf\udce9.jpg"), utf8_key("cat.jpg")
+    ('caf\\xe9.jpg', 'cat.jpg')
+    """
+    return name if _is_utf8(name) else name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _is_utf8(name):
+    return name.isascii() or name.encode(errors="ignore").decode() == name
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) < 300 else f"{path[:60]}... ({len(path)} characters; base64 must become bytes or files)"
+
+
+def check_inside(path: str, inside: Path, where: str) -> None:
+    """Raise `BadImageError` if a path leads out of the folder of the table that names it."""
+    if not is_inside(path, inside):
+        raise BadImageError(
+            f"{where} names {_shortened(path)}, which lies outside {inside}; a metadata table names files of its own "
+            "folder: copy the file there, or remove the row."
+        )
+
+
+# Read
 
 
 class ImageReader:
     """Read the images of a prepared dataset by their row, from memory, files or tars.
 
-    Holds no open file: it can be pickled, and used in several threads and worker processes.
+    A reader holds no open file: it can be pickled, and used in several threads and worker processes.
 
     Args:
-        dataset: prepared, N rows.
-
-    >>> from modeling_clipscratch.data import load_data
-    >>> ImageReader(load_data("digits")["test"])(0).size
-    (8, 8)
+        dataset: Prepared, N rows.
     """
 
     def __init__(self, dataset: datasets.Dataset):
         self.title, self._positions = title(dataset), _positions(dataset)
-        self._table, self._cell = dataset.data.select(["image", "key"]), None
+        self._table, self._cell, self._keys = dataset.data.select(["image", "key"]), None, None
         self._count, self._stamps = len(dataset), {}
 
-    def __getstate__(self):  # of a table in a file it is the path; of a column it would be every image
-        return {**self.__dict__, "_cell": None}
+    def __getstate__(self):  # the table of a file is pickled as its path; a column would be every image
+        return {**self.__dict__, "_cell": None, "_keys": None}
 
     def __len__(self):
         return self._count
 
     def __call__(self, index: int, decode=decode_image):
-        """The image of a row, decoded.
-
-        Args:
-            index: row.
-            decode: called with bytes or a path, and `name`.
-        Raises: BadImageError if it is missing or cannot be decoded.
-        """
+        """Return `decode(bytes or path, name=...)` of a row. A missing image raises `BadImageError`."""
         row = int(index if self._positions is None else self._positions[index])
         if self._cell is None:
-            self._cell = _cells(self._table.column("image"))
+            self._cell, self._keys = _cells(self._table.column("image")), self._table.column("key")
         cell = self._cell(row)
         if shard := cell.get("shard"):
             return decode(read_member(cell, self._stamps), name=f"{shard}: {cell['member']}")
         if cell.get("path") and not cell.get("bytes"):
             return decode(cell["path"], name=cell["path"])
-        name = f"{self.title}: {self._table.column('key')[row]}"
+        name = f"{self.title}: {self._keys[row].as_py()}"
         if cell.get("bytes"):
             return decode(cell["bytes"], name=name)
         raise BadImageError(f"{name} has no image; remove the row.")
 
 
 def _cells(column: pa.ChunkedArray) -> Callable[[int], dict]:
-    """A function from a row to its cell; of tars from arrays, in a fifth of the time that Arrow's own cells take."""
+    """Return a function from a row to its cell. Arrays of tar positions are read in a fifth of Arrow's own time."""
     if column.type.get_field_index("shard") < 0:
         return lambda row: column[row].as_py() or {}
     places = column.combine_chunks()
     shards, members = places.field("shard").dictionary_encode(), places.field("member")
-    names, which = shards.dictionary.to_pylist(), shards.indices.to_numpy()
+    names, numbers = shards.dictionary.to_pylist(), shards.indices.to_numpy()
     offsets, sizes = (places.field(name).to_numpy() for name in ("offset", "size"))
     return lambda row: {
-        "shard": names[which[row]],
+        "shard": names[numbers[row]],
         "member": members[row].as_py(),
         "offset": int(offsets[row]),
         "size": int(sizes[row]),
@@ -446,13 +442,7 @@ def _cells(column: pa.ChunkedArray) -> Callable[[int], dict]:
 
 
 def read_member(cell: dict, stamps: dict[str, tuple[int, int]]) -> bytes:
-    """The bytes of an image in a tar.
-
-    Args:
-        cell: of `TAR_IMAGE_FEATURE`.
-        stamps: of the tars that were read before; a new one is added.
-    Raises: BadImageError.
-    """
+    """Read the bytes of a cell of `TAR_IMAGE_FEATURE`, and keep the stamp of its tar in `stamps`."""
     shard = cell["shard"]
     try:
         if shard not in stamps:
@@ -465,28 +455,25 @@ def read_member(cell: dict, stamps: dict[str, tuple[int, int]]) -> bytes:
         raise BadImageError(f"{name}: cannot be read ({error.strerror or error}); restore the shard.") from error
 
 
-# One handle a process and thread: a handle shared over a fork or between threads would share its position too. The
-# stamp is in the key so that a shard replaced under a live process is opened anew. 128: many systems allow 1,024 or
-# 256 open files in all.
+# One handle a process and thread, because a handle that is shared over a fork or between threads shares its position.
+# The stamp is in the key so that a replaced shard is opened again. 128: many systems allow 1,024 or 256 open files.
 @lru_cache(maxsize=128)
 def _open_shard(path: str, stamp: tuple[int, int], process: int, thread: int):
     return open(path, "rb")
 
 
 def content_fingerprint(dataset: datasets.Dataset) -> str:
-    """Digest that changes when an image of a prepared dataset may have changed: by the bytes in the table, by size and
-    time of the files and shards that it names. Its name, captions and labels do not count.
-    """
+    """Return a digest of the images alone: of bytes in the table, and of size and time of files that it names."""
     table, positions = dataset.data.select(["image"]).replace_schema_metadata(), _positions(dataset)
     digest = hashlib.blake2b(Hasher.hash([table, positions]).encode(), digest_size=16)
-    place = "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path"
-    names = pa.compute.struct_field(table.column("image"), place)
+    field = "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path"
+    names = pa.compute.struct_field(table.column("image"), field)
     names = (names if positions is None else names.take(pa.array(positions))).unique().to_pylist()
     for name in [*names, *(file["filename"] for file in dataset.cache_files)]:
         if name:
             try:
                 state = stamp(name)
-            except OSError:  # reading it reports that
+            except OSError:  # reported when it is read
                 state = "missing"
             digest.update(f"{name}\0{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Split names, and a validation split taken from train."""
+"""Recognise split names, and take a validation split from the training split."""
 
 import hashlib
 import re
@@ -19,14 +19,14 @@ _SHARD = re.compile(r"(?:.*/)?data/([^/]+)-\d{5}-of-\d{5}[^/]*")  # `datasets`' 
 
 
 class Split(NamedTuple):
-    """One split of a source, not read yet.
+    """One split of a source, which is not read yet.
 
     Args:
-        open: gives its rows, a prepared dataset or a table that `prepare_dataset` understands.
-        origin: where the rows come from, for people: files, or an id with its revision.
-        stream: gives its rows as an `IterableDataset`; `None` where the form cannot be streamed.
-        root, inside: as `prepare_dataset` takes them.
-        templates: prompts that come with class data.
+        open: Returns its rows: a prepared dataset, or a table that `prepare_dataset` understands.
+        origin: Where the rows come from, for people: files, or an id with its revision.
+        stream: Returns its rows as an `IterableDataset`; `None` if the form cannot be streamed.
+        root, inside: As of `prepare_dataset`.
+        templates: Prompts that come with class data.
     """
 
     open: Callable[[], datasets.Dataset]
@@ -37,17 +37,15 @@ class Split(NamedTuple):
     templates: Sequence[str] | None = None
 
 
-Source = dict[str, Split]  # split name -> how to open it
+Source = dict[str, Split]  # name of a split -> how to open it
 
 
 class NoSuchSplitError(ClipScratchError):
-    """A data set does not have the split that was asked for, nor one to take it from."""
+    """A dataset does not have a requested split, nor a split to take it from."""
 
 
 def canonical_split(name: str) -> str:
-    """`train`, `validation` or `test` where the name is one of theirs, else the name as it is.
-
-    The words are those of `datasets`.
+    """Return `train`, `validation` or `test` if `datasets` counts the name as one of them, else the name.
 
     >>> canonical_split("val"), canonical_split("Dev"), canonical_split("restval")
     ('validation', 'validation', 'restval')
@@ -56,15 +54,12 @@ def canonical_split(name: str) -> str:
 
 
 def is_split_name(name: str) -> bool:
-    """
-    >>> is_split_name("dev"), is_split_name("cats")
-    (True, False)
-    """
+    """Return whether the whole name means train, validation or test."""
     return canonical_split(name) in KEYWORDS
 
 
 def split_words(name: str) -> set[str]:
-    """The splits that words of a name stand for, as `datasets` finds them in the names of files and folders.
+    """Return the splits that words in a name of a file or folder mean, as `datasets` finds them.
 
     >>> split_words("flickr30k_val.csv"), split_words("train2017"), split_words("latest.csv")
     ({'validation'}, {'train'}, set())
@@ -73,11 +68,10 @@ def split_words(name: str) -> set[str]:
 
 
 def split_of_path(path: str) -> str | None:
-    """The split that the name of a file or of a folder above it stands for.
+    """Return the split that the name of a file, or of a folder above it, means. Several splits raise.
 
     Args:
-        path: below the folder of the dataset, with `/`.
-    Raises: ClipScratchError if they stand for several.
+        path: Relative to the folder of the dataset, with `/`.
 
     >>> split_of_path("data/restval-00000-of-00002.parquet"), split_of_path("eval/rows.csv"), split_of_path("rows.csv")
     ('restval', 'test', None)
@@ -87,8 +81,7 @@ def split_of_path(path: str) -> str | None:
     splits = split_words(path.replace("/", " "))
     if len(splits) > 1:
         raise ClipScratchError(
-            f"{path}: its name stands for {' and for '.join(sorted(splits))}; name the file and its folders after one "
-            "split."
+            f"{path}: its name means {' and '.join(sorted(splits))}; name the file and its folders after one split."
         )
     return next(iter(splits), None)
 
@@ -96,23 +89,13 @@ def split_of_path(path: str) -> str | None:
 def by_split(
     names: Iterable[str], dataset: str, split_of: Callable[[str], str | None] = canonical_split
 ) -> dict[str, str]:
-    """The names of a dataset's splits or split folders by the split that they stand for.
-
-    Args:
-        names: names of one dataset.
-        dataset: what an error calls it.
-        split_of: gives the split of a name, `None` for a name to leave out.
-    Raises: ClipScratchError if two stand for one.
-
-    >>> by_split(["train", "dev"], "birds")
-    {'train': 'train', 'validation': 'dev'}
-    """
+    """Map splits to the names that mean them, without those of which `split_of` returns `None`. Equal ones raise."""
     splits: dict[str, str] = {}
     for name in names:
         split = split_of(name)
         if split in splits:
             raise ClipScratchError(
-                f"{dataset}: {splits[split]!r} and {name!r} both stand for {split}; rename or remove one."
+                f"{dataset}: {splits[split]!r} and {name!r} both mean {split}; rename or remove one."
             )
         splits |= {split: name} if split else {}
     return splits
@@ -121,22 +104,18 @@ def by_split(
 def carve_out(
     keys: Sequence[str], *, labels: np.ndarray | None = None, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Parts the rows by a hash of (seed, key), in each class alike.
+    """Split rows by a hash of (seed, key), in each class alike.
 
-    The rows with the smallest hashes go to the held-out part, so the order of the rows does not matter, and rows that
-    are added later move few others. A class of two rows or more gives at least one and keeps at least one.
+    The rows with the smallest hashes are held out. So the order of the rows does not matter, and rows that are added
+    later move few others. A class of at least two rows gives at least one and keeps at least one.
 
     Args:
         keys: (N,) unique names.
-        labels: (N,) classes, or `None` to take all rows as one.
-        fraction: share of the rows to hold out, in [0, 1).
+        labels: (N,) classes; `None` counts all rows as one class.
+        fraction: Share of the rows to hold out, in [0, 1).
 
     Returns:
         Indices of the rest and of the held-out rows, both ascending.
-
-    >>> rest, held = carve_out([f"{i}" for i in range(10)], fraction=0.2, seed=0)
-    >>> len(rest), len(held), sorted([*rest, *held]) == list(range(10))
-    (8, 2, True)
     """
     hashes = np.array([hash_of(seed, key) for key in keys], dtype=np.uint64)
     labels = np.zeros(len(keys), dtype=np.int64) if labels is None else np.asarray(labels)
@@ -151,6 +130,6 @@ def carve_out(
 
 
 def hash_of(seed: int, key: str) -> int:
-    """64 bits that depend on nothing but (seed, key), on every machine and in every process."""
+    """Return 64 bits that depend on (seed, key) alone, on every machine and in every process."""
     text = f"{seed}\0{key}".encode(errors="surrogateescape")  # file names may be no UTF-8
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")

@@ -1,11 +1,10 @@
-"""Encode images and texts: unit embeddings (N, P), float32 on the CPU, in the order given."""
+"""Encode images and texts to unit embeddings: (N, P), float32 on the CPU, in the given order."""
 
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import datasets
 import numpy as np
@@ -20,18 +19,13 @@ from ..utils.names import printable
 
 logger = logging.getLogger(__name__)
 
-# More pictures at once than a processor's caches hold are slower: a core encodes 182 a second 32 at a time and 159 of
-# them 256 at a time (ViT 192 wide, 6 deep, 32x32), 28 and 22 a second 32 and 128 at a time (ViT-tiny, 224x224).
+# Images at once on a CPU. More than its caches hold are slower: a core encodes 182 images/s 32 at a time and 159 256 at
+# a time (ViT 192 wide, 6 deep, 32x32 pixels), 28 and 22 32 and 128 at a time (ViT-tiny, 224x224).
 CPU_BATCH = 32
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageEmbeddings:
-    """
-    Args:
-        embeds: (N, P) float32 on the CPU, unit length.
-        kept: (N,) int64, the row of each; all of them unless broken images were skipped.
-    """
+class ImageEmbeddings(NamedTuple):
+    """(N, P) embeddings, and the (N,) int64 row of each: all rows unless broken images were skipped."""
 
     embeds: torch.Tensor
     kept: np.ndarray
@@ -39,7 +33,7 @@ class ImageEmbeddings:
 
 @contextmanager
 def reading(model: torch.nn.Module) -> Iterator[None]:
-    """`eval()` and no gradients inside; afterwards each module is in the mode that it was in, frozen ones too."""
+    """Set `eval()` and compute no gradients inside; restore the mode of each module afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -51,19 +45,20 @@ def reading(model: torch.nn.Module) -> Iterator[None]:
 
 
 def encode_pixels(model, pixels, mean: Sequence[float], std: Sequence[float], batch_size: int = 256) -> torch.Tensor:
-    """Prepared pictures -> unit embeddings.
+    """Encode preprocessed images.
 
     Args:
         model: with `get_image_features` as in transformers 5, e.g. `ClipScratchModel` or `CLIPModel`.
         pixels: (N, H, W, 3) uint8, array or tensor, of the size that the model reads.
-        mean: (3,) subtracted after scaling to [0, 1].
-        std: (3,) divided by.
-        batch_size: pictures at once, at most; on a CPU no more than `CPU_BATCH`.
-    Returns: (N, P) float32 on the CPU.
+        mean, std: (3,) subtracted after scaling to [0, 1], and divided by.
+        batch_size: images at once; on a CPU at most `CPU_BATCH`.
+
+    Returns:
+        (N, P) float32 on the CPU, unit length.
     """
     batch_size = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
     pixels = torch.as_tensor(pixels)
-    # The towers may be of two dtypes (a frozen one in bfloat16), so `model.dtype` would not do.
+    # The towers may have different dtypes (a frozen one in bfloat16), which `model.dtype` does not tell.
     dtype = next(model.vision_model.parameters()).dtype
     embeds = []
     with reading(model):
@@ -83,25 +78,19 @@ def encode_images(
     on_bad_row: Literal["raise", "skip"] = "raise",
     progress: bool = False,
 ) -> ImageEmbeddings:
-    """Read, prepare and encode the image of every row; no more than two batches are in memory.
+    """Read, preprocess and encode the image of every row, with at most two batches in memory.
 
     Args:
         model: as for `encode_pixels`.
-        preprocess: a `data.pixels.Preprocess`.
+        preprocess: a `Preprocess` of the model's image processor.
         dataset: prepared, N rows; texts and labels are not read.
         batch_size: images read ahead, and encoded at once as in `encode_pixels`.
         on_bad_row: `raise`, or `skip`: leave broken images out and name them in one warning.
         progress: show a bar.
-    Raises:
-        BadImageError: if an image cannot be read and `on_bad_row` is `raise`.
-        ClipScratchError: if no image at all can be read.
 
-    >>> from modeling_clipscratch.data import Preprocess, load_data
-    >>> from modeling_clipscratch.evaluation import load_model
-    >>> model, processor = load_model("runs/digits")
-    >>> images = encode_images(model, Preprocess(processor.image_processor), load_data("digits")["validation"])
-    >>> images.embeds.shape, len(images.kept)
-    (torch.Size([180, 16]), 180)
+    Raises:
+        BadImageError: If an image cannot be read and `on_bad_row` is `raise`.
+        ClipScratchError: If no image can be read.
     """
     images = preprocess.read_each(dataset, on_bad_row=on_bad_row, progress=progress, batch_size=batch_size)
     embeds, kept = [], []
@@ -109,47 +98,39 @@ def encode_images(
         rows, pixels = zip(*batch, strict=True)
         embeds.append(encode_pixels(model, np.stack(pixels), preprocess.mean, preprocess.std, batch_size))
         kept += rows
-    return ImageEmbeddings(embeds=torch.cat(embeds), kept=np.array(kept, dtype=np.int64))
+    return ImageEmbeddings(torch.cat(embeds), np.array(kept, dtype=np.int64))
 
 
-def encode_texts(
-    model, tokenizer, texts: Sequence[str], *, batch_size: int = 256, say_cut: bool = True
-) -> torch.Tensor:
-    """Texts -> unit embeddings. Each different text is encoded once; texts of like length share a batch.
+def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 256, warn: bool = True) -> torch.Tensor:
+    """Encode texts, each different text once; texts of similar length share a batch.
 
     Args:
-        model: with `get_text_features` as in transformers 5; `SiglipModel` is read as it learned.
-        tokenizer: the model's own.
-        texts: M texts; those longer than the tower reads are cut, and one warning says how many.
+        model: with `get_text_features` as in transformers 5. `SiglipModel` gets texts as in its training.
+        tokenizer: the tokenizer of the model.
+        texts: M texts; those longer than the text tower reads are cut.
         batch_size: texts at once.
-        say_cut: warn of texts that are too long; a caller that has said so already leaves it out.
-    Returns: (M, P) float32 on the CPU.
-    Raises: ClipScratchError if a text is no Unicode, or has no token.
+        warn: log how many texts are cut, and how many have no known word.
 
-    >>> from modeling_clipscratch.evaluation import load_model
-    >>> model, processor = load_model("runs/digits")
-    >>> encode_texts(model, processor.tokenizer, ["the digit three.", "the digit eight."]).shape
-    torch.Size([2, 16])
+    Returns:
+        (M, P) float32 on the CPU, unit length.
+
+    Raises:
+        ClipScratchError: If a text is not Unicode, or has no token.
     """
     unique = list(dict.fromkeys(texts))
     broken = next((text for text in unique if printable(text) != text), None)
     if broken is not None:
-        raise ClipScratchError(f"the text {broken!r} holds bytes that are no UTF-8; write it in UTF-8.")
+        raise ClipScratchError(f"the text {broken!r} holds bytes that are not UTF-8; write it in UTF-8.")
     place = {text: number for number, text in enumerate(unique)}
     longest = longest_text(model, tokenizer)
-    # SigLIP takes the last token for the text, and learned from texts padded to the full length, without a mask.
+    # SigLIP pools the last token, and was trained with texts padded to the full length, without a mask.
     full = longest if model.config.model_type == "siglip" else None
-    if full and "Gemma" in type(tokenizer).__name__:  # SigLIP 2's, whose texts were in lower case
+    if full and "Gemma" in type(tokenizer).__name__:  # SigLIP 2, trained with lower-case texts
         unique = [text.lower() for text in unique]
-    tokens = TokenTable(unique, tokenizer, longest, warn=False)
-    if tokens.truncated and say_cut:
-        logger.warning(
-            "%d of %d texts are longer than the %d tokens that the text tower reads; their ends are cut off.",
-            tokens.truncated,
-            len(unique),
-            longest,
-        )
-    # Longest first: if memory is short, it is short at once.
+    if warn:
+        warn_of_unknown(tokenizer, unique, "texts")
+    tokens = TokenTable(unique, tokenizer, longest, warn=warn)
+    # Longest first, so that a lack of memory shows at once.
     order = torch.from_numpy(np.argsort(-tokens.lengths, kind="stable"))
     embeds = None
     with reading(model):
@@ -162,13 +143,30 @@ def encode_texts(
             if embeds is None:
                 embeds = torch.empty(len(unique), features.shape[1])
             embeds[chosen] = features
-    # Indexed outside `reading`: tensors born inside can never be written to or used with gradients.
+    # Indexed outside `reading`: an inference tensor can never be written to or used with gradients.
     return embeds[[place[text] for text in texts]]
 
 
 def longest_text(model, tokenizer) -> int:
-    """Tokens that the text tower reads at most: the tokenizer's limit or the tower's positions, whichever is less."""
+    """Return how many tokens the text tower reads: the limit of the tokenizer or the positions of the tower."""
     text = model.config.text_config.to_dict()
-    if "max_position_embeddings" not in text:  # towers with relative positions (T5) name no maximum
+    if "max_position_embeddings" not in text:  # towers with relative positions (T5) have no maximum
         return tokenizer.model_max_length
     return min(tokenizer.model_max_length, text["max_position_embeddings"] - first_position(model.text_model))
+
+
+def unknown_texts(tokenizer, texts: Sequence[str]) -> list[str]:
+    """Return the texts of which the tokenizer knows no word."""
+    if tokenizer.unk_token_id is None or not texts:  # tokenizers of bytes know every word
+        return []
+    tokens = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return [text for text, ids in zip(texts, tokens, strict=True) if set(ids) <= {tokenizer.unk_token_id}]
+
+
+def warn_of_unknown(tokenizer, texts: Sequence[str], what: str) -> None:
+    """Log how many of `texts`, called `what`, have no word that the tokenizer knows."""
+    if unknown := unknown_texts(tokenizer, texts):
+        logger.warning(
+            "%d of %d %s have no word that the tokenizer knows (%s), so the model cannot distinguish them.",
+            len(unknown), len(texts), what, ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else ""),
+        )  # fmt: skip

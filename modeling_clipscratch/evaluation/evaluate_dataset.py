@@ -1,6 +1,6 @@
-"""Measure a model on a dataset, or on the embeddings of its images: metrics, predictions and embeddings.
+"""Measure a model on a dataset, or on given embeddings of its images.
 
-Class data is measured by zero-shot classification through all templates, or by a probe (k nearest neighbours, logistic
+Class data is measured by zero-shot classification with prompts, or by a probe (k nearest neighbours, logistic
 regression) on the image embeddings of a training split; caption data by retrieval.
 """
 
@@ -19,7 +19,7 @@ from ..data.dataset import ImageReader, class_names, is_class_data, labels_of, p
 from ..data.images.preprocess import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES, class_prompts
 from ..hub.errors_clipscratch import ClipScratchError
-from .encode import encode_images, encode_texts
+from .encode import encode_images, encode_texts, warn_of_unknown
 from .metrics.intervals import confidence_intervals
 from .metrics.outcomes import Outcomes, plain_metrics
 from .metrics.retrieval import retrieval_outcomes
@@ -31,7 +31,6 @@ from .metrics.zero_shot import (
     predictions,
     zero_shot_outcomes,
 )
-from .plots.text_map import TextMap
 
 TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
 PROBES = ("knn", "linear_probe")
@@ -42,25 +41,15 @@ class Result:
     """What a model did on one split of a dataset.
 
     Args:
-        dataset: the N rows that were measured, prepared; without those whose images are broken.
+        dataset: the N measured rows, prepared; without those whose images are broken.
         templates: prompts of class data; `None` for caption data.
         task: `zero_shot`, `retrieval`, `knn` or `linear_probe`.
-        outcomes: what it did with each image.
-        metrics: name -> fraction or rank, and `<name>_ci95` -> its interval where it was asked for.
+        outcomes: ranks, and for class data labels and confidences.
+        metrics: name -> fraction or rank, and `<name>_ci95` -> its 95 % interval, if computed.
         image_embeds: (N, P) float32, unit length.
-        text_embeds: (C, P) of the classes, or (M, P) of the captions, row by row; unit length.
-        skipped: broken images that were left out.
-        confusion: (C, C) counts, row = true class; class data only, as are the next two.
-        predicted: (N,) int64 classes.
-        confidence: (N,) probability of the predicted class.
-        maps: of `pictures.text_maps.make_maps`, where they were asked for.
-
-    >>> from modeling_clipscratch.data import load_data
-    >>> from modeling_clipscratch.evaluation import load_model
-    >>> model, processor = load_model("runs/digits")
-    >>> result = evaluate_dataset(model, processor, load_data("digits")["test"])
-    >>> result.task, result.image_embeds.shape, result.confusion.sum()
-    ('zero_shot', torch.Size([360, 16]), np.int64(360))
+        text_embeds: (C, P) of the classes, or (M, P) of the captions in the order of the rows; unit length.
+        skipped: number of broken images that were left out.
+        predicted: (N,) int64 classes; class data only.
     """
 
     dataset: datasets.Dataset
@@ -71,14 +60,11 @@ class Result:
     image_embeds: torch.Tensor
     text_embeds: torch.Tensor
     skipped: int = 0
-    confusion: np.ndarray | None = None
     predicted: np.ndarray | None = None
-    confidence: np.ndarray | None = None
-    maps: tuple[TextMap, ...] = ()
 
     @property
     def kind(self) -> Literal["class", "caption"]:
-        return _kind(self.dataset)
+        return "class" if is_class_data(self.dataset) else "caption"
 
     @property
     def split(self) -> str:
@@ -104,6 +90,13 @@ class Result:
         """Row -> image."""
         return ImageReader(self.dataset)
 
+    @cached_property
+    def confusion(self) -> np.ndarray | None:
+        """(C, C) counts, row = true class; `None` for caption data."""
+        if self.predicted is None:
+            return None
+        return confusion_matrix(self.predicted, self.outcomes.labels, self.outcomes.classes)
+
     @property
     def per_class_recall(self) -> dict[str, float | None] | None:
         """Class name -> recall, `None` for a class without images; `None` for caption data."""
@@ -111,15 +104,16 @@ class Result:
 
 
 def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
-    """Resolve `auto` to the task of the data's kind, and check that data and task can give a figure.
+    """Resolve `auto` to the task of the kind of data, and check that data and task give a meaningful figure.
 
     Args:
         dataset: prepared.
         task: one of `TASKS`, or `auto`.
-    Raises: ClipScratchError if the task needs data of another kind, or there is one candidate alone, so that every
-        answer would be right.
+
+    Raises:
+        ClipScratchError: If the task needs data of the other kind, or every answer would be right.
     """
-    kind, name = _kind(dataset), title(dataset)
+    kind, name = "class" if is_class_data(dataset) else "caption", title(dataset)
     if task == "auto":
         task = "zero_shot" if kind == "class" else "retrieval"
     if TASKS[task] != kind:
@@ -133,7 +127,7 @@ def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
             "folder for each class, or the names of all classes (class_names)."
         )
     if names is None and len(dataset) < 2:
-        raise ClipScratchError(f"{name}: one image alone, so every search would find it; give two or more.")
+        raise ClipScratchError(f"{name}: there is only one image, so every search would find it; give at least two.")
     return task
 
 
@@ -149,25 +143,24 @@ def evaluate_dataset(
     on_bad_row: Literal["raise", "skip"] = "raise",
     progress: bool = False,
 ) -> Result:
-    """Read every image of a dataset and measure the model on them; metrics come with their 95 % intervals.
+    """Measure a model on one split: metrics with 95 % intervals, predictions and embeddings.
 
     Args:
-        model: a `ClipScratchModel`, or any model of transformers with `get_image_features`, `get_text_features`.
-        processor: with `.tokenizer` and `.image_processor`.
-        dataset: images with a label or captions, as `load_data` or `datasets.load_dataset` gives them.
-        templates: prompts of class data, `{}` stands for the class. Default: `a photo of a {}.`
+        model, processor: from `load_model`, or of a trainer.
+        dataset: any `datasets.Dataset` of images with a label or captions; columns are found by type and name.
+        templates: prompts of class data, `{}` stands for the class. Default: those that the model was trained with, if
+            the data have the classes of its training; else `a photo of a {}.`.
         task: one of `TASKS`, or `auto`.
-        train: what a probe learns from; only the probes use it.
+        train: rows that a probe is fitted to; only the probes use it.
         batch_size: images, or texts, at once.
         on_bad_row: `raise`, or `skip` rows without a label or caption and broken images, with one warning.
         progress: show a bar.
 
     Raises:
-        BadImageError: if an image cannot be read.
-        ClipScratchError: if none can, if the task does not fit the data, or if a probe has nothing to learn from.
+        BadImageError: If an image cannot be read.
+        ClipScratchError: If no image can be read, the task does not fit the data, or a probe has no training rows.
 
-    >>> from modeling_clipscratch.data import load_data
-    >>> from modeling_clipscratch.evaluation import load_model
+    >>> from modeling_clipscratch import load_data, load_model
     >>> model, processor = load_model("runs/digits")
     >>> metrics = evaluate_dataset(model, processor, load_data("digits")["test"]).metrics
     >>> low, high = metrics["top1_ci95"]
@@ -178,53 +171,56 @@ def evaluate_dataset(
     for part in (dataset,) if train is None else (dataset, train):
         if not isinstance(part, datasets.Dataset):
             raise ClipScratchError(
-                f"a {type(part).__name__} is not measured; give one split, a map-style datasets.Dataset."
+                f"a {type(part).__name__} cannot be measured; give one split, a map-style datasets.Dataset."
             )
     if task in PROBES and train is dataset:
-        raise ClipScratchError(f"task={task} learns from train; measure it on another split.")
+        raise ClipScratchError(f"task={task} is fitted to train; measure it on another split.")
     dataset = prepare_dataset(dataset, options, train=None if train is None else lambda: train)
-    task = task_for(dataset, task)
-    if templates and not is_class_data(dataset):
-        raise ClipScratchError(
-            f"{title(dataset)}: templates have no use, since the data have captions; leave them out."
-        )
+    task, names = task_for(dataset, task), class_names(dataset)
+    if templates and names is None:
+        raise ClipScratchError(f"{title(dataset)}: the data have captions, so templates have no use; leave them out.")
     if task in PROBES:
         if train is None:
-            raise ClipScratchError(f"task={task} learns from training rows and there are none; give some as train.")
+            raise ClipScratchError(f"task={task} is fitted to training rows and there are none; give some as train.")
         train = prepare_dataset(train, options)
-        known, names = class_names(train), class_names(dataset)
+        known = class_names(train)
         if known is None or known != names[: len(known)]:
             raise ClipScratchError(
                 f"{title(dataset)}: the classes are {_first(names)}, and train has {_first(known or ['captions'])}; "
                 "give both the same classes in the same order."
             )
+    trained = model.config.to_dict()
+    own = trained.get("templates") if names is not None and trained.get("class_names") == names else None
+    if names is not None and task == "zero_shot":
+        warn_of_unknown(processor.tokenizer, names, "class names")
 
     def embed(dataset):
-        preprocess = Preprocess(processor.image_processor)
         images = encode_images(
-            model, preprocess, dataset, batch_size=batch_size, on_bad_row=on_bad_row, progress=progress
-        )
+            model, Preprocess(processor.image_processor), dataset,
+            batch_size=batch_size, on_bad_row=on_bad_row, progress=progress,
+        )  # fmt: skip
         return images.embeds, dataset if len(images.kept) == len(dataset) else dataset.select(images.kept)
 
     embeds, kept = embed(dataset)
     encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
-    skipped = len(dataset) - len(kept)
-    result = evaluate_embeddings(encode, embeds, kept, options.templates, logit_scale=log_scale(model), skipped=skipped)
+    result = evaluate_embeddings(encode, embeds, kept, options.templates or own, logit_scale=log_scale(model))
     if task in PROBES:
-        # scikit-learn takes half a second to import, which training would pay at every start.
+        # Imported here: scikit-learn takes half a second, which training would pay at every start.
         from .metrics.probes import NEIGHBOURS, knn_scores, linear_probe_scores
 
         train_embeds, train_kept = embed(train)
         nearest = partial(knn_scores, neighbours=min(NEIGHBOURS, len(train_embeds)))
-        learn = nearest if task == "knn" else linear_probe_scores
         labels = labels_of(kept)
-        scores = learn(train_embeds, labels_of(train_kept), embeds, len(class_names(kept)))
+        scores = (nearest if task == "knn" else linear_probe_scores)(
+            train_embeds, labels_of(train_kept), embeds, len(names)
+        )
         confidence = scores.amax(1)  # shares of votes, or log-probabilities
         confidence = confidence.exp() if task == "linear_probe" else confidence
-        predicted = predictions(scores, torch.as_tensor(labels))
-        result = replace(result, **_classified(class_outcomes(scores, labels, confidence=confidence), predicted))
+        outcomes = class_outcomes(scores, labels, confidence=confidence)
+        predicted = predictions(scores, torch.as_tensor(labels)).numpy()
+        result = replace(result, outcomes=outcomes, predicted=predicted)
     metrics = {**plain_metrics(result.outcomes), **confidence_intervals(result.outcomes)}
-    return replace(result, task=task, metrics=metrics)
+    return replace(result, task=task, metrics=metrics, skipped=len(dataset) - len(kept))
 
 
 def evaluate_embeddings(
@@ -234,62 +230,38 @@ def evaluate_embeddings(
     templates: Sequence[str] | None = None,
     *,
     logit_scale: float,
-    skipped: int = 0,
 ) -> Result:
-    """Measure image embeddings that are there already, as a trainer's between two epochs; without intervals.
+    """Measure given image embeddings by zero-shot classification or retrieval, without intervals.
 
     Args:
-        encode: M texts -> (M, P) unit embeddings; gets the prompts or captions.
+        encode: M texts -> (M, P) unit embeddings; called with the prompts or captions.
         image_embeds: (N, P) of unit length, in the order of the rows.
         dataset: N rows, prepared.
-        templates: as of `evaluate_dataset`; caption data have no use for them.
+        templates: prompts of class data, default `a photo of a {}.`; ignored for caption data.
         logit_scale: natural log of the inverse temperature.
-        skipped: broken images that were left out, for the report.
     """
     assert len(image_embeds) == len(dataset), f"{len(image_embeds)} embeddings for {len(dataset)} rows"
+    predicted = None
     if is_class_data(dataset):
         templates = list(templates or DEFAULT_TEMPLATES)
         text_embeds = encode_classes(encode, class_names(dataset), templates)
-        measured = _classified(*zero_shot_outcomes(image_embeds, text_embeds, labels_of(dataset), logit_scale))
+        outcomes, predicted = zero_shot_outcomes(image_embeds, text_embeds, labels_of(dataset), logit_scale)
+        predicted = predicted.numpy()
     else:
         templates, captions = None, dataset["captions"][:]
         text_embeds = encode([caption for own in captions for caption in own])
         caption_to_image = torch.tensor([row for row, own in enumerate(captions) for _ in own])
-        measured = {"outcomes": retrieval_outcomes(image_embeds, text_embeds, caption_to_image)}
+        outcomes = retrieval_outcomes(image_embeds, text_embeds, caption_to_image)
     return Result(
         dataset=dataset,
         templates=templates,
         task="zero_shot" if templates else "retrieval",
-        metrics=plain_metrics(measured["outcomes"]),
+        outcomes=outcomes,
+        metrics=plain_metrics(outcomes),
         image_embeds=image_embeds,
         text_embeds=text_embeds,
-        skipped=skipped,
-        **measured,
+        predicted=predicted,
     )
-
-
-def _kind(dataset):
-    return "class" if is_class_data(dataset) else "caption"
-
-
-def _first(names):
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-
-
-def titled(name: str, task: str) -> str:
-    """A dataset's name as a table's head, where metrics of a probe are not to pass for those of prompts.
-
-    >>> titled("digits", "zero_shot"), titled("digits", "knn")
-    ('digits', 'digits, knn')
-    """
-    return f"{name}, {task}" if task in PROBES else name
-
-
-def log_scale(model) -> float:
-    """Natural log of the inverse temperature that the model's logits have."""
-    # Only a ClipScratch config names a limit; other CLIPs use the scale as it is.
-    limit = model.config.to_dict().get("logit_scale_max", math.inf)
-    return min(float(model.logit_scale.detach()), limit)
 
 
 def encode_classes(encode, class_names, templates) -> torch.Tensor:
@@ -298,11 +270,21 @@ def encode_classes(encode, class_names, templates) -> torch.Tensor:
     return class_embeddings(encode(prompts).view(len(class_names), len(templates), -1))
 
 
-def _classified(outcomes, predicted):
-    """What a `Result` has of class data."""
-    return {
-        "outcomes": outcomes,
-        "confusion": confusion_matrix(predicted, outcomes.labels, outcomes.classes),
-        "predicted": predicted.numpy(),
-        "confidence": outcomes.confidence,
-    }
+def log_scale(model) -> float:
+    """Return the natural log of the inverse temperature of the model's logits."""
+    # Only a ClipScratch config has a limit; other CLIPs use the scale as it is.
+    limit = model.config.to_dict().get("logit_scale_max", math.inf)
+    return min(float(model.logit_scale.detach()), limit)
+
+
+def titled(name: str, task: str) -> str:
+    """Name a dataset in the head of a table, with the probe if its metrics are those of a probe.
+
+    >>> titled("digits", "zero_shot"), titled("digits", "knn")
+    ('digits', 'digits, knn')
+    """
+    return f"{name}, {task}" if task in PROBES else name
+
+
+def _first(names):
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

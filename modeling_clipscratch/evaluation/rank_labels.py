@@ -1,4 +1,4 @@
-"""A model, pictures and labels go in; for each picture the labels with their probabilities, best first, come out."""
+"""Rank labels for images by zero-shot classification."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -7,54 +7,85 @@ import numpy as np
 from PIL import Image
 
 from ..data.images.preprocess import Preprocess
-from ..data.templates import check_class_names, check_templates
+from ..data.templates import DEFAULT_TEMPLATES, check_class_names, check_templates
 from ..hub.errors_clipscratch import ClipScratchError
-from .encode import encode_pixels, encode_texts
+from .encode import encode_pixels, encode_texts, warn_of_unknown
 from .evaluate_dataset import encode_classes, log_scale
 from .metrics.zero_shot import class_probabilities, cosines
 
-BAR = 20  # characters of a bar that stands for 100 %
+BAR = 20  # characters of a bar of 100 %
 
 
-def check_labels(labels: Sequence[str], template: str) -> None:
-    """Check labels and a template.
-
-    Raises: ClipScratchError if there are not two labels, one is empty or given twice, or the template has no `{}`.
-    """
+def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
+    """Raise ClipScratchError if there are fewer than two labels, one is empty or twice, or a template has no `{}`."""
     if len(labels) < 2:
-        raise ClipScratchError(f"{len(labels)} label given; a picture is compared with two labels or more.")
+        raise ClipScratchError(f"{len(labels)} label given; give two labels or more, since labels are compared.")
     check_class_names(labels)
-    check_templates([template])
+    check_templates(templates)
+
+
+def labels_and_templates(
+    config, labels: Sequence[str] | None = None, templates: Sequence[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Replace missing labels and templates by those that a model was trained with, and check them.
+
+    Args:
+        config: of the model; a `ClipScratchConfig` has `class_names` and `templates` if the model learned classes.
+        labels: at least two different labels. Default: the classes of the model.
+        templates: texts with `{}` for the label. Default: those of the model, or `a photo of a {}.`.
+
+    Raises:
+        ClipScratchError: If there are no labels and the model has no classes, or as `check_labels`.
+    """
+    trained = config.to_dict()
+    labels = trained.get("class_names") if labels is None else labels
+    if labels is None:
+        raise ClipScratchError(
+            "labels are missing, and the model was not trained on classes; give at least two labels."
+        )
+    templates = list(templates or trained.get("templates") or DEFAULT_TEMPLATES)
+    check_labels(labels, templates)
+    return list(labels), templates
 
 
 def rank_labels(
-    model, processor, images: Iterable[Image.Image], labels: Sequence[str], *, template: str, batch_size: int = 64
+    model,
+    processor,
+    images: Iterable[Image.Image],
+    labels: Sequence[str] | None = None,
+    *,
+    templates: Sequence[str] | None = None,
+    batch_size: int = 64,
 ) -> list[list[dict]]:
-    """Zero-shot classification of pictures by labels of the user's own.
+    """Rank labels for images by zero-shot classification. A label without a known word is named in a warning.
 
     Args:
-        model: as `load_model` gives it.
-        processor: its processor.
-        images: RGB pictures of any sizes.
-        labels: two or more different ones.
-        template: a text with `{}`, where the label goes; like the captions that the model learned from.
-        batch_size: pictures at once.
-    Returns: for each picture `[{"label": str, "score": float}, ...]`, best first; scores are probabilities over the
-        labels given and sum to 1: the softmax of exp(logit_scale) times the cosines.
-    Raises: ClipScratchError, see `check_labels`.
+        model, processor: from `load_model`.
+        images: RGB images of any size.
+        labels: at least two different labels. Default: the classes that the model was trained on.
+        templates: texts with `{}` for the label. Default: those of the training, or `a photo of a {}.`.
+        batch_size: images at once.
 
-    >>> from modeling_clipscratch.evaluation import load_model
+    Returns:
+        For each image `[{"label": str, "score": float}, ...]`, best first. Scores are probabilities over the labels:
+        the softmax of exp(logit_scale) times the cosines. They sum to 1.
+
+    Raises:
+        ClipScratchError: As `labels_and_templates`.
+
+    >>> from modeling_clipscratch import load_model
     >>> model, processor = load_model("runs/digits")
-    >>> picture = Image.new("RGB", (8, 8))
-    >>> (ranked,) = rank_labels(model, processor, [picture], ["three", "eight"], template="the digit {}.")
+    >>> image = Image.new("RGB", (8, 8))
+    >>> (ranked,) = rank_labels(model, processor, [image], ["three", "eight"], templates=["the digit {}."])
     >>> sorted(entry["label"] for entry in ranked), round(sum(entry["score"] for entry in ranked), 6)
     (['eight', 'three'], 1.0)
     """
-    check_labels(labels, template)
+    labels, templates = labels_and_templates(model.config, labels, templates)
     preprocess = Preprocess(processor.image_processor)
     pixels = np.stack([preprocess(image) for image in images])
     image_embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size)
-    label_embeds = encode_classes(partial(encode_texts, model, processor.tokenizer), labels, [template])
+    label_embeds = encode_classes(partial(encode_texts, model, processor.tokenizer), labels, templates)
+    warn_of_unknown(processor.tokenizer, labels, "labels")
     probabilities = class_probabilities(cosines(image_embeds, label_embeds), log_scale(model))
     ranked = []
     for scores in probabilities:
@@ -64,7 +95,8 @@ def rank_labels(
 
 
 def bars(ranked: Sequence[dict]) -> str:
-    """
+    """Draw the ranked labels of an image as a bar chart of text.
+
     >>> print(bars([{"label": "cat", "score": 0.75}, {"label": "a dog", "score": 0.25}]))
       cat     75.0 %  ###############
       a dog   25.0 %  #####

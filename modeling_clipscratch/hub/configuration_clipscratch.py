@@ -54,6 +54,8 @@ class ClipScratchConfig(PretrainedConfig):
         logit_bias_init_value (`float`, defaults to -10): Initial bias of the sigmoid loss.
         initializer_range (`float`, *optional*): Standard deviation of new projection weights. Default: input width
             ** -0.5.
+        class_names (`list[str]`, *optional*): Classes that the model was trained on, in label order.
+        templates (`list[str]`, *optional*): Prompts of the classes in training, with `{}` for the class.
 
     Raises:
         ClipScratchError: If a choice is not among those above, or a number is out of its range.
@@ -89,6 +91,8 @@ class ClipScratchConfig(PretrainedConfig):
         logit_scale_max=MAX_LOGIT_SCALE,
         logit_bias_init_value=-10.0,
         initializer_range=None,
+        class_names=None,
+        templates=None,
         **kwargs,
     ):
         self.text_config = _tower_config(text_config, "text_config", "distilbert")
@@ -108,6 +112,8 @@ class ClipScratchConfig(PretrainedConfig):
         self.logit_scale_max = logit_scale_max
         self.logit_bias_init_value = logit_bias_init_value
         self.initializer_range = initializer_range
+        self.class_names = class_names
+        self.templates = templates
         self._check()
         kwargs.pop("without_code", None)  # of `to_dict`
         super().__init__(**kwargs)

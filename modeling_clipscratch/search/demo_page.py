@@ -1,6 +1,6 @@
-"""A model with its processor, and an index or none, go in; a page of gradio to try them comes out, and is served.
+"""Build and serve a gradio page to try a model: classify an image, and search an index.
 
-The page asks nothing of other machines: fonts are those of the reader's system, and gradio's analytics are off.
+The page requests nothing from other machines: it uses the reader's system fonts, and gradio's analytics are off.
 """
 
 import html
@@ -14,104 +14,117 @@ from ..evaluation.rank_labels import rank_labels
 from ..evaluation.report.markdown import code, escaped
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.names import on_one_line
-from .index_files import PictureIndex
-from .result_page import GRID, hits_html, note_of
-from .search_index import search
+from .index_files import ImageIndex
+from .result_page import HITS_CSS, hits_html, note_of
+from .search_index import UNKNOWN, search_index, unknown_words
 
-HOSTS = ("127.0.0.1", "localhost", "[::1]")  # another name may be that of a stranger's page, led here by its DNS
-SHOWN = 12  # pictures of a search
-CSS = f"""
-  .gradio-container {{ width: 100%; max-width: 1100px !important; margin: 0 auto !important; }}
-  .gradio-container {{ --color-accent: var(--primary-700); }}
-  .dark .gradio-container {{ --color-accent: var(--primary-400); }}
-  #picture img {{ width: 100%; height: 100%; object-fit: contain; }}
-  #found, #found * {{ padding: 0; }}
-  .hits {{ --frame: var(--background-fill-secondary); --faint: var(--body-text-color-subdued); }}
-  {GRID}
-"""
+HOSTS = ("127.0.0.1", "localhost", "[::1]")  # any other may be a foreign page's, led here by its DNS
+TOP = 12  # images of a search
+_CSS = Path(__file__).with_name("demo_page.css").read_text(encoding="utf-8") + HITS_CSS
 
 
 def gradio_library():
-    """The module; imported late, since everything but the page works without it."""
+    """Import gradio; raise `ClipScratchError` if it is not installed."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when the module is imported
     try:
         import gradio
     except ImportError as error:
         raise ClipScratchError(
-            "the page needs gradio, which is not installed: pip install 'clipscratch[demo]'"
+            "the demo needs gradio, which is not installed: pip install 'clipscratch[demo]'"
         ) from error
     return gradio
 
 
+def own_prompts(config) -> tuple[list[str], str]:
+    """Return the class names that a model learned, if any, and its first prompt template."""
+    values = config.to_dict()  # a model of another library has neither
+    return list(values.get("class_names") or []), (values.get("templates") or DEFAULT_TEMPLATES)[0]
+
+
+def join_labels(labels: list[str]) -> str:
+    """Write labels as `split_labels` reads them."""
+    return ("\n" if any("," in label for label in labels) else ", ").join(labels)
+
+
 def split_labels(text: str) -> list[str]:
+    """Split labels at commas, or at line breaks if there are any.
+
+    >>> split_labels(" cat, a dog,, truck "), split_labels("salt, pepper\\nsugar")
+    (['cat', 'a dog', 'truck'], ['salt, pepper', 'sugar'])
     """
-    >>> split_labels(" cat, a dog,, truck ")
-    ['cat', 'a dog', 'truck']
-    """
-    return [label.strip() for label in text.split(",") if label.strip()]
+    labels = text.strip().split("\n" if "\n" in text.strip() else ",")
+    return [label.strip() for label in labels if label.strip()]
 
 
-def build_page(model, processor, index: PictureIndex | None = None, *, model_name: str):
-    """
+def build_page(model, processor, index: ImageIndex | None = None, *, model_name: str):
+    """Build the page, which starts with the model's own classes and template; return `gradio.Blocks`.
+
     Args:
-        model: as `load_model` gives it, with its processor.
-        index: made by this model; without it the page has no search.
-        model_name: what the page calls the model.
-    Returns: `gradio.Blocks`, not yet served.
+        model, processor: As `load_model` returns them.
+        index: Made by this model; without it the page has no search.
+        model_name: Folder or Hub id of the model.
     """
     gr = gradio_library()
 
     def classify(path, labels, template):
         if path is None:
-            raise gr.Error("Give a picture first.", print_exception=False)
-        with _told(gr):
+            raise gr.Error("Choose an image first.", print_exception=False)
+        with _showing_errors(gr):
+            labels = split_labels(labels)
             image = decode_image(path, name=Path(path).name)
-            (ranked,) = rank_labels(model, processor, [image], split_labels(labels), template=template)
-        return {entry["label"]: entry["score"] for entry in ranked}
+            (ranked,) = rank_labels(model, processor, [image], labels, templates=[template])
+        note = _note_of_unknown(processor, " ".join([template.replace("{}", " "), *labels]))
+        return {entry["label"]: entry["score"] for entry in ranked}, note
 
     def find(text):
-        with _told(gr):
-            hits = search(index, model, processor, text=text, top=SHOWN)
-        return f"<p>{note_of(hits)}</p>{hits_html(hits)}"
+        with _showing_errors(gr):
+            hits = search_index(index, model, processor, text=text, top=TOP)
+        return f"<p>{note_of(hits)} {_note_of_unknown(processor, text)}</p>{hits_html(hits)}"
 
+    own_labels, own_template = own_prompts(model.config)
     with gr.Blocks(title="ClipScratch", analytics_enabled=False, fill_width=True) as page:
-        gr.Markdown(f"# ClipScratch\nTrying **{escaped(Path(model_name).name)}**.")
-        with gr.Tab("Name a picture"), gr.Row():
+        gr.Markdown(f"# ClipScratch\nModel: **{escaped(Path(model_name).name)}**")
+        with gr.Tab("Classify an image"), gr.Row():
             with gr.Column():
-                picture = gr.Image(
-                    type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=300,
-                    elem_id="picture",
+                image = gr.Image(
+                    type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", height=300,
+                    elem_id="image",
                 )  # fmt: skip
-                # Else gradio opens what was uploaded, and has no words for what is no picture; `classify` has.
-                picture.preprocess = lambda payload: payload and payload.path
+                # By default gradio opens the upload and has no message for a file that is not an image.
+                image.preprocess = lambda payload: payload and payload.path
                 labels = gr.Textbox(
-                    label="Labels", info="Two or more, with commas between them", placeholder="cat, dog"
+                    label="Labels",
+                    info="At least two, separated by commas or one per line",
+                    placeholder="cat, dog",
+                    value=join_labels(own_labels),
+                    max_lines=6,
                 )
-                template = gr.Textbox(label="Template", info="{} stands for the label", value=DEFAULT_TEMPLATES[0])
-                name = gr.Button("Name it", variant="primary")
+                template = gr.Textbox(label="Template", info="{} stands for the label", value=own_template)
+                button = gr.Button("Classify", variant="primary")
             with gr.Column():
-                bars = gr.Label(label="Of these labels")
-        given = {"fn": classify, "inputs": [picture, labels, template], "outputs": bars}
-        gr.on([name.click, labels.submit, template.submit], **given)
+                bars = gr.Label(label="Probability among these labels")
+                note = gr.HTML(padding=False)
+        gr.on([button.click, labels.submit, template.submit], classify, [image, labels, template], [bars, note])
         if index is not None:
-            with gr.Tab("Search pictures"):
+            with gr.Tab("Search images"):
                 with gr.Row(equal_height=True):
                     text = gr.Textbox(
                         show_label=False, container=False, placeholder="a dog in the snow", scale=5, autofocus=True
                     )
-                    go = gr.Button("Search", variant="primary", scale=1, min_width=100)
-                gr.Markdown(f"{len(index.pictures):,} pictures of {code(index.folder.name)}")
+                    search = gr.Button("Search", variant="primary", scale=1, min_width=100)
+                gr.Markdown(f"{len(index.images):,} images in {code(index.folder.name)}")
                 found = gr.HTML(padding=False, elem_id="found")
-            gr.on([go.click, text.submit], find, text, found)
+            gr.on([search.click, text.submit], find, text, found)
     return page
 
 
 def serve(page, port: int, *, wait: bool = True) -> str:
-    """Serves the page to this machine only; returns its address, at once or, with `wait`, when it is stopped.
+    """Serve the page to this machine only, and return its address; with `wait` not before it is stopped.
 
     Requests that name another host are answered with 400.
 
-    Raises: ClipScratchError if the port is taken.
+    Raises:
+        ClipScratchError: If the port is in use.
     """
     gr = gradio_library()
     from starlette.middleware import Middleware  # comes with gradio
@@ -119,7 +132,7 @@ def serve(page, port: int, *, wait: bool = True) -> str:
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["system-ui", "sans-serif"]}
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="gray", **fonts).set(
-        # gradio's own greys and blue are too faint to be read by everyone.
+        # gradio's own greys and blue have too little contrast.
         body_text_color_subdued="*neutral_600",
         block_info_text_color="*neutral_600",
         block_label_text_color="*neutral_700",
@@ -134,7 +147,7 @@ def serve(page, port: int, *, wait: bool = True) -> str:
             server_name="127.0.0.1",
             server_port=port,
             theme=theme,
-            css=CSS,
+            css=_CSS,
             footer_links=[],
             share=False,
             ssr_mode=False,
@@ -143,18 +156,23 @@ def serve(page, port: int, *, wait: bool = True) -> str:
             app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)]},
         )
     except OSError as error:
-        raise ClipScratchError(f"port={port} cannot be had on this machine; choose another --port.") from error
+        raise ClipScratchError(f"port={port} is in use or reserved on this machine; choose another --port.") from error
     if wait:
         print(f"The page is at {address} (stop it with Ctrl-C).", flush=True)
         page.block_thread()
     return address
 
 
+def _note_of_unknown(processor, text):
+    unknown = unknown_words(processor.tokenizer, text)
+    return html.escape(UNKNOWN % ", ".join(unknown)) if unknown else ""
+
+
 @contextmanager
-def _told(gr):
-    """What is the user's to mend is shown on the page, not in the terminal."""
+def _showing_errors(gr):
+    """Show an error that the user can correct on the page, not in the terminal."""
     try:
         yield
-    except ValueError as error:
-        # The page takes the words for HTML, and they may name files.
+    except ClipScratchError as error:
+        # The page takes the message for HTML, and it may name files.
         raise gr.Error(html.escape(on_one_line(str(error))), print_exception=False) from error

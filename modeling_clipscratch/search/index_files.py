@@ -1,10 +1,10 @@
-"""The folder of an index goes in; its table and its vectors, checked, come out; or the other way round, whole.
+"""Read and write the index of a folder of images.
 
 ```
-clipscratch-index.json  table of the pictures, the model's fingerprint, and the name of the file of vectors
-vectors-<digest>.faiss  one vector a content
-parts-<model>/          while an index is built: what was encoded so far
-lock                    held by the one process that writes
+clipscratch-index.json       table of the images, fingerprint of the model, name of the file of vectors
+vectors-<digest>.safetensors one embedding for each different content
+parts-<fingerprint>/         embeddings of a run that is not finished
+lock                         held by the process that writes
 ```
 
 The table is written last, so a reader finds the old index or the new one, never a mixture.
@@ -17,20 +17,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from ..hub.errors_clipscratch import ClipScratchError
-from ..utils.atomic_files import write_text
-from ..utils.checksums import weights_fingerprint
-from .vectors import number_of, read_vectors, write_vectors
+import numpy as np
+from safetensors.numpy import load, save
 
-INSIDE = ".clipscratch-index"  # where the index of a folder lies, if the user names no place; listings leave it out
+from ..data.dataset import image_digest
+from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.atomic_files import write_text, write_whole
+from ..utils.checksums import weights_fingerprint
+from ..utils.names import first_line
+
+INSIDE = ".clipscratch-index"  # folder of the index in the folder of images, by default; listings leave it out
 TABLE = "clipscratch-index.json"
-FORMAT = 1
-# What of an image processor's settings changes the pixels; a new setting of a later library must not spoil an index.
+FORMAT = 2  # 1: vectors in a file of faiss
+# Settings of an image processor that change the pixels. A new setting of a later library does not spoil an index.
 _SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "image_mean", "image_std")
 
 
-class Picture(NamedTuple):
-    """Bytes, time of the last change in ns, digest of the content."""
+class IndexedImage(NamedTuple):
+    """A file of the index: bytes, time of the last change in ns, digest of the content."""
 
     size: int
     time: int
@@ -38,107 +42,98 @@ class Picture(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class PictureIndex:
-    """
-    Args:
-        folder: the pictures' folder.
-        model: `model_fingerprint` of what made the vectors.
-        model_name: what the user called it.
-        pictures: name below the folder -> `Picture`.
-        vectors: of faiss, one for each different content.
+class ImageIndex:
+    """The embeddings of a folder's images by one model.
 
-    >>> from modeling_clipscratch.evaluation import load_model
-    >>> from modeling_clipscratch.search import update_index
-    >>> model, processor = load_model("runs/digits")
-    >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
-    >>> sorted(index.pictures), index.vectors.ntotal
-    (['0.png', '1.png', '2.png', '3.png'], 4)
+    Args:
+        folder: The folder of images.
+        model: `model_fingerprint` of the model.
+        model_name: Folder or Hub id of the model.
+        images: {path below the folder, with `/`: `IndexedImage`}.
+        digests: N different contents.
+        embeds: (N, P) float32 of unit length, in the order of `digests`.
     """
 
     folder: Path
     model: str
     model_name: str
-    pictures: dict[str, Picture]
-    vectors: object
+    images: dict[str, IndexedImage]
+    digests: list[str]
+    embeds: np.ndarray
 
     @cached_property
-    def names_of(self) -> dict[int, list[str]]:
-        """Number of a content -> the pictures that have it."""
+    def names_of(self) -> dict[str, list[str]]:
+        """{digest: the images with this content}."""
         names = {}
-        for name, picture in self.pictures.items():
-            names.setdefault(number_of(picture.digest), []).append(name)
+        for name, image in self.images.items():
+            names.setdefault(image.digest, []).append(name)
         return names
 
 
 def model_fingerprint(model, image_processor) -> str:
-    """32 hexadecimal digits that change with any weight and with how pictures are prepared, not with the folder."""
-    told = image_processor.to_dict()
-    settings = {name: told.get(name) for name in _SETTINGS}
+    """Return 32 hexadecimal digits that change with any weight and with how images are prepared."""
+    values = image_processor.to_dict()
+    settings = {name: values.get(name) for name in _SETTINGS}
     if not image_processor.do_normalize:
         settings["do_normalize"] = False
     return weights_fingerprint(model, settings)
 
 
 def find_index(place: str | Path) -> Path:
-    """The folder of an index, given that folder or the folder of pictures that it lies in.
+    """Return the folder of an index, given it or the folder of images that it lies in.
 
-    Raises: ClipScratchError if there is none.
-
-    >>> from modeling_clipscratch.evaluation import load_model
-    >>> from modeling_clipscratch.search import update_index
-    >>> model, processor = load_model("runs/digits")
-    >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
-    >>> find_index("photos").as_posix()
-    'photos/.clipscratch-index'
+    Raises:
+        ClipScratchError: If there is no index.
     """
-    place = Path(place)
-    for where in (place / INSIDE, place):
+    for where in (Path(place) / INSIDE, Path(place)):
         if (where / TABLE).is_file():
             return where
-    raise ClipScratchError(
-        f"{place} holds no finished index; make one, or finish it: clipscratch index FOLDER --model DIR"
-    )
+    raise ClipScratchError(f"{place} holds no finished index; run: clipscratch index FOLDER --model DIR")
 
 
-def open_index(where: Path) -> PictureIndex:
-    """Reads an index and checks that it is whole.
+def open_index(where: str | Path) -> ImageIndex:
+    """Read an index and check that it is complete.
 
-    Raises: ClipScratchError if the index is damaged, incomplete or of another version's form.
+    Args:
+        where: Folder of images, or of its index.
 
-    >>> from modeling_clipscratch.evaluation import load_model
-    >>> from modeling_clipscratch.search import update_index
+    Raises:
+        ClipScratchError: If there is no index, or it is damaged or of another version.
+
+    >>> from modeling_clipscratch import load_model, update_index
     >>> model, processor = load_model("runs/digits")
     >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
-    >>> open_index(find_index("photos")).model_name
+    >>> open_index("photos").model_name
     'runs/digits'
     """
+    where = find_index(where)
     try:
         try:
             return _read_index(where)
-        except FileNotFoundError:  # a writer has replaced the vectors since the table was read
+        except FileNotFoundError:  # another process has replaced the vectors since the table was read
             return _read_index(where)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
-        if "clipscratch[search]" in str(error):
-            raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
-        raise ClipScratchError(
-            f"{where} holds a damaged index ({reason}); make it anew: {_rebuild('FOLDER', where)}"
-        ) from error
+    except ClipScratchError as error:
+        reason = str(error)
+    except Exception as error:  # a damaged file raises anything
+        reason = f"it is damaged: {type(error).__name__}, {first_line(error)}"
+    raise ClipScratchError(f"the index {where} cannot be read ({reason}); replace it: {_rebuild('FOLDER', where)}")
 
 
 def _read_index(where):
-    told = json.loads((where / TABLE).read_text(encoding="utf-8"))
-    if told["format"] != FORMAT:
-        raise ClipScratchError(f"its format is {told['format']}, this version reads {FORMAT}")
-    index = PictureIndex(
-        folder=(where / told["folder"]).resolve(),
-        model=told["model"],
-        model_name=told["model_name"],
-        pictures={name: Picture(*entry) for name, entry in told["pictures"].items()},
-        vectors=read_vectors(where / told["vectors"]),
+    table = json.loads((where / TABLE).read_text(encoding="utf-8"))
+    if table["format"] != FORMAT:
+        raise ClipScratchError(f"it has format {table['format']}, and this version reads {FORMAT}")
+    digests, embeds = read_vectors(where / table["vectors"])
+    index = ImageIndex(
+        folder=(where / table["folder"]).resolve(),
+        model=table["model"],
+        model_name=table["model_name"],
+        images={name: IndexedImage(*entry) for name, entry in table["images"].items()},
+        digests=digests,
+        embeds=embeds,
     )
-    if len(index.names_of) != index.vectors.ntotal:
-        raise ClipScratchError(f"{len(index.names_of)} contents in the table, {index.vectors.ntotal} vectors")
+    if index.names_of.keys() != set(digests):
+        raise ClipScratchError("its table and its vectors are of different images")
     return index
 
 
@@ -147,18 +142,18 @@ def _rebuild(folder, where):
     return f"clipscratch index {folder}{elsewhere} --model DIR --rebuild"
 
 
-def check_model(index: PictureIndex, where: Path, fingerprint: str) -> None:
-    """Raises: ClipScratchError if another model made the index."""
-    if index.model != fingerprint:
+def check_model(index: ImageIndex, where: Path, model: str) -> None:
+    """Raise `ClipScratchError` if an index was not made by the model with this `model_fingerprint`."""
+    if index.model != model:
         raise ClipScratchError(
             f"the index {where} was made with another model ({index.model_name}, fingerprint {index.model[:8]}; this "
-            f"one is {fingerprint[:8]}); give that one, or make the index anew with: {_rebuild(index.folder, where)}"
+            f"one is {model[:8]}); give that model, or replace the index: {_rebuild(index.folder, where)}"
         )
 
 
-def save_index(index: PictureIndex, where: Path) -> None:
-    """Writes the vectors, then the table that names them, then takes away what neither needs."""
-    vectors = write_vectors(index.vectors, where, "vectors")
+def save_index(index: ImageIndex, where: Path) -> None:
+    """Write the vectors, then the table that names them, then delete what neither needs."""
+    vectors = write_vectors(index.digests, index.embeds, where, "vectors")
     # An index inside its folder moves with it.
     inside = where.resolve().is_relative_to(index.folder)
     folder = Path(*[".."] * len(where.resolve().relative_to(index.folder).parts)) if inside else index.folder
@@ -168,12 +163,29 @@ def save_index(index: PictureIndex, where: Path) -> None:
         "model": index.model,
         "model_name": index.model_name,
         "vectors": vectors,
-        "pictures": index.pictures,
+        "images": index.images,
     }
-    # JSON in ASCII, since a name may hold bytes that are no UTF-8.
-    write_text(where / TABLE, json.dumps(table))
-    for left in [*where.glob("vectors-*.faiss"), *where.glob(".vectors-*.part")]:
-        if left.name != vectors:
+    write_text(where / TABLE, json.dumps(table))  # in ASCII: a name may hold bytes that are not UTF-8
+    for left in [*where.glob("vectors-*"), *where.glob(".vectors-*"), *where.glob("parts-*")]:
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.name != vectors:
             left.unlink()
-    for left in where.glob("parts-*"):
-        shutil.rmtree(left)
+
+
+def write_vectors(digests: list[str], embeds: np.ndarray, folder: Path, stem: str) -> str:
+    """Write N digests and (N, P) embeddings to `<stem>-<digest of the file>.safetensors`; return its name."""
+    numbers = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(digests), -1)
+    data = save({"digests": numbers, "embeds": embeds})
+    name = f"{stem}-{image_digest(data)}.safetensors"
+    write_whole(folder / name, lambda temporary: temporary.write_bytes(data))
+    return name
+
+
+def read_vectors(path: Path) -> tuple[list[str], np.ndarray]:
+    """Read what `write_vectors` wrote; raise `ClipScratchError` if the content does not match the name."""
+    data = path.read_bytes()
+    if image_digest(data) != path.stem.rpartition("-")[2]:
+        raise ClipScratchError(f"{path} is damaged")
+    arrays = load(data)
+    return [digest.tobytes().hex() for digest in arrays["digests"]], arrays["embeds"]

@@ -1,25 +1,28 @@
-"""An index and a text or a picture go in; the pictures nearest to it with their cosines, best first, come out."""
+"""Find the images of an index that are nearest to a text or to another image."""
 
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from ..data.images.preprocess import Preprocess
 from ..evaluation.encode import encode_pixels, encode_texts
+from ..evaluation.metrics.zero_shot import cosines
 from ..hub.errors_clipscratch import ClipScratchError
-from .index_files import PictureIndex
-from .vectors import nearest
+from .index_files import ImageIndex
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "The tokenizer does not know these words: %s."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A picture of the index: its path, its name below the index's folder, its cosine with the query.
-
-    >>> Hit(path=Path("photos/0.png"), name="0.png", score=0.31).name
-    '0.png'
-    """
+    """An image of the index: its path, its name below the folder of the index, its cosine with the query."""
 
     path: Path
     name: str
@@ -27,52 +30,73 @@ class Hit:
 
 
 def check_query(*, text: str | None, image: object | None, top: int) -> None:
-    """Raises: ClipScratchError if not exactly one of text and picture is given, the text is empty, or top is no
-    number of pictures."""
+    """Raise `ClipScratchError` if not exactly one of text and image is given, the text is empty, or `top` below 1."""
     if (text is None) == (image is None):
-        given = "neither is" if text is None else "both are"
-        raise ClipScratchError(f"search takes a text or --image, and {given} given; give one of them.")
-    if text is not None and not text.strip():
         raise ClipScratchError(
-            f"the text {text!r} is empty; say what the picture should show, for example 'a dog in the snow'."
+            f"search takes a text or --image, and {'neither is' if text is None else 'both are'} given; give one."
         )
+    if text is not None and not text.strip():
+        raise ClipScratchError(f"the text {text!r} is empty; describe the image, for example 'a dog in the snow'.")
     if top < 1:
-        raise ClipScratchError(f"top={top} is no number of pictures to show; choose 1 or more.")
+        raise ClipScratchError(f"top={top} is not a number of images; choose 1 or more.")
 
 
-def search(
-    index: PictureIndex, model, processor, *, text: str | None = None, image: Image.Image | None = None, top: int = 10
+def search_index(
+    index: ImageIndex, model, processor, *, text: str | None = None, image: Image.Image | None = None, top: int = 10
 ) -> list[Hit]:
-    """The pictures of an index that are nearest to a text, or to another picture.
+    """Find the images of an index that are nearest to a text or to another image.
 
     Args:
-        index: made by this model.
-        model: as `load_model` gives it, with its processor.
-        text: what to look for; or
-        image: an RGB picture to look for others like it.
-        top: how many are wanted; all there are, if fewer.
-    Returns: the best first; equal ones in the order of their names.
-    Raises: ClipScratchError, see `check_query`.
+        index: Made by this model.
+        model, processor: As `load_model` returns them.
+        text: What to look for. A warning names the words that the tokenizer does not know.
+        image: An RGB image to look for similar ones, instead of a text.
+        top: How many to return; all if there are fewer.
 
-    >>> from modeling_clipscratch.evaluation import load_model
-    >>> from modeling_clipscratch.search import update_index
+    Returns:
+        The nearest first; equal ones in the order of their names.
+
+    Raises:
+        ClipScratchError: See `check_query`; also if the model gives NaN or infinity.
+
+    >>> from modeling_clipscratch import load_model, update_index
     >>> model, processor = load_model("runs/digits")
     >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
-    >>> hits = search(index, model, processor, text="the digit three.", top=2)
+    >>> hits = search_index(index, model, processor, text="the digit three.", top=2)
     >>> len(hits), hits[0].score >= hits[1].score
     (2, True)
     """
     check_query(text=text, image=image, top=top)
     if text is not None:
-        return best(index, encode_texts(model, processor.tokenizer, [text])[0], top)
+        if unknown := unknown_words(processor.tokenizer, text):
+            logger.warning(UNKNOWN, ", ".join(unknown))
+        return nearest(index, encode_texts(model, processor.tokenizer, [text])[0], top)
     preprocess = Preprocess(processor.image_processor)
-    pixels = preprocess(image)[None].copy()  # Pillow's may not be written to, of which torch warns
-    return best(index, encode_pixels(model, pixels, preprocess.mean, preprocess.std)[0], top)
+    pixels = preprocess(image)[None].copy()  # Pillow's array is read-only, of which torch warns
+    return nearest(index, encode_pixels(model, pixels, preprocess.mean, preprocess.std)[0], top)
 
 
-def best(index: PictureIndex, query: torch.Tensor, top: int) -> list[Hit]:
-    """The same for a (P,) embedding of unit length."""
-    numbers, scores = nearest(index.vectors, query, top)
-    found = zip(numbers.tolist(), scores.tolist(), strict=True)
-    pairs = sorted((-score, name) for number, score in found for name in index.names_of[number])
-    return [Hit(path=index.folder / name, name=name, score=-score) for score, name in pairs[:top]]
+def nearest(index: ImageIndex, query: torch.Tensor, top: int) -> list[Hit]:
+    """Find the images nearest to a (P,) embedding of unit length; otherwise like `search_index`."""
+    if not torch.isfinite(query).all():
+        raise ClipScratchError("the model gives NaN or infinity for the query; check its weights.")
+    scores = index.embeds @ query.float().numpy()
+    kept = min(top, len(scores))
+    # A float32 sum of P products is off by at most P halves of epsilon, as |x| |y| is 1. What may belong to the top by
+    # that is scored again in float64, which gives equal vectors equal scores.
+    least = np.partition(scores, -kept)[-kept] - len(query) * np.finfo(np.float32).eps
+    rows = np.flatnonzero(scores >= least)
+    exact = cosines(query[None], torch.from_numpy(index.embeds[rows]))[0].tolist()
+    names = ((score, name) for row, score in zip(rows, exact, strict=True) for name in _names(index, row))
+    ranked = sorted(names, key=lambda pair: (-pair[0], pair[1]))
+    return [Hit(path=index.folder / name, name=name, score=score) for score, name in ranked[:top]]
+
+
+def _names(index, row):
+    return index.names_of[index.digests[row]]
+
+
+def unknown_words(tokenizer, text: str) -> list[str]:
+    """Return the words of a text that the tokenizer maps to its token for unknown words."""
+    words = dict.fromkeys(re.findall(r"\w[\w'-]*", text))
+    return [word for word in words if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False).input_ids]

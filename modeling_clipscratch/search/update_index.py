@@ -1,6 +1,6 @@
-"""A folder of pictures, a model and the index as it was go in; the index as the folder is now comes out.
+"""Bring the index of a folder of images up to date.
 
-Only what the index has not seen is encoded. It goes to disk in parts, so a run that is killed loses one part at most.
+Only what the index does not have is encoded. It is written in parts, so a run that is killed loses one part at most.
 """
 
 import logging
@@ -17,22 +17,32 @@ from ..data.images.preprocess import Preprocess
 from ..evaluation.encode import encode_pixels
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import explaining_failures
-from .image_files import list_pictures, read_pictures
-from .index_files import INSIDE, TABLE, Picture, PictureIndex, check_model, model_fingerprint, open_index, save_index
-from .vectors import add_vectors, empty_vectors, number_of, numbers_in, read_vectors, write_vectors
+from .image_files import list_images, read_images
+from .index_files import (
+    INSIDE,
+    TABLE,
+    ImageIndex,
+    IndexedImage,
+    check_model,
+    model_fingerprint,
+    open_index,
+    read_vectors,
+    save_index,
+    write_vectors,
+)
 
 logger = logging.getLogger(__name__)
 
-PART_PICTURES = 512  # about half a minute of a small ViT at 224 pixels on one CPU core: what a kill may cost
+PART_IMAGES = 512  # about half a minute of a small ViT at 224 pixels on one CPU core: what a kill may cost
 
 
 @dataclass
 class Changes:
-    """What a call found: pictures encoded, known by their content (moved, copied, or encoded before a kill), known by
+    """What an update did: images encoded, known by their content (moved, copied, or encoded before a kill), known by
     name, size and time, gone, and the errors of those left out.
 
-    >>> str(Changes(encoded=2, unchanged=7))
-    '2 encoded, 0 known by their content, 7 unchanged, 0 gone, 0 unreadable'
+    >>> print(Changes(encoded=2, unchanged=7))
+    2 encoded, 0 known by their content, 7 unchanged, 0 gone, 0 unreadable
     """
 
     encoded: int = 0
@@ -42,10 +52,6 @@ class Changes:
     errors: list[BadImageError] = field(default_factory=list)
 
     def __str__(self):
-        """
-        >>> print(Changes(encoded=2, unchanged=7))
-        2 encoded, 0 known by their content, 7 unchanged, 0 gone, 0 unreadable
-        """
         return (
             f"{self.encoded:,} encoded, {self.recognised:,} known by their content, {self.unchanged:,} unchanged, "
             f"{self.gone:,} gone, {len(self.errors):,} unreadable"
@@ -63,58 +69,65 @@ def update_index(
     on_bad_row: Literal["skip", "raise"] = "skip",
     batch_size: int = 64,
     progress: bool = False,
-) -> tuple[PictureIndex, Changes]:
-    """Makes the index of a folder, or brings it up to date.
+) -> tuple[ImageIndex, Changes]:
+    """Make the index of a folder of images, or bring it up to date.
 
-    A picture whose name, size and time are those of the index is taken as unchanged. Of any other the content is
-    looked at, and encoded unless the index has it, under whatever name.
+    An image whose name, size and time are those of the index counts as unchanged. Any other one is read, and encoded
+    unless the index has the same content under whatever name.
 
     Args:
-        folder: the pictures, at any depth; folders that begin with a dot are passed over.
-        model: as `load_model` gives it, with its processor.
-        model_name: what people call it.
-        where: folder of the index; without it, `.clipscratch-index` inside the folder.
-        rebuild: begin anew, whatever index is there. Parts that a kill left behind are taken up all the same.
-        on_bad_row: `skip`: leave unreadable pictures out, with a warning that names each; or `raise`.
-        batch_size: pictures at once.
-        progress: show a bar.
-    Raises:
-        BadImageError: at the first unreadable picture, if so chosen; what was encoded before it is kept.
-        ClipScratchError: if there is no picture, none can be read, the index is damaged or of another model or
-            folder, or another process is writing it.
+        folder: The images, at any depth; folders that begin with a dot are left out.
+        model, processor: As `load_model` returns them.
+        model_name: Folder or Hub id of the model, for messages.
+        where: Folder of the index; default: `.clipscratch-index` in the folder.
+        rebuild: Replace an existing index. What a killed run has encoded with this model is used all the same.
+        on_bad_row: `skip` leaves unreadable images out, with a warning for each; or `raise`.
+        batch_size: Images that are encoded at once.
+        progress: Show a bar.
 
-    >>> from modeling_clipscratch.evaluation import load_model
+    Returns:
+        The index and what was done.
+
+    Raises:
+        BadImageError: At the first unreadable image, with `raise`; what was encoded before it is kept.
+        ClipScratchError: If no image is there or none can be read, the index is damaged or of another model, version
+            or folder, or another process is writing it.
+
+    >>> from modeling_clipscratch import load_model
     >>> model, processor = load_model("runs/digits")
     >>> index, changes = update_index("photos", model, processor, model_name="runs/digits")
-    >>> len(index.pictures), changes.encoded + changes.unchanged  # encoded once, known from then on
+    >>> len(index.images), changes.encoded + changes.unchanged  # encoded once
     (4, 4)
     """
     folder = Path(folder).resolve()
-    files = list_pictures(folder)
+    files = list_images(folder)
     where = folder / INSIDE if where is None else Path(where)
-    fingerprint = model_fingerprint(model, processor.image_processor)
-    preprocess = Preprocess(processor.image_processor)
     if where.exists() and not where.is_dir():
         raise ClipScratchError(f"{where} is a file; an index is a folder, give another --index.")
     with explaining_failures(where):
         where.mkdir(parents=True, exist_ok=True)
         (where / "lock").touch()
+    fingerprint = model_fingerprint(model, processor.image_processor)
     try:
         with FileLock(where / "lock", timeout=0):
-            if (where / TABLE).is_file() and not rebuild:
-                index = _opened(where, folder, fingerprint)
-            else:
-                vectors = empty_vectors(_width(model, preprocess))
-                of_model = {"model": fingerprint, "model_name": model_name}
-                index = PictureIndex(folder=folder, pictures={}, vectors=vectors, **of_model)
-            moved, index.folder = index.folder != folder, folder
-            settings = {"on_bad_row": on_bad_row, "batch_size": batch_size, "progress": progress, "moved": moved}
-            return index, _update(index, where, files, model, preprocess, **settings)
+            old = _open(where, folder, fingerprint) if (where / TABLE).is_file() and not rebuild else None
+            parts = where / f"parts-{fingerprint}"
+            settings = {"on_bad_row": on_bad_row, "batch_size": batch_size, "progress": progress}
+            images, vectors, changes = _encode_new(folder, files, model, processor, old, parts, **settings)
+            digests = sorted({image.digest for image in images.values()})
+            if old and old.images == images and old.folder == folder and not parts.exists():
+                return old, changes
+            embeds = np.stack([vectors[digest] for digest in digests])
+            index = ImageIndex(
+                folder=folder, model=fingerprint, model_name=model_name, images=images, digests=digests, embeds=embeds
+            )
+            save_index(index, where)
+            return index, changes
     except Timeout as error:
         raise ClipScratchError(f"{where} is being written by another process; wait until it ends.") from error
 
 
-def _opened(where, folder, fingerprint):
+def _open(where, folder, fingerprint):
     index = open_index(where)
     check_model(index, where, fingerprint)
     if index.folder != folder and index.folder.is_dir():  # a folder that was moved keeps its index
@@ -125,64 +138,54 @@ def _opened(where, folder, fingerprint):
     return index
 
 
-def _width(model, preprocess):
-    """P. Where a config names it differs from model to model; one picture tells it of any."""
-    blank = np.zeros((1, *preprocess.image_size, 3), dtype=np.uint8)
-    return encode_pixels(model, blank, preprocess.mean, preprocess.std).shape[1]
+def _encode_new(folder, files, model, processor, old, parts, *, on_bad_row, batch_size, progress):
+    """Return ({name: `IndexedImage`}, {digest: embedding}, `Changes`); write what is encoded to the folder `parts`."""
+    before = old.images if old else {}
+    vectors = dict(zip(old.digests, old.embeds, strict=True)) if old else {}
+    vectors |= _read_parts(parts)
+    images = {name: before[name] for name, stamp in files.items() if name in before and before[name][:2] == stamp}
+    changes, pending = Changes(unchanged=len(images)), {}
+    names = [name for name in files if name not in images]
+    preprocess = Preprocess(processor.image_processor)
+    batches = read_images(folder, names, preprocess, batch_size=batch_size, is_known=lambda digest: digest in vectors)
 
+    def write_part():
+        if pending:
+            write_vectors(list(pending), np.stack([*pending.values()]), parts, "part")
+            pending.clear()
 
-def _update(index, where, files, model, preprocess, *, on_bad_row, batch_size, progress, moved):
-    parts = where / f"parts-{index.model}"
-    resumed = _take_up(parts, index.vectors)
-    known = set(numbers_in(index.vectors).tolist())
-    before, changes = index.pictures, Changes()
-    now = {name: before[name] for name, told in files.items() if name in before and before[name][:2] == told}
-    changes.unchanged = len(now)
-    names = [name for name in files if name not in now]
-    batches = read_pictures(
-        index.folder, names, preprocess, lambda digest: number_of(digest) in known, batch_size=batch_size
-    )
-    waiting = {}
     try:
-        with tqdm(total=len(names), disable=not progress, unit="picture", leave=False) as bar:
+        with tqdm(total=len(names), desc="encoding images", unit="image", disable=not progress, leave=False) as bar:
             for batch in batches:
                 for read in batch:
                     if read.error is None:
-                        now[read.name] = Picture(*files[read.name], read.digest)
+                        images[read.name] = IndexedImage(*files[read.name], read.digest)
                     elif on_bad_row == "raise":
                         raise read.error
                     else:
                         changes.errors.append(read.error)
                         logger.warning("left out: %s", read.error)
                 good = [read for read in batch if read.error is None]
-                # A content may come twice in a batch.
-                new = {number: read for read in good if (number := number_of(read.digest)) not in known}
+                new = {read.digest: read for read in good if read.digest not in vectors}  # one content may come twice
                 if new:
-                    waiting |= _encoded(model, preprocess, new)
-                    known |= new.keys()
+                    encoded = _encode(model, preprocess, new)
+                    pending |= encoded
+                    vectors |= encoded
                 changes.encoded += len(new)
                 changes.recognised += len(good) - len(new)
-                if len(waiting) >= PART_PICTURES:
-                    _publish(waiting, parts, index.vectors)
+                if len(pending) >= PART_IMAGES:
+                    write_part()
                 bar.update(len(batch))
-    finally:  # an error or Ctrl-C costs nothing; SIGKILL costs what is waiting
-        _publish(waiting, parts, index.vectors)
-    if not now:
-        raise ClipScratchError(f"{index.folder}: none of {len(files)} pictures can be read; {changes.errors[0]}")
-    contents = {picture.digest for picture in now.values()}
-    changes.gone = sum(name not in now and picture.digest not in contents for name, picture in before.items())
-    if now != before or resumed or moved:
-        index.pictures = dict(sorted(now.items()))
-        index.__dict__.pop("names_of", None)
-        unused = np.setdiff1d(numbers_in(index.vectors), [number_of(digest) for digest in contents])
-        if len(unused):
-            index.vectors.remove_ids(unused)
-        save_index(index, where)
-    return changes
+    finally:  # an error or Ctrl-C costs nothing, SIGKILL what is pending
+        write_part()
+    if not images:
+        raise ClipScratchError(f"{folder}: none of {len(files)} images can be read; {changes.errors[0]}")
+    contents = {image.digest for image in images.values()}
+    changes.gone = sum(name not in images and image.digest not in contents for name, image in before.items())
+    return dict(sorted(images.items())), vectors, changes
 
 
-def _encoded(model, preprocess, new):
-    """{number: Read} -> {number: (P,) float32}."""
+def _encode(model, preprocess, new):
     pixels = np.stack([read.pixels for read in new.values()])
     embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, len(new)).numpy()
     for read, embed in zip(new.values(), embeds, strict=True):
@@ -191,26 +194,12 @@ def _encoded(model, preprocess, new):
     return dict(zip(new, embeds, strict=True))
 
 
-def _publish(waiting, parts, vectors):
-    """Brings {number: embedding} to disk and into the vectors, and empties it."""
-    if not waiting:
-        return
-    numbers, embeds = np.fromiter(waiting, np.int64), np.stack([*waiting.values()])
-    part = empty_vectors(embeds.shape[1])
-    add_vectors(part, numbers, embeds)
-    write_vectors(part, parts, "part")
-    add_vectors(vectors, numbers, embeds)
-    waiting.clear()
-
-
-def _take_up(parts, vectors):
-    """Adds what a killed run left in its parts; returns whether there was any."""
-    found = sorted(parts.glob("part-*.faiss"))
-    for path in found:
+def _read_parts(parts):
+    """Return {digest: embedding} of a run that was killed."""
+    vectors = {}
+    for path in sorted(parts.glob("part-*.safetensors")):
         try:
-            part = read_vectors(path)
-        except ValueError as error:
-            logger.warning("%s It is left out; its pictures are encoded again.", error)
-            continue
-        add_vectors(vectors, numbers_in(part), part.reconstruct_batch(numbers_in(part)))
-    return bool(found)
+            vectors |= dict(zip(*read_vectors(path), strict=True))
+        except ClipScratchError as error:
+            logger.warning("%s; its images are encoded again.", error)
+    return vectors

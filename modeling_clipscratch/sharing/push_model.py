@@ -1,25 +1,25 @@
-"""A trained folder and a repository's name go in; a page of the Hub with all of it, or with none of it, comes out."""
+"""Publish a trained folder, or a report beside a model, on the Hub: each in one commit, without local paths."""
 
 import logging
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
-from ..evaluation.remote_code import check_code
 from ..evaluation.report.metric_tables import ACCOUNT, weights_sha256
-from ..hub.errors_clipscratch import ClipScratchError
+from ..evaluation.report.write_report import open_folder
 from ..training.saving.run_folder import OF_A_RUN
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
-from ..utils.model_files import CODE, is_of_a_model
-from .card.card_facts import REPORT, code_files, report_account
-from .card.model_card import write_card
+from ..utils.model_files import is_of_a_model
+from .model_card import REPORT, check_folder, code_files, read_account, read_recipe, write_card
+from .public_text import public_copies
 
 logger = logging.getLogger(__name__)
 
-OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # page, tables and pictures; not predictions, not embeddings
+OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # pages, tables and images; not predictions, not embeddings
 
 
 def push_folder(
@@ -32,104 +32,110 @@ def push_folder(
     license: str | None = None,
     language: str | None = None,
 ) -> str:
-    """Publishes a trained folder in one commit: model, code, processor, card, recipe, metrics, curves and report.
+    """Publish a trained folder in one commit: model, code, processor, card, recipe, metrics, curves and report.
 
-    Checkpoints, files that no run wrote, a report of other weights and what its folder holds of earlier reports stay
-    where they are. What loads a model, and is left there of an earlier push, is deleted by the same commit, as is a
-    report of other weights, or an earlier one where a new one comes. The card is written anew.
+    The card is written again. Checkpoints, files that no run wrote and a report of other weights are not published.
+    The commit deletes what an earlier push left: files that load a model, and a report of other weights.
 
     Args:
-        folder: what training wrote, or `save_pretrained` of a model and its processor.
-        repo_id, private, revision, token: as `hub_commit.open_repository` takes them.
-        license, language: of the card, as `write_card` takes them.
-    Returns: the page's address.
-    Raises: ClipScratchError or OSError with one sentence if the folder is no trained model, or the Hub refuses it.
+        folder: Folder of a run, or of `save_pretrained` of a model and its processor.
+        repo_id, private, revision, token: As for `hub_commit.open_repository`.
+        license, language: As for `write_card`.
 
-    >>> push_folder("photos", "you/your-clip")  # is looked at before anything is asked of the Hub
-    Traceback (most recent call last):
-        ...
-    ClipScratchError: photos has no config.json, so it holds no model; give the folder that training wrote.
+    Returns:
+        The page's address.
+
+    Raises:
+        ClipScratchError: If the folder holds no trained model.
+        OSError: If the Hub refuses.
+
+    >>> push_folder("runs/digits", "you/digits", private=True)  # doctest: +SKIP
+    'https://huggingface.co/you/digits'
     """
+    folder = Path(folder)
     check_folder(folder)
     repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
     write_card(folder, repo_id=repo_id, license=license, language=language)
-    files, left = _published(Path(folder))
-    if REPORT in left:
-        left.remove(REPORT)
-        logger.info("not pushed, since it is not of these weights: %s", Path(folder) / REPORT)
+    files, left = _published(folder)
     if left:
-        logger.info("not pushed, since no run wrote them: %s", ", ".join(left))
-    replaced = f"{REPORT}/{ACCOUNT}" in files or _tells_of_other_weights(folder, repo_id, revision, token)
+        logger.info("not published, since no run wrote them or they are of other weights: %s", ", ".join(left))
+    outdated = f"{REPORT}/{ACCOUNT}" in files or _has_other_report(folder, repo_id, revision, token)
 
     def stale(name):
-        return is_of_a_model(name) or replaced and name.startswith(f"{REPORT}/")
+        return is_of_a_model(name) or outdated and name.startswith(f"{REPORT}/")
 
-    commit_files(files, repo_id, message="Trained ClipScratch model", stale=stale, revision=revision, token=token)
+    with public_copies(files, read_recipe(folder)) as copies:
+        commit_files(copies, repo_id, message="Trained ClipScratch model", stale=stale, revision=revision, token=token)
     return f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
 
 
 def push_trained(args) -> str:
-    """Publishes the folder of a run that has ended, as its `push_to_hub` and `hub_*` arguments say.
+    """Publish the folder of a finished run, as its `push_to_hub` and `hub_*` arguments say; return the address.
 
-    Returns: the page's address.
-    Raises: OSError with one sentence, and how to push the folder later, if the Hub refuses it.
+    Raises:
+        OSError: If the Hub refuses, with the command that pushes the folder later.
     """
     where = {"private": args.hub_private_repo, "revision": args.hub_revision, "token": args.hub_token}
     try:
         return push_folder(args.output_dir, args.hub_model_id, **where)
     except (ValueError, OSError) as error:
-        later = ["clipscratch", "share", "push", args.output_dir, args.hub_model_id]
-        later += ["--private", "true"] if args.hub_private_repo else []
-        later += ["--revision", args.hub_revision] if args.hub_revision else []
-        raise OSError(f"{error} The trained folder is whole; later: {shlex.join(later)}") from error
+        command = ["clipscratch", "share", "push", args.output_dir, args.hub_model_id]
+        command += ["--private", "true"] if args.hub_private_repo else []
+        command += ["--revision", args.hub_revision] if args.hub_revision else []
+        raise OSError(f"{error} The trained folder is complete; push it later with: {shlex.join(command)}") from error
 
 
-def check_folder(folder: str | Path) -> None:
-    """Raises: ClipScratchError if the folder does not hold a whole ClipScratch model with its processor."""
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ClipScratchError(
-            f"{folder} has no config.json, so it holds no model; give the folder that training wrote."
+def open_report(folder: str | Path, repo_id: str | None) -> str | None:
+    """Check, before a long evaluation, that a report's folder and, if given, a repository can be written to.
+
+    Returns:
+        The repository's full id.
+
+    Raises:
+        ClipScratchError or OSError: If one cannot.
+    """
+    open_folder(folder)
+    return None if repo_id is None else open_repository(repo_id, create=False)
+
+
+def push_report(folder: str | Path, files: Sequence[Path], repo_id: str, *, token: str | None = None) -> str:
+    """Publish a report's pages, tables and images beside a model, in one commit, in place of an earlier one.
+
+    Args:
+        folder: The report's folder.
+        files: What `write_report` wrote; predictions and embeddings are not published.
+        repo_id, token: As for `hub_commit.open_repository`; call `open_report` first.
+
+    Returns:
+        The address of the report.
+
+    Raises:
+        OSError: If the Hub refuses.
+    """
+    named = {f"{REPORT}/{path.relative_to(folder).as_posix()}": path for path in files if path.suffix in OF_A_REPORT}
+    with public_copies(named, {}) as copies:
+        commit_files(
+            copies, repo_id, message="Evaluation report", token=token, stale=lambda path: path.startswith(f"{REPORT}/")
         )
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind != "clipscratch":
-        raise ClipScratchError(
-            f"{folder} holds a model of type {kind!r}, not 'clipscratch'; push it with its own library."
-        )
-    needed = {
-        "the weights": ("model.safetensors", "model.safetensors.index.json"),
-        "the model's code": (f"modeling{CODE}",),
-        "the tokenizer": ("tokenizer_config.json",),
-        "the image processor": ("processor_config.json", "preprocessor_config.json"),
-    }
-    missing = [what for what, names in needed.items() if not any((folder / name).is_file() for name in names)]
-    if not missing:
-        missing = sorted(name for name in code_files(folder) if not (folder / name).is_file())
-    if missing:
-        raise ClipScratchError(
-            f"{folder} lacks {' and '.join(missing)}, so nobody could load it; give the folder that training wrote, or "
-            "save the model and its processor there."
-        )
-    check_code(folder)
+    return f"{constants.ENDPOINT}/{repo_id}/tree/main/{REPORT}"
 
 
-def _tells_of_other_weights(folder, repo_id, revision, token):
-    """Whether the Hub has a report beside the model that was made of other weights than the folder's."""
+def _has_other_report(folder, repo_id, revision, token):
+    """Return whether the repository has a report of other weights than the folder's."""
     try:
         account = hf_hub_download(repo_id, f"{REPORT}/{ACCOUNT}", revision=revision, token=token)
         return read_json(account).get("weights_sha256") != weights_sha256(folder)
-    except (OSError, ValueError, HTTPError):  # there is none, or the push itself will say what is wrong
+    except (OSError, ValueError, HTTPError):  # there is none, or the push itself will fail
         return False
 
 
 def _published(folder):
-    """Returns ({path in the repository: file}, names of what is left out without being known)."""
+    """Return ({path in the repository: file}, names that are left out)."""
     files, left, code = {}, [], code_files(folder)
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name == REPORT and (names := report_account(folder).get("files")):
+        if path.name == REPORT and (names := read_account(folder).get("files")):
             inside = path.resolve()
-            for name in (ACCOUNT, *names):
-                file = (path / name).resolve()
+            for file in ((path / name).resolve() for name in (ACCOUNT, *names)):
                 if file.suffix in OF_A_REPORT and file.is_file() and file.is_relative_to(inside):
                     files[f"{REPORT}/{file.relative_to(inside).as_posix()}"] = file
         elif path.name in OF_A_RUN or is_of_a_model(path.name) and (path.suffix != ".py" or path.name in code):

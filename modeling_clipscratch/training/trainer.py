@@ -1,5 +1,6 @@
 """Train a CLIP with transformers' `Trainer` and a contrastive loss over the batch of all processes."""
 
+import contextlib
 import copy
 import hashlib
 import logging
@@ -20,9 +21,10 @@ from ..data.columns import DEFAULT_OPTIONS, DataOptions
 from ..data.dataset import class_names, labels_of
 from ..data.images.augment import Views
 from ..data.images.preprocess import Preprocess
+from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
 from ..evaluation.metrics.intervals import confidence_intervals
-from ..evaluation.remote_code import check_code
+from ..evaluation.safe_loading import check_code
 from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
@@ -40,14 +42,7 @@ from .optimization.sharding import check_sharding, has_unused_parameters, open_m
 from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
-from .saving.checkpoints import (
-    check_fits,
-    final_weights,
-    find_checkpoint,
-    finished_state,
-    save_checkpoint,
-    save_split,
-)
+from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_checkpoint, save_split
 from .saving.run_folder import lock_run_folder, open_repository_of_run
 from .saving.stream_state import StreamStates
 from .towers.attention import choose_attention, set_attention
@@ -78,9 +73,7 @@ class ClipScratchTrainer(Trainer):
     Raises:
         ClipScratchError: If the data or an option do not fit.
 
-    >>> from modeling_clipscratch.data import load_data
-    >>> from modeling_clipscratch.evaluation import load_model
-    >>> from modeling_clipscratch.training import ClipScratchTrainingArguments
+    >>> from modeling_clipscratch import ClipScratchTrainingArguments, load_data, load_model
     >>> data, (model, processor) = load_data("digits"), load_model("runs/digits")
     >>> args = ClipScratchTrainingArguments("runs/own", max_steps=1, global_batch_size=64, disable_tqdm=True)
     >>> trainer = ClipScratchTrainer(
@@ -165,6 +158,9 @@ class ClipScratchTrainer(Trainer):
         if self.train_rows is None:
             return
         self._settle_batch()
+        names = self.train_rows.class_names if streamed else class_names(self.train_rows)
+        model.config.class_names = names  # what the model is tried with by default
+        model.config.templates = names and list(self.templates or DEFAULT_TEMPLATES)
         parts = (self.train_rows, model, self.processing_class)
         if streamed:
             self.train_pairs = stream_pairs(*parts, args, templates=self.templates)
@@ -353,10 +349,7 @@ class ClipScratchTrainer(Trainer):
                 self.ema.load(self._checkpoint)
 
     def hyperparameter_search(self, hp_space=None, compute_objective=None, n_trials=20, direction=None, **kwargs):
-        """Search as `Trainer.hyperparameter_search` does, by default for the best `metric_for_best_model`.
-
-        Args: as the Trainer's. `global_batch_size` can be searched; trials save in `run-0`, `run-1`, ...
-        """
+        """Search as the Trainer does, by default for the best `metric_for_best_model`; `global_batch_size` can vary."""
         if compute_objective is None:
             direction = direction or ("maximize" if self.args.greater_is_better else "minimize")
             compute_objective = itemgetter(self._best_metric_name)
@@ -425,13 +418,12 @@ class ClipScratchTrainer(Trainer):
         if self.is_in_train:
             self._check_finite()
         if isinstance(eval_dataset, str):
-            named = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
-            if eval_dataset not in named:
-                listed = f"one of {', '.join(named)}" if named else "one, or a datasets.Dataset itself"
+            if eval_dataset not in self._eval_datasets:
+                names = ", ".join(filter(None, self._eval_datasets)) or "a datasets.Dataset itself"
                 raise ClipScratchError(
-                    f"eval_dataset={eval_dataset!r} is no name of a dataset of the Trainer; give {listed}."
+                    f"eval_dataset={eval_dataset!r} is no name of a dataset of the Trainer; give {names}."
                 )
-            eval_dataset = named[eval_dataset]
+            eval_dataset = self._eval_datasets[eval_dataset]
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
             raise ClipScratchError("eval_dataset is missing; give one to the Trainer or to evaluate().")
@@ -450,12 +442,7 @@ class ClipScratchTrainer(Trainer):
         return metrics
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test") -> PredictionOutput:
-        """Compute the metrics of a split and return the embeddings too.
-
-        Args:
-            test_dataset: as `eval_dataset` of `evaluate`.
-            ignore_keys: not supported, since no outputs are gathered.
-            metric_key_prefix: of the metrics' names.
+        """Compute the metrics of a split, and return the embeddings too; arguments as those of `evaluate`.
 
         Returns:
             `predictions`: embeddings of the images (N, P) and of the classes (C, P) or captions (M, P); `label_ids`
@@ -471,11 +458,8 @@ class ClipScratchTrainer(Trainer):
             raise ClipScratchError(
                 f"ignore_keys={ignore_keys} is not supported: no outputs are gathered; leave it out."
             )
-        if self.ema is None:
+        with contextlib.nullcontext() if self.ema is None else self.ema.in_place():
             result = self.measure(dataset)
-        else:
-            with self.ema.in_place():
-                result = self.measure(dataset)
         metrics = result.metrics if self.is_in_train else {**result.metrics, **self.intervals(result)}
         return result, {f"{prefix}_{name}": value for name, value in metrics.items()}
 
@@ -490,7 +474,8 @@ class ClipScratchTrainer(Trainer):
         open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
         progress = not (self.args.disable_tqdm or self.is_in_train)  # the training has a bar of its own
-        with self.accelerator.autocast():
+        # Outside of training in full precision, as `evaluate_dataset`: both report the same digits.
+        with self.accelerator.autocast() if self.is_in_train else contextlib.nullcontext():
             images = embed_split(model, pairs, self.augment, batch_size, progress=progress)
             encode = text_encoder(model, self.processing_class.tokenizer, pairs, batch_size)
             return evaluate_embeddings(encode, images, pairs.dataset, self.templates, logit_scale=log_scale(model))

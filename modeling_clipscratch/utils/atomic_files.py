@@ -1,4 +1,4 @@
-"""Write files and folders whole or not at all: what was there stays until all of the new is on disk."""
+"""Write files and folders atomically: the old content stays until all of the new is on disk."""
 
 import glob
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..hub.errors_clipscratch import ClipScratchError
-from .names import printable
+from .names import first_line, printable
 
 _PART = ".part"  # ends the names of what is being written
 
@@ -36,15 +36,15 @@ def explaining_failures(
 
     Raises:
         WriteError: If an `OSError` or a `SafetensorError`, which is what safetensors raises on a full disk, is raised
-            inside. A `FileNotFoundError` is raised as it is.
+            inside. A `FileNotFoundError` is raised as it is: it names a file that was to be read.
     """
     try:
         yield
-    except FileNotFoundError:  # something that was to be read; it names the file
+    except FileNotFoundError:
         raise
     except (OSError, SafetensorError, *also) as error:
         cause = error.__cause__ if isinstance(error, WriteError) else error
-        reason = getattr(cause, "strerror", None) or (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        reason = getattr(cause, "strerror", None) or first_line(cause)
         raise WriteError(
             f"{place} cannot be written ({reason}; {free_space(place)} free there), and what was there before is kept; "
             f"{remedy}"
@@ -52,78 +52,50 @@ def explaining_failures(
 
 
 def free_space(place: str | Path) -> str:
-    """How much may still be written at a place, whether it is there yet or not, such as `12 MB`."""
-    there = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
-    return f"{shutil.disk_usage(there).free / 1e6:,.0f} MB"
+    """Return how much can still be written at a place, which need not exist yet, such as `12 MB`."""
+    folder = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
+    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB"
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text whole or not at all, with `\\ufffd` for what UTF-8 cannot hold, such as bytes of a file's name."""
+    """Write a text atomically, with `\\ufffd` for what UTF-8 cannot hold, such as bytes of a file name."""
     write_whole(path, lambda temporary: temporary.write_text(printable(text), encoding="utf-8"))
 
 
-def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)` and move the outcome to `path`, so that a reader sees the old file or the new one.
+def write_whole(path: str | Path, write: Callable[[Path], object], *, folder: bool = False) -> None:
+    """Call `write(temporary path)` and move the result to `path`, so that a reader sees the old content or the new.
+
+    Args:
+        path: Place of the file or folder; a link is followed. A folder that is there must be empty.
+        write: Function that writes the file, or fills the empty folder.
+        folder: Whether a folder is written.
 
     Raises:
-        WriteError: If that fails; the old file is kept.
+        WriteError: If that fails; the old content is kept.
     """
-    path = Path(path)
-    with explaining_failures(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=_PART)
-        os.close(handle)
-        try:
-            write(Path(name))
-            to_disk(Path(name))
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-def check_new_folder(option: str, path: str | Path) -> None:
-    """Check that nothing but an empty folder is at `path`.
-
-    Raises:
-        ClipScratchError: If something else is there.
-    """
-    path = Path(path)
-    if path.is_mount():
-        raise ClipScratchError(
-            f"{option}={path} is where a disk is mounted and cannot be replaced; choose a folder in it."
-        )
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if path.exists():
-        raise ClipScratchError(f"{option}={path} is there already; delete it, or choose another name.")
-
-
-def write_new_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
-    """Call `fill(temporary folder)` beside `path` and rename it, so that no reader sees a part of it.
-
-    Raises:
-        WriteError: If that fails; nothing is left there.
-    """
-    target = Path(path).resolve()  # through a link: a rename would meet the link, not the folder
+    target = Path(path).resolve()
     with explaining_failures(path):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(target.parent, target.name) as beside:
-            fill(beside)
-            to_disk(beside)
-            os.replace(beside, target)
+        with _temporary_folder(target.parent, target.name) as temporary:
+            new = temporary / target.name
+            if folder:
+                new.mkdir()
+            write(new)
+            to_disk(new)
+            if folder and target.is_dir():  # Windows replaces no folder, not even an empty one
+                target.rmdir()
+            os.replace(new, target)
 
 
 @contextmanager
 def replacing_files(folder: str | Path, *, last: str, **options) -> Iterator[Path]:
     """Yield a temporary folder whose files replace those of the same names in `folder` at the end.
 
-    Until then, and if an error is raised inside, `folder` is as it was.
+    Until then, and if an error is raised inside, `folder` stays as it was.
 
     Args:
         last: Name of the file that vouches for the others: the old one is deleted first, the new one comes last.
-        options: Of `explaining_failures`.
+        options: As for `explaining_failures`.
 
     Raises:
         WriteError: If a write fails.
@@ -131,41 +103,48 @@ def replacing_files(folder: str | Path, *, last: str, **options) -> Iterator[Pat
     folder = Path(folder)
     with explaining_failures(folder, **options):
         folder.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(folder, "new") as inside:
-            yield inside
-            to_disk(inside)
-            names = sorted(path.relative_to(inside) for path in inside.rglob("*") if path.is_file())
+        with _temporary_folder(folder, "new") as temporary:
+            yield temporary
+            to_disk(temporary)
+            names = sorted(path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
             for name in names:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / last).unlink(missing_ok=True)
             for name in sorted(names, key=lambda name: name == Path(last)):
-                os.replace(inside / name, folder / name)
+                os.replace(temporary / name, folder / name)
+
+
+def check_new_folder(option: str, path: str | Path) -> None:
+    """Raise `ClipScratchError` if something else than an empty folder is at `path`."""
+    path = Path(path)
+    if path.is_mount():
+        raise ClipScratchError(f"{option}={path} is a mount point and cannot be replaced; choose a folder in it.")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ClipScratchError(f"{option}={path} exists already; delete it, or choose another name.")
+
+
+def to_disk(path: Path) -> None:
+    """Flush a file, or a folder with all its files, to disk, and let others read what the umask allows them to."""
+    mask = os.umask(0)
+    os.umask(mask)
+    windows = os.name == "nt"  # flushes no folders, and files only if they are open for writing
+    for entry in [*path.rglob("*"), path]:
+        if windows and entry.is_dir():
+            continue
+        entry.chmod((0o777 if entry.is_dir() else 0o666) & ~mask)  # safetensors writes files for their owner only
+        descriptor = os.open(entry, os.O_RDWR if windows else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
 def _temporary_folder(parent, name):
-    _clear(parent / name)
+    for left in parent.glob(f".{glob.escape(name)}-????????{_PART}"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}-", suffix=_PART))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _clear(path):
-    """Delete what a killed process left of writing `path`."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}-????????{_PART}"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-
-
-def to_disk(path: Path) -> None:
-    """Bring a file, or a folder with all in it, to disk. Temporary ones are for their owner only; mend that, too."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for made in [*path.rglob("*"), path]:
-        made.chmod((0o777 if made.is_dir() else 0o666) & ~mask)
-        descriptor = os.open(made, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

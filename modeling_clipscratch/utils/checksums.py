@@ -19,6 +19,20 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def weights_fingerprint(module: torch.nn.Module, settings: object) -> str:
+    """Return 32 hexadecimal digits that change with any weight of a module and with the settings.
+
+    Args:
+        settings: Whatever else the module's outputs depend on; must be fit for JSON.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
 def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
     """Write the digests of all files in a folder, not of those in its sub-folders; `known` ones are not computed."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS)
@@ -27,7 +41,12 @@ def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """Return {file name: digest}. Raises: FileNotFoundError without `SHA256SUMS`, ValueError if that is damaged."""
+    """Return {file name: digest}.
+
+    Raises:
+        FileNotFoundError: If there is no `SHA256SUMS`.
+        ValueError: If it is damaged.
+    """
     lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
@@ -36,14 +55,16 @@ def find_damage(folder: Path, *, concerns: Callable[[str], bool] = lambda name: 
     """Compare a folder's files with its `SHA256SUMS`.
 
     Args:
-        folder: folder that `write_sums` was called on.
-        concerns: whether a file, by its name, is to be checked.
-    Returns: what is wrong with the first file that differs, for a sentence; `None` if all files are as written.
+        folder: Folder that `write_sums` was called on.
+        concerns: Whether a file, by its name, is to be checked.
+
+    Returns:
+        What is wrong with the first file that differs, for a sentence; `None` if all files are as they were written.
     """
     try:
         digests = read_sums(folder)
     except FileNotFoundError:
-        return f"it has no {SUMS}, so nothing tells whether its files are whole"
+        return f"it has no {SUMS}, so its files cannot be checked"
     except ValueError:  # UnicodeDecodeError among them
         return f"its {SUMS} is damaged"
     if not digests:
@@ -55,13 +76,3 @@ def find_damage(folder: Path, *, concerns: Callable[[str], bool] = lambda name: 
             if sha256(folder / name) != digest:
                 return f"{name} does not match {SUMS}"
     return None
-
-
-def weights_fingerprint(model: torch.nn.Module, settings: object) -> str:
-    """Return 32 hexadecimal digits that change with any weight or buffer of a model and with JSON-like settings."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Look at local files before they are read: what kind they are, and whether JSON is whole."""
+"""Walk folders, and read local text and JSON files that may be damaged, special or not UTF-8."""
 
 import codecs
 import json
@@ -10,17 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..hub.errors_clipscratch import ClipScratchError
-from .names import is_junk_folder
 
-Listing = Mapping[str, Sequence[str]]  # folder below the dataset's, "" for itself -> names of its files
+Listing = Mapping[str, Sequence[str]]  # folder relative to the dataset's, "" for itself -> names of its files
+
+_JUNK_FOLDERS = ("__MACOSX", "@eaDir", "@tmp", "@Recycle", "#recycle")  # of macOS and of NAS systems
 
 
 def is_special(path: str | Path) -> bool:
-    """Whether a path is a pipe, socket or device, which may never end or never begin to give bytes.
-
-    >>> is_special("/dev/null"), is_special("photos"), is_special("no such file")
-    (True, False, False)
-    """
+    """Return whether a path is a pipe, socket or device. Reading one may never end."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -29,11 +26,7 @@ def is_special(path: str | Path) -> bool:
 
 
 def check_regular(path: str | Path) -> None:
-    """Check that a path is no pipe, socket or device.
-
-    Raises:
-        ClipScratchError: If it is one.
-    """
+    """Raise `ClipScratchError` if a path is a pipe, socket or device."""
     if is_special(path):
         raise ClipScratchError(
             f"{path}: is a pipe, socket or device, which is not read; remove it, or give a regular file."
@@ -41,67 +34,41 @@ def check_regular(path: str | Path) -> None:
 
 
 def stamp(path: str) -> tuple[int, int]:
-    """Size and time of a file, which change where its content does. Raises: OSError."""
+    """Return the size and modification time of a file, which change when its content does."""
     status = os.stat(path)
     return status.st_size, status.st_mtime_ns
 
 
-def refuse_unreadable(error: OSError) -> None:
-    """What `os.walk` calls for a folder that cannot be read: to pass over it would drop all that it holds.
-
-    Raises:
-        ClipScratchError: If the folder is there.
-    """
-    if not isinstance(error, FileNotFoundError):
-        raise ClipScratchError(
-            f"{error.filename}: this folder cannot be read ({error.strerror}); mend its permissions."
-        )
-
-
 def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder below one, as a path relative to it with `/`, and the sorted names of its files; itself first.
+    """Yield each folder, relative to `folder` with `/`, and the sorted names of its files; `folder` itself first.
 
-    Links to folders are followed, but for those that lead back up. What file managers leave behind is left out.
-
-    Raises:
-        ClipScratchError: If a folder cannot be read.
+    Links to folders are followed, except links to a parent. Hidden folders and those of file managers are left out. A
+    folder that cannot be read raises `ClipScratchError`, because passing over it would drop its files.
     """
+
+    def raise_unreadable(error):
+        if not isinstance(error, FileNotFoundError):
+            raise ClipScratchError(
+                f"{error.filename}: this folder cannot be read ({error.strerror}); correct its permissions."
+            )
+
     root = str(folder)
-    above = {root: {os.path.realpath(root)}}  # folder -> where it and all over it really lie
-    for parent, subfolders, files in os.walk(root, onerror=refuse_unreadable, followlinks=True):
-        real = {name: os.path.realpath(os.path.join(parent, name)) for name in subfolders if not is_junk_folder(name)}
-        subfolders[:] = sorted(name for name, place in real.items() if place not in above[parent])
+    above = {root: {os.path.realpath(root)}}  # folder -> real paths of itself and its parents
+    for parent, subfolders, files in os.walk(root, onerror=raise_unreadable, followlinks=True):
+        names = [name for name in subfolders if not name.startswith(".") and name not in _JUNK_FOLDERS]
+        real = {name: os.path.realpath(os.path.join(parent, name)) for name in names}
+        subfolders[:] = sorted(name for name, path in real.items() if path not in above[parent])
         above |= {os.path.join(parent, name): above[parent] | {real[name]} for name in subfolders}
         yield parent[len(root) :].strip(os.sep).replace(os.sep, "/"), sorted(files)
 
 
 def list_files(listing: Listing) -> list[str]:
-    """The files of a listing, as paths with `/`.
-
-    >>> list_files({"": ["a.csv"], "photos/old": ["0.png"]})
-    ['a.csv', 'photos/old/0.png']
-    """
-    return [f"{inside}/{file}".lstrip("/") for inside, files in listing.items() for file in files]
-
-
-def read_json(path: str | Path) -> dict:
-    """Read the JSON object of a file.
-
-    Raises:
-        ClipScratchError: If the file holds something else, naming it.
-    """
-    check_regular(path)
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of JSON or UTF-8
-        raise ClipScratchError(f"{path} is damaged ({error}); copy or write it again.") from error
-    if not isinstance(content, dict):
-        raise ClipScratchError(f"{path} is damaged (its JSON is no object in braces); copy or write it again.")
-    return content
+    """Return the files of a listing as relative paths with `/`."""
+    return [f"{folder}/{file}".lstrip("/") for folder, files in listing.items() for file in files]
 
 
 def decode_text(data: bytes) -> str | None:
-    r"""Text of a file in UTF-8 or, with a byte-order mark, UTF-16; `None` if it is neither.
+    r"""Decode UTF-8 or, with a byte-order mark, UTF-16. Return `None` if the bytes are neither.
 
     >>> decode_text(b"\xef\xbb\xbfa caf\xc3\xa9"), decode_text(b"a caf\xe9")
     ('a café', None)
@@ -114,68 +81,69 @@ def decode_text(data: bytes) -> str | None:
     return None if "\0" in text else text  # UTF-16 without the mark, or UTF-32
 
 
-def lfs_pointer(data: bytes) -> bool:
-    """Whether the beginning of a file is that of a Git LFS pointer, which stands for a file that was not fetched.
-
-    >>> lfs_pointer(b"version https://git-lfs.github.com/spec/v1\\noid sha256:"), lfs_pointer(b"version 1")
-    (True, False)
-    """
+def is_lfs_pointer(data: bytes) -> bool:
+    """Return whether a file begins as a Git LFS pointer, which stands for a file that was not fetched."""
     return data.startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file, of UTF-8 or, with a byte-order mark, UTF-16.
-
-    Raises:
-        ClipScratchError: If the file is something else, naming the line.
-    """
+    """Read a text file of UTF-8 or, with a byte-order mark, UTF-16. The error for any other file names the line."""
     check_regular(path)
     data = Path(path).read_bytes()
-    if lfs_pointer(data):
+    if is_lfs_pointer(data):
         raise ClipScratchError(f"{path}: is a Git LFS pointer, which git lfs pull replaces with the file.")
     if (text := decode_text(data)) is None:
         line = data.decode(errors="replace").partition("\ufffd")[0].count("\n") + 1
-        raise ClipScratchError(f"{path}, line {line}: is no UTF-8; save the file as UTF-8 (iconv -f latin1 -t utf-8).")
+        raise ClipScratchError(f"{path}, line {line}: is not UTF-8; save the file as UTF-8 (iconv -f latin1 -t utf-8).")
     return text
 
 
-def file_of_cell(folder: str | Path, cell: str) -> str:
-    """Join the path in a cell of a table to the table's folder.
+def read_json(path: str | Path) -> dict:
+    """Read the JSON object of a file. Anything else raises `ClipScratchError`."""
+    check_regular(path)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of JSON or UTF-8
+        raise ClipScratchError(f"{path} is damaged ({error}); copy or write it again.") from error
+    if not isinstance(content, dict):
+        raise ClipScratchError(f"{path} is damaged (its JSON is not an object in braces); copy or write it again.")
+    return content
 
-    Backslashes, which separate folders on Windows only, are read as slashes where that finds the file.
-    """
+
+def path_of_cell(folder: str | Path, cell: str) -> str:
+    """Join a table's folder and the path in a cell. Backslashes count as slashes where that finds the file."""
     path = os.path.join(folder, cell)  # a Path costs ten times as much
     if "\\" in cell and not os.path.exists(path):
-        slashed = os.path.join(folder, cell.replace("\\", "/"))
-        path = slashed if os.path.exists(slashed) else path
+        with_slashes = os.path.join(folder, cell.replace("\\", "/"))
+        path = with_slashes if os.path.exists(with_slashes) else path
     return path
 
 
+def backslash_hint(path: str) -> str:
+    """Return a hint to add to a sentence about a missing file."""
+    return " (backslashes separate folders on Windows only: write slashes)" if "\\" in path and os.sep == "/" else ""
+
+
 def is_inside(path: str | Path, folder: str | Path) -> bool:
-    """Whether a path, as it is spelled, leads into a folder. Links in the folder count as what they are called there.
+    """Return whether a path, as it is spelled, leads into a folder. Links in the folder are not followed.
 
     >>> is_inside("photos/0.png", "photos"), is_inside("photos/../0.png", "photos")
     (True, False)
     """
-    return os.path.abspath(path).startswith(_spellings(os.path.abspath(folder)))
+    return os.path.abspath(path).startswith(_prefixes(os.path.abspath(folder)))
 
 
-@lru_cache(maxsize=16)  # a table asks for each of its rows
-def _spellings(folder: str) -> tuple[str, str]:
+@lru_cache(maxsize=16)  # called once for each row of a table
+def _prefixes(folder: str) -> tuple[str, str]:
     return os.path.join(folder, ""), os.path.join(os.path.realpath(folder), "")
-
-
-def backslash_hint(path: str) -> str:
-    """What to add to a sentence about a file that is not there."""
-    return " (backslashes separate folders on Windows only: write slashes)" if "\\" in path and os.sep == "/" else ""
 
 
 def same_files(paths: Iterable[str]) -> Iterator[str]:
     """Yield for each path a name that is equal for all spellings of one file, and different for different files.
 
-    Spellings differ by `.`, `..`, links to folders and, where the file system does not tell them apart, by case or
-    by how Unicode composes a letter. A link to a file counts as a file of its own: datasets that keep equal files
-    once are made of such links.
+    Spellings differ by `.`, `..`, links to folders and, on file systems that ignore these, by case or by the way
+    Unicode composes a letter. A link to a file counts as a file of its own, because datasets that store equal files
+    once consist of such links.
     """
     folders: dict[str, str] = {}
     first: dict[str, str] = {}
@@ -183,7 +151,7 @@ def same_files(paths: Iterable[str]) -> Iterator[str]:
         folder, name = os.path.split(path)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
-        place = os.path.join(folders[folder], name)
-        other = first.setdefault(unicodedata.normalize("NFC", place).casefold(), place)
-        same = other != place and os.path.exists(place) and os.path.exists(other) and os.path.samefile(other, place)
-        yield other if same else place
+        real = os.path.join(folders[folder], name)
+        other = first.setdefault(unicodedata.normalize("NFC", real).casefold(), real)
+        same = other != real and os.path.exists(real) and os.path.exists(other) and os.path.samefile(other, real)
+        yield other if same else real

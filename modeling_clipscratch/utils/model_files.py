@@ -1,6 +1,6 @@
-"""Name the files of a folder or repository that load a model and its processor."""
+"""Recognise the files of a folder or repository that load a model and its processor."""
 
-CODE = "_clipscratch.py"  # ends of the names of the model's code
+CODE = "_clipscratch.py"  # ends the names of the files with the model's code
 _NAMES = {
     "config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json", "tokenizer.json",
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
@@ -9,7 +9,7 @@ _NAMES = {
 
 
 def is_of_a_model(path: str) -> bool:
-    """Whether a file, by its path in a folder or repository, is one of those that load the model.
+    """Return whether a file, by its path in a folder or repository, is one of those that load the model.
 
     >>> [is_of_a_model(path) for path in ("config.json", "model-00001-of-00002.safetensors", "last/config.json")]
     [True, True, False]

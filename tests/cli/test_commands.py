@@ -118,7 +118,7 @@ def test_index_reports_what_it_did_and_search_finds_by_text_and_by_image(run, sa
     words = ["--model", saved, "--index", images]
     lines = run("search", *words, "a red square", "--top", "3").splitlines()
     assert len(lines) == 3 and all(Path(line.split()[-1]).is_file() for line in lines)
-    hits = json.loads(run("search", *words, "--image", images / "4.png", "--json", "--sheet", tmp_path / "page.html"))
+    hits = json.loads(run("search", *words, "--image", images / "4.png", "--json", "--page", tmp_path / "page.html"))
     assert len(hits) == 10 and hits[0]["image"] == str(images / "4.png") and hits[0]["score"] > 0.9999
     assert (tmp_path / "page.html").is_file()
 
@@ -142,7 +142,7 @@ def test_file_of_the_user_is_not_taken_for_an_index(run, saved, images):
         (["red", "--image", "a.jpg"], "both are given"),
         ([""], "is empty"),
         (["red", "--top", "-1"], "top=-1"),
-        (["red", "--sheet", "a.txt"], "sheet=a.txt"),
+        (["red", "--page", "a.txt"], "page=a.txt"),
         (["red"], "holds no finished index"),
     ],
 )
@@ -220,8 +220,8 @@ def test_two_models_are_compared_on_the_same_images(run, saved, make_model, word
     options = ["--seeds", "--save_predictions", "--save_embeddings", "--output_dir", report]
     printed = run("eval", "--model", saved, other, "--dataset", "digits", "--split", "validation", *options)
     comparison = json.loads((report / "comparison.json").read_text())
-    tops = [comparison["metrics"][name]["digits"]["top1"] for name in (saved, str(other))]
-    assert comparison["differences"]["digits"][str(other)]["top1"]["value"] == pytest.approx(tops[1] - tops[0])
+    tops = [comparison["metrics"][name]["digits"]["top1"] for name in (Path(saved).name, "other")]
+    assert comparison["differences"]["digits"]["other"]["top1"]["value"] == pytest.approx(tops[1] - tops[0])
     assert f"{50 * sum(tops):.1f} %" in printed and "mean of 2 seeds" in printed
     for name in ("predictions.parquet", "embeddings.safetensors"):
         assert len(list(report.glob(f"*/digits/{name}"))) == 2
@@ -271,7 +271,6 @@ def test_wrong_model_leaves_no_empty_report(run, tmp_path):
     [
         ("demo", ["--model", "nowhere", "--port", "0"], None, "port=0 is not a port; choose 1024 to 65535"),
         ("demo", ["--model", "nowhere"], "gradio", r"pip install 'clipscratch\[demo\]'"),
-        ("index", ["images", "--model", "nowhere"], "faiss", r"pip install 'clipscratch\[search\]'"),
         ("export", ["runs/a"], None, "nothing to write: give --output_dir for ONNX files, --page for a page, or both"),
         (
             "export",
@@ -300,7 +299,7 @@ def test_what_does_not_fit_is_refused_before_a_model_is_loaded(run, monkeypatch,
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "page=.*site is there already"),
+        ([], "page=.*site exists already"),
         (["--labels", "cat"], "1 label given"),
         (["--template", "no braces"], "no braces"),
         (["--images", "nowhere"], "nowhere is not a folder"),

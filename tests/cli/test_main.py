@@ -125,5 +125,5 @@ def test_wheel_holds_the_recipes_and_nothing_beside_the_package(tmp_path):
     names = {path.relative_to(tmp_path / "wheel").as_posix() for path in (tmp_path / "wheel").rglob("*.*")}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"modeling_clipscratch", "clipscratch"}
     recipes = {f"modeling_clipscratch/{path.relative_to(ROOT)}" for path in ROOT.glob("configuration/*.yaml")}
-    data = {"evaluation/report/page.html", "sharing/card/card.md.jinja", "sharing/export/browser/index.html"}
+    data = {"evaluation/report/page.html", "sharing/card.md.jinja", "sharing/export/browser/index.html"}
     assert recipes | {f"modeling_clipscratch/{name}" for name in data} <= names and len(recipes) >= 5

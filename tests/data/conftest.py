@@ -29,7 +29,7 @@ def load(tmp_path):
 
 
 @pytest.fixture
-def pictures(write_files, encode):
+def image_folder(write_files, encode):
     """A folder with `images/a.png`, `b.png` and `c.png`: red, blue and lime."""
     colours = {"a": "red", "b": "blue", "c": "lime"}
     return write_files({f"images/{name}.png": encode(colour) for name, colour in colours.items()})

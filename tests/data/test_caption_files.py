@@ -63,7 +63,7 @@ def test_images_captions_and_splits(write_files, files, expected):
     }
 
 
-def test_a_file_is_read_by_its_path_and_restval_is_said(write_files, caplog):
+def test_a_file_is_read_by_its_path_and_restval_is_logged(write_files, caplog):
     folder = write_files(FORMS["COCO"][0])
     data = load_data(folder / "annotations" / "captions_val2017.json")
     assert list(data) == ["validation"] and data["validation"]["key"][:] == ["3.png"]

@@ -1,4 +1,4 @@
-"""Keep captions of rows: unique texts, which rows are positives of each other, sides, and padded tokens."""
+"""Keep the captions of rows: unique texts, positives, sides, and padded tokens."""
 
 import logging
 
@@ -19,42 +19,39 @@ def class_table(labels, names, templates=None):
     return CaptionTable.of(build_dataset(images, keys, labels=labels, class_names=names), templates)
 
 
-def positives(table):
-    """Which pairs of rows share a number."""
-    return (table.links[:, None, :, None] == table.links[None, :, None, :]).any(-1).any(-1).tolist()
-
-
 def choices(table, row, count):
     """The texts of one row for draws spread over [0, 1), one in the middle of each caption's share."""
     draws = (torch.arange(count) + 0.5) / count
     return [table.texts[i] for i in table.choose(torch.full((count,), row), draws).tolist()]
 
 
-def test_each_caption_is_kept_once_and_each_row_says_its_own():
+def test_each_caption_is_kept_once_and_each_row_has_its_own_and_a_selection_too():
     captions = [["a dog", "a cat"], ["a cat"], ["a cat", "a bird", "a dog"]]
     table = table_of(captions)
     assert table.texts == ["a dog", "a cat", "a bird"]
     assert [choices(table, row, len(texts)) for row, texts in enumerate(captions)] == captions
+    chosen = table.select(np.array([2, 0]))
+    assert chosen.texts == table.texts and chosen.links.tolist() == table.links[[2, 0]].tolist()
+    assert [choices(chosen, place, len(captions[row])) for place, row in enumerate([2, 0])] == [
+        captions[2],
+        captions[0],
+    ]
 
 
-def test_class_rows_say_the_prompts_of_their_class():
+def test_rows_of_a_class_have_its_prompts_and_are_positives():
     table = class_table([1, 0, 1], ["cat", "dog"], ["a {}", "the {}", "a {} and a {}"])
     assert table.texts == ["a cat", "the cat", "a cat and a cat", "a dog", "the dog", "a dog and a dog"]
     assert choices(table, 0, 3) == ["a dog", "the dog", "a dog and a dog"]
     assert choices(table, 1, 3) == ["a cat", "the cat", "a cat and a cat"]
+    table = class_table([2, 0, 2, 1], ["a", "b", "c"])
+    assert table.links.dtype == torch.int64 and table.links.tolist() == [[2], [0], [2], [1]]
+    assert table.texts == ["a photo of a a.", "a photo of a b.", "a photo of a c."]  # the default
 
 
 def test_largest_draw_is_the_last_caption():
     table = table_of([["x"], ["a", "b", "c"]])
-    last = 1 - 2**-24  # the largest that `uniform` gives
-    assert table.texts[table.choose(torch.tensor([1]), torch.tensor([last])).item()] == "c"
-    assert table.texts[table.choose(torch.tensor([1]), torch.tensor([0.0])).item()] == "a"
-
-
-def test_rows_of_a_class_are_positives():
-    table = class_table([2, 0, 2, 1], ["a", "b", "c"])
-    assert table.links.dtype == torch.int64 and table.links.tolist() == [[2], [0], [2], [1]]
-    assert table.texts == ["a photo of a a.", "a photo of a b.", "a photo of a c."]  # the default
+    draws = torch.tensor([1 - 2**-24, 0.0])  # the largest that `uniform` returns, and the smallest
+    assert [table.texts[number] for number in table.choose(torch.tensor([1, 1]), draws)] == ["c", "a"]
 
 
 @pytest.mark.parametrize(
@@ -69,25 +66,15 @@ def test_rows_of_a_class_are_positives():
 def test_rows_that_share_an_image_or_a_caption_are_positives(captions, keys):
     rows = [({*texts}, key) for texts, key in zip(captions, keys, strict=True)]
     expected = [[bool(one & other) or key == its for other, its in rows] for one, key in rows]
-    assert positives(table_of(captions, keys)) == expected
+    links = table_of(captions, keys).links
+    assert (links[:, None, :, None] == links[None, :, None, :]).any(-1).any(-1).tolist() == expected
 
 
 def test_captions_that_name_a_side_do_not_survive_a_flip():
     sides = ["a dog left of a cat", "Right!", "the LEFTMOST", "the rightmost one", "on its right-hand side"]
     free = ["a bright dog", "leftover food", "copyright", "upright", "above and below", ""]
-    table = table_of([sides + free])
-    assert table.survives_flip.dtype == torch.bool
-    assert table.survives_flip.tolist() == [False] * len(sides) + [True] * len(free)
-
-
-def test_table_of_chosen_rows_says_what_they_say():
-    captions = [["a", "b"], ["c"], ["b", "d", "a"], ["c"]]
-    table = table_of(captions)
-    chosen = table.select(np.array([3, 2, 0]))
-    assert chosen.texts == table.texts
-    for place, row in enumerate([3, 2, 0]):
-        assert choices(chosen, place, len(captions[row])) == captions[row]
-    assert chosen.links.tolist() == table.links[[3, 2, 0]].tolist()
+    survives = table_of([sides + free]).survives_flip
+    assert survives.dtype == torch.bool and survives.tolist() == [False] * len(sides) + [True] * len(free)
 
 
 # Tokens
@@ -101,29 +88,22 @@ def test_batches_are_padded_as_the_tokenizer_pads_them(word_processor, ids):
     batch = TokenTable(TEXTS, tokenizer, 12).batch(torch.tensor(ids))
     own = tokenizer([TEXTS[i] for i in ids], padding=True, return_tensors="pt")
     for name in ("input_ids", "attention_mask"):
-        assert batch[name].dtype == torch.int64
-        assert torch.equal(batch[name], own[name])
+        assert batch[name].dtype == torch.int64 and torch.equal(batch[name], own[name])
 
 
-def test_long_captions_are_cut_counted_and_said_once(word_processor, caplog):
+def test_long_texts_are_cut_with_one_warning_and_those_that_fit_exactly_are_not(word_processor, caplog):
     tokenizer = word_processor.tokenizer
     with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
+        assert TokenTable(TEXTS, tokenizer, 8).lengths.max() == 8 and not caplog.records
         table = TokenTable(TEXTS, tokenizer, 4)
         for _ in range(3):
             batch = table.batch(torch.arange(5))
     # With [CLS] and [SEP]: 5, 3, 2, 8 and 4 tokens.
     own = [record.getMessage() for record in caplog.records if record.name.startswith("modeling_clipscratch")]
-    assert own == ["2 of 5 captions are longer than the 4 tokens that the text tower reads; they are cut."]
-    assert table.truncated == 2
+    assert own == ["2 of 5 texts are longer than the 4 tokens that the text tower reads; their ends are cut off."]
     cut = tokenizer(TEXTS, padding=True, truncation=True, max_length=4, return_tensors="pt")
     assert torch.equal(batch["input_ids"], cut["input_ids"]) and batch["input_ids"].shape == (5, 4)
     assert (batch["input_ids"][[0, 3], 3] == 3).all()  # the [SEP] at the end stays
-
-
-def test_captions_that_fit_exactly_are_not_cut(word_processor, caplog):
-    with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
-        table = TokenTable(TEXTS, word_processor.tokenizer, 8)
-    assert table.truncated == 0 and not caplog.records
 
 
 def test_order_by_length_is_shortest_first_and_stable(word_processor):

@@ -123,27 +123,24 @@ def test_a_shard_that_is_replaced_is_read_by_a_new_reader(tmp_path, in_tar, enco
         ImageReader(in_tar)(0)
 
 
+@pytest.mark.parametrize("column", ["caption", "label"])
 @pytest.mark.parametrize(
-    ("cells", "sentence"),
+    ("cell", "message"),
     [
-        (
-            [None, {"bytes": None, "path": None}, {"bytes": b"", "path": ""}, "", " "],
-            "row-00000001 has no image; remove",
-        ),
-        ([{"bytes": b"broken", "path": "any"}], "toy, split test: row-00000001: cannot be decoded"),
-        ([{"bytes": None, "path": "nowhere.png"}, "nowhere.png"], "nowhere.png: there is no such picture"),
+        *((cell, "row-00000001 has no image; remove") for cell in (None, {"bytes": b"", "path": ""}, "", " ")),
+        ({"bytes": b"broken", "path": "any"}, "toy, split test: row-00000001: cannot be decoded"),
+        ({"bytes": None, "path": "nowhere.png"}, "nowhere.png: there is no such image"),
+        ("nowhere.png", "nowhere.png: there is no such image"),
     ],
 )
-@pytest.mark.parametrize("words", ["caption", "label"])
-def test_an_image_that_cannot_be_read_is_named_and_alone(files, cells, sentence, words):
-    for cell in cells:
-        path = isinstance(cell, str)
-        images = ["red.png" if path else {"bytes": files["red"], "path": None}, cell, None, None]
-        table = table_of(None if path else {"image": datasets.Image()}, image=images, **{words: list("abcd")})
-        dataset = prepare(table, name="toy", split="test")
-        with pytest.raises(BadImageError, match=sentence):
-            ImageReader(dataset)(1)
-        assert len(dataset) == 4  # nor are the two rows without an image one
+def test_an_image_that_cannot_be_read_is_named_and_alone(files, cell, message, column):
+    path = isinstance(cell, str)
+    images = ["red.png" if path else {"bytes": files["red"], "path": None}, cell, None, None]
+    table = table_of(None if path else {"image": datasets.Image()}, image=images, **{column: list("abcd")})
+    dataset = prepare(table, name="toy", split="test")
+    with pytest.raises(BadImageError, match=message):
+        ImageReader(dataset)(1)
+    assert len(dataset) == 4  # nor are the two rows without an image one
 
 
 def test_names_that_are_not_utf8_are_read_and_written_as_escapes(tmp_path, files):
@@ -152,7 +149,7 @@ def test_names_that_are_not_utf8_are_read_and_written_as_escapes(tmp_path, files
     (root / "a.png").write_bytes(files["lime"])
     dataset = prepare(table_of(image=["a.png", "b.png"], caption=["x", "y"]), root=root)
     assert dataset["key"][:] == ["a.png", "b.png"] and colours(dataset.select([0])) == ["lime"]
-    with pytest.raises(BadImageError, match=r"caf\\xe9/b.png: there is no such picture"):
+    with pytest.raises(BadImageError, match=r"caf\\xe9/b.png: there is no such image"):
         ImageReader(dataset)(1)
 
 
@@ -207,6 +204,8 @@ def test_images_are_not_copied(tmp_path, files, selection, kind):
 
 @pytest.mark.parametrize("writable", [True, False])
 def test_a_table_on_disk_is_compared_once_where_its_folder_can_be_written(tmp_path, files, monkeypatch, writable):
+    cells = [None] * 70 + [files["red"]] * 2  # no image for longer than a batch
+    assert len(prepare(table_of({"image": datasets.Image()}, image=cells, caption=["a"] * 72))) == 71
     table_of(image=[*files.values()] * 2, caption=list("abcdef")).save_to_disk(tmp_path / "saved")
     monkeypatch.setattr(os, "access", lambda path, mode: writable)
     caches = []
@@ -215,11 +214,6 @@ def test_a_table_on_disk_is_compared_once_where_its_folder_can_be_written(tmp_pa
         assert [*map("".join, dataset["captions"])] == ["ad", "be", "cf"]
         caches.append({(path, path.stat().st_ino) for path in (tmp_path / "saved").glob("cache-*")})
     assert caches[0] == caches[1] and len(caches[0]) == writable  # another file would have another number
-
-
-def test_rows_without_images_for_longer_than_a_batch_are_compared(files):
-    cells = [None] * 70 + [files["red"]] * 2
-    assert len(prepare(table_of({"image": datasets.Image()}, image=cells, caption=["a"] * 72))) == 71
 
 
 @pytest.mark.parametrize("keys", [["x", "y"], [7, 3], ["x", "x"], ["x", None], [0.5, 1.5], [["x"], ["y"]]], ids=str)
@@ -267,31 +261,31 @@ def test_columns_are_found_by_name_or_named(columns, options, expected):
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "sentence"),
+    ("columns", "options", "message"),
     [
         ({**IMAGE, "words": ["a", "b"]}, {}, "neither captions nor a label among the columns image, words"),
-        ({"a": IMAGES, **CAPTION}, {}, "no picture among the columns a, caption; .* --image_column"),
-        ({**IMAGE, "path": IMAGES, **CAPTION}, {}, "columns image, path could all be the picture"),
+        ({"a": IMAGES, **CAPTION}, {}, "no image among the columns a, caption; .* --image_column"),
+        ({**IMAGE, "path": IMAGES, **CAPTION}, {}, "columns image, path could all be the image"),
         ({**IMAGE, **CAPTION, "text": ["a", "b"]}, {}, "columns caption, text could all be the captions"),
         ({**IMAGE, **CAPTION, "label": ["a", "b"]}, {}, "columns caption, label could all be .* or the label"),
-        ({**IMAGE, **CAPTION}, {"caption_column": "captoin"}, "is not there; .* did you mean 'caption'"),
-        ({**IMAGE, **CAPTION}, {"image_column": "zzz"}, "image_column='zzz' is not there; the columns are"),
+        ({**IMAGE, **CAPTION}, {"caption_column": "captoin"}, "is missing; .* did you mean 'caption'"),
+        ({**IMAGE, **CAPTION}, {"image_column": "zzz"}, "image_column='zzz' is missing; the columns are"),
         ({**IMAGE, **CAPTION}, {"caption_column": "image"}, "column 'image' cannot be both the image and"),
         ({**IMAGE, "label": ["a", "b"]}, {"label_column": "image"}, "column 'image' cannot be both the image and"),
-        ({"id": [1, 2], **CAPTION}, {"image_column": "id"}, "image_column='id' holds .*, neither pictures nor paths"),
+        ({"id": [1, 2], **CAPTION}, {"image_column": "id"}, "image_column='id' holds .*, not images or paths"),
         ({**IMAGE, "n": [1, 2]}, {"caption_column": "n"}, "caption_column='n' holds .*; it must hold text"),
         ({**IMAGE, "label": [0, 1]}, {}, "labels in column 'label' are numbers without names; .*class_names"),
         ({**IMAGE, "label": [0.0, 1.0]}, {}, r"label column 'label' holds Value\('float64'\); labels are whole"),
         ({**IMAGE, "label": ["a", "b"]}, {"class_names": ["a"]}, "label 'b' is not among the 1 class names; add it"),
         ({"image": [], "caption": []}, {}, "the dataset: no rows; choose another split"),
-        ({"image": ["no.png", None], **CAPTION}, {}, "names the image no.png, which is not there, .*--image_root"),
+        ({"image": ["no.png", None], **CAPTION}, {}, "names the image no.png, which is missing, .*--image_root"),
         ({"image": ["", None], **CAPTION}, {}, "column 'image' names no image: every row of it is empty"),
-        ({"image": [r"a\b.png", ""], **CAPTION}, {}, r"a\\b.png, which is not there, .*\(backslashes separate"),
+        ({"image": [r"a\b.png", ""], **CAPTION}, {}, r"a\\b.png, which is missing, .*\(backslashes separate"),
         ({"image": ["red.png", "./red.png"], "label": ["a", "b"]}, {}, "red.png is in several rows; class data"),
     ],
 )  # fmt: skip
-def test_columns_that_cannot_be_told_are_refused_in_a_sentence(columns, options, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
+def test_columns_that_leave_something_open_raise_one_sentence(columns, options, message):
+    with pytest.raises(ValueError, match=message) as error:
         prepare(table_of(**columns), **options)
     assert "\n" not in str(error.value)
 
@@ -304,7 +298,7 @@ WORDS = ClassLabel(names=["maple_tree", "dog"])
     [(["dog", "cat "], None, ["cat", "dog", "ant"]), ([1, 0], ClassLabel(names=["dog", "cat"]), ["dog", "cat", "ant"])],
 )
 @pytest.mark.parametrize("prepared", [False, True])
-def test_words_are_numbered_by_train(train, feature, known, prepared):
+def test_class_names_are_numbered_by_train(train, feature, known, prepared):
     train = table_of({"cls": feature} if feature else None, image=IMAGES, cls=train)
     train = prepare(train) if prepared else train
     dataset = prepare(table_of(image=IMAGES, cls=["ant", " dog"]), train=lambda: train)
@@ -338,20 +332,20 @@ def test_rows_without_caption_or_label_are_named_or_left_out(files, caplog, colu
         assert is_prepared(table)
     names = {"class_names": ["a", "b"]} if feature == Value("int64") else {}
     first = f"row-00000001 has {bad[0]}"
-    with pytest.raises(ValueError, match=f"toy: {first}; every row needs .*: mend it, or set on_bad_row to skip"):
+    with pytest.raises(ValueError, match=f"toy: {first}; every row needs .*: correct it, or set on_bad_row to skip"):
         prepare(table, name="toy", **names)
     dataset = prepare(table, name="toy", on_bad_row="skip", **names)
     assert len(dataset) == 2 and colours(dataset.select([0])) == ["red"] and len({*dataset["key"]}) == 2
     message = f"toy: left out 2 of 4 rows: {first}; row-00000002 has {bad[1]}"
     assert [record.getMessage() for record in caplog.records] == [message]
-    with pytest.raises(ValueError, match=f"toy: .* has {bad[0]}, nor has any other row"):
+    with pytest.raises(ValueError, match=f"toy: .* has {bad[0]}, and no other row has"):
         prepare(table.select([1, 2]), name="toy", on_bad_row="skip", **names)
 
 
-def test_hidden_labels_are_said_to_be_hidden():
-    for how in ("raise", "skip"):
-        with pytest.raises(ValueError, match="every label is -1, which stands for hidden labels; choose a split"):
-            prepare(table_of({"label": WORDS}, image=IMAGES, label=[-1, -1]), on_bad_row=how)
+@pytest.mark.parametrize("on_bad_row", ["raise", "skip"])
+def test_hidden_labels_raise(on_bad_row):
+    with pytest.raises(ValueError, match="every label is -1, which stands for hidden labels; choose a split"):
+        prepare(table_of({"label": WORDS}, image=IMAGES, label=[-1, -1]), on_bad_row=on_bad_row)
 
 
 # What is kept

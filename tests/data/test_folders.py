@@ -13,20 +13,14 @@ def names_of(dataset):
     return dataset.features["label"].names
 
 
-def test_one_sub_folder_a_class(write_files):
-    folder = write_files(["dark_blue/b.png", "red/a.png", "red/deeper/c.png", "red/.hidden.png"])
-    data = load_data(folder, validation_fraction=0)
+def test_one_sub_folder_a_class_in_the_order_of_classes_folders_and_names(write_files):
+    names = ["dark_blue/b.png", "red/a.png", "red/x/1.png", "red/x-y/1.png", "red/x/y/1.png", "red/.hidden.png"]
+    data = load_data(write_files(names), validation_fraction=0)
     train = data["train"]
-    assert names_of(train) == ["dark blue", "red"]
-    assert train["key"][:] == ["dark_blue/b.png", "red/a.png", "red/deeper/c.png"]
-    assert train["label"][:] == [0, 1, 1]
+    assert names_of(train) == ["dark blue", "red"] and train["label"][:] == [0, 1, 1, 1, 1]
+    keys = ["dark_blue/b.png", "red/a.png", "red/x/1.png", "red/x/y/1.png", "red/x-y/1.png"]
+    assert train["key"][:] == keys and data.templates == ["a photo of a {}."]
     assert ImageReader(train)(0).getpixel((0, 0)) == (0, 0, 255)
-    assert data.templates == ["a photo of a {}."]
-
-
-def test_rows_are_in_the_order_of_classes_folders_and_names(load, write_files):
-    folder = write_files(["b/1.png", "a/z.png", "a/x/1.png", "a/x-y/1.png", "a/x/y/1.png", "a/b.png"])
-    assert load(folder)["key"][:] == ["a/b.png", "a/z.png", "a/x/1.png", "a/x/y/1.png", "a/x-y/1.png", "b/1.png"]
 
 
 def test_splits_number_classes_as_train_does(load, write_files):
@@ -37,7 +31,7 @@ def test_splits_number_classes_as_train_does(load, write_files):
     assert dict(zip(test["key"], test["label"], strict=True)) == {"ant/4.png": 2, "dog/5.png": 1}
 
 
-def test_split_folder_that_holds_one_of_its_kind_is_looked_into(write_files):
+def test_split_folder_that_holds_only_one_of_its_name_is_looked_into(write_files):
     names = [f"seg_{split}/seg_{split}/{name}/1.png" for split in ("train", "test") for name in ("sea", "street")]
     data = load_data(str(write_files(names)), folder_names="splits", validation_fraction=0)
     assert {split: names_of(part) for split, part in data.items()} == dict.fromkeys(
@@ -45,63 +39,70 @@ def test_split_folder_that_holds_one_of_its_kind_is_looked_into(write_files):
     )
 
 
-def test_folders_named_by_numbers_are_in_label_order(load, write_files):
-    train = load(write_files(["10/a.png", "9/b.png"]), class_names=["nine", "ten"])
-    assert (train["key"][:], names_of(train)) == (["9/b.png", "10/a.png"], ["nine", "ten"])
+CAFE = os.fsdecode(b"caf\xe9")
+CLASSES = {  # names, options -> classes, keys
+    "numbers are in label order": (
+        ["10/a.png", "9/b.png"],
+        {"class_names": ["nine", "ten"]},
+        (["nine", "ten"], ["9/b.png", "10/a.png"]),
+    ),
+    "class names settle what folders leave open": (
+        ["maple_tree/a.png", "maple tree/b.png", f"{CAFE}/c.png"],
+        {"class_names": ["one", "two", "three"]},
+        (["one", "two", "three"], [r"caf\xe9/c.png", "maple tree/b.png", "maple_tree/a.png"]),
+    ),
+    "folders of file managers": (
+        ["cat/1.png", "dog/1.png", "cat/.ipynb_checkpoints/1.png", "dog/@eaDir/1.png", "__MACOSX/1.png", "empty/x.md"],
+        {},
+        (["cat", "dog"], ["cat/1.png", "dog/1.png"]),
+    ),
+}
+
+
+@pytest.mark.parametrize(("names", "options", "expected"), CLASSES.values(), ids=CLASSES)
+def test_classes_and_their_order(load, write_files, names, options, expected):
+    train = load(write_files({name: None if name.endswith(".png") else "" for name in names}), **options)
+    assert (names_of(train), train["key"][:]) == expected
 
 
 @pytest.mark.parametrize(
-    ("names", "options", "sentence"),
+    ("names", "options", "message"),
     [
         (["a/a.png", "b/b.png"], {"class_names": ["one"]}, "1 class names for 2 sub-folders"),
         (
             ["train/a/1.png", "eval/a/1.png", "test/a/1.png"],
             {},
-            "'eval' and 'test' both stand for test; rename or remove",
+            "'eval' and 'test' both mean test; rename or remove",
         ),
         (
             ["train1/a/1.png", "train2/a/1.png"],
             {"folder_names": "splits"},
-            "'train1' and 'train2' both stand for train",
+            "'train1' and 'train2' both mean train",
         ),
         (["cat/1.png"], {"folder_names": "splits"}, "none of 'cat' is named after a split"),
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], {}, "test has 'c', none of them; give all splits"),
         (["maple tree/1.png", "maple_tree/1.png"], {}, "'maple tree' and 'maple_tree' would be classes of one name"),
-        ([f"{os.fsdecode(b'caf' + bytes([0xE9]))}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is no UTF-8"),
-        (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is no table and has no columns"),
+        ([f"{CAFE}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is not UTF-8"),
+        (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is not a table and has no columns"),
         (["en/1.png", "de/1.png"], {"dataset_config": "fr"}, "called dataset_config='fr'; it has: de, en"),
     ],
 )
-def test_what_makes_no_classes_is_named(load, write_files, names, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_what_makes_no_classes_is_named(load, write_files, names, options, message):
+    with pytest.raises(ValueError, match=message):
         load(write_files(names), **options)
-
-
-def test_class_names_settle_what_folders_do_not(load, write_files):
-    folder = write_files(["maple_tree/a.png", "maple tree/b.png", f"{os.fsdecode(b'caf' + bytes([0xE9]))}/c.png"])
-    train = load(folder, class_names=["one", "two", "three"])
-    assert (names_of(train), train["key"][0]) == (["one", "two", "three"], r"caf\xe9/c.png")
-
-
-def test_what_file_managers_leave_behind_is_no_class_and_no_row(load, write_files):
-    names = ("cat/1.png", "dog/1.png", "cat/.ipynb_checkpoints/1.png", "dog/@eaDir/1.png", "__MACOSX/1.png")
-    folder = write_files(names)
-    (folder / "empty").mkdir()
-    assert load(folder)["key"][:] == ["cat/1.png", "dog/1.png"]
-    assert names_of(load(folder)) == ["cat", "dog"]
 
 
 def test_link_to_an_image_that_went_away_is_a_bad_image(load, write_files):
     folder = write_files(["red/a.png"])
     (folder / "red" / "b.png").symlink_to(folder / "gone.png")
-    with pytest.raises(BadImageError, match="b.png: there is no such (picture|image)"):
+    with pytest.raises(BadImageError, match="b.png: there is no such image"):
         ImageReader(load(folder))(1)
 
 
-def test_images_that_are_left_out_are_counted_and_their_classes_said(load, write_files, caplog):
+def test_images_that_are_left_out_are_counted_and_their_classes_logged(load, write_files, caplog):
     folder = write_files(["red/a.png", "red/b.HEIC", "blue/c.svg", "green/d.tga", "1.png", "red/e.ico"])
     assert (len(load(folder)), names_of(load(folder))) == (1, ["red"])
-    assert "4 pictures are of a kind that is not read" in caplog.text
+    assert "4 images are of a kind that is not read" in caplog.text
     assert "'blue', 'green' hold no image of a kind that is read" in caplog.text
     assert "the images in '.' are of no class" in caplog.text
 
@@ -115,11 +116,11 @@ def test_images_that_are_left_out_are_counted_and_their_classes_said(load, write
         ("rows.jsonl", "damaged"),
     ],
 )
-def test_a_table_without_these_images_is_left_aside_with_a_word(load, write_files, caplog, name, content):
+def test_a_table_without_these_images_is_left_out_with_a_warning(load, write_files, caplog, name, content):
     folder = write_files(["cat/1.png", "dog/2.png"])
     (folder / name).write_text(content)
     assert names_of(load(folder)) == ["cat", "dog"]
-    assert f"1 tables are left aside ({name}" in caplog.text
+    assert f"1 tables are left out ({name}" in caplog.text
 
 
 def test_a_table_that_names_the_images_is_read(load, write_files, tmp_path):
@@ -187,17 +188,17 @@ def test_texts_in_split_folders_keep_their_splits(load, write_files, words):
 
 
 @pytest.mark.parametrize(
-    ("files", "sentence"),
+    ("files", "message"),
     [
         ({"1.png": None, "1.txt": "a", "2.png": None}, "2.png has no caption"),
         ({"1.png": None, "1.txt": "a", "2.png": None, "2.txt": " \n"}, "2.png has no caption"),
-        ({"1.png": None, "1.txt": "a\ncafé".encode("latin1")}, "1.txt, line 2: is no UTF-8"),
+        ({"1.png": None, "1.txt": "a\ncafé".encode("latin1")}, "1.txt, line 2: is not UTF-8"),
         ({"1.png": None, "1.txt": "version https://git-lfs.github.com/spec/v1\n"}, "1.txt: is a Git LFS pointer"),
-        ({"1.png": None, "1.txt": "0 0.5 0.5 0.25 0.25\n"}, "1.txt: holds a class and a box of a detector"),
+        ({"1.png": None, "1.txt": "0 0.5 0.5 0.25 0.25\n"}, "1.txt: holds a class and a box for a detector"),
     ],
 )
-def test_texts_that_are_no_captions_are_named(load, write_files, files, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_texts_that_are_no_captions_are_named(load, write_files, files, message):
+    with pytest.raises(ValueError, match=message):
         load(write_files(files))
 
 

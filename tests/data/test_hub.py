@@ -1,6 +1,6 @@
-"""Fetch, stream, cache and refuse tars and tables of a tiny Hub on loopback.
+"""Fetch, stream and cache tars and tables of a tiny Hub on loopback.
 
-`huggingface_hub` reads its endpoint when it is imported, so the questions are asked in processes of their own.
+`huggingface_hub` reads its endpoint when it is imported, so each question is asked in a process of its own.
 """
 
 import json
@@ -13,6 +13,8 @@ import datasets
 import pytest
 
 from tests.loopback_hub import LoopbackHub
+
+pytestmark = pytest.mark.slow  # a subprocess for each question
 
 ASK = """
 import json, sys
@@ -99,42 +101,23 @@ def answers(tmp_path_factory, write_class_set, encode):
     return {"online": online, "seen": seen, "streamed": streamed, "kept": kept, "offline": offline, "commits": commits}
 
 
-def test_tars_are_read(answers):
+def test_tars_are_read_and_only_the_split_that_is_opened_is_fetched(answers):
     answer = answers["online"]["tars"]
     assert (answer.get("count"), answer["color"]) == (4, [255, 0, 0]), answer
     assert answer["templates"] == ["a {} thing.", "all {}."] and answer["class_names"] == ["red", "deep blue"]
     assert answer["origin"] == f"owner/tars at revision {answers['commits']['tars']}"
-
-
-def test_split_words_in_the_names_of_tars_are_read(answers):
-    answer = answers["online"]["words"]
+    answer = answers["online"]["words"]  # splits are words in the names of tars
     assert (answer.get("splits"), answer.get("count")) == (["validation", "test"], 2), answer
-
-
-def test_only_the_split_that_is_opened_is_fetched(answers):
     fetched = [path for path in answers["seen"] if "resolve" in path and path.endswith(".tar")]
     assert any("tars/resolve" in path and "/test/0.tar" in path for path in fetched)
     assert not any("/train/" in path or "val-0" in path for path in fetched)
 
 
-def test_table_is_read(answers):
+def test_tables_are_read_by_configuration_and_split_column(answers):
     answer = answers["online"]["table"]
     assert (answer.get("count"), answer["color"], answer["class_names"]) == (2, [0, 0, 255], ["red", "blue"]), answer
-
-
-def test_a_configuration_must_be_chosen_where_there_are_several(answers):
-    answer = answers["online"]
-    assert answer["configs"]["error"] == (
-        "owner/configs: has several configurations; choose one with --dataset_config: en, de."
-    )
-    assert answer["configs fr"]["error"] == (
-        "owner/configs: has no configuration 'fr'; choose one with --dataset_config: en, de."
-    )
-    assert answer["configs en"].get("count") == 2, answer["configs en"]
-    assert "en" in answer["configs en"]["origin"]
-
-
-def test_split_column_is_honoured(answers):
+    answer = answers["online"]["configs en"]
+    assert answer.get("count") == 2 and "en" in answer["origin"], answer
     answer = answers["online"]["rows"]
     assert (sorted(answer.get("splits", [])), answer.get("count")) == (["test", "train"], 1), answer
 
@@ -146,43 +129,33 @@ def test_what_was_fetched_is_read_again_without_the_hub(answers, name):
     assert (after["color"], after["class_names"]) == (before["color"], before["class_names"])
 
 
-@pytest.mark.parametrize("way", ["online", "streamed"])
-def test_unknown_dataset_is_said_to_be_unknown(answers, way):
-    sentence = answers[way]["nothing"]["error"]
-    assert sentence.startswith("owner/nothing: there is no such local folder, and the Hub (http://127.0.0.1")
-    assert "check the spelling" in sentence
+@pytest.mark.parametrize(
+    ("way", "name", "parts"),
+    [
+        ("online", "configs", ["has several configurations; choose one with --dataset_config: en, de."]),
+        ("online", "configs fr", ["has no configuration 'fr'; choose one with --dataset_config: en, de."]),
+        ("online", "nothing", ["is not a local folder, and the Hub (http://127.0.0.1", "Check the spelling"]),
+        ("streamed", "nothing", ["is not a local folder, and the Hub (http://127.0.0.1", "Check the spelling"]),
+        ("online", "gated", ["restricted", "`hf auth login` for a private or gated dataset"]),
+        ("streamed", "gated", ["restricted", "`hf auth login` for a private or gated dataset"]),
+        ("offline", "nothing", ["the Hub (http://127.0.0.1", "cannot be reached", "set HF_HOME to where it is kept"]),
+    ],
+)
+def test_dataset_that_cannot_be_read_is_named_with_the_remedy(answers, way, name, parts):
+    message = answers[way][name]["error"]
+    assert message.startswith(f"owner/{name.split()[0]}: ") and "\n" not in message
+    assert all(part in message for part in parts), message
 
 
-@pytest.mark.parametrize("way", ["online", "streamed"])
-def test_gated_dataset_says_that_it_asks_for_an_agreement(answers, way):
-    sentence = answers[way]["gated"]["error"]
-    assert sentence.startswith("owner/gated: the Hub asks for an agreement first; accept it")
-
-
-def test_hub_out_of_reach_is_said_with_the_remedy(answers):
-    sentence = answers["offline"]["nothing"]["error"]
-    assert "owner/nothing: there is no such local folder, the Hub (http://127.0.0.1" in sentence
-    assert "cannot be reached" in sentence and "set HF_HOME to where it is kept" in sentence
-
-
-# Streams
-
-
-def test_tars_are_streamed_by_hub_id_with_their_class_names(answers):
+def test_tars_and_tables_are_streamed_with_their_class_names_and_kept_nowhere(answers):
     answer, commit = answers["streamed"]["tars"], answers["commits"]["tars"]
     assert answer.get("class_names") == ["red", "deep blue"], answer
     assert answer["files"] == [f"hf://datasets/owner/tars@{commit}/train/{shard}.tar" for shard in (0, 1)]
     assert answer["labels"] == [0, 1, 0, 1] and answer["keys"] == [f"{n // 2}/s{n:07d}" for n in range(4)]
     assert answers["streamed"]["words"].get("keys") == ["test-0/s0000002", "test-0/s0000003"]
-
-
-def test_parquet_is_streamed_by_hub_id_with_its_class_names(answers):
     answer = answers["streamed"]["table"]
     assert answer.get("class_names") == ["red", "blue"], answer
     assert [file.rpartition("/")[2] for file in answer["files"]] == [f"train-0000{n}-of-00002.parquet" for n in (0, 1)]
     assert answer["labels"] == [1, 0, 1, 0] and min(answer["sizes"]) > 0
-
-
-def test_no_shard_of_a_stream_is_kept_on_disk(answers):
     assert any("classnames.txt" in path for path in answers["kept"])
     assert not [path for path in answers["kept"] if path.endswith((".tar", ".parquet"))]

@@ -1,4 +1,4 @@
-"""Split local folders as `datasets.load_dataset` does, or refuse them with both readings."""
+"""Split local folders as `datasets.load_dataset` does, or raise and name both readings."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from tests.data.conftest import images
 SAME = "same"  # as load_dataset reads it
 
 
-# {path: number of rows of a table, rows of a metadata table, or None for an image}, then SAME, or words of the refusal.
+# {path: number of rows of a table, rows of a metadata table, or None for an image}, then SAME, or a part of the error.
 TABLES = {
     "names that begin with the split": ({"train.csv": 2, "test.csv": 1}, SAME),
     "names that end with the split": (
@@ -42,8 +42,8 @@ TABLES = {
     "one table": ({"captions.csv": 3}, SAME),
     "one table of a split": ({"val.csv": 3}, SAME),
     "two tables without a split": ({"part_a.csv": 3, "part_b.csv": 1}, SAME),
-    "two words in a name": ({"train_test.csv": 3}, "test and for train; name the file"),
-    "another word than the folder's": ({"train/test.csv": 2, "test/test.csv": 1}, "test and for train; name the file"),
+    "two words in a name": ({"train_test.csv": 3}, "test and train; name the file"),
+    "another word than the folder's": ({"train/test.csv": 2, "test/test.csv": 1}, "test and train; name the file"),
     "configurations": ({"en/rows.csv": 2, "de/rows.csv": 1}, "'de', 'en' hold tables .* --dataset_config de"),
     "configurations with splits": ({"en/train.csv": 2, "de/train.csv": 1}, "--dataset_config de"),
 }
@@ -123,7 +123,7 @@ def write_layout(tmp_path, encode):
 
 
 @pytest.mark.parametrize(("layout", "expected"), [*TABLES.values(), *IMAGES.values()], ids=[*TABLES, *IMAGES])
-def test_splits_are_those_of_load_dataset_or_refused(tmp_path, write_layout, layout, expected):
+def test_splits_are_those_of_load_dataset_or_an_error_names_the_readings(tmp_path, write_layout, layout, expected):
     folder, options = write_layout(layout), {"validation_fraction": 0, "cache_dir": str(tmp_path / "cache")}
     if expected is not SAME:
         with pytest.raises(ValueError, match=expected):

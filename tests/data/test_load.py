@@ -1,10 +1,11 @@
-"""Find the source that a name or path means, take its splits, and refuse what cannot be loaded."""
+"""Find the source that a name or path means, take its splits, and name what cannot be loaded."""
 
 from functools import partial
 
 import datasets
 import pytest
 
+from modeling_clipscratch.data import dataset
 from modeling_clipscratch.data.columns import DEFAULT_OPTIONS, DataOptions
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes
 from modeling_clipscratch.data.load import describe_data, load_data, load_splits
@@ -14,32 +15,28 @@ from modeling_clipscratch.data.splits import NoSuchSplitError, Split
 
 
 @pytest.mark.parametrize("path", ["./nowhere", "../nowhere/set", "~/nowhere", "/nowhere", "a/b/c", "nowhere.csv"])
-def test_path_that_does_not_exist_is_said_to_be_missing(path):
+def test_path_that_does_not_exist_is_named(path):
     with pytest.raises(ValueError, match="there is no such file or folder; check the path"):
         load_data(path)
 
 
 @pytest.mark.parametrize("name", ["a b", "two words", "", "owner/name!", "owner/name?"])
-def test_name_that_is_no_hub_id_is_refused(name):
+def test_name_that_is_no_hub_id_raises(name):
     with pytest.raises(ValueError, match="is neither a path nor a Hub id"):
         load_data(name)
 
 
-@pytest.mark.parametrize("files", [{"notes.json": "{}"}, {"a.svg": ""}, {}, {"notes.txt": "a", "x/y.md": ""}])
-def test_folder_without_a_known_form_lists_the_forms(write_files, tmp_path, files):
-    (tmp_path / "set").mkdir()
-    write_files(files)
-    with pytest.raises(ValueError, match="holds none of the known forms: tar shards"):
-        load_data(tmp_path / "set")
-
-
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("a.zip", "give a folder"), ("0.tar", "give the folder that holds the shards")]
+    ("files", "name", "message"),
+    [
+        *((files, "", "holds none of the known forms: tar shards") for files in ("notes.json", "a.svg", "x/y.md")),
+        ("a.zip", "a.zip", "is a file of an unknown kind; give a folder"),
+        ("0.tar", "0.tar", "is a file of an unknown kind; give the folder that holds the shards"),
+    ],
 )
-def test_file_of_no_known_kind_is_refused(tmp_path, name, remedy):
-    (tmp_path / name).write_text("")
-    with pytest.raises(ValueError, match=f"is a file of no known kind; {remedy}"):
-        load_data(tmp_path / name)
+def test_files_of_no_known_form_raise(write_files, files, name, message):
+    with pytest.raises(ValueError, match=message):
+        load_data(write_files({files: "{}"}) / name)
 
 
 def test_local_folder_of_a_built_in_name_needs_a_dot(tmp_path, monkeypatch, write_files):
@@ -69,19 +66,19 @@ def table(labels):
     )
 
 
-def load(parts, *, options=DEFAULT_OPTIONS, **words):
+def load(parts, *, options=DEFAULT_OPTIONS, **arguments):
     """Splits of a source made of {split: rows or a function that gives them}."""
     source = {
         split: Split(rows if callable(rows) else partial(lambda it: it, rows), f"{split}.csv")
         for split, rows in parts.items()
     }
-    return load_splits(source, "toy", options, **words)
+    return load_splits(source, "toy", options, **arguments)
 
 
-@pytest.mark.parametrize("wanted", [None, ["train", "val"], ["validation", "train"], ["train"], ["dev"]])
-def test_validation_is_taken_from_train_and_train_is_the_rest(wanted):
-    parts = load({"train": labelled([0, 1] * 50)}, splits=wanted)
-    names = [{"val": "validation", "dev": "validation"}.get(name, name) for name in wanted or ["train", "validation"]]
+@pytest.mark.parametrize("splits", [None, ["train", "val"], ["validation", "train"], ["train"], ["dev"]])
+def test_validation_is_taken_from_train_and_train_is_the_rest(splits):
+    parts = load({"train": labelled([0, 1] * 50)}, splits=splits)
+    names = [{"val": "validation", "dev": "validation"}.get(name, name) for name in splits or ["train", "validation"]]
     assert list(parts) == names
     sizes, whole = {"train": 90, "validation": 10}, load({"train": labelled([0, 1] * 50)})
     assert {split: len(part) for split, part in parts.items()} == {split: sizes[split] for split in names}
@@ -116,33 +113,38 @@ def test_only_what_is_asked_for_is_opened_and_each_table_once():
     assert sorted(opened[1:]) == ["rest", "test", "train"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a"], "caption": ["b"]}, "toy, split test: columns text, caption could all be the captions"),
+        ({"label": [0]}, "toy: train has captions and test has labels"),
+    ],
+)
+def test_columns_of_all_splits_are_checked_before_images_are_compared(monkeypatch, columns, message):
+    monkeypatch.setattr(dataset, "_digests", lambda images: pytest.fail("the images of train were read"))
+    train, test = ({"image": [b"x"], **texts} for texts in ({"caption": ["a"]}, columns))
+    with pytest.raises(ValueError, match=message):
+        load({"train": datasets.Dataset.from_dict(train), "test": datasets.Dataset.from_dict(test)})
+
+
 def test_classes_written_as_words_are_numbered_by_train_in_every_split():
     data = load({"test": table(["dog", "ant"]), "train": table(["cat", "dog"] * 5)}, splits=["test"])
     assert data["test"].features["label"].names == ["cat", "dog", "ant"] and data["test"]["label"][:] == [1, 2]
 
 
 TRAIN = {"train": labelled([0, 1])}
+NAMED = {"caption_column": "a", "label_column": "b"}
 
 
 @pytest.mark.parametrize(
-    ("parts", "words", "sentence"),
+    ("parts", "arguments", "message"),
     [
-        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. To "
-         "go on, choose one of these, or add a test split; split train with validation_fraction 0 gives every row"),
-        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. To go on"),
+        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. "
+         "Choose one of these, or add a test split; split train with validation_fraction 0 holds every row"),
+        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. Choose one"),
         (TRAIN, {"splits": ["validation"], "validation_fraction": 0}, "or give validation_fraction a value above 0"),
-        (TRAIN, {"splits": ["validation"], "streaming": True}, "none is taken from a stream; --eval_strategy no does"),
+        (TRAIN, {"splits": ["validation"], "streaming": True}, "None is taken from a stream; --eval_strategy no"),
         (TRAIN, {"splits": ["restval"]}, "toy has no split 'restval'"),
-    ],
-)  # fmt: skip
-def test_a_split_that_is_not_there_is_named_with_those_that_are(parts, words, sentence):
-    with pytest.raises(NoSuchSplitError, match=sentence):
-        load(parts, **words)
-
-
-@pytest.mark.parametrize(
-    ("parts", "words", "sentence"),
-    [
         *(({}, {"validation_fraction": it}, r"validation_fraction=.* is not in \[0, 1\)") for it in (-0.1, 1.0, 10)),
         ({"train": labelled([0])}, {}, "toy: 1 rows are too few to take 0.1 of them for validation"),
         ({"train": captioned(2), "test": labelled([0])}, {}, "toy: train has captions and test has labels.*; name one"),
@@ -151,35 +153,24 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(parts, words, se
         (TRAIN, {"streaming": True}, "toy: train.csv is of a form that is not streamed"),
         ({"test": labelled([-1, -1])}, {}, "toy, split test: every label is -1, which stands for hidden labels"),
         ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
+        ({"old data!": captioned(2)}, {}, "toy: the split 'old data!' must be named by letters, digits, _ and dots"),
+        ("digits", {"templates": ["a photo of {}", "a photo"]}, "template 'a photo' has no {} for the class"),
+        ("digits", {"image_column": "image"}, "image_column='image': digits is not a table and has no columns"),
+        ("digits", NAMED, "are both named; name captions for caption data"),
+        ("digits", {"splits": ["dev", "restval"]}, "digits has no split 'restval'; it has: train, validation, test"),
+        ("scenes", {"templates": ["a {}"], "splits": ["validation"]}, "scenes has captions of its own, so templates"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_loaded_is_refused_in_a_sentence(parts, words, sentence):
-    with pytest.raises(ValueError, match=sentence) as error:
-        load(parts, **words)
+def test_what_cannot_be_loaded_raises_one_sentence(parts, arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_data(parts, **arguments) if isinstance(parts, str) else load(parts, **arguments)
     assert "\n" not in str(error.value)
+    assert isinstance(error.value, NoSuchSplitError) == ("has no split" in message or "a value above" in message
+                                                         or "None is taken" in message)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "sentence"),
-    [
-        (
-            "digits",
-            {"templates": ["a photo of {}", "a photo"]},
-            "template 'a photo' has no {}, where the class would go",
-        ),
-        ("digits", {"image_column": "image"}, "image_column='image': digits is no table and has no columns"),
-        ("scenes", {"templates": ["a {}"]}, "scenes has captions of its own, so templates has no use"),
-        ("digits", {"caption_column": "a", "label_column": "b"}, "are both named; name captions for caption data"),
-        ("digits", {"splits": ["dev", "restval"]}, "digits has no split 'restval'; it has: train, validation, test"),
-    ],
-)
-def test_options_without_a_use_are_refused(name, options, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        load_data(name, **{"splits": ["validation"], **options})
-
-
-@pytest.mark.parametrize(
-    ("own", "said", "expected"),
+    ("own", "option", "expected"),
     [
         (None, None, ["a photo of a {}."]),
         (["our {}"], None, ["our {}"]),
@@ -187,13 +178,13 @@ def test_options_without_a_use_are_refused(name, options, sentence):
         (["our {}"], "a {}", ["a {}"]),
     ],
 )
-def test_templates_are_the_user_s_or_the_data_s_or_the_default(own, said, expected):
+def test_templates_are_the_user_s_or_the_data_s_or_the_default(own, option, expected):
     source = {"test": Split(lambda: labelled([0, 1]), "here", templates=own)}
-    assert load_splits(source, "toy", DataOptions(templates=said)).templates == expected
+    assert load_splits(source, "toy", DataOptions(templates=option)).templates == expected
 
 
 def test_templates_may_be_the_name_of_a_list_and_captions_have_none():
-    lists = [load_data("digits", splits=["test"], templates=said).templates for said in ("cifar10", ["cifar10"])]
+    lists = [load_data("digits", splits=["test"], templates=option).templates for option in ("cifar10", ["cifar10"])]
     assert lists[0] == lists[1] and len(lists[0]) == 18
     assert load({"test": captioned(3)}).templates is None
 

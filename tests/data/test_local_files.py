@@ -1,8 +1,9 @@
-"""Walk local folders and open local files: each is one image, none is read from outside, no pipe is opened."""
+"""Walk local folders and open local files: one file is one image, none lies outside, no pipe is opened."""
 
 import os
 import socket
 
+import datasets
 import pytest
 
 from modeling_clipscratch.data.dataset import ImageReader
@@ -12,10 +13,10 @@ from modeling_clipscratch.utils.local_files import read_json, walk_files
 
 
 @pytest.fixture
-def folder(pictures, encode):
-    """The folder of `pictures`, with `secret.png` beside it."""
-    (pictures.parent / "secret.png").write_bytes(encode())
-    return pictures
+def folder(image_folder, encode):
+    """The folder of `image_folder`, with `secret.png` beside it."""
+    (image_folder.parent / "secret.png").write_bytes(encode())
+    return image_folder
 
 
 def write_table(path, names):
@@ -44,21 +45,16 @@ def test_names_that_a_file_system_takes_for_one_are_one_image_and_others_are_not
     assert rows["captions"][:] == [["word 0", "word 1"], ["word 2"], ["word 3"]]
 
 
-def test_a_name_with_a_backslash_in_it_is_read_as_it_is(folder, load, encode):
+def test_a_name_with_a_backslash_in_it_is_read_as_it_is_and_a_missing_one_has_a_hint(folder, load, encode):
     (folder / r"images\a.png").write_bytes(encode("white"))
-    rows = load(write_table(folder / "rows.csv", [r"images\a.png", "images/a.png"]))
-    assert len(rows) == 2 and ImageReader(rows)(0).getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_a_path_of_windows_that_is_not_here_hints_at_its_backslashes(folder, load):
+    rows = load(write_table(folder / "rows.csv", [r"images\a.png", "images/a.png", r"C:\data\a.png", "gone.png"]))
+    assert len(rows) == 4 and ImageReader(rows)(0).getpixel((0, 0)) == (255, 255, 255)
     hint = r"\(backslashes separate folders on Windows only: write slashes\)"
+    for row, message in ((2, f"no such image; check the path {hint}"), (3, "check the path, or remove its row")):
+        with pytest.raises(BadImageError, match=message):
+            ImageReader(rows)(row)
     with pytest.raises(ValueError, match=rf"paths are relative to .*/set {hint}"):
         load(write_table(folder / "rows.csv", [r"C:\data\a.png"]))
-    rows = load(write_table(folder / "rows.csv", [r"C:\data\a.png", "images/a.png"]))
-    with pytest.raises(BadImageError, match=rf"no such (picture|image); check the path {hint}"):
-        ImageReader(rows)(0)
-    with pytest.raises(BadImageError, match="check the path, or remove its row"):
-        ImageReader(load(write_table(folder / "rows.csv", ["gone.png", "images/a.png"])))(0)
 
 
 OUTSIDE = ["../secret.png", "{folder}/../secret.png", "images/../../secret.png", r"..\secret.png", "/dev/zero"]
@@ -67,8 +63,6 @@ OUTSIDE = ["../secret.png", "{folder}/../secret.png", "images/../../secret.png",
 @pytest.mark.parametrize("name", OUTSIDE)
 @pytest.mark.parametrize("table", ["metadata.csv", "metadata.jsonl", "metadata.parquet", "train/metadata.csv"])
 def test_a_metadata_table_names_no_file_outside_its_folder(folder, load, name, table):
-    import datasets
-
     names = [("../" if "train" in table else "") + "images/a.png", name.format(folder=folder)]
     names[1] = f"../{names[1]}" if "train" in table and not names[1].startswith("/") else names[1]
     (folder / table).parent.mkdir(exist_ok=True)
@@ -88,10 +82,6 @@ def test_a_metadata_table_may_name_its_files_by_absolute_paths_and_through_links
     assert load(folder)["key"][:] == ["images/a.png", "images/linked.png"]
 
 
-def make_pipe(path):
-    os.mkfifo(path)
-
-
 def make_socket(path):
     with socket.socket(socket.AF_UNIX) as server:
         here = os.getcwd()
@@ -100,63 +90,56 @@ def make_socket(path):
         os.chdir(here)
 
 
-def make_device(path):
-    os.symlink("/dev/zero", path)
-
-
-@pytest.fixture(params=[make_pipe, make_socket, make_device], ids=["pipe", "socket", "device"])
+@pytest.fixture(
+    params=[os.mkfifo, make_socket, lambda path: os.symlink("/dev/zero", path)], ids=["pipe", "socket", "device"]
+)
 def make_special(request):
     return request.param
 
 
-@pytest.mark.parametrize("decode", [decode_image, decode_pixels])
-def test_only_regular_files_are_opened_as_images(tmp_path, make_special, decode):
-    make_special(tmp_path / "x.png")
-    with pytest.raises(BadImageError, match="x.png: cannot be decoded .it is a pipe, socket or device"):
-        decode(tmp_path / "x.png", name="x.png")
+SPECIAL = [
+    "cat/x.png",
+    "test/0.tar",
+    "test/nshards.txt",
+    "metadata.csv",
+    "train.csv",
+    "train.parquet",
+    "classnames.txt",
+]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "cat/x.png",
-        "test/0.tar",
-        "test/nshards.txt",
-        "metadata.csv",
-        "train.csv",
-        "train.parquet",
-        "test/classnames.txt",
-    ],
-)
-def test_a_data_set_with_a_file_that_is_none_is_refused_and_not_opened(
+@pytest.mark.parametrize("name", SPECIAL)
+def test_a_dataset_with_a_file_that_is_not_regular_raises_and_does_not_open_it(
     tmp_path, make_special, load, name, write_shard, encode
 ):
     root = tmp_path / "set"
     (root / name).parent.mkdir(parents=True)
-    if name.startswith("test"):
+    if name.startswith(("test", "class")):
         write_shard(root / "test" / "1.tar", {"a.png": encode(), "a.cls": b"0"})
-    name = name.replace("test/classnames", "classnames")
     make_special(root / name)
     with pytest.raises(ValueError, match=f"{name}: .*is a pipe, socket or device"):
-        rows = load(root, "test" if (root / "test").exists() else "train")
-        ImageReader(rows)(0)
+        ImageReader(load(root, "test" if (root / "test").exists() else "train"))(0)
 
 
-def test_lists_and_json_files_that_are_none_are_not_opened(tmp_path, make_special):
-    make_special(tmp_path / "x.txt")
-    for read in (lambda path: class_names_from([path]), lambda path: templates_from([path]), read_json):
+def test_files_that_are_not_regular_are_not_opened(tmp_path, make_special):
+    path = tmp_path / "x.txt"
+    make_special(path)
+    for read in (class_names_from, templates_from, read_json):
         with pytest.raises(ValueError, match="x.txt: is a pipe, socket or device, which is not read"):
-            read(str(tmp_path / "x.txt"))
+            read(str(path))
+    for decode in (decode_image, decode_pixels):
+        with pytest.raises(BadImageError, match="x.txt: cannot be decoded .it is a pipe, socket or device"):
+            decode(path, name="x.txt")
 
 
 @pytest.mark.parametrize("text", [b"", b'{"a": ', b"\xff\x00", b"[]", b"null", b'"x"', b"[" * 100_000])
-def test_json_that_is_no_object_is_named(tmp_path, text):
+def test_json_that_is_not_an_object_is_named(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(ValueError, match="a.json is damaged"):
         read_json(tmp_path / "a.json")
 
 
-def test_classes_that_differ_in_case_only_are_said(write_files, load, caplog):
+def test_classes_that_differ_in_case_only_are_logged(write_files, load, caplog):
     names = ("train/Cat", "train/a", "train/A", "test/cat", "test/a", "train/a/deep")
     rows = load(write_files([f"{name}/a.png" for name in names]))
     assert len(rows) == 4 and rows.features["label"].names == ["A", "Cat", "a", "cat"]

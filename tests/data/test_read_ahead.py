@@ -1,3 +1,5 @@
+"""Read batches of items in threads: their order, how many are read ahead, and errors."""
+
 import threading
 import time
 
@@ -8,7 +10,7 @@ from modeling_clipscratch.data.images.read_ahead import PROBE, WORTH_A_THREAD, r
 
 @pytest.mark.parametrize("count", [0, 1, PROBE, 8, 9, 24])
 @pytest.mark.parametrize("seconds", [0, 2 * WORTH_A_THREAD])
-def test_batches_come_in_the_order_of_the_items(count, seconds):
+def test_batches_are_in_the_order_of_the_items(count, seconds):
     def read(item):
         time.sleep(seconds)
         return 2 * item
@@ -30,8 +32,8 @@ def test_quick_reads_share_one_thread_and_long_ones_have_several(monkeypatch, wo
     assert (len(readers) > 1) is several
 
 
-def test_the_next_batch_and_no_more_is_read_while_the_caller_works():
-    begun = []
+def test_one_batch_is_read_ahead_and_a_caller_that_stops_leaves_no_thread_behind():
+    begun, before = [], threading.active_count()
     batches = read_ahead(begun.append, range(32), 8)
     assert not begun
     next(batches)
@@ -40,13 +42,13 @@ def test_the_next_batch_and_no_more_is_read_while_the_caller_works():
         time.sleep(1e-3)
     time.sleep(0.05)
     assert begun == list(range(16))
+    batches.close()
+    assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("seconds", [0, 2 * WORTH_A_THREAD])
 @pytest.mark.parametrize("broken", [8, 15])
-def test_an_error_comes_in_the_turn_of_its_batch(broken, seconds):
+def test_an_error_is_raised_in_the_turn_of_its_batch(broken):
     def read(item):
-        time.sleep(seconds)
         if item == broken:
             raise ValueError(f"item {item}")
         return item
@@ -55,11 +57,3 @@ def test_an_error_comes_in_the_turn_of_its_batch(broken, seconds):
     assert next(batches) == list(range(8))
     with pytest.raises(ValueError, match=f"item {broken}"):
         next(batches)
-
-
-def test_a_caller_that_stops_leaves_no_thread_behind():
-    before = threading.active_count()
-    batches = read_ahead(lambda item: item, range(24), 8)
-    next(batches)
-    batches.close()
-    assert threading.active_count() == before

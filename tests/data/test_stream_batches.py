@@ -1,4 +1,4 @@
-"""Make batches of streams of all kinds: each row once an epoch, in which order, resumed anywhere; refuse others.
+"""Make batches of streams of all kinds: each row once an epoch, in which order, resumed anywhere.
 
 A color stands for a row: images are of one color.
 """
@@ -25,6 +25,7 @@ from tests.data.conftest import color
 
 SIZES = [5, 7, 4]  # rows of the shards; three epochs are 16 batches of 3
 TWO_CAPTIONS = ["a red square", "a blue circle"]
+CLASSES = {"class_names": ["cat", "dog"]}
 
 
 def row_numbers(batch):
@@ -43,7 +44,7 @@ def positives(batch):
 
 
 def error_of(batches):
-    """The sentence that ends a stream."""
+    """The message that ends a stream."""
     states = StreamStates(batches)
     with pytest.raises(ValueError) as caught:
         for batch in islice(iter(batches), 30):
@@ -57,7 +58,7 @@ def load(pairs, workers):
 
 
 def epochs_by_slot(make_pairs, stream, *, processes, workers, **settings):
-    """[epoch] -> rows that all slots gave in it, in order; two epochs, from real workers, a row a batch."""
+    """[epoch] -> rows that all slots yield in it, in order; two epochs, from real workers, a row a batch."""
     rows = [[], []]
     for process in range(processes):
         pairs = make_pairs(stream, process=process, processes=processes, workers=workers, batch_size=1, **settings)
@@ -83,15 +84,21 @@ def make_pairs(word_processor):
             data = load_data(stream, splits=["train"], streaming=True, **options)
             stream, templates = data["train"], data.templates
         rows, captions = StreamedRows(stream, DataOptions(**options)), None
-        words = {"tokenizer": word_processor.tokenizer}
+        texts = {"tokenizer": word_processor.tokenizer}
         if rows.class_names is not None:
             captions = CaptionTable.of_classes(rows.class_names, templates)
-            words = {"tokens": TokenTable(captions.texts, word_processor.tokenizer, 12)}
-        texts = settings.pop("texts", None) or TextSide(seed=settings.get("seed", 0), **words)
+            texts = {"tokens": TokenTable(captions.texts, word_processor.tokenizer, 12)}
+        texts = TextSide(seed=settings.get("seed", 0), **texts)
         settings = {"batch_size": 3, "seed": 0, "shuffle_rows": 4, **settings}
         return StreamedPairs(rows, texts, captions, preprocess=Preprocess(word_processor.image_processor), **settings)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def stream_of(make_table):
+    """(rows, shards) -> a stream of as many rows."""
+    return lambda rows, shards=1: make_table(caption=["red"] * rows).to_iterable_dataset(num_shards=shards)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +113,6 @@ def streams(tmp_path_factory, make_table, write_shards):
         for number in numbers:
             yield {"image": Image.new("RGB", (6, 4), color(number)), "caption": TWO_CAPTIONS}
 
-    numbers = {"numbers": list(rows)}
     parquet, plain = load_data(files, streaming=True)["train"], table.to_iterable_dataset(num_shards=3)
     indexed = load_data(tars, validation_fraction=0)["train"]
     more = make_table(caption=[TWO_CAPTIONS] * (sum(SIZES) + 9)).to_iterable_dataset(num_shards=4)
@@ -118,14 +124,12 @@ def streams(tmp_path_factory, make_table, write_shards):
         "map to PIL images": plain.map(lambda row: {"image": row["image"].transpose(Image.Transpose.ROTATE_180)}),
         "map": parquet.map(lambda row: {"captions": row["captions"]}, features=parquet.features),
         "filter": more.filter(lambda row: row["image"].getpixel((0, 0))[0] < sum(SIZES)),
-        "generator without features": datasets.IterableDataset.from_generator(generate, gen_kwargs=numbers),
+        "generator": datasets.IterableDataset.from_generator(generate, gen_kwargs={"numbers": list(rows)}),
         "formatted": plain.with_format("torch"),
     }
 
 
-KINDS = ["tars", "parquet", "table", "indexed tars", "map to PIL images", "map", "filter"]
-KINDS += ["generator without features", "formatted"]
-
+KINDS = ["tars", "parquet", "table", "indexed tars", "map to PIL images", "map", "filter", "generator", "formatted"]
 
 # Each row once
 
@@ -135,46 +139,42 @@ def test_rows_of_any_stream_come_once_an_epoch_and_resume_after_any_batch(stream
     stream, rows = streams[kind], list(range(sum(SIZES)))
     assert [sorted(epoch) for epoch in epochs_by_slot(make_pairs, stream, processes=2, workers=1)] == [rows] * 2
     straight = list(islice(iter(make_pairs(stream)), 12))
-    assert len({batch["input_ids"].shape for batch in straight}) == 1
-    for consumed in range(1, 11):
+    for consumed in (1, 4, 5, 6, 10):
         pairs = make_pairs(stream)
         pairs.states = [straight[consumed - 1]["stream"]["state"]]
         assert same(next(iter(pairs)), straight[consumed]), consumed
 
 
-@pytest.mark.parametrize("rows, shards", [(27, 4), (70, 7), (40, 1), (40, 2), (38, 19)],
-                         ids=["as many shards as slots", "some left over", "one", "two", "many"])  # fmt: skip
-def test_each_row_comes_once_an_epoch_over_two_processes_of_two_workers(make_table, make_pairs, rows, shards):
-    stream = make_table(caption=["red"] * rows).to_iterable_dataset(num_shards=shards)
-    epochs = epochs_by_slot(make_pairs, stream, processes=2, workers=2)
+@pytest.mark.parametrize("rows, shards", [(27, 4), (70, 7), (40, 1), (38, 19)])
+def test_each_row_comes_once_an_epoch_over_four_processes(stream_of, make_pairs, rows, shards):
+    epochs = epochs_by_slot(make_pairs, stream_of(rows, shards), processes=4, workers=1)
     assert [sorted(epoch) for epoch in epochs] == [list(range(rows))] * 2
 
 
-@pytest.mark.parametrize("count, lengths, last_are_shared", [
+@pytest.mark.parametrize("count, lengths, last_are_split", [
     (5, ([2, 2, 2, 2], [2, 2, 2, 2]), True),  # a shard too many burdens no slot
     (17, ([5, 4, 4, 4], [4, 4, 4, 5]), False),  # where there are many, it goes to another slot in each epoch
 ])  # fmt: skip
-def test_shards_left_over_are_dealt_evenly(make_table, make_pairs, count, lengths, last_are_shared):
-    stream = make_table(caption=["red"] * count).to_iterable_dataset(num_shards=count)
-    pairs = make_pairs(stream, processes=2, workers=2)
+def test_shards_left_over_are_dealt_evenly(stream_of, make_pairs, count, lengths, last_are_split):
+    pairs = make_pairs(stream_of(count, count), processes=2, workers=2)
     assert tuple([len(pairs.deal(slot, epoch)) for slot in range(4)] for epoch in (0, 1)) == lengths
     lasts = [pairs.deal(slot, 0)[-1] for slot in range(4)]
-    assert [shared for _, shared in lasts] == [last_are_shared] * 4
-    assert len({shard for shard, _ in lasts}) == (1 if last_are_shared else 4)
+    assert [is_split for _, is_split in lasts] == [last_are_split] * 4
+    assert len({shard for shard, _ in lasts}) == (1 if last_are_split else 4)
     assert pairs.readings() == pytest.approx(sum(lengths[0]) / count)
 
 
-def test_order_differs_between_epochs_and_seeds_and_is_the_same_when_repeated(make_table, make_pairs):
-    stream = make_table(caption=["red"] * 30).to_iterable_dataset(num_shards=3)
+def test_order_differs_between_epochs_and_seeds_and_is_the_same_when_repeated(stream_of, make_pairs):
     zero, one, again = (
-        epochs_by_slot(make_pairs, stream, processes=1, workers=1, seed=seed, shuffle_rows=8) for seed in (0, 1, 0)
+        epochs_by_slot(make_pairs, stream_of(30, 3), processes=1, workers=1, seed=seed, shuffle_rows=8)
+        for seed in (0, 1, 0)
     )
     assert zero == again
     assert zero[0] != zero[1] and zero[0] != one[0] and zero[0] != sorted(zero[0])
-    assert max(zero[0][:8]) - min(zero[0][:8]) < 20  # a block is of neighbors: of one shard, or two
+    assert max(zero[0][:8]) - min(zero[0][:8]) < 20  # a block is of neighbours: of one shard, or two
 
 
-def test_no_more_rows_are_held_than_one_block(make_table, make_pairs, monkeypatch):
+def test_no_more_rows_are_in_memory_than_one_block(stream_of, make_pairs, monkeypatch):
     class Held(dict):
         now = most = 0
 
@@ -188,8 +188,7 @@ def test_no_more_rows_are_held_than_one_block(make_table, make_pairs, monkeypatc
 
     own = stream_batches.shard_rows
     monkeypatch.setattr(stream_batches, "shard_rows", lambda *args: ((Held(row), state) for row, state in own(*args)))
-    stream = make_table(caption=["red"] * 100).to_iterable_dataset(num_shards=3)
-    for _ in islice(iter(make_pairs(stream, shuffle_rows=16, batch_size=5)), 60):
+    for _ in islice(iter(make_pairs(stream_of(100, 3), shuffle_rows=16, batch_size=5)), 60):
         assert Held.now <= 16
     assert 16 <= Held.most <= 17  # the row in hand, while the last of a block is read
 
@@ -198,7 +197,9 @@ def test_no_more_rows_are_held_than_one_block(make_table, make_pairs, monkeypatc
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize(
+    "workers", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_readers_resume_in_turn_after_any_batch(streams, make_pairs, tmp_path, workers):
     settings = {"workers": workers, "processes": 2}
     straight = list(islice(load(make_pairs(streams["tars"], **settings), workers), 10))
@@ -213,25 +214,23 @@ def test_readers_resume_in_turn_after_any_batch(streams, make_pairs, tmp_path, w
         states.take(dict(batch))
 
 
-@pytest.mark.parametrize("saved, resumed, sentence", [
+@pytest.mark.parametrize("saved, resumed, message", [
     ("tars", {"workers": 3}, r"written by 2 readers a process \(dataloader_num_workers\), not 3"),
     ("tars", {"processes": 2}, "written by 1 processes, not 2"),
-    ("parquet", {}, "no longer those that the run began with"),
+    ("parquet", {}, "are not those that the run began with"),
     (None, {}, "not written by a streamed run"),
 ])  # fmt: skip
-def test_other_readers_and_other_shards_than_before_are_refused(
-    streams, make_pairs, tmp_path, saved, resumed, sentence
-):
+def test_other_readers_and_other_shards_than_before_raise(streams, make_pairs, tmp_path, saved, resumed, message):
     if saved:
         StreamStates(make_pairs(streams[saved], workers=2)).save(tmp_path)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         StreamStates(make_pairs(streams["tars"], **{"workers": 2, **resumed})).load(tmp_path)
 
 
-def test_a_stream_can_be_sent_to_a_worker_that_is_not_forked(streams, make_pairs):
-    for kind in ("tars", "parquet", "table"):
-        pairs = make_pairs(streams[kind])
-        assert same(next(iter(pickle.loads(pickle.dumps(pairs)))), next(iter(pairs))), kind
+@pytest.mark.parametrize("kind", ["tars", "parquet", "table"])
+def test_a_stream_can_be_sent_to_a_worker_that_is_not_forked(streams, make_pairs, kind):
+    pairs = make_pairs(streams[kind])
+    assert same(next(iter(pickle.loads(pickle.dumps(pairs)))), next(iter(pairs)))
 
 
 # What a batch holds
@@ -241,13 +240,13 @@ def test_a_stream_can_be_sent_to_a_worker_that_is_not_forked(streams, make_pairs
 def test_batches_over_the_ends_of_epochs_are_those_of_a_map_style_dataset_with_the_same_keys(
     make_table, make_pairs, word_processor, kind
 ):
-    words = {"caption": [[*TWO_CAPTIONS, f"left {n}"] for n in range(5)]}
-    table = make_table(key=[f"k{n}" for n in range(5)], **(words if kind == "captions" else {"label": [0, 1, 0, 1, 1]}))
+    text = {"caption": [[*TWO_CAPTIONS, f"left {n}"] for n in range(5)]}
+    table = make_table(key=[f"k{n}" for n in range(5)], **(text if kind == "captions" else {"label": [0, 1, 0, 1, 1]}))
     if kind == "classes":
         table = table.cast_column("label", datasets.ClassLabel(names=["red square", "left"]))
-    table, stream, templates = (
-        prepare_dataset(table),
+    stream, table, templates = (
         table.to_iterable_dataset(num_shards=2),
+        prepare_dataset(table),
         ("a photo of a {}", "{}"),
     )
     captions = CaptionTable.of(table, templates)
@@ -282,14 +281,11 @@ def test_rows_of_one_image_or_with_a_shared_caption_are_positives(
     columns |= {"key": keys} if keys else {}
     make_table(**columns).to_parquet(str(tmp_path / "train.parquet"))
     for stream in (tmp_path, make_table(**columns).to_iterable_dataset()):
-        pairs = make_pairs(stream, shuffle_rows=1)
-        assert positives(next(iter(pairs))).int().tolist() == expected
+        assert positives(next(iter(make_pairs(stream, shuffle_rows=1)))).int().tolist() == expected
 
 
 # Columns
 
-
-CLASSES = {"class_names": ["cat", "dog"]}
 CATS = ["cat ", "dog", " cat", "dog"]
 
 
@@ -313,10 +309,8 @@ def test_columns_are_read_alike_plain_and_streamed(tmp_path, make_table, make_pa
     for pairs in (make_pairs(tmp_path, options), make_pairs(table.to_iterable_dataset(), options)):
         rows = [pairs.rows.row(raw, 0, number) for number, raw in enumerate(pairs.rows.stream)]
         assert pairs.rows.class_names == names == class_names(data["train"])
-        if names:
-            assert [row.label for row in rows] == data["train"]["label"][:]
-        else:
-            assert [row.captions for row in rows] == data["train"]["captions"][:]
+        streamed = [row.label for row in rows] if names else [row.captions for row in rows]
+        assert streamed == data["train"]["label" if names else "captions"][:]
     assert load_data(tmp_path, splits=["train"], streaming=True, **options).templates == data.templates
 
 
@@ -331,7 +325,7 @@ def test_paths_of_a_streamed_table_are_relative_to_its_folder_or_to_another(tmp_
     for first, options in ((0, {}), (10, elsewhere)):
         assert sorted(row_numbers(next(iter(make_pairs(table, options))))) == [first, first + 1, first + 2]
     (tmp_path / "else" / names[1]).unlink()
-    assert f"{tmp_path}/else/images/1.png: there is no such picture" in error_of(make_pairs(table, elsewhere))
+    assert f"{tmp_path}/else/images/1.png: there is no such image" in error_of(make_pairs(table, elsewhere))
 
 
 def test_classes_written_as_words_by_a_generator_are_numbered(make_pairs, encode):
@@ -343,63 +337,52 @@ def test_classes_written_as_words_by_a_generator_are_numbered(make_pairs, encode
     assert next(iter(pairs))["links"].tolist() == [[0], [1], [1]]
 
 
-@pytest.mark.parametrize("columns, options, sentence", [
-    ({"other": [1]}, {}, "neither captions nor a label among the columns image, other"),
-    ({"label": [1], "caption": ["red"]}, {}, "could all be the captions or the label; choose one"),
+@pytest.mark.parametrize("columns, options, message", [
+    ({"text": ["red"], "label": [1]}, CLASSES, "or the label; choose one"),
     ({"label": [1]}, {}, "not known before all rows are read; give their names in label order"),
     ({"label": ["cat"]}, {}, "the classes in column 'label' are not known before"),
     ({"label": [0.5]}, {}, "label column 'label' holds Value('float64')"),
     ({"text": ["red"]}, {"caption_column": "txet"}, "did you mean 'text'"),
     ({"text": ["red"]}, CLASSES, "has captions of its own, so class_names has no use"),
 ])  # fmt: skip
-def test_columns_that_tell_too_little_are_refused_when_a_stream_is_loaded(
-    tmp_path, make_table, columns, options, sentence
+def test_columns_that_leave_something_open_raise_when_a_stream_is_loaded(
+    tmp_path, make_table, columns, options, message
 ):
     make_table(**columns).to_parquet(str(tmp_path / "train.parquet"))
     with pytest.raises(ValueError) as caught:
         load_data(tmp_path, streaming=True, **options)
-    assert sentence in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert message in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.parametrize("change, sentence", [
+@pytest.mark.parametrize("change, message", [
     (lambda stream: split_dataset_by_node(stream, 0, 2), "was split by node; give the whole stream"),
     (lambda stream: stream.shuffle(seed=0, buffer_size=10), "leave `shuffle` out: --stream_shuffle_rows shuffles"),
     (lambda stream: datasets.interleave_datasets([stream.shuffle(seed=0)] * 2), "was shuffled with a buffer"),
     (lambda stream: stream.take(0).map(lambda row: row), "no rows; choose another split"),
-    (lambda stream: stream.batch(2), "no picture among the columns"),
+    (lambda stream: stream.batch(2), "no image among the columns"),
 ], ids=["split by node", "a buffer", "a buffer below", "no rows", "batches"])  # fmt: skip
-def test_streams_that_cannot_be_resumed_or_read_are_refused(streams, make_pairs, change, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_streams_that_cannot_be_resumed_or_read_raise(streams, make_pairs, change, message):
+    with pytest.raises(ValueError, match=message):
         make_pairs(change(streams["table"]))
-
-
-@pytest.mark.parametrize("name", ["digits", "scenes", "table", "classes"])
-def test_other_forms_are_not_streamed(tmp_path, encode, name):
-    for path, data in {"table/train.csv": b"image,caption\na.png,red\n", "classes/cat/0.png": encode()}.items():
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_bytes(data)
-    path = name if name in ("digits", "scenes") else tmp_path / name
-    with pytest.raises(ValueError, match=f"^{path}: .*of a form that is not streamed; leave streaming out, or give"):
-        load_data(path, streaming=True)
 
 
 # Bad rows
 
 
-@pytest.mark.parametrize("cells, sentence", [
+@pytest.mark.parametrize("cells, message", [
     ({"image": b"no image"}, "row 1: cannot be decoded"),
-    ({"image": None}, "row 1: has no image in column 'image'; write it there or remove the row."),
+    ({"image": None}, "row 1: has no image; remove the row."),
     ({"caption": None}, "row 1: has no caption; every row needs one."),
     ({"caption": " \n"}, "row 1: has no caption"),
     ({"caption": "[]"}, "row 1: has no caption"),
-    ({"label": None}, "row 1: has no label in column 'label'; every row of class data needs one."),
+    ({"label": None}, "row 1: has no label; every row of class data needs one."),
     ({"label": " "}, "row 1: has no label"),
-    ({"label": -1}, "row 1: label -1 has no class name; 2 names are known."),
-    ({"label": 2}, "row 1: label 2 has no class name; 2 names are known."),
-    ({"label": "ox"}, "row 1: label 'ox' is not among the 2 class names."),
+    ({"label": -1}, "row 1: label -1 has no class name; there are 2 names."),
+    ({"label": 2}, "row 1: label 2 is not one of the 2 classes."),
+    ({"label": "ox"}, "row 1: label 'ox' is not one of the 2 classes."),
 ])  # fmt: skip
 def test_bad_rows_stop_a_stream_or_are_left_out_and_counted(
-    tmp_path, make_table, make_pairs, encode, caplog, cells, sentence
+    tmp_path, make_table, make_pairs, encode, caplog, cells, message
 ):
     name, bad = next(iter(cells.items()))
     good = {"caption": "a red", "label": "cat" if isinstance(bad, str) else 0}.get(name)
@@ -408,11 +391,11 @@ def test_bad_rows_stop_a_stream_or_are_left_out_and_counted(
     columns["image"] = [{"bytes": image, "path": None} for image in images]
     make_table(**columns).to_parquet(str(tmp_path / "train.parquet"))
     options = CLASSES if name == "label" else {}
-    for workers in (0, 1):  # of a worker an exception would reach the user as a traceback
+    for workers in (0, 1) if name == "image" else (0,):  # an exception of a worker would reach the user as a traceback
         pairs = make_pairs(tmp_path, options, batch_size=1)
         errors = [batch["stream"].get("error", "") for batch in islice(load(pairs, workers), 4)]
         where = "split train" if bad in (2, "ox") else f"{tmp_path}/train.parquet"
-        assert any(f"{where}: {sentence}" in error for error in errors)
+        assert any(f"{where}: {message}" in error for error in errors)
     pairs = make_pairs(tmp_path, {**options, "on_bad_row": "skip"}, on_bad_row="skip")
     states = StreamStates(pairs)
     for batch in islice(iter(pairs), 11):
@@ -420,13 +403,13 @@ def test_bad_rows_stop_a_stream_or_are_left_out_and_counted(
         assert sorted(row_numbers(batch)) == [0, 2, 3]
     assert states.skipped in (10, 11)  # once an epoch
     first, tenth = [record.message for record in caplog.records if "left out" in record.message]
-    sentence = "row 1: has no label" if bad in (2, "ox") else sentence  # the label has no place among the classes
-    assert first.startswith("1 rows") and sentence in first and tenth.startswith("10 rows")
+    message = "row 1: has no label" if bad in (2, "ox") else message  # the label has no place among the classes
+    assert first.startswith("1 rows") and message in first and tenth.startswith("10 rows")
 
 
-@pytest.mark.parametrize("captions, settings, sentence", [
+@pytest.mark.parametrize("captions, settings, message", [
     ([None, "", " "], {"on_bad_row": "skip"}, "the dataset: no row can be used; shard 0: row 1: has no caption; every"),
     (["red"] * 3, {"process": 3, "processes": 4}, "the dataset: reader 4 of 4 (processes x workers) found no row in a"),
 ])  # fmt: skip
-def test_reader_without_a_row_does_not_spin_forever(make_table, make_pairs, captions, settings, sentence):
-    assert error_of(make_pairs(make_table(caption=captions).to_iterable_dataset(), **settings)).startswith(sentence)
+def test_reader_without_a_row_does_not_spin_forever(make_table, make_pairs, captions, settings, message):
+    assert error_of(make_pairs(make_table(caption=captions).to_iterable_dataset(), **settings)).startswith(message)

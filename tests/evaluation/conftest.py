@@ -7,6 +7,7 @@ from transformers import DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm, prepare_dataset
+from modeling_clipscratch.evaluation.plots import all_plots
 from tests.conftest import processor_of
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
@@ -51,6 +52,14 @@ def caption_rows():
 @pytest.fixture
 def templates():
     return ["a picture of something {}", "bright {}"]
+
+
+@pytest.fixture
+def quick_plots(monkeypatch):
+    """A report of one small plot, so that a test of its files is quick."""
+    kept = dict(list(all_plots._CLASS.items())[:1])
+    monkeypatch.setattr(all_plots, "_CLASS", kept)
+    monkeypatch.setattr(all_plots, "_BOTH", {})
 
 
 def rows_of(count, *, labels=None, captions=None, broken=(), keys=None, name="colours", split="test"):

@@ -1,16 +1,25 @@
-"""Encode images and texts with a tiny model, and measure a dataset with them."""
+"""Check that embeddings are those of the model, in order, whatever the batches."""
 
 import logging
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modeling_clipscratch.data.dataset import ImageReader, class_names, labels_of
 from modeling_clipscratch.data.images.decode import BadImageError
 from modeling_clipscratch.data.images.preprocess import Preprocess
-from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_pixels, encode_texts, reading
+from modeling_clipscratch.evaluation.encode import (
+    CPU_BATCH,
+    encode_images,
+    encode_pixels,
+    encode_texts,
+    reading,
+    unknown_texts,
+)
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
+from modeling_clipscratch.evaluation.rank_labels import rank_labels
 
 # Batches of other sizes add up in another order; unit embeddings, so a few float32 roundings.
 CLOSE = {"atol": 2e-6, "rtol": 0}
@@ -21,7 +30,7 @@ def pixels_of(rows):
     return np.stack([np.asarray(images(index)) for index in range(len(rows))])
 
 
-def test_picture_embeddings_are_the_model_s_own_in_any_batch_size(model, processor, class_rows):
+def test_image_embeddings_are_those_of_the_model_for_any_batch_size(model, processor, class_rows):
     preprocess = Preprocess(processor.image_processor)
     inputs = processor.image_processor(list(pixels_of(class_rows)), return_tensors="pt")
     with torch.no_grad():
@@ -34,7 +43,7 @@ def test_picture_embeddings_are_the_model_s_own_in_any_batch_size(model, process
     assert found.embeds.dtype == torch.float32
 
 
-def test_text_embeddings_come_in_the_order_given_whatever_the_lengths(model, processor):
+def test_text_embeddings_are_in_the_given_order_for_any_lengths(model, processor):
     texts = ["red", "a picture of something blue", "bright red", "a bright bright bright picture", "red", "green"]
     with torch.no_grad():
         alone = [model.get_text_features(**processor.tokenizer([t], return_tensors="pt")).pooler_output for t in texts]
@@ -55,17 +64,31 @@ def test_each_different_text_is_encoded_once(model, processor, monkeypatch):
     assert seen == [2]
 
 
-def test_long_texts_are_cut_to_what_the_tower_reads_and_counted_in_one_warning(model, processor, caplog):
+def test_long_texts_are_cut_and_counted_in_one_warning(model, processor, caplog):
     long = "bright " * 30 + "red"
     with caplog.at_level(logging.WARNING):
         found = encode_texts(model, processor.tokenizer, ["red", long, long, long + " blue"], batch_size=1)
-    assert [record.getMessage() for record in caplog.records] == [
-        "2 of 3 texts are longer than the 12 tokens that the text tower reads; their ends are cut off."
-    ]
+    assert len(caplog.records) == 1 and caplog.messages[0].startswith("2 of 3 ")
+    assert "longer than the 12 tokens that the text tower reads" in caplog.messages[0]
     assert torch.allclose(found[1], found[3], **CLOSE)  # they differ only in what is cut off
 
 
-def test_the_former_mode_of_every_module_is_restored_also_after_an_error(model):
+def test_unknown_texts_are_named_in_one_warning(model, processor, caplog):
+    texts = ["red", "a giraffe", "giraffe", "zebra zebra"]
+    assert unknown_texts(processor.tokenizer, texts) == ["giraffe", "zebra zebra"]
+    encode_texts(model, processor.tokenizer, texts)
+    rank_labels(model, processor, [Image.new("RGB", (8, 8))], ["red", "giraffe"], templates=["a picture of {}"])
+    first, second = caplog.messages
+    assert first.startswith(
+        "2 of 4 texts have no word that the tokenizer knows ('giraffe', 'zebra zebra'), so the model"
+    )
+    assert second.startswith("1 of 2 labels have no word that the tokenizer knows ('giraffe'), so")
+    caplog.clear()
+    encode_texts(model, processor.tokenizer, texts, warn=False)
+    assert not caplog.records
+
+
+def test_the_mode_of_every_module_is_restored_also_after_an_error(model):
     model.train()
     before = {name: module.training for name, module in model.named_modules()}
     assert len(set(before.values())) == 2  # the text tower is frozen in eval()
@@ -93,7 +116,7 @@ def test_a_half_precision_vision_tower_gives_float32_embeddings(model, class_row
     assert torch.allclose(found.norm(dim=-1), torch.ones(12), atol=1e-6)
 
 
-def test_a_broken_picture_stops_the_run_or_is_left_out_with_one_warning(model, processor, make_rows, caplog):
+def test_a_broken_image_raises_or_is_left_out_with_one_warning(model, processor, make_rows, caplog):
     rows = make_rows(12, labels=np.arange(12) % 3, broken={4, 9})
     with pytest.raises(BadImageError, match="colours-4"):
         evaluate_dataset(model, processor, rows)
@@ -106,7 +129,7 @@ def test_a_broken_picture_stops_the_run_or_is_left_out_with_one_warning(model, p
     assert "; colours, split test: colours-9: cannot be decoded" in warning
 
 
-def test_no_readable_picture_at_all_is_an_error(model, processor, make_rows):
+def test_no_readable_image_is_an_error(model, processor, make_rows):
     rows = make_rows(3, labels=np.arange(3), broken={0, 1, 2})
     with pytest.raises(ValueError, match="none of 3 images can be read"):
         evaluate_dataset(model, processor, rows, on_bad_row="skip")
@@ -142,7 +165,7 @@ def test_caption_data_keeps_its_embeddings_row_by_row(model, processor, caption_
     assert result.outcomes.caption_to_image.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7]
 
 
-def test_a_cpu_is_given_no_more_pictures_at_once_than_its_caches_hold(model, make_rows, monkeypatch):
+def test_a_cpu_gets_no_more_images_at_once_than_its_caches_hold(model, make_rows, monkeypatch):
     seen = []
     features = model.get_image_features
     monkeypatch.setattr(

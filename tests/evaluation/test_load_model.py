@@ -1,86 +1,276 @@
-"""Check that a saved model loads as what it is, and that ranked labels are the model's own probabilities."""
+"""Load whole, damaged and foreign models: what loads is measured right, and every other gets one sentence."""
+
+import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertConfig, CLIPConfig, CLIPModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModel,
+    BertConfig,
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    ViTImageProcessorPil,
+)
 
-from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
+from modeling_clipscratch.data.images.preprocess import Preprocess
+from modeling_clipscratch.evaluation.encode import encode_pixels
 from modeling_clipscratch.evaluation.load_model import find_device, load_model
-from modeling_clipscratch.evaluation.rank_labels import rank_labels
+from modeling_clipscratch.training.recipe.arguments import ModelArguments
+from modeling_clipscratch.training.towers.build import build_model
 
-
-@pytest.fixture(scope="session")
-def saved(model, processor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
+TEXTS = {"empty": "", "cut": None, "list": "[]", "null": "null", "text": '"x"', "garbage": b"\x80\xff\x00" * 50}
+JSON = ["config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"]
+TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    paths = [str(tmp_path / f"{name}.png") for name in ("one", "two")]
-    for seed, path in enumerate(paths):
-        pixels = np.random.default_rng(seed).integers(0, 256, (11, 8, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(path)
-    return paths
+def folder(model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
 
 
-def test_probabilities_are_those_of_the_model_s_own_logits(model, processor, pictures):
-    labels = ["red", "green", "blue"]
-    images = [Image.open(path) for path in pictures]
-    ranked = rank_labels(model, processor, images, labels, template="bright {}")
-    inputs = processor(text=[f"bright {x}" for x in labels], images=images, padding=True, return_tensors="pt")
-    inputs.pop("token_type_ids", None)
-    with torch.no_grad():
-        expected = model(**inputs).logits_per_image.softmax(-1)
-    for found, row in zip(ranked, expected, strict=True):
-        assert {x["label"]: x["score"] for x in found} == pytest.approx(
-            dict(zip(labels, row.tolist(), strict=True)), abs=1e-5
-        )
-        assert found == sorted(found, key=lambda x: -x["score"])
+@pytest.fixture
+def clip(processor, tmp_path):
+    """A folder with a CLIP of transformers, which does not normalise images."""
+    text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 16, "eos_token_id": 3}
+    vision = {**TOWER, "image_size": 8, "patch_size": 4}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(tmp_path)
+    square = {"height": 8, "width": 8}
+    images = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=square, do_normalize=False)
+    CLIPProcessor(images, processor.tokenizer).save_pretrained(tmp_path)
+    return tmp_path
 
 
-def test_a_saved_model_loads_in_eval_mode_with_its_processor(saved, model):
-    loaded, processor = load_model(saved, "cpu")
+def refused(folder, sentence):
+    with pytest.raises(ValueError, match=sentence) as error:
+        load_model(folder, "cpu")
+    assert "\n" not in str(error.value) and type(error.value).__name__ == "ClipScratchError"
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_saved_model_loads_in_eval_mode_with_its_processor(folder, model):
+    loaded, processor = load_model(folder, "cpu")
     assert not loaded.training and type(loaded) is type(model)
-    assert processor.tokenizer.model_max_length == 64
+    assert processor.tokenizer.model_max_length == 64 and type(processor.image_processor) is ViTImageProcessorPil
     assert find_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device=abacus cannot be used here"):
+        load_model(folder, "abacus")
 
 
-def test_a_clip_of_transformers_is_measured_as_ours_is(tmp_path, processor, class_rows):
-    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    text = {**tower, "vocab_size": 20, "max_position_embeddings": 16, "eos_token_id": 3}
-    vision = {**tower, "image_size": 8, "patch_size": 4}
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    CLIPModel(config).save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    loaded, its_processor = load_model(tmp_path, "cpu")
-    metrics = evaluate_dataset(loaded, its_processor, class_rows).metrics
-    names = {"top1", "mean_per_class_recall", "expected_calibration_error"}
-    assert set(metrics) == names | {f"{name}_ci95" for name in names}
+@pytest.mark.parametrize("damage", TEXTS)
+@pytest.mark.parametrize("name", [*JSON, "model.safetensors"])
+def test_a_damaged_file_is_named(folder, name, damage):
+    path, content = folder / name, TEXTS[damage]
+    whole = path.read_bytes()
+    content = whole[: len(whole) // 2] if content is None else content
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(folder, f"model/{name} is damaged .*; copy")
 
 
-def test_a_folder_without_a_model_points_to_the_model_inside_it(tmp_path):
-    with pytest.raises(ValueError, match="has no config.json"):
-        load_model(tmp_path)
+@pytest.mark.parametrize("name", JSON)
+def test_a_file_with_values_of_a_wrong_type_is_named(folder, name):
+    odd = {str: ["x"], int: "x", float: "x", bool: "x", list: "x", dict: "x"}
+    settings = json.loads((folder / name).read_text())
+    change(folder / name, **{key: odd[type(value)] for key, value in settings.items() if key != "model_type" and value})
+    refused(folder, f"model/{name} holds a value that cannot be used")
+
+
+@pytest.mark.parametrize(("key", "value"), [("size", {"height": "x", "width": 8}), ("image_mean", "x")])
+def test_a_value_that_fails_only_on_an_image_is_found_when_loading(folder, key, value):
+    settings = json.loads((folder / "processor_config.json").read_text())
+    change(folder / "processor_config.json", image_processor={**settings["image_processor"], key: value})
+    refused(folder, "processor_config.json holds a value that cannot be used|this image processor normalises with")
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("it-ran",)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", [1], {"logit_scale": Evil()}, "whole"])
+def test_a_pickle_is_read_only_if_it_holds_weights_alone(folder, content, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if isinstance(content, bytes):
+        (folder / "pytorch_model.bin").write_bytes(content)
+    else:
+        torch.save(weights if content == "whole" else content, folder / "pytorch_model.bin")
+    if content == "whole":
+        load_model(folder, "cpu")
+    else:
+        refused(folder, "pytorch_model.bin is damaged, or holds more than weights, which is not read")
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [
+        ("{", "index.json is damaged"),
+        ("{}", "index.json is damaged .it has no weight_map"),
+        ('{"weight_map": {"a": "model-2.safetensors"}}', "model-2.safetensors is missing, which .*index.json names"),
+    ],
+)
+def test_a_damaged_index_of_shards_is_named(folder, index, sentence):
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index)
+    refused(folder, sentence)
+
+
+def test_weights_of_other_shapes_are_reported(folder):
+    change(folder / "config.json", projection_dim=7)
+    refused(folder, "the weights have other shapes than config.json says")
+
+
+def test_missing_weights_are_named_and_not_initialised_at_random(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["text_projection.weight"], weights["visual_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    refused(folder, "lacks 2 of the model's weights .text_projection.weight, ....; copy or save")
+
+
+@pytest.mark.parametrize(
+    ("removed", "sentence"),
+    [
+        ("model.safetensors", "is incomplete"),
+        ("processor_config.json", "is incomplete|has no processor|image processor .* could not be loaded"),
+        ("config.json", "has no config.json, so it holds no model; give the folder"),
+    ],
+)
+def test_a_missing_file_is_reported(folder, removed, sentence):
+    (folder / removed).unlink()
+    refused(folder, sentence)
+
+
+def test_an_unknown_id_is_reported():
+    refused("no/such/model/here", "no/such/model/here is neither a folder with a model nor the id of one")
+
+
+def test_a_folder_without_a_model_points_to_the_last_checkpoint_inside_it(tmp_path):
     for step in (5, 900, 1000):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="did you mean .*checkpoint-1000"):
-        load_model(tmp_path)
+    refused(tmp_path, "did you mean .*checkpoint-1000")
 
 
-def test_a_model_without_picture_features_is_refused_by_its_type(tmp_path):
+def test_a_model_without_image_features_is_refused_by_its_type(tmp_path):
     BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="type 'bert', which gives no picture and text features"):
-        load_model(tmp_path)
+    refused(tmp_path, "type 'bert', which has no image and text features")
 
 
-def test_a_folder_without_weights_is_refused_in_one_line(tmp_path, model):
-    model.config.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="cannot be loaded whole") as error:
-        load_model(tmp_path)
-    assert "\n" not in str(error.value)
+def test_adapters_are_refused_with_the_way_to_merge_them(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "openai/clip"}))
+    refused(tmp_path, "holds adapters .* of openai/clip and no model; load them with peft")
+
+
+def test_a_missing_library_is_named(clip, monkeypatch):
+    def needs(*_, **__):
+        raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found.")
+
+    monkeypatch.setattr("modeling_clipscratch.evaluation.load_model.AutoProcessor.from_pretrained", needs)
+    refused(clip, "needs a library that is not installed: SiglipTokenizer requires .* Try pip install")
+
+
+def test_a_clip_of_transformers_is_read_as_it_was_trained(clip):
+    model, processor = load_model(clip, "cpu")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (11, 14, 3), dtype=np.uint8))
+    with torch.no_grad():
+        expected = model.get_image_features(**processor(images=image, return_tensors="pt")).pooler_output
+    preprocess = Preprocess(processor.image_processor)
+    found = encode_pixels(model, preprocess(image)[None].copy(), preprocess.mean, preprocess.std)
+    assert torch.allclose(found, torch.nn.functional.normalize(expected), atol=1e-6)
+
+
+# Code in a folder
+
+CODE = """
+import pathlib
+pathlib.Path({mark!r}).touch()
+from transformers import PretrainedConfig, PreTrainedModel
+class Config(PretrainedConfig):
+    model_type = "stranger"
+class Model(PreTrainedModel):
+    config_class = Config
+"""
+CONFIG = {"AutoConfig": "stranger.Config", "AutoModel": "stranger.Model"}
+
+
+@pytest.fixture
+def stranger(folder, tmp_path, monkeypatch):
+    """(JSON file, changes) -> a folder with code that leaves a mark when it runs; and the mark.
+
+    Questions whether to run it are answered with yes.
+    """
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    mark = tmp_path / "it-ran"
+
+    def make(file, changes):
+        settings = json.loads((folder / file).read_text())
+        merged = {name: settings.get(name, {}) | new if isinstance(new, dict) else new for name, new in changes.items()}
+        change(folder / file, **merged)
+        (folder / "stranger.py").write_text(CODE.format(mark=str(mark)))
+        return folder
+
+    yield make, mark
+    assert not mark.exists()
+
+
+def test_the_mark_is_left_where_code_runs(stranger):
+    """Else the tests below could not fail."""
+    make, mark = stranger
+    folder = make("config.json", {"model_type": "stranger", "auto_map": CONFIG})
+    with pytest.raises((ValueError, TypeError, AttributeError, KeyError, RuntimeError)):
+        AutoModel.from_pretrained(folder)
+    assert mark.exists()
+    mark.unlink()
+
+
+IMAGES = {"image_processor_type": "I", "auto_map": {"AutoImageProcessor": "stranger.Model"}}
+NEEDED = {
+    "model": ("config.json", {"model_type": "stranger", "auto_map": CONFIG}),
+    "tokenizer": (
+        "tokenizer_config.json",
+        {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": [None, "stranger.Model"]}},
+    ),
+    "older tokenizer": ("tokenizer_config.json", {"tokenizer_class": "T", "auto_map": ["stranger.Model", None]}),
+    "processor": ("processor_config.json", {"processor_class": "P", "auto_map": {"AutoProcessor": "stranger.Model"}}),
+    "image processor": ("processor_config.json", {"image_processor": IMAGES}),
+}
+UNUSED = {
+    "model": ("config.json", {"auto_map": CONFIG}),
+    "tower": ("config.json", {"text_config": {"auto_map": CONFIG}}),
+    "tokenizer": ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": [None, "stranger.Model"]}}),
+    "older tokenizer": ("tokenizer_config.json", {"auto_map": ["stranger.Model", None]}),
+    "image processor": ("processor_config.json", {"image_processor": {"auto_map": IMAGES["auto_map"]}}),
+}
+
+
+@pytest.mark.parametrize("case", NEEDED)
+def test_a_folder_that_needs_its_code_is_refused_with_the_files(stranger, case):
+    refused(stranger[0](*NEEDED[case]), r"model needs code of its own, which is never run .*\(it names .*stranger.py\)")
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_our_own_classes_are_used_for_known_types(stranger, case):
+    loaded, _ = load_model(stranger[0](*UNUSED[case]))
+    assert type(loaded).__module__ == "modeling_clipscratch.hub.modeling_clipscratch"
+
+
+@pytest.mark.parametrize("part", ["text_tower", "vision_tower", "tokenizer"])
+def test_training_runs_no_code_of_a_tower(stranger, part):
+    file = "tokenizer_config.json" if part == "tokenizer" else "config.json"
+    changes = {"model_type": "stranger", "tokenizer_class": "T"}
+    folder = stranger[0](file, {**changes, "auto_map": {**CONFIG, "AutoTokenizer": [None, "stranger.Model"]}})
+    towers = {"text_tower": "distilbert", "vision_tower": "vit", "image_size": 8, "patch_size": 4, "max_length": 12}
+    with pytest.raises(ValueError, match=r"model needs code of its own.* \(it names .*stranger.py\)"):
+        build_model(ModelArguments(**{**towers, part: str(folder)}), ["a red square"])

@@ -1,56 +1,10 @@
-"""Compare what we make of saved CLIPs of transformers with their own forward pass."""
-
-import json
+"""Compare cosines of saved CLIPs of transformers with those of their own forward pass."""
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 from PIL import Image
-from safetensors.torch import load_file, save_file
-from transformers import (
-    Aimv2Config,
-    Aimv2Model,
-    AlignConfig,
-    AlignModel,
-    AltCLIPConfig,
-    AltCLIPModel,
-    BertConfig,
-    BlipConfig,
-    BlipForImageTextRetrieval,
-    BlipModel,
-    ChineseCLIPConfig,
-    ChineseCLIPModel,
-    CLIPConfig,
-    CLIPForImageClassification,
-    CLIPImageProcessorPil,
-    CLIPModel,
-    CLIPProcessor,
-    CLIPSegConfig,
-    CLIPSegModel,
-    DistilBertConfig,
-    FlavaConfig,
-    FlavaModel,
-    GroupViTConfig,
-    GroupViTModel,
-    MetaClip2Config,
-    MetaClip2Model,
-    Owlv2Config,
-    Owlv2Model,
-    OwlViTConfig,
-    OwlViTModel,
-    RobertaConfig,
-    Siglip2Config,
-    Siglip2Model,
-    SiglipConfig,
-    SiglipImageProcessorPil,
-    SiglipModel,
-    SiglipProcessor,
-    VisionTextDualEncoderConfig,
-    VisionTextDualEncoderModel,
-    VisionTextDualEncoderProcessor,
-    ViTConfig,
-    ViTImageProcessorPil,
-)
 
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts, longest_text
@@ -66,29 +20,34 @@ SQUARE = {"height": 8, "width": 8}
 def clip():
     text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12, "eos_token_id": 3}
     vision = {**TOWER, "image_size": 8, "patch_size": 4}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    return model, CLIPProcessor, CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=SQUARE), {"padding": True}
+    model = hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    return (
+        model,
+        hf.CLIPProcessor,
+        hf.CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=SQUARE),
+        {"padding": True},
+    )
 
 
 def siglip():
     text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 8, "patch_size": 4}))
+    model = hf.SiglipModel(hf.SiglipConfig(text_config=text, vision_config={**TOWER, "image_size": 8, "patch_size": 4}))
     full = {"padding": "max_length", "max_length": 12, "return_attention_mask": False}
-    return model, SiglipProcessor, SiglipImageProcessorPil(size=SQUARE), full
+    return model, hf.SiglipProcessor, hf.SiglipImageProcessorPil(size=SQUARE), full
 
 
 def dual(text=None):
-    text = text or BertConfig(**TOWER, vocab_size=20, max_position_embeddings=12)
-    vision = ViTConfig(**TOWER, image_size=8, patch_size=4)
+    text = text or hf.BertConfig(**TOWER, vocab_size=20, max_position_embeddings=12)
+    vision = hf.ViTConfig(**TOWER, image_size=8, patch_size=4)
     parts = {"vision_config": vision.to_dict(), "text_config": text.to_dict()}  # transformers 5.9 takes dicts only
-    config = VisionTextDualEncoderConfig(**parts, projection_dim=8)
-    model = VisionTextDualEncoderModel(config)
-    return model, VisionTextDualEncoderProcessor, ViTImageProcessorPil(size=SQUARE), {"padding": True}
+    config = hf.VisionTextDualEncoderConfig(**parts, projection_dim=8)
+    model = hf.VisionTextDualEncoderModel(config)
+    return model, hf.VisionTextDualEncoderProcessor, hf.ViTImageProcessorPil(size=SQUARE), {"padding": True}
 
 
 @pytest.fixture
 def save(tmp_path, processor):
-    """Writes a model with its processor, whose tokenizer is that of the tests."""
+    """Save a model with its processor, which has the tokenizer of the tests."""
 
     def write(model, processor_class, image_processor, _):
         model.save_pretrained(tmp_path)
@@ -102,20 +61,20 @@ def align():
     text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
     vision = {"image_size": 8, "num_block_repeats": [1], "kernel_sizes": [3], "in_channels": [8], "out_channels": [8]}
     vision |= {"strides": [1], "expand_ratios": [1], "depthwise_padding": [], "hidden_dim": 16}
-    return AlignModel(AlignConfig(text_config=text, vision_config=vision)), CLIPProcessor, *clip()[2:]
+    return hf.AlignModel(hf.AlignConfig(text_config=text, vision_config=vision)), hf.CLIPProcessor, *clip()[2:]
 
 
 def siglip2():
     text = {**TOWER, "vocab_size": 20, "max_position_embeddings": 12}
     vision = {**TOWER, "num_patches": 4, "patch_size": 4}
-    return Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)), *siglip()[1:]
+    return hf.Siglip2Model(hf.Siglip2Config(text_config=text, vision_config=vision)), *siglip()[1:]
 
 
 def flava():
     parts = {name: TOWER for name in ("image_config", "text_config", "multimodal_config")}
     codebook = {"num_groups": 4, "num_blocks_per_group": 1, "hidden_size": 4, "vocab_size": 8}
-    config = FlavaConfig(**parts, image_codebook_config=codebook, hidden_size=16, projection_dim=8)
-    return FlavaModel(config), CLIPProcessor, *clip()[2:]
+    config = hf.FlavaConfig(**parts, image_codebook_config=codebook, hidden_size=16, projection_dim=8)
+    return hf.FlavaModel(config), hf.CLIPProcessor, *clip()[2:]
 
 
 def of_class(model_class, config_class, *, text=(), vision=(), **settings):
@@ -138,19 +97,19 @@ PEERS = [
     clip,
     siglip,
     dual,
-    of_class(AltCLIPModel, AltCLIPConfig, text={"project_dim": 16, "pad_token_id": 0}),
-    of_class(ChineseCLIPModel, ChineseCLIPConfig),
-    of_class(CLIPSegModel, CLIPSegConfig),
-    of_class(GroupViTModel, GroupViTConfig, vision=GROUPS, projection_intermediate_dim=16),
-    of_class(OwlViTModel, OwlViTConfig),
-    of_class(Owlv2Model, Owlv2Config),
-    of_class(MetaClip2Model, MetaClip2Config),
-    of_class(BlipModel, BlipConfig, **BLIP),
+    of_class(hf.AltCLIPModel, hf.AltCLIPConfig, text={"project_dim": 16, "pad_token_id": 0}),
+    of_class(hf.ChineseCLIPModel, hf.ChineseCLIPConfig),
+    of_class(hf.CLIPSegModel, hf.CLIPSegConfig),
+    of_class(hf.GroupViTModel, hf.GroupViTConfig, vision=GROUPS, projection_intermediate_dim=16),
+    of_class(hf.OwlViTModel, hf.OwlViTConfig),
+    of_class(hf.Owlv2Model, hf.Owlv2Config),
+    of_class(hf.MetaClip2Model, hf.MetaClip2Config),
+    of_class(hf.BlipModel, hf.BlipConfig, **BLIP),
 ]
 
 
 @pytest.mark.parametrize("make", PEERS, ids=lambda make: make.__name__)
-def test_our_cosines_are_those_of_the_model_s_own_logits(make, save):
+def test_cosines_are_those_of_the_logits_of_the_model(make, save):
     torch.manual_seed(0)
     made = make()
     model, processor = load_model(save(*made), "cpu")
@@ -167,21 +126,21 @@ def test_our_cosines_are_those_of_the_model_s_own_logits(make, save):
         encode_pixels(model, pixels, preprocess.mean, preprocess.std),
         encode_texts(model, processor.tokenizer, TEXTS, batch_size=2),
     )
-    # Pixels as bytes in between, texts in other batches: a few float32 roundings.
+    # Pixels are rounded to bytes and texts batched differently: a few float32 roundings.
     assert torch.allclose(found, expected, atol=2e-6, rtol=0)
     assert log_scale(model) == pytest.approx(made[0].logit_scale.item())
 
 
 @pytest.mark.parametrize("make", [clip, siglip, dual])
-def test_a_peer_is_measured_on_rows_as_ours_is(make, save, class_rows, caption_rows):
+def test_a_peer_is_measured_on_data_of_both_kinds(make, save, class_rows, caption_rows):
     model, processor = load_model(save(*make()), "cpu")
     assert evaluate_dataset(model, processor, class_rows).metrics.keys() >= {"top1", "expected_calibration_error"}
     assert "image_to_text_recall@5" in evaluate_dataset(model, processor, caption_rows).metrics  # some texts are cut
 
 
-def test_texts_of_siglip_2_are_in_lower_case_as_it_learned(processor):
+def test_texts_of_siglip_2_are_in_lower_case(processor):
     class GemmaTokenizer:
-        model_max_length, pad_token_id, seen = 12, 0, []
+        model_max_length, pad_token_id, unk_token_id, seen = 12, 0, None, []
 
         def __call__(self, texts, **options):
             self.seen.append(texts)
@@ -191,42 +150,17 @@ def test_texts_of_siglip_2_are_in_lower_case_as_it_learned(processor):
     assert GemmaTokenizer.seen[-1] == ["a bright green"]
 
 
-def test_a_roberta_reads_no_more_than_its_positions_hold(save):
-    text = RobertaConfig(**TOWER, vocab_size=20, max_position_embeddings=12, pad_token_id=1)
+def test_a_roberta_reads_no_more_tokens_than_it_has_positions(save):
+    text = hf.RobertaConfig(**TOWER, vocab_size=20, max_position_embeddings=12, pad_token_id=1)
     model, processor = load_model(save(*dual(text)), "cpu")
     processor.tokenizer.model_max_length = 512
     assert longest_text(model, processor.tokenizer) == 10
     assert encode_texts(model, processor.tokenizer, [" ".join(30 * ["red"])]).shape == (1, 8)
 
 
-def test_a_library_that_a_tokenizer_needs_is_named(save, monkeypatch):
-    def needs(*given, **named):
-        raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found.")
-
-    folder = save(*siglip())
-    monkeypatch.setattr("modeling_clipscratch.evaluation.load_model.AutoProcessor.from_pretrained", needs)
-    with pytest.raises(ValueError, match="needs a library that is not installed: SiglipTokenizer requires .* pip inst"):
-        load_model(folder, "cpu")
-
-
-def test_a_peer_that_does_not_normalise_pictures_is_read_as_it_learned(save):
-    plain = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=SQUARE, do_normalize=False)
-    model, processor = load_model(save(*clip()[:2], plain, {}), "cpu")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (11, 14, 3), dtype=np.uint8))
-    with torch.no_grad():
-        expected = model.get_image_features(**processor(images=picture, return_tensors="pt")).pooler_output
-    preprocess = Preprocess(processor.image_processor)
-    found = encode_pixels(model, preprocess(picture)[None].copy(), preprocess.mean, preprocess.std)
-    assert torch.allclose(found, torch.nn.functional.normalize(expected), atol=1e-6)
-
-
-def test_the_pictures_are_prepared_by_pillow(save):
-    assert type(load_model(save(*clip()), "cpu")[1].image_processor) is CLIPImageProcessorPil
-
-
 def test_a_text_tower_that_does_not_pool_is_named(save):
-    text = DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=32, vocab_size=20, max_position_embeddings=12)
-    with pytest.raises(ValueError, match="'distilbert' text tower, which gives no pooled output") as error:
+    text = hf.DistilBertConfig(dim=16, n_layers=1, n_heads=2, hidden_dim=32, vocab_size=20, max_position_embeddings=12)
+    with pytest.raises(ValueError, match="that does not embed images and texts as a CLIP does") as error:
         load_model(save(*dual(text)), "cpu")
     assert "\n" not in str(error.value)
 
@@ -234,30 +168,35 @@ def test_a_text_tower_that_does_not_pool_is_named(save):
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (align, "has no logit_scale"),
-        (flava, "has no vision_model"),
-        (siglip2, "reads patches of pictures of any shape"),
+        (align, "AttributeError: .* has no attribute 'logit_scale'"),
+        (flava, "AttributeError: .* has no attribute 'vision_model'"),
+        (siglip2, ""),
     ],
 )
 def test_a_model_that_cannot_be_measured_is_refused_when_it_is_loaded(make, why, save):
-    with pytest.raises(ValueError, match=f"type '{make.__name__}', which {why}; give a ClipScratch model or a CLIP"):
+    with pytest.raises(
+        ValueError, match=f"type '{make.__name__}' that does not embed .*{why}.*; give a ClipScratch model or"
+    ):
         load_model(save(*make()), "cpu")
 
 
-def test_a_model_that_reads_a_text_by_its_neighbours_is_refused(save):
+def test_a_model_whose_texts_depend_on_their_batch_is_refused(save):
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match="type 'aimv2', whose embedding of a text depends on the texts beside it"):
-        load_model(save(*of_class(Aimv2Model, Aimv2Config)()), "cpu")
+    with pytest.raises(ValueError, match="type 'aimv2', whose embedding of a text depends on the other texts"):
+        load_model(save(*of_class(hf.Aimv2Model, hf.Aimv2Config)()), "cpu")
 
 
 @pytest.mark.parametrize(
     "make",
-    [of_class(BlipForImageTextRetrieval, BlipConfig, **BLIP), of_class(CLIPForImageClassification, CLIPConfig)],
+    [
+        of_class(hf.BlipForImageTextRetrieval, hf.BlipConfig, **BLIP),
+        of_class(hf.CLIPForImageClassification, hf.CLIPConfig),
+    ],
     ids=["BlipForImageTextRetrieval", "CLIPForImageClassification"],
 )
 def test_a_class_of_other_weights_is_named(make, save):
     made = make()
-    with pytest.raises(ValueError, match=f"holds a {type(made[0]).__name__}, whose weights are not those of a"):
+    with pytest.raises(ValueError, match=f"holds a {type(made[0]).__name__}, which lacks weights of a"):
         load_model(save(*made), "cpu")
 
 
@@ -265,39 +204,5 @@ def test_adapters_that_are_not_merged_are_named(save):
     peft = pytest.importorskip("peft")
     model, *rest = clip()
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj"]), model)
-    with pytest.raises(ValueError, match="holds weights with adapters .* that are not merged.*; call merge_and_unload"):
+    with pytest.raises(ValueError, match="holds adapters .* that are not merged; call merge_and_unload"):
         load_model(save(model, *rest), "cpu")
-
-
-def test_a_folder_of_adapters_alone_is_named(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "openai/clip"}))
-    with pytest.raises(ValueError, match="holds adapters .* of openai/clip and no model; load them with peft"):
-        load_model(tmp_path, "cpu")
-
-
-def test_weights_that_the_file_lacks_are_named_and_not_drawn_at_random(save):
-    folder = save(*clip())
-    weights = load_file(folder / "model.safetensors")
-    del weights["text_projection.weight"], weights["visual_projection.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        ValueError, match="2 of the model's weights are not in its file, text_projection.weight for one"
-    ):
-        load_model(folder, "cpu")
-
-
-def test_a_damaged_file_of_weights_is_refused_in_one_line(save):
-    folder = save(*clip())
-    whole = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(whole[:500])
-    with pytest.raises(ValueError, match="model.safetensors is damaged") as error:
-        load_model(folder, "cpu")
-    assert "\n" not in str(error.value)
-
-
-def test_a_folder_with_half_a_processor_is_refused(save):
-    folder = save(*clip())
-    (folder / "processor_config.json").unlink()
-    with pytest.raises(ValueError, match="cannot be loaded whole|has no processor") as error:
-        load_model(folder, "cpu")
-    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Embeddings whose neighbours are known by hand go in; the claims of `evaluation.probes` are checked."""
+"""Compare probes with votes worked out by hand, with a loop and with scikit-learn."""
 
 import math
 
@@ -26,11 +26,9 @@ def clusters(count, classes, *, spread, seed):
 
 
 def test_votes_are_those_worked_out_by_hand():
-    # At 0 degrees the three nearest stand at 0 (class 2), 60 (class 0) and 60 (class 0): cosines 1, 1/2, 1/2.
-    scores = knn_scores(
-        turned(60, 0, -60, 180), torch.tensor([0, 2, 0, 1]), turned(0), 4, neighbours=3, temperature=0.5
-    )
-    near, far = math.exp(1 / 0.5), math.exp(0.5 / 0.5)
+    # The three nearest to 0 degrees are at 0 (class 2), 60 (class 0) and -60 (class 0): cosines 1, 1/2, 1/2.
+    scores = knn_scores(turned(60, 0, -60, 180), torch.tensor([0, 2, 0, 1]), turned(0), 4, neighbours=3)
+    near, far = math.exp(1 / 0.07), math.exp(0.5 / 0.07)
     expected = [2 * far / (near + 2 * far), 0.0, near / (near + 2 * far), 0.0]
     assert scores[0].tolist() == pytest.approx(expected, abs=1e-6)
 
@@ -38,24 +36,16 @@ def test_votes_are_those_worked_out_by_hand():
 def test_votes_agree_with_a_loop():
     train, labels = clusters(60, 5, spread=0.8, seed=0)
     test, _ = clusters(20, 5, spread=0.8, seed=1)
-    found = knn_scores(train, labels, test, 5, neighbours=7, temperature=0.1)
+    found = knn_scores(train, labels, test, 5, neighbours=7)
     for row, scores in zip(test.numpy(), found.numpy(), strict=True):
         cosines = train.numpy() @ row
         votes = np.zeros(5)
         for near in np.argsort(-cosines)[:7]:
-            votes[labels[near]] += math.exp(cosines[near] / 0.1)
+            votes[labels[near]] += math.exp(cosines[near] / 0.07)
         assert scores == pytest.approx(votes / votes.sum(), abs=1e-5)  # the embeddings are read as float32
 
 
-def test_a_temperature_near_zero_leaves_the_nearest_alone_and_overflows_nothing():
-    train, labels = clusters(60, 5, spread=0.8, seed=0)
-    assert torch.equal(
-        knn_scores(train, labels, train[:9], 5, temperature=1e-9),
-        torch.nn.functional.one_hot(labels[:9], 5).float(),
-    )
-
-
-def test_the_length_of_an_embedding_does_not_matter_to_its_neighbours():
+def test_the_length_of_an_embedding_does_not_change_its_neighbours():
     train, labels = clusters(60, 5, spread=0.8, seed=0)
     lengths = torch.rand(60, 1, generator=torch.Generator().manual_seed(0)) + 0.5
     same = knn_scores(train * lengths, labels, train[:9] * 7, 5)
@@ -63,7 +53,7 @@ def test_the_length_of_an_embedding_does_not_matter_to_its_neighbours():
 
 
 @pytest.mark.parametrize("probe", [knn_scores, linear_probe_scores])
-def test_separate_classes_are_told_apart(probe):
+def test_separate_classes_are_recognised(probe):
     train, labels = clusters(200, 7, spread=0.2, seed=0)
     test, answers = clusters(100, 7, spread=0.2, seed=1)
     assert accuracy_metrics(probe(train, labels, test, 7), answers) == {
@@ -74,7 +64,7 @@ def test_separate_classes_are_told_apart(probe):
 
 
 @pytest.mark.parametrize("probe", [knn_scores, linear_probe_scores])
-def test_a_class_that_training_lacks_keeps_its_column_and_wins_nothing(probe):
+def test_a_class_without_training_rows_keeps_its_column_and_is_never_predicted(probe):
     train, labels = clusters(200, 3, spread=0.2, seed=0)
     shifted = torch.tensor([1, 3, 4])[labels]  # classes 0, 2 and 5 have no rows
     test, answers = clusters(50, 3, spread=0.2, seed=1)
@@ -93,7 +83,7 @@ def test_linear_scores_are_log_probabilities_and_the_same_for_the_same_seed():
 
 
 def test_regularisation_is_chosen_where_it_matters():
-    """A quarter of the training labels is wrong; a probe without regularisation learns them by heart."""
+    """A quarter of the training labels is wrong; a probe without regularisation learns them."""
     generator = np.random.default_rng(0)
     answers = generator.integers(0, 2, 1000)
     embeds = generator.normal(size=(1000, 200)) + 0.15 * (2 * answers[:, None] - 1)
@@ -110,22 +100,20 @@ def test_regularisation_is_chosen_where_it_matters():
     [
         (torch.eye(3), torch.tensor([0, 1]), torch.eye(3), 2, r"train_embeds \(3, 3\) and train_labels \(2,\)"),
         (torch.eye(3), torch.tensor([0, 1, 1]), torch.eye(2), 2, r"test_embeds \(2, 2\) do not fit"),
-        (torch.eye(3), torch.tensor([1, 1, 1]), torch.eye(3), 2, "show 1 class"),
+        (torch.eye(3), torch.tensor([1, 1, 1]), torch.eye(3), 2, "have 1 class"),
         (torch.eye(3), torch.tensor([0, 1, 4]), torch.eye(3), 4, "run from 0 to 4, outside of classes 0 to 3"),
         (torch.eye(3), torch.tensor([0, 1, -1]), torch.eye(3), 4, "run from -1 to 1"),
-        (torch.eye(3) * math.nan, torch.tensor([0, 1, 1]), torch.eye(3), 2, "3 of 3 train_embeds are not finite"),
+        (torch.eye(3) * math.nan, torch.tensor([0, 1, 1]), torch.eye(3), 2, "some embeddings are not finite"),
     ],
 )
-def test_what_does_not_fit_is_refused(probe, train, labels, test, classes, sentence):
+def test_inputs_that_do_not_fit_are_refused(probe, train, labels, test, classes, sentence):
     with pytest.raises(ValueError, match=sentence):
         probe(train, labels, test, classes)
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_too_many_neighbours_and_classes_of_one_row_are_refused():
     rows = torch.eye(3), torch.tensor([0, 1, 2]), torch.eye(3), 3
     with pytest.raises(ValueError, match="neighbours=20 does not fit 3 training rows; choose 1 to 3"):
         knn_scores(*rows)
-    with pytest.raises(ValueError, match="temperature=0 is not above 0"):
-        knn_scores(*rows, neighbours=1, temperature=0)
     with pytest.raises(ValueError, match="the only one of its class"):
         linear_probe_scores(*rows)

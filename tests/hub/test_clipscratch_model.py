@@ -374,7 +374,9 @@ def test_weights_that_the_file_lacks_are_named_and_not_drawn_at_random(make_mode
         ({"freeze_vision": True, "unfreeze_text_layers": 1, "unfreeze_vision_layers": 2}, ["text", "vision"]),
     ],
 )
-@pytest.mark.parametrize(("text", "vision"), [("distilbert", "vit"), ("bert", "dinov2")])
+@pytest.mark.parametrize(
+    ("text", "vision"), [("distilbert", "vit"), pytest.param("bert", "dinov2", marks=pytest.mark.slow)]
+)
 def test_activation_checkpointing_keeps_less_of_trained_layers_and_nothing_of_frozen_ones(
     tower_config, batch, text, vision, settings, smaller, options
 ):

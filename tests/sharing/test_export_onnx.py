@@ -1,4 +1,4 @@
-"""Models of all towers and poolings are exported; onnxruntime alone must give what PyTorch gives."""
+"""Export models of all towers and poolings, and compare onnxruntime with PyTorch."""
 
 import hashlib
 import json
@@ -11,9 +11,7 @@ import torch
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.sharing.export.export_onnx import export_onnx
-from modeling_clipscratch.sharing.export.onnx_parity import open_session
-from modeling_clipscratch.sharing.export.onnx_towers import OPSET
+from modeling_clipscratch.sharing.export.export_onnx import OPSET, export_onnx, open_session
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'clipscratch[export]'")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'clipscratch[export]'")
@@ -35,16 +33,15 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def all_precisions(save_model, tmp_path_factory):
-    """(folder of the export, model, what was told of it, the model's folder); DistilBERT and ViT, the first tokens."""
+    """(folder of the export, model, content of `onnx.json`, the model's folder); DistilBERT and ViT, first tokens."""
     folder, model = save_model()
     where = tmp_path_factory.mktemp("exports") / "onnx"
     return where, model, export_onnx(folder, where, precisions=["fp32", "fp16", "int8"]), folder
 
 
-# An export takes some 10 seconds of a core, whatever the model's size.
-@pytest.fixture(scope="module", params=["default", *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS)])
+@pytest.fixture(scope="module", params=["default", *MODELS])
 def exported(request, save_model, tmp_path_factory):
-    """(folder of the export, model, what was told of it)."""
+    """(folder of the export, model, content of `onnx.json`)."""
     if request.param == "default":
         return request.getfixturevalue("all_precisions")[:3]
     folder, model = save_model(**MODELS[request.param])
@@ -57,8 +54,9 @@ def run(path, **inputs):
     return torch.from_numpy(embeds)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
-def test_one_and_several_pictures_and_texts_are_embedded_as_in_pytorch(exported, batch):
+def test_one_and_several_images_and_texts_are_embedded_as_in_pytorch(exported, batch):
     where, model, _ = exported
     expected = model(**batch)
     ids, mask, pixels = (batch[name] for name in ("input_ids", "attention_mask", "pixel_values"))
@@ -70,7 +68,8 @@ def test_one_and_several_pictures_and_texts_are_embedded_as_in_pytorch(exported,
         torch.testing.assert_close(texts.norm(dim=-1), torch.ones(len(texts)), rtol=0, atol=ROUNDING)
 
 
-def test_padding_does_not_move_a_text(exported, batch):
+@pytest.mark.slow
+def test_padding_does_not_change_a_text(exported, batch):
     where, _, _ = exported
     ids, mask = batch["input_ids"], batch["attention_mask"]
     padded = run(where / "text_model.onnx", input_ids=ids, attention_mask=mask)
@@ -79,38 +78,41 @@ def test_padding_does_not_move_a_text(exported, batch):
     torch.testing.assert_close(padded, torch.cat(alone), rtol=0, atol=ROUNDING)
 
 
-def test_the_table_says_how_to_use_the_files(exported, batch):
-    where, model, told = exported
-    assert json.loads((where / "onnx.json").read_text()) == json.loads(json.dumps(told))
-    images = run(where / told["files"]["fp32"]["vision"], pixel_values=batch["pixel_values"])
+@pytest.mark.slow
+def test_the_table_suffices_to_compute_logits(exported, batch):
+    where, model, table = exported
+    assert json.loads((where / "onnx.json").read_text()) == json.loads(json.dumps(table))
+    images = run(where / table["files"]["fp32"]["vision"], pixel_values=batch["pixel_values"])
     texts = run(
-        where / told["files"]["fp32"]["text"], input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        where / table["files"]["fp32"]["text"], input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
     )
-    logits = np.exp(told["logit_scale"]) * images @ texts.T + (told["logit_bias"] or 0)
+    logits = np.exp(table["logit_scale"]) * images @ texts.T + (table["logit_bias"] or 0)
     torch.testing.assert_close(logits, model(**batch).logits_per_image.detach(), rtol=0, atol=1e-3)
     opsets = {entry.domain: entry.version for entry in onnx.load(where / "text_model.onnx").opset_import}
-    assert opsets[""] == told["opset"] == OPSET
+    assert opsets[""] == table["opset"] == OPSET
 
 
-def test_a_user_needs_nothing_beside_the_folder(all_precisions):
-    where, model, told, folder = all_precisions
+@pytest.mark.slow
+def test_the_folder_suffices_to_embed_texts(all_precisions):
+    where, model, table, folder = all_precisions
     tokenizer = AutoTokenizer.from_pretrained(where)
     texts = ["a red square", "the blue circle of a photo"]
     tokens = tokenizer(texts, padding=True, return_tensors="np")
     found = run(where / "text_model.onnx", **{n: tokens[n].astype(np.int64) for n in ("input_ids", "attention_mask")})
     torch.testing.assert_close(found, encode_texts(model, tokenizer, texts), rtol=0, atol=ROUNDING)
-    assert told["source_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert table["source_sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert (where / "processor_config.json").is_file()
 
 
+@pytest.mark.slow
 def test_smaller_precisions_are_smaller_and_close(all_precisions, batch):
-    where, model, told, _ = all_precisions
+    where, model, table, _ = all_precisions
     expected = model(**batch)
     for precision, apart in (("fp16", 2e-3), ("int8", 0.1)):
         images = run(where / f"vision_model_{precision}.onnx", pixel_values=batch["pixel_values"])
         assert 0 < (images - expected.image_embeds).norm(dim=-1).max() < apart
         torch.testing.assert_close(images.norm(dim=-1), torch.ones(len(images)), rtol=0, atol=ROUNDING)
-        assert told["largest_distance"][precision]["vision"] < apart
+        assert table["largest_distance"][precision]["vision"] < apart
     kinds = {
         precision: {weight.data_type for weight in onnx.load(where / f"text_model_{precision}.onnx").graph.initializer}
         for precision in ("fp16", "int8")
@@ -118,37 +120,36 @@ def test_smaller_precisions_are_smaller_and_close(all_precisions, batch):
     assert onnx.TensorProto.FLOAT16 in kinds["fp16"] and onnx.TensorProto.INT8 in kinds["int8"]
 
 
-def test_a_file_that_is_not_true_to_the_model_is_never_published(all_precisions, save_model, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_file_that_differs_from_the_model_is_never_published(all_precisions, save_model, tmp_path, monkeypatch):
     another, _ = save_model(seed=3)
-    exported = all_precisions[0]
 
     def write_tower(model, side, image_size, path):
-        shutil.copy(exported / path.name, path)
+        shutil.copy(all_precisions[0] / path.name, path)
 
     monkeypatch.setattr(sys.modules[export_onnx.__module__], "write_tower", write_tower)
-    with pytest.raises(ValueError, match="text tower in fp32 misses PyTorch's embeddings by"):
+    with pytest.raises(ValueError, match="text tower in fp32 differs from PyTorch's embeddings by"):
         export_onnx(another, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_input_is_refused(save_model, tmp_path):
+def test_bad_input_is_refused(save_model, word_processor, tmp_path):
     folder, _ = save_model()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="there is there already; delete it, or choose another name"):
-        export_onnx(folder, tmp_path / "there")
-    with pytest.raises(ValueError, match="precision fp16 is named twice"):
-        export_onnx(folder, tmp_path / "new", precisions=["fp16", "fp16"])
-    with pytest.raises(ValueError, match="nowhere is not a folder"):
-        export_onnx(tmp_path / "nowhere", tmp_path / "new")
-    assert (tmp_path / "there" / "notes.txt").read_text() == "mine" and not (tmp_path / "new").exists()
-
-
-def test_a_model_of_another_kind_is_refused(word_processor, tmp_path):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     text = {**sizes, "vocab_size": 12, "max_position_embeddings": 12}
     vision = {**sizes, "image_size": 8, "patch_size": 4}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(tmp_path)
-    word_processor.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a model of type 'clip'; only 'clipscratch' is exported"):
-        export_onnx(tmp_path, tmp_path / "onnx")
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
+    clip.save_pretrained(tmp_path / "clip")
+    word_processor.save_pretrained(tmp_path / "clip")
+    for arguments, message in (
+        ((folder, tmp_path / "there"), "there exists already; delete it, or choose another name"),
+        ((tmp_path / "nowhere", tmp_path / "new"), "nowhere is not a folder"),
+        ((tmp_path / "clip", tmp_path / "new"), "a model of type 'clip', and only 'clipscratch' is exported"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export_onnx(*arguments)
+    with pytest.raises(ValueError, match="precision fp16 is named twice"):
+        export_onnx(folder, tmp_path / "new", precisions=["fp16", "fp16"])
+    assert (tmp_path / "there" / "notes.txt").read_text() == "mine" and not (tmp_path / "new").exists()

@@ -23,8 +23,8 @@ from modeling_clipscratch.sharing.convert import convert
 from modeling_clipscratch.sharing.export.export_onnx import export_onnx
 from modeling_clipscratch.sharing.export.web_page import write_page
 from modeling_clipscratch.sharing.push_model import push_folder
-from tests.sharing.test_card import ALONE, snippets
-from tests.sharing.test_convert import clip, dual
+from tests.sharing.test_card import ALONE, examples
+from tests.sharing.test_convert import clip, dual, tutorial_weights
 
 FOREIGN = "evil_module"
 OURS = {path.name for path in Path(hub.__file__).parent.glob("*_clipscratch.py")}
@@ -54,7 +54,7 @@ def plant(folder, *names):
 
 
 def check_clean(folder):
-    """No file names the planted code, no JSON file any but ours, and the only code is ours."""
+    """Check that no file names the planted code, no JSON file any but ours, and the only code is ours."""
     paths = [path for path in Path(folder).rglob("*") if path.is_file()]
     assert not [path for path in paths if FOREIGN.encode() in path.read_bytes()]
     assert {path.name for path in paths if path.suffix == ".py"} <= OURS
@@ -70,7 +70,7 @@ def check_part(part):
 
 
 def alone(folder, *codes, home):
-    """Run each piece of code beside `folder` in a process without the package; nobody is there to answer."""
+    """Run each piece of code beside `folder` in a process without the package and without stdin."""
     places = {"HF_MODULES_CACHE": str(home / "modules"), "HF_HOME": str(home / "home"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-I", "-c", ALONE, *codes]
     settings = {"cwd": folder.parent, "env": {**os.environ, **places}, "stdin": subprocess.DEVNULL}
@@ -105,7 +105,7 @@ def trained(towers, tmp_path_factory):
 
 @pytest.fixture
 def older(make_model, word_processor, tmp_path):
-    """(folder of ours that an older version wrote around such towers, mark)."""
+    """(ClipScratch folder that an older version wrote around such towers, mark)."""
     make_model().save_pretrained(tmp_path / "older")
     word_processor.save_pretrained(tmp_path / "older")
     return tmp_path / "older", plant(tmp_path / "older")
@@ -119,14 +119,15 @@ def test_training_saves_references_to_our_code_alone(trained, towers):
     assert not any(mark.exists() for mark in towers[2])
 
 
-def test_snippets_of_the_card_run_no_foreign_code_and_ask_nothing(trained, towers, tmp_path):
-    """Last, so that the test can fail: a reference that was saved does run, with `trust_remote_code=True`."""
+@pytest.mark.slow
+def test_examples_of_the_card_run_no_foreign_code_and_ask_nothing(trained, towers, tmp_path):
+    """At the end a saved reference does run, with `trust_remote_code=True`, so that this test can fail."""
     planted = Path(shutil.copytree(trained, tmp_path / "planted"))
     mark = plant(planted, "tokenizer_config.json")
     marks = [str(mark), *map(str, towers[2])]
     look = f"from pathlib import Path\nprint('ran:', [Path(mark).exists() for mark in {marks}])"
     load = "from transformers import AutoProcessor\nAutoProcessor.from_pretrained({!r}, trust_remote_code={})"
-    codes = [*snippets((trained / "README.md").read_text()), load.format(str(planted), False), look]
+    codes = [*examples((trained / "README.md").read_text()), load.format(str(planted), False), look]
     codes.append(load.format(str(planted), True))
     done = alone(trained, *codes, home=tmp_path)
     assert "ran: [False, False, False]" in done.stdout, done.stderr[-3000:]
@@ -146,17 +147,10 @@ def test_conversion_saves_references_to_our_code_alone(make, tower_config, word_
 
 def test_conversion_of_the_tutorial_s_file_saves_references_to_our_code_alone(towers, tmp_path):
     text, vision, marks = towers
-    weights = {}
-    for side, tower in (("text", DistilBertModel.from_pretrained(text)), ("image", ViTModel.from_pretrained(vision))):
-        weights |= {f"{side}_encoder.model.{name}": value for name, value in tower.state_dict().items()}
-        weights |= {f"{side}_encoder.projection.weight": torch.randn(24, 16)}
-        names = ("projection.bias", "layer_norm.weight", "layer_norm.bias")
-        weights |= {f"{side}_encoder.{name}": torch.randn(24) for name in names}
+    weights = tutorial_weights(DistilBertModel.from_pretrained(text), ViTModel.from_pretrained(vision))
     torch.save(weights, tmp_path / "clip.pt")
-    assert check_clean(
-        convert(str(tmp_path / "clip.pt"), tmp_path / "made", text_model=str(text), vision_model=str(vision))
-    )
-    assert not any(mark.exists() for mark in marks)
+    made = convert(str(tmp_path / "clip.pt"), tmp_path / "made", text_model=str(text), vision_model=str(vision))
+    assert check_clean(made) and not any(mark.exists() for mark in marks)
 
 
 def test_push_publishes_references_to_our_code_alone(hub, trained, tmp_path):

@@ -1,4 +1,4 @@
-"""A published folder goes in; a process without the package loads it by id, by revision and from its cache."""
+"""Load a published folder by id, by revision and from the cache, in a process without the package."""
 
 import json
 import os
@@ -12,7 +12,9 @@ from transformers import AutoModel
 from modeling_clipscratch.sharing.push_model import push_folder
 from tests.loopback_hub import LoopbackHub
 
-# Asks for a model for each line of questions, in a folder of its own and with the package blocked.
+pytestmark = pytest.mark.slow  # fresh processes
+
+# Load a model for each question, with the package blocked.
 SCRIPT = """
 import json, sys
 sys.modules["modeling_clipscratch"] = None
@@ -35,7 +37,7 @@ def ask(repo_id, **settings):
         model.push_to_hub("you/from-afar")
     return {"logits": logits.tolist(), "generation": type(model).generation, "words": words}
 
-print("SAID", json.dumps({name: ask(**question) for name, question in questions.items()}))
+print("ANSWERS", json.dumps({name: ask(**question) for name, question in questions.items()}))
 """
 WAYS = {
     "newest": {"repo_id": "you/clip"},
@@ -53,13 +55,13 @@ REFUSED = {
 
 
 def ask(hub, base, questions, **more):
-    """What a fresh process says."""
+    """Return the answers of a fresh process."""
     environment = {**os.environ, **hub.environment(base / "home"), "HF_MODULES_CACHE": str(base / "modules"), **more}
     command = [sys.executable, "-I", "-c", SCRIPT, base / "inputs.pt", json.dumps(questions)]
     done = subprocess.run(command, cwd=base, env=environment, capture_output=True, text=True)
-    _, _, said = done.stdout.partition("SAID ")  # transformers prints to stdout, too
-    assert said, done.stderr[-3000:]
-    return json.loads(said)
+    _, _, answers = done.stdout.partition("ANSWERS ")  # transformers prints to stdout, too
+    assert answers, done.stderr[-3000:]
+    return json.loads(answers)
 
 
 @pytest.fixture(scope="module")
@@ -103,32 +105,27 @@ GENERATION = {"newest": 2, "by commit": 1, "by branch": 1, "by tag": 1, "hidden"
 @pytest.mark.parametrize("way", WAYS)
 def test_code_and_weights_are_those_of_the_revision(published, way):
     _, online, _, expected = published
-    said = online[way]
-    assert "error" not in said, said
-    assert said["generation"] == GENERATION[way] and said["words"] == [[2, 4, 8, 10, 3]]
-    assert torch.equal(torch.tensor(said["logits"]), expected[GENERATION[way]])
-
-
-def test_revisions_differ(published):
-    """Else the test above could not fail."""
-    expected = published[-1]
+    answer = online[way]
+    assert "error" not in answer, answer
+    assert answer["generation"] == GENERATION[way] and answer["words"] == [[2, 4, 8, 10, 3]]
+    assert torch.equal(torch.tensor(answer["logits"]), expected[GENERATION[way]])
     assert not torch.equal(expected[1], expected[2])
 
 
-def test_download_whose_connection_is_lost_goes_on_where_it_stopped(published):
+def test_a_download_resumes_after_a_lost_connection(published):
     hub = published[0]
     asked = [request for request in hub.seen if request.startswith("GET /you/clip") and "model.safetensors" in request]
     assert hub.faults[0].times == 0 and len(asked) == 3  # the first revision asked for in two pieces, and the other
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_was_fetched_is_loaded_again_without_the_hub(published, way):
+def test_a_fetched_model_is_loaded_again_without_the_hub(published, way):
     _, online, offline, _ = published
     assert offline[way] == online[way]
 
 
 @pytest.mark.parametrize(
-    ("way", "said"),
+    ("way", "message"),
     [
         ("others' hidden", "other/hidden is not a local folder and is not a valid model identifier"),
         ("gated", "You are trying to access a gated repo"),
@@ -136,15 +133,15 @@ def test_what_was_fetched_is_loaded_again_without_the_hub(published, way):
         ("no such revision", "nowhere is not a valid git identifier"),
     ],
 )
-def test_what_may_not_be_read_is_an_error_of_transformers(published, way, said):
-    assert said in published[1][way].get("error", "")
+def test_a_model_that_may_not_be_read_is_an_error_of_transformers(published, way, message):
+    assert message in published[1][way].get("error", "")
 
 
-def test_what_was_never_fetched_is_said_without_the_hub(published):
+def test_a_model_that_was_never_fetched_is_reported_without_the_hub(published):
     assert "couldn't find them in the cached files" in published[2]["never fetched"]["error"]
 
 
-def test_model_from_the_hub_is_pushed_again_with_its_code(published):
+def test_a_model_from_the_hub_is_pushed_again_with_its_code(published):
     hub, online, *_ = published
     files, before = hub.repos["model", "you/from-afar"].files(), hub.repos["model", "you/again"].files()
     assert online["again"]["generation"] == 2
@@ -152,7 +149,7 @@ def test_model_from_the_hub_is_pushed_again_with_its_code(published):
     assert len(code) > 5 and all(files[name] == before[name] for name in (*code, "model.safetensors"))
 
 
-def test_pushed_folder_is_loaded_by_its_id(hub, trained):
+def test_a_pushed_folder_is_loaded_by_its_id(hub, trained):
     push_folder(trained, "you/clip")
     here, there = (AutoModel.from_pretrained(place).state_dict() for place in (trained, "you/clip"))
     assert all(torch.equal(here[name], there[name]) for name in here) and here.keys() == there.keys()

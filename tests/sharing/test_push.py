@@ -1,201 +1,181 @@
-"""Trained folders go in; what is on the Hub afterwards, and what is said where it is not, is checked."""
+"""Check what is on the Hub after a push, and what is reported if there is nothing."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoModel
 
 from modeling_clipscratch import hub as package
-from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
-from modeling_clipscratch.sharing.push_model import check_folder, push_folder
+from modeling_clipscratch.sharing.model_card import check_folder
+from modeling_clipscratch.sharing.public_text import hide_paths
+from modeling_clipscratch.sharing.push_model import push_folder, push_report
+from modeling_clipscratch.utils.checksums import SUMS, find_damage, write_sums
 
-ROOT = Path(__file__).parents[2]
 CODE = {path.name for path in Path(package.__file__).parent.glob("*_clipscratch.py")}
 MODEL = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
 RESULTS = {"README.md", "recipe.yaml", "metrics.json", "versions.json", "trainer_state.json", "curves.png"}
+REPORT = ["report.html", "table.md", "digits/sheet.png", "digits/predictions.parquet"]
 
 
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Words of a `clipscratch share` command line -> (exit status, stdout, stderr)."""
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    monkeypatch.setattr("modeling_clipscratch.cli.command_line.quiet_libraries", lambda: None)
-    from modeling_clipscratch.cli import share as run_share
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["clipscratch share", *map(str, words)])
-        status = 0
-        try:
-            run_command(run_share.main)
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return call
+def write_account(folder, **account):
+    (folder / "report").mkdir(exist_ok=True)
+    (folder / "report" / "evaluation.json").write_text(json.dumps(account))
 
 
-def leave_more(folder):
-    """What else may lie in a folder, and must not be published."""
-    for name in ("checkpoint-3", ".incomplete", ".pushing", "thesis"):
+def add_more(folder):
+    """Add what else a folder may hold and must not be published."""
+    for name in ("checkpoint-3", ".incomplete", "thesis"):
         (folder / name).mkdir()
         (folder / name / "optimizer.pt").write_bytes(b"state")
     for name in ("training_args.bin", "notes.txt", ".env", "recipe.yaml.part"):
-        (folder / name).write_text("mine")
-    written = ["report.html", "table.md", "digits/sheet.png", "digits/predictions.parquet"]
-    for name in (*written, "private/sheet.png"):  # the last is an earlier report's
+        (folder / name).write_text("private")
+    for name in (*REPORT, "private/sheet.png"):  # the last belongs to an earlier report
         (folder / "report" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "report" / name).write_bytes(b"of the report")
-    account = {"weights_sha256": weights_sha256(folder), "files": [*written, "../../of_others.json"]}
     (folder.parent / "of_others.json").write_text("{}")
-    (folder / "report" / "evaluation.json").write_text(json.dumps(account))
+    write_account(folder, weights_sha256=weights_sha256(folder), files=[*REPORT, "../../of_others.json"])
 
 
 def test_model_code_processor_card_and_results_are_published_and_nothing_else(hub, trained, caplog):
     caplog.set_level("INFO", "modeling_clipscratch")
-    leave_more(trained)
+    add_more(trained)
     assert push_folder(trained, "you/clip") == f"{hub.url}/you/clip"
     repo = hub.repos["model", "you/clip"]
-    report = {f"report/{name}" for name in ("report.html", "table.md", "digits/sheet.png", "evaluation.json")}
+    report = {f"report/{name}" for name in (*REPORT[:3], "evaluation.json")}
     assert set(repo.files()) - {".gitattributes"} == CODE | MODEL | RESULTS | report
     assert repo.history == ["initial commit", "Trained ClipScratch model"]
     assert all(repo.files()[name] == (trained / name).read_bytes() for name in CODE | MODEL | RESULTS)
-    assert "not pushed, since no run wrote them: notes.txt, recipe.yaml.part, thesis, training_args.bin" in caplog.text
+    assert "not published, since no run wrote them or they are of other weights: notes.txt, recipe" in caplog.text
 
 
-def test_what_loaded_an_earlier_model_goes_and_what_others_added_stays(hub, trained):
-    earlier = ("vocab.txt", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "old_clipscratch.py")
-    added = ("notes.md", "report/report.html", "last-checkpoint/config.json", "adapter.safetensors")
-    hub.add("you/clip", dict.fromkeys((*earlier, *added), b"there"))
+def test_no_path_of_this_machine_is_published(hub, trained):
+    secret = "/home/ann/my secret/birds"
+    (trained / "recipe.yaml").write_text(f"dataset: {secret}\ntext_tower: ../secret/bert\nhub: you/bert\n")
+    (trained / "metrics.json").write_text(json.dumps({secret: {"top1": 0.5}}))
+    (trained / "trainer_state.json").write_text(json.dumps({"best_model_checkpoint": f"{secret}/run/checkpoint-5"}))
+    write_account(trained, weights_sha256=weights_sha256(trained), command=f"--dataset '{secret}'", files=["a.html"])
+    image = "data:image/jpeg;base64,/9j/4AAQ/ann/secret/"  # no path
+    (trained / "report" / "a.html").write_text(f"<p>--dataset &#39;{secret}&#39; of {trained}/x</p><img src='{image}'>")
+    write_sums(trained)
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     push_folder(trained, "you/clip")
-    assert set(hub.repos["model", "you/clip"].files()) == CODE | MODEL | RESULTS | set(added)
+    files = hub.repos["model", "you/clip"].files()
+    texts = b"".join(content for name, content in files.items() if not name.endswith((".safetensors", ".html")))
+    assert b"secret" not in texts and str(trained.parent).encode() not in texts
+    assert files["recipe.yaml"] == b"dataset: birds\ntext_tower: bert\nhub: you/bert\n"
+    assert files["report/a.html"].decode() == f"<p>--dataset &#39;birds&#39; of x</p><img src='{image}'>"
+    assert {path: path.read_bytes() for path in before} == before  # the local folder keeps its paths
+    clone = trained.parent / "clone"
+    for name, content in files.items():
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).write_bytes(content)
+    assert SUMS in files and find_damage(clone) is None
 
 
-def test_a_new_report_takes_the_place_of_the_one_that_is_there(hub, trained):
+def test_relative_paths_of_the_recipe_are_hidden_if_they_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret" / "birds").mkdir(parents=True)
+    recipe = {"dataset": "secret/birds", "text_tower": "you/bert", "templates": ["a photo of a {}."], "steps": 3}
+    text = "secret/birds, you/bert, a photo of a {}."
+    assert hide_paths(text, recipe) == "birds, you/bert, a photo of a {}."
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ('{"a": "C:\\\\Users\\\\ann\\\\x y", "b": "~/x"}', '{"a": "x y", "b": "~/x"}'),
+        ("- /home/ann/a b/prompts.txt\n- a photo of a {}/{}.", "- prompts.txt\n- a photo of a {}/{}."),
+        ("`/tmp/x/y`, (/tmp/x/y) and https://huggingface.co/a/b", "`y`, (y) and https://huggingface.co/a/b"),
+        ("</b> and/or 1 / 2, 1rem/1.5 \\_e\\_ /bin", "</b> and/or 1 / 2, 1rem/1.5 \\_e\\_ /bin"),
+    ],
+)
+def test_other_slashes_are_not_taken_for_paths(text, public):
+    assert hide_paths(text, {}) == public
+
+
+def test_files_of_an_earlier_model_are_deleted_and_those_of_others_kept(hub, trained):
+    earlier = ("vocab.txt", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "old_clipscratch.py")
+    others = ("notes.md", "report/report.html", "last-checkpoint/config.json", "adapter.safetensors")
+    hub.add("you/clip", dict.fromkeys((*earlier, *others), b"there"))
+    push_folder(trained, "you/clip")
+    assert set(hub.repos["model", "you/clip"].files()) == CODE | MODEL | RESULTS | set(others)
+
+
+def test_a_new_report_replaces_an_old_one(hub, trained):
     hub.add("you/clip", {"report/report.html": b"old", "report/other/sheet.png": b"old"})
-    leave_more(trained)
+    add_more(trained)
     push_folder(trained, "you/clip")
     files = hub.repos["model", "you/clip"].files()
     assert files["report/report.html"] == b"of the report" and "report/other/sheet.png" not in files
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_report_on_the_hub_stays_as_long_as_it_is_of_these_weights(hub, trained, same):
+def test_a_report_on_the_hub_is_kept_while_it_is_of_these_weights(hub, trained, same):
     account = json.dumps({"weights_sha256": weights_sha256(trained) if same else "0123"}).encode()
     hub.add("you/clip", {"report/evaluation.json": account, "report/report.html": b"there", "notes.md": b"mine"})
     push_folder(trained, "you/clip")
-    there = {name for name in hub.repos["model", "you/clip"].files() if name.startswith(("report/", "notes"))}
-    assert there == {"notes.md", *(("report/evaluation.json", "report/report.html") if same else ())}
+    files = {name for name in hub.repos["model", "you/clip"].files() if name.startswith(("report/", "notes"))}
+    assert files == {"notes.md", *(("report/evaluation.json", "report/report.html") if same else ())}
 
 
-def test_sharded_weights_are_published_whole(hub, trained):
+@pytest.mark.parametrize("account", [{"weights_sha256": "0123"}, {"weights_sha256": None}, {}])
+def test_a_report_of_other_weights_is_not_published(hub, trained, caplog, account):
+    caplog.set_level("INFO", "modeling_clipscratch")
+    write_account(trained, **account)
+    push_folder(trained, "you/clip")
+    assert not any(name.startswith("report") for name in hub.repos["model", "you/clip"].files())
+    assert "they are of other weights: report" in caplog.text
+
+
+def test_sharded_weights_are_published(hub, trained):
     model = AutoModel.from_pretrained(trained)
     (trained / "model.safetensors").unlink()
     model.save_pretrained(trained, max_shard_size="20KB")
     shards = {path.name for path in trained.glob("model-*.safetensors")}
     push_folder(trained, "you/clip")
-    there = set(hub.repos["model", "you/clip"].files())
-    assert len(shards) > 1 and shards | {"model.safetensors.index.json"} <= there and "model.safetensors" not in there
-
-
-def test_report_that_does_not_name_its_files_is_left_where_it_is(hub, trained):
-    hub.add("you/clip", {"report/report.html": b"there"})
-    (trained / "report").mkdir()
-    account = {"weights_sha256": weights_sha256(trained)}  # as an earlier version wrote it
-    (trained / "report" / "evaluation.json").write_text(json.dumps(account))
-    push_folder(trained, "you/clip")
-    assert hub.repos["model", "you/clip"].files()["report/report.html"] == b"there"
-
-
-@pytest.mark.parametrize("account", ['{"weights_sha256": "0123"}', '{"weights_sha256": null}', None])
-def test_report_of_other_weights_is_named_and_not_published(hub, trained, caplog, account):
-    caplog.set_level("INFO", "modeling_clipscratch")
-    (trained / "report").mkdir()
-    (trained / "report" / "report.html").write_text("of another model")
-    if account is not None:
-        (trained / "report" / "evaluation.json").write_text(account)
-    push_folder(trained, "you/clip")
-    assert not any(name.startswith("report") for name in hub.repos["model", "you/clip"].files())
-    assert f"not pushed, since it is not of these weights: {trained / 'report'}" in caplog.text
+    files = set(hub.repos["model", "you/clip"].files())
+    assert len(shards) > 1 and shards | {"model.safetensors.index.json"} <= files and "model.safetensors" not in files
 
 
 @pytest.mark.parametrize(
-    ("gone", "lacks"),
+    ("gone", "message"),
     [
-        ("model.safetensors", "the weights"),
-        ("modeling_clipscratch.py", "the model's code"),
-        ("tokenizer_config.json", "the tokenizer"),
-        ("processor_config.json", "the image processor"),
+        ("model.safetensors", "lacks the weights, so nobody could load it"),
+        ("modeling_clipscratch.py", "lacks the model's code"),
+        ("tokenizer_config.json", "lacks the tokenizer"),
+        ("processor_config.json", "lacks the image processor"),
+        ("config.json", "has no config.json, so it holds no model"),
     ],
 )
-def test_folder_that_nobody_could_load_is_refused(hub, trained, gone, lacks):
+def test_an_incomplete_folder_is_refused(hub, trained, gone, message):
     (trained / gone).unlink()
-    with pytest.raises(ValueError, match=f"lacks {lacks}, so nobody could load it"):
+    with pytest.raises(ValueError, match=message):
         push_folder(trained, "you/clip")
     assert not hub.seen and not (trained / "README.md").exists()
 
 
-def test_folder_of_another_library_is_refused(trained):
-    (trained / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="holds a model of type 'bert', not 'clipscratch'"):
+@pytest.mark.parametrize(
+    ("config", "message"), [('{"model_type": "bert"}', "type 'bert', not 'clipscratch'"), ("{", "is damaged")]
+)
+def test_a_folder_of_another_library_is_refused(trained, config, message):
+    (trained / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=message):
         check_folder(trained)
-    (trained / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is damaged"):
-        check_folder(trained)
 
 
-# The command
-
-
-def test_command_publishes_and_says_where(hub, trained, command):
-    status, out, _ = command("push", trained, "clip", "--private", "true", "--revision", "trial")
-    assert (status, out) == (0, f"published: {hub.url}/you/clip/tree/trial\n")
+def test_visibility_branch_licence_and_language_reach_the_hub(hub, trained):
+    where = {"private": True, "revision": "trial", "license": "mit", "language": "de"}
+    assert push_folder(trained, "clip", **where) == f"{hub.url}/you/clip/tree/trial"
     repo = hub.repos["model", "you/clip"]
-    assert repo.private and "config.json" in repo.files("trial") and "config.json" not in repo.files("main")
-
-
-def test_licence_and_language_are_those_that_were_said(hub, trained, command):
-    assert command("push", trained, "you/clip", "--license", "mit", "--language", "de")[0] == 0
-    card = hub.repos["model", "you/clip"].files()["README.md"].decode()
+    assert repo.private and "config.json" not in repo.files("main")
+    card = repo.files("trial")["README.md"].decode()
     assert "license: mit\n" in card and "language: de\n" in card
 
 
-def test_command_writes_the_card(trained, command):
-    status, out, _ = command("card", trained, "--repo_id", "you/clip")
-    assert (status, out) == (0, f"wrote {trained / 'README.md'}\n") and (trained / "README.md").is_file()
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (("push", "RUN", "you/my clip"), "error: repo_id='you/my clip' is no name of a repository; give you/name"),
-        (("push", "NOWHERE", "you/clip"), "has no config.json, so it holds no model; give the folder"),
-        (("push", "RUN", "other/clip"), "error: pushing to other/clip failed: this token may not write there"),
-        (("card", "NOWHERE"), "has no config.json"),
-    ],
-)  # fmt: skip
-def test_command_says_one_sentence_and_exits_with_2(hub, trained, command, words, sentence):
-    places = {"RUN": trained, "NOWHERE": trained.parent / "nowhere"}
-    status, out, said = command(*(places.get(word, word) for word in words))
-    assert status == 2 and sentence in said and len(said.splitlines()) == 1 and not out
-    assert not hub.repos
-
-
-def test_command_says_so_where_the_hub_stays_in_trouble(hub, trained, command, naps):
-    hub.fail("commit/main", status=500, times=99)
-    status, out, said = command("push", trained, "you/clip")
-    assert status == 2 and not out and naps == [1, 2, 4, 8]
-    assert said.splitlines()[-1].startswith("error: pushing to you/clip failed: the Hub has trouble of its own (500")
-    assert set(hub.repos["model", "you/clip"].files()) == {".gitattributes"}
-
-
-# transformers' own calls
-
-
-def test_model_and_processor_are_pushed_as_transformers_users_do(hub, trained, word_processor):
+def test_transformers_own_push_publishes_model_and_processor(hub, trained, word_processor):
     model = AutoModel.from_pretrained(trained)
     for repo_id, settings in {"you/open": {}, "you/hidden": {"private": True}}.items():
         model.push_to_hub(repo_id, **settings)
@@ -207,8 +187,14 @@ def test_model_and_processor_are_pushed_as_transformers_users_do(hub, trained, w
     assert again.state_dict().keys() == model.state_dict().keys()
 
 
-def test_model_is_not_pushed_to_a_gated_repository_of_others(hub, trained):
-    hub.add("other/gated", {}, gated=True)
-    with pytest.raises(OSError):
-        AutoModel.from_pretrained(trained).push_to_hub("other/gated")
-    assert hub.repos["model", "other/gated"].history == ["initial commit"]
+def test_a_report_is_published_beside_the_model_in_one_commit(hub, tmp_path):
+    hub.add("you/clip", {"report/old/sheet.png": b"old", "report/table.md": b"old", "config.json": b"{}"})
+    names = ["table.md", "digits/a.png", "digits/predictions.parquet"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("new")
+    page = push_report(tmp_path, [tmp_path / name for name in names], "you/clip")
+    assert page == f"{hub.url}/you/clip/tree/main/report"
+    repo = hub.repos["model", "you/clip"]
+    assert repo.files() == {"report/table.md": b"new", "report/digits/a.png": b"new", "config.json": b"{}"}
+    assert repo.history == ["initial commit", "Evaluation report"]

@@ -1,21 +1,16 @@
 """Check what is resumed: the recipe and the data of a checkpoint, damaged files, and losses that are not finite."""
 
-import io
 import json
-import os
-import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.sharing.card.model_card import write_card
 from modeling_clipscratch.training.optimization.step_values import DivergedError, LossWatch, check_weights
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
@@ -67,26 +62,6 @@ def test_other_rows_under_the_same_name_are_refused(run_recipe, tmp_path, write_
     assert not (tmp_path / "second" / "run").exists()
 
 
-def test_other_vocabulary_is_refused_before_anything_is_written(run_recipe, tmp_path):
-    table = tmp_path / "table.csv"
-    recipe = {**STEPS, "dataset": str(table), "per_device_train_batch_size": 4, "max_steps": 1}
-    recipe["metric_for_best_model"] = None
-
-    def write(words):
-        rows = [f"{tmp_path}/{number}.png,a {word}" for number, word in enumerate(words)]
-        for number, _ in enumerate(words):
-            Image.new("RGB", (8, 8), (number * 20, 0, 0)).save(tmp_path / f"{number}.png")
-        table.write_text("\n".join(["image,caption", *rows]))
-
-    write(["cat", "dog", "cow", "pig", "hen", "fox"])
-    run, _ = run_recipe(tmp_path / "first", **recipe)
-    write(["cat", "dog", "cow", "pig", "hen", "emu", "yak", "elk", "ant", "bee"])
-    sentence = r"does not fit this model: text_model.*word_embeddings.weight is \(\d+, 16\) there and \(\d+, 16\) here"
-    with pytest.raises(ValueError, match=sentence):
-        run_recipe(tmp_path / "second", **recipe, resume_from_checkpoint=str(run / "checkpoint-1"))
-    assert not (tmp_path / "second" / "run").exists()
-
-
 EXCHANGED = {  # what is exchanged under the same path: file of the towers, text in it, what takes its place
     "weights": None,
     "tokenizer": ("text/tokenizer.json", "square", "rectangle"),
@@ -103,7 +78,7 @@ def test_tower_that_was_exchanged_under_the_same_path_is_refused(run_recipe, mak
 
     write(seed=0)
     towers = {"text_tower": str(tmp_path / "text"), "vision_tower": str(tmp_path / "vision"), "image_size": None}
-    recipe = {**STEPS, **towers, "freeze_text": True, "max_steps": 1, "test_split": "none"}
+    recipe = {**STEPS, **towers, "freeze_text": True, "random_shift": 0, "max_steps": 1}
     run, _ = run_recipe(tmp_path / "a", **recipe)
     resume = {**recipe, "max_steps": 2, "resume_from_checkpoint": str(run / "checkpoint-1")}
     run_recipe(tmp_path / "b", **resume)
@@ -153,10 +128,9 @@ def test_images_seen_are_those_of_all_parts_of_a_run(run_recipe, straight, tmp_p
 def test_folder_of_a_run_names_the_checkpoint_inside(straight, tmp_path):
     with pytest.raises(ValueError, match="is the folder of a run, not a checkpoint; give .*checkpoint-4, its last one"):
         find_checkpoint(tmp_path, str(straight))
-    only = tmp_path / "finished"
-    shutil.copytree(straight, only, ignore=shutil.ignore_patterns("checkpoint-*"))
-    with pytest.raises(ValueError, match="is the folder of a finished run, and it holds no checkpoint-N"):
-        find_checkpoint(tmp_path, str(only))
+    finished = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    with pytest.raises(ValueError, match="is no checkpoint; give the path of a checkpoint-N, or auto"):
+        find_checkpoint(tmp_path, str(finished))
 
 
 @pytest.mark.parametrize("option", [True, "checkpoint-2"])
@@ -188,6 +162,35 @@ def test_no_steps_train_nothing(run_recipe, tmp_path, changes, make_trainer):
     assert not list(run.glob("checkpoint-*"))
 
 
+def test_frozen_weights_are_stored_once_and_every_checkpoint_loads_and_resumes(run_recipe, tmp_path):
+    steps = {**STEPS, "freeze_text": True, "ema_decay": None, "max_steps": 3}
+    run, _ = run_recipe(tmp_path, **steps)
+    files = [run / f"checkpoint-{step}" / "model-00002-of-00002.safetensors" for step in (1, 2, 3)]
+    assert len({file.stat().st_ino for file in files}) == 1
+    assert all(find_checkpoint(run, str(file.parent)) for file in files)  # the digests are those of the files
+    last = weights(run / "checkpoint-3")
+    model = AutoModel.from_pretrained(run / "checkpoint-3", trust_remote_code=True)
+    assert same(model.state_dict(), last) and same(load_model(run / "checkpoint-3")[0].state_dict(), last)
+    assert {name for name in last if name.startswith("text_model.")} == set(load_file(files[0]))
+    shutil.copytree(run / "checkpoint-1", tmp_path / "copied")
+    again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(tmp_path / "copied"))
+    assert same(weights(again), weights(run))
+    for path in (run / "checkpoint-3", run / "model.safetensors"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")  # in the same folder, where a link could be
+    assert same(weights(run), last) and find_checkpoint(run, "auto") == str(run / "checkpoint-3")
+
+
+def test_checkpoint_is_written_whole_where_the_disk_has_no_hard_links(make_trainer, tmp_path, monkeypatch):
+    def link(source, target):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", link)
+    trainer = make_trainer({"freeze_text": True}, save_strategy="steps", save_steps=1)
+    trainer.train()
+    assert same(weights(tmp_path / "run" / "checkpoint-2"), trainer.model.state_dict())
+
+
 # Damaged files
 
 
@@ -214,36 +217,9 @@ def test_damaged_checkpoint_is_named_and_auto_takes_the_one_before(copied, caplo
     assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-3")
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"{copied / 'checkpoint-4'} is damaged and not used: ") and name in warning
-    sentence = "is damaged: |no checkpoint folder|of type None"
+    sentence = "is damaged: |is no checkpoint"
     with pytest.raises(ValueError, match=sentence):
         find_checkpoint(copied, str(copied / "checkpoint-4"))
-
-
-class Malice:
-    def __reduce__(self):
-        return os.mkdir, ("was run",)
-
-
-def pickled():
-    buffer = io.BytesIO()
-    torch.save(Malice(), buffer)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("content", [b"no file of torch", pickle.dumps(Malice()), pickled()])
-@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "training_args.bin"])
-def test_pickle_that_cannot_be_read_safely_is_refused_though_its_digest_is_right(
-    copied, name, content, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    (copied / "checkpoint-4" / name).write_bytes(content)
-    write_sums(copied / "checkpoint-4")
-    with pytest.raises(ValueError, match=f"is damaged: {name} cannot be read .*; copy it again, or give an earlier"):
-        find_checkpoint(copied, str(copied / "checkpoint-4"))
-    assert not (tmp_path / "was run").exists()
-    if content.startswith(b"PK"):  # a whole file of torch; else this test could not fail
-        torch.load(io.BytesIO(content), weights_only=False)
-        assert (tmp_path / "was run").exists()
 
 
 def test_file_that_was_not_written_with_a_checkpoint_is_not_loaded(copied):
@@ -292,13 +268,6 @@ def test_damaged_best_checkpoint_gives_way_to_the_last_weights(run_recipe, tmp_p
     assert "checkpoint-1, is damaged (model.safetensors does not match SHA256SUMS): the last weights" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "a: [1", "\x00", "just words"])
-def test_recipe_that_cannot_be_read_is_a_sentence(run_recipe, copied, text):
-    (copied / "recipe.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"recipe.yaml (cannot be read|holds no recipe) .*; copy it from where"):
-        run_recipe(copied.parent, **STEPS, resume_from_checkpoint="auto")
-
-
 # Losses and weights that are not finite
 
 
@@ -322,7 +291,7 @@ def test_diverging_run_stops_before_it_saves(run_recipe, tmp_path, monkeypatch, 
     assert all(tensor.isfinite().all() for tensor in weights(run / "checkpoint-2").values())
 
 
-@pytest.mark.parametrize("changes", [{}, {"eval_strategy": "steps", "eval_steps": 1}, {"save_strategy": "no"}])
+@pytest.mark.parametrize("changes", [{"eval_strategy": "steps", "eval_steps": 1}, {"save_strategy": "no"}])
 def test_weights_that_a_step_made_infinite_are_not_measured_saved_or_finished(run_recipe, tmp_path, changes):
     """The loss of that step is finite: its gradients, times the learning rate, are not."""
     recipe = {**STEPS, "optim": "sgd", "learning_rate": 3e38, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
@@ -345,64 +314,3 @@ def test_first_loss_and_any_weight_that_is_not_finite_are_seen(value):
     bad[2] = value
     with pytest.raises(DivergedError, match="after step 1$"):
         check_weights([good, bad], step=1)
-
-
-def test_checkpoint_has_the_recipe_without_what_does_not_change_the_result(straight):
-    recipe = yaml.safe_load((straight / "checkpoint-2" / "recipe.yaml").read_text())
-    assert recipe["dataset"] == "digits" and recipe["global_batch_size"] == 400
-    assert not {"output_dir", "cache_dir", "hub_token"} & recipe.keys()
-
-
-def test_frozen_weights_are_stored_once_and_every_checkpoint_loads_and_resumes(run_recipe, tmp_path):
-    steps = {**STEPS, "freeze_text": True, "ema_decay": None, "max_steps": 3}
-    run, _ = run_recipe(tmp_path, **steps)
-    files = [run / f"checkpoint-{step}" / "model-00002-of-00002.safetensors" for step in (1, 2, 3)]
-    assert len({file.stat().st_ino for file in files}) == 1
-    assert all(find_checkpoint(run, str(file.parent)) for file in files)  # the digests are those of the files
-    last = weights(run / "checkpoint-3")
-    model = AutoModel.from_pretrained(run / "checkpoint-3", trust_remote_code=True)
-    assert same(model.state_dict(), last) and same(load_model(run / "checkpoint-3")[0].state_dict(), last)
-    assert {name for name in last if name.startswith("text_model.")} == set(load_file(files[0]))
-    shutil.copytree(run / "checkpoint-1", tmp_path / "copied")
-    again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(tmp_path / "copied"))
-    assert same(weights(again), weights(run))
-    for path in (run / "checkpoint-3", run / "model.safetensors"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")  # in the same folder, where a link could be
-    assert same(weights(run), last) and find_checkpoint(run, "auto") == str(run / "checkpoint-3")
-
-
-def test_checkpoint_is_written_whole_where_the_disk_has_no_hard_links(make_trainer, tmp_path, monkeypatch):
-    def link(source, target):
-        raise OSError(1, "Operation not permitted")
-
-    monkeypatch.setattr("os.link", link)
-    trainer = make_trainer({"freeze_text": True}, save_strategy="steps", save_steps=1)
-    trainer.train()
-    assert same(weights(tmp_path / "run" / "checkpoint-2"), trainer.model.state_dict())
-
-
-# Finished folders
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json"])
-def test_damaged_finished_folder_is_not_loaded(straight, tmp_path, name, damage):
-    run = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
-    load_model(run)
-    DAMAGES[damage](run / name)
-    with pytest.raises(ValueError, match=f"is damaged: {name}.*; copy the folder again|has no config.json"):
-        load_model(run)
-
-
-@pytest.mark.parametrize("name", ["trainer_state.json", "recipe.yaml", "model.safetensors"])
-def test_card_is_not_written_of_a_damaged_folder(straight, tmp_path, name):
-    run = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
-    write_card(run)
-    data = (run / name).read_bytes()
-    (run / name).write_bytes(data.replace(b"1", b"2"))
-    with pytest.raises(ValueError, match=f"is damaged: {name} does not match SHA256SUMS; copy the folder"):
-        write_card(run)
-    (run / SUMS).unlink()
-    if name != "model.safetensors":
-        write_card(run)  # changed on purpose

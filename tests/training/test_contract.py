@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments, ViTConfig, ViTModel
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers import trainer as trainer_module
 
 from modeling_clipscratch import ClipScratchModel, ClipScratchTrainer, ClipScratchTrainingArguments
@@ -93,8 +93,9 @@ def history(folder, name):
     return [line[name] for line in lines if name in line]
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["map-style", "iterable"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "streamed"), [*((form, False) for form in FORMS), ("words as labels", True), ("lists of captions", True)]
+)
 def test_sample_of_the_readme_trains_on_any_form_of_data(towers, make_dataset, tmp_path, hub, form, streamed):
     whole = make_dataset(form)
     dataset = datasets.DatasetDict(train=whole, validation=whole)
@@ -196,30 +197,21 @@ def test_run_is_resumed_to_the_same_bits_and_a_finished_one_makes_no_step(make, 
     assert same(trainer.model.state_dict(), weights(last))
 
 
-@pytest.mark.parametrize("direction", [None, "minimize"])
-def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, towers, tmp_path, direction):
+def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, towers, tmp_path):
     optuna = pytest.importorskip("optuna")
 
     def model_init():
         torch.manual_seed(0)
         return ClipScratchModel.from_towers(text=towers["text"], vision=towers["vision"], freeze_text=True)[0]
 
-    space = {"global_batch_size": [4, 8, 12], "learning_rate": [2e-3], "seed": [5]}
-    trainer, objectives = make(options={"model_init": model_init}, num_train_epochs=1), {}
-    own = trainer._report_to_hp_search
-
-    def report(trial, step, metrics):
-        own(trial, step, metrics)
-        objectives[trial.number] = trainer.objective
-
-    trainer._report_to_hp_search = report
+    space = {"global_batch_size": [4, 12], "learning_rate": [2e-3], "seed": [5]}
+    trainer = make(options={"model_init": model_init}, num_train_epochs=1)
     best = trainer.hyperparameter_search(
         lambda trial: {name: trial.suggest_categorical(name, values) for name, values in space.items()},
-        n_trials=3, direction=direction, sampler=optuna.samplers.GridSampler(space, seed=0),
-        compute_objective=None if direction is None else lambda metrics: metrics["eval_expected_calibration_error"],
+        n_trials=2, sampler=optuna.samplers.GridSampler(space, seed=0),
     )  # fmt: skip
-    steps = {}
-    for trial in range(3):
+    steps, objectives = {}, []
+    for trial in range(2):
         [checkpoint] = (tmp_path / "run" / f"run-{trial}").glob("checkpoint-*")
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         settings = state["stateful_callbacks"]["TrainingRecord"]["attributes"]["settings"]
@@ -227,13 +219,10 @@ def test_search_trains_each_trial_with_its_own_batch_in_its_own_folder(make, tow
         assert (settings["learning_rate"], settings["seed"], trainer.sampler.seed) == ("0.002", "5", 5)
         steps[size] = state["global_step"]
         assert history(checkpoint, "images_seen")[0] == size
-        name = "eval_top1" if direction is None else "eval_expected_calibration_error"
-        assert history(checkpoint, name)[-1] == objectives[trial]
-    assert steps == {4: 6, 8: 3, 12: 2}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run-0", "run-1", "run-2"}
-    assert best.objective == (max if direction is None else min)(objectives.values())
-    assert objectives[int(best.run_id)] == best.objective
-    assert best.hyperparameters["global_batch_size"] in space["global_batch_size"]
+        objectives.append(history(checkpoint, "eval_top1")[-1])
+    assert steps == {4: 6, 12: 2}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run-0", "run-1"}
+    assert best.objective == max(objectives) == objectives[int(best.run_id)]
 
 
 def test_captions_train_a_model_that_is_measured_on_classes_and_the_arguments_serve_twice(make, make_dataset):
@@ -270,13 +259,6 @@ def test_callbacks_receive_every_event(make):
     assert Events.seen == ["loss"] * 3 + ["eval_top1", "save", "predict"]
 
 
-def test_scalars_reach_tensorboard(make, tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard")
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
-    make(report_to="tensorboard", num_train_epochs=1).train()
-    assert list((tmp_path / "logs").rglob("events.*"))
-
-
 def test_bar_takes_the_place_of_the_one_of_a_notebook(make, monkeypatch, capfd):
     for name in ("IPython", "IPython.display"):  # which a notebook has
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -288,10 +270,6 @@ def test_bar_takes_the_place_of_the_one_of_a_notebook(make, monkeypatch, capfd):
     assert trainer.evaluate()["eval_top1"] >= 0 and "48/48" in capfd.readouterr().err
 
 
-def numbers(dataset):
-    return dataset.cast_column("label", datasets.Value("int64"))
-
-
 WRONG = {  # what is given instead: parameters of the trainer (dataset -> value), arguments; and the sentence
     "plain arguments": (
         {"args": lambda dataset: TrainingArguments("run")}, {},
@@ -299,10 +277,6 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
     ),
     "model and processor as the model": (
         {"model": lambda dataset: (1, 2)}, {}, "^model is a tuple; give a ClipScratchModel .from_towers returns it",
-    ),
-    "a tower as the model": (
-        {"model": lambda dataset: ViTModel(ViTConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1))}, {},
-        "^model is a ViTModel; give a ClipScratchModel",
     ),
     "a list": (
         {"train_dataset": lambda dataset: [{"image": 1}]}, {},
@@ -312,43 +286,17 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
         {"train_dataset": lambda dataset: datasets.DatasetDict(train=dataset, test=dataset)}, {},
         "^train_dataset is a dictionary of the splits train, test; give one of them.$",
     ),
-    "all splits to evaluate on, as a list": (
-        {"eval_dataset": lambda dataset: [dataset]}, {}, "^eval_dataset is a list; give a datasets.Dataset",
-    ),
     "no processor": (
         {"processing_class": lambda dataset: None}, {},
         "^processing_class is missing; give the model's processor, which has a tokenizer and an image processor",
-    ),
-    "no images": (
-        {"train_dataset": lambda dataset: dataset.remove_columns("image")}, {},
-        "no picture among the columns label; name the one that holds pictures",
-    ),
-    "neither label nor captions": (
-        {"train_dataset": lambda dataset: dataset.remove_columns("label")}, {},
-        "neither captions nor a label among the columns image; name one with",
-    ),
-    "numbers as labels": (
-        {"train_dataset": numbers}, {},
-        "the labels in column 'label' are numbers without names; give the classes' names in label order",
-    ),
-    "numbers as labels, streamed": (
-        {"train_dataset": lambda dataset: numbers(dataset).to_iterable_dataset()}, {"max_steps": 1},
-        "the classes in column 'label' are not known before all rows are read; give their names in label order",
     ),
     "a stream without an end": (
         {"train_dataset": lambda dataset: dataset.to_iterable_dataset()}, {},
         "the number of rows is not known, so num_train_epochs has no use; set max_steps.$",
     ),
-    "no rows": (
-        {"train_dataset": lambda dataset: dataset.select([])}, {}, "no rows; choose another split",
-    ),
     "own metrics": (
         {"compute_metrics": lambda dataset: print}, {},
         "^compute_metrics is not supported: an evaluation computes metrics of the whole split .*; leave it out.$",
-    ),
-    "own collator": (
-        {"data_collator": lambda dataset: list}, {},
-        "^data_collator is not supported: the trainer builds whole batches; leave it out.$",
     ),
     "metric of other data": (
         {}, {"metric_for_best_model": "text_to_image_recall@1"},

@@ -13,7 +13,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 
 
 @pytest.mark.parametrize(
-    ("best", "expected"),
+    ("instructions", "expected"),
     [
         ({"avx2": True}, "fp32"),
         ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
@@ -21,8 +21,8 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
         ({"amx_bf16": True}, "bf16"),
     ],
 )
-def test_precision_on_cpus_follows_their_instructions(monkeypatch, best, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: best)
+def test_precision_on_cpus_follows_their_instructions(monkeypatch, instructions, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     assert choose_precision("auto", use_cpu=True) == expected
     assert choose_precision("fp16", use_cpu=True) == "fp16"
 

@@ -148,7 +148,7 @@ def test_progress_bar_has_the_true_total_and_moves_with_each_batch(model, pixels
 
     class Bar(feature_files.tqdm):
         def __init__(self, **options):
-            self.moves = []
+            self.moves, self.options = [], options
             bars.append(self)
             super().__init__(**{**options, "disable": True})
 
@@ -157,8 +157,9 @@ def test_progress_bar_has_the_true_total_and_moves_with_each_batch(model, pixels
 
     monkeypatch.setattr(feature_files, "tqdm", Bar)
     monkeypatch.setattr(feature_files, "PART_ROWS", rows)
-    image(model, pixels, tmp_path, batch_size=4)
+    image(model, pixels, tmp_path, batch_size=4, split="train")
     [bar] = bars
+    assert bar.options["desc"] == "computing image features (train)"
     assert bar.total == 6 == sum(bar.moves) and len(bar.moves) == {1: 6, 4: 2, 1024: 2}[rows]
 
 
@@ -236,10 +237,13 @@ def test_planted_part_is_not_used(model, tokens, tmp_path, three_parts, planted,
     assert "0000000000.safetensors is damaged; its features are computed again." in caplog.text
 
 
-def test_full_disk_names_the_file_and_the_option(model, tokens, tmp_path, monkeypatch):
+def test_full_disk_or_wrong_folder_names_the_place_and_the_option(model, tokens, tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(28, "No space left on device")
 
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=f"{tmp_path}/file cannot be written.*cache_dir sets the place"):
+        text(model, tokens, tmp_path / "file")
     monkeypatch.setattr(feature_files, "save_file", full)
     with pytest.raises(OSError, match=f"{tmp_path}.*cannot be written.*No space left.*cache_dir sets the place"):
         text(model, tokens, tmp_path)
@@ -300,7 +304,7 @@ def encode(start, stop, advance):
     encoded.append(start)
     return torch.arange(float(start), float(stop))[:, None].repeat(1, 2)
 path = folder / "cache" / "x.safetensors"
-feature_files.find_or_build(path, 13, encode, device="cpu", unit="row", progress=False)
+feature_files.find_or_build(path, 13, encode, device="cpu", name="rows", unit="row", progress=False)
 (folder / f"encoded-{rank}.json").write_text(json.dumps(encoded))
 dist.destroy_process_group()
 """

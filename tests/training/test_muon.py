@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from modeling_clipscratch.training.optimization.muon import MuonAdamW, orthogonalize
+from tests.training.conftest import same, weights
 
 MUON = {"muon_learning_rate": 0.02, "freeze_text": False, "test_split": "none", "eval_strategy": "no"}
 SHAPES = [(8, 8), (16, 8), (8, 16), (8, 8), (4, 8)]
@@ -95,7 +95,7 @@ def test_muon_takes_the_matrices_of_the_blocks_of_towers_from_scratch(run_recipe
     # Without AdamW's rate nothing else moves.
     run, _ = run_recipe(tmp_path, **settings, learning_rate=0.0, save_strategy="steps", save_steps=1, max_steps=2,
                         save_total_limit=5)  # fmt: skip
-    first, last = (load_file(run / f"checkpoint-{step}" / "model.safetensors") for step in (1, 2))
+    first, last = (weights(run / f"checkpoint-{step}") for step in (1, 2))
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert moved == {name for name in first if name.startswith("vision_model.layers.") and first[name].dim() == 2}
     assert len(moved) == 6
@@ -119,8 +119,7 @@ def test_resumed_run_ends_with_the_same_bits(run_recipe, tmp_path):
     steps = {**MUON, "max_steps": 4, "save_strategy": "steps", "save_steps": 2, "ema_decay": 0.5}
     run, _ = run_recipe(tmp_path / "run", **steps)
     again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(run / "checkpoint-2"))
-    expected, resumed = load_file(run / "model.safetensors"), load_file(again / "model.safetensors")
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in expected.items())
+    assert same(weights(again), weights(run))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +130,7 @@ def test_resumed_run_ends_with_the_same_bits(run_recipe, tmp_path):
             "the text tower is frozen and the vision tower frozen",
         ),
         ({"freeze_text": True, "freeze_vision": True, "vision_lora_rank": 2}, "vision tower frozen with adapters"),
-        ({"optim": "sgd"}, "optim=sgd with muon_learning_rate=0.02: AdamW trains what Muon"),
+        ({"optim": "sgd"}, "optim=sgd with muon_learning_rate=0.02: AdamW trains the weights"),
         ({"muon_learning_rate": -1.0}, "muon_learning_rate=-1.0 is not above 0"),
         ({"tower_learning_rate": 0.0}, "tower_learning_rate=0.0 is not above 0"),
     ],

@@ -1,4 +1,4 @@
-"""Two processes that share a batch go in; one run comes out, the same that one process with the whole batch makes."""
+"""Launch runs of two processes, and hold them to the run of one process with the whole batch."""
 
 import json
 import os
@@ -17,6 +17,7 @@ from transformers import AutoModel
 
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Plain SGD: its steps are linear in the gradients, where AdamW would blow roundings of tiny ones up to whole steps.
 FOUR_STEPS = {
@@ -37,13 +38,13 @@ def environment():
 
 
 def accelerate():
-    """Begin of a command that launches two processes."""
+    """Return the start of a command that launches two processes."""
     launcher = ["accelerate.commands.launch", "--main_process_port", str(free_port())]
     return [*launcher, "--config_file", "configuration/accelerate/cpu_2.yaml", "run_train.py"]
 
 
 def launch(*command, fails=False):
-    """Runs a program of two processes to its end."""
+    """Run a program of two processes to its end."""
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
     )
@@ -70,7 +71,7 @@ def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, r
         for name in {"loss", "positive_share", "grad_norm", "temperature", "images_seen"} & set(a):
             assert abs(a[name] - b[name]) <= 1e-4 * abs(a[name]), name  # float32 sums over 400 x 400 pairs
         if "eval_top1" in a:
-            assert abs(a["eval_top1"] - b["eval_top1"]) < 3 / 180  # two pictures of 180 may be torn between classes
+            assert abs(a["eval_top1"] - b["eval_top1"]) < 3 / 180  # of 180 images, two may be ties
     assert [line["images_seen"] for line in second if "loss" in line] == [400, 800, 1200, 1600]
     for name, tensor in expected.items():
         assert torch.allclose(found[name], tensor, atol=1e-5), name
@@ -79,14 +80,12 @@ def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, r
     assert json.loads((two / "metrics.json").read_text())["digits"].keys() == metrics["digits"].keys()
 
 
-@pytest.mark.slow
 def test_error_that_every_process_finds_is_printed_once(write_recipe, tmp_path):
     recipe = write_recipe(tmp_path, **FOUR_STEPS, per_device_train_batch_size=200)
     done = launch(*accelerate(), str(recipe), "--learning_rte", "1", fails=True)
     assert done.stderr.count("option --learning_rte is not known; did you mean --learning_rate?") == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [

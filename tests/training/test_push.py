@@ -18,10 +18,10 @@ SAVES = {"push_to_hub": True, "hub_model_id": "you/clip", "save_strategy": "step
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"hub_token": "hf_wrong"}, "the Hub does not know this token"),
-        ({"hub_token": "hf_reader"}, "this token may not write there"),
-        ({"hub_model_id": "other/clip"}, "this token may not write there"),
-        ({"hub_model_id": "a b"}, "repo_id='a b' is no name of a repository"),
+        ({"hub_token": "hf_wrong"}, "401 Unauthorized"),
+        ({"hub_token": "hf_reader"}, "403 Forbidden"),
+        ({"hub_model_id": "other/clip"}, "403 Forbidden"),
+        ({"hub_model_id": "a b"}, "repo_id='a b' is malformed"),
         ({"hub_strategy": "every_save"}, "hub_strategy=every_save is not supported: the finished folder is pushed"),
     ],
 )
@@ -144,7 +144,7 @@ def test_finished_folder_is_pushed_by_the_command_which_else_says_how_to_push_it
     status, _, message = run_train(recipe)
     run = tmp_path / "run"
     assert status == 2 and message.splitlines()[-1].endswith(
-        f"The trained folder is whole; later: clipscratch share push {run} you/clip --private true --revision trial"
+        f"is complete; push it later with: clipscratch share push {run} you/clip --private true --revision trial"
     )
     assert hub.repos["model", "you/clip"].history == ["initial commit"] and (run / "metrics.json").is_file()
 

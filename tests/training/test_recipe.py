@@ -73,6 +73,7 @@ READINGS = [
     ),
     ("lr_scheduler_kwargs: {min_lr: 1e-5}", [], "lr_scheduler_kwargs", '{"min_lr": 1e-05}'),
     ("image_column: null", [], "image_column", None),
+    ("save_total_limit: null", [], "save_total_limit", None),
     ("image_column:", [], "image_column", None),
 ]  # fmt: skip
 

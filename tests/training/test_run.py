@@ -22,6 +22,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
+from modeling_clipscratch.utils.checksums import write_sums
 from tests.training.conftest import same, weights
 
 # The features of a frozen text tower are cached, and the best of two epochs is kept.
@@ -248,7 +249,14 @@ def test_processes_of_one_machine_share_the_limit_of_what_is_kept_in_memory(run_
 
 
 def test_second_run_with_cached_features_decodes_no_image(run_recipe, tmp_path, monkeypatch):
-    frozen = {**FROZEN, "num_train_epochs": 1, "freeze_vision": True, "random_shift": 0, "test_split": "none", "dataloader_num_workers": 0}
+    frozen = {
+        **FROZEN,
+        "num_train_epochs": 1,
+        "freeze_vision": True,
+        "random_shift": 0,
+        "test_split": "none",
+        "dataloader_num_workers": 0,
+    }
     first, expected = run_recipe(tmp_path, **frozen)
     bits = (first / "model.safetensors").read_bytes()
     monkeypatch.setattr(Preprocess, "__call__", lambda *args: pytest.fail("an image was decoded"))
@@ -358,6 +366,17 @@ def test_folder_of_another_run_is_refused_and_stays_as_it_is(write_recipe, finis
     with pytest.raises(ClipScratchError, match="holds another run; use --overwrite_output_dir"):
         train(*parse_recipe([str(path)]))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_checkpoint_of_another_model_is_refused_before_anything_is_written(run_recipe, tmp_path):
+    other = tmp_path / "checkpoint-5"
+    other.mkdir()
+    (other / "trainer_state.json").write_text("{}")
+    (other / "config.json").write_text('{"model_type": "clip"}')
+    write_sums(other)
+    with pytest.raises(ClipScratchError, match="holds a model of type 'clip', not 'clipscratch'"):
+        run_recipe(tmp_path / "new", **FROZEN, resume_from_checkpoint=str(other))
+    assert not (tmp_path / "new" / "run").exists()
 
 
 def test_overwriting_starts_again_and_keeps_nothing_of_the_old_run(run_recipe, tmp_path):

@@ -112,14 +112,12 @@ def run_to_the_end(path, options, delay, results):
             results.put((options, str(error)))
 
 
-OPTIONS = ([], ["--overwrite_output_dir"], ["--resume_from_checkpoint", "auto"])
 STEPS = {"max_steps": 40, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "no", "test_split": "none"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("second", OPTIONS)
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("second", [["--overwrite_output_dir"], ["--resume_from_checkpoint", "auto"]])
+@pytest.mark.parametrize(("seed", "together"), [(1, True), (0, False)])
 def test_of_two_runs_into_one_folder_one_trains_and_the_other_is_refused(
     write_recipe, tmp_path, second, seed, together
 ):

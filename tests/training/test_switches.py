@@ -39,16 +39,18 @@ def plain(run_recipe, tmp_path_factory):
     return weights(run_recipe(tmp_path_factory.mktemp("plain"), **SAME)[0])
 
 
+COMPILED = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+
+
 @pytest.mark.parametrize(
     "switch",
     [
-        {"gradient_checkpointing": True},
-        {"per_device_train_batch_size": 100, "gradient_accumulation_steps": 4},
-        {"gradient_checkpointing": True, "encode_chunk_size": 150},
-        {"torch_compile": True, "torch_compile_backend": "aot_eager"},
-        {"torch_compile": True, "torch_compile_backend": "aot_eager", "encode_chunk_size": 150},
+        pytest.param({"gradient_checkpointing": True}, id="checkpointed layers"),
+        pytest.param({"per_device_train_batch_size": 100, "gradient_accumulation_steps": 4}, id="accumulation"),
+        pytest.param({"gradient_checkpointing": True, "encode_chunk_size": 150}, id="checkpointed layers in chunks"),
+        pytest.param(COMPILED, id="compiled", marks=pytest.mark.slow),
+        pytest.param({**COMPILED, "encode_chunk_size": 150}, id="compiled in chunks", marks=pytest.mark.slow),
     ],
-    ids=["checkpointed layers", "accumulation", "checkpointed layers in chunks", "compiled", "compiled in chunks"],
 )
 def test_switch_that_must_change_no_result_changes_none(run_recipe, tmp_path, plain, switch):
     found = weights(run_recipe(tmp_path, **{**SAME, **switch})[0])

@@ -23,6 +23,7 @@ SWITCHES = {
 SHORT = {
     "per_device_train_batch_size": 200, "max_steps": 5, "logging_steps": 5, "eval_strategy": "no",
     "save_strategy": "no", "test_split": "none",
+    "freeze_text": True,  # of a trained text tower, transformers asks whether a mask is needed
 }  # fmt: skip
 
 

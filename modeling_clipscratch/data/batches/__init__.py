@@ -1,1 +1,1 @@
-"""Batches of image-text pairs, from datasets and from streams."""
+"""Make batches of image-text pairs of datasets and of streams."""

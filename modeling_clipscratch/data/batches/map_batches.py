@@ -25,17 +25,17 @@ from .captions import CaptionTable, TokenTable
 
 logger = logging.getLogger(__name__)
 
-_CAPTION_DRAW = 100  # draw number, apart from those of the augmentation
+_CAPTION_DRAW = 100  # a draw number apart from those of the augmentation
 
 
 class TextSide:
-    """Draw a caption of each row, and give its tokens or its cached features.
+    """Draw a caption of each row, and return its tokens or its cached features.
 
     Args:
-        seed: a choice follows from (seed, epoch, key).
-        tokens: `TokenTable` of a caption table's texts; or
+        seed: A choice follows from (seed, epoch, key).
+        tokens: `TokenTable` of the texts of a caption table; or
         features: (U, D) cached features of a frozen text tower, one of each text; or
-        tokenizer: for texts that are not known beforehand; they are cut at its `model_max_length`.
+        tokenizer: For texts that are not known beforehand. They are cut at its `model_max_length`.
     """
 
     def __init__(self, *, seed: int, tokens: TokenTable | None = None, features=None, tokenizer=None):
@@ -43,17 +43,11 @@ class TextSide:
         self.seed, self.tokens, self.features, self.tokenizer = seed, tokens, features, tokenizer
 
     def samples(self, ids: torch.Tensor, epochs: torch.Tensor) -> torch.Tensor:
-        """(B,) numbers of samples, from which all their randomness follows: of (B,) `key_ids` and (B,) epochs."""
+        """Return (B,) `sample_ids`, from which all randomness follows, of (B,) `key_ids` and (B,) epochs."""
         return sample_ids(ids, seed=self.seed, epoch=epochs)
 
     def batch(self, table: CaptionTable, rows: torch.Tensor, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The text part of a batch.
-
-        Args:
-            table: the captions.
-            rows: (B,) rows of the table.
-            samples: (B,) of `samples`.
-        """
+        """Return the text part of a batch: of (B,) rows of a caption table and their (B,) samples."""
         chosen = table.choose(rows, uniform(samples, _CAPTION_DRAW))
         if self.features is not None:
             part = {"text_features": self.features[chosen]}
@@ -66,7 +60,7 @@ class TextSide:
         return {**part, "links": table.links[rows], "sample": samples, "may_flip": table.survives_flip[chosen]}
 
     def longest(self, count: int) -> dict[str, torch.Tensor]:
-        """Tokens or features of `count` times the longest caption there may be, to measure what a batch may need."""
+        """Return tokens or features of `count` times the longest caption possible."""
         if self.features is not None:
             return {"text_features": self.features[:1].repeat(count, 1)}
         if self.tokens is not None:
@@ -76,25 +70,16 @@ class TextSide:
 
 
 class PairDataset(torch.utils.data.Dataset):
-    """Batches of a map-style dataset, made whole (`__getitems__`).
+    """Make batches of a map-style dataset, each whole (`__getitems__`).
 
     Args:
-        dataset: prepared, N rows.
-        captions: their `CaptionTable`.
-        texts: what is taken of a caption.
-        pixels: uint8 (N, H, W, 3) of decoded images; or
-        preprocess: reads and resizes an image when its batch is made; or
+        dataset: Prepared, N rows.
+        captions: Their `CaptionTable`.
+        texts: Chooses a caption, and returns its tokens or features.
+        pixels: uint8 (N, H, W, 3) decoded images; or
+        preprocess: Reads and resizes an image when its batch is made; or
         image_features: (N, D) cached features of a frozen vision tower.
-        on_bad_row: `raise` or `skip` (the next row that can be read takes its place), for `preprocess`.
-
-    >>> from modeling_clipscratch.data import load_data
-    >>> data = load_data("digits", splits=["validation"])
-    >>> captions = CaptionTable.of(data["validation"], data.templates)
-    >>> texts = TextSide(seed=0, features=torch.zeros(len(captions.texts), 16))  # of a frozen text tower
-    >>> pixels = np.zeros((180, 8, 8, 3), dtype=np.uint8)
-    >>> batch = PairDataset(data["validation"], captions, texts, pixels=pixels).__getitems__([(0, 5), (0, 7)])
-    >>> batch["images"].shape, batch["text_features"].shape  # of (epoch, row) each
-    (torch.Size([2, 8, 8, 3]), torch.Size([2, 16]))
+        on_bad_row: `raise`, or `skip` to take the next row that can be read, for `preprocess`.
     """
 
     def __init__(
@@ -127,13 +112,13 @@ class PairDataset(torch.utils.data.Dataset):
         return digest.hexdigest()
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-        """[(epoch, row index), ...] -> batch; in a worker that met a broken image, `error` alone, its sentence."""
+        """Return the batch of [(epoch, row index), ...]; in a worker that meets a broken image, `error` alone."""
         try:
             return self._batch(places)
         except BadImageError as error:
             if torch.utils.data.get_worker_info() is None:
                 raise
-            return {"error": str(error)}  # raised there, it would reach the user as a traceback
+            return {"error": str(error)}  # raised here, it would reach the user as a traceback
 
     def _batch(self, places):
         epochs, rows = torch.tensor(places).unbind(1)
@@ -142,20 +127,17 @@ class PairDataset(torch.utils.data.Dataset):
             rows, batch["images"] = self._read(rows)
         elif self.pixels is not None:
             batch["images"] = self.pixels.index_select(0, rows)  # copies rows; self.pixels[...] goes byte by byte
-        samples = self.texts.samples(self._ids[rows], epochs)
-        if self.image_features is not None:
+        else:
             batch["image_features"] = self.image_features[rows]
+        samples = self.texts.samples(self._ids[rows], epochs)
         return {**batch, **self.texts.batch(self.captions, rows, samples)}
 
     def largest_batch(self, count: int) -> dict[str, torch.Tensor]:
-        """A batch of `count` rows with the longest caption there is, to measure what a batch may need."""
+        """Return a batch of `count` rows with the longest caption, to measure the memory of a batch."""
         return {**self.__getitems__([(0, 0)] * count), **self.texts.longest(count)}
 
     def plain_images(self, rows: torch.Tensor, batch_size: int) -> Iterator[torch.Tensor]:
-        """(n,) row indices -> uint8 (B, H, W, 3) after another, not augmented; a broken one raises.
-
-        What is not in memory is read ahead while the caller works on the batch before.
-        """
+        """Yield batches of the images of (n,) rows, uint8 (B, H, W, 3), not augmented, read ahead of the caller."""
         if self.pixels is not None:
             yield from (self.pixels[chosen] for chosen in rows.split(batch_size))
         else:
@@ -173,13 +155,13 @@ class PairDataset(torch.utils.data.Dataset):
                 except BadImageError as error:
                     if self.on_bad_row == "raise":
                         raise
-                    self._skip(place, error)
+                    self._count_skipped(place, error)
             else:
                 raise ClipScratchError(f"{title(self.dataset)}: none of its images can be read.")
         return torch.tensor(kept), torch.from_numpy(np.stack(images))
 
-    def _skip(self, row, error):
-        """Say the 1st, 10th, 100th, ... broken image, each of which counts once, not once an epoch."""
+    def _count_skipped(self, row, error):
+        """Log the 1st, 10th, 100th, ... broken image. Each counts once, not once an epoch."""
         if row not in self._skipped:
             self._skipped.add(row)
             if str(count := len(self._skipped)).strip("0") == "1":
@@ -188,7 +170,7 @@ class PairDataset(torch.utils.data.Dataset):
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """Yields (epoch, row index) in the order that (seed, epoch) gives; the epoch is set before each pass."""
+    """Yield (epoch, row index) in the order that follows from (seed, epoch). Set the epoch before each pass."""
 
     def __init__(self, count: int, *, seed: int):
         self.count, self.seed, self.epoch = count, seed, 0
@@ -204,5 +186,5 @@ class EpochSampler(torch.utils.data.Sampler):
 
 
 def as_they_are(batch):
-    """Collator: whole batches are made already."""
+    """Collate batches that are whole already."""
     return batch

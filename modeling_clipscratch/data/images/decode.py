@@ -1,6 +1,5 @@
-"""Picture files of any mode go in, as bytes or a path; upright 8-bit RGB comes out, or a `BadImageError`."""
+"""Decode image files of any mode to upright 8-bit RGB, and recognise files by their names."""
 
-import contextlib
 import io
 import logging
 import os
@@ -9,10 +8,10 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin
 
 from ...hub.errors_clipscratch import ClipScratchError
-from ...utils.local_files import backslash_hint, is_special, lfs_pointer
+from ...utils.local_files import backslash_hint, is_lfs_pointer, is_special
 
 try:
     import simplejpeg
@@ -24,28 +23,13 @@ logger = logging.getLogger(__name__)
 IMAGE_EXTENSIONS = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
 )
-
-# Editors write their history into a PNG as text; Pillow refuses 1 MB in one chunk, and 64 MB in all.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-
 _UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg", ".eps")
 _UNREAD += (".tga", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr")
 
+# Editors write their history into a PNG as text; Pillow refuses 1 MB in one chunk, and 64 MB in all.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
-
-
-class BadImageError(ClipScratchError):
-    """An image that cannot be decoded; the message names the file, the member and the reason.
-
-    >>> try:
-    ...     raise BadImageError("photos/7.png cannot be read: it is cut short.")
-    ... except ValueError as error:
-    ...     print(error)
-    photos/7.png cannot be read: it is cut short.
-    """
-
-
-# EXIF 2.32, tag 0x0112: what undoes each way of holding the camera.
+# EXIF 2.32, tag 0x0112: the transpose that undoes each orientation of the camera.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -57,10 +41,14 @@ _UPRIGHT = {
 }
 
 
-def is_picture_name(name: str | PathLike) -> bool:
-    """Whether the ending is that of a picture file; files that begin with a dot are the system's, not pictures.
+class BadImageError(ClipScratchError):
+    """An image that cannot be read. The message names the file, the member and the reason."""
 
-    >>> is_picture_name("cat.JPG"), is_picture_name("notes.txt"), is_picture_name("._cat.jpg")
+
+def is_image_name(name: str | PathLike) -> bool:
+    """Return whether a name ends like that of an image file. Files that begin with a dot belong to the system.
+
+    >>> is_image_name("cat.JPG"), is_image_name("notes.txt"), is_image_name("._cat.jpg")
     (True, False, False)
     """
     base = os.path.basename(name)
@@ -68,140 +56,117 @@ def is_picture_name(name: str | PathLike) -> bool:
 
 
 def is_unread_name(name: str) -> bool:
-    """Whether it is an image of a kind that is not read: of a phone or a camera, of vectors, an icon, ...
-
-    >>> is_unread_name("IMG_1.HEIC"), is_unread_name("IMG_1.JPG")
-    (True, False)
-    """
+    """Return whether a name is that of an image of a kind that is not read: raw photos, vectors, icons, ..."""
     return name.lower().endswith(_UNREAD) and not name.startswith(".")
 
 
 def warn_of_unread(paths: Sequence[str]) -> None:
-    """Says how many pictures of such a kind are left out, if any."""
+    """Log how many images of such a kind are left out, if any."""
     if paths:
         logger.warning(
-            "%d pictures are of a kind that is not read (%s, ...) and are left out; convert them to JPEG.",
+            "%d images are of a kind that is not read (%s, ...) and are left out; convert them to JPEG.",
             len(paths),
             paths[0],
         )
 
 
 def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | None = None) -> Image.Image:
-    """One picture as people see it: rotated as its EXIF says, transparency on white, first frame, 8-bit RGB.
+    """Decode one image as people see it: rotated by its EXIF tag, transparency on white, first frame, 8-bit RGB.
 
     Args:
-        data: the encoded file, or the path to it.
-        name: what an error calls the picture: its path, or its shard and member.
-        draft_size: pixels; a JPEG may be decoded at a half, a quarter or an eighth of its scale as long as neither
-            side falls below this, which is several times faster for large photographs.
+        data: The encoded file, or the path to it.
+        name: What an error calls the image: its path, or its shard and member.
+        draft_size: Pixels. A JPEG is decoded at a half, a quarter or an eighth of its scale as long as both sides stay
+            at least this long, which is several times faster for large photographs.
 
     Raises:
-        BadImageError: if the picture is missing, no regular file, cut short, corrupt, of no known format, or so large
-            that decoding it would exhaust memory (Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`, twice over).
-
-    >>> decode_image("photos/0.png", name="photos/0.png").size
-    (8, 8)
+        BadImageError: If the image is missing, not a regular file, cut short, corrupt, of an unknown format, or so
+            large that decoding it would exhaust memory (twice Pillow's limit `PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    with _bad_one_named(name, data), _open(data) as file:
-        _draft(file, draft_size)
-        image, orientation = _loaded(file)
-    if orientation in _UPRIGHT:
-        image = image.transpose(_UPRIGHT[orientation])
-    elif image is file:
-        image = image.copy()  # a picture of a file keeps its EXIF block, whatever is done to `info`
-    image.info.clear()  # an EXIF block that stayed would have the next reader rotate it again
+    try:
+        image = _decode(data, draft_size)
+    except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
+        raise _bad_image(error, name, data) from error
+    if isinstance(image, ImageFile.ImageFile):
+        image = image.copy()  # the file's own image keeps its EXIF block, whatever is done to `info`
+    image.info.clear()  # a remaining EXIF block would make the next reader rotate the image again
     return image
 
 
 def decode_pixels(data: bytes | PathLike | str, *, name: str, draft_size: int | None = None) -> np.ndarray:
-    """The pixels of `decode_image` to the bit, with less copying: uint8 (H, W, 3), writable.
+    """Return the pixels of `decode_image` to the bit with less copying: uint8 (H, W, 3), writable.
 
-    Where `simplejpeg` is installed (extra `jpeg`) it decodes what Pillow takes for an RGB JPEG, at its full scale; what
-    it refuses is left to Pillow, whose verdict counts.
-
-    Args, Raises: as for `decode_image`.
-
-    >>> decode_pixels("photos/0.png", name="photos/0.png").shape
-    (8, 8, 3)
+    Where `simplejpeg` is installed (extra `jpeg`), it decodes RGB JPEGs at their full scale. Pillow decodes all others
+    and those that simplejpeg refuses. Args and Raises: As of `decode_image`.
     """
-    with _bad_one_named(name, data):
-        if not isinstance(data, bytes):
-            _check_regular(data)
-            data = Path(data).read_bytes()
-        with _open(data) as file:
-            full = file.size
-            _draft(file, draft_size)
-            pixels = _fast_jpeg(data, file) if file.size == full else None
-            image, orientation = _loaded(file) if pixels is None else (None, _orientation(file))
-    if orientation in _UPRIGHT:
-        image = (Image.fromarray(pixels) if image is None else image).transpose(_UPRIGHT[orientation])
-    return pixels if image is None else np.array(image)
-
-
-def _fast_jpeg(data: bytes, file: Image.Image) -> np.ndarray | None:
-    if simplejpeg is None or file.format != "JPEG" or file.mode != "RGB":
-        return None
     try:
-        return simplejpeg.decode_jpeg(data, "RGB")
+        data = data if isinstance(data, bytes) else _read_file(data)
+        if simplejpeg is not None and data.startswith(b"\xff\xd8"):
+            pixels = _fast_jpeg(data, draft_size)
+            if pixels is not None:
+                return pixels
+        return np.array(_decode(data, draft_size))
+    except Exception as error:
+        raise _bad_image(error, name, data) from error
+
+
+def _fast_jpeg(data: bytes, draft_size: int | None) -> np.ndarray | None:
+    with _open(data) as file:
+        size = file.size
+        if draft_size is not None:
+            file.draft("RGB", (draft_size, draft_size))
+        if file.format != "JPEG" or file.mode != "RGB" or file.size != size:
+            return None
+        transpose = _UPRIGHT.get(_orientation(file))
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:
         return None
+    return pixels if transpose is None else np.array(Image.fromarray(pixels).transpose(transpose))
 
 
-@contextlib.contextmanager
-def _bad_one_named(name, data):
-    try:
-        yield
-    except BadImageError:
-        raise
-    except FileNotFoundError as error:
-        hint = backslash_hint(name)
-        raise BadImageError(f"{name}: there is no such picture; check the path{hint}, or remove its row.") from error
-    except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
-        reason = _reason(error, data)
-        raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the picture or remove its row.") from error
+def _decode(data, draft_size) -> Image.Image:
+    with _open(data) as file:
+        if draft_size is not None:
+            file.draft("RGB", (draft_size, draft_size))
+        file.load()
+        # Read after load(): Pillow rotates a TIFF while loading, and then drops the tag.
+        transpose, image = _UPRIGHT.get(_orientation(file)), _to_rgb(file)
+    return image if transpose is None else image.transpose(transpose)
 
 
-def _draft(file, size):
-    if size is not None:
-        file.draft("RGB", (size, size))
+def _bad_image(error: Exception, name: str, data) -> BadImageError:
+    if isinstance(error, FileNotFoundError):
+        return BadImageError(
+            f"{name}: there is no such image; check the path{backslash_hint(name)}, or remove its row."
+        )
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    if isinstance(error, Image.UnidentifiedImageError):
+        reason = "not an image of any known format, or cut short in its header"
+        if is_lfs_pointer(data if isinstance(data, bytes) else Path(data).read_bytes()):
+            reason = "it is a Git LFS pointer, which git lfs pull replaces with the image"
+    return BadImageError(f"{name}: cannot be decoded ({reason}); replace the image or remove its row.")
 
 
-def _loaded(file) -> tuple[Image.Image, int]:
-    file.load()
-    orientation = _orientation(file)
-    return _to_rgb(file), orientation
+def _read_file(path) -> bytes:
+    if is_special(path):  # opening a pipe waits for a writer
+        raise OSError("it is a pipe, socket or device")
+    return Path(path).read_bytes()
 
 
 def _open(data) -> Image.Image:
-    if isinstance(data, bytes):
-        file = io.BytesIO(data)
-    else:
-        _check_regular(file := data)
-    # Pillow tries its formats in turn, and comes to WebP late: 60 of the 150 microseconds of a small picture.
+    file = io.BytesIO(data if isinstance(data, bytes) else _read_file(data))
+    # Pillow tries its formats in turn, WebP late: 60 of the 150 microseconds of a small image.
     try:
         return Image.open(file, formats=COMMON_FORMATS)
     except Image.UnidentifiedImageError:
         return Image.open(file)
 
 
-def _check_regular(path):
-    if is_special(path):  # opening a pipe waits for whoever writes into it
-        raise ClipScratchError("it is a pipe, socket or device, and no regular file")
-
-
-def _reason(error: Exception, data) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        if lfs_pointer(data if isinstance(data, bytes) else Path(data).read_bytes()):
-            return "it is a Git LFS pointer, which git lfs pull replaces with the image"
-        return "not a picture of any known format, or cut short in its header"
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
 def _orientation(image: Image.Image) -> int:
-    # Asked after load(): Pillow turns a TIFF upright while loading, and then drops the tag.
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block is common and says nothing against the pixels
+    except Exception:  # a broken EXIF block is common, and the pixels may be good all the same
         return 1
 
 
@@ -209,17 +174,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):
-        return _from_integers(np.asarray(image)).convert("RGB")
+        # Mode I holds 16-bit grey from PNG and 32-bit grey from TIFF; Pillow's convert() would clip both at 255.
+        pixels = np.asarray(image).astype(np.int64) & 0xFFFFFFFF
+        full = 0xFFFF if pixels.max() <= 0xFFFF else 0xFFFFFFFF
+        return Image.fromarray(((pixels * 255 + full // 2) // full).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ClipScratchError("its pixels are floats, which have no fixed range; save it with 8 or 16 bits")
+        raise ValueError("its pixels are floats, which have no fixed range; save it with 8 or 16 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-def _from_integers(pixels: np.ndarray) -> Image.Image:
-    # Mode I holds 16-bit grey from PNG and 32-bit grey from TIFF; Pillow's own convert() would clip both at 255.
-    pixels = pixels.astype(np.int64) & 0xFFFFFFFF
-    full = 0xFFFF if pixels.max() <= 0xFFFF else 0xFFFFFFFF
-    return Image.fromarray(((pixels * 255 + full // 2) // full).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""The pictures of a batch go in; each with a part of another one comes out, and how much of it is still its own."""
+"""Mix each image of a batch with the next one (CutMix, mixup)."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,25 @@ from ...hub.errors_clipscratch import ClipScratchError
 from .randomness import uniform
 
 _WHETHER, _HOW, _WEIGHT, _Y, _X = range(20, 25)  # draw numbers, apart from those of the augmentation
-_LEAST = 1 / 64  # of a picture that stays its own: with nothing left its caption would have no picture
+_LEAST = 1 / 64  # least share of an image that stays its own, so that its caption has an image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """Which share of a batch's pictures is mixed with the next one of the batch, and how.
+    """Draw which images of a batch are mixed, and how.
+
+    The share of an image that stays its own is uniform, and is the weight of its own captions in the loss. The rest is
+    the weight of the other image's captions.
 
     Args:
-        cutmix: probability that a rectangle of the next picture is pasted in.
-        mixup: probability that the next picture shines through.
+        cutmix: Probability that a rectangle of the next image is pasted in.
+        mixup: Probability that the next image is blended in.
 
-    How much of a picture stays its own is drawn evenly, and is the weight of its own captions in the loss; the rest
-    is the weight of the other's.
+    Raises:
+        ClipScratchError: If the probabilities are negative, or more than 1 together.
 
-    Raises: ClipScratchError for probabilities that are none, or are more than 1 together.
-    Source: Yun et al. 2019, arXiv 1905.04899; Zhang et al. 2017, arXiv 1710.09412.
+    Source:
+        Yun et al. 2019, arXiv 1905.04899; Zhang et al. 2017, arXiv 1710.09412.
     """
 
     cutmix: float = 0.0
@@ -37,11 +40,7 @@ class Mix:
             )
 
     def draw(self, samples: torch.Tensor, height: int, width: int) -> "Mixture":
-        """
-        Args:
-            samples: (B,) int64 from `sample_ids`.
-            height, width: of the pictures, pixels.
-        """
+        """Draw the mixture of a batch of images of height x width pixels, from (B,) int64 `sample_ids`."""
         whether, how = uniform(samples, _WHETHER) < self.cutmix + self.mixup, uniform(samples, _HOW)
         cut = whether & (how * (self.cutmix + self.mixup) < self.cutmix)
         weight = _LEAST + (1 - _LEAST) * uniform(samples, _WEIGHT)
@@ -57,13 +56,13 @@ class Mix:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What is done to each picture of one batch.
+    """How each image of a batch is mixed.
 
     Attributes:
-        partner: (B,) int64, place in the batch of the other picture.
-        weight: (B,) float in (0, 1], how much of the picture is its own.
-        cut: (B,) bool, pasted rather than shining through.
-        box: (4, B) int64, top, bottom, left and right of what is pasted.
+        partner: (B,) int64, index in the batch of the other image.
+        weight: (B,) float in (0, 1], share of the image that is its own.
+        cut: (B,) bool, whether the other image is pasted rather than blended.
+        box: (4, B) int64, top, bottom, left and right of the pasted rectangle.
     """
 
     partner: torch.Tensor
@@ -72,7 +71,7 @@ class Mixture:
     box: torch.Tensor
 
     def __call__(self, own: torch.Tensor, others: torch.Tensor, part: slice) -> torch.Tensor:
-        """(n, 3, H, W) pictures of a part of the batch and their partners -> (n, 3, H, W)."""
+        """Mix (n, 3, H, W) images of a part of the batch with their partners."""
         top, bottom, left, right = self.box[:, part, None]
         y, x = (torch.arange(edge, device=own.device) for edge in own.shape[2:])
         inside_y, inside_x = (y >= top) & (y < bottom), (x >= left) & (x < right)

@@ -1,7 +1,7 @@
-"""A seed, an epoch and a row's key go in; numbers that are the same on every machine, worker and resume come out.
+"""Draw random numbers that depend on a seed, an epoch and the key of a row alone.
 
-Nothing here holds a state: each draw is a hash of what it belongs to (splitmix64, Steele et al. 2014), so the order
-of rows, the number of workers and where a run was resumed cannot change it.
+Each draw is a hash (splitmix64, Steele et al. 2014) without a state, so neither the order of rows nor the number of
+workers nor a resume changes it.
 """
 
 import hashlib
@@ -15,29 +15,29 @@ _MIX_2 = 0x94D049BB133111EB - 2**64
 
 
 def key_ids(keys) -> torch.Tensor:
-    """(N,) names -> (N,) int64, stable hashes."""
+    """Return (N,) int64 stable hashes of (N,) names."""
     hashes = b"".join(hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest() for key in keys)
     return torch.from_numpy(np.frombuffer(hashes, dtype="<i8").astype(np.int64))
 
 
 def sample_ids(ids: torch.Tensor, *, seed: int, epoch: int | torch.Tensor) -> torch.Tensor:
-    """(N,) int64 key ids, one epoch or (N,) -> (N,) int64 that name the sample: this row in this epoch of this seed."""
+    """Return (N,) int64 ids of samples, a sample being a row in an epoch of a seed, from (N,) `key_ids`."""
     return _scramble(_scramble(ids + _signed(seed * _GOLDEN)) + torch.as_tensor(epoch) * _signed(_GOLDEN))
 
 
 def uniform(samples: torch.Tensor, draw: int) -> torch.Tensor:
-    """The sample's draw number `draw`: (B,) int64 -> (B,) float32 in [0, 1)."""
+    """Return draw number `draw` of each sample: (B,) float32 in [0, 1)."""
     return (_scramble(samples + _signed((draw + 1) * _GOLDEN)) & 0xFFFFFF).float() / 2**24
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
-    """The rows 0 to count - 1 in the order of one epoch."""
+    """Return the rows 0 to count - 1 in the order of one epoch."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator).tolist()
 
 
 def _signed(number: int) -> int:
-    """Any whole number modulo 2 ** 64, in the range of int64."""
+    """Return any integer modulo 2 ** 64, in the range of int64."""
     return (number + 2**63) % 2**64 - 2**63
 
 

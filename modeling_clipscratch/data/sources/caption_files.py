@@ -1,4 +1,4 @@
-"""Find and read the caption files that are known by name: COCO's, Karpathy's splits, Flickr8k's and Flickr30k's."""
+"""Find and read the caption files of COCO, Karpathy's splits, Flickr8k and Flickr30k by their names."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ Captions = Iterable[tuple[str, str, list[str]]]  # split, path of the image, its
 
 
 def caption_file_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
-    """The splits of the caption files in a folder or below it; `None` where there is none of a known form.
+    """Return the splits of the caption files in a folder or below it; `None` if there is none of a known form.
 
     The images lie beside the file, in one folder near it, or in `image_root`.
     """
@@ -37,7 +37,7 @@ def caption_file_source(folder: Path, listing: Listing, name: str, options: Data
                 for split, image, texts in rows:
                     splits.setdefault(split, {}).setdefault(image, []).extend(texts)
         if used:
-            top = folder.parent if folder.name == "annotations" else folder  # one of COCO's files was named
+            top = folder.parent if folder.name == "annotations" else folder  # one file of COCO was given
             origin = ", ".join(map(str, used))
             return {
                 split: Split(partial(_open, i), origin, root=find_image_root(top, i, options, origin, split=split))
@@ -53,7 +53,7 @@ def _open(images: dict[str, list[str]]) -> datasets.Dataset:
 
 
 def _json_lists(path: Path, *names: str) -> list[list[dict]] | None:
-    """Lists of an object in JSON; `None` where it holds something else, which is then none of these files."""
+    """Return lists of a JSON object; `None` if it holds anything else, and so is none of these files."""
     try:
         content = json.loads(read_text(path))
         lists = [content[name] for name in names]
@@ -63,12 +63,12 @@ def _json_lists(path: Path, *names: str) -> list[list[dict]] | None:
 
 
 def _karpathy(path: Path) -> Captions | None:
-    """Source: A. Karpathy, L. Fei-Fei, "Deep Visual-Semantic Alignments", CVPR 2015: `restval` is trained on."""
+    """Source: A. Karpathy, L. Fei-Fei, "Deep Visual-Semantic Alignments", CVPR 2015, which trains on `restval`."""
     images, *_ = _json_lists(path, "images") or [[{}]]
     if not {"filename", "split", "sentences"} <= set(images[0]):
         return None
     if rest := sum(image["split"] == "restval" for image in images):
-        logger.info("%s: %d images of restval are read as train, as Karpathy's splits are used.", path, rest)
+        logger.info("%s: %d images of restval are read as train, as Karpathy uses them.", path, rest)
     return [
         (
             "train" if image["split"] == "restval" else canonical_split(image["split"]),
@@ -89,26 +89,26 @@ def _coco(path: Path) -> Captions | None:
 
 
 def _tokens(path: Path) -> Captions:
-    """Lines of `name.jpg#0<TAB>caption`; the lists of names that come with Flickr8k say the splits."""
+    """Read lines of `name.jpg#0<TAB>caption`. The lists of names that come with Flickr8k give the splits."""
     splits = {
         name.strip(): canonical_split(match[1].lower())
         for other in sorted(path.parent.iterdir())
         if (match := re.fullmatch(r"flickr_?8k\.(train|dev|test)images\.txt", other.name, re.IGNORECASE))
         for name in read_text(other).splitlines()
     }
-    rows, aside = [], set()
+    rows, unlisted = [], set()
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         match = re.fullmatch(r"(.+)#\d+\t(.*)", line.strip())
         if line.strip() and not match:
             raise ClipScratchError(
-                f"{path}, line {number}: is not of the form name.jpg#0<TAB>caption; mend or remove it."
+                f"{path}, line {number}: is not of the form name.jpg#0<TAB>caption; correct or remove it."
             )
         if match and splits and match[1] not in splits:
-            aside.add(match[1])
+            unlisted.add(match[1])
         elif match:
             rows.append((splits.get(match[1], "train"), match[1], [match[2]]))
-    if aside:
-        logger.warning("%s: %d images (%s, ...) are in no split's list; left aside.", path, len(aside), min(aside))
+    if unlisted:
+        logger.warning("%s: %d images (%s, ...) are in no list of a split.", path, len(unlisted), min(unlisted))
     return rows
 
 

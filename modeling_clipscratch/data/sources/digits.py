@@ -20,14 +20,15 @@ TEMPLATES = (
     "somebody wrote the digit {}.",
 )
 
-_SPLIT_SEED = 0  # the splits are the set's own: no user's seed changes them
+_SPLIT_SEED = 0  # the splits belong to the dataset: no user's seed changes them
 _TEST_PER_CLASS, _VALIDATION_PER_CLASS = 36, 18
 
 
 def digits_source(options: DataOptions) -> Source:
-    """Train 1,257, validation 180, test 360 rows, each class alike.
+    """Return train, validation and test of 1,257, 180 and 360 rows, balanced by class.
 
-    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998, by scikit-learn.
+    Source:
+        E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998, by scikit-learn.
     """
     names = list(options.class_names or CLASS_NAMES)
     if len(names) != len(CLASS_NAMES):
@@ -39,7 +40,7 @@ def digits_source(options: DataOptions) -> Source:
 
 
 def _read_digits(split: str, names: list[str]) -> datasets.Dataset:
-    from sklearn.datasets import load_digits  # slow to import; only those who want digits wait for it
+    from sklearn.datasets import load_digits  # slow to import
 
     bunch = load_digits()
     grey = np.round(bunch.images * (255 / 16)).astype(np.uint8)  # 17 levels, 0 to 16

@@ -14,29 +14,25 @@ from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.local_files import Listing, read_text
 from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
-from ..images.decode import is_picture_name, is_unread_name
+from ..images.decode import is_image_name, is_unread_name
 from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
 
 logger = logging.getLogger(__name__)
 
 _IMAGE_FOLDERS = {"image", "images", "img", "imgs", "jpegimages", "photos", "pictures"}
-_SHARD = re.compile(r"\d{5,}")  # how img2dataset calls its folders
-_BOXES = re.compile(r"\s*\d+(\s+\d*\.\d+){4}\s")  # a class and four fractions: a detector's label
+_SHARD = re.compile(r"\d{5,}")  # folders of img2dataset
+_BOXES = re.compile(r"\s*\d+(\s+\d*\.\d+){4}\s")  # a class and four fractions: a label for a detector
 _LACKS = (
     "hold images, but neither classes nor captions; add a captions.csv with the columns image and caption, a .txt "
     "beside each image, or one sub-folder a class."
 )
 
-Images = Mapping[str, Sequence[str]]  # folder below the dataset's, "" for itself -> its images
+Images = Mapping[str, Sequence[str]]  # folder relative to the dataset's, "" for itself -> its images
 
 
 def image_folder_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
-    """The splits of a folder of images; `None` where there is no image.
-
-    Raises: ClipScratchError if the folders can be read in two ways, naming both, or if there are neither classes nor
-        texts.
-    """
-    images = {inside: names for inside, files in listing.items() if (names := [*filter(is_picture_name, files)])}
+    """Return the splits of a folder of images; `None` if it holds no image."""
+    images = {inside: names for inside, files in listing.items() if (names := [*filter(is_image_name, files)])}
     if not images:
         return None
     if options.folder_names != "classes" and (texts := _texts_beside(images, listing)):
@@ -47,12 +43,15 @@ def image_folder_source(folder: Path, listing: Listing, name: str, options: Data
     return source
 
 
+# Texts beside images
+
+
 def _join(inside: str, file: str) -> str:
     return f"{inside}/{file}" if inside else file
 
 
 def _texts_beside(images: Images, listing: Listing) -> dict[str, str]:
-    """Image -> the text file of the same name; none where fewer than half of the images have one."""
+    """Map images to the text files of the same names; none if fewer than half of the images have one."""
     texts = {}
     for inside, names in images.items():
         beside = {os.path.splitext(file)[0]: file for file in listing[inside] if file.lower().endswith(".txt")}
@@ -71,7 +70,7 @@ def _caption_source(folder, images, texts, listing, name, options) -> Source:
         splits.setdefault(canonical_split(split or ""), []).extend(_join(inside, image) for image in images[inside])
     unnamed = splits.pop("", [])
     if splits and unnamed:
-        logger.warning("%s: %d images in no split's folder are left aside (%s, ...).", name, len(unnamed), unnamed[0])
+        logger.warning("%s: %d images in no split's folder are left out (%s, ...).", name, len(unnamed), unnamed[0])
     source = {}
     for split, paths in (splits or {"train": unnamed}).items():
         inside, _, image = paths[0].rpartition("/")  # img2dataset writes one alt text, with a .json beside it
@@ -95,21 +94,25 @@ def _read_captions(folder, paths, texts, one, options) -> datasets.Dataset:
 def _read_caption(path: Path, options: DataOptions) -> str:
     try:
         text = read_text(path)
-    except ValueError:
+    except ClipScratchError:
         if options.on_bad_row == "raise":
             raise
         return ""  # a row without a caption, which is left out and counted
     if _BOXES.match(f"{text} "):
         raise ClipScratchError(
-            f"{path}: holds a class and a box of a detector, no caption; remove these files, or set --folder_names "
+            f"{path}: holds a class and a box for a detector, not a caption; remove these files, or set --folder_names "
             "classes to read the folders as classes."
         )
     return text
 
 
+# Classes
+
+
 def _class_source(folder: Path, images: Images, listing: Listing, name: str, options: DataOptions) -> Source:
-    """One split for each split folder. Classes are numbered by train's sub-folders, in order of their names;
-    `class_names` renames them in that order.
+    """Return a split for each split folder, its classes numbered by train's sub-folders in the order of their names.
+
+    `class_names` renames the classes in that order.
     """
     splits = {split: _innermost(images, top) for split, top in _split_folders(images, name, options).items()}
     parts = {split: _below(images, top) for split, top in splits.items()}
@@ -131,8 +134,8 @@ def _class_source(folder: Path, images: Images, listing: Listing, name: str, opt
     names = list(options.class_names or _readable(name, every))
     tops = {*splits.values()}
     inner = tuple(f"{top}/" if top else "" for top in tops)
-    if aside := [inside or "." for inside in images if not inside or not inside.startswith(inner)]:
-        logger.warning("%s: the images in %s are of no class and left aside.", name, _some(aside))
+    if outside := [inside or "." for inside in images if not inside or not inside.startswith(inner)]:
+        logger.warning("%s: the images in %s are of no class and left out.", name, _some(outside))
     unread = {inside: () for inside, files in listing.items() if any(map(is_unread_name, files))}
     empty = {_top(inside) for top in tops for inside in _below(unread, top)} - {"", *every, *tops}
     if empty:
@@ -145,7 +148,7 @@ def _class_source(folder: Path, images: Images, listing: Listing, name: str, opt
 
 
 def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str, str]:
-    """Split -> its sub-folder; `{"train": ""}` where the sub-folders are classes."""
+    """Map splits to their sub-folders; `{"train": ""}` if the sub-folders are classes."""
     tops: dict[str, set[str]] = {}  # sub-folder -> those in it that hold images, "" for itself
     for inside in filter(None, images):
         tops.setdefault(_top(inside), set()).add(_top(inside.partition("/")[2]))
@@ -163,7 +166,7 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
 
 
 def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: Images, name: str) -> None:
-    """Raise `ClipScratchError` if the sub-folders may be something else than classes, naming what else."""
+    """Raise `ClipScratchError` if the sub-folders may be something other than classes, naming what."""
     kinds, below = ({*itertools.chain(*map(split_words, words))} for words in (tops, itertools.chain(*tops.values())))
     others, inner = len(tops) - len(exact), next(iter(tops.values()))
     generic = [top for top in tops if top.lower() in _IMAGE_FOLDERS]
@@ -192,17 +195,13 @@ def _check_classes(tops: Mapping[str, set[str]], exact: Sequence[str], images: I
 
 
 def _file_splits(images: Images) -> set[str]:
-    """The splits in the names of all images; none if one image has no such word."""
-    splits = set()
-    for file in itertools.chain(*images.values()):
-        if not (words := split_words(os.path.splitext(file)[0])):
-            return set()
-        splits |= words
-    return splits
+    """Return the splits in the names of all images; none if one image has no such word."""
+    words = [split_words(os.path.splitext(file)[0]) for file in itertools.chain(*images.values())]
+    return set().union(*words) if all(words) else set()
 
 
 def _innermost(images: Images, top: str) -> str:
-    """The folder of a split, or one called like a split that alone lies in it (`seg_train/seg_train/`)."""
+    """Return the folder of a split, or one named like a split that alone lies in it (`seg_train/seg_train/`)."""
     inner = {_top(inside) for inside in _below(images, top)} if top else set()
     if len(inner) != 1 or not split_words(alone := inner.pop()):
         return top
@@ -219,31 +218,31 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _below(images: Images, top: str) -> Images:
-    """The folders of a sub-folder, as seen from there."""
+    """Return the folders of a sub-folder, relative to it."""
     if not top:
         return images
     return {inside[len(top) + 1 :]: files for inside, files in images.items() if f"{inside}/".startswith(f"{top}/")}
 
 
 def _readable(name: str, folders: Sequence[str]) -> list[str]:
-    """The classes that folders stand for. Raises: ClipScratchError if two are called alike, or one is no UTF-8."""
-    read: dict[str, str] = {}
+    """Return the names of the classes of folders. Raise if two are equal, or one is not UTF-8."""
+    classes: dict[str, str] = {}
     for folder in folders:
         words = readable_class(folder)
         if utf8_key(words) != words:
-            problem = f"the sub-folder {folder!a} has a name that is no UTF-8; rename it"
-        elif words in read:
-            problem = f"the sub-folders {read[words]!r} and {folder!r} would be classes of one name; rename one"
+            problem = f"the sub-folder {folder!a} has a name that is not UTF-8; rename it"
+        elif words in classes:
+            problem = f"the sub-folders {classes[words]!r} and {folder!r} would be classes of one name; rename one"
         else:
-            read[words] = folder
+            classes[words] = folder
             continue
         raise ClipScratchError(f"{name}: {problem}, or give class_names.")
-    return list(read)
+    return list(classes)
 
 
 def _read_classes(folder: Path, images: Images, classes: Sequence[str], names: Sequence[str]) -> datasets.Dataset:
     keys, labels = [], []
-    folders: dict[str, list[str]] = {}  # of each class, in the order in which they were walked
+    folders: dict[str, list[str]] = {}  # of each class, in the order of the walk
     for inside in images:
         folders.setdefault(_top(inside), []).append(inside)
     for label, name in enumerate(classes):

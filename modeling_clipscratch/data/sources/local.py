@@ -19,35 +19,34 @@ from .tars import tar_source
 
 
 def local_source(name: str, options: DataOptions) -> Source | None:
-    """The splits of a local folder or file; `None` if the name is no path.
-
-    Raises: ClipScratchError if it is a path and nothing is there, or what is there can be read in two ways or in none.
-    """
+    """Return the splits of a local folder or file; `None` if the name is not a path."""
     path = Path(name or "?").expanduser()  # Path("") would be the current folder
     if path.is_dir():
         source = _folder_source(path, name, options)
-        return {split: source[split] for split in sorted(source, key=_rank)}
+        return {
+            split: source[split] for split in sorted(source, key=lambda split: ([*KEYWORDS, split].index(split), split))
+        }
     if path.exists():
         if source := caption_file_source(path.parent, {"": [path.name]}, name, options):
             return source
         if is_table(path):
             return table_file_source(path, options)
-        known = (
-            "the folder that holds the shards" if path.suffix == ".tar" else "a folder, or a .parquet, .csv or .jsonl"
-        )
-        raise ClipScratchError(f"{name}: is a file of no known kind; give {known}.")
+        known = "the folder that holds the shards" if path.suffix == ".tar" else "a folder, .parquet, .csv or .jsonl"
+        raise ClipScratchError(f"{name}: is a file of an unknown kind; give {known}.")
     if name.startswith((".", "~")) or path.is_absolute() or name.count(os.sep) > 1 or is_table(path):
         raise ClipScratchError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
     return None
 
 
-def _rank(split):
-    return [*KEYWORDS, split].index(split), split
-
-
 def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
     if options.dataset_config:
-        folder = _configuration(folder, name, options.dataset_config)
+        configs = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        if options.dataset_config not in configs:
+            raise ClipScratchError(
+                f"{name}: no sub-folder is called dataset_config={options.dataset_config!r}; it has: "
+                f"{', '.join(configs) or 'none'}."
+            )
+        folder = folder / options.dataset_config
     if source := _saved_source(folder, name, options):
         return source
     listing = dict(walk_files(folder))
@@ -63,16 +62,8 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
     )
 
 
-def _configuration(folder: Path, name: str, config: str) -> Path:
-    configs = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if config not in configs:
-        listed = f"it has: {', '.join(configs)}" if configs else "it has none"
-        raise ClipScratchError(f"{name}: no sub-folder is called dataset_config={config!r}; {listed}.")
-    return folder / config
-
-
 def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | None:
-    """The splits that `save_to_disk` wrote."""
+    """Return the splits that `save_to_disk` wrote."""
     if (folder / "dataset_dict.json").exists():
         splits = read_json(folder / "dataset_dict.json").get("splits", [])
         folders = {split: folder / own for split, own in by_split(splits, name).items()}

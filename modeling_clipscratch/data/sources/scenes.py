@@ -1,7 +1,7 @@
-"""The built-in dataset `scenes`: drawn images of two or three coloured shapes in a spatial relation, with captions.
+"""Draw the built-in dataset `scenes`: images of two or three coloured shapes in a spatial relation, with captions.
 
-What a model must learn here is binding: which colour goes with which shape, and which of the shapes is where. So the
-splits share no combination of objects and relation, though every object is in every split's vocabulary.
+A model must learn binding here: which colour belongs to which shape, and which shape is where. So the splits share no
+combination of objects and relation, but the words of every split name every object.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from ..dataset import build_dataset, image_bytes, ppm
 from ..splits import Source, Split, hash_of
 
 IMAGE_SIZE = 32  # pixels
-# Well apart in hue and in lightness, so that red-green blind people tell them apart too.
+# They differ in hue and in lightness, so that red-green blind people can distinguish them.
 COLOURS = {
     "red": (206, 38, 38),
     "green": (0, 158, 115),
@@ -26,7 +26,7 @@ COLOURS = {
     "white": (250, 250, 250),
 }
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
-# {a} is on the left or above. "B right of A" is "A left of B" in other words, so two relations of two are enough.
+# {a} is on the left or above. "B right of A" means "A left of B", so two relations of two objects are enough.
 CAPTIONS = {
     "left": (
         "a {a} to the left of a {b}",
@@ -51,7 +51,7 @@ CAPTIONS = {
     ),
 }
 
-_SEED = 0  # the set is the same for everybody: no user's seed changes it
+_SEED = 0  # the dataset is the same for everybody: no user's seed changes it
 _COMBINATIONS = {  # of two objects, of three
     "test": (450, 50),
     "validation": (90, 10),
@@ -62,7 +62,7 @@ _GRID = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5  # centres of the pixels
 
 
 class Combination(NamedTuple):
-    """Two or three different objects, each (colour, shape), from the left or from above, as the relation has it."""
+    """Two or three different objects, each (colour, shape), from left to right or from top to bottom."""
 
     relation: str
     objects: tuple[tuple[str, str], ...]
@@ -79,7 +79,7 @@ class Combination(NamedTuple):
 
 @lru_cache(maxsize=1)
 def combinations() -> dict[str, list[Combination]]:
-    """By split: all 1,740 of two objects, and 300 of the 24,360 of three."""
+    """Return by split all 1,740 combinations of two objects, and 300 of the 24,360 of three."""
     objects = list(itertools.product(COLOURS, SHAPES))
     pairs = [Combination(relation, two) for two in itertools.permutations(objects, 2) for relation in ("left", "above")]
     triples = [Combination("row", three) for three in itertools.permutations(objects, 3)]
@@ -93,12 +93,12 @@ def combinations() -> dict[str, list[Combination]]:
 
 
 def scenes_source(options: DataOptions) -> Source:
-    """Train has many images of each combination; validation and test have one, so each caption fits one image."""
+    """Return train with many images of each combination; validation and test have one, so a caption fits one image."""
     return {split: Split(partial(_read_scenes, split), f"seed {_SEED}") for split in _COPIES}
 
 
 def _read_scenes(split: str) -> datasets.Dataset:
-    # Image by image, so that any prefix of the split holds as many combinations as it can.
+    # All combinations once, then again, so that any prefix of the split holds as many as it can.
     drawn = [(combination, copy) for copy in range(_COPIES[split]) for combination in combinations()[split]]
     return build_dataset(
         image_bytes([ppm(draw_scene(combination, copy=copy)) for combination, copy in drawn]),
@@ -110,9 +110,11 @@ def _read_scenes(split: str) -> datasets.Dataset:
 def draw_scene(combination: Combination, *, copy: int) -> np.ndarray:
     """Draw a combination at a place, in sizes and on a background that depend on (combination, copy) alone.
 
+    The objects stand along the axis of the relation without touching, and apart across it by no more than a fraction of
+    their size, so that the image shows one relation, not two.
+
     Returns:
-        (32, 32, 3) uint8. The objects stand along the relation's axis, never touching, and no further apart across it
-        than a fraction of their size: the image shows one relation, not two.
+        uint8 (32, 32, 3).
     """
     generator = np.random.default_rng(hash_of(_SEED, f"{combination.name}-{copy}"))
     count = len(combination.objects)
@@ -133,7 +135,7 @@ def draw_scene(combination: Combination, *, copy: int) -> np.ndarray:
 
 
 def _coverage(shape: str, x: float, y: float, size: float) -> np.ndarray:
-    """(32, 32) share of each pixel inside the shape: its signed distance to the edge, clipped to one pixel."""
+    """Return the (32, 32) share of each pixel inside the shape: the signed distance to its edge, clipped to a pixel."""
     across = np.abs(_GRID[None, :] - np.float32(x)) / np.float32(size)  # every shape is symmetric left to right
     down = (_GRID[:, None] - np.float32(y)) / np.float32(size)
     if shape == "circle":

@@ -1,28 +1,151 @@
-"""Read one shard of a `datasets.IterableDataset` row by row, from a saved state on, with further tries."""
+"""Prepare a `datasets.IterableDataset`, and read its shards row by row, resumable after any row."""
 
-import logging
-import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
+import numpy as np
 from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
+from PIL import Image
 
 from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.local_files import path_of_cell
+from ..columns import (
+    DEFAULT_OPTIONS,
+    DataOptions,
+    cell_texts,
+    find_columns,
+    is_text_or_number,
+    known_classes,
+    written_lists,
+)
+from ..dataset import check_inside, image_digest, is_prepared, ppm, prepared_features, read_member, title
 from ..images.decode import BadImageError
 
-logger = logging.getLogger(__name__)
-
-WAITS = (1, 2, 4, 8, 16)  # seconds before each further try; for dropped connections `datasets` has its own before these
 MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
-_AT_ONCE = 32  # rows that `datasets` hands over together
+_AT_ONCE = 32  # rows that `datasets` returns together
+_HEAD = 5  # rows that show the features of a stream without known features
 
 
 class ShardError(ClipScratchError):
-    """A shard, or a sample of it, that cannot be read; the message names it, the reason and the remedy."""
+    """A shard, or a sample of it, that cannot be read. The message names it, the reason and the remedy."""
+
+
+def prepare_stream(
+    stream: datasets.IterableDataset,
+    options: DataOptions = DEFAULT_OPTIONS,
+    *,
+    root: Path | None = None,
+    inside: Path | None = None,
+) -> datasets.IterableDataset:
+    """Give a stream the columns of a prepared dataset. A row that lacks something keeps an empty cell.
+
+    Args:
+        stream: Rows with an image column and a label or captions.
+        options: Names of columns and classes, where types and names leave them open. `on_bad_row` `skip` leaves an
+            empty cell for an unknown label, too.
+        root, inside: As of `prepare_dataset`.
+    """
+    stream = with_features(stream).with_format(None)
+    name, features = title(stream), stream.features
+    _check_resumable(stream, name)
+    if is_prepared(stream) and not options.class_names:
+        return stream
+    image, captions, label = find_columns(features, DEFAULT_OPTIONS if is_prepared(stream) else options, origin=name)
+    key = "key" if is_text_or_number(features.get("key")) and "key" not in (image, label) else None
+    classes = numbers = None
+    if label:
+        classes = known_classes(features[label], options, column=label, origin=name)
+        if classes is None:
+            raise ClipScratchError(
+                f"{name}: the classes in column {label!r} are not known before all rows are read; give their names in "
+                "label order (class_names)."
+            )
+        own = getattr(features[label], "names", [])  # which a generator may yield instead of numbers
+        numbers = {name: number for names in (own, classes) for number, name in enumerate(names)}
+    columns = [column for column in features if column in (image, *captions, label, key)]
+    stream = undecoded(stream.select_columns(columns))
+    prepare = _PrepareRow(name, image, captions, label, key, classes, numbers, options.on_bad_row, root or "", inside)
+    return stream.map(prepare, with_indices=True, features=prepared_features(classes), remove_columns=columns)
+
+
+@dataclass(frozen=True)
+class _PrepareRow:  # a class, because workers that are not forked get it pickled
+    title: str
+    image: str
+    captions: list[str]
+    label: str | None
+    key: str | None
+    class_names: list[str] | None
+    numbers: dict[str, int] | None
+    on_bad_row: str
+    root: str | Path
+    inside: Path | None
+
+    def __call__(self, raw: dict, row: int) -> dict:
+        cell = _image_cell(raw[self.image])
+        if (path := cell["path"]) and not cell["bytes"]:
+            cell["path"] = path_of_cell(self.root, path)
+            if self.inside is not None:
+                check_inside(cell["path"], self.inside, f"{self.title}: column {self.image!r}")
+        stored = cell["bytes"] or cell["path"]
+        key = raw[self.key] if self.key else None
+        prepared = {"image": cell if stored else None, "key": image_digest(stored or b"") if key is None else str(key)}
+        if self.label is None:
+            texts = tuple(written_lists([raw[column]])[0] for column in self.captions)
+            return prepared | {"captions": cell_texts(texts)}
+        value = raw[self.label].strip() if isinstance(raw[self.label], str) else raw[self.label]
+        number = self.numbers.get(value) if isinstance(value, str) else value
+        if number is not None and not -1 <= number < len(self.class_names):
+            number = None
+        if number is None and value not in (None, "") and self.on_bad_row == "raise":
+            raise ShardError(
+                f"{self.title}: row {row}: label {value!r} is not one of the {len(self.class_names)} classes."
+            )
+        return prepared | {"label": number}
+
+
+def _image_cell(cell) -> dict:
+    """Return the `bytes` and `path` of an image's cell, as far as it has them."""
+    if isinstance(cell, Image.Image):  # after a user's `map`, before which `datasets` decodes
+        cell = ppm(np.asarray(cell.convert("RGB")))
+    cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
+    if shard := cell.get("shard"):
+        cell = {"bytes": read_member(cell, {}), "path": f"{shard}: {cell['member']}"}
+    return {"bytes": cell.get("bytes"), "path": cell.get("path")}
+
+
+def with_features(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """Return a stream with known features, taken from its first rows if need be."""
+    if stream.features is not None:
+        return stream
+    if not (rows := list(stream.take(_HEAD))):
+        raise ClipScratchError(f"{title(stream)}: no rows; choose another split or check where it comes from.")
+    return stream.map(features=datasets.Dataset.from_list(rows).features)
+
+
+def undecoded(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """Return a stream with known features that yields images as they are stored."""
+    decodes = any(getattr(feature, "decode", False) for feature in stream.features.values())
+    return stream.decode(False) if decodes else stream
+
+
+def _check_resumable(stream: datasets.IterableDataset, name: str) -> None:
+    if stream._distributed is not None:
+        raise ClipScratchError(f"{name} was split by node; give the whole stream, which is split among processes here.")
+    layers = [stream._ex_iterable]
+    for layer in layers:
+        layers += getattr(layer, "ex_iterables", None) or [*filter(None, [getattr(layer, "ex_iterable", None)])]
+        if type(layer).__name__ == "BufferShuffledExamplesIterable":  # its state lacks the rows in its buffer
+            raise ClipScratchError(
+                f"{name} was shuffled with a buffer, so a stopped run cannot resume it; leave `shuffle` out: "
+                "--stream_shuffle_rows shuffles rows as they are read."
+            )
 
 
 def shard_names(stream: datasets.IterableDataset) -> list[str]:
-    """(S,) the file of each shard; `shard 3` where a stream is not made of files.
+    """Return the (S,) files of the shards; `shard 3` if a stream is not made of files.
 
     `datasets` has no public way to see them.
     """
@@ -35,94 +158,49 @@ def shard_names(stream: datasets.IterableDataset) -> list[str]:
     return list(names or (f"shard {number}" for number in range(count)))
 
 
-def check_resumable(stream: datasets.IterableDataset, name: str) -> None:
-    """Raise `ClipScratchError` if a stream cannot be resumed, or is split among processes already."""
-    if stream._distributed is not None:
-        raise ClipScratchError(f"{name} was split by node; give the whole stream, which the processes share here.")
-    layers = [stream._ex_iterable]
-    for layer in layers:
-        layers += getattr(layer, "ex_iterables", None) or [*filter(None, [getattr(layer, "ex_iterable", None)])]
-        if type(layer).__name__ == "BufferShuffledExamplesIterable":  # its state lacks the rows in its buffer
-            raise ClipScratchError(
-                f"{name} was shuffled with a buffer, which a run that stopped cannot resume; leave `shuffle` out: "
-                "--stream_shuffle_rows shuffles rows as they are read."
-            )
-
-
-def undecoded(stream: datasets.IterableDataset) -> datasets.IterableDataset:
-    """A stream whose features are known, with its images as they are stored."""
-    decodes = any(getattr(feature, "decode", False) for feature in stream.features.values())
-    return stream.decode(False) if decodes else stream
-
-
 def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None = None) -> Iterator[tuple[dict, dict]]:
-    """Read the rows of one shard, the same in the main process and in a worker of a `DataLoader`.
-
-    A read that fails is tried again where it failed.
+    """Yield the rows of one shard with the state behind each, in the main process as in a worker of a `DataLoader`.
 
     Args:
-        stream: S shards.
-        shard: in [0, S).
-        state: where to resume: what came with the last row that was read. Default: the beginning.
-
-    Yields: a row, whose images are not decoded, and the state behind it, which JSON can hold.
-
-    Raises:
-        ShardError: one sentence that names the shard, if it stays unreadable, is missing or is damaged.
-
-    >>> stream = datasets.Dataset.from_dict({"key": ["a", "b", "c"]}).to_iterable_dataset(num_shards=2)
-    >>> (_, state), *rest = shard_rows(stream, 0)
-    >>> [row for row, _ in rest] == [row for row, _ in shard_rows(stream, 0, state)] == [{"key": "b"}]
-    True
+        stream: S shards. Images are not decoded.
+        shard: Number in [0, S).
+        state: Where to resume: the state behind the last row that was read, which JSON can hold. Default: the start.
     """
-    name, tries = shard_names(stream)[shard], 0
+    name = shard_names(stream)[shard]
     stream = undecoded(stream) if stream.features else stream
-    while True:
-        try:
-            for row, behind in _read(stream.shard(num_shards=stream.num_shards, index=shard), state):
-                yield row, behind
-                state, tries = behind, 0
-            return
-        except MAY_PASS as error:
-            if isinstance(error, FileNotFoundError | PermissionError) or tries == len(WAITS):
-                raise shard_error(name, error, tries) from error
-            logger.warning("%s: reading fails (%s); once more in %d s.", name, _reason(error), WAITS[tries])
-            time.sleep(WAITS[tries])
-            tries += 1
-        except (ShardError, BadImageError):
-            raise
-        except Exception as error:  # every format's reader has errors of its own
-            raise shard_error(name, error) from error
+    try:
+        yield from _read(stream.shard(num_shards=stream.num_shards, index=shard), state)
+    except BadImageError:
+        raise
+    except Exception as error:  # the reader of each format has errors of its own
+        raise shard_error(name, error) from error
 
 
-def _read(one, state):
-    # `datasets` hands over batches, and its state is exact between them.
+def _read(stream, state):
+    # `datasets` returns batches, and its state is exact between them.
     skip = 0
     if state is not None:
-        one.load_state_dict(state["state"])
+        stream.load_state_dict(state["state"])
         skip = state["skip"]
-    before = one.state_dict() if state is None else state["state"]
-    # Not iter(one): in a worker of a DataLoader that gives a part of the shards only, parted by rules of its own.
-    for columns in one.iter(batch_size=_AT_ONCE):
+    before = stream.state_dict() if state is None else state["state"]
+    # Not iter(stream): in a worker of a DataLoader that yields a part of the shards only.
+    for columns in stream.iter(batch_size=_AT_ONCE):
         for number, cells in enumerate(zip(*columns.values(), strict=True), 1):
             if number > skip:
                 yield dict(zip(columns, cells, strict=True)), {"state": before, "skip": number}
-        before, skip = one.state_dict(), 0
+        before, skip = stream.state_dict(), 0
 
 
-def shard_error(name: str, error: Exception, tries: int = 0) -> ShardError:
-    """What to raise for an error of a shard's reader."""
+def shard_error(name: str, error: Exception) -> ShardError:
+    """Return what to raise for an error of a shard's reader."""
     if isinstance(error, ShardError):
         return error
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, FileNotFoundError | PermissionError):
-        return ShardError(f"{name}: cannot be opened ({_reason(error)}); restore the shard.")
-    if isinstance(error, MAY_PASS):
+        return ShardError(f"{name}: cannot be opened ({reason}); restore the shard.")
+    if isinstance(error, MAY_PASS):  # `datasets` has tried dropped connections again before
         return ShardError(
-            f"{name}: cannot be read on ({_reason(error)}), tried {tries + 1} times; check the connection or the disk, "
-            "then resume with --resume_from_checkpoint auto."
+            f"{name}: cannot be read ({reason}); check the connection or the disk, then resume with "
+            "--resume_from_checkpoint auto."
         )
-    return ShardError(f"{name}: damaged or cut short ({_reason(error)}); fetch or write the shard again.")
-
-
-def _reason(error):
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return ShardError(f"{name}: damaged or cut short ({reason}); fetch or write the shard again.")

@@ -16,47 +16,37 @@ import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
 from ...hub.errors_clipscratch import ClipScratchError
-from ...utils.local_files import Listing, check_regular, decode_text, lfs_pointer, list_files, read_text, stamp
+from ...utils.local_files import Listing, check_regular, decode_text, is_lfs_pointer, list_files, read_text, stamp
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import build_dataset, prepared_features, utf8_key
-from ..images.decode import IMAGE_EXTENSIONS, is_picture_name
+from ..images.decode import IMAGE_EXTENSIONS, is_image_name
 from ..splits import Source, Split, split_of_path, split_words
 from ..templates import published_class_names, templates_from
 from .streams import MAY_PASS, ShardError, shard_error
 
 logger = logging.getLogger(__name__)
 
-# The small files beside the splits, by the names that CLIP_benchmark's writer gives them.
+# The small files beside the splits, as CLIP_benchmark's writer names them.
 KIND_FILE, CLASSES_FILE, TEMPLATES_FILE = "dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt"
 COUNT_FILE = "nshards.txt"
 SMALL_FILES = (KIND_FILE, CLASSES_FILE, TEMPLATES_FILE, COUNT_FILE, f"*/{COUNT_FILE}")
 _TABLES = (".parquet", ".csv", ".jsonl")
 _TEXTS = ("txt", "cls", "json")  # endings of the files beside an image
-_KINDS = {"classification": "label", "retrieval": "captions"}  # what KIND_FILE states
+_KINDS = {"classification": "label", "retrieval": "captions"}  # content of KIND_FILE
 _JSON_FIELDS = {"captions": ("caption", "captions", "text"), "label": ("label", "cls")}
 
 
-# Which tars there are
-
-
 def tar_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source | None:
-    """The splits of a folder of tars; `None` where it holds none that are the data.
-
-    Raises: ClipScratchError if the tars can be read in two ways, or columns are named, which only tables have.
-    """
+    """Return the splits of a folder of tars; `None` if it holds none that are the data."""
     splits = tar_splits(list_files(listing), str(folder))
     return open_tars(splits, folder, name, options, lambda tar: str(folder / tar)) if splits else None
 
 
 def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
-    """The tars among the files of a dataset by split, each in the order of their numbers.
+    """Return the tars among the files of a dataset by split, each in the order of their numbers.
 
-    Split words are found as `datasets` finds them; where it would merge folders or drop tars without a word, this
-    raises or warns.
-
-    Args:
-        files: paths relative to the dataset, tars and others.
-    Returns: nothing where the tars are not the data: beside tables, or more images than there are tars.
+    Splits are named as by `datasets`. Where it would merge folders or drop tars silently, this raises or warns.
+    Tars beside tables, or beside more images than there are tars, are not the data.
 
     >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
     {'train': ['train-2.tar', 'train-10.tar'], 'test': ['flickr_test_00.tar']}
@@ -65,7 +55,7 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     folders = {tar: os.path.dirname(tar) for tar in sorted(tars, key=lambda file: (len(file), file))}
     by_folder = any(split_words(folder.replace("/", " ")) for folder in folders.values())
     roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
-    images = sum(is_picture_name(file) for file in files if file.startswith(roots))
+    images = sum(is_image_name(file) for file in files if file.startswith(roots))
     tables = {file for file in files if file.lower().endswith(_TABLES) and os.path.dirname(file) in folders.values()}
     beside = {os.path.splitext(table)[0] for table in tables} - {tar.removesuffix(".tar") for tar in tars}
     if images > len(tars) or (beside and not by_folder):
@@ -74,11 +64,11 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     for tar, folder in folders.items():
         split = split_of_path(tar) or (os.path.basename(folder) if by_folder else "")
         splits.setdefault(split, []).append(tar)
-    if aside := splits.pop("", []):
-        if not splits:
-            splits = {"train": aside}
-        else:
-            logger.warning("%s: %d tars belong to no split and are left aside (%s, ...).", where, len(aside), aside[0])
+    unnamed = splits.pop("", [])
+    if unnamed and splits:
+        logger.warning("%s: %d tars belong to no split and are left out (%s, ...).", where, len(unnamed), unnamed[0])
+    elif unnamed:
+        splits = {"train": unnamed}
     for split, members in splits.items():
         if len(places := sorted({folders[tar] for tar in members})) > 1:
             raise ClipScratchError(
@@ -98,18 +88,17 @@ def open_tars(
     fetch: Callable[[Sequence[str]], object] = lambda tars: None,
     origin: str | None = None,
 ) -> Source:
-    """Make a source of tars.
+    """Make a source of the splits of `tar_splits`.
 
     Args:
-        splits: as `tar_splits` gives them.
-        folder: where the small files are, and the tars after `fetch`.
-        address: of a tar, to stream it.
-        fetch: called with the tars of a split before they are indexed.
-        origin: where the rows come from. Default: the tars.
+        folder: Holds the small files, and the tars after `fetch`.
+        address: Returns the address of a tar, to stream it.
+        fetch: Called with the tars of a split before they are indexed.
+        origin: Where the rows come from. Default: the tars.
     """
     check_no_columns(name, options)
     path, source = folder / TEMPLATES_FILE, {}
-    templates = templates_from([str(path)]) if path.exists() and read_text(path).strip() else None
+    templates = templates_from(str(path)) if path.exists() and read_text(path).strip() else None
     for split, tars in splits.items():
         where = origin or f"{folder / tars[0]}" + (f" and {len(tars) - 1} more" if len(tars) > 1 else "")
         indexed = partial(_index_split, tars, folder, options, fetch)
@@ -119,46 +108,46 @@ def open_tars(
 
 
 def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
-    """The prepared dataset, whose images are places in the tars."""
+    """Return the prepared dataset, whose images are positions in the tars."""
     tars = _complete(tars, folder)
     fetch(tars)
-    shards = [str(folder / tar) for tar in tars]
-    samples = [sample for shard in shards for sample in _index(shard, *_stamp(shard))]
+    try:
+        samples = [sample for tar in tars for sample in _index(str(folder / tar), *stamp(str(folder / tar)))]
+    except OSError as error:
+        raise shard_error(error.filename, error) from error
     reading = _Reading.of(samples, folder, options)
     keys = [sample.key for sample in samples]
-    if len(set(keys)) < len(keys):  # shards that count from zero each
+    if len(set(keys)) < len(keys):  # of shards that each count from zero
         keys = [f"{_stem(sample.shard)}/{sample.key}" for sample in samples]
     fields = ("shard", "member", "offset", "size")
-    places = [pa.array([getattr(sample, name) for sample in samples]) for name in fields]
-    words = {("captions" if reading.class_names is None else "labels"): [reading.words(sample) for sample in samples]}
-    images = pa.StructArray.from_arrays(places, fields)
-    return build_dataset(images, keys, **words, class_names=reading.class_names)
+    images = pa.StructArray.from_arrays(
+        [pa.array([getattr(sample, name) for sample in samples]) for name in fields], fields
+    )
+    texts = {"captions" if reading.class_names is None else "labels": [*map(reading.value, samples)]}
+    return build_dataset(images, keys, **texts, class_names=reading.class_names)
 
 
 def _stream_split(tars, folder, options, address, split) -> datasets.IterableDataset:
-    """The rows of the prepared dataset with the images' bytes, one shard a tar."""
+    """Return the rows of the prepared dataset with the bytes of the images, one shard a tar."""
     shards = [address(tar) for tar in _complete(tars, folder)]
-    samples = (sample for shard in shards for sample in _named_errors(shard, streamed=True))
+    samples = (sample for shard in shards for sample in read_samples(shard, streamed=True))
     reading = _Reading.of(samples, folder, options)
-    features, words = prepared_features(reading.class_names), {"shards": shards, "reading": reading}
-    return datasets.IterableDataset.from_generator(_rows, features, words, split=datasets.NamedSplit(split))
+    features, arguments = prepared_features(reading.class_names), {"shards": shards, "reading": reading}
+    return datasets.IterableDataset.from_generator(_rows, features, arguments, split=datasets.NamedSplit(split))
 
 
 def _rows(shards: list[str], reading: "_Reading") -> Iterator[dict]:
     for shard in shards:
         for sample in read_samples(shard, streamed=True):
             image = {"bytes": sample.image, "path": sample.name}  # the path names the image in errors
-            yield {"image": image, reading.kind: reading.words(sample), "key": f"{_stem(shard)}/{sample.key}"}
+            yield {"image": image, reading.kind: reading.value(sample), "key": f"{_stem(shard)}/{sample.key}"}
 
 
 def _complete(tars, folder):
-    """The tars of a split.
-
-    Raises: ClipScratchError if the count file is no number, or a tar that it counts is missing.
-    """
+    """Return the tars of a split. Raise if the count file is not a number, or a tar that it counts is missing."""
     where = os.path.dirname(tars[0])
     count_file, names = folder / where / COUNT_FILE, [os.path.basename(tar) for tar in tars]
-    if not count_file.exists() or split_words(names[0]):  # it counts the tars of the folder, not those of a split
+    if not count_file.exists() or split_words(names[0]):  # then it counts the tars of the folder, not of a split
         return tars
     count = read_text(count_file).strip()
     if not count.isdigit() or int(count) == 0:
@@ -170,18 +159,15 @@ def _complete(tars, folder):
     return [os.path.join(where, name) for name in expected]
 
 
-# What a tar holds
-
-
 @dataclass(slots=True)
 class Sample:
     """An image of a tar and the files beside it.
 
     Attributes:
-        key: its name, which ends at the first dot of the members' names.
-        shard, member, offset, size: where the image is.
-        image: its bytes, in a stream.
-        files: what follows the key (`txt`, `v1.txt`, `cls`, `json`), in small letters -> bytes.
+        key: Its name, which ends at the first dot of the members' names.
+        shard, member, offset, size: Where the image is.
+        image: Its bytes, in a stream.
+        files: Lower-case ending behind the key (`txt`, `v1.txt`, `cls`, `json`) -> bytes.
     """
 
     key: str
@@ -197,7 +183,7 @@ class Sample:
         return f"{self.shard}: {self.member}"
 
     def ending(self, kind: str) -> str | None:
-        """The ending of the file of a kind (`txt`, `cls`, `json`): the kind itself, or one that ends in it."""
+        """Return the ending of the file of a kind (`txt`, `cls`, `json`): the kind itself, or one that ends in it."""
         if kind in self.files:
             return kind
         others = [ending for ending in self.files if ending.endswith(f".{kind}")]
@@ -208,8 +194,8 @@ class Sample:
             )
         return others[0] if others else None
 
-    def value(self, kind: Literal["label", "captions"], options: DataOptions):
-        """What `.cls` or `.txt` holds, or where there is neither the field of the `.json`; `None` for none."""
+    def text(self, kind: Literal["label", "captions"], options: DataOptions):
+        """Return the content of `.cls` or `.txt`, else the field of the `.json`; `None` if there is neither."""
         own, other = ("cls", "txt") if kind == "label" else ("txt", "cls")
         if ending := self.ending(own):
             text = decode_text(self.files[ending])
@@ -222,17 +208,17 @@ class Sample:
             fields = json.loads(decode_text(self.files[ending]) or "?")
             return next((fields[name] for name in _JSON_FIELDS[kind] if fields.get(name) is not None), None)
         except (ValueError, AttributeError, RecursionError):
-            _bad_row(f"{self.shard}: {self.key}.{ending} is no JSON object; write it again", options)
+            _bad_row(f"{self.shard}: {self.key}.{ending} is not a JSON object; write it again", options)
 
 
-def _bad_row(sentence, options):
+def _bad_row(message, options):
     if options.on_bad_row == "raise":
-        raise ShardError(f"{sentence}, or set on_bad_row to skip.")
+        raise ShardError(f"{message}, or set on_bad_row to skip.")
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """How the samples of a split are read: as labels, with the names of the classes, or as captions."""
+    """How to read the samples of a split: as labels of classes, or as captions."""
 
     kind: Literal["label", "captions"]
     class_names: tuple[str, ...] | None
@@ -240,7 +226,7 @@ class _Reading:
 
     @classmethod
     def of(cls, samples, folder, options):
-        """As the folder states it, or else the first sample that has words shows."""
+        """Decide by the folder's files, else by the first sample with a text."""
         kind_file, names_file = folder / KIND_FILE, folder / CLASSES_FILE
         stated = read_text(kind_file).strip() if kind_file.exists() else None
         if stated not in (None, *_KINDS):
@@ -249,7 +235,7 @@ class _Reading:
         for sample in samples:
             first = first or sample
             # CLIP_benchmark's writer states nothing for classification; other writers state nothing for captions.
-            has = [value for value in _KINDS.values() if not kind and sample.value(value, options) is not None]
+            has = [value for value in _KINDS.values() if not kind and sample.text(value, options) is not None]
             if len(has) > 1 and not sample.ending("cls"):
                 raise ShardError(
                     f"{sample.name}: the .json beside it has a label and a caption; write 'retrieval' or "
@@ -261,8 +247,8 @@ class _Reading:
             raise ClipScratchError(f"{folder}: its tars hold no images; check how they were written.")
         if not kind:
             raise ClipScratchError(
-                f"{first.name}: has neither a label (.cls) nor captions (.txt, .json) beside it, nor has any other "
-                "image; every sample needs one."
+                f"{first.name}: has neither a label (.cls) nor captions (.txt, .json) beside it, as all other images; "
+                "every sample needs one."
             )
         if kind == "captions":
             return cls(kind, None, options)
@@ -272,9 +258,9 @@ class _Reading:
             )
         return cls(kind, tuple(options.class_names or published_class_names(names_file)), options)
 
-    def words(self, sample: Sample) -> list[str] | int | None:
-        """The captions of a sample, `[]` where it has none; or its label, `None` where it has none that is known."""
-        value = sample.value(self.kind, self.options)
+    def value(self, sample: Sample) -> list[str] | int | None:
+        """Return the captions of a sample, `[]` if it has none; or its label, `None` if it has none that is known."""
+        value = sample.text(self.kind, self.options)
         if self.class_names is None:
             if not isinstance(value, str):
                 return cell_texts((value,))
@@ -287,13 +273,13 @@ class _Reading:
         if re.fullmatch(r"-?\d+", text) and -1 <= int(text) < len(names):
             return int(text)
         if value is not None:
-            known = f"one of the {len(names)} classes that have names"
-            _bad_row(f"{sample.name}: its label is {text!r}, neither name nor number of {known}", self.options)
+            expected = f"one of the {len(names)} classes that have names"
+            _bad_row(f"{sample.name}: its label {text!r} is not the name or number of {expected}", self.options)
         return None
 
 
 def _is_of_img2dataset(sample):
-    """img2dataset writes one caption a sample, of as many lines as the alt text had; CLIP_benchmark one a line."""
+    """img2dataset writes one caption with the line breaks of the alt text; CLIP_benchmark writes one caption a line."""
     stem = _stem(sample.shard)
     numbered = len(stem) >= 5 and (stem + sample.key).isdigit() and sample.key.startswith(stem)
     return numbered or "json" in sample.files
@@ -303,38 +289,24 @@ def _stem(shard):
     return os.path.basename(shard).removesuffix(".tar")
 
 
-@lru_cache(maxsize=16)  # whoever loads a dataset twice in a process reads its tars once
+@lru_cache(maxsize=16)  # loading a dataset again in a process does not read its tars again
 def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
     if utf8_key(shard) != shard:
         raise ShardError(f"{utf8_key(shard)}: its path is not UTF-8; rename it.")
-    samples = list(_named_errors(shard, streamed=False))
+    check_regular(shard)
+    samples = list(read_samples(shard, streamed=False))
     for sample in samples:
         if "json" in sample.files and (sample.ending("txt") or sample.ending("cls")):
             sample.files["json"] = b""  # it is not read, and takes memory
     return samples
 
 
-def _stamp(shard):
-    check_regular(shard)
-    try:
-        return stamp(shard)
-    except OSError as error:
-        raise shard_error(shard, error) from error
-
-
-def _named_errors(shard, *, streamed):
-    try:
-        yield from read_samples(shard, streamed=streamed)
-    except MAY_PASS as error:
-        raise shard_error(shard, error) from error
-
-
 class _Member(tarfile.TarInfo):
-    """A header that says where a broken archive ends: tarfile takes one that is garbage, or none, for the end."""
+    """A header that raises where a broken archive ends. tarfile takes a damaged or missing header for the end."""
 
     @classmethod
     def frombuf(cls, buf, encoding, errors):
-        # What a tar of samples is made of, without its times and owners, which take tarfile most of its time.
+        # Plain files, without times and owners, whose parsing takes tarfile most of its time.
         plain = len(buf) == tarfile.BLOCKSIZE and buf[156:157] == tarfile.REGTYPE and not buf[345]
         if not plain or sum(buf) - sum(buf[148:156]) + 8 * ord(" ") != tarfile.nti(buf[148:156]):
             return super().frombuf(buf, encoding, errors)
@@ -353,22 +325,18 @@ class _Member(tarfile.TarInfo):
 
 
 def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
-    """The samples of a tar that have an image, in order.
+    """Yield the samples of a tar that have an image, in order.
 
-    The reader of `datasets` for such tars takes one that was cut between two members for a whole one, and raises where
-    images end differently; its `xopen` is what streams, with its retries.
+    The reader of `datasets` takes a tar that was cut between two members for a whole one, and raises where images end
+    differently; its `xopen` is what streams, with its retries.
 
     Args:
-        shard: path or address.
-        streamed: read from the beginning to the end, images included, and hold one sample at a time. Otherwise images
+        shard: Path or address.
+        streamed: Read from the beginning to the end, images included, and hold one sample at a time. Otherwise images
             are passed over, and the members of a sample may lie anywhere.
-
-    Raises:
-        ShardError: if the tar is damaged, or a sample has two images, or is not in one place of a streamed tar.
-        OSError: as reading raises it.
     """
     samples: dict[str, Sample] = {}
-    apart = set()  # keys of the streamed samples that lacked something
+    incomplete = set()  # keys of the streamed samples that lacked something
     try:
         with (
             xopen(shard, "rb", block_size=0) if streamed else open(shard, "rb") as file,
@@ -391,22 +359,21 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                     continue
                 key, name = utf8_key(f"{parent}{slash}{stem}".removeprefix("./")), utf8_key(member.name)
                 if key not in samples:
-                    if key in apart:
+                    if key in incomplete:
                         raise ShardError(
-                            f"{shard}: the members of {key} lie apart; a stream needs them side by side: sort the "
-                            "shard (tar --sort=name), or leave streaming out."
+                            f"{shard}: the members of {key} are not next to each other, as a stream needs them; sort "
+                            "the shard (tar --sort=name), or leave streaming out."
                         )
                     if streamed:
-                        apart.update(old for old, sample in samples.items() if not (sample.member and sample.files))
+                        incomplete.update(old for old, one in samples.items() if not (one.member and one.files))
                         yield from (sample for sample in samples.values() if sample.member)
                         samples.clear()
                     samples[key] = Sample(key, shard)
-                sample = samples[key]
-                data = None
+                sample, data = samples[key], None
                 if streamed or not is_image:
                     data = tar.fileobj.read(member.size)
                     if len(data) < member.size:
-                        raise tarfile.ReadError(f"{member.name} goes on past its end")
+                        raise tarfile.ReadError(f"{member.name} is cut short")
                 if not is_image:
                     sample.files[ending] = data
                 elif sample.member:
@@ -419,7 +386,9 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                     sample.image = data
     except tarfile.TarError as error:
         with xopen(shard, "rb") as file:
-            if lfs_pointer(file.read(64)):
+            if is_lfs_pointer(file.read(64)):
                 raise ShardError(f"{shard}: is a Git LFS pointer, not the tar; git lfs pull fetches it.") from error
+        raise shard_error(shard, error) from error
+    except MAY_PASS as error:
         raise shard_error(shard, error) from error
     yield from (sample for sample in samples.values() if sample.member)

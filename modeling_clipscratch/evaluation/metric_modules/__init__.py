@@ -1,27 +1,20 @@
-"""A metric's name goes in; the folder that `evaluate.load` reads, with no network, comes out."""
+"""Find the metrics that `evaluate.load` reads from this package, without network."""
 
 from pathlib import Path
 
 from ...hub.errors_clipscratch import ClipScratchError
 
-METRICS = (
-    "zero_shot_accuracy",
-    "retrieval_recall",
-    "mean_per_class_recall",
-    "confusion_matrix",
-    "expected_calibration_error",
-    "knn_accuracy",
-    "linear_probe_accuracy",
-)
+METRICS = ("zero_shot_accuracy", "retrieval_recall")
 
 
 def metric_path(name: str) -> str:
-    """The folder of one of our metrics for `evaluate`.
+    """Return the folder of a metric, for `evaluate.load(metric_path(name))`.
 
     Args:
-        name: one of `METRICS`.
-    Returns: a folder for `evaluate.load(metric_path(name))`.
-    Raises: ClipScratchError if there is no such metric.
+        name: `zero_shot_accuracy` or `retrieval_recall`.
+
+    Raises:
+        ClipScratchError: If there is no such metric.
 
     >>> Path(metric_path("zero_shot_accuracy")).name
     'zero_shot_accuracy'

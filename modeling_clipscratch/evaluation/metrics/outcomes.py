@@ -1,34 +1,77 @@
-"""What a model did with each picture comes in; its metrics come out, for the pictures as they are or counted anew.
+"""Define every metric, computed from what a model did with each image.
 
-The one definition of every metric: a weight says how often a picture counts. All ones give the figure itself, counts
-drawn at random give the figure of a resample, which is what error bars are made of (`intervals.py`).
-Shapes: N pictures, M captions, C classes, W sets of weights.
+Shapes: N images, M captions, C classes. Arrays may have leading axes, one entry for each set of outcomes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
 
 RECALLS = (1, 5, 10)
 CALIBRATION_BINS = 15
+CALIBRATION = "expected_calibration_error"
 Z = NormalDist().inv_cdf(0.975)  # of a 95 % interval
-TOP5_FROM = 6  # classes; with 5, top-5 is 1 for any model
+TOP5_FROM = 6  # classes; with 5 or fewer, top-5 accuracy is 1 for any model
+
+
+class Share:
+    """The share of hits, or the mean over groups of the share in each group.
+
+    Args:
+        hits: (..., M) bool.
+        images: (M,) the image of each entry. Default: entry i belongs to image i.
+        groups: (M,) integers from 0 on, for a mean over groups; groups without entries are left out.
+    """
+
+    def __init__(self, hits: np.ndarray, images: np.ndarray | None = None, groups: np.ndarray | None = None):
+        count = hits.shape[-1]
+        self.hits, self.images = hits, np.arange(count) if images is None else images
+        groups = np.zeros(count, dtype=np.int64) if groups is None else groups
+        self._order = np.argsort(groups, kind="stable")
+        _, self._starts, self._group, self._totals = np.unique(
+            groups[self._order], return_index=True, return_inverse=True, return_counts=True
+        )
+
+    @cached_property
+    def of_groups(self) -> np.ndarray:
+        """(..., G) share of each group."""
+        return np.add.reduceat(self.hits[..., self._order], self._starts, axis=-1, dtype=np.int64) / self._totals
+
+    @property
+    def value(self) -> np.ndarray:
+        return self.of_groups.mean(-1)
+
+    def influence(self) -> np.ndarray:
+        """(N,) first-order change of `value` with the weight of each image; its sum of squares is the variance.
+
+        All entries of an image count together, so captions of one image are not taken for independent.
+        """
+        return self._by_image(self.hits[self._order] - self.of_groups[self._group])
+
+    def effective_count(self) -> float:
+        """Number of independent images with the same variance; without variance, that of the heaviest image."""
+        variance = (self.influence() ** 2).sum()
+        return 1 / self.largest_weight() if variance < 1e-18 else self.value * (1 - self.value) / variance
+
+    def largest_weight(self) -> float:
+        return self._by_image(np.ones(len(self._order))).max()
+
+    def _by_image(self, entries):
+        weighted = entries / self._totals[self._group] / len(self._totals)
+        return np.bincount(self.images[self._order], weighted)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassOutcomes:
-    """Classification, a picture each.
+    """Classification, one entry for each image.
 
     Args:
         labels: (N,) int64 in [0, C).
         ranks: (N,) int64, the rank of the right class, 1 for the best.
         classes: C.
         confidence: (N,) probability of the predicted class; `None` where the scores are no probabilities.
-
-    >>> outcomes = ClassOutcomes(labels=np.array([0, 1, 1, 2]), ranks=np.array([1, 1, 3, 1]), classes=3)
-    >>> float(outcomes.metrics()["top1"][0])
-    0.75
     """
 
     labels: np.ndarray
@@ -39,58 +82,49 @@ class ClassOutcomes:
     def __len__(self):
         return len(self.labels)
 
-    def joined(self, other: "ClassOutcomes") -> "ClassOutcomes":
-        """The N pictures of this one, then those of the other; with confidences if both have them."""
-        assert self.classes == other.classes, f"{self.classes} and {other.classes} classes"
-        known = self.confidence is not None and other.confidence is not None
-        return ClassOutcomes(
-            labels=np.concatenate([self.labels, other.labels]),
-            ranks=np.concatenate([self.ranks, other.ranks]),
-            classes=self.classes,
-            confidence=np.concatenate([self.confidence, other.confidence]) if known else None,
-        )
-
-    def calibration_gaps(self, weights: np.ndarray) -> np.ndarray:
-        """(W, N) weights -> (W, bins) right minus confidence, summed in each bin, as fractions of the pictures."""
-        gaps = _sums(
-            weights * ((self.ranks <= 1) - self.confidence), calibration_bins(self.confidence), CALIBRATION_BINS
-        )
-        return gaps / weights.sum(1, keepdims=True)
-
-    def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """
-        Args:
-            weights: (W, N), how often each picture counts; `None` for once each, W = 1.
-        Returns: name -> (W,) fractions: `top1`, `top5` (from 6 classes on), `mean_per_class_recall` (classes without
-            pictures are left out of the mean) and, with confidences, `expected_calibration_error`.
-        """
-        weights = np.ones((1, len(self))) if weights is None else weights
-        count, right = weights.sum(1), self.ranks <= 1
-        found = {"top1": weights @ right / count}
+    def shares(self) -> dict[str, Share]:
+        """The metrics that are shares of hits: `top1`, `top5` (from 6 classes on) and `mean_per_class_recall`."""
+        shares = {"top1": Share(self.ranks <= 1)}
         if self.classes >= TOP5_FROM:
-            found["top5"] = weights @ (self.ranks <= 5) / count
-        found["mean_per_class_recall"] = mean_recall(
-            _sums(weights * right, self.labels, self.classes), _sums(weights, self.labels, self.classes)
-        )
+            shares["top5"] = Share(self.ranks <= 5)
+        return shares | {"mean_per_class_recall": Share(self.ranks <= 1, groups=self.labels)}
+
+    def medians(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The metrics that are medians: none."""
+        return {}
+
+    def calibration_gaps(self) -> np.ndarray:
+        """(..., bins) number of hits minus sum of confidences in each bin, divided by N."""
+        return self.bin_means((self.ranks <= 1) - self.confidence)
+
+    def bin_means(self, values: np.ndarray) -> np.ndarray:
+        """(..., N) -> (..., bins) sum of the values in each bin of confidences, divided by N."""
+        bins = calibration_bins(self.confidence)
+        sums = [np.where(bins == number, values, 0).sum(-1) for number in range(CALIBRATION_BINS)]
+        return np.stack(sums, axis=-1) / len(self)
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """The shares and, with confidences, `expected_calibration_error` (Guo et al. 2017, equation 3); fractions."""
+        metrics = {name: share.value for name, share in self.shares().items()}
         if self.confidence is not None:
-            found["expected_calibration_error"] = np.abs(self.calibration_gaps(weights)).sum(1)
-        return found
+            metrics[CALIBRATION] = np.abs(self.calibration_gaps()).sum(-1)
+        return metrics
+
+    def exchanged(self, other: "ClassOutcomes", swap: np.ndarray) -> "ClassOutcomes":
+        """These outcomes with those of `other` where `swap` (..., N) is true."""
+        both = self.confidence is not None and other.confidence is not None
+        confidence = np.where(swap, other.confidence, self.confidence) if both else None
+        return replace(self, ranks=np.where(swap, other.ranks, self.ranks), confidence=confidence)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOutcomes:
-    """Retrieval in both directions; the captions of a picture stand and fall with it.
+    """Retrieval in both directions.
 
     Args:
-        image_ranks: (N,) int64, the rank of each picture's best caption.
-        text_ranks: (M,) int64, the rank of each caption's picture.
+        image_ranks: (N,) int64, the rank of the best caption of each image.
+        text_ranks: (M,) int64, the rank of the image of each caption.
         caption_to_image: (M,) int64 in [0, N).
-
-    >>> outcomes = RetrievalOutcomes(
-    ...     image_ranks=np.array([1, 7]), text_ranks=np.array([1, 2, 2, 9]), caption_to_image=np.array([0, 0, 1, 1])
-    ... )
-    >>> float(outcomes.metrics()["image_to_text_recall@1"][0]), float(outcomes.metrics()["text_to_image_recall@5"][0])
-    (0.5, 0.75)
     """
 
     image_ranks: np.ndarray
@@ -98,51 +132,46 @@ class RetrievalOutcomes:
     caption_to_image: np.ndarray
 
     def __len__(self):
-        return len(self.image_ranks)
+        return self.image_ranks.shape[-1]
 
-    def joined(self, other: "RetrievalOutcomes") -> "RetrievalOutcomes":
-        """The N pictures of this one, then those of the other, each with its own captions and its own ranks."""
-        return RetrievalOutcomes(
-            image_ranks=np.concatenate([self.image_ranks, other.image_ranks]),
-            text_ranks=np.concatenate([self.text_ranks, other.text_ranks]),
-            caption_to_image=np.concatenate([self.caption_to_image, other.caption_to_image + len(self)]),
-        )
+    def shares(self) -> dict[str, Share]:
+        """The metrics that are shares of hits: `image_to_text_recall@k` and `text_to_image_recall@k`."""
+        shares = {f"image_to_text_recall@{k}": Share(self.image_ranks <= k) for k in RECALLS}
+        return shares | {
+            f"text_to_image_recall@{k}": Share(self.text_ranks <= k, self.caption_to_image) for k in RECALLS
+        }
 
-    def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """
-        Args:
-            weights: (W, N), how often each picture counts, and with it its captions; `None` for once each, W = 1.
-        Returns: name -> (W,) `image_to_text_recall@k`, `text_to_image_recall@k` (fractions) and both median ranks.
-        """
-        weights = np.ones((1, len(self))) if weights is None else weights
-        sides = (
-            ("image_to_text", self.image_ranks, np.arange(len(self))),
-            ("text_to_image", self.text_ranks, self.caption_to_image),
+    def medians(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The metrics that are medians: name -> ranks, and the image of each."""
+        return {
+            "image_to_text_median_rank": (self.image_ranks, np.arange(len(self))),
+            "text_to_image_median_rank": (self.text_ranks, self.caption_to_image),
+        }
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """The shares, as fractions, and both median ranks."""
+        metrics = {name: share.value for name, share in self.shares().items()}
+        return metrics | {name: np.median(ranks, axis=-1) for name, (ranks, _) in self.medians().items()}
+
+    def exchanged(self, other: "RetrievalOutcomes", swap: np.ndarray) -> "RetrievalOutcomes":
+        """These outcomes with those of `other` where `swap` (..., N) is true, captions with their image."""
+        return replace(
+            self,
+            image_ranks=np.where(swap, other.image_ranks, self.image_ranks),
+            text_ranks=np.where(swap[..., self.caption_to_image], other.text_ranks, self.text_ranks),
         )
-        found = {}
-        for direction, ranks, picture in sides:
-            count = weights @ np.bincount(picture, minlength=len(self))
-            for k in RECALLS:
-                hits = np.bincount(picture, ranks <= k, len(self))  # summed once a picture, not once a weight
-                found[f"{direction}_recall@{k}"] = weights @ hits / count
-            found[f"{direction}_median_rank"] = weighted_median(ranks, weights[:, picture])
-        return found
 
 
 Outcomes = ClassOutcomes | RetrievalOutcomes
 
 
 def plain_metrics(outcomes: Outcomes) -> dict[str, float]:
-    """Every metric with each picture counted once.
-
-    >>> plain_metrics(ClassOutcomes(labels=np.array([0, 1, 1]), ranks=np.array([1, 1, 2]), classes=2))
-    {'top1': 0.6666666666666666, 'mean_per_class_recall': 0.75}
-    """
-    return {name: float(values[0]) for name, values in outcomes.metrics().items()}
+    """Return every metric as a Python number."""
+    return {name: float(value) for name, value in outcomes.metrics().items()}
 
 
 def metric_names(classes: int | None) -> list[str]:
-    """What is measured of class data with so many classes; with `None`, of captions.
+    """Return the names of the metrics of class data with so many classes; with `None`, of caption data.
 
     >>> metric_names(2)
     ['top1', 'mean_per_class_recall', 'expected_calibration_error']
@@ -153,63 +182,16 @@ def metric_names(classes: int | None) -> list[str]:
     return list(ClassOutcomes(labels=zero, ranks=one, classes=classes, confidence=np.ones(1)).metrics())
 
 
-def mean_recall(right: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """(..., C) right and (..., C) all pictures of each class -> (...) mean recall of the classes that have any.
-
-    >>> float(mean_recall(np.array([3, 0, 1]), np.array([4, 0, 2])))
-    0.625
-    """
-    shown = total > 0
-    recalls = np.divide(right, total, out=np.zeros(np.shape(total)), where=shown)
-    return recalls.sum(-1) / shown.sum(-1)
-
-
 def calibration_bins(confidence: np.ndarray) -> np.ndarray:
-    """(N,) confidences -> (N,) numbers of their bins, of equal width, open below and closed above (Guo et al. 2017).
-
-    >>> calibration_bins(np.array([0.0, 1 / 15, 0.07, 1.0])).tolist()
-    [0, 0, 1, 14]
-    """
+    """Return the bin of each confidence: 15 of equal width, open below and closed above (Guo et al. 2017)."""
     return np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64), 1, CALIBRATION_BINS) - 1
 
 
 def share_interval(share, count):
-    """95 % interval of a share of so many pictures, which holds for few of them and near 0 and 1 too.
+    """Return the 95 % score interval (low, high) of a share of `count` images, good for few images and near 0 or 1 too.
 
-    Args:
-        share: number or array.
-        count: the same, above 0.
-    Returns: (low, high).
     Source: Wilson 1927, Journal of the American Statistical Association 22.
-
-    >>> [round(float(end), 4) for end in share_interval(0.8, 10)]
-    [0.4902, 0.9433]
     """
     middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z * np.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2) / (1 + Z**2 / count)
     return middle - half, middle + half
-
-
-def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Median of values that count several times: of an even count, the mean of the middle two.
-
-    Args:
-        values: (M,).
-        weights: (W, M), not negative.
-    Returns: (W,).
-
-    >>> weighted_median(np.array([5, 1, 3]), np.array([[1, 1, 1], [1, 1, 0], [0, 3, 1]])).tolist()
-    [3.0, 3.0, 1.0]
-    """
-    values, places = np.unique(values, return_inverse=True)
-    reached = np.cumsum(_sums(weights, places, len(values)), axis=1)
-    half = reached[:, -1:] / 2
-    lower = values[(reached >= half).argmax(1)]
-    upper = values[(reached > half).argmax(1)]
-    return (lower + upper) / 2
-
-
-def _sums(values, places, count):
-    """(W, N) values, (N,) places in [0, count) -> (W, count) sums by place."""
-    # Row by row: an indicator matrix (N, count) would be 8 GB for a million pictures of a thousand classes.
-    return np.stack([np.bincount(places, row, count) for row in values])

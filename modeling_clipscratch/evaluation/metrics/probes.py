@@ -1,7 +1,6 @@
-"""Labelled training embeddings and test embeddings go in; a score for each test picture and class comes out.
+"""Score classes with a probe that is fitted to embeddings of labelled images.
 
-The scores are measured as zero-shot scores are, by `zero_shot.accuracy_metrics`. Shapes: M training rows, N test rows,
-P projection, C classes. A class that the training rows lack keeps its column; no row can be given to it.
+Shapes: M training rows, N test rows, P projection, C classes. A class without training rows keeps its column.
 """
 
 import warnings
@@ -18,80 +17,63 @@ from sklearn.preprocessing import StandardScaler
 from ...hub.errors_clipscratch import ClipScratchError
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-POWERS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # of ten: sklearn's C, with which CLIP's search begins
+POWERS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # of ten: scikit-learn's C, where CLIP's search starts
 FINEST = 1 / 8  # of a decade, where it ends
 ITERATIONS = 1000
 HELD_OUT = 5  # one row in so many
 
 
-def knn_scores(
-    train_embeds: torch.Tensor,
-    train_labels: torch.Tensor,
-    test_embeds: torch.Tensor,
-    classes: int,
-    *,
-    neighbours: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
-) -> torch.Tensor:
-    """The nearest training rows vote for their classes, each with exp(cosine / temperature).
+def knn_scores(train_embeds, train_labels, test_embeds, classes: int, *, neighbours: int = NEIGHBOURS) -> torch.Tensor:
+    """Let the nearest training rows vote for their classes, each with weight exp(cosine / 0.07).
 
     Args:
-        train_embeds: (M, P), none of length zero.
-        train_labels: (M,) integers in [0, C), two different ones or more.
+        train_embeds: (M, P), not zero.
+        train_labels: (M,) integers in [0, C), of at least two classes.
         test_embeds: (N, P).
         classes: C.
         neighbours: rows that vote, in [1, M].
-        temperature: above 0; the lower, the more the nearest rows count.
-    Returns: (N, C) float32, each class's share of the votes; rows sum to 1.
-    Raises: ClipScratchError if the shapes do not fit, a label is out of range or there are fewer than two classes or
-        rows.
-    Source: Wu et al. 2018, arXiv 1805.01978, section 3.4; the neighbours are those of DINO, arXiv 2104.14294.
 
-    >>> knn_scores(torch.eye(2), torch.tensor([2, 0]), torch.eye(2), 3, neighbours=1)
-    tensor([[0., 0., 1.],
-            [1., 0., 0.]])
+    Returns:
+        (N, C) float32, the share of each class in the votes; rows sum to 1.
+
+    Raises:
+        ClipScratchError: If the shapes do not fit, a label is out of range, or there are fewer than two classes.
+
+    Source: Wu et al. 2018, arXiv 1805.01978, section 3.4; 20 neighbours as in DINO, arXiv 2104.14294.
     """
     train, labels, test = _checked(train_embeds, train_labels, test_embeds, classes)
     if not 1 <= neighbours <= len(train):
         raise ClipScratchError(
             f"neighbours={neighbours} does not fit {len(train)} training rows; choose 1 to {len(train)}."
         )
-    if not temperature > 0:
-        raise ClipScratchError(f"temperature={temperature} is not above 0; choose 0.07, say.")
 
-    def weights(distances):  # cosine distances, nearest first; the nearest weighs 1, so that nothing overflows
-        return np.exp((distances.min(1, keepdims=True) - distances) / temperature)
+    def weights(distances):  # cosine distances; the nearest row weighs 1, so that nothing overflows
+        return np.exp((distances.min(1, keepdims=True) - distances) / TEMPERATURE)
 
     voters = KNeighborsClassifier(neighbours, weights=weights, algorithm="brute", metric="cosine").fit(train, labels)
     return _in_columns(voters.predict_proba(test), voters.classes_, classes, missing=0.0)
 
 
-def linear_probe_scores(
-    train_embeds: torch.Tensor,
-    train_labels: torch.Tensor,
-    test_embeds: torch.Tensor,
-    classes: int,
-    *,
-    seed: int = 0,
-) -> torch.Tensor:
-    """Logistic regression on standardised embeddings, its regularisation chosen on training rows held out.
+def linear_probe_scores(train_embeds, train_labels, test_embeds, classes: int, *, seed: int = 0) -> torch.Tensor:
+    """Fit a logistic regression to standardised embeddings; choose its regularisation on held-out training rows.
 
-    1. A fifth of the rows of each class is held out, drawn from the seed: one at least where there are two.
-    2. L-BFGS fits the others for each C = 10 ** p, p in `POWERS`; the best C is right most often on the rows held
-       out, of equals the likeliest. The steps around the best p are halved until they are `FINEST`.
+    1. A fifth of the rows of each class is held out; at least one where the class has two.
+    2. L-BFGS fits the others for each C = 10 ** p, p in `POWERS`; the best C is right most often on the held-out rows,
+       with the likelihood as tie-break. The steps around the best p are halved down to `FINEST`.
     3. All rows are fitted with the best C.
 
-    CLIP's probe, but for the standardisation: four times as fast, since L-BFGS then takes fewer steps.
+    This is CLIP's probe plus the standardisation, with which L-BFGS needs a quarter of the time.
 
     Args:
-        train_embeds: (M, P).
-        train_labels: (M,) integers in [0, C), two different ones or more, one of them twice or more.
-        test_embeds: (N, P).
-        classes: C.
-        seed: of the rows held out.
-    Returns: (N, C) float32 log-probabilities; minus infinity for a class without training rows.
-    Raises: ClipScratchError if the shapes do not fit, a label is out of range or there are fewer than two classes or
-        rows.
+        train_embeds, train_labels, test_embeds, classes: As for `knn_scores`; at least one class has two rows.
+        seed: of the choice of held-out rows.
+
+    Returns:
+        (N, C) float32 log-probabilities; minus infinity for a class without training rows.
+
+    Raises:
+        ClipScratchError: As for `knn_scores`.
+
     Source: Radford et al. 2021, arXiv 2103.00020, section 3.2 and appendix A.3.
     """
     train, labels, test = _checked(train_embeds, train_labels, test_embeds, classes)
@@ -99,12 +81,12 @@ def linear_probe_scores(
     if not held.any():
         raise ClipScratchError(
             f"each of the {len(train)} training rows is the only one of its class, so none can be held out to choose "
-            "the regularisation; give two rows of a class or more."
+            "the regularisation; give at least two rows of a class."
         )
 
     def fit(power, rows):
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=10.0**power, max_iter=ITERATIONS))
-        with warnings.catch_warnings():  # the limit of iterations is a part of the method
+        with warnings.catch_warnings():  # the limit of iterations is part of the method
             warnings.simplefilter("ignore", ConvergenceWarning)
             return probe.fit(train[rows], labels[rows])
 
@@ -113,10 +95,10 @@ def linear_probe_scores(
         likelihood = -log_loss(labels[held], probe.predict_proba(train[held]), labels=probe.classes_)
         return probe.score(train[held], labels[held]), likelihood
 
-    found, tried, step = {}, POWERS, POWERS[1] - POWERS[0]
+    qualities, tried, step = {}, POWERS, POWERS[1] - POWERS[0]
     while step >= FINEST:
-        found |= {power: quality(power) for power in tried}
-        best = max(sorted(found), key=found.get)
+        qualities |= {power: quality(power) for power in tried}
+        best = max(sorted(qualities), key=qualities.get)
         step /= 2
         tried = [power for power in (best - step, best + step) if POWERS[0] <= power <= POWERS[-1]]
     probe = fit(best, np.full(len(train), True))
@@ -124,7 +106,7 @@ def linear_probe_scores(
 
 
 def _held_out(labels, seed):
-    """(M,) bool: the second, seventh, ... row of each class, in an order drawn from the seed."""
+    """(M,) bool: the second, seventh, ... row of each class in a random order."""
     held = np.zeros(len(labels), dtype=bool)
     order = np.random.default_rng(seed).permutation(len(labels))
     for label in np.unique(labels):
@@ -132,33 +114,27 @@ def _held_out(labels, seed):
     return held
 
 
-def _in_columns(scores, shown, classes, *, missing):
-    """Scores of the classes that training showed -> one column for each class there is."""
+def _in_columns(scores, known, classes, *, missing):
     full = np.full((len(scores), classes), missing, dtype=np.float32)
-    full[:, shown] = scores
+    full[:, known] = scores
     return torch.from_numpy(full)
 
 
 def _checked(train_embeds, train_labels, test_embeds, classes):
     train, test = (torch.as_tensor(embeds).float().cpu().numpy() for embeds in (train_embeds, test_embeds))
     labels = torch.as_tensor(train_labels).long().cpu().numpy()
+    known = np.unique(labels)
+    problem = None
     if train.ndim != 2 or labels.shape != train.shape[:1]:
-        raise ClipScratchError(
-            f"train_embeds {train.shape} and train_labels {labels.shape} do not fit; give (M, P) and (M,)."
-        )
-    if test.ndim != 2 or test.shape[1] != train.shape[1] or len(test) == 0:
-        raise ClipScratchError(
-            f"test_embeds {test.shape} do not fit train_embeds {train.shape}; give (N, P), N >= 1, from the same model."
-        )
-    for name, embeds in (("train_embeds", train), ("test_embeds", test)):
-        broken = int((~np.isfinite(embeds).all(1)).sum())
-        if broken:
-            raise ClipScratchError(f"{broken} of {len(embeds)} {name} are not finite; check the model's weights.")
-    shown = np.unique(labels)
-    if len(shown) < 2:
-        raise ClipScratchError(f"train_labels show {len(shown)} class; a probe needs rows of two classes or more.")
-    if shown[0] < 0 or shown[-1] >= classes:
-        raise ClipScratchError(
-            f"train_labels run from {shown[0]} to {shown[-1]}, outside of classes 0 to {classes - 1}."
-        )
+        problem = f"train_embeds {train.shape} and train_labels {labels.shape} do not fit; give (M, P) and (M,)."
+    elif test.ndim != 2 or test.shape[1] != train.shape[1] or len(test) == 0:
+        problem = f"test_embeds {test.shape} do not fit train_embeds {train.shape}; give (N, P) of the same model."
+    elif not (np.isfinite(train).all() and np.isfinite(test).all()):
+        problem = "some embeddings are not finite; check the weights of the model."
+    elif len(known) < 2:
+        problem = f"train_labels have {len(known)} class; a probe needs rows of at least two classes."
+    elif known[0] < 0 or known[-1] >= classes:
+        problem = f"train_labels run from {known[0]} to {known[-1]}, outside of classes 0 to {classes - 1}."
+    if problem:
+        raise ClipScratchError(problem)
     return train, labels, test

@@ -1,4 +1,4 @@
-"""Write texts of others into Markdown, so that they are read as the characters that they are."""
+"""Write texts of others into Markdown, so that they show as the characters that they are."""
 
 import re
 
@@ -12,7 +12,7 @@ class Markdown(str):
 
 
 def escaped(value) -> object:
-    r"""Text on one line, in which Markdown and HTML mean nothing; `Markdown` and what is no text stay as they are.
+    r"""Escape a text, on one line; `Markdown` and what is not a text stay as they are.
 
     >>> escaped("a|b [x](javascript:y) *<script>*")
     'a\\|b \\[x\\](javascript:y) \\*&lt;script&gt;\\*'
@@ -25,7 +25,7 @@ def escaped(value) -> object:
 
 
 def code(text: str) -> Markdown:
-    """Text on one line, as code between backticks; in a table its `|` is still to be escaped.
+    """Put a text on one line between backticks; in a table its `|` has to be escaped.
 
     >>> code("a ` b")
     '`` a ` b ``'
@@ -37,7 +37,7 @@ def code(text: str) -> Markdown:
 
 
 def code_block(text: str, language: str) -> Markdown:
-    """Lines as a block of code, whose end no line of them can be."""
+    """Put lines into a block of code that none of them can end."""
     marks = "`" * max(3, _longest_run(text) + 1)
     return Markdown(f"{marks}{language}\n{printable(text)}\n{marks}")
 

@@ -1,4 +1,7 @@
-"""Metrics of one or more data sets go in; a text table, a Markdown table or `metrics.json` comes out."""
+"""Write metrics of models on datasets as tables of text and Markdown, and as JSON.
+
+A difference is a `Difference` of `metrics/intervals.py`, of a model minus the first.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,46 +12,176 @@ from ...utils.checksums import sha256
 from ...utils.names import on_one_line
 from .markdown import escaped
 
-Metrics = Mapping[str, Mapping[str, float]]  # data set -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
+Metrics = Mapping[str, Mapping[str, float]]  # dataset -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
+ByModel = Mapping[str, Metrics]  # model -> dataset -> ...
+Differences = Mapping[str, Mapping[str, Mapping[str, object]]]  # dataset -> model -> metric -> difference
 INTERVAL = "_ci95"
 ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights, and its files
+SURE = 0.05  # larger p-values may be chance
 
 
 def text_table(metrics: Metrics) -> str:
-    """Aligned columns for a terminal: a line a metric, a column a data set, fractions in percent.
+    """Align a table for a terminal: a line for each metric, a column for each dataset.
 
-    >>> print(text_table({"digits": {"top1": 0.9825}, "scenes": {"text_to_image_median_rank": 2.0}}))
-                               digits  scenes
-    top1                       98.2 %       -
-    text_to_image_median_rank       -     2.0
-    >>> print(text_table({"digits": {"top1": 0.9825, "top1_ci95": [0.97, 0.99]}}))
-                         digits
-    top1  98.2 % (97.0 to 99.0)
+    >>> print(text_table({"digits": {"top1": 0.9825, "top1_ci95": [0.97, 0.99]}, "scenes": {"median_rank": 2.0}}))
+                                digits  scenes
+    top1         98.2 % (97.0 to 99.0)       -
+    median_rank                      -     2.0
     """
-    return aligned(metric_cells(metrics))
+    return _aligned(_cells(metrics))
 
 
 def markdown_table(metrics: Metrics) -> str:
-    """The same as Markdown.
+    """Write the table of `text_table` as Markdown.
 
     >>> print(markdown_table({"digits": {"top1": 0.9825}}))
     | metric | digits |
     | --- | ---: |
     | `top1` | 98.2 % |
     """
-    return as_markdown(metric_cells(metrics))
+    return _markdown(_cells(metrics))
 
 
-def metric_cells(metrics: Metrics) -> list[list[str]]:
-    """A head with the data sets, then a line a metric, in the order of first appearance, each with its interval."""
-    names = dict.fromkeys(name for found in metrics.values() for name in values_only(found))
-    return [["", *metrics], *([name, *(shown_of(found, name) for found in metrics.values())] for name in names)]
+def text_comparison(metrics: ByModel, differences: Differences | None = None) -> str:
+    """Align a table for each dataset: a column for each model, followed by its difference to the first model.
+
+    >>> print(text_comparison({"a": {"digits": {"top1": 0.5}}, "b": {"digits": {"top1": 0.75}}}))
+    digits
+               a       b
+    top1  50.0 %  75.0 %
+    """
+    return "\n\n".join(f"{name}\n{_aligned(table)}" for name, table in _comparisons(metrics, differences).items())
 
 
-def aligned(table: Sequence[Sequence[str]]) -> str:
-    """Cells -> lines whose columns are aligned, the first to the left, the others to the right."""
+def markdown_comparison(metrics: ByModel, differences: Differences | None = None) -> str:
+    """Write the tables of `text_comparison` as Markdown."""
+    tables = _comparisons(metrics, differences).items()
+    return "\n\n".join(f"## {escaped(name)}\n\n{_markdown(table)}" for name, table in tables)
+
+
+def shown_difference(name: str, difference) -> tuple[str, str, str]:
+    """Return a difference in percentage points or ranks, its interval with the p-value, and what they say.
+
+    `better` or `worse` where the interval excludes 0 and p is below 0.05, else `may be chance`.
+
+    >>> from types import SimpleNamespace
+    >>> shown_difference("top1", SimpleNamespace(value=0.02, low=-0.01, high=0.05, p_value=0.2))
+    ('+2.0', '-1.0 to +5.0, p 0.20', 'may be chance')
+    """
+    value, low, high = (_number(name, end, "+") for end in (difference.value, difference.low, difference.high))
+    p_value, digits = difference.p_value, 2 if difference.p_value >= 0.1 else 3
+    shown = "p < 0.001" if p_value < 0.001 else f"p {p_value:.{digits}f}"
+    verdict = "may be chance"
+    if p_value < SURE and not difference.low <= 0 <= difference.high:
+        less_is_better = is_rank(name) or "error" in name
+        verdict = "better" if (difference.value < 0) == less_is_better else "worse"
+    return value, f"{low} to {high}, {shown}", verdict
+
+
+def values_only(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics without their intervals."""
+    return {name: value for name, value in metrics.items() if not name.endswith(INTERVAL)}
+
+
+def shown_value(metrics: Mapping[str, float], name: str) -> tuple[str, str]:
+    """Return a metric and its interval, in per cent or ranks; empty where there is none.
+
+    >>> shown_value({"top1": 0.975, "top1_ci95": [0.958, 0.986]}, "top1")
+    ('97.5 %', '95.8 to 98.6')
+    """
+    if name not in metrics:
+        return "", ""
+    ends = metrics.get(name + INTERVAL)
+    value = f"{metrics[name]:.1f}" if is_rank(name) else percent(metrics[name])
+    return value, "" if ends is None else f"{_number(name, ends[0])} to {_number(name, ends[1])}"
+
+
+def shown_of(metrics: Mapping[str, float], name: str) -> str:
+    """Return a metric with its interval in parentheses, `-` where there is none.
+
+    >>> shown_of({"top1": 0.975, "top1_ci95": [0.958, 0.986]}, "top1")
+    '97.5 % (95.8 to 98.6)'
+    """
+    value, interval = shown_value(metrics, name)
+    return f"{value} ({interval})" if interval else value or "-"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Write a fraction in per cent, as tables and pages do.
+
+    >>> percent(0.9825), percent(0.5, 0)
+    ('98.2 %', '50 %')
+    """
+    return f"{100 * share:.{digits}f} %"
+
+
+def is_rank(name: str) -> bool:
+    """Whether a metric is a rank, from 1 on, and not a fraction."""
+    return "rank" in name
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Shorten paths and Hub ids to their last part, or to as many parts as make them differ.
+
+    >>> short_names(["runs/a", "owner/b"])
+    {'runs/a': 'a', 'owner/b': 'b'}
+    >>> short_names(["one/clip/", "two/clip"])
+    {'one/clip/': 'one/clip', 'two/clip': 'two/clip'}
+    """
+    parts = {name: Path(name).parts or (Path(name).resolve().name,) for name in names}  # "." has none
+    for length in range(1, max(map(len, parts.values())) + 1):
+        short = {name: "/".join(of[-length:]) for name, of in parts.items()}
+        if len(set(short.values())) == len(names):
+            return short
+    return {name: name for name in names}
+
+
+def write_json(path: str | Path, values: object) -> None:
+    """Write JSON, whole or not at all; raise ValueError for NaN and infinity, which it cannot hold."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def weights_sha256(folder: str | Path) -> str | None:
+    """Return the digest of a model's weights, of all shards in the order of their names; `None` if there are none."""
+    shards = sorted(Path(folder).glob("*.safetensors"))
+    return sha256(*shards) if shards else None
+
+
+def _number(name, value, sign=""):
+    return f"{round(value if is_rank(name) else 100 * value, 1) + 0.0:{sign}.1f}"  # no negative zero
+
+
+def _cells(columns, differences=None):
+    """A line of heads, then a line for each metric in the order of first appearance."""
+    differences, first = differences or {}, next(iter(columns))
+    names = dict.fromkeys(name for metrics in columns.values() for name in values_only(metrics))
+    table = [
+        ["", *(text for head in columns for text in (head, *([f"{head} - {first}"] if head in differences else [])))]
+    ]
+    for name in names:
+        line = [name]
+        for head, metrics in columns.items():
+            line.append(shown_of(metrics, name))
+            if head in differences:
+                difference = differences[head].get(name)
+                value, interval, verdict = ("-",) * 3 if difference is None else shown_difference(name, difference)
+                line.append("-" if difference is None else f"{value} ({interval}), {verdict}")
+        table.append(line)
+    return table
+
+
+def _comparisons(metrics, differences):
+    """Dataset -> table."""
+    short, tables = short_names(list(metrics)), {}
+    for dataset in dict.fromkeys(name for of in metrics.values() for name in of):
+        apart = {short[model]: of for model, of in (differences or {}).get(dataset, {}).items()}
+        tables[dataset] = _cells({short[model]: of.get(dataset, {}) for model, of in metrics.items()}, apart)
+    return tables
+
+
+def _aligned(table):
     table = [[on_one_line(cell) for cell in line] for line in table]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = (
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
         for line in table
@@ -56,65 +189,8 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def as_markdown(table: Sequence[Sequence[str]]) -> str:
-    """Cells, the first column metrics -> a Markdown table."""
+def _markdown(table):
     head, *body = table
-    names = [escaped(name) for name in head[1:]]
-    lines = [["metric", *names], ["---", *["---:"] * len(names)]]
+    lines = [["metric", *map(escaped, head[1:])], ["---", *["---:"] * len(head[1:])]]
     lines += [[f"`{line[0]}`", *line[1:]] for line in body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def values_only(found: Mapping[str, float]) -> dict[str, float]:
-    """Metrics without their intervals."""
-    return {name: value for name, value in found.items() if not name.endswith(INTERVAL)}
-
-
-def shown_of(found: Mapping[str, float], name: str) -> str:
-    """A metric as people read it, with its interval where there is one.
-
-    >>> shown_of({"top1": 0.975, "top1_ci95": [0.958, 0.986]}, "top1")
-    '97.5 % (95.8 to 98.6)'
-    """
-    if name not in found:
-        return "-"
-    ends = found.get(name + INTERVAL)
-    value = in_its_unit(name, found[name]) + ("" if is_rank(name) else " %")
-    return value if ends is None else f"{value} ({in_its_unit(name, ends[0])} to {in_its_unit(name, ends[1])})"
-
-
-def in_its_unit(name: str, value: float, sign: str = "") -> str:
-    """A rank as it is, a fraction in percent, without the unit."""
-    return f"{value if is_rank(name) else 100 * value:{sign}.1f}"
-
-
-def is_rank(name: str) -> bool:
-    """Whether a metric is a rank, from 1 on, and no fraction."""
-    return "rank" in name
-
-
-def less_is_better(name: str) -> bool:
-    """Whether the smaller value of a metric is the better one."""
-    return is_rank(name) or "error" in name
-
-
-def write_metrics(path: str | Path, metrics: Metrics) -> None:
-    """`metrics.json`: data set -> metric -> fraction or rank, whole or not at all.
-
-    Raises: ClipScratchError if a value is NaN or infinite, which JSON cannot hold.
-
-    >>> write_metrics("metrics.json", {"digits": {"top1": 0.9825}})
-    >>> print(Path("metrics.json").read_text().strip())
-    {
-      "digits": {
-        "top1": 0.9825
-      }
-    }
-    """
-    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-
-
-def weights_sha256(folder: str | Path) -> str | None:
-    """Digest of a model's weights, of all shards in the order of their names; `None` where there are none."""
-    shards = sorted(Path(folder).glob("*.safetensors"))
-    return sha256(*shards) if shards else None

@@ -1,9 +1,5 @@
-"""Results by model and data set go in; a folder with numbers, tables, pictures and one page to look at comes out.
+"""Write the folder of a report: numbers, tables, plots and one HTML page; whole, or the earlier report is kept."""
 
-A report is written whole, or the one that was there before stays.
-"""
-
-import json
 import logging
 import re
 import shlex
@@ -16,11 +12,18 @@ from ...utils.atomic_files import free_space, replacing_files, write_text
 from ...utils.local_files import read_json
 from ...utils.names import public_name
 from ..evaluate_dataset import Result, titled
-from ..plots.all_plots import FILES, Picture, draw_pictures
+from ..plots.all_plots import FILES, draw_plots
 from ..plots.curves import plot_curves
-from .comparison import Differences, short_names, write_comparison
 from .html_report import render_page
-from .metric_tables import ACCOUNT, markdown_table, weights_sha256, write_metrics
+from .metric_tables import (
+    ACCOUNT,
+    Differences,
+    markdown_comparison,
+    markdown_table,
+    short_names,
+    weights_sha256,
+    write_json,
+)
 from .save_results import save_embeddings, save_predictions
 
 logger = logging.getLogger(__name__)
@@ -30,9 +33,10 @@ _LEAST_SPACE = 2**20  # bytes of a small report
 
 
 def open_folder(folder: str | Path) -> Path:
-    """Tries to write there, before an evaluation that may take long; leaves nothing behind.
+    """Check that a report can be written, before a long evaluation; leave nothing behind.
 
-    Raises: ClipScratchError if that cannot be done, the disk is full, or a model is there.
+    Raises:
+        ClipScratchError: If the folder cannot be written to, the disk is full, or the folder holds a model.
     """
     made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
     try:
@@ -50,7 +54,7 @@ def open_folder(folder: str | Path) -> Path:
             path.rmdir()
     if (Path(folder) / "config.json").is_file():
         raise ClipScratchError(
-            f"output_dir={folder} holds a model, with figures of its own; choose {Path(folder) / 'report'}."
+            f"output_dir={folder} holds a model with its own metrics; choose {Path(folder) / 'report'}."
         )
     return Path(folder)
 
@@ -64,129 +68,94 @@ def write_report(
     predictions: bool = False,
     embeddings: bool = False,
 ) -> list[Path]:
-    """Writes `report.html`, a page that needs no other file, and what it was made of.
+    """Write `report.html`, a page that needs no other file, and everything that it shows.
 
-    One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command; the report's
-    files), `table.md` and a folder for each data set with its pictures and, for class data, `per_class_recall.json`.
-    Several models: `comparison.csv`, `.json` and `.md`, and for each model a folder with its pictures. `curves.png` is
-    drawn of the models that are run folders.
+    One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command; the files of
+    the report), `table.md` and a folder for each dataset with its plots and, for class data, `per_class_recall.json`.
+    Several models: `comparison.json`, `comparison.md`, and a folder for each model with its `metrics.json` and plots.
+    `curves.png` shows the models that are run folders.
 
     Args:
-        folder: made where it is not there; files of an earlier report are replaced.
-        evaluations: model as the user named it -> data set as the user named it -> its result.
-        differences: data set -> model -> metric -> difference to the first model.
+        folder: made where it is missing; files of an earlier report are replaced.
+        evaluations: model as the user named it -> dataset as the user named it -> its result.
+        differences: dataset -> model -> metric -> difference to the first model.
         command: the command that measured, for the page.
-        predictions: write `predictions.parquet` beside the pictures of each data set.
+        predictions: write `predictions.parquet` beside the plots of each dataset.
         embeddings: write `embeddings.safetensors` there.
-    Returns: the files written.
 
-    >>> from modeling_clipscratch.data import load_data
-    >>> from modeling_clipscratch.evaluation import evaluate_dataset, load_model
-    >>> dataset = load_data("scenes")["test"].select(range(2))
-    >>> result = evaluate_dataset(*load_model("runs/digits"), dataset)
-    >>> write_report("report", {"runs/digits": {"scenes": result}})[0].name
-    'report.html'
+    Returns:
+        The written files, the page first.
     """
     folder = open_folder(folder)
-    histories = {model: history for model in evaluations if (history := _log_history(model))}
-    with replacing_files(folder, last=ACCOUNT) as staging:
-        saved = {"predictions": predictions, "embeddings": embeddings}
-        written = _write_files(staging, evaluations, differences, histories, command, **saved)
-        written = [folder / path.relative_to(staging) for path in written]
-    places = [place / name for place, of in _places(folder, evaluations).items() for name in folder_names(list(of))]
-    for path in {folder / _CURVES, *(place / name for place in places for name in FILES)}.difference(written):
-        path.unlink(missing_ok=True)  # an earlier report's
-    return written
-
-
-def _places(folder, evaluations):
-    """Where the results of each model lie."""
-    one = len(evaluations) == 1
-    names = [folder] if one else [folder / name for name in folder_names(list(evaluations))]
-    return dict(zip(names, evaluations.values(), strict=True))
-
-
-def _write_files(folder, evaluations, differences, histories, command, *, predictions, embeddings):
-    metrics = {model: {name: found.metrics for name, found in of.items()} for model, of in evaluations.items()}
-    one = len(evaluations) == 1
-    places = _places(folder, evaluations)
-    titles = {name: titled(name, found.task) for of in evaluations.values() for name, found in of.items()}
-    written, pictures = ([] if one else write_comparison(folder, metrics, differences, titles)), {}
-    for (model, results), place in zip(evaluations.items(), places, strict=True):
-        paths, pictures[model] = _write_model(place, results, with_table=one)
-        written += paths
-    curves = folder / _CURVES
-    names = short_names(list(evaluations))
-    histories = {names[model]: history for model, history in histories.items()}
-    plot_curves(next(iter(histories.values())) if len(histories) == 1 else histories, curves)
-    drawn = curves.is_file()
-    page = render_page(
-        evaluations, pictures, differences=differences, curves=curves if drawn else None, command=command
-    )
-    written = [folder / "report.html", *written, *([curves] if drawn else [])]
-    write_text(written[0], page)
-    for place, results in places.items():
-        written += _save(place, results, predictions, embeddings)
-    if one:
-        [(model, results)] = evaluations.items()
-        written.append(_write_account(folder, model, results, command, written))
-    return written
-
-
-def _write_model(folder, results, *, with_table):
-    """Returns (the files written, {data set: its pictures})."""
-    metrics = {name: result.metrics for name, result in results.items()}
-    written, pictures = [folder / "metrics.json"], {}
-    write_metrics(written[0], metrics)
-    if with_table:
-        written.append(folder / "table.md")
-        table = markdown_table({titled(name, found.task): found.metrics for name, found in results.items()})
-        write_text(written[1], table + "\n")
-    for name, place in zip(results, folder_names(list(results)), strict=True):
-        paths, pictures[name] = _write_data_set(folder / place, results[name])
-        written += paths
-    return written, pictures
-
-
-def _write_account(folder, model, results, command, written):
-    """`evaluation.json`, for whoever publishes these figures and files: the folder may hold more, of earlier reports.
-    Its command names no place on this machine."""
-    given = shlex.split(command or "")
-    words = [part for word in given for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    account = {
-        "command": shlex.join(public_name(word) for word in words),
-        "weights_sha256": weights_sha256(model),
-        "data": {
-            name: {"name": public_name(name), "split": found.split, "task": found.task, "rows": len(found.dataset)}
-            for name, found in results.items()
-        },
-        "files": [path.relative_to(folder).as_posix() for path in written],
+    histories = [_log_history(model) for model in evaluations]
+    weights = [weights_sha256(model) for model in evaluations]
+    # A report may be published, so from here on nothing names a path of this machine.
+    models, data = _public(evaluations), _public(name for results in evaluations.values() for name in results)
+    evaluations = {
+        models[model]: {data[name]: of for name, of in results.items()} for model, results in evaluations.items()
     }
-    text = json.dumps(account, indent=2, ensure_ascii=False) + "\n"
-    write_text(folder / ACCOUNT, text)
-    return folder / ACCOUNT
+    differences = {data[name]: {models[m]: of for m, of in rest.items()} for name, rest in (differences or {}).items()}
+    words = [
+        part for word in shlex.split(command or "") for part in (word.split("=", 1) if word[:2] == "--" else [word])
+    ]
+    command = shlex.join(map(public_name, words))
+    one = len(evaluations) == 1
+    written, plots, stale = [Path("report.html")], {}, {Path(_CURVES)}
+    with replacing_files(folder, last=ACCOUNT) as staging:
+
+        def add(path, write, *content):
+            write(staging / path, *content)
+            written.append(path)
+
+        for model, place in zip(evaluations, folder_names(list(evaluations)), strict=True):
+            place, results = Path() if one else Path(place), evaluations[model]
+            add(place / "metrics.json", write_json, {name: result.metrics for name, result in results.items()})
+            plots[model] = {}
+            for (name, result), part in zip(results.items(), folder_names(list(results)), strict=True):
+                plots[model][name] = draw_plots(result, staging / place / part)
+                written += [plot.path.relative_to(staging) for plot in plots[model][name]]
+                stale |= {place / part / file for file in FILES}
+                if result.confusion is not None:
+                    add(place / part / "per_class_recall.json", write_json, result.per_class_recall)
+                if predictions:
+                    add(place / part / "predictions.parquet", save_predictions, result)
+                if embeddings:
+                    add(place / part / "embeddings.safetensors", save_embeddings, result)
+        heads = {
+            name: titled(name, result.task) for results in evaluations.values() for name, result in results.items()
+        }
+        metrics = {m: {heads[name]: of.metrics for name, of in results.items()} for m, results in evaluations.items()}
+        if one:
+            add(Path("table.md"), write_text, markdown_table(metrics[model]) + "\n")
+        else:
+            apart = {heads[name]: of for name, of in differences.items()}
+            add(Path("comparison.md"), write_text, markdown_comparison(metrics, apart) + "\n")
+            plain = {
+                name: {m: {k: vars(d) for k, d in of.items()} for m, of in rest.items()} for name, rest in apart.items()
+            }
+            add(Path("comparison.json"), write_json, {"metrics": metrics, "differences": plain})
+        runs = {name: log for name, log in zip(short_names(list(evaluations)).values(), histories, strict=True) if log}
+        plot_curves(next(iter(runs.values())) if len(runs) == 1 else runs, staging / _CURVES)
+        curves = staging / _CURVES if (staging / _CURVES).is_file() else None
+        written += [Path(_CURVES)] if curves else []
+        write_text(staging / "report.html", render_page(evaluations, plots, differences, curves, command))
+        if one:
+            about = {
+                name: {"name": name, "split": result.split, "task": result.task, "rows": len(result.dataset)}
+                for name, result in evaluations[model].items()
+            }
+            files = [path.as_posix() for path in written]
+            account = {"command": command, "weights_sha256": weights[0], "data": about, "files": files}
+            add(Path(ACCOUNT), write_json, account)
+    for path in stale.difference(written):
+        (folder / path).unlink(missing_ok=True)  # an earlier report's
+    return [folder / path for path in written]
 
 
-def _write_data_set(folder, result) -> tuple[list[Path], list[Picture]]:
-    pictures = draw_pictures(result, folder)
-    written = [picture.path for picture in pictures]
-    if result.confusion is not None:
-        recalls = json.dumps(result.per_class_recall, indent=2, ensure_ascii=False) + "\n"
-        write_text(folder / "per_class_recall.json", recalls)
-        written.append(folder / "per_class_recall.json")
-    return written, pictures
-
-
-def _save(folder, results, predictions, embeddings):
-    written = []
-    for result, place in zip(results.values(), folder_names(list(results)), strict=True):
-        if predictions:
-            written.append(folder / place / "predictions.parquet")
-            save_predictions(result, written[-1])
-        if embeddings:
-            written.append(folder / place / "embeddings.safetensors")
-            save_embeddings(result, written[-1])
-    return written
+def _public(names):
+    """Name -> Hub id, or last part of a path; as many parts as make the names differ."""
+    public = {name: public_name(name) for name in names}
+    return public if len(set(public.values())) == len(public) else short_names(list(public))
 
 
 def _log_history(model):
@@ -194,26 +163,24 @@ def _log_history(model):
     try:
         history = read_json(state).get("log_history", []) if state.is_file() else []
         if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-            raise ClipScratchError(f"{state} is damaged (its log_history is no list of objects); copy it again.")
-    except ValueError as error:  # what took long to measure is not lost for it
+            raise ClipScratchError(f"{state} is damaged (its log_history is not a list of objects); copy it again.")
+    except ClipScratchError as error:  # the measured figures are not lost for it
         logger.warning("%s The report has no curves of this run.", error)
         return []
     return history
 
 
 def folder_names(names: list[str]) -> list[str]:
-    """Names of models or data sets, which may be paths or Hub ids -> different names for folders.
+    """Turn names of models or datasets, which may be paths or Hub ids, into different names for folders.
 
-    >>> folder_names(["digits", "owner/birds", "data/birds/", "x/birds"])
-    ['digits', 'owner-birds', 'data-birds', 'x-birds']
-    >>> folder_names(["a b", "a-b"])
-    ['a-b', 'a-b-2']
+    >>> folder_names(["digits", "owner/birds", "data/birds/", "a b", "a-b"])
+    ['digits', 'owner-birds', 'data-birds', 'a-b', 'a-b-2']
     """
     taken = []
     for name in names:
-        parts = re.sub(r"[^\w.]+", "-", "/".join(Path(name).parts[-2:])).strip("-.") or "data"
+        part = re.sub(r"[^\w.]+", "-", "/".join(Path(name).parts[-2:])).strip("-.") or "data"
         number = 1
-        while (parts if number == 1 else f"{parts}-{number}") in taken:
+        while (part if number == 1 else f"{part}-{number}") in taken:
             number += 1
-        taken.append(parts if number == 1 else f"{parts}-{number}")
+        taken.append(part if number == 1 else f"{part}-{number}")
     return taken

@@ -1,10 +1,14 @@
-"""A trained folder goes in; a folder with its towers as ONNX files, and all that one needs beside them, comes out."""
+"""Export the towers of a trained folder as ONNX files, each compared with PyTorch."""
 
-import importlib.metadata
 import json
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
 
 from ...data.images.preprocess import Preprocess
 from ...evaluation.encode import longest_text
@@ -12,94 +16,76 @@ from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.load_model import load_model
 from ...evaluation.report.metric_tables import weights_sha256
 from ...hub.errors_clipscratch import ClipScratchError
-from ...utils.atomic_files import check_new_folder, write_new_folder
+from ...hub.losses_clipscratch import unit_length
+from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.names import once_each
-from .onnx_parity import check_agreement
-from .onnx_towers import OPSET, SIDES, file_name, write_tower
-from .precision import onnx_libraries, write_precision
+from ...utils.versions import versions
 
 logger = logging.getLogger(__name__)
 
-TABLE = "onnx.json"
-PACKAGES = ("clipscratch", "torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+SIDES = ("text", "vision")
+# Largest distance between the two unit embeddings of one input; measured on trained models: 2e-6, 7e-4, 0.08.
+BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.25}
+PRECISIONS = tuple(BOUNDS)
+OPSET = 20  # the first with Gelu, one node in place of five
+_LARGEST = 2**31  # bytes of one protobuf message
+_BLOCK = 32  # 8-bit weights that share a scale
+
+
+def onnx_libraries():
+    """Import (onnx, onnxruntime); raise `ClipScratchError` if a library of the export is not installed."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
+    except ImportError as error:
+        raise ClipScratchError(
+            f"an export needs {error.name}, which is not installed: pip install 'clipscratch[export]'"
+        ) from error
+    return onnx, onnxruntime
 
 
 def load_for_export(folder: str | Path):
-    """(model in float32 on the CPU, processor).
-
-    Raises: ClipScratchError if the folder holds no trained ClipScratch model.
-    """
+    """Load (model in float32 on the CPU, processor); raise `ClipScratchError` if it is no ClipScratch model."""
     onnx_libraries()  # before the model is loaded
     if not Path(folder).is_dir():
-        raise ClipScratchError(
-            f"{folder} is not a folder; give one that clipscratch train wrote, or a copy of it from the Hub."
-        )
+        raise ClipScratchError(f"{folder} is not a folder; give one that training wrote, or a copy from the Hub.")
     model, processor = load_model(folder, "cpu")
     if model.config.model_type != "clipscratch":
         raise ClipScratchError(
-            f"{folder} holds a model of type {model.config.model_type!r}; only 'clipscratch' is exported. For others "
-            "there is optimum-cli export onnx."
+            f"{folder} holds a model of type {model.config.model_type!r}, and only 'clipscratch' is exported; for "
+            "others there is optimum-cli export onnx."
         )
     return model.float(), processor
 
 
 def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict:
-    """Writes `text_model.onnx`, `vision_model.onnx` (`..._fp16.onnx`, `..._int8.onnx`), `onnx.json`, the tokenizer and
-    the processor's settings.
+    """Write `text_model.onnx`, `vision_model.onnx` (`..._fp16.onnx`, `..._int8.onnx`), `onnx.json` and the processor.
 
-    Every file is held to PyTorch before the folder gets its name, see `agreement.check_agreement`. Of the int8 files
-    the embedding of an input depends a little on what shares its batch, since scales are of whole batches.
+    Every file is compared with PyTorch before the folder gets its name. With int8 the embedding of an input depends a
+    little on the other inputs of its batch, since scales belong to whole batches.
 
     Args:
-        folder: that training wrote.
-        output_dir: a new folder.
-        precisions: of `PRECISIONS`, at least one.
-    Returns: what `onnx.json` says: `files` and `largest_distance` by precision and side, `logit_scale` (natural log of
-        the inverse temperature), `logit_bias`, `image_size`, `max_length` in tokens, `opset`, the source with the
-        SHA-256 of its weights, and versions. A picture's logit for a text is exp(logit_scale) times the inner product
-        of their embeddings, plus the bias where there is one.
-    Raises: ClipScratchError if there is no model, something is at `output_dir`, or a file is not true to the model.
+        folder: The folder that training wrote.
+        output_dir: A new folder.
+        precisions: At least one of `fp32`, `fp16`, `int8`.
 
-    >>> table = export_onnx("runs/digits", "onnx")
-    >>> table["files"]["fp32"]["text"], table["opset"]
-    ('text_model.onnx', 20)
+    Returns:
+        The content of `onnx.json`: `files` and `largest_distance` by precision and side, `logit_scale` (natural
+        logarithm of the inverse temperature), `logit_bias`, `image_size`, `max_length` in tokens, `opset`, the source
+        with the SHA-256 of its weights, and versions. The logit of an image and a text is exp(logit_scale) times the
+        inner product of their embeddings, plus the bias where there is one.
+
+    Raises:
+        ClipScratchError: If there is no model, something is at `output_dir`, or a file differs too much.
+
+    >>> export_onnx("runs/digits", "onnx")["files"]  # doctest: +SKIP
+    {'fp32': {'text': 'text_model.onnx', 'vision': 'vision_model.onnx'}}
     """
     once_each("precision", precisions)
     check_new_folder("output_dir", output_dir)
     model, processor = load_for_export(folder)
-    told = {}
-
-    def fill(where):
-        told.update(_described(folder, model, processor), **write_towers(model, processor, where, precisions))
-        processor.save_pretrained(where)
-        (where / TABLE).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-
-    write_new_folder(output_dir, fill)
-    return told
-
-
-def write_towers(model, processor, where: Path, precisions: Sequence[str]) -> dict:
-    """Writes and checks the ONNX files alone. Returns: `files` and `largest_distance`, precision -> side -> value."""
-    image_size = Preprocess(processor.image_processor).image_size
-    sizes = {"image_size": image_size, "longest": longest_text(model, processor.tokenizer)}
-    files, largest = {}, {}
-    for side in SIDES:
-        plain = where / file_name(side, "fp32")
-        logger.info("exporting the %s tower ...", side)
-        write_tower(model, side, image_size, plain)
-        for precision in precisions:
-            path = where / file_name(side, precision)
-            if path != plain:
-                write_precision(plain, precision, path)
-            largest.setdefault(precision, {})[side] = check_agreement(model, side, path, precision, **sizes)
-            files.setdefault(precision, {})[side] = path.name
-        if "fp32" not in precisions:
-            plain.unlink()
-    return {"files": files, "largest_distance": largest}
-
-
-def _described(folder, model, processor):
-    return {
+    table = {
         "source": Path(folder).resolve().name,
         "source_sha256": weights_sha256(folder),
         "opset": OPSET,
@@ -108,5 +94,206 @@ def _described(folder, model, processor):
         "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
         "image_size": list(Preprocess(processor.image_processor).image_size),
         "max_length": longest_text(model, processor.tokenizer),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": versions(),
     }
+
+    def fill(new):
+        table.update(write_towers(model, processor, new, precisions))
+        processor.save_pretrained(new)
+        (new / "onnx.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+    write_whole(output_dir, fill, folder=True)
+    return table
+
+
+def write_towers(model, processor, folder: Path, precisions: Sequence[str]) -> dict:
+    """Write and compare the ONNX files alone; return `files` and `largest_distance`, {precision: {side: value}}."""
+    image_size = Preprocess(processor.image_processor).image_size
+    longest = longest_text(model, processor.tokenizer)
+    files, largest = ({precision: {} for precision in precisions} for _ in range(2))
+    for side in SIDES:
+        plain = folder / f"{side}_model.onnx"
+        logger.info("exporting the %s tower ...", side)
+        write_tower(model, side, image_size, plain)
+        for precision in precisions:
+            path = plain if precision == "fp32" else folder / f"{side}_model_{precision}.onnx"
+            if precision != "fp32":
+                (_write_half if precision == "fp16" else _write_int8)(plain, path)
+            parity = check_parity(model, side, path, precision, image_size=image_size, longest=longest)
+            files[precision][side], largest[precision][side] = path.name, parity
+        if "fp32" not in precisions:
+            plain.unlink()
+    return {"files": files, "largest_distance": largest}
+
+
+class _Tower(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+class _TextTower(_Tower):
+    def forward(self, input_ids, attention_mask):
+        output = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        return unit_length(output.pooler_output)
+
+
+class _VisionTower(_Tower):
+    def forward(self, pixel_values):
+        return unit_length(self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output)
+
+
+def tower(model, side: str) -> nn.Module:
+    """Return the module that one file is made of: (B, P) of unit length from `input_ids` and `attention_mask`,
+    (B, T) int64, with `text`, or from `pixel_values`, (B, 3, H, W) float32, with `vision`."""
+    return (_TextTower if side == "text" else _VisionTower)(model)
+
+
+def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> None:
+    """Write one tower in float32, for batches and texts of any size.
+
+    The attention of the model is set to `eager`, which gives the smallest graph: that of `sdpa` has a third more
+    nodes, for rows without any token.
+
+    Raises:
+        ClipScratchError: If the tower's weights do not fit into one file.
+    """
+    parts = (getattr(model, f"{side}_model"), model.text_projection if side == "text" else model.visual_projection)
+    size = sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
+    if size >= _LARGEST:
+        raise ClipScratchError(
+            f"the {side} tower has {size / 1e9:.1f} GB of weights, and an ONNX file holds {_LARGEST / 1e9:.1f} GB; "
+            "export a smaller tower."
+        )
+    model.set_attn_implementation("eager")
+    if side == "text":
+        ids = torch.zeros(2, 2, dtype=torch.int64)  # a size of 1 would be taken for a constant
+        inputs, axes = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {0: "batch", 1: "tokens"}
+    else:
+        inputs, axes = {"pixel_values": torch.zeros(2, 3, *image_size)}, {0: "batch"}
+    # The exporter warns of missing operators of torchvision and of its own deprecated calls.
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                tower(model, side),
+                kwargs=inputs,
+                f=str(path),
+                dynamo=True,
+                input_names=list(inputs),
+                output_names=["text_embeds" if side == "text" else "image_embeds"],
+                dynamic_shapes=dict.fromkeys(inputs, axes),
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        exporter.setLevel(level)
+
+
+def _write_half(source, path):
+    onnx, _ = onnx_libraries()
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    # A norm in half precision is off by up to 5e-4, so the float32 output is normalised once more.
+    name = model.graph.output[0].name
+    last = next(node for node in model.graph.node if name in node.output)
+    last.output[0] = f"{name}_half"
+    model.graph.node.append(onnx.helper.make_node("LpNormalization", [f"{name}_half"], [name], axis=-1, p=2))
+    onnx.save(model, path)
+
+
+def _write_int8(source, path):
+    """Quantise dynamically, but with a scale for each 32 weights in the matrices that narrow.
+
+    Dynamic quantisation has one scale for a whole activation, and the output of an MLP's widening half has outliers:
+    a ViT-tiny keeps a mean cosine of 0.91 to its float32 self with all matrices dynamic, and 0.9993 this way; the file
+    is 7 % larger. With `accuracy_level=4` those activations are in 8 bits too; floats would give 0.9995, but a single
+    text would take a MiniLM six times as long. The other matrices have a scale a column: a MiniLM keeps 0.993 by it,
+    all dynamic, and 0.89 with a scale a matrix. Their weights have seven bits (`reduce_range`), which costs 0.001: with
+    eight a CPU with AVX2 but without VNNI overflows. The table of tokens, half of a small tower, is in 8 bits too.
+    """
+    onnx, _ = onnx_libraries()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    model = onnx.load(source)
+    shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in shapes]
+    narrowing = [node.name for node in products if shapes[node.input[1]][0] > shapes[node.input[1]][1]]
+    root, level = logging.getLogger(), logging.getLogger().level
+    root.setLevel(logging.ERROR)  # both log their progress through the root logger
+    try:
+        if narrowing:
+            blocks = MatMulNBitsQuantizer(
+                model, bits=8, block_size=_BLOCK, is_symmetric=True, accuracy_level=4, nodes_to_include=narrowing
+            )
+            blocks.process()
+            model = blocks.model.model
+        quantize_dynamic(
+            model,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        root.setLevel(level)
+
+
+def open_session(path: Path, *, threads: int | None = None):
+    """Open an onnxruntime session on the CPU, by default with as many threads as torch uses."""
+    _, onnxruntime = onnx_libraries()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3  # errors; it warns of unused initialisers
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def check_parity(model, side: str, path: Path, precision: str, *, image_size: tuple[int, int], longest: int) -> float:
+    """Compare a file with its model on batches of one and several, and texts of several lengths and paddings.
+
+    Returns:
+        The largest distance between two embeddings of one input.
+
+    Raises:
+        ClipScratchError: If it is above the bound of the precision, or NaN.
+    """
+    session, reference, largest = open_session(path), tower(model, side), 0.0
+    inputs = _texts(model.config.text_config.vocab_size, longest) if side == "text" else _images(image_size)
+    for batch in inputs:
+        with torch.inference_mode():
+            expected = reference(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()
+        (embeds,) = session.run(None, batch)
+        largest = max(largest, float(np.linalg.norm(embeds - expected, axis=1).max()))
+        if not largest <= BOUNDS[precision]:  # NaN too
+            remedy = "report it with the names of the towers" if precision == "fp32" else "leave that precision out"
+            raise ClipScratchError(
+                f"the {side} tower in {precision} differs from PyTorch's embeddings by {largest:.2g}, and at most "
+                f"{BOUNDS[precision]:g} is accepted; nothing was written, {remedy}."
+            )
+    return largest
+
+
+def _texts(vocabulary: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield random tokens, padded on the right, on the left, and with holes."""
+    random = np.random.default_rng(0)
+    for batch, share in ((1, 0.0), (1, 0.3), (4, 1.0), (7, 0.5)):  # share of the longest text
+        length = max(1, round(share * longest))
+        place, kept = np.arange(length), random.integers(1, length + 1, (batch, 1))
+        masks = [place < kept, place >= length - kept, random.random((batch, length)) < 0.7]
+        mask = np.stack([masks[row % 3][row] for row in range(batch)])
+        mask[0] = True
+        mask[np.arange(batch), random.integers(length, size=batch)] = True
+        yield {"input_ids": random.integers(0, vocabulary, mask.shape), "attention_mask": mask.astype(np.int64)}
+
+
+def _images(image_size: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    for batch in (1, 3):
+        yield {"pixel_values": random.uniform(-2, 2, (batch, 3, *image_size)).astype(np.float32)}

@@ -1,48 +1,52 @@
-"""A trained folder and, if you like, a folder of pictures go in; a static page that runs the model comes out.
+"""Write a static page that runs a trained model in the browser.
 
-It needs no network and no server, and may be opened as a file: what a page may not fetch from there (program, model,
-tokenizer) travels as scripts, in base64 of gzip, in pieces.
+The page needs no network and no server, and can be opened as a file. A page opened that way may not fetch files but
+may load scripts, so program, model and tokenizer are scripts: pieces of gzip in base64.
 """
 
 import base64
 import gzip
+import hashlib
 import json
+import logging
 import shutil
+import subprocess
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL
 
-from ...data.images.decode import BadImageError
 from ...data.images.preprocess import Preprocess
 from ...data.templates import check_templates
 from ...evaluation.encode import encode_pixels, longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.rank_labels import check_labels
 from ...hub.errors_clipscratch import ClipScratchError
-from ...search.image_files import list_pictures, read_pictures
+from ...search.demo_page import join_labels, own_prompts
+from ...search.image_files import list_images, read_images
 from ...search.result_page import thumbnail
-from ...utils.atomic_files import check_new_folder, write_new_folder
+from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.names import printable
 from .export_onnx import load_for_export, write_towers
-from .npm import Package, read_package
+
+logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "browser"
-PIECE = 3 * 2**20  # bytes of a script's content before base64
-BATCH = 64  # pictures
-PRECISION = "int8"  # 28 % of float32's size for MiniLM and ViT-tiny; what it loses: benchmarks/RESULTS.md
-RESAMPLES = (1, 2, 3)  # those of Pillow's filters that pixels.js has
+_PIECE = 3 * 2**20  # bytes of a script's content before base64
+_BATCH = 64  # images
+_PRECISION = "int8"  # 28 % of the size of float32 for MiniLM and ViT-tiny; its losses: benchmarks/RESULTS.md
+_RESAMPLES = (1, 2, 3)  # Pillow's filters in pixels.js
 
-ONNXRUNTIME = Package(
-    name="onnxruntime-web",
-    version="1.30.0",
-    sha512="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+ONNXRUNTIME = (
+    "onnxruntime-web@1.30.0",
+    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
 )
-TOKENIZERS = Package(
-    name="@huggingface/tokenizers",
-    version="0.2.0",
-    sha512="LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
+TOKENIZERS = (
+    "@huggingface/tokenizers@0.2.0",
+    "LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
 )
 
 
@@ -50,137 +54,161 @@ def write_page(
     folder: str | Path,
     page: str | Path,
     *,
-    pictures: str | Path | None = None,
-    labels: Sequence[str] = (),
-    template: str = "{}",
+    images: str | Path | None = None,
+    labels: Sequence[str] | None = None,
+    template: str | None = None,
 ) -> Path:
-    """
-    Args:
-        folder: that training wrote.
-        page: a new folder.
-        pictures: to search on the page; small copies and their embeddings, made by PyTorch, go into the page's folder.
-        labels: that the page begins with; none, or two and more.
-        template: that the page begins with.
-    Returns: the path of its `index.html`.
-    Raises: ClipScratchError if there is no model, something is at `page`, the model prepares pictures or texts as
-        the page cannot, npm cannot fetch the two packages, or a file is not true to the model.
-        BadImageError: at the first picture that cannot be read.
+    """Write the page's folder.
 
-    >>> write_page("runs/digits", "photos")  # looked at before anything is fetched
-    Traceback (most recent call last):
-        ...
-    ClipScratchError: page=photos is there already; delete it, or choose another name.
+    Args:
+        folder: The folder that training wrote.
+        page: A new folder.
+        images: Folder to search on the page: thumbnails, and embeddings made by PyTorch, go into the page's folder.
+            Unreadable images are left out; a warning counts them.
+        labels: Two or more that the page starts with; default: the model's own classes.
+        template: What the page starts with; default: the model's own first template.
+
+    Returns:
+        The path of its `index.html`.
+
+    Raises:
+        ClipScratchError: If there is no model, something is at `page`, the page cannot prepare images as the model
+            does, npm cannot fetch the two packages, or an ONNX file differs too much from the model.
     """
-    names = check_page(page, pictures=pictures, labels=labels, template=template)
+    names = check_page(page, images=images, labels=labels, template=template)
     model, processor = load_for_export(folder)
+    own_labels, own_template = own_prompts(model.config)
     settings = {
         "name": Path(folder).resolve().name,
         "logit_scale": log_scale(model),
         "max_length": longest_text(model, processor.tokenizer),
+        "unknown_token": processor.tokenizer.unk_token_id,
         "preprocess": preprocess_settings(processor.image_processor),
-        "labels": list(labels),
-        "template": template,
+        "labels": join_labels(list(labels or own_labels)),
+        "template": own_template if template is None else template,
     }
     payload = read_programs()
 
-    def fill(where):
+    def fill(new):
         for asset in ASSETS.iterdir():
-            shutil.copy(asset, where)
+            shutil.copy(asset, new)
         with tempfile.TemporaryDirectory() as work:
-            files = write_towers(model, processor, Path(work), [PRECISION])["files"][PRECISION]
+            files = write_towers(model, processor, Path(work), [_PRECISION])["files"][_PRECISION]
             payload.update({side: Path(work, name).read_bytes() for side, name in files.items()})
             processor.tokenizer.save_pretrained(work)
             for name in ("tokenizer", "tokenizer_config"):
                 payload[name] = Path(work, f"{name}.json").read_bytes()
-        settings["payload"], settings["payload_bytes"] = _write_payload(payload, where / "payload")
-        settings["pictures"] = _write_pictures(model, processor, pictures, names, where / "pictures")
+        settings["payload"], settings["payload_bytes"] = _write_payload(payload, new / "payload")
+        settings["images"] = _write_images(model, processor, images, names, new / "images")
         text = json.dumps(settings, indent=1)
-        (where / "settings.js").write_text(f"const SETTINGS = {text};\n", encoding="utf-8")
+        (new / "settings.js").write_text(f"const SETTINGS = {text};\n", encoding="utf-8")
 
-    write_new_folder(page, fill)
+    write_whole(page, fill, folder=True)
     return Path(page) / "index.html"
 
 
-def check_page(page: str | Path, *, pictures: str | Path | None, labels: Sequence[str], template: str) -> list[str]:
-    """Looks at what `write_page` is given, before anything is loaded.
-
-    Returns: the names of the pictures.
-    Raises: ClipScratchError if it is not right.
-    """
+def check_page(
+    page: str | Path, *, images: str | Path | None, labels: Sequence[str] | None, template: str | None
+) -> list[str]:
+    """Check the arguments of `write_page` before anything is loaded, and return the names of the images."""
     check_new_folder("page", page)
-    check_labels(labels, template) if labels else check_templates([template])
-    return [] if pictures is None else list(list_pictures(Path(pictures)))
+    if labels:
+        check_labels(labels, ["{}" if template is None else template])
+    elif template is not None:
+        check_templates([template])
+    return [] if images is None else list(list_images(Path(images)))
 
 
 def preprocess_settings(image_processor) -> dict:
-    """What `pixels.js` reads: `size` ([height, width] or the shorter edge), `crop`, `resample`, `mean`, `std`.
-
-    Raises: ClipScratchError if the image processor does something that it has not.
-    """
-    size, crops = image_processor.size, bool(image_processor.do_center_crop)
-    crop = [image_processor.crop_size.height, image_processor.crop_size.width] if crops else None
-    preprocess = Preprocess(image_processor)
+    """Return the settings for `pixels.js`; raise `ClipScratchError` if it cannot prepare images in this way."""
+    size, crop, preprocess = image_processor.size, None, Preprocess(image_processor)
     target = [size.height, size.width] if size.shortest_edge is None else size.shortest_edge
-    edges = target if isinstance(target, list) else [target, target]
-    if not image_processor.do_resize or image_processor.resample not in RESAMPLES or size.longest_edge is not None:
-        what = f"do_resize={image_processor.do_resize}, resample={image_processor.resample}, size={dict(size)}"
+    if image_processor.do_center_crop:
+        crop = [image_processor.crop_size.height, image_processor.crop_size.width]
+    if not image_processor.do_resize or image_processor.resample not in _RESAMPLES or size.longest_edge is not None:
+        values = f"do_resize={image_processor.do_resize}, resample={image_processor.resample}, size={dict(size)}"
         raise ClipScratchError(
-            f"the page cannot prepare pictures as this image processor does ({what}); it can resize with resample 1, "
-            "2 or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge."
+            f"the page cannot prepare images as this image processor does ({values}); it can resize with resample 1, 2 "
+            "or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge."
         )
-    if crop is not None and (crop[0] > edges[0] or crop[1] > edges[1]):
+    if crop is not None and (np.array(crop) > target).any():
         raise ClipScratchError(
-            f"crop_size={crop} is larger than size={target}, and the page cannot pad; choose a smaller one."
+            f"crop_size={crop} exceeds size={target}, and the page cannot pad; choose a smaller one."
         )
     return {
         "size": target,
         "crop": crop,
         "resample": int(image_processor.resample),
+        "tall_first": int(PIL.__version__.split(".")[0]) >= 13,
         "mean": preprocess.mean,
         "std": preprocess.std,
     }
 
 
 def read_programs() -> dict[str, bytes]:
-    """Name -> the programs that the page runs, from npm."""
+    """Fetch {name: program} of what the page runs."""
     names = ["dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"]
-    onnxruntime, wasm = read_package(ONNXRUNTIME, names)
-    tokenizers, licence = read_package(TOKENIZERS, ["dist/tokenizers.min.mjs", "LICENSE"])
-    # What is under Apache-2.0 goes with its text; onnxruntime-web names its own, MIT, in its first lines.
-    comment = f"/* {TOKENIZERS.name} {TOKENIZERS.version}\n{licence.decode()}*/\n".encode()
+    onnxruntime, wasm = read_package(*ONNXRUNTIME, names)
+    tokenizers, licence = read_package(*TOKENIZERS, ["dist/tokenizers.min.mjs", "LICENSE"])
+    # Apache-2.0 asks for its text; onnxruntime-web names its licence, MIT, in its first lines.
+    comment = f"/* {TOKENIZERS[0]}\n{licence.decode()}*/\n".encode()
     return {"onnxruntime": onnxruntime, "wasm": wasm, "tokenizers": comment + tokenizers}
 
 
-def _write_payload(payload: dict[str, bytes], where: Path) -> tuple[dict[str, int], int]:
-    """Returns: (name -> number of pieces, bytes of all pieces)."""
-    where.mkdir()
+def read_package(package: str, sha512: str, members: Sequence[str]) -> list[bytes]:
+    """Fetch files of a package, `name@version`, through npm, and run nothing of it.
+
+    Raises:
+        ClipScratchError: If npm cannot fetch the package, or the base64 SHA-512 of its archive is another one.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ClipScratchError(f"the page needs {package}, which npm fetches, and npm is missing; install Node.js.")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [npm, "pack", package, "--silent", "--ignore-scripts", "--pack-destination", folder]
+        # In the temporary folder, since npm reads the package.json of the current one.
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        archives = list(Path(folder).glob("*.tgz"))
+        if ended.returncode or len(archives) != 1:
+            lines = (ended.stderr or ended.stdout).strip().splitlines() or ["without a reason"]
+            raise ClipScratchError(f"npm cannot fetch {package} ({lines[-1]}); check the connection.")
+        digest = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
+        if digest != sha512:
+            raise ClipScratchError(
+                f"npm fetched an archive of {package} with SHA-512 {digest}, not {sha512}; check npm's registry."
+            )
+        with tarfile.open(archives[0]) as archive:
+            return [archive.extractfile(f"package/{member}").read() for member in members]
+
+
+def _write_payload(payload, folder):
+    """Return ({name: number of pieces}, bytes of all pieces)."""
+    folder.mkdir()
     pieces, size = {}, 0
     for name, content in payload.items():
         packed = gzip.compress(content, 9, mtime=0)
-        starts = range(0, len(packed), PIECE)
+        starts = range(0, len(packed), _PIECE)
         for place, start in enumerate(starts):
-            text = base64.b64encode(packed[start : start + PIECE]).decode()
-            (where / f"{name}-{place}.js").write_text(f'received("{name}", {place}, "{text}");\n', encoding="ascii")
+            text = base64.b64encode(packed[start : start + _PIECE]).decode()
+            (folder / f"{name}-{place}.js").write_text(f'received("{name}", {place}, "{text}");\n', encoding="ascii")
         pieces[name], size = len(starts), size + len(packed)
     return pieces, size
 
 
-def _write_pictures(model, processor, folder, names, where: Path) -> dict:
-    """Writes small copies; returns names, and embeddings as base64 of float32 (N, P)."""
-    where.mkdir()
-    preprocess, embeds = Preprocess(processor.image_processor), []
-    for batch in read_pictures(Path(folder or "."), names, preprocess, lambda digest: False, batch_size=BATCH):
+def _write_images(model, processor, source, names, folder):
+    """Write thumbnails; return the images' names, and their embeddings as base64 of (N, P) float32."""
+    folder.mkdir()
+    preprocess, kept, embeds, errors = Preprocess(processor.image_processor), [], [], []
+    for batch in read_images(Path(source or "."), names, preprocess, batch_size=_BATCH):
         for read in batch:
-            if read.error is not None:
-                raise read.error
-            small = thumbnail(Path(folder, read.name))
+            small = None if read.error else thumbnail(Path(source, read.name))
             if small is None:
-                raise BadImageError(f"{read.name}: went away while it was read; call again.")
-            small.save(where / f"{len(embeds)}.jpg", quality=82)
+                errors.append(read.error or f"{read.name} was deleted meanwhile")
+                continue
+            small.save(folder / f"{len(kept)}.jpg", quality=82)
+            kept.append(printable(read.name))
             embeds.append(encode_pixels(model, read.pixels[None].copy(), preprocess.mean, preprocess.std)[0].numpy())
+    if errors:
+        logger.warning("%d of %d images are left out; the first: %s", len(errors), len(names), errors[0])
     packed = np.stack(embeds).astype("<f4").tobytes() if embeds else b""
-    return {
-        "names": [printable(name) for name in names],
-        "embeds": base64.b64encode(packed).decode(),
-        "size": model.config.projection_dim,
-    }
+    return {"names": kept, "embeds": base64.b64encode(packed).decode(), "size": model.config.projection_dim}

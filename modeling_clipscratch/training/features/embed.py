@@ -46,7 +46,7 @@ def text_encoder(model, tokenizer, pairs: PairDataset, batch_size: int) -> Calla
 
     def encode_unique(unique):
         if features is None:
-            return encode_texts(model, tokenizer, unique, batch_size=batch_size, say_cut=False)
+            return encode_texts(model, tokenizer, unique, batch_size=batch_size, warn=False)
         return _project(model, model.get_text_features, text_features=features[[place[text] for text in unique]])
 
     def encode(texts):

@@ -22,12 +22,15 @@ logger = logging.getLogger(__name__)
 _VERSION = 1  # of the files; raise it when other features would be found under the same name
 
 
-def cached_text_features(model, tokens: TokenTable, *, folder=None, batch_size=256, progress=True) -> torch.Tensor:
+def cached_text_features(
+    model, tokens: TokenTable, *, split=None, folder=None, batch_size=256, progress=True
+) -> torch.Tensor:
     """Return the pooled features of the unique captions, from the cache or the tower.
 
     Args:
         model: its text tower is frozen.
         tokens: U captions, tokenised.
+        split: name of their split, for the progress bar.
         folder: of all cached files; default `clipscratch` in the Hugging Face cache.
 
     Returns:
@@ -43,7 +46,7 @@ def cached_text_features(model, tokens: TokenTable, *, folder=None, batch_size=2
             advance(len(chosen))
         return features
 
-    return _find_or_build(model, "text", tokens.fingerprint(), len(tokens), encode, folder, progress)
+    return _find_or_build(model, "text", tokens.fingerprint(), len(tokens), encode, split, folder, progress)
 
 
 def cached_image_features(
@@ -54,6 +57,7 @@ def cached_image_features(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    split=None,
     folder=None,
     batch_size=256,
     progress=True,
@@ -81,16 +85,18 @@ def cached_image_features(
             advance(len(images))
         return torch.cat(features)
 
-    return _find_or_build(model, "image", [content, count, mean, std], count, encode, folder, progress)
+    return _find_or_build(model, "image", [content, count, mean, std], count, encode, split, folder, progress)
 
 
 @torch.inference_mode()
-def _find_or_build(model, unit, content, count, encode, folder, progress):
+def _find_or_build(model, unit, content, count, encode, split, folder, progress):
     side, tower = ("text", model.text_model) if unit == "text" else ("vision", model.vision_model)
     settings = [tower.config.to_diff_dict(), *(getattr(model.config, f"{side}_{n}") for n in ("pooling", "state_norm"))]
     key = weights_fingerprint(tower, [_VERSION, *settings, content])
     folder = Path(folder or Path(constants.HF_HOME) / "clipscratch").expanduser()
     path = folder / f"{side}-{key}.safetensors"
-    features, was_there = find_or_build(path, count, encode, device=model.device, unit=unit, progress=progress)
-    logger.info("features of %s %ss: %s %s", f"{count:,}", unit, "read from" if was_there else "written to", path)
+    name = f"{unit} features" + (f" ({split})" if split else "")
+    options = {"device": model.device, "name": name, "unit": unit, "progress": progress}
+    features, was_there = find_or_build(path, count, encode, **options)
+    logger.info("%s of %s %ss: %s %s", name, f"{count:,}", unit, "read from" if was_there else "written to", path)
     return features

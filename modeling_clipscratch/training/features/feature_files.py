@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from ...utils.atomic_files import WriteError, write_whole
+from ...utils.atomic_files import WriteError, explaining_failures, write_whole
 from ..loss.gather import local_process_count, process_count, process_index, sum_over_processes
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ def find_or_build(
     encode: Callable[[int, int, Callable[[int], object]], torch.Tensor],
     *,
     device: torch.device | str,
+    name: str,
     unit: str,
     progress: bool,
 ) -> tuple[torch.Tensor, bool]:
@@ -45,7 +46,7 @@ def find_or_build(
         encode: function (start, stop, advance) -> (stop - start, D) float32 features of these rows, on the CPU. It
             calls advance(n) whenever n rows are done.
         device: on which messages between processes travel.
-        unit: name of a row, for the progress bar.
+        name: of the features, for the progress bar; `unit` is that of a row.
         progress: show a progress bar.
 
     Returns:
@@ -64,7 +65,7 @@ def find_or_build(
         parts = path.with_suffix(f".parts{PART_ROWS}")
         try:
             with _only_run(parts):
-                _build(path, parts, count, encode, unit, progress)
+                _build(path, parts, count, encode, name, unit, progress)
                 if is_local_main:
                     shutil.rmtree(parts, ignore_errors=True)
         except WriteError as error:
@@ -78,12 +79,13 @@ def _only_run(parts):
     """Let one run at a time compute a file; the first process holds the lock for all of the run."""
     lock = FileLock(parts / "lock")
     if process_index() == 0:
-        parts.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("waiting for another run that computes %s", parts.with_suffix(".safetensors"))
-            lock.acquire()
+        with explaining_failures(parts.parent):
+            parts.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                logger.info("waiting for another run that computes %s", parts.with_suffix(".safetensors"))
+                lock.acquire()
     _wait()
     try:
         yield
@@ -91,14 +93,15 @@ def _only_run(parts):
         lock.release()
 
 
-def _build(path, parts, count, encode, unit, progress):
+def _build(path, parts, count, encode, name, unit, progress):
     starts = range(0, count, PART_ROWS)
     own = starts[process_index() :: process_count()]
-    name = f"computing {unit} features"
     if process_count() > 1:
         name += f" (process 1 of {process_count()})"
     total = sum(min(PART_ROWS, count - start) for start in own)
-    with tqdm(total=total, unit=f" {unit}s", desc=name, disable=not progress or process_index() > 0) as bar:
+    with tqdm(
+        total=total, unit=f" {unit}s", desc=f"computing {name}", disable=not progress or process_index() > 0
+    ) as bar:
         for start in own:
             _make_part(path, parts, start, count, encode, bar.update)
     _wait()

@@ -10,13 +10,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from ...data.batches.captions import CaptionTable, TokenTable
 from ...data.batches.map_batches import PairDataset, TextSide
-from ...data.batches.stream_batches import StreamedPairs, StreamedRows, with_features
+from ...data.batches.stream_batches import StreamedPairs, StreamedRows
 from ...data.columns import DataOptions
 from ...data.dataset import content_fingerprint, prepare_dataset
 from ...data.images.augment import Augment
 from ...data.images.mix import Mix
 from ...data.images.preprocess import Preprocess
-from ...data.sources.streams import undecoded
+from ...data.sources.streams import undecoded, with_features
 from ...data.templates import DEFAULT_TEMPLATES
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import is_fixed
@@ -121,7 +121,7 @@ def map_pairs(
         kept = preprocess.readable(dataset, progress=progress)
     if len(kept) < len(dataset):
         dataset, captions = dataset.select(kept), captions.select(kept)
-    texts = text_side(captions, model, processor, args, caches=caches)
+    texts = text_side(captions, model, processor, args, caches=caches, split=dataset.split)
     source = {"preprocess": preprocess, "on_bad_row": args.on_bad_row} if pixels is None else {"pixels": pixels}
     pairs = PairDataset(dataset, captions, texts, **source)
     if not cache_images:
@@ -133,6 +133,7 @@ def map_pairs(
         len(dataset),
         mean=augment.mean,
         std=augment.std,
+        split=dataset.split,
         **_cache(args),
     )
     return PairDataset(dataset, captions, texts, image_features=features)
@@ -167,13 +168,13 @@ def stream_pairs(
     return pairs
 
 
-def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool) -> TextSide:
+def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool, split=None) -> TextSide:
     """Use cached features, or tokens, of texts that are known beforehand; else the tokenizer."""
     if captions is None:
         return TextSide(seed=args.seed, tokenizer=processor.tokenizer)
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
     if caches and is_fixed(model.text_model):
-        return TextSide(seed=args.seed, features=cached_text_features(model, tokens, **_cache(args)))
+        return TextSide(seed=args.seed, features=cached_text_features(model, tokens, split=split, **_cache(args)))
     return TextSide(seed=args.seed, tokens=tokens)
 
 

@@ -99,12 +99,11 @@ def enable_checkpointing(model, options: dict | None) -> None:
         model: unwrapped.
         options: `activation_checkpointing_kwargs`: `every_n_layers` and `offload`, and those of torch's `checkpoint`.
     """
-    options, own = dict(options or {}), {}
-    if hasattr(model, "activation_checkpointing_enable"):  # older versions of transformers have the former name only
-        own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+    options = dict(options or {})
     if hasattr(model, "activation_checkpointing_enable"):
+        own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
         model.activation_checkpointing_enable(options or None, **own)
-    else:
+    else:  # its name in older versions of transformers, without options of its own
         model.gradient_checkpointing_enable(options or None)
 
 

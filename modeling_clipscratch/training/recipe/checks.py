@@ -98,9 +98,14 @@ def check_fields(owner, names=_NOT_SUPPORTED) -> None:
     for item in dataclasses.fields(owner):
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         value = getattr(owner, item.name, default)
-        if item.name in names and value != default:
+        if item.name in names and value != default and (_is_set(value) or _is_set(default)):
             value = getattr(value, "value", value)  # of an enum
             raise ClipScratchError(f"{item.name}={value} is not supported: {_NOT_SUPPORTED[item.name]}; leave it out.")
+
+
+def _is_set(value):
+    # Older versions of transformers make [] of fsdp=None, and a dict without a true value of fsdp_config=None.
+    return any(value.values()) if isinstance(value, dict) else bool(value)
 
 
 def check_parts(args) -> None:

@@ -3,6 +3,8 @@
 import difflib
 import json
 from pathlib import Path
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -80,8 +82,9 @@ def read_recipe(name: str | Path) -> dict:
     parser = _Parser(RECIPE_GROUPS, allow_abbrev=False, add_help=False)
     parser.source = f"recipe {path}: "
     words, empty = [], {}
+    hints = {name: hint for group in RECIPE_GROUPS for name, hint in get_type_hints(group).items()}
     for field, value in recipe.items():
-        if value in ("", "~", "null") and parser.get_default(field) is None:
+        if value in ("", "~", "null") and NoneType in get_args(hints.get(field)):
             empty[field] = None
         elif value == "":
             parser.error(f"{field} has no value; give one, or delete the line.")

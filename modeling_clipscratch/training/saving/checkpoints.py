@@ -35,13 +35,13 @@ _TRAINED, FROZEN = "model-00001-of-00002.safetensors", "model-00002-of-00002.saf
 
 
 def save_split(model, folder: Path, weights: dict[str, torch.Tensor] | None, *, link: Path | None) -> None:
-    """Save a model for `from_pretrained`, frozen weights apart: as a hard link to `link`, which holds the same ones.
+    """Save a model for `from_pretrained`, frozen weights apart.
 
     Args:
         model: unwrapped.
         folder: of the checkpoint.
         weights: state dict, where the model itself holds a part of it only.
-        link: file of the last checkpoint, if there is one.
+        link: file of an earlier checkpoint with the same frozen weights, if there is one.
     """
     weights = model.state_dict() if weights is None else weights
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad} & weights.keys()
@@ -141,7 +141,7 @@ def wants_to_resume(option: str | bool | None) -> bool:
 
 
 def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None:
-    """Find the checkpoint that `resume_from_checkpoint` names, and check that it is complete and undamaged.
+    """Find the checkpoint that `resume_from_checkpoint` names, and raise `ClipScratchError` if it cannot be used.
 
     Args:
         folder: output_dir.
@@ -149,9 +149,6 @@ def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None
 
     Returns:
         Its path; `None` to start from the first step.
-
-    Raises:
-        ClipScratchError: If the path is no usable checkpoint of a ClipScratch model, or `auto` finds damaged ones only.
     """
     if not wants_to_resume(option):
         return None
@@ -203,12 +200,10 @@ def find_problem(checkpoint: Path) -> str | None:
 
 
 def check_fits(checkpoint: str, trainer) -> None:
-    """Check that a checkpoint is one of the trainer's model, processor and training data; a stream resumes from it.
+    """Raise `ClipScratchError` if a checkpoint is of another model, processor, data or optimizer than the trainer's.
 
-    A recipe names towers, tokenizers and data by Hub ids and paths, whose content may have changed.
-
-    Raises:
-        ClipScratchError: If weights, tokenizer, image processor, training rows, loss, batch or optimizer differ.
+    A recipe names towers, tokenizers and data by Hub ids and paths, whose content may have changed. A stream resumes
+    from the checkpoint here.
     """
     folder = Path(checkpoint)
     if trainer.stream is not None:

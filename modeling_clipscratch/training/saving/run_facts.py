@@ -34,16 +34,13 @@ def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
 
 
 def run_facts(model_options, data: dict, trainer, trained: dict) -> dict:
-    """Describe a finished run, as `trainer_state.json` keeps it with the trainer's record.
+    """Describe a finished run. `seconds` are those of training with its evaluations, over all resumed parts.
 
     Args:
         model_options: `ModelArguments`.
         data: of `data_facts`.
         trainer: the `ClipScratchTrainer`.
         trained: of `count_trained`.
-
-    Returns:
-        Facts. `seconds` are those of training with its evaluations, over all resumed parts.
     """
     towers = {side: getattr(model_options, f"{side}_tower") for side in ("text", "vision")}
     timed = [line["seconds"] for line in trainer.state.log_history if "seconds" in line]

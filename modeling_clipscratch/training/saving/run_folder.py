@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import os
@@ -24,9 +23,10 @@ from ...utils.atomic_files import replacing_files, write_text
 from ...utils.checksums import SUMS, write_sums
 from ...utils.hub_commit import open_repository
 from ...utils.model_files import is_of_a_model
-from ...utils.names import first_line
+from ...utils.versions import versions
 from ..optimization.sharding import own_class
 from ..recipe.arguments import RECIPE_GROUPS, recipe_fields
+from ..recipe.recipe import read_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -51,23 +51,18 @@ _WHEN = {
 _LENGTH = {"max_steps", "num_train_epochs"}
 STAGING = ".incomplete"  # folder of a checkpoint that is being written
 LOCK = ".lock"
-_NO_RECIPE = "copy it from where the run was made, or start again with --overwrite_output_dir."
 
 
 @contextlib.contextmanager
 def lock_run_folder(folder: str | Path, *, writes: bool = True) -> Iterator[None]:
-    """Keep other runs out of a folder while this one writes there; the end of the process frees it in any case.
+    """Keep other runs out of a folder while this process writes there; raise `ClipScratchError` if another run does.
 
-    A process may lock a folder again that it has locked. A folder that is made for the lock and holds nothing else at
-    the end is removed.
+    The end of the process frees the folder in any case. A process may lock a folder again that it has locked. A folder
+    that was made for the lock alone is removed.
 
     Args:
         folder: output_dir; made where it is missing.
         writes: whether this process is the one of the run that writes; the others lock nothing.
-
-    Raises:
-        ClipScratchError: If another run writes there.
-        OSError: If the folder cannot be written to.
     """
     folder = Path(folder)
     if not writes or (folder.exists() and not folder.is_dir()):  # for a file `check_run_folder` raises
@@ -115,16 +110,7 @@ def _holder(lock):
 
 
 def open_repository_of_run(args, *, token: str | None = None, private: bool | None = None) -> str:
-    """Make or find the repository of `push_to_hub`, and check that it may be written to.
-
-    Args:
-        args: the Trainer's; `hub_model_id` is by default the run folder's name.
-        token: instead of that of `args`.
-        private: instead of that of `args`.
-
-    Returns:
-        Its whole id.
-    """
+    """Make or find the repository of `push_to_hub`, check that it may be written to, and return its whole id."""
     return open_repository(
         args.hub_model_id or Path(args.output_dir).absolute().name,
         private=args.hub_private_repo if private is None else private,
@@ -134,16 +120,13 @@ def open_repository_of_run(args, *, token: str | None = None, private: bool | No
 
 
 def check_run_folder(folder: str | Path, settings: dict, *, overwrite: bool, resume: bool) -> None:
-    """Check that a run may write to a folder; change nothing.
+    """Raise `ClipScratchError` if a folder holds another run, or files that no run wrote; change nothing.
 
     Args:
         folder: output_dir.
         settings: every field that the recipe or the command line named.
         overwrite: delete the files of another run.
         resume: resume the folder's run, whose recipe must be this one.
-
-    Raises:
-        ClipScratchError: If the folder holds another run, or files that no run wrote.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -166,7 +149,7 @@ def _is_leftover(path):
 
 
 def check_recipe(path: Path, settings: dict, *, free: set[str]) -> dict:
-    """Check that a run may be resumed with a recipe.
+    """Raise `ClipScratchError` if a run cannot be resumed with a recipe.
 
     Args:
         path: recipe that the run left.
@@ -174,12 +157,14 @@ def check_recipe(path: Path, settings: dict, *, free: set[str]) -> dict:
         free: names of fields that may differ.
 
     Returns:
-        {name: (value then, value now)} of the fields in `free` that differ; fields that are not named have defaults.
-
-    Raises:
-        ClipScratchError: If another field differs, or the recipe cannot be read.
+        {name: (value then, value now)} of the fields whose values differ; those that are not named have defaults.
     """
-    before = _read_recipe_of_run(path)
+    try:
+        before = read_recipe(path)
+    except ClipScratchError as error:
+        raise ClipScratchError(
+            f"{error} Copy the file from where the run was made, or start again with --overwrite_output_dir."
+        ) from error
     defaults = {
         name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         for name, item in recipe_fields().items()
@@ -209,24 +194,8 @@ def _resolve(settings):
     return {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
 
 
-def _read_recipe_of_run(path):
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ClipScratchError(f"{path} cannot be read ({first_line(error)}); {_NO_RECIPE}") from error
-    if not isinstance(recipe, dict):
-        raise ClipScratchError(
-            f"{path} holds no recipe (it is {'empty' if recipe is None else 'no mapping'}); {_NO_RECIPE}"
-        )
-    return recipe
-
-
 def check_recipe_of_checkpoint(checkpoint: Path, settings: dict) -> str:
-    """Check that a run may resume from a checkpoint, also from one of another folder; see `check_recipe`.
-
-    Returns:
-        Comment lines for the recipe, where the run that is resumed had another length.
-    """
+    """Check the recipe of a checkpoint, also of another folder; return comments for the recipe if lengths differ."""
     if not (checkpoint / RECIPE).is_file():
         raise ClipScratchError(
             f"{checkpoint} has no {RECIPE}, so what it was trained with is not known; resume it with "
@@ -245,16 +214,13 @@ def check_recipe_of_checkpoint(checkpoint: Path, settings: dict) -> str:
 
 
 def begin_run_folder(folder: str | Path, settings: dict, *, resume: bool, notes: str = "") -> str:
-    """Write the recipe into a folder; unless its run is resumed, delete what another run left there, nothing else.
+    """Write the recipe into a folder, and return its text; delete what another run left there, and nothing else.
 
     Args:
         folder: output_dir.
         settings: every field that the recipe or the command line named.
-        resume: resume the folder's run.
+        resume: resume the folder's run, of which nothing is deleted.
         notes: comment lines for the recipe.
-
-    Returns:
-        The recipe's text.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -297,18 +263,18 @@ def is_our_card(path: Path) -> bool:
 
 
 def finish_run_folder(
-    folder: str | Path, *, model, weights=None, processor, state, metrics: dict, facts: dict, draw
+    folder: str | Path, *, model, weights, processor, state, metrics: dict, facts: dict, draw
 ) -> None:
     """Write the model, its processor and the run's results: first beside their places, then renamed into them.
 
     Args:
         folder: output_dir.
         model: unwrapped.
-        weights: state dict to save, where the model itself holds a part of it only.
-        processor: the model's processor.
-        state: the Trainer's.
+        weights: state dict, where the model itself holds a part of it only.
+        processor: of the model.
+        state: of the Trainer.
         metrics: {dataset: {metric: value}}.
-        facts: of `run_facts`; they are kept with the trainer's record in `trainer_state.json`.
+        facts: of `run_facts`; `trainer_state.json` keeps them with the trainer's record.
         draw: function (folder) that draws the run's plots there.
     """
     folder = Path(folder)
@@ -327,13 +293,11 @@ def finish_run_folder(
 
 def _versions():
     """Return what the results depend on besides the recipe: {package or part of the machine: version or name}."""
-    packages = ("torch", "transformers", "datasets", "accelerate", "evaluate", "safetensors", "numpy", "pillow")
     known = Path("/proc/cpuinfo")  # on Linux `platform` knows the architecture only
     names = re.findall(r"^model name\s*: (.+)$", known.read_text(), re.MULTILINE) if known.is_file() else []
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     device = device or (names[0] if names else platform.processor() or platform.machine())
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"python": platform.python_version(), "platform": platform.platform(), "device": device, **versions}
+    return {**versions(), "platform": platform.platform(), "device": device}
 
 
 def how_to_resume(folder: Path) -> str:

@@ -53,11 +53,7 @@ class StreamStates:
         (folder / _file(self.pairs.process)).write_text(text + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote.
-
-        Raises:
-            ClipScratchError: If there is none, or it is of other readers or other shards.
-        """
+        """Continue from what `save` wrote; `ClipScratchError` if there is none, or it is of other readers or shards."""
         if not (folder / _file(0)).is_file():
             raise ClipScratchError(
                 f"{folder} was not written by a streamed run ({_file(0)} is missing); start a new run."

@@ -6,8 +6,7 @@ import torch
 from transformers import AutoConfig, ViTImageProcessorPil
 
 from ...data.images.preprocess import Preprocess
-from ...evaluation.damaged_files import naming_damaged_files
-from ...evaluation.remote_code import refusing_own_code
+from ...evaluation.safe_loading import explaining_load_errors
 from ...hub.configuration_clipscratch import CHOICES
 from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.modeling_clipscratch import ClipScratchModel
@@ -61,7 +60,7 @@ def build_model(options: ModelArguments, captions: list[str] | None):
     """
     sources = (options.vision_tower, options.tokenizer, options.text_tower)
     sources = [name for name in sources if name and not is_from_scratch(name)]
-    with refusing_own_code(*sources), naming_damaged_files(*sources):
+    with explaining_load_errors(*sources):
         text, tokenizer = _text_source(options, captions)
         vision, image_processor = _vision_source(options)
         choices = {name: value for name, value in vars(options).items() if name in CHOICES}

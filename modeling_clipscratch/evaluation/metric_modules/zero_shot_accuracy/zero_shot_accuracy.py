@@ -1,4 +1,4 @@
-"""Scores (N, C) and labels (N,) go in; `top1`, `top5` and `mean_per_class_recall` come out. For `evaluate.load`."""
+"""Compute the accuracy of zero-shot classification, for `evaluate.load`."""
 
 import datasets
 import evaluate
@@ -6,28 +6,26 @@ import torch
 
 from modeling_clipscratch.evaluation.metrics.zero_shot import accuracy_metrics
 
-DESCRIPTION = "Accuracy of zero-shot classification; ties count against the model."
 INPUTS = """
 Args:
     predictions: N lists of C scores, higher is better, on any scale.
     references: N labels in [0, C).
-Returns: top1, top5 (with more than 5 classes) and mean_per_class_recall, fractions.
+
+Returns:
+    top1, top5 (with more than 5 classes) and mean_per_class_recall, fractions.
 """
 
 
 class ZeroShotAccuracy(evaluate.Metric):
-    """Accuracy of zero-shot classification; `inputs_description` says what `compute` takes."""
+    """Accuracy of zero-shot classification; `inputs_description` describes the arguments of `compute`."""
 
     def _info(self):
         return evaluate.MetricInfo(
-            description=DESCRIPTION,
+            description="Accuracy of zero-shot classification; ties count against the model.",
             citation="Radford et al. 2021, arXiv 2103.00020",
             inputs_description=INPUTS,
             features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float32")),
-                    "references": datasets.Value("int64"),
-                }
+                {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int64")}
             ),
         )
 

@@ -1,14 +1,14 @@
-// Texts and picture files go in; embeddings of unit length come out, from the model of this folder.
+// Load the model of this folder, and compute embeddings of unit length of texts and image files.
 "use strict";
 
 const model = {};
 
-// `told(stage, part)`: what is being done, and which part of it all is done, 0 to 1.
-async function loadModel(told) {
+// `report(stage, share)`: what is being loaded, and the share of all bytes that is loaded, 0 to 1.
+async function loadModel(report) {
   let done = 0;
   const read = async (name, stage) => {
-    told(stage, done / SETTINGS.payload_bytes);
-    return payload(name, (bytes) => { done += bytes; told(stage, done / SETTINGS.payload_bytes); });
+    report(stage, done / SETTINGS.payload_bytes);
+    return payload(name, (bytes) => { done += bytes; report(stage, done / SETTINGS.payload_bytes); });
   };
   const asModule = async (name) =>
     import(URL.createObjectURL(new Blob([await read(name, "Loading the program ...")], { type: "text/javascript" })));
@@ -24,10 +24,10 @@ async function loadModel(told) {
     const stage = `Loading the ${side} tower ...`;
     model[side] = await model.ort.InferenceSession.create(await read(side, stage), { executionProviders: ["wasm"] });
   }
-  told("Ready.", 1);
+  report("Ready.", 1);
 }
 
-// Token numbers of a text; what is too long loses its end, but not the tokens that stand around every text.
+// Token numbers of a text. A text that is too long loses its end, but not the special tokens after it.
 function tokensOf(tokenizer, text, longest) {
   const all = tokenizer.encode(text).ids;
   if (all.length <= longest) return all;
@@ -38,20 +38,27 @@ function tokensOf(tokenizer, text, longest) {
   return [...all.slice(0, longest - after.length), ...after];
 }
 
+// Words that the tokenizer maps to its token for unknown words.
+function unknownWords(text) {
+  const words = new Set(text.match(/[\p{L}\p{N}_][\p{L}\p{N}_'-]*/gu) ?? []);
+  const ids = (word) => model.tokenizer.encode(word, { add_special_tokens: false }).ids;
+  return [...words].filter((word) => ids(word).includes(SETTINGS.unknown_token));
+}
+
 async function embedText(text) {
   const ids = BigInt64Array.from(tokensOf(model.tokenizer, text, SETTINGS.max_length), BigInt);
   const shape = [1, ids.length];
-  const found = await model.text.run({
+  const output = await model.text.run({
     input_ids: new model.ort.Tensor("int64", ids, shape),
     attention_mask: new model.ort.Tensor("int64", new BigInt64Array(ids.length).fill(1n), shape),
   });
-  return found.text_embeds.data;
+  return output.text_embeds.data;
 }
 
-async function embedPicture(file) {
-  const picture = fit(await decode(file), SETTINGS.preprocess);
-  const shape = [1, 3, picture.height, picture.width];
-  const values = normalise(picture, SETTINGS.preprocess);
+async function embedImage(file) {
+  const image = fit(await decode(file), SETTINGS.preprocess);
+  const shape = [1, 3, image.height, image.width];
+  const values = normalise(image, SETTINGS.preprocess);
   return (await model.vision.run({ pixel_values: new model.ort.Tensor("float32", values, shape) })).image_embeds.data;
 }
 

@@ -1,16 +1,16 @@
-// What is chosen, dropped, pasted and typed goes in; bars and pictures, or a sentence about what is wrong, come out.
+// React to what is chosen, dropped, pasted and typed: rank labels for an image, and search the images.
 "use strict";
 
-const MOST_SHOWN = 24; // pictures
+const MOST_SHOWN = 24; // images
 const $ = (id) => document.getElementById(id);
 const gallery = []; // {name, url, embed}
-const textEmbeds = new Map(); // a label is encoded once
-let current = null; // of the gallery
-let working = Promise.resolve(); // one thing after the other: the model does one at a time
-let naming = 0;
+const textEmbeds = new Map(); // each text is encoded once
+let current = null; // entry of the gallery
+let working = Promise.resolve(); // one call of the model at a time
+let ranking = 0; // number of the last ranking, which outdates the ones before it
 
-function say(id, sentence) {
-  $(id).textContent = sentence;
+function say(id, message) {
+  $(id).textContent = message;
 }
 
 function fail(error) {
@@ -26,134 +26,145 @@ function then(work) {
   return working;
 }
 
+const pause = () => new Promise((resolve) => setTimeout(resolve)); // lets the browser draw and take input
+
 async function textEmbed(text) {
   if (!textEmbeds.has(text)) textEmbeds.set(text, await embedText(text));
   return textEmbeds.get(text);
 }
 
-function thumbnail(picture, image) {
-  image.onload = () => image.classList.toggle("pixels", image.naturalWidth < 96);
-  image.src = picture.url;
-  image.alt = picture.name;
+function noteOfUnknown(text) {
+  const unknown = unknownWords(text);
+  return unknown.length ? ` The tokenizer does not know these words: ${unknown.join(", ")}.` : "";
 }
 
-function labelsGiven() {
-  const given = $("labels").value.trim(); // a label may have a comma where each has a line
-  const labels = given.split(given.includes("\n") ? "\n" : ",").map((label) => label.trim()).filter(Boolean);
-  if (new Set(labels).size < labels.length) throw new Error("A label stands twice among the labels; name each once.");
-  if (labels.length < 2) throw new Error("Write two labels or more; a picture is compared with them.");
-  if (!$("template").value.includes("{}")) throw new Error("The template has no {}, where the label goes.");
+function thumbnail(entry, image) {
+  image.onload = () => image.classList.toggle("pixels", image.naturalWidth < 96);
+  image.src = entry.url;
+  image.alt = entry.name;
+}
+
+function readLabels() {
+  const text = $("labels").value.trim(); // a label may hold a comma if each has a line
+  const labels = text.split(text.includes("\n") ? "\n" : ",").map((label) => label.trim()).filter(Boolean);
+  if (new Set(labels).size < labels.length) throw new Error("A label appears twice; write each once.");
+  if (labels.length < 2) throw new Error("Write at least two labels, to compare the image with.");
+  if (!$("template").value.includes("{}")) throw new Error("The template has no {}, which stands for the label.");
   return labels;
 }
 
-async function namePicture() {
-  const mine = ++naming;
+async function rankLabels() {
+  const mine = ++ranking;
   $("bars").replaceChildren();
-  if (current === null) return say("name-note", "Choose a picture, and its labels are ranked here.");
+  if (current === null) return say("label-note", "Choose an image to rank its labels.");
   let labels;
   try {
-    labels = labelsGiven();
+    labels = readLabels();
   } catch (error) {
-    return say("name-note", error.message);
+    return say("label-note", error.message);
   }
-  say("name-note", "Reading the labels ...");
+  say("label-note", "Reading the labels ...");
+  const template = $("template").value;
   const embeds = [];
   for (const label of labels) {
-    embeds.push(await textEmbed($("template").value.replaceAll("{}", () => label)));
-    await new Promise((resolve) => setTimeout(resolve)); // lets the browser draw, and take what is typed meanwhile
-    if (mine !== naming) return undefined;
+    embeds.push(await textEmbed(template.replaceAll("{}", () => label)));
+    await pause();
+    if (mine !== ranking) return undefined;
   }
-  const parts = probabilities(embeds.map((embed) => cosine(current.embed, embed)));
-  const ranked = labels.map((label, place) => ({ label, part: parts[place] })).sort((a, b) => b.part - a.part);
+  const shares = probabilities(embeds.map((embed) => cosine(current.embed, embed)));
+  const ranked = labels.map((label, place) => ({ label, share: shares[place] })).sort((a, b) => b.share - a.share);
   $("bars").replaceChildren(...ranked.map(barOf));
-  return say("name-note", `${current.name}: shares of 100 % among these labels.`);
+  const unknown = noteOfUnknown([template.replaceAll("{}", " "), ...labels].join(" "));
+  return say("label-note", `Probabilities of these labels; they sum to 100 %.${unknown}`);
 }
 
-function barOf({ label, part }) {
-  const row = document.createElement("li");
-  const [name, bar, fill, number] = ["span", "span", "i", "data"].map((tag) => document.createElement(tag));
-  name.textContent = label;
+function make(tag, content) {
+  const element = document.createElement(tag);
+  if (content !== undefined) element.textContent = content;
+  return element;
+}
+
+function makeNumber(value, text) {
+  const number = make("data", text);
+  number.value = value;
+  return number;
+}
+
+function barOf({ label, share }) {
+  const [row, bar, fill] = ["li", "span", "i"].map((tag) => make(tag));
   bar.className = "bar";
-  fill.style.width = `${100 * part}%`;
+  fill.style.width = `${100 * share}%`;
   bar.append(fill);
-  number.value = part;
-  number.textContent = `${(100 * part).toFixed(1)} %`;
-  row.append(name, bar, number);
+  row.append(make("span", label), bar, makeNumber(share, `${(100 * share).toFixed(1)} %`));
   return row;
 }
 
-function show(picture) {
-  current = picture;
+function show(entry) {
+  current = entry;
   $("shown").hidden = false;
-  thumbnail(picture, $("shown"));
-  return namePicture();
+  thumbnail(entry, $("shown"));
+  say("shown-name", entry.name);
+  return rankLabels();
 }
 
-async function addPictures(files) {
+async function addImages(files) {
   for (const [place, file] of files.entries()) {
-    say("name-note", `Reading ${file.name} (${place + 1} of ${files.length}) ...`);
-    await new Promise((resolve) => setTimeout(resolve));
+    say("label-note", `Reading ${file.name} (${place + 1} of ${files.length}) ...`);
+    await pause();
     try {
-      gallery.unshift({ name: file.name || "pasted picture", url: URL.createObjectURL(file), embed: await embedPicture(file) });
+      gallery.unshift({ name: file.name || "pasted image", url: URL.createObjectURL(file), embed: await embedImage(file) });
       current = gallery[0];
     } catch (error) {
       fail(error);
     }
   }
-  await (current === null ? namePicture() : show(current));
+  await (current === null ? rankLabels() : show(current));
   return search();
 }
 
 async function search() {
   const query = $("query").value.trim();
-  let found = gallery.map((picture) => ({ picture }));
+  let hits = gallery.map((entry) => ({ entry }));
   if (query) {
     const embed = await textEmbed(query);
-    found = gallery.map((picture) => ({ picture, score: cosine(picture.embed, embed) }));
-    found.sort((a, b) => b.score - a.score);
+    hits = gallery.map((entry) => ({ entry, score: cosine(entry.embed, embed) }));
+    hits.sort((a, b) => b.score - a.score);
   }
-  $("hits").replaceChildren(...found.slice(0, MOST_SHOWN).map(hitOf));
-  const shown = Math.min(MOST_SHOWN, found.length);
-  say("search-note", found.length === 0
-    ? "No pictures yet: those that you choose above can be searched here."
+  $("hits").replaceChildren(...hits.slice(0, MOST_SHOWN).map(hitOf));
+  const shown = Math.min(MOST_SHOWN, hits.length);
+  say("search-note", hits.length === 0
+    ? "No images yet: those that you choose above can be searched here."
     : query
-      ? `The ${shown} nearest of ${found.length} pictures; the number is the cosine, at most 1.`
-      : `${shown} of ${found.length} pictures. Choose one to name it.`);
+      ? `The ${shown} nearest of ${hits.length} images. The number is the cosine, at most 1.${noteOfUnknown(query)}`
+      : `${shown} of ${hits.length} images. Choose one to rank its labels.`);
 }
 
-function hitOf({ picture, score }) {
-  const entry = document.createElement("li");
-  const [button, image, line, name] = ["button", "img", "span", "b"].map((tag) => document.createElement(tag));
+function hitOf({ entry, score }) {
+  const [row, button, image, line] = ["li", "button", "img", "span"].map((tag) => make(tag));
   button.type = "button";
-  button.title = "Name this picture";
-  button.onclick = () => then(() => show(picture));
+  button.title = row.title = entry.name;
+  button.onclick = () => then(() => show(entry));
   image.loading = "lazy";
-  thumbnail(picture, image);
+  thumbnail(entry, image);
   button.append(image);
-  name.textContent = picture.name;
-  line.append(name);
-  if (score !== undefined) {
-    const number = document.createElement("data");
-    number.value = score;
-    number.textContent = score.toFixed(3);
-    line.append(number);
-  }
-  entry.append(button, line);
-  return entry;
+  line.append(make("b", entry.name));
+  if (score !== undefined) line.append(makeNumber(score, score.toFixed(3)));
+  row.append(button, line);
+  return row;
 }
 
-function preparePictures() {
-  const { names, embeds, size } = SETTINGS.pictures;
+function readImages() {
+  const { names, embeds, size } = SETTINGS.images;
   const values = new Float32Array(fromBase64(embeds).buffer);
   for (const [place, name] of names.entries()) {
-    gallery.push({ name, url: `pictures/${place}.jpg`, embed: values.subarray(place * size, (place + 1) * size) });
+    gallery.push({ name, url: `images/${place}.jpg`, embed: values.subarray(place * size, (place + 1) * size) });
   }
 }
 
 function listen() {
   const add = (list) => {
     const files = [...list]; // now: the list is emptied when its event ends
-    if (files.length) then(() => addPictures(files));
+    if (files.length) then(() => addImages(files));
   };
   $("files").onchange = () => { add($("files").files); $("files").value = ""; };
   for (const kind of ["dragenter", "dragover"]) {
@@ -162,7 +173,7 @@ function listen() {
   for (const kind of ["dragleave", "drop"]) document.addEventListener(kind, () => $("drop").classList.remove("over"));
   document.addEventListener("drop", (event) => { event.preventDefault(); add(event.dataTransfer.files); });
   document.addEventListener("paste", (event) => add(event.clipboardData.files));
-  for (const id of ["labels", "template"]) $(id).oninput = () => { naming++; then(namePicture); };
+  for (const id of ["labels", "template"]) $(id).oninput = () => { ranking++; then(rankLabels); };
   $("search").onsubmit = (event) => { event.preventDefault(); then(search); };
   $("files").disabled = $("search").querySelector("button").disabled = false;
 }
@@ -170,16 +181,16 @@ function listen() {
 async function start() {
   document.title = `${SETTINGS.name} in the browser`;
   say("title", SETTINGS.name);
-  $("labels").value = SETTINGS.labels.join(SETTINGS.labels.some((label) => label.includes(",")) ? "\n" : ", ");
+  $("labels").value = SETTINGS.labels;
   $("template").value = SETTINGS.template;
-  preparePictures();
+  readImages();
   if (typeof WebAssembly === "undefined" || typeof DecompressionStream === "undefined") {
     throw new Error("This browser is too old for this page: it has no WebAssembly or DecompressionStream (2023).");
   }
-  await loadModel((stage, part) => { say("stage", stage); $("progress").value = part; });
+  await loadModel((stage, share) => { say("stage", stage); $("progress").value = share; });
   $("loading").hidden = true;
   listen();
-  await namePicture();
+  await rankLabels();
   await search();
 }
 

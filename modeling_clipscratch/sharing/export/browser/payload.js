@@ -1,5 +1,5 @@
-// Scripts of this folder go in, base64 of gzip in pieces; bytes come out. A page opened from a file may fetch nothing,
-// but may add scripts, so what is large travels as scripts.
+// Read large files of this folder. A page opened as a file may not fetch any, but may add scripts; so each file is a few
+// scripts that hold pieces of its gzip in base64.
 "use strict";
 
 const pieces = {};
@@ -26,11 +26,11 @@ function addScript(path) {
   });
 }
 
-// SETTINGS.payload: name -> number of pieces. `told(bytes)` is called after each.
-async function payload(name, told) {
+// SETTINGS.payload: name -> number of pieces. `report(bytes)` is called after each.
+async function payload(name, report) {
   for (let place = 0; place < SETTINGS.payload[name]; place++) {
     await addScript(`payload/${name}-${place}.js`);
-    told(pieces[name][place].length);
+    report(pieces[name][place].length);
   }
   const packed = new Blob(pieces[name]).stream().pipeThrough(new DecompressionStream("gzip"));
   delete pieces[name];

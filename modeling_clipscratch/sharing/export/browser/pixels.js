@@ -1,5 +1,5 @@
-// A picture file goes in; the pixel values that the vision tower reads come out, as Pillow and the image processor make
-// them. A canvas would resize with filters of the browser's own.
+// Prepare an image file for the vision tower, with the pixel values of Pillow and the image processor. A canvas would
+// resize with the browser's own filters.
 "use strict";
 
 const BITS = 22; // of a weight's fraction, as in Pillow's Resample.c for 8 bits a channel
@@ -12,7 +12,7 @@ const FILTERS = { // PIL.Image.Resampling: its number -> half width, weight at a
   3: { support: 2, weight: cubic },
 };
 
-// For each place of the new line: the first old place it reads, and the weights of that and the next ones, as integers.
+// For each pixel of the new line: the first old pixel that it reads, and the integer weights of that and the next ones.
 function resizeWeights(before, after, filter) {
   const scale = before / after;
   const stretch = Math.max(scale, 1); // smaller: the filter covers all old pixels (antialias)
@@ -35,7 +35,7 @@ function resizeWeights(before, after, filter) {
   });
 }
 
-// One direction. `from`: bytes of `lines` lines; a step along a line, and from line to line, is so many bytes.
+// One direction. `from`: bytes of `lines` lines; `step` and `nextLine`: bytes from pixel to pixel and line to line.
 function resizeLines(from, lines, step, nextLine, plan, to, toStep, toNextLine) {
   for (let line = 0; line < lines; line++) {
     for (let place = 0; place < plan.length; place++) {
@@ -64,27 +64,27 @@ function resizeHeight({ width, height, data }, newHeight, filter) {
   return { width, height: newHeight, data: to };
 }
 
-// {width, height, data: RGB bytes} -> the same of another size; bit for bit what PIL.Image.resize gives. Bytes are
-// rounded between the two directions, so their order counts. Pillow 13 begins with the height where that loses more
-// than twice as many pixels as the width (found by trying all orders); before 13 always with the width.
-function resize(picture, newWidth, newHeight, resample) {
+// {width, height, data: RGB bytes} -> the same of another size, bit for bit as PIL.Image.resize. Bytes are rounded
+// between the two directions, so their order counts: before Pillow 13 the width comes first. Pillow 13 (`tallFirst`) starts
+// with the height if that loses more than twice as many pixels as the width (found by trying all orders).
+function resize(image, newWidth, newHeight, resample, tallFirst) {
   const filter = FILTERS[resample];
-  const lost = picture.height - newHeight;
-  if (lost > 0 && lost > 2 * (picture.width - newWidth)) {
-    return resizeWidth(resizeHeight(picture, newHeight, filter), newWidth, filter);
+  const lost = image.height - newHeight;
+  if (tallFirst && lost > 0 && lost > 2 * (image.width - newWidth)) {
+    return resizeWidth(resizeHeight(image, newHeight, filter), newWidth, filter);
   }
-  return resizeHeight(resizeWidth(picture, newWidth, filter), newHeight, filter);
+  return resizeHeight(resizeWidth(image, newWidth, filter), newHeight, filter);
 }
 
-// RGB picture -> RGB picture of the tower's size. `size`: [height, width], or one number for the shorter edge.
-function fit(picture, { size, crop, resample }) {
-  const { width, height } = picture;
+// RGB image -> RGB image of the tower's size. `size`: [height, width], or one number for the shorter edge.
+function fit(image, { size, crop, resample, tall_first: tallFirst }) {
+  const { width, height } = image;
   const short = Math.min(width, height);
   const long = (edge) => Math.trunc((size * edge) / short);
   const [newHeight, newWidth] = Array.isArray(size)
     ? size
     : [height <= width ? size : long(height), width <= height ? size : long(width)];
-  const resized = resize(picture, newWidth, newHeight, resample);
+  const resized = resize(image, newWidth, newHeight, resample, tallFirst);
   if (crop === null) return resized;
   const [cropHeight, cropWidth] = crop;
   const top = Math.floor((newHeight - cropHeight) / 2);
@@ -97,7 +97,7 @@ function fit(picture, { size, crop, resample }) {
   return { width: cropWidth, height: cropHeight, data };
 }
 
-// RGB picture -> Float32Array (3, H, W).
+// RGB image -> Float32Array (3, H, W).
 function normalise({ width, height, data }, { mean, std }) {
   const area = width * height;
   const values = new Float32Array(3 * area);
@@ -109,13 +109,13 @@ function normalise({ width, height, data }, { mean, std }) {
   return values;
 }
 
-// File -> RGB picture, upright as its EXIF says, transparency on white.
+// File -> RGB image, rotated by its EXIF orientation, transparency on white.
 async function decode(file) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
-    throw new Error(`${file.name} is no picture that this browser can read; choose a JPEG, PNG or WebP.`);
+    throw new Error(`${file.name} is not an image that this browser can read; choose a JPEG, PNG or WebP.`);
   }
   const { width, height } = bitmap;
   const canvas = new OffscreenCanvas(width, height);
