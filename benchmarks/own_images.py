@@ -38,8 +38,8 @@ CLASSES = {  # polygons and ellipses in a square of side 2 around the origin
 CIFAR_CLASSES = ("cat", "dog", "deer", "horse")
 GRID = {
     "the recipe": [],
-    "a fifth of the learning rate": ["--learning_rate", "4e-4"],
-    "five times the learning rate": ["--learning_rate", "1e-2"],
+    "learning rate of 1e-3": ["--learning_rate", "1e-3"],
+    "learning rate of 1e-2": ["--learning_rate", "1e-2"],
     "100 steps": ["--max_steps", "100"],
     "500 steps": ["--max_steps", "500"],
     "batch of 32": ["--global_batch_size", "32"],

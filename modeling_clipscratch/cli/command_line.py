@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.names import on_one_line, printable
+from .main import close_stdout
 
 TERMINATED = 143  # exit status after SIGTERM, as a shell reports it
 TRACEBACK = "--traceback"
@@ -52,7 +53,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
             _print_once(" ".join([sentence, *getattr(error, "__notes__", [])]))
             _leave(128 + number)
         if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at its end
+            close_stdout()
             sys.exit(1)
         if not isinstance(error, (ClipScratchError, OSError, SafetensorError)):
             if (marker := _marker()) is not None and marker.exists():

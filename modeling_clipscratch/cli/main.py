@@ -33,6 +33,11 @@ def end_at_interrupt() -> None:
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
 
 
+def close_stdout() -> None:
+    """Discard what is still to be printed, after the reader of a pipe (`| head`) has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at its end
+
+
 def main(*offered: str) -> None:
     """Run the command that `sys.argv` names.
 
@@ -49,7 +54,10 @@ def main(*offered: str) -> None:
         name, *arguments = arguments
     elif first in ("-h", "--help"):
         lines = [f"  {name:<10}{COMMANDS[name]}" for name in names]
-        print(f"usage: {program} COMMAND ...\n\ncommands (each has a --help):", *lines, sep="\n")
+        try:
+            print(f"usage: {program} COMMAND ...\n\ncommands (each has a --help):", *lines, sep="\n", flush=True)
+        except BrokenPipeError:
+            close_stdout()
         return
     else:
         from difflib import get_close_matches

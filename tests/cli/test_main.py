@@ -91,8 +91,10 @@ def run_program(path, *words):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_help_imports_no_library(program):
+def test_help_imports_no_library_and_may_be_cut_off(program):
     assert json.loads(run_program(program, "--help").stdout.splitlines()[-1]) == []
+    command = f"PYTHONPATH={ROOT} {sys.executable} {program} --help | true"
+    assert subprocess.run(command, shell=True, capture_output=True).stderr == b""
 
 
 @pytest.mark.slow
