@@ -9,7 +9,6 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HTTPError
 
 from ..evaluation.report.metric_tables import ACCOUNT, weights_sha256
-from ..evaluation.report.write_report import open_folder
 from ..training.saving.run_folder import OF_A_RUN
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
@@ -94,6 +93,8 @@ def open_report(folder: str | Path, repo_id: str | None) -> str | None:
     Raises:
         ClipScratchError or OSError: If one cannot.
     """
+    from ..evaluation.report.write_report import open_folder  # imports matplotlib, which training starts without
+
     open_folder(folder)
     return None if repo_id is None else open_repository(repo_id, create=False)
 
