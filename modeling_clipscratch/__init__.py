@@ -20,7 +20,7 @@ _MODULES = {
     "open_index": "search.index_files",
     "search_index": "search.search_index",
     "update_index": "search.update_index",
-    "convert": "sharing.convert",
+    "convert": "sharing.convert_model",
     "export_onnx": "sharing.export.export_onnx",
     "push_folder": "sharing.push_model",
     "write_card": "sharing.model_card",

@@ -126,3 +126,10 @@ def test_the_scripts_have_no_logic_of_their_own():
     scripts = sorted(ROOT.glob("run_*.py"))
     assert [path.name for path in scripts] == ["run_eval.py", "run_inference.py", "run_train.py"]
     assert all(len(ast.parse(path.read_text()).body) <= 3 for path in scripts)
+
+
+def test_file_names_are_unique_and_folders_small():
+    names = [path.name for path in modules() if "metric_modules" not in path.parts]
+    assert sorted(names) == sorted(set(names))
+    folders = [path.parent for path in modules()]
+    assert max(map(folders.count, folders)) <= 12

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..hub.errors_clipscratch import ClipScratchError
-from ..sharing.convert import convert
+from ..sharing.convert_model import convert
 
 _TUTORIAL = {"text_model": "distilbert-base-uncased", "vision_model": "google/vit-base-patch16-224"}
 

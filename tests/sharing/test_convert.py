@@ -23,7 +23,7 @@ from transformers import (
 
 from modeling_clipscratch import ClipScratchModel
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.sharing.convert import convert
+from modeling_clipscratch.sharing.convert_model import convert
 
 TOWERS = {"text_model": "none", "vision_model": "none"}
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -19,7 +19,7 @@ from modeling_clipscratch import ClipScratchModel, hub
 from modeling_clipscratch.cli import train as run_train
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.hub.configuration_clipscratch import AUTO_MAP
-from modeling_clipscratch.sharing.convert import convert
+from modeling_clipscratch.sharing.convert_model import convert
 from modeling_clipscratch.sharing.export.export_onnx import export_onnx
 from modeling_clipscratch.sharing.export.web_page import write_page
 from modeling_clipscratch.sharing.push_model import push_folder

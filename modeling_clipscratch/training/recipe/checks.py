@@ -105,7 +105,7 @@ def check_fields(owner, names=_NOT_SUPPORTED) -> None:
 
 def _is_set(value):
     # Older versions of transformers make [] of fsdp=None, and a dict without a true value of fsdp_config=None.
-    return any(value.values()) if isinstance(value, dict) else value not in (None, "", [])
+    return any(value.values()) if isinstance(value, dict) else value not in (None, [], "")
 
 
 def check_parts(args) -> None:
