@@ -39,7 +39,7 @@ CIFAR_CLASSES = ("cat", "dog", "deer", "horse")
 GRID = {
     "the recipe": [],
     "learning rate of 1e-3": ["--learning_rate", "1e-3"],
-    "learning rate of 1e-2": ["--learning_rate", "1e-2"],
+    "learning rate of 3e-2": ["--learning_rate", "3e-2"],
     "100 steps": ["--max_steps", "100"],
     "500 steps": ["--max_steps", "500"],
     "batch of 32": ["--global_batch_size", "32"],
