@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -38,6 +40,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     quiet_libraries()
+    _end_with_the_launcher()
     stop = _Stop()
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     if hasattr(sys.stdout, "reconfigure"):
@@ -66,6 +69,21 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _end_with_the_launcher():
+    """End this process if torchrun or accelerate launch, which started it, is killed: it would train on unnoticed."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = os.getppid()
+
+    def watch():
+        while os.getppid() == launcher:
+            time.sleep(1)
+        _print_once("stopped, since the launcher is gone.")
+        _leave(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class _Stop:
