@@ -84,7 +84,7 @@ def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, r
 def test_error_that_every_process_finds_is_printed_once(write_recipe, tmp_path):
     recipe = write_recipe(tmp_path, **FOUR_STEPS, per_device_train_batch_size=200)
     done = launch(*accelerate(), str(recipe), "--learning_rte", "1", fails=True)
-    assert done.stderr.count("option --learning_rte is not known; did you mean --learning_rate?") == 1
+    assert done.stderr.count("--learning_rte is not a field; did you mean --learning_rate?") == 1
 
 
 @pytest.mark.parametrize(
