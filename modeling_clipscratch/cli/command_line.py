@@ -40,8 +40,8 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     quiet_libraries()
-    _end_with_the_launcher()
     stop = _Stop()
+    _end_with_the_launcher(stop)
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold bytes that are not UTF-8
@@ -71,7 +71,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
             signal.signal(number, handler)
 
 
-def _end_with_the_launcher():
+def _end_with_the_launcher(stop):
     """End this process if torchrun or accelerate launch, which started it, is killed: it would train on unnoticed."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
@@ -80,6 +80,8 @@ def _end_with_the_launcher():
     def watch():
         while os.getppid() == launcher:
             time.sleep(1)
+        if stop.number is not None:  # the launcher passed a signal on; this process is about to end by itself
+            time.sleep(30)
         _print_once("stopped, since the launcher is gone.")
         _leave(1)
 
