@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from modeling_clipscratch.cli.command_line import run_command
-from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
+from modeling_clipscratch.utils.errors import ClipScratchError
 
 
 def main(arguments: list[str]) -> None:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "modeling_clipscratch"
 MAY_USE = {  # part of the package -> parts that it may import
     "hub": set(),
-    "utils": set(),
+    "utils": {"hub"},  # the class of errors, which travels with saved models; nothing else
     "data": {"utils"},
     "evaluation": {"utils", "hub", "data"},
     "search": {"utils", "hub", "data", "evaluation"},
@@ -18,7 +18,6 @@ MAY_USE = {  # part of the package -> parts that it may import
     "sharing": {"utils", "hub", "data", "evaluation", "search", "training"},
     "cli": {"utils", "hub", "data", "evaluation", "search", "training", "sharing"},
 }
-ERRORS = ["hub", "errors_clipscratch"]  # the class of errors travels with the model; every part raises it
 
 
 def modules():
@@ -38,8 +37,6 @@ def parts_used(path):
         else:
             continue
         for target in targets:
-            if target[1:3] == ERRORS:
-                continue
             if target[0] == PACKAGE.name and len(target) > 1 and target[1] in MAY_USE:
                 yield target[1]
 

@@ -18,7 +18,7 @@ import datasets
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from ..utils.names import on_one_line, printable
 from .main import close_stdout
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ..hub.errors_clipscratch import ClipScratchError
 from ..sharing.convert_model import convert
+from ..utils.errors import ClipScratchError
 
 _TUTORIAL = {"text_model": "distilbert-base-uncased", "vision_model": "google/vit-base-patch16-224"}
 

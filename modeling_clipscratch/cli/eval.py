@@ -12,9 +12,9 @@ from ..data.splits import canonical_split
 from ..evaluation.evaluate_dataset import PROBES, TASKS
 from ..evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
 from ..evaluation.report.write_report import write_report
-from ..hub.errors_clipscratch import ClipScratchError
 from ..sharing.push_model import open_report, push_report
 from ..training.recipe.arguments import recipe_fields
+from ..utils.errors import ClipScratchError
 from ..utils.names import once_each
 
 logger = logging.getLogger(__name__)

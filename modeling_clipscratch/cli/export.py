@@ -2,9 +2,9 @@
 
 import argparse
 
-from ..hub.errors_clipscratch import ClipScratchError
 from ..sharing.export.export_onnx import PRECISIONS, export_onnx
 from ..sharing.export.web_page import check_page, write_page
+from ..utils.errors import ClipScratchError
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

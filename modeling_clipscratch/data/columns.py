@@ -12,7 +12,7 @@ from typing import Literal
 
 import datasets
 
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from .templates import check_class_names, class_names_from, templates_from
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.fingerprint import Hasher
 
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from ..utils.local_files import backslash_hint, check_regular, is_inside, path_of_cell, same_files, stamp
 from .columns import (
     DEFAULT_OPTIONS,

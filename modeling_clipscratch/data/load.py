@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from ..utils.names import on_one_line
 from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, find_columns
 from .dataset import class_names, is_prepared, labels_of, prepare_dataset, title

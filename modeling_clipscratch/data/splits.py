@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 
 KEYWORDS = {str(split): words for split, words in SPLIT_KEYWORDS.items()}  # split -> words that mean it
 _WORDS = sorted((word for words in KEYWORDS.values() for word in words), key=len, reverse=True)

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize as unit_length
 
 from ..data.batches.captions import TokenTable
 from ..data.images.preprocess import normalize
-from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.towers_clipscratch import first_position
+from ..utils.errors import ClipScratchError
 from ..utils.names import printable
 
 logger = logging.getLogger(__name__)

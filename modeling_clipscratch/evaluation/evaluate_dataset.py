@@ -18,7 +18,7 @@ from ..data.columns import DataOptions
 from ..data.dataset import ImageReader, class_names, is_class_data, labels_of, prepare_dataset, title
 from ..data.images.preprocess import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES, class_prompts
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from .encode import encode_images, encode_texts, warn_of_unknown
 from .metrics.intervals import confidence_intervals
 from .metrics.outcomes import Outcomes, plain_metrics

@@ -9,9 +9,9 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoProcessor, Pr
 import modeling_clipscratch  # noqa: F401  (registers the ClipScratch classes with the Auto classes)
 
 from ..data.images.preprocess import Preprocess
-from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import forget_code
 from ..utils.checksums import SUMS, find_damage
+from ..utils.errors import ClipScratchError
 from ..utils.local_files import read_json
 from ..utils.model_files import is_of_a_model
 from ..utils.names import first_line

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..data.images.preprocess import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES, check_class_names, check_templates
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from .encode import encode_pixels, encode_texts, warn_of_unknown
 from .evaluate_dataset import encode_classes, log_scale
 from .metrics.zero_shot import class_probabilities, cosines

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
 from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS
-from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import load_image_processor, processed_size
+from ..utils.errors import ClipScratchError
 from ..utils.local_files import read_json
 from ..utils.names import first_line
 

@@ -12,7 +12,7 @@ from ..data.images.decode import decode_image
 from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.rank_labels import rank_labels
 from ..evaluation.report.markdown import code, escaped
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from ..utils.names import on_one_line
 from .index_files import ImageIndex
 from .result_page import HITS_CSS, hits_html, note_of

@@ -11,7 +11,7 @@ import numpy as np
 from ..data.dataset import image_digest
 from ..data.images.decode import BadImageError, decode_image, is_image_name, is_unread_name, warn_of_unread
 from ..data.images.read_ahead import read_ahead
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from ..utils.local_files import walk_files
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from ..data.dataset import image_digest
-from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import write_text, write_whole
 from ..utils.checksums import weights_fingerprint
+from ..utils.errors import ClipScratchError
 from ..utils.names import first_line
 
 INSIDE = ".clipscratch-index"  # folder of the index in the folder of images, by default; listings leave it out

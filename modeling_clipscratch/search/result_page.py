@@ -10,8 +10,8 @@ from string import Template
 from PIL import Image, ImageOps
 
 from ..data.images.decode import BadImageError, decode_image
-from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import write_text
+from ..utils.errors import ClipScratchError
 from ..utils.names import printable
 from .search_index import Hit
 

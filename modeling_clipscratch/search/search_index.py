@@ -12,7 +12,7 @@ from PIL import Image
 from ..data.images.preprocess import Preprocess
 from ..evaluation.encode import encode_pixels, encode_texts
 from ..evaluation.metrics.zero_shot import cosines
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from .index_files import ImageIndex
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from ..data.images.decode import BadImageError
 from ..data.images.preprocess import Preprocess
 from ..evaluation.encode import encode_pixels
-from ..hub.errors_clipscratch import ClipScratchError
 from ..utils.atomic_files import explaining_failures
+from ..utils.errors import ClipScratchError
 from .image_files import list_images, read_images
 from .index_files import (
     INSIDE,

@@ -9,10 +9,10 @@ import torch
 from ..evaluation.load_model import load_model
 from ..evaluation.safe_loading import explaining_load_errors
 from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
-from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..hub.towers_clipscratch import load_tower_config, takes_pooler, tower_class
 from ..utils.atomic_files import check_new_folder, write_whole
+from ..utils.errors import ClipScratchError
 
 logger = logging.getLogger(__name__)
 

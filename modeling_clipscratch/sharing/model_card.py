@@ -20,10 +20,10 @@ from ..evaluation.report.markdown import Markdown, code, code_block, escaped
 from ..evaluation.report.metric_tables import ACCOUNT, INTERVAL, shown_of, values_only, weights_sha256
 from ..evaluation.safe_loading import check_code, explaining_load_errors
 from ..hub.configuration_clipscratch import ClipScratchConfig
-from ..hub.errors_clipscratch import ClipScratchError
 from ..training.saving.run_folder import CARD, OUR_CARD, is_our_card
 from ..utils.atomic_files import write_text
 from ..utils.checksums import SUMS, find_damage
+from ..utils.errors import ClipScratchError
 from ..utils.local_files import read_json
 from ..utils.model_files import CODE
 from .public_text import hide_paths

@@ -10,7 +10,7 @@ from ..data.batches.captions import CaptionTable
 from ..data.dataset import class_names
 from ..data.load import describe_data, load_splits, open_source
 from ..data.splits import NoSuchSplitError, canonical_split
-from ..hub.errors_clipscratch import ClipScratchError
+from ..utils.errors import ClipScratchError
 from .features.pairs import check_stream
 from .optimization.device import check_processes, describe_device
 from .optimization.optimizer import muon_matrices

@@ -25,9 +25,9 @@ from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
 from ..evaluation.metrics.intervals import confidence_intervals
 from ..evaluation.safe_loading import check_code
-from ..hub.errors_clipscratch import ClipScratchError
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
+from ..utils.errors import ClipScratchError
 from ..utils.model_files import CODE
 from .callbacks import TrainingRecord, set_callbacks, worker_init
 from .features.embed import embed_split, text_encoder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..hub.errors_clipscratch import ClipScratchError
+from .errors import ClipScratchError
 from .names import first_line, printable
 
 _PART = ".part"  # ends the names of what is being written

@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
 
-from ..hub.errors_clipscratch import ClipScratchError
+from .errors import ClipScratchError
 from .names import on_one_line
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from ..hub.errors_clipscratch import ClipScratchError
+from .errors import ClipScratchError
 
 Listing = Mapping[str, Sequence[str]]  # folder relative to the dataset's, "" for itself -> names of its files
 

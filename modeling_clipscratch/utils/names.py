@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PureWindowsPath
 
-from ..hub.errors_clipscratch import ClipScratchError
+from .errors import ClipScratchError
 
 
 def is_local(name: str) -> bool:

@@ -14,7 +14,7 @@ import pytest
 from safetensors import SafetensorError
 
 from modeling_clipscratch.cli.command_line import TERMINATED, run_command
-from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
+from modeling_clipscratch.utils.errors import ClipScratchError
 
 ROOT = Path(__file__).parents[2]
 # Each takes a tenth of a second or more to import, and training starts without them.

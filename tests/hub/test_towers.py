@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from modeling_clipscratch import ClipScratchModel
-from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 from modeling_clipscratch.hub.towers_clipscratch import load_tower
+from modeling_clipscratch.utils.errors import ClipScratchError
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from transformers.integrations import integration_utils
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.training_args import OptimizerNames
 
-from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 from modeling_clipscratch.training.recipe import checks
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments, recipe_fields
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
+from modeling_clipscratch.utils.errors import ClipScratchError
 
 
 @pytest.mark.parametrize("name", sorted(checks._AT_LEAST))

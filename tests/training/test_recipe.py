@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 from modeling_clipscratch.training.recipe import checks
 from modeling_clipscratch.training.recipe.arguments import recipe_fields
 from modeling_clipscratch.training.recipe.recipe import nearest_field, parse_recipe, read_recipe, recipes
+from modeling_clipscratch.utils.errors import ClipScratchError
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "configuration"
 

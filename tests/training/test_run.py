@@ -15,7 +15,6 @@ from modeling_clipscratch import ClipScratchModel, hub
 from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.data.load import load_data
-from modeling_clipscratch.hub.errors_clipscratch import ClipScratchError
 from modeling_clipscratch.training import run as module
 from modeling_clipscratch.training.features import pairs
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, DataArguments
@@ -23,6 +22,7 @@ from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from modeling_clipscratch.utils.checksums import write_sums
+from modeling_clipscratch.utils.errors import ClipScratchError
 from tests.training.conftest import same, state_of, weights
 
 # The features of a frozen text tower are cached, and the best of two epochs is kept.

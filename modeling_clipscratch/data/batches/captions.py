@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 import torch
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ..dataset import class_names, is_class_data, labels_of
 from ..images.randomness import key_ids
 from ..templates import DEFAULT_TEMPLATES, class_prompts

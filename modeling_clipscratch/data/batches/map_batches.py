@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import torch
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ..dataset import ImageReader, title
 from ..images.decode import BadImageError
 from ..images.preprocess import Preprocess

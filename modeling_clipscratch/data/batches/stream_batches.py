@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import torch
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ..columns import DEFAULT_OPTIONS, DataOptions
 from ..dataset import class_names, image_digest, read_member, title
 from ..images.decode import BadImageError

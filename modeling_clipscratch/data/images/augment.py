@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from .mix import Mix, Mixture
 from .preprocess import normalize
 from .randomness import uniform

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from .randomness import uniform
 
 _WHETHER, _HOW, _WEIGHT, _Y, _X = range(20, 25)  # draw numbers, apart from those of the augmentation

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ..dataset import ImageReader, title, warn_left_out
 from .decode import BadImageError, decode_image, decode_pixels
 from .read_ahead import read_ahead

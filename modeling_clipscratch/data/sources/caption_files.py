@@ -9,7 +9,7 @@ from pathlib import Path
 
 import datasets
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import Listing, list_files, read_text
 from ..columns import DataOptions
 from ..dataset import CAPTIONS_FEATURE

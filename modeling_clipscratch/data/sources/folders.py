@@ -10,7 +10,7 @@ from pathlib import Path
 
 import datasets
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import Listing, read_text
 from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import list_files, walk_files
 from ...utils.names import on_one_line
 from ..columns import DataOptions, split_column

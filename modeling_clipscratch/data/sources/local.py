@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import read_json, walk_files
 from ...utils.names import first_line
 from ..columns import DataOptions

@@ -9,7 +9,7 @@ import numpy as np
 from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
 from PIL import Image
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import path_of_cell
 from ..columns import (
     DEFAULT_OPTIONS,

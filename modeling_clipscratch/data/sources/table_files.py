@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import Listing, check_regular, is_lfs_pointer, list_files, path_of_cell, read_text
 from ...utils.names import first_line
 from ..columns import DataOptions, find_columns, is_text, split_column

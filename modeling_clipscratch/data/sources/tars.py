@@ -15,7 +15,7 @@ import datasets
 import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import Listing, check_regular, decode_text, is_lfs_pointer, list_files, read_text, stamp
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import build_dataset, prepared_features, utf8_key

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 
 METRICS = ("zero_shot_accuracy", "retrieval_recall")
 

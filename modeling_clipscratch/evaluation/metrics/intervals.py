@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from .outcomes import CALIBRATION, ClassOutcomes, Outcomes, Share, plain_metrics, share_interval
 
 DRAWS = 2000  # of the noise of calibration bins

@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 POWERS = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # of ten: scikit-learn's C, where CLIP's search starts

@@ -5,7 +5,7 @@ Shapes: N images, M captions, P projection. An image may have any number of capt
 
 import torch
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from .outcomes import RetrievalOutcomes, plain_metrics
 from .zero_shot import BLOCK, in_float64, products, ranks
 

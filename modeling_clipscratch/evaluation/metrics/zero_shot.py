@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from .outcomes import ClassOutcomes, plain_metrics
 
 # Similarities held at once: about 100 MB with all that is computed from them, for any number of candidates.

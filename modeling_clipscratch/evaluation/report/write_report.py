@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.atomic_files import free_space, replacing_files, write_text
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import read_json
 from ...utils.names import public_name
 from ..evaluate_dataset import Result, titled

@@ -15,9 +15,9 @@ from ...evaluation.encode import longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.load_model import load_model
 from ...evaluation.report.metric_tables import weights_sha256
-from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.losses_clipscratch import unit_length
 from ...utils.atomic_files import check_new_folder, write_whole
+from ...utils.errors import ClipScratchError
 from ...utils.names import once_each
 from ...utils.versions import versions
 

@@ -24,11 +24,11 @@ from ...data.templates import check_templates
 from ...evaluation.encode import encode_pixels, longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.rank_labels import check_labels
-from ...hub.errors_clipscratch import ClipScratchError
 from ...search.demo_page import join_labels, own_prompts
 from ...search.image_files import list_images, read_images
 from ...search.result_page import thumbnail
 from ...utils.atomic_files import check_new_folder, write_whole
+from ...utils.errors import ClipScratchError
 from ...utils.names import printable
 from .export_onnx import load_for_export, write_towers
 

@@ -18,8 +18,8 @@ from ...data.images.mix import Mix
 from ...data.images.preprocess import Preprocess
 from ...data.sources.streams import undecoded, with_features
 from ...data.templates import DEFAULT_TEMPLATES
-from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import is_fixed
+from ...utils.errors import ClipScratchError
 from ..loss.gather import local_process_count
 from .feature_cache import cached_image_features, cached_text_features
 

@@ -11,7 +11,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from .gather import local_process_count, process_count
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import os
 import torch
 from accelerate.utils import DistributedType
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ..towers.attention import choose_attention
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

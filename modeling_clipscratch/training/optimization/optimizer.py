@@ -2,8 +2,8 @@
 
 import torch
 
-from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
+from ...utils.errors import ClipScratchError
 from ..recipe.arguments import ModelArguments, is_from_scratch
 from .muon import MuonAdamW
 

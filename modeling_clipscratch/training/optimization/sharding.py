@@ -5,7 +5,7 @@ import contextlib
 import torch
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 
 _CALLED_BY_EVALUATION = ("get_image_features", "get_text_features")
 

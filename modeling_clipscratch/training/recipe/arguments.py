@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING, TrainingArguments
 
 from ...data.columns import DataOptions
 from ...hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ..loss.global_batch import settle_global_batch
 from ..optimization.device import PRECISIONS, no_accelerator, settle_precision
 from ..towers.attention import ATTENTIONS

@@ -13,7 +13,7 @@ from transformers.integrations.integration_utils import (
 )
 
 from ...evaluation.metrics.outcomes import metric_names
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from .arguments import RECIPE_GROUPS, ClipScratchTrainingArguments, DataArguments, ModelArguments, recipe_fields
 from .recipe_help import help_text
 

@@ -13,9 +13,9 @@ from transformers import EarlyStoppingCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
-from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.atomic_files import explaining_failures, to_disk
 from ...utils.checksums import find_damage, read_sums, write_sums
+from ...utils.errors import ClipScratchError
 from ...utils.local_files import read_json
 from ..callbacks import TrainingRecord
 from ..loss.gather import all_rows

@@ -18,9 +18,9 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 
-from ...hub.errors_clipscratch import ClipScratchError
 from ...utils.atomic_files import replacing_files, write_text
 from ...utils.checksums import SUMS, write_sums
+from ...utils.errors import ClipScratchError
 from ...utils.hub_commit import open_repository
 from ...utils.model_files import is_of_a_model
 from ...utils.versions import versions

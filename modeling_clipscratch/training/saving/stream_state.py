@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 
 from ...data.batches.stream_batches import StreamedPairs
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from ...hub.errors_clipscratch import ClipScratchError
+from ...utils.errors import ClipScratchError
 from ..recipe.arguments import ModelArguments
 
 logger = logging.getLogger(__name__)

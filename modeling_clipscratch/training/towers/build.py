@@ -8,10 +8,10 @@ from transformers import AutoConfig, ViTImageProcessorPil
 from ...data.images.preprocess import Preprocess
 from ...evaluation.safe_loading import explaining_load_errors
 from ...hub.configuration_clipscratch import CHOICES
-from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.modeling_clipscratch import ClipScratchModel
 from ...hub.processor_clipscratch import load_tokenizer
 from ...hub.towers_clipscratch import build_tower, check_tower_type, first_position, one_line, takes_pooler, tower_class
+from ...utils.errors import ClipScratchError
 from ..recipe.arguments import ModelArguments, is_from_scratch
 from .mimetic import mimic_trained_weights
 from .word_tokenizer import word_tokenizer

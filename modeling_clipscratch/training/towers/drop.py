@@ -2,8 +2,8 @@
 
 import torch
 
-from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
+from ...utils.errors import ClipScratchError
 
 
 def add_drops(model, *, patches: float, blocks: float, image_size: tuple[int, int]) -> None:

@@ -2,8 +2,8 @@
 
 import torch
 
-from ...hub.errors_clipscratch import ClipScratchError
 from ...hub.towers_clipscratch import last_blocks
+from ...utils.errors import ClipScratchError
 
 _IDENTITY, _NEGATIVE = 0.7, 0.4  # weights of the identity in queries x keys, of its negative in values x output
 # Correlation of pixels: between colours, and its decay a pixel, measured on 3,000 training images of CIFAR-10.
