@@ -113,8 +113,8 @@ def build_page(model, processor, index: ImageIndex | None = None, *, model_name:
                     )
                     search = gr.Button("Search", variant="primary", scale=1, min_width=100)
                 gr.Markdown(f"{len(index.images):,} images in {code(index.folder.name)}")
-                found = gr.HTML(padding=False, elem_id="found")
-            gr.on([search.click, text.submit], find, text, found)
+                results = gr.HTML(padding=False, elem_id="found")
+            gr.on([search.click, text.submit], find, text, results)
     return page
 
 
