@@ -27,7 +27,7 @@ def build(small, device):
     text = DistilBertConfig(n_layers=1)  # in place of the cached tower: 768 wide, frozen, never run
     vision = ViTConfig(**SMALL) if small else ViTConfig()
     torch.manual_seed(0)
-    model = ClipScratchModel(ClipScratchConfig(text, vision)).to(device).train()
+    model = ClipScratchModel(ClipScratchConfig(text_config=text, vision_config=vision)).to(device).train()
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return model, torch.optim.AdamW(learned, lr=1e-4, fused=device.type == "cuda")
 

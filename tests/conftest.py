@@ -79,8 +79,8 @@ def make_model(tower_config):
 
     def make(text="distilbert", vision="vit", *, seed=0, text_changes=None, **settings):
         torch.manual_seed(seed)
-        towers = tower_config(text, **(text_changes or {})), tower_config(vision)
-        return ClipScratchModel(ClipScratchConfig(*towers, **{"projection_dim": 8, **settings})).eval()
+        towers = {"text_config": tower_config(text, **(text_changes or {})), "vision_config": tower_config(vision)}
+        return ClipScratchModel(ClipScratchConfig(**towers, **{"projection_dim": 8, **settings})).eval()
 
     return make
 

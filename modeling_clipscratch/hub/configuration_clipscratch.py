@@ -1,6 +1,5 @@
 """Configuration of a `ClipScratchModel`."""
 
-import inspect
 import math
 
 from transformers import AutoConfig, PretrainedConfig
@@ -16,6 +15,12 @@ STATE_NORMS = ("none", "l2")
 PROJECTIONS = ("linear", "mlp", "linear+norm")
 MAX_LOGIT_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 LOSSES = ("softmax", "sigmoid", "diagonal")
+_ALLOWED = {
+    "projection": PROJECTIONS,
+    "loss": LOSSES,
+    **dict.fromkeys(("text_pooling", "vision_pooling"), POOLINGS),
+    **dict.fromkeys(("text_state_norm", "vision_state_norm"), STATE_NORMS),
+}
 CODE_KEYS = ("auto_map", "custom_pipelines")  # where transformers looks for code to run
 AUTO_MAP = {  # the `auto_map` of a saved folder
     "AutoConfig": "configuration_clipscratch.ClipScratchConfig",
@@ -58,7 +63,7 @@ class ClipScratchConfig(PretrainedConfig):
         templates (`list[str]`, *optional*): Prompts of the classes in training, with `{}` for the class.
 
     Raises:
-        ClipScratchError: If a choice is not among those above, or a number is out of its range.
+        ClipScratchError: If a choice is not among those above, or layers of a tower that is not frozen are unfrozen.
 
     Source: Radford et al. 2021, arXiv 2103.00020; bias and sigmoid loss: Zhai et al. 2023, arXiv 2303.15343.
 
@@ -69,80 +74,43 @@ class ClipScratchConfig(PretrainedConfig):
 
     model_type = "clipscratch"
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
-    has_no_defaults_at_init = False
 
-    def __init__(
-        self,
-        text_config=None,
-        vision_config=None,
-        *,
-        projection_dim=512,
-        projection="linear",
-        text_pooling="cls",
-        vision_pooling="cls",
-        text_state_norm="none",
-        vision_state_norm="none",
-        freeze_text=True,
-        freeze_vision=False,
-        unfreeze_text_layers=0,
-        unfreeze_vision_layers=0,
-        loss="softmax",
-        logit_scale_init_value=2.6592,
-        logit_scale_max=MAX_LOGIT_SCALE,
-        logit_bias_init_value=-10.0,
-        initializer_range=None,
-        class_names=None,
-        templates=None,
-        **kwargs,
-    ):
-        self.text_config = _tower_config(text_config, "text_config", "distilbert")
-        self.vision_config = _tower_config(vision_config, "vision_config", "vit")
-        self.projection_dim = projection_dim
-        self.projection = projection
-        self.text_pooling = text_pooling
-        self.vision_pooling = vision_pooling
-        self.text_state_norm = text_state_norm
-        self.vision_state_norm = vision_state_norm
-        self.freeze_text = freeze_text
-        self.freeze_vision = freeze_vision
-        self.unfreeze_text_layers = unfreeze_text_layers
-        self.unfreeze_vision_layers = unfreeze_vision_layers
-        self.loss = loss
-        self.logit_scale_init_value = logit_scale_init_value
-        self.logit_scale_max = logit_scale_max
-        self.logit_bias_init_value = logit_bias_init_value
-        self.initializer_range = initializer_range
-        self.class_names = class_names
-        self.templates = templates
-        self._check()
-        kwargs.pop("without_code", None)  # of `to_dict`
-        super().__init__(**kwargs)
+    # transformers makes a dataclass of the class, whose arguments are these.
+    text_config: PretrainedConfig | dict | None = None
+    vision_config: PretrainedConfig | dict | None = None
+    projection_dim: int = 512
+    projection: str = "linear"
+    text_pooling: str = "cls"
+    vision_pooling: str = "cls"
+    text_state_norm: str = "none"
+    vision_state_norm: str = "none"
+    freeze_text: bool = True
+    freeze_vision: bool = False
+    unfreeze_text_layers: int = 0
+    unfreeze_vision_layers: int = 0
+    loss: str = "softmax"
+    logit_scale_init_value: float = 2.6592
+    logit_scale_max: float = MAX_LOGIT_SCALE
+    logit_bias_init_value: float = -10.0
+    initializer_range: float | None = None
+    class_names: list[str] | None = None
+    templates: list[str] | None = None
 
-    def _check(self):
-        choices = {"projection": PROJECTIONS, "loss": LOSSES}
-        for side in ("text", "vision"):
-            choices |= {f"{side}_pooling": POOLINGS, f"{side}_state_norm": STATE_NORMS}
-        for name, allowed in choices.items():
+    def __post_init__(self, **kwargs):
+        for side, default in (("text", "distilbert"), ("vision", "vit")):
+            tower = getattr(self, f"{side}_config") or {"model_type": default}
+            if isinstance(tower, dict):
+                setattr(self, f"{side}_config", AutoConfig.for_model(**tower))
+            if getattr(self, f"unfreeze_{side}_layers") and not getattr(self, f"freeze_{side}"):
+                raise ClipScratchError(
+                    f"unfreeze_{side}_layers={getattr(self, f'unfreeze_{side}_layers')} with freeze_{side}=False: the "
+                    f"whole tower is trained already; set freeze_{side} to True, or leave unfreeze_{side}_layers out."
+                )
+        for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise ClipScratchError(f"{name}={getattr(self, name)!r} is not one of {', '.join(allowed)}.")
-        for side in ("text", "vision"):
-            count = getattr(self, f"unfreeze_{side}_layers")
-            if count < 0:
-                raise ClipScratchError(f"unfreeze_{side}_layers={count} is not a number of layers; choose 0 or more.")
-            if count and not getattr(self, f"freeze_{side}"):
-                raise ClipScratchError(
-                    f"unfreeze_{side}_layers={count} with freeze_{side}=False: the whole tower is trained already; "
-                    f"set freeze_{side} to True, or leave unfreeze_{side}_layers out."
-                )
-        if self.projection_dim < 1:
-            raise ClipScratchError(
-                f"projection_dim={self.projection_dim} is not a positive number of dimensions; choose 512."
-            )
-        if self.logit_scale_init_value > self.logit_scale_max:
-            raise ClipScratchError(
-                f"logit_scale_init_value={self.logit_scale_init_value} is above logit_scale_max="
-                f"{self.logit_scale_max:.4f}; choose a smaller one (both are natural logarithms)."
-            )
+        kwargs.pop("without_code", None)  # of `to_dict`
+        super().__post_init__(**kwargs)
 
     def to_dict(self):
         """Serialize the config, without references to a tower's own code, which would run with the model's."""
@@ -164,22 +132,7 @@ class ClipScratchConfig(PretrainedConfig):
 
 
 ClipScratchConfig.register_for_auto_class()  # save_pretrained then copies the code into the folder
-CHOICES = {  # the arguments other than the towers' configs
-    name
-    for name, parameter in inspect.signature(ClipScratchConfig).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY
-}
-
-
-def _tower_config(config, name, default_type):
-    if config is None:
-        return AutoConfig.for_model(default_type)
-    if isinstance(config, dict):
-        if "model_type" not in config:
-            raise ClipScratchError(f"{name} has no model_type; name one, for example {default_type!r}.")
-        settings = dict(config)
-        return AutoConfig.for_model(settings.pop("model_type"), **settings)
-    return config
+CHOICES = set(ClipScratchConfig.__annotations__) - {"text_config", "vision_config"}
 
 
 def tower_width(config):

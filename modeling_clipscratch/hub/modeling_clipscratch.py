@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
 
@@ -21,7 +20,7 @@ from .configuration_clipscratch import CHOICES, ClipScratchConfig
 from .errors_clipscratch import ClipScratchError
 from .losses_clipscratch import contrastive_logits, contrastive_loss, unit_length
 from .processor_clipscratch import build_processor, own_source, processed_size
-from .towers_clipscratch import build_tower, describe_model, freeze_tower, is_fixed, last_blocks, load_tower, pool
+from .towers_clipscratch import build_tower, describe_model, freeze_tower, last_blocks, load_tower, pool
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +96,6 @@ class ClipScratchModel(PreTrainedModel):
         self.logit_scale = nn.Parameter(torch.full((1,), float(config.logit_scale_init_value)))
         bias = torch.full((1,), float(config.logit_bias_init_value)) if config.loss == "sigmoid" else None
         self.logit_bias = None if bias is None else nn.Parameter(bias)
-        self._input_grad_hooks = []
         self.post_init()
         self.freeze_towers()
 
@@ -180,9 +178,7 @@ class ClipScratchModel(PreTrainedModel):
         (512, 'right')
         """
         if unknown := sorted(set(config) - CHOICES):
-            raise ClipScratchError(
-                f"{unknown[0]} is not an argument of from_towers; choose from {', '.join(sorted(CHOICES))}."
-            )
+            raise ClipScratchError(f"{unknown[0]} is none of the config's arguments: {', '.join(sorted(CHOICES))}.")
         config = ClipScratchConfig(**config)  # a wrong choice is refused before anything is loaded
         tokenizer = own_source(text, "text", "tokenizer") if tokenizer is None else tokenizer
         if image_processor is None:
@@ -210,9 +206,8 @@ class ClipScratchModel(PreTrainedModel):
         self.train(self.training)
 
     def _frozen_towers(self):
-        text = (self.text_model, self.config.unfreeze_text_layers, self.config.freeze_text)
-        vision = (self.vision_model, self.config.unfreeze_vision_layers, self.config.freeze_vision)
-        return [(tower, unfrozen_layers) for tower, unfrozen_layers, frozen in (text, vision) if frozen]
+        sides = [side for side in ("text", "vision") if getattr(self.config, f"freeze_{side}")]
+        return [(getattr(self, f"{s}_model"), getattr(self.config, f"unfreeze_{s}_layers")) for s in sides]
 
     def train(self, mode=True):
         super().train(mode)
@@ -223,23 +218,7 @@ class ClipScratchModel(PreTrainedModel):
         return self
 
     def enable_input_require_grads(self):
-        """Let gradients begin where the first trained layer of each tower reads the output of a frozen one.
-
-        `activation_checkpointing_enable` calls this, since reentrant checkpoints (`use_reentrant=True`) give a layer no
-        gradient if its input requires none. transformers' own method lets gradients begin at the embeddings, so frozen
-        layers would keep activations for a backward pass that nothing needs.
-        """
-        self.disable_input_require_grads()
-        for tower in (self.text_model, self.vision_model):
-            layers = [module for module in tower.modules() if isinstance(module, GradientCheckpointingLayer)]
-            trained = [number for number, layer in enumerate(layers) if not is_fixed(layer)]
-            if trained and trained[0] > 0:
-                self._input_grad_hooks.append(layers[trained[0] - 1].register_forward_hook(_require_grad))
-
-    def disable_input_require_grads(self):
-        for hook in self._input_grad_hooks:
-            hook.remove()
-        self._input_grad_hooks = []
+        """Do nothing: with gradients at the embeddings, frozen layers would keep activations for no use."""
 
     def text_tower_features(self, input_ids, attention_mask=None, **kwargs):
         """Run the text tower and pool its tokens.
@@ -410,8 +389,3 @@ def _with_features(output, features):
 
 def _not_none(**options):
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _require_grad(layer, inputs, output):
-    if torch.is_grad_enabled():
-        (output[0] if isinstance(output, tuple) else output).requires_grad_(True)

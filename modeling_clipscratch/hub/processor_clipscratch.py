@@ -17,41 +17,18 @@ from .towers_clipscratch import first_position, one_line
 
 
 def own_source(tower, side, argument):
-    """Return the folder or Hub id of a tower, which may hold its tokenizer or image processor.
-
-    Args:
-        tower: as `load_tower` takes it.
-        side: `text` or `vision`.
-        argument: `tokenizer` or `image_processor`, for the error message.
-
-    Raises:
-        ClipScratchError: If the tower is a config or module that was not loaded from anywhere.
-    """
+    """Return the folder or Hub id of a tower, which may hold its `tokenizer` or `image_processor` (`argument`)."""
     source = tower.name_or_path if isinstance(tower, (nn.Module, PretrainedConfig)) else tower
     if not source:
-        what = argument.replace("_", " ")
         raise ClipScratchError(
-            f"{argument} is missing: the {side} tower was made from a config and brings no {what}; give {argument} "
-            f"a folder, a Hub id or the {what} itself."
+            f"{argument} is missing: the {side} tower was made from a config and brings none; give {argument} a folder, "
+            "a Hub id or the object itself."
         )
     return source
 
 
 def build_processor(tokenizer, image_processor, text_tower):
-    """Build the processor of two towers.
-
-    Args:
-        tokenizer: as `load_tokenizer` takes it; its `model_max_length` becomes the number of tokens that the text
-            tower reads.
-        image_processor: as `load_image_processor` takes it.
-        text_tower: the text tower.
-
-    Returns:
-        `VisionTextDualEncoderProcessor`.
-
-    Raises:
-        ClipScratchError: If a part cannot be loaded or needs code of its own.
-    """
+    """Build the `VisionTextDualEncoderProcessor` of two towers, which cuts texts at what the text tower reads."""
     tokenizer, image_processor = load_tokenizer(tokenizer), load_image_processor(image_processor)
     positions = text_tower.config.max_position_embeddings - first_position(text_tower)
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
@@ -111,56 +88,36 @@ def load_image_processor(source):
     if not isinstance(source, ImageProcessingMixin):
         try:
             processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-        except OSError as error:
+        except (OSError, ImportError, ValueError) as error:
             raise ClipScratchError(
-                f"image processor {str(source)!r} could not be loaded; give a folder that has "
-                "preprocessor_config.json, correct the id, or connect."
-            ) from error
-        except (ImportError, ValueError) as error:
-            if "contains custom code" in str(error):
-                raise
-            raise ClipScratchError(
-                f"image processor {str(source)!r} cannot be used ({one_line(error)[:300]}); "
-                "install what is missing, or write a preprocessor_config.json of a ViTImageProcessor with its sizes."
+                f"image processor {str(source)!r} could not be loaded ({one_line(error)[:300]}); give a folder that has "
+                "a preprocessor_config.json, correct the id, or connect."
             ) from error
     processor.do_convert_rgb = True  # users of the saved processor may have grey or transparent images
     return processor
 
 
 def processed_size(image_processor):
-    """Return the height and width of the images that an image processor makes.
-
-    Raises:
-        ClipScratchError: If it makes no image, or makes them of differing shapes.
-    """
-    why, name = "", type(image_processor).__name__
+    """Return the height and width of the images that an image processor makes; `ClipScratchError` if they differ."""
+    name = type(image_processor).__name__
     try:
         images = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((48, 96), (96, 48)))
         wide, tall = (tuple(image_processor(one, return_tensors="pt")["pixel_values"].shape) for one in images)
     except Exception as error:  # processors of patches, tiles, pairs or videos fail each in its own way
-        wide, tall, why = (), (), f" ({one_line(error)})"
-    if len(wide) != 4 or wide[:2] != (1, 3):
         raise ClipScratchError(
-            f"the image processor {name} does not make one image of three channels of an image{why}; give a tower "
-            "whose image processor does, such as that of a ViT, DINOv2 or CLIP."
-        )
-    if wide != tall:
+            f"the image processor {name} does not make one image of an image ({one_line(error)}); give a tower whose "
+            "image processor does, such as that of a ViT, DINOv2 or CLIP."
+        ) from error
+    if len(wide) != 4 or wide[:2] != (1, 3) or wide != tall:
         raise ClipScratchError(
-            f"the image processor {name} gives images of differing shapes, {wide[2:]} and {tall[2:]} for one, and a "
-            "batch needs one shape; give size a height and a width, or crop_size with do_center_crop."
+            f"the image processor {name} makes {wide} and {tall} of two images, and a batch needs one shape, (1, 3, "
+            "height, width); give size a height and a width, or crop_size with do_center_crop."
         )
     return wide[2:]
 
 
 def forget_code(processor):
-    """Remove references to code from a processor, in place, so that they are not saved with it.
-
-    Args:
-        processor: a processor, tokenizer or image processor.
-
-    Raises:
-        ClipScratchError: If a part is of a class whose code would have to travel with it.
-    """
+    """Remove references to code from a processor, tokenizer or image processor, so that they are not saved with it."""
     for part in (processor, *vars(processor).values()):
         if getattr(part, "_auto_class", None) is not None:
             raise ClipScratchError(

@@ -1,6 +1,7 @@
 """Load, check, freeze and pool the towers of a model."""
 
 import inspect
+import os
 
 import torch
 from torch import nn
@@ -40,30 +41,18 @@ def load_tower(source, side, pooling):
         check_tower_type(source, side)
         return build_tower(source, pooling)
     config = load_tower_config(source, side)
+    options = {"dtype": torch.float32, "use_safetensors": True, **_pooling_layer(config, pooling)}
     try:
         tower, info = AutoModel.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **_pooling_layer(config, pooling),
+            source, config=config, output_loading_info=True, trust_remote_code=False, **options
         )
-    except ImportError as error:
-        raise ClipScratchError(f"{side} tower {str(source)!r} cannot be used: {one_line(error)}") from error
-    except OSError as error:
-        raise _not_found(source, side, error) from error
-    unused = sorted(info["unexpected_keys"])
-    if any(".lora_" in name for name in unused):
+    except (ImportError, OSError) as error:
+        raise _not_loaded(source, side, error) from error
+    unused, missing = sorted(info["unexpected_keys"]), info["missing_keys"]
+    if any(".lora_" in name for name in unused) or all(name in missing for name, _ in tower.named_parameters()):
         raise ClipScratchError(
-            f"{side} tower {str(source)!r} holds weights with adapters (LoRA, peft) that are not merged; call "
-            "merge_and_unload() on the model and save it again."
-        )
-    if all(name in info["missing_keys"] for name, _ in tower.named_parameters()):
-        raise ClipScratchError(
-            f"{side} tower {str(source)!r} holds none of the weights of a {config.model_type} (it has "
-            f"{', '.join(unused[:2])}, ...); give the folder of the tower itself."
+            f"{side} tower {str(source)!r} holds other weights than those of a {config.model_type} "
+            f"({', '.join(unused[:2])}, ...); give the folder of the tower itself, with adapters (LoRA, peft) merged."
         )
     return tower
 
@@ -77,44 +66,31 @@ def load_tower_config(source, side):
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # a tower's own code would not travel
     except OSError as error:
-        raise _not_found(source, side, error) from error
+        raise _not_loaded(source, side, error) from error
     config = config.sub_configs and getattr(config, f"{side}_config", None) or config
-    try:
-        check_tower_type(config, side)
-    except ClipScratchError as error:
-        raise ClipScratchError(f"{side} tower {str(source)!r}: {error}") from error
+    check_tower_type(config, side)
     return config
 
 
-def _not_found(source, side, error):
+def _not_loaded(source, side, error):
     return ClipScratchError(
-        f"{side} tower {str(source)!r} could not be loaded: it is neither a folder with config.json and safetensors "
-        f"here nor an id that the Hub or its cache has ({one_line(error).split('. ')[0]}); give a folder, correct the "
-        "id, or connect."
+        f"{side} tower {str(source)!r} could not be loaded ({one_line(error).split('. ')[0]}); give a folder with "
+        "config.json and safetensors, correct the id, or connect."
     )
 
 
 def describe_model(model, sources) -> list[str]:
-    """Describe the origin and size of each part of a model, one line a part.
-
-    Args:
-        model: `ClipScratchModel`.
-        sources: {side: source}, as `load_tower` takes it.
-    """
+    """Describe the origin and size of each part of a model, one line a part; `sources` are {side: source}."""
     lines = []
     for side, source in sources.items():
         tower, frozen = getattr(model, f"{side}_model"), ""
-        if isinstance(source, PretrainedConfig):
-            source = f"{source.model_type} (from scratch)"
-        elif isinstance(source, nn.Module):
-            source = f"{type(source).__name__} (a module)"
+        if not isinstance(source, (str, os.PathLike)):
+            source = f"{tower.config.model_type} ({type(source).__name__})"
         if getattr(model.config, f"freeze_{side}"):
             count = getattr(model.config, f"unfreeze_{side}_layers")
             frozen = f", frozen except for its last {count} layers" if count else ", frozen"
         lines.append(f"{side} tower: {source}, {tower.num_parameters():,} parameters{frozen}")
-    heads = (*model.text_projection.parameters(), *model.visual_projection.parameters())
-    heads, trained = sum(parameter.numel() for parameter in heads), model.num_parameters(only_trainable=True)
-    return [*lines, f"heads: {heads:,} new parameters; in all {trained:,} parameters are trained"]
+    return [*lines, f"with the heads, {model.num_parameters(only_trainable=True):,} parameters are trained"]
 
 
 def one_line(error):
@@ -124,27 +100,20 @@ def one_line(error):
 
 def tower_class(config):
     """Return the class that `AutoModel` knows for a config; `ClipScratchError` if there is none."""
-    if type(config) not in MODEL_MAPPING:
-        raise ClipScratchError(
-            f"model_type {config.model_type!r} is not an encoder that AutoModel knows; choose another tower."
-        )
     try:
         model_class = MODEL_MAPPING[type(config)]
-    except ValueError as error:  # transformers names some classes that it does not have
-        raise ClipScratchError(f"model_type {config.model_type!r} has no class here; choose another tower.") from error
+    except (KeyError, ValueError) as error:  # transformers names some classes that it does not have
+        raise ClipScratchError(
+            f"model_type {config.model_type!r} is not an encoder that AutoModel knows; choose another tower."
+        ) from error
     return model_class[0] if isinstance(model_class, (list, tuple)) else model_class
 
 
 def check_tower_type(config, side):
-    """Check by its config and class alone that a tower can be the `text` or the `vision` tower of a model.
-
-    Raises:
-        ClipScratchError: If its class is no encoder of that side's inputs alone, or has not one width for all tokens.
-    """
+    """Raise `ClipScratchError` if, by its config and class alone, a tower cannot be the `text` or `vision` tower."""
     kind, (expected, modality, recommended) = config.model_type, _SIDES[side]
     part = getattr(config, f"{side}_config", None) if config.sub_configs else None
     if isinstance(part, PretrainedConfig):
-        check_tower_type(part, side)
         raise ClipScratchError(
             f"{side} tower {kind!r} is a model of several towers; name the type of its {side} tower, "
             f"{part.model_type!r}, or give a folder or Hub id with its weights."
@@ -155,23 +124,14 @@ def check_tower_type(config, side):
     except ImportError as error:  # transformers puts a placeholder where a library is missing
         raise ClipScratchError(f"{side} tower {kind!r} cannot be used: {one_line(error)}") from error
     modalities = {modalities} if isinstance(modalities, str) else set(modalities)
-    inputs = inspect.signature(model_class.forward).parameters.values()
-    needed = [p.name for p in inputs if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-    if main != expected or not modalities <= {modality, "text"}:  # "text" is the default of transformers
-        why = f"reads {', '.join([main] if isinstance(main, str) else main)} ({', '.join(sorted(modalities))})"
-    elif getattr(config, "is_encoder_decoder", False):
-        why = "is an encoder with a decoder, which needs inputs of its own"
-    elif set(needed) - {expected}:
-        why = f"needs {', '.join(name for name in needed if name != expected)} too"
-    elif side == "text" and not hasattr(config, "max_position_embeddings"):
-        why = "does not name the number of tokens that it reads (max_position_embeddings)"
-    else:
-        tower_width(config)
-        return
-    raise ClipScratchError(
-        f"a model of type {kind!r} {why}, and a {side} tower is an encoder of {expected} alone; choose "
-        f"another, for example {recommended}."
-    )
+    fits = main == expected and modalities <= {modality, "text"}  # "text" is the default of transformers
+    fits = fits and not getattr(config, "is_encoder_decoder", False)
+    if not fits or side == "text" and not hasattr(config, "max_position_embeddings"):
+        raise ClipScratchError(
+            f"a model of type {kind!r} is no encoder of {expected} alone with a number of positions, as a {side} "
+            f"tower is; choose another, for example {recommended}."
+        )
+    tower_width(config)
 
 
 def takes_pooler(model_class):
@@ -208,12 +168,12 @@ def freeze_tower(tower, unfrozen_layers):
     Raises:
         ClipScratchError: If the tower has fewer blocks.
     """
-    if unfrozen_layers and hasattr(tower.config, "depths"):
-        raise ClipScratchError(
-            f"a {tower.config.model_type} tower is of stages, whose layers are in no one row; train all of it or none."
-        )
     tower.requires_grad_(False)
     if unfrozen_layers:
+        if hasattr(tower.config, "depths"):
+            raise ClipScratchError(
+                f"a {tower.config.model_type} tower is of stages, whose layers are in no one row; train all or none."
+            )
         first = next(last_blocks(tower, unfrozen_layers)[0].parameters())
         reached = False
         for parameter in tower.parameters():  # in the order of their definition, which is that of their use
@@ -227,12 +187,9 @@ def is_fixed(tower):
 
 
 def last_blocks(tower, count):
-    """Return the last `count` blocks of a tower, first to last.
+    """Return the last `count` blocks of a tower, first to last; `ClipScratchError` if it has fewer.
 
     The blocks are the list of modules that has as many as the config has layers, else the longest list.
-
-    Raises:
-        ClipScratchError: If there are fewer.
     """
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
     layers = None if hasattr(tower.config, "depths") else getattr(tower.config, "num_hidden_layers", None)
@@ -240,8 +197,8 @@ def last_blocks(tower, count):
     blocks = list(max(lists, key=lambda modules: (len(modules) == layers, len(modules)), default=[]))
     if count > len(blocks):
         raise ClipScratchError(
-            f"{count} layers of a {tower.config.model_type} tower are to be trained, but it has {len(blocks)}; "
-            f"choose at most {len(blocks)}."
+            f"{count} layers of a {tower.config.model_type} tower are to be trained, but it has {len(blocks)}; choose "
+            f"at most {len(blocks)}."
         )
     return blocks[len(blocks) - count :]
 
@@ -252,14 +209,10 @@ def pool(output, attention_mask, pooling, state_norm):
     Args:
         output: tower output with `last_hidden_state` (B, T, W).
         attention_mask: (B, T), 1 for a token that counts in the mean; `None` counts all.
-        pooling: as in `ClipScratchConfig`.
-        state_norm: as in `ClipScratchConfig`.
+        pooling, state_norm: as in `ClipScratchConfig`.
 
     Returns:
         (B, D), D = W, or 2 W for `cls+mean`.
-
-    Raises:
-        ClipScratchError: If `pooling` is `tower` and the tower has no pooled output.
     """
     if pooling == "tower":
         if output.get("pooler_output") is None:

@@ -28,7 +28,7 @@ def model():
     vision = ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4
     )
-    return ClipScratchModel(ClipScratchConfig(text, vision, projection_dim=8)).eval()
+    return ClipScratchModel(ClipScratchConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,9 @@ class ClipScratchTester:
         self.text_model_tester, self.vision_model_tester = TextTester(), VisionTester()
 
     def get_config(self):
-        return ClipScratchConfig(text_config(), vision_config(), projection_dim=64, freeze_text=False)
+        return ClipScratchConfig(
+            text_config=text_config(), vision_config=vision_config(), projection_dim=64, freeze_text=False
+        )
 
     def prepare_config_and_inputs_for_common(self):
         _, texts = self.text_model_tester.prepare_config_and_inputs_for_common()

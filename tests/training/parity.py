@@ -38,7 +38,7 @@ def build(case) -> ClipScratchModel:
         vision = ViTConfig(**TOWER, intermediate_size=32, image_size=8, patch_size=4, hidden_dropout_prob=drop)
     torch.manual_seed(0)
     config = ClipScratchConfig(
-        text, vision, projection_dim=6, loss=case["loss"], logit_bias_init_value=-2.0,
+        text_config=text, vision_config=vision, projection_dim=6, loss=case["loss"], logit_bias_init_value=-2.0,
         freeze_text=case.get("cached", False), text_pooling="mean",
     )  # fmt: skip
     model = ClipScratchModel(config).train()

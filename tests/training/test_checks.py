@@ -267,7 +267,7 @@ def test_every_service_is_known_as_installed_or_not_asked_for(monkeypatch):
     [
         ("activation_checkpointing", None),
         ("activation_checkpointing", {"every_n_layers": 2}),
-        ("gradient_checkpointing", {"use_reentrant": False}),
+        ("gradient_checkpointing", {"determinism_check": "none"}),
     ],
 )
 def test_activation_checkpointing_is_taken_in_both_spellings(make_trainer, spelling, options):

@@ -58,7 +58,6 @@ _NOT_SUPPORTED = {name: reason for reason, names in _REASONS.items() for name in
 _CHECKPOINTING = {
     "every_n_layers",
     "offload",
-    "use_reentrant",
     "preserve_rng_state",
     "determinism_check",
     "early_stop",
