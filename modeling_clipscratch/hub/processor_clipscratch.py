@@ -99,19 +99,17 @@ def load_image_processor(source):
 
 def processed_size(image_processor):
     """Return the height and width of the images that an image processor makes; `ClipScratchError` if they differ."""
-    name = type(image_processor).__name__
     try:
         images = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((48, 96), (96, 48)))
         wide, tall = (tuple(image_processor(one, return_tensors="pt")["pixel_values"].shape) for one in images)
+        made = f"it makes {wide} and {tall}"
     except Exception as error:  # processors of patches, tiles, pairs or videos fail each in its own way
+        wide, tall, made = (), (), one_line(error)
+    if wide != tall or len(wide) != 4 or wide[:2] != (1, 3):
         raise ClipScratchError(
-            f"the image processor {name} does not make one image of an image ({one_line(error)}); give a tower whose "
-            "image processor does, such as that of a ViT, DINOv2 or CLIP."
-        ) from error
-    if len(wide) != 4 or wide[:2] != (1, 3) or wide != tall:
-        raise ClipScratchError(
-            f"the image processor {name} makes {wide} and {tall} of two images, and a batch needs one shape, (1, 3, "
-            "height, width); give size a height and a width, or crop_size with do_center_crop."
+            f"the image processor {type(image_processor).__name__} does not make one image of three channels and of "
+            f"one shape ({made}); give size a height and a width, or crop_size with do_center_crop, or give a tower "
+            "with such an image processor, such as a ViT, DINOv2 or CLIP."
         )
     return wide[2:]
 

@@ -128,8 +128,8 @@ def check_tower_type(config, side):
     fits = fits and not getattr(config, "is_encoder_decoder", False)
     if not fits or side == "text" and not hasattr(config, "max_position_embeddings"):
         raise ClipScratchError(
-            f"a model of type {kind!r} is no encoder of {expected} alone with a number of positions, as a {side} "
-            f"tower is; choose another, for example {recommended}."
+            f"a model of type {kind!r} reads {main}, and a {side} tower is an encoder of {expected} alone, without a "
+            f"decoder and, for texts, with max_position_embeddings; choose another, for example {recommended}."
         )
     tower_width(config)
 

@@ -64,7 +64,7 @@ def test_towers_from_scratch_have_the_sizes_asked_for(text, vision):
         ({"vision_num_heads": 3}, "vision_hidden_size=16 is not a multiple of vision_num_heads=3; choose 15"),
         ({"text_num_heads": 5}, "text_hidden_size=16 is not a multiple of text_num_heads=5; choose 15"),
         ({"text_pooling": "max"}, "text_pooling='max' is not one of"),
-        ({"text_tower": "t5"}, "a model of type 't5' is an encoder with a decoder"),
+        ({"text_tower": "t5"}, "a model of type 't5' reads input_ids, .* without a decoder"),
         ({"tokenizer": "nobody/no-such-tokenizer"}, "tokenizer 'nobody/no-such-tokenizer' could not be loaded"),
         ({"vision_tower": "nobody/no-such-tower"}, "vision tower 'nobody/no-such-tower' could not be loaded"),
         ({"vision_tower": "swin"}, "vision_tower=swin has stages of several widths"),
@@ -160,7 +160,7 @@ def assert_refused_early(sentence, **changes):
 
 @pytest.mark.parametrize(("side", "kind"), [("text", "vit"), ("vision", "bert")])
 def test_a_tower_for_the_other_side_is_refused_before_data_are_read(side, kind, folder_of):
-    sentence = f"{side} tower '.*{kind}': a model of type '{kind}' reads .* and a {side} tower is an"
+    sentence = f"a model of type '{kind}' reads .* and a {side} tower is an"
     assert_refused_early(sentence, **{f"{side}_tower": folder_of(kind)})
 
 
@@ -169,16 +169,16 @@ def test_a_tower_for_the_other_side_is_refused_before_data_are_read(side, kind, 
     [
         ({"text_tower": "clip"}, "'clip' is a model of several towers; name the type of its text tower, 'clip_text_mo"),
         ({"vision_tower": "clip"}, "'clip' is a model of several towers; .* vision tower, 'clip_vision_model'"),
-        ({"text_tower": "siglip"}, "model_type 'siglip_text_model' is not an encoder that AutoModel knows"),
+        ({"text_tower": "siglip"}, "its text tower, 'siglip_text_model'"),
         ({"text_tower": "vit"}, "a model of type 'vit' reads pixel_values"),
         ({"vision_tower": "bert"}, "a model of type 'bert' reads input_ids"),
-        ({"vision_tower": "siglip2_vision_model"}, "needs pixel_attention_mask, spatial_shapes too"),
+        ({"vision_tower": "siglip2_vision_model"}, "does not read pixel_values alone"),
         ({"vision_tower": "timesformer"}, "a timesformer cannot be the vision tower, since it does not read pixel"),
         (
             {"text_tower": "fnet", "text_pooling": "mean"},
             "gives a text other features where its batch holds a longer one",
         ),
-        ({"text_tower": "gpt2"}, "text_pooling 'cls': a gpt2 reads from left to right"),
+        ({"text_tower": "gpt2"}, "text_pooling 'cls': a gpt2 gives texts .* reads from left to right"),
         ({"vision_tower": "siglip_vision_model"}, "has no class token.*; choose mean, or tower where it pools"),
         (
             {"vision_tower": "vit_mae"},
@@ -197,10 +197,6 @@ def test_a_vision_tower_without_a_class_token_is_pooled_otherwise(kind, folder_o
     assert_refused_early(f"vision_pooling 'cls\\+mean': a {kind} has no class", **tower, vision_pooling="cls+mean")
     model, _ = build(**tower, vision_pooling="mean")
     assert model.config.vision_pooling == "mean"
-
-
-def test_a_tower_that_changes_its_weights_when_it_reads_is_refused(folder_of):
-    assert_refused_early("a rwkv cannot be the text tower, since it changes its", text_tower=folder_of("rwkv"))
 
 
 def test_a_tokenizer_with_more_tokens_than_the_tower_is_refused(folder_of, tmp_path):
@@ -224,7 +220,7 @@ def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name
     except ImportError:
         pytest.skip("this transformers makes it with torchvision only")
     assert_refused_early(
-        "image processor .*(does not make one image|does more to pixels|gives images of differing shapes)",
+        "image processor .*(does not make one image|does more to pixels)",
         vision_tower=folder_of("vit", processor=processor), image_size=None,
     )  # fmt: skip
 
@@ -232,7 +228,7 @@ def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name
 def test_an_image_processor_whose_library_is_missing_is_named(folder_of):
     folder = Path(folder_of("vit"))
     (Path(folder) / "preprocessor_config.json").write_text('{"image_processor_type": "NoSuchImageProcessor"}')
-    assert_refused_early("image processor '.*vit' cannot be used .*; install what is missing", vision_tower=folder)
+    assert_refused_early("image processor '.*vit' could not be loaded .ValueError: Unrecognized", vision_tower=folder)
 
 
 def test_adapters_in_a_tower_are_named(folder_of):
@@ -241,7 +237,7 @@ def test_adapters_in_a_tower_are_named(folder_of):
     tower = AutoModel.from_pretrained(folder)
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["query"]), tower)
     tower.save_pretrained(folder)
-    assert_refused_early("holds weights with adapters .* that are not merged; call merge_and_unload", text_tower=folder)
+    assert_refused_early("holds other weights .* with adapters .LoRA, peft. merged", text_tower=folder)
 
 
 def test_a_text_without_a_token_is_refused(tmp_path):

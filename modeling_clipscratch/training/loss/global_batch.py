@@ -97,7 +97,7 @@ def enable_checkpointing(model, options: dict | None) -> None:
 
     Args:
         model: unwrapped.
-        options: `activation_checkpointing_kwargs`: `every_n_layers` and `offload`, and those of torch's `checkpoint`.
+        options: `activation_checkpointing_kwargs`.
     """
     options = dict(options or {})
     if hasattr(model, "activation_checkpointing_enable"):

@@ -54,15 +54,9 @@ _REASONS = {
     "to shard the weights, run accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml": LAUNCH_FIELDS,
 }  # fmt: skip
 _NOT_SUPPORTED = {name: reason for reason, names in _REASONS.items() for name in names}
-# Of activation_checkpointing_kwargs: transformers' two, and torch's.
-_CHECKPOINTING = {
-    "every_n_layers",
-    "offload",
-    "preserve_rng_state",
-    "determinism_check",
-    "early_stop",
-    "debug",
-}
+# Keys of activation_checkpointing_kwargs. `use_reentrant` is for false alone: frozen layers before trained ones would
+# leave these without gradients.
+_CHECKPOINTING = {"every_n_layers", "offload", "use_reentrant"}
 _OPTIMIZERS = {
     "schedule_free": "measures and saves other weights than it trains; for an average of the weights set ema_decay",
     "galore": "ignores weight_decay and tower_learning_rate",
@@ -127,10 +121,10 @@ def check_parts(args) -> None:
                 f"report_to={name}: its package is not installed; pip install {name}, or leave it out."
             )
     options = args.gradient_checkpointing_kwargs or {}
-    if not isinstance(options, dict) or options.keys() - _CHECKPOINTING:
+    if not isinstance(options, dict) or options.keys() - _CHECKPOINTING or options.get("use_reentrant"):
         raise ClipScratchError(
-            f"activation_checkpointing_kwargs={options} has other keys than {', '.join(sorted(_CHECKPOINTING))}; it is "
-            "written like '{\"every_n_layers\": 2}'."
+            f"activation_checkpointing_kwargs={options} has other keys than {', '.join(sorted(_CHECKPOINTING))} (which "
+            "is false); it is written like '{\"every_n_layers\": 2}'."
         )
     _check_schedule(args, _check_optimizer(args))
 
