@@ -1,7 +1,4 @@
-"""Check what is tried again, reported and published when the Hub fails in every way."""
-
-import logging
-import re
+"""Check what is reported and published when the Hub fails in every way."""
 
 import pytest
 
@@ -63,57 +60,27 @@ def test_a_repository_is_created_private_only_if_requested(hub, push):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "fault", "asked", "naps_expected"),
+    ("pattern", "fault", "message"),
     [
-        ("PUT /_blobs", {"drop": "request"}, 2, [1]),
-        ("PUT /_blobs", {"status": 503}, 2, [1]),
-        ("POST .*/preupload", {"drop": "answer"}, 2, [1]),
-        ("POST .*/commit", {"drop": "request"}, 2, [1]),
-        ("POST .*/commit", {"drop": "answer"}, 1, [1]),  # its files are there
-        ("POST .*/commit", {"status": 500, "times": 4}, 5, [1, 2, 4, 8]),
-        ("POST /api/repos/create", {"status": 502}, 2, [1]),
-        ("GET .*/auth-check", {"drop": "answer"}, 2, [1]),
-        ("POST .*/commit", {"seconds": 0.3}, 1, []),
-        ("POST .*/commit", {"status": 429, "headers": {"Retry-After": "30"}}, 2, [30]),
-        ("POST .*/commit", {"status": 429, "headers": {"RateLimit": '"api";r=0;t=30'}}, 2, [30]),
+        ("commit", {"status": 500, "times": 99}, "500 Internal Server Error"),
+        ("create", {"drop": "answer", "times": 99}, "peer closed connection"),
+        ("commit", {"status": 412, "message": "A commit has happened since"}, "A commit has happened since"),
+        ("commit", {"status": 401, "message": "odd"}, "401 .*odd"),
+        ("commit", {"status": 403, "message": "storage limit reached"}, "storage limit reached"),
+        ("commit", {"status": 400, "message": "odd"}, "Bad request .*odd"),
     ],
 )
-def test_what_may_pass_is_tried_again(hub, push, files, naps, caplog, pattern, fault, asked, naps_expected):
-    caplog.set_level(logging.DEBUG)
-    hub.fail(pattern, **fault)
-    push()
-    assert published(hub, files) and naps == naps_expected
-    assert sum(re.search(pattern, request) is not None for request in hub.seen) == asked
-    assert "hf_owner" not in caplog.text
-    if "commit" in pattern:
-        assert sum(request.startswith("PUT /_blobs") for request in hub.seen) == 1  # bytes are sent once
-
-
-@pytest.mark.parametrize(
-    ("pattern", "fault", "message", "naps_expected"),
-    [
-        ("commit", {"status": 500, "times": 99}, "500 Internal Server Error", [1, 2, 4, 8]),
-        ("create", {"status": 429, "headers": {"Retry-After": "3600"}}, "429", []),
-        ("create", {"drop": "answer", "times": 99}, "peer closed connection", [1, 2, 4, 8]),
-        ("commit", {"status": 409, "message": "odd"}, "409 .*odd", []),
-        ("commit", {"status": 412, "message": "A commit has happened since"}, "A commit has happened since", []),
-        ("commit", {"status": 401, "message": "odd"}, "401 .*odd", []),
-        ("commit", {"status": 403, "message": "storage limit reached"}, "storage limit reached", []),
-        ("commit", {"status": 400, "message": "odd"}, "Bad request .*odd", []),
-    ],
-)
-def test_a_refusal_is_the_library_s_message_on_one_line(hub, push, files, naps, pattern, fault, message, naps_expected):
+def test_a_refusal_is_the_library_s_message_on_one_line(hub, push, files, naps, pattern, fault, message):
     hub.fail(f"POST .*/{pattern}", **fault)
     with pytest.raises(OSError, match=f"^pushing to you/clip failed: .*{message}") as caught:
         push()
-    assert "\n" not in str(caught.value) and naps == naps_expected
+    assert "\n" not in str(caught.value)
     assert not published(hub, files)
 
 
-@pytest.mark.parametrize(("pattern", "fault"), [("PUT /_blobs", {}), ("POST .*/commit", {"status": 500})])
-def test_a_commit_of_somebody_else_is_not_overwritten(hub, push, naps, pattern, fault):
+def test_a_commit_of_somebody_else_is_not_overwritten(hub, push):
     repo = hub.repos["model", "you/clip"]
-    hub.fail(pattern, meanwhile=lambda: repo.commit({"theirs": b""}, "theirs"), **fault)
+    hub.fail("PUT /_blobs", meanwhile=lambda: repo.commit({"theirs": b""}, "theirs"))
     with pytest.raises(OSError, match="A commit has happened since"):
         push()
     assert repo.history == ["initial commit", "theirs"] and set(repo.files()) == {"theirs"}
@@ -178,9 +145,7 @@ def test_an_unreachable_hub_is_reported(hub, push, naps, monkeypatch):
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(OSError, match="offline mode .*HF_HUB_OFFLINE"):
             push()
-    assert not naps
     hub.server.shutdown()
     hub.server.server_close()
     with pytest.raises(OSError, match="pushing to you/clip failed: .*Connection refused"):
         push()
-    assert naps == [1, 2, 4, 8]

@@ -27,16 +27,14 @@ def explaining_failures(
     remedy: str = "make room, change its permissions or choose another place.",
     also: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
-    """Turn a failed write, whichever library made it, into one sentence that names the place and the free space.
+    """Turn a failed write, whichever library made it, into a `WriteError` that names the place and the free space.
+
+    A `FileNotFoundError` is raised as it is: it names a file that was to be read.
 
     Args:
         place: File or folder that is written.
         remedy: End of the sentence.
-        also: Further errors that a failed write raises.
-
-    Raises:
-        WriteError: If an `OSError` or a `SafetensorError`, which is what safetensors raises on a full disk, is raised
-            inside. A `FileNotFoundError` is raised as it is: it names a file that was to be read.
+        also: Further errors that a failed write raises, besides `OSError` and `SafetensorError`.
     """
     try:
         yield
@@ -74,17 +72,13 @@ def write_whole(path: str | Path, write: Callable[[Path], object], *, folder: bo
         WriteError: If that fails; the old content is kept.
     """
     target = Path(path).resolve()
-    with explaining_failures(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(target.parent, target.name) as temporary:
-            new = temporary / target.name
-            if folder:
-                new.mkdir()
-            write(new)
-            to_disk(new)
-            if folder and target.is_dir():  # Windows replaces no folder, not even an empty one
-                target.rmdir()
-            os.replace(new, target)
+    with explaining_failures(path), _temporary_folder(target.parent, target.name) as temporary:
+        new = temporary / target.name
+        if folder:
+            new.mkdir()
+        write(new)
+        to_disk(new)
+        os.replace(new, target)
 
 
 @contextmanager
@@ -96,29 +90,21 @@ def replacing_files(folder: str | Path, *, last: str, **options) -> Iterator[Pat
     Args:
         last: Name of the file that vouches for the others: the old one is deleted first, the new one comes last.
         options: As for `explaining_failures`.
-
-    Raises:
-        WriteError: If a write fails.
     """
     folder = Path(folder)
-    with explaining_failures(folder, **options):
-        folder.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(folder, "new") as temporary:
-            yield temporary
-            to_disk(temporary)
-            names = sorted(path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
-            for name in names:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / last).unlink(missing_ok=True)
-            for name in sorted(names, key=lambda name: name == Path(last)):
-                os.replace(temporary / name, folder / name)
+    with explaining_failures(folder, **options), _temporary_folder(folder, "new") as temporary:
+        yield temporary
+        to_disk(temporary)
+        names = sorted(path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
+        (folder / last).unlink(missing_ok=True)
+        for name in sorted(names, key=lambda name: name == Path(last)):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(temporary / name, folder / name)
 
 
 def check_new_folder(option: str, path: str | Path) -> None:
     """Raise `ClipScratchError` if something else than an empty folder is at `path`."""
     path = Path(path)
-    if path.is_mount():
-        raise ClipScratchError(f"{option}={path} is a mount point and cannot be replaced; choose a folder in it.")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ClipScratchError(f"{option}={path} exists already; delete it, or choose another name.")
 
@@ -127,12 +113,9 @@ def to_disk(path: Path) -> None:
     """Flush a file, or a folder with all its files, to disk, and let others read what the umask allows them to."""
     mask = os.umask(0)
     os.umask(mask)
-    windows = os.name == "nt"  # flushes no folders, and files only if they are open for writing
     for entry in [*path.rglob("*"), path]:
-        if windows and entry.is_dir():
-            continue
         entry.chmod((0o777 if entry.is_dir() else 0o666) & ~mask)  # safetensors writes files for their owner only
-        descriptor = os.open(entry, os.O_RDWR if windows else os.O_RDONLY)
+        descriptor = os.open(entry, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -141,10 +124,10 @@ def to_disk(path: Path) -> None:
 
 @contextmanager
 def _temporary_folder(parent, name):
+    parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f".{glob.escape(name)}-????????{_PART}"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}-", suffix=_PART))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        dir=parent, prefix=f".{name}-", suffix=_PART, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)

@@ -41,12 +41,7 @@ def write_sums(folder: Path, known: Mapping[str, str] | None = None) -> None:
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """Return {file name: digest}.
-
-    Raises:
-        FileNotFoundError: If there is no `SHA256SUMS`.
-        ValueError: If it is damaged.
-    """
+    """Return {file name: digest}; `ValueError` if the file is damaged."""
     lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
@@ -63,16 +58,13 @@ def find_damage(folder: Path, *, concerns: Callable[[str], bool] = lambda name: 
     """
     try:
         digests = read_sums(folder)
-    except FileNotFoundError:
-        return f"it has no {SUMS}, so its files cannot be checked"
-    except ValueError:  # UnicodeDecodeError among them
-        return f"its {SUMS} is damaged"
+    except (FileNotFoundError, ValueError):  # UnicodeDecodeError among them
+        digests = {}
     if not digests:
-        return f"its {SUMS} is empty"
-    for name, digest in digests.items():
-        if concerns(name):
-            if not (folder / name).is_file():
-                return f"{name}, listed in {SUMS}, is missing"
-            if sha256(folder / name) != digest:
-                return f"{name} does not match {SUMS}"
+        return f"its {SUMS} is missing, empty or damaged"
+    for name in filter(concerns, digests):
+        if not (folder / name).is_file():
+            return f"{name}, listed in {SUMS}, is missing"
+        if sha256(folder / name) != digests[name]:
+            return f"{name} does not match {SUMS}"
     return None

@@ -1,21 +1,15 @@
 """Commit files to a repository of the Hub at once, and check beforehand that this will be possible."""
 
-import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
 
 from .errors import ClipScratchError
 from .names import on_one_line
-
-logger = logging.getLogger(__name__)
-
-_WAITS = (1, 2, 4, 8)  # seconds before each further try
-_LONGEST_WAIT = 120  # seconds; if the Hub asks for more, the push fails
 
 
 def open_repository(
@@ -52,18 +46,20 @@ def open_repository(
             "`hf auth login`."
         )
     api = HfApi(token=token)
-    if create:
-        repo_id = _ask(repo_id, lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
-    elif "/" not in repo_id:
-        repo_id = f"{_ask(repo_id, api.whoami)['name']}/{repo_id}"
-    _ask(repo_id, lambda: api.auth_check(repo_id, write=True))  # `create_repo` succeeds for one of somebody else
-    if private and not _ask(repo_id, lambda: api.repo_info(repo_id)).private:
+    with _explaining_refusals(repo_id):
+        if create:
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        elif "/" not in repo_id:
+            repo_id = f"{api.whoami()['name']}/{repo_id}"
+        api.auth_check(repo_id, write=True)  # `create_repo` succeeds for one of somebody else
+        public = private and not api.repo_info(repo_id).private
+        if revision is not None and not revision.startswith("refs/pr/") and not public:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+    if public:
         raise ClipScratchError(
             f"{repo_id} exists and is public, so everyone would see the push; make it private in its settings, choose "
             "another name, or leave private out."
         )
-    if revision is not None and not revision.startswith("refs/pr/"):
-        _ask(repo_id, lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
     return repo_id
 
 
@@ -78,9 +74,6 @@ def commit_files(
 ) -> str:
     """Publish files in one commit, so that a reader sees all of them or none.
 
-    A lost connection, a request to wait (429) and a server error are tried again. If only the answer was lost, the
-    next try finds its files there and adds nothing; if somebody else committed meanwhile, the commit is refused.
-
     Args:
         files: {path in the repository: file}.
         repo_id, revision, token: As for `open_repository`, which must be called first.
@@ -90,45 +83,26 @@ def commit_files(
         The address of the commit.
 
     Raises:
-        OSError: If the Hub refuses.
+        OSError: If the Hub refuses, or somebody else commits meanwhile.
     """
     # Not `upload_folder`: over Xet it makes several commits of large files.
-    api, parents = HfApi(token=token), []
-
-    def commit():
+    api = HfApi(token=token)
+    with _explaining_refusals(repo_id):
         info = api.repo_info(repo_id, revision=revision)
-        parents.append(info.sha)
         gone = [item.rfilename for item in info.siblings if item.rfilename not in files and stale(item.rfilename)]
         operations = [CommitOperationDelete(path, is_folder=False) for path in gone]
         operations += [CommitOperationAdd(path, str(file)) for path, file in sorted(files.items())]
-        return api.create_commit(
-            repo_id, operations, commit_message=message, revision=revision, parent_commit=parents[0]
+        commit = api.create_commit(
+            repo_id, operations, commit_message=message, revision=revision, parent_commit=info.sha
         )
-
-    return _ask(repo_id, commit).commit_url
-
-
-def _ask(repo_id, call):
-    """Return what `call()` returns; call again where that may help, and raise `OSError` with the library's message."""
-    for wait in (*_WAITS, None):
-        try:
-            return call()
-        except (HTTPError, RuntimeError, OSError, ValueError) as error:
-            cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error  # of an upload
-            message = on_one_line(str(cause)) or type(cause).__name__
-            response = cause.response if isinstance(cause, HfHubHTTPError) else None
-            if response is not None:
-                passes = response.status_code in (408, 429) or response.status_code >= 500
-            else:
-                passes = isinstance(cause, HTTPError)
-            if wait is not None and response is not None:
-                wait = max(wait, _requested_wait(response.headers))
-            if not passes or wait is None or wait > _LONGEST_WAIT:
-                raise OSError(f"pushing to {repo_id} failed: {message}") from error
-            logger.warning("%s; trying again in %d s", message, wait)
-            time.sleep(wait)
+    return commit.commit_url
 
 
-def _requested_wait(headers):
-    limits, after = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
-    return int(after) if after.isdigit() else limits.reset_in_seconds if limits else 0
+@contextmanager
+def _explaining_refusals(repo_id: str) -> Iterator[None]:
+    """Raise `OSError` with the library's message."""
+    try:
+        yield
+    except (HTTPError, RuntimeError, OSError, ValueError) as error:
+        cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error  # of an upload
+        raise OSError(f"pushing to {repo_id} failed: {on_one_line(str(cause)) or type(cause).__name__}") from error

@@ -176,7 +176,7 @@ def test_half_made_checkpoint_is_passed_over_with_a_warning(tmp_path, checkpoint
     (tmp_path / "checkpoint-4").mkdir()  # as transformers' callback for SIGTERM left it
     (tmp_path / "checkpoint-4" / "checkpoint-is-incomplete.txt").write_text("")
     assert find_checkpoint(tmp_path, "auto") == str(tmp_path / "checkpoint-3")
-    assert "checkpoint-4 is damaged and not used: it has no SHA256SUMS" in caplog.text
+    assert "checkpoint-4 is damaged and not used: its SHA256SUMS is missing" in caplog.text
 
 
 def test_folder_that_is_no_checkpoint_of_ours_is_refused(tmp_path, checkpoint):
