@@ -31,7 +31,6 @@ from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
 from modeling_clipscratch.data.batches.captions import CaptionTable
 from modeling_clipscratch.data.batches.map_batches import PairDataset, TextSide
 from modeling_clipscratch.data.dataset import ImageReader
-from modeling_clipscratch.data.images import decode
 from modeling_clipscratch.data.images.augment import Augment
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.data.load import load_data
@@ -175,9 +174,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--model_rate", type=float, help="images/s of the model at 32 x 32")
     options = parser.parse_args(arguments)
     quiet_libraries()
-    decoder = "Pillow" if decode.simplejpeg is None else "simplejpeg"
-    print(f"{machine()}; training JPEGs are decoded by {decoder}")
-    figures = {"decoder": decoder, "resample": options.resample, "sets": {}}
+    print(machine())
+    figures = {"resample": options.resample, "sets": {}}
     with tempfile.TemporaryDirectory() as work:
         small = load_data(options.cifar, splits=["train"], validation_fraction=0)["train"]
         jpeg = tar_of(options.jpeg, Path(work) / "jpeg")

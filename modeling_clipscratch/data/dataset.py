@@ -23,7 +23,7 @@ import pyarrow as pa
 from datasets.fingerprint import Hasher
 
 from ..utils.errors import ClipScratchError
-from ..utils.local_files import backslash_hint, check_regular, is_inside, path_of_cell, same_files, stamp
+from ..utils.local_files import is_inside, path_of_cell, stamp
 from .columns import (
     DEFAULT_OPTIONS,
     DataOptions,
@@ -176,7 +176,7 @@ def _image_column(dataset, column, root, inside) -> tuple[datasets.Dataset, list
     if not any(map(os.path.exists, named)):
         raise ClipScratchError(
             f"{where} names the image {_shortened(named[0])}, which is missing, as are all others; paths are relative "
-            f"to {root or Path.cwd()}{backslash_hint(named[0])}; --image_root names another folder."
+            f"to {root or Path.cwd()}; --image_root names another folder."
         )
     info = dataset.info.copy()
     info.features = datasets.Features({"image": IMAGE_FEATURE})
@@ -209,8 +209,8 @@ def _relative(cell: str, path: str, root: Path | None) -> str:
 def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[list[int]]:
     """Group rows of one image, in the order of their first row. `compare` compares images that are not paths."""
     if paths is not None:
-        known = iter(same_files(filter(None, paths)))
-        names: Iterable[Hashable] = [path and next(known) for path in paths]
+        folders = {folder: os.path.realpath(folder) for folder in {os.path.dirname(path) for path in paths if path}}
+        names = [path and os.path.join(folders[os.path.dirname(path)], os.path.basename(path)) for path in paths]
     elif compare:
         names = _digests(images)
     else:
@@ -340,7 +340,6 @@ def image_files(paths: Sequence[str | None]) -> pa.Array:
     stored, names = [None] * len(paths), list(paths)
     for row, path in enumerate(paths):
         if path and not _is_utf8(path):  # Arrow cannot hold such a path, so it holds the file
-            check_regular(path)
             names[row] = utf8_key(path)  # a missing file is reported when it is read
             if os.path.isfile(path):
                 stored[row], names[row] = Path(path).read_bytes(), None

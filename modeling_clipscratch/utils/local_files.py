@@ -1,12 +1,9 @@
-"""Walk folders, and read local text and JSON files that may be damaged, special or not UTF-8."""
+"""Walk folders, and read local text and JSON files that may be damaged or not UTF-8."""
 
 import codecs
 import json
 import os
-import stat
-import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .errors import ClipScratchError
@@ -14,23 +11,6 @@ from .errors import ClipScratchError
 Listing = Mapping[str, Sequence[str]]  # folder relative to the dataset's, "" for itself -> names of its files
 
 _JUNK_FOLDERS = ("__MACOSX", "@eaDir", "@tmp", "@Recycle", "#recycle")  # of macOS and of NAS systems
-
-
-def is_special(path: str | Path) -> bool:
-    """Return whether a path is a pipe, socket or device. Reading one may never end."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def check_regular(path: str | Path) -> None:
-    """Raise `ClipScratchError` if a path is a pipe, socket or device."""
-    if is_special(path):
-        raise ClipScratchError(
-            f"{path}: is a pipe, socket or device, which is not read; remove it, or give a regular file."
-        )
 
 
 def stamp(path: str) -> tuple[int, int]:
@@ -88,7 +68,6 @@ def is_lfs_pointer(data: bytes) -> bool:
 
 def read_text(path: str | Path) -> str:
     """Read a text file of UTF-8 or, with a byte-order mark, UTF-16. The error for any other file names the line."""
-    check_regular(path)
     data = Path(path).read_bytes()
     if is_lfs_pointer(data):
         raise ClipScratchError(f"{path}: is a Git LFS pointer, which git lfs pull replaces with the file.")
@@ -100,7 +79,6 @@ def read_text(path: str | Path) -> str:
 
 def read_json(path: str | Path) -> dict:
     """Read the JSON object of a file. Anything else raises `ClipScratchError`."""
-    check_regular(path)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # of JSON or UTF-8
@@ -119,39 +97,11 @@ def path_of_cell(folder: str | Path, cell: str) -> str:
     return path
 
 
-def backslash_hint(path: str) -> str:
-    """Return a hint to add to a sentence about a missing file."""
-    return " (backslashes separate folders on Windows only: write slashes)" if "\\" in path and os.sep == "/" else ""
-
-
 def is_inside(path: str | Path, folder: str | Path) -> bool:
     """Return whether a path, as it is spelled, leads into a folder. Links in the folder are not followed.
 
     >>> is_inside("photos/0.png", "photos"), is_inside("photos/../0.png", "photos")
     (True, False)
     """
-    return os.path.abspath(path).startswith(_prefixes(os.path.abspath(folder)))
-
-
-@lru_cache(maxsize=16)  # called once for each row of a table
-def _prefixes(folder: str) -> tuple[str, str]:
-    return os.path.join(folder, ""), os.path.join(os.path.realpath(folder), "")
-
-
-def same_files(paths: Iterable[str]) -> Iterator[str]:
-    """Yield for each path a name that is equal for all spellings of one file, and different for different files.
-
-    Spellings differ by `.`, `..`, links to folders and, on file systems that ignore these, by case or by the way
-    Unicode composes a letter. A link to a file counts as a file of its own, because datasets that store equal files
-    once consist of such links.
-    """
-    folders: dict[str, str] = {}
-    first: dict[str, str] = {}
-    for path in paths:
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        real = os.path.join(folders[folder], name)
-        other = first.setdefault(unicodedata.normalize("NFC", real).casefold(), real)
-        same = other != real and os.path.exists(real) and os.path.exists(other) and os.path.samefile(other, real)
-        yield other if same else real
+    path, folder = os.path.abspath(path), os.path.abspath(folder)
+    return path.startswith((os.path.join(folder, ""), os.path.join(os.path.realpath(folder), "")))

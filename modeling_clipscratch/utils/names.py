@@ -3,7 +3,7 @@
 import os.path
 import re
 from collections.abc import Sequence
-from pathlib import PureWindowsPath
+from pathlib import Path
 
 from .errors import ClipScratchError
 
@@ -14,8 +14,7 @@ def is_local(name: str) -> bool:
     >>> is_local("/data/birds"), is_local("~/birds"), is_local("clip-benchmark/wds_flickr8k")
     (True, True, False)
     """
-    drive = PureWindowsPath(name).drive != ""
-    return name.startswith((".", "~", "/", "\\")) or drive or os.path.exists(name)
+    return name.startswith((".", "~", "/")) or os.path.exists(name)
 
 
 def public_name(name: str) -> str:
@@ -24,7 +23,7 @@ def public_name(name: str) -> str:
     >>> public_name("/home/ann/birds/"), public_name("clip-benchmark/wds_flickr8k"), public_name("digits")
     ('birds', 'clip-benchmark/wds_flickr8k', 'digits')
     """
-    return PureWindowsPath(name).name if is_local(name) else name
+    return Path(name).name if is_local(name) else name
 
 
 def printable(name: str) -> str:

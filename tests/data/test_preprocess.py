@@ -42,28 +42,24 @@ def test_pixels_are_those_of_the_image_processor(processor, size):
     normalised = normalize(torch.from_numpy(made.copy())[None], preprocess.mean, preprocess.std)
     # (x - 255 mean) / (255 std) against (x / 255 - mean) / std: a few float32 roundings of numbers below 4.
     assert torch.allclose(normalised, ready.float(), atol=2e-6, rtol=0)
-    # An array, even of one or three rows, is taken as height, width, channels.
-    assert np.array_equal(preprocess(noise(size)), made)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"rescale_factor": 1 / 127.5}, "multiplies bytes by 0.0078.*, and only 1/255 is supported"),
-        ({"do_rescale": False}, "multiplies bytes by 1, and only 1/255 is supported; set do_rescale to true"),
-        ({"image_mean": None}, "normalises with image_mean=null; give three numbers"),
-        ({"image_std": None}, "normalises with image_std=null; give three numbers"),
-        ({"do_resize": False}, r"gives images of differing shapes, such as \(8, 16\) and \(16, 8\)"),
-    ],
+    "changes",
+    [{"rescale_factor": 1 / 127.5}, {"do_rescale": False}, {"image_mean": None}, {"image_std": None}],
+    ids=str,
 )
-def test_image_processor_whose_images_would_be_wrong_raises(changes, message):
+def test_image_processor_whose_images_would_be_wrong_raises(changes):
     processor = resizing()
     vars(processor).update(changes)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="ViTImageProcessorPil does more .*; give its size a height and a width"):
         Preprocess(processor)
-    keeps_proportions = CLIPImageProcessorPil(size={"shortest_edge": 8}, do_center_crop=False)
-    with pytest.raises(ValueError, match="differing shapes, .*; give size a height and a width, or crop_size"):
-        Preprocess(keeps_proportions)
+
+
+@pytest.mark.parametrize("size", [{"do_resize": False}, {"size": {"shortest_edge": 8}, "do_center_crop": False}])
+def test_image_processor_whose_images_differ_in_shape_raises(size):
+    with pytest.raises(ValueError, match="does more to images .* than resize and crop them to one shape"):
+        Preprocess(CLIPImageProcessorPil(**{"do_center_crop": False, **size}))
 
 
 def test_size_and_statistics_are_the_processor_s():
@@ -85,7 +81,7 @@ def test_all_images_are_read_in_order():
     preprocess = Preprocess(resizing())
     pixels, kept = preprocess.read_all(dataset_of(images))
     assert kept.tolist() == list(range(300)) and kept.dtype == np.int64
-    assert all(np.array_equal(pixels[number], preprocess(images[number])) for number in range(300))
+    assert all(np.array_equal(pixels[number], preprocess(Image.fromarray(images[number]))) for number in range(300))
 
 
 def test_broken_image_stops_the_reading_or_is_left_out(caplog):
@@ -121,7 +117,7 @@ BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 def differences(processor, images):
     exact, fast = Preprocess(processor), Preprocess(processor, exact=False)
     made = [(exact(image).astype(int), fast(image)) for image in images]
-    assert all(fast.dtype == np.uint8 and fast.flags.c_contiguous and fast.flags.writeable for _, fast in made)
+    assert all(fast.dtype == np.uint8 and fast.flags.c_contiguous for _, fast in made)
     return np.stack([np.abs(own - fast) for own, fast in made])
 
 
@@ -138,7 +134,7 @@ def resized_processors(side):
 def test_fast_pixels_are_near_the_image_processor_s(processor):
     # Noise is the worst there is: torch weighs with 16 bits, Pillow with 22, and both round between the two passes.
     found = differences(
-        processor, [noise(size) for size in ((90, 61), (61, 90), (37, 37), (29, 200), (10, 9), (28, 14))]
+        processor, [Image.fromarray(noise(size)) for size in ((90, 61), (61, 90), (37, 37), (29, 200), (10, 9), (28, 14))]
     )
     assert found.max() <= 6 and found.mean() < 0.1
     assert found.any()  # else the fast way was not taken
@@ -173,15 +169,7 @@ def test_fast_pixels_of_photographs_decoded_at_a_part_of_their_scale(shared_fold
 )
 def test_other_image_processors_are_left_to_their_own_way(processor):
     assert Preprocess(processor, exact=False).exact  # large JPEGs are not read at a part of their scale either
-    assert not differences(processor, [noise((61, 90)), noise((90, 61))]).any()
-
-
-def test_fast_pixels_are_the_same_for_arrays_of_any_layout():
-    fast, image = Preprocess(resizing(), exact=False), noise((13, 9))
-    assert np.array_equal(fast(noise((8, 8))), noise((8, 8)))  # of the right size: unchanged
-    assert np.array_equal(fast(image), fast(Image.fromarray(image)))
-    assert np.array_equal(fast(np.asfortranarray(image)), fast(image))
-    assert np.array_equal(fast(image[::-1]), fast(image[::-1].copy()))
+    assert not differences(processor, [Image.fromarray(noise(size)) for size in ((61, 90), (90, 61))]).any()
 
 
 def files_of(tmp_path, images):
@@ -202,7 +190,7 @@ def test_large_jpegs_are_read_at_a_part_of_their_scale_for_training_only(tmp_pat
         own = way.decode
         way.decode = lambda data, *, name, own=own: seen.append(own(data, name=name)) or seen[-1]
     made = [way.read(images, 0) for way in (exact, fast)]
-    assert seen[0].size == (300, 400) and seen[1].shape == (50, 38, 3)  # an eighth, 3 times 8 pixels at least
+    assert seen[0].size == (300, 400) and seen[1].size == (38, 50)  # an eighth, 3 times 8 pixels at least
     assert np.array_equal(made[0], exact(decode_image(tmp_path / "0.jpg", name="0")))
     assert np.abs(made[0].astype(int) - made[1]).mean() < 2
 

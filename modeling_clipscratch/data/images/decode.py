@@ -8,15 +8,10 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from ...utils.errors import ClipScratchError
-from ...utils.local_files import backslash_hint, is_lfs_pointer, is_special
-
-try:
-    import simplejpeg
-except ImportError:  # the extra `jpeg` is not installed
-    simplejpeg = None
+from ...utils.local_files import is_lfs_pointer
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +23,6 @@ _UNREAD += (".tga", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr")
 
 # Editors write their history into a PNG as text; Pillow refuses 1 MB in one chunk, and 64 MB in all.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-COMMON_FORMATS = ("JPEG", "PNG", "WEBP", "PPM")
 # EXIF 2.32, tag 0x0112: the transpose that undoes each orientation of the camera.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,11 +57,8 @@ def is_unread_name(name: str) -> bool:
 def warn_of_unread(paths: Sequence[str]) -> None:
     """Log how many images of such a kind are left out, if any."""
     if paths:
-        logger.warning(
-            "%d images are of a kind that is not read (%s, ...) and are left out; convert them to JPEG.",
-            len(paths),
-            paths[0],
-        )
+        message = "%d images are of a kind that is not read (%s, ...) and are left out; convert them to JPEG."
+        logger.warning(message, len(paths), paths[0])
 
 
 def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | None = None) -> Image.Image:
@@ -80,87 +71,29 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
             at least this long, which is several times faster for large photographs.
 
     Raises:
-        BadImageError: If the image is missing, not a regular file, cut short, corrupt, of an unknown format, or so
-            large that decoding it would exhaust memory (twice Pillow's limit `PIL.Image.MAX_IMAGE_PIXELS`).
+        BadImageError: If the image is missing, cut short, corrupt, of an unknown format, or so large that decoding it
+            would exhaust memory (twice Pillow's limit `PIL.Image.MAX_IMAGE_PIXELS`).
     """
     try:
-        image = _decode(data, draft_size)
+        data = data if isinstance(data, bytes) else Path(data).read_bytes()
+        with Image.open(io.BytesIO(data)) as file:
+            if draft_size is not None:
+                file.draft("RGB", (draft_size, draft_size))
+            file.load()
+            # Read after load(): Pillow rotates a TIFF while loading, and then drops the tag.
+            transpose, image = _UPRIGHT.get(_orientation(file)), _to_rgb(file)
+    except FileNotFoundError as error:
+        raise BadImageError(f"{name}: there is no such image; check the path, or remove its row.") from error
     except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
-        raise _bad_image(error, name, data) from error
-    if isinstance(image, ImageFile.ImageFile):
-        image = image.copy()  # the file's own image keeps its EXIF block, whatever is done to `info`
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not an image of any known format, or cut short in its header"
+            if is_lfs_pointer(data):
+                reason = "it is a Git LFS pointer, which git lfs pull replaces with the image"
+        raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the image or remove its row.") from error
+    image = image if transpose is None else image.transpose(transpose)
     image.info.clear()  # a remaining EXIF block would make the next reader rotate the image again
     return image
-
-
-def decode_pixels(data: bytes | PathLike | str, *, name: str, draft_size: int | None = None) -> np.ndarray:
-    """Return the pixels of `decode_image` to the bit with less copying: uint8 (H, W, 3), writable.
-
-    Where `simplejpeg` is installed (extra `jpeg`), it decodes RGB JPEGs at their full scale. Pillow decodes all others
-    and those that simplejpeg refuses. Args and Raises: As of `decode_image`.
-    """
-    try:
-        data = data if isinstance(data, bytes) else _read_file(data)
-        if simplejpeg is not None and data.startswith(b"\xff\xd8"):
-            pixels = _fast_jpeg(data, draft_size)
-            if pixels is not None:
-                return pixels
-        return np.array(_decode(data, draft_size))
-    except Exception as error:
-        raise _bad_image(error, name, data) from error
-
-
-def _fast_jpeg(data: bytes, draft_size: int | None) -> np.ndarray | None:
-    with _open(data) as file:
-        size = file.size
-        if draft_size is not None:
-            file.draft("RGB", (draft_size, draft_size))
-        if file.format != "JPEG" or file.mode != "RGB" or file.size != size:
-            return None
-        transpose = _UPRIGHT.get(_orientation(file))
-    try:
-        pixels = simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:
-        return None
-    return pixels if transpose is None else np.array(Image.fromarray(pixels).transpose(transpose))
-
-
-def _decode(data, draft_size) -> Image.Image:
-    with _open(data) as file:
-        if draft_size is not None:
-            file.draft("RGB", (draft_size, draft_size))
-        file.load()
-        # Read after load(): Pillow rotates a TIFF while loading, and then drops the tag.
-        transpose, image = _UPRIGHT.get(_orientation(file)), _to_rgb(file)
-    return image if transpose is None else image.transpose(transpose)
-
-
-def _bad_image(error: Exception, name: str, data) -> BadImageError:
-    if isinstance(error, FileNotFoundError):
-        return BadImageError(
-            f"{name}: there is no such image; check the path{backslash_hint(name)}, or remove its row."
-        )
-    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if isinstance(error, Image.UnidentifiedImageError):
-        reason = "not an image of any known format, or cut short in its header"
-        if is_lfs_pointer(data if isinstance(data, bytes) else Path(data).read_bytes()):
-            reason = "it is a Git LFS pointer, which git lfs pull replaces with the image"
-    return BadImageError(f"{name}: cannot be decoded ({reason}); replace the image or remove its row.")
-
-
-def _read_file(path) -> bytes:
-    if is_special(path):  # opening a pipe waits for a writer
-        raise OSError("it is a pipe, socket or device")
-    return Path(path).read_bytes()
-
-
-def _open(data) -> Image.Image:
-    file = io.BytesIO(data if isinstance(data, bytes) else _read_file(data))
-    # Pillow tries its formats in turn, WebP late: 60 of the 150 microseconds of a small image.
-    try:
-        return Image.open(file, formats=COMMON_FORMATS)
-    except Image.UnidentifiedImageError:
-        return Image.open(file)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -171,8 +104,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
+    """Return a copy in RGB: transparency on white, 16 and 32 bits scaled to 8."""
     if image.mode.startswith("I"):
         # Mode I holds 16-bit grey from PNG and 32-bit grey from TIFF; Pillow's convert() would clip both at 255.
         pixels = np.asarray(image).astype(np.int64) & 0xFFFFFFFF

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from ...utils.errors import ClipScratchError
 from ..dataset import ImageReader, title, warn_left_out
-from .decode import BadImageError, decode_image, decode_pixels
+from .decode import BadImageError, decode_image
 from .read_ahead import read_ahead
 
 # Resized by torch's kernels for bytes, which antialias as Pillow does, in an eighth of the time (`benchmarks.input`).
@@ -25,55 +25,77 @@ class Preprocess:
     Args:
         image_processor: transformers image processor of the vision tower (PIL back-end).
         exact: Take the image processor's own pixels, for all that is measured, cached or searched. Otherwise, for
-            training, images are decoded by `decode_pixels`, large JPEGs at a part of their scale, and resized by
-            torch, in about half of the time. Resizing differs by 0.03 of 255 levels in the mean of photographs, by 6
-            at most; a JPEG at half its scale by 1, at a quarter by 1.3, at sharp edges by up to some 30. Image
-            processors that do more than resize (bilinear, bicubic) and crop are always used exactly.
+            training, large JPEGs are decoded at a part of their scale, and images are resized by torch, in about half
+            of the time. Resizing differs by 0.03 of 255 levels in the mean of photographs, by 6 at most; a JPEG at half
+            its scale by 1, at a quarter by 1.3, at sharp edges by up to some 30. Image processors that do more than
+            resize (bilinear, bicubic) and crop are always used exactly.
 
     Attributes:
         image_size: Height and width of the arrays, pixels.
         mean, std: (3,) of pixels in [0, 1].
 
     Raises:
-        ClipScratchError: If the image processor does not scale pixels to [0, 1], normalises without mean or
-            deviation, returns images of differing shapes, or does not return one image of three channels.
+        ClipScratchError: If the image processor does anything else than resize, crop, scale to [0, 1] and normalise, or
+            returns images of differing shapes.
     """
 
     def __init__(self, image_processor, *, exact: bool = True):
         self.image_processor = image_processor
-        self.mean, self.std = _statistics(image_processor)
-        self.image_size = self._checked_size()
+        self._check()
         # Where a crop follows, an image of the crop's size may be enlarged first (DINOv2: to 256, then cropped to 224).
-        self._resized = _edges(image_processor.size)
+        size, self._resized = image_processor.size, (None, None)
+        if hasattr(size, "shortest_edge"):
+            edge = size.shortest_edge
+            self._resized = (size.height, size.width) if edge is None else (edge, edge)
         resizes = image_processor.do_resize and None not in self._resized
         self._mode = None if exact or not resizes else _MODES.get(image_processor.resample)
         self.exact = self._mode is None or not self._only_resizes()
 
-    def decode(self, data, *, name: str) -> Image.Image | np.ndarray:
+    def _check(self):
+        """Set size, mean and deviation. Raise if images differ in shape, or if the processor changes them otherwise."""
+        processor, generator = self.image_processor, np.random.default_rng(0)
+        sizes = (8, 16), (16, 8), (400, 300)
+        images = [Image.fromarray(generator.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
+        try:
+            plain = not processor.do_normalize
+            self.mean = [0.0] * 3 if plain else list(processor.image_mean)
+            self.std = [1.0] * 3 if plain else list(processor.image_std)
+            pixels = [self._exactly(image) for image in images]
+            self.image_size = pixels[0].shape[:2]
+            own = normalize(torch.from_numpy(np.stack(pixels)), self.mean, self.std)
+            processed = torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in images])
+            difference = ((processed - own).abs() * torch.tensor(self.std)[:, None, None]).mean((1, 2, 3)).max()
+            same, reason = own.shape == processed.shape and difference < 0.5 / 255, "it changes pixels in another way"
+        except Exception as error:  # processors of patches, tiles, pairs or videos each fail in their own way
+            same, reason = False, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if not same:
+            raise ClipScratchError(
+                f"the image processor {type(processor).__name__} does more to images of three channels than resize and "
+                f"crop them to one shape, multiply them by 1/255 and normalise them ({reason}); give its size a height "
+                "and a width, or crop_size with do_center_crop, or give a tower with such an image processor, such as "
+                "a ViT, DINOv2 or CLIP."
+            )
+
+    def decode(self, data, *, name: str) -> Image.Image:
         """Decode an encoded image, or the file of a path, for `__call__`."""
-        if self.exact:
-            return decode_image(data, name=name)
-        return decode_pixels(data, name=name, draft_size=_REDUCING_GAP * max(self._resized))
+        return decode_image(data, name=name, draft_size=None if self.exact else _REDUCING_GAP * max(self._resized))
 
     def read(self, images: ImageReader, index: int) -> np.ndarray:
         """Decode and resize the image of a row."""
         return self(images(index, self.decode))
 
-    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        """Resize a PIL image or uint8 (H, W, 3) to uint8 (H', W', 3) of `image_size`."""
-        size = image.shape[:2] if isinstance(image, np.ndarray) else image.size[::-1]
-        if size == self.image_size == self._resized:
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Resize an image to uint8 (H, W, 3) of `image_size`."""
+        if image.size[::-1] == self.image_size == self._resized:
             return np.asarray(image)  # resizing to the same size is the identity
         return self._exactly(image) if self.exact else self._fast(image)
 
     def _exactly(self, image):
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(image)  # of an array the processor would guess the axis of the channels
         pixels = self.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
         return np.ascontiguousarray(pixels[0].transpose(1, 2, 0), dtype=np.uint8)
 
     def _fast(self, image):
-        pixels = torch.from_numpy(np.require(image, np.uint8, ["C", "W"]))
+        pixels = torch.from_numpy(np.array(image))
         (tall, wide), (height, width) = self._resized, self.image_size
         if self.image_processor.size.shortest_edge is not None:
             shorter = min(pixels.shape[:2])
@@ -87,50 +109,12 @@ class Preprocess:
     def _only_resizes(self):
         """Return whether the image processor does no more than `_fast`."""
         noise = np.random.default_rng(0).integers(0, 256, (2 * self._resized[0], 3 * self._resized[1], 3), np.uint8)
-        pairs = [(self._exactly(image), self._fast(image)) for image in (noise, noise.swapaxes(0, 1))]
+        images = map(Image.fromarray, (noise, np.ascontiguousarray(noise.swapaxes(0, 1))))
+        pairs = [(self._exactly(image), self._fast(image)) for image in images]
         return all(one.shape == two.shape and np.abs(one - two.astype(float)).mean() < 0.5 for one, two in pairs)
 
-    def _checked_size(self):
-        """Return height and width of the processor's images. Raise if they differ, or it changes pixels otherwise."""
-        processor, generator = self.image_processor, np.random.default_rng(0)
-        images = [generator.integers(0, 256, (*size, 3), np.uint8) for size in ((8, 16), (16, 8), (400, 300))]
-        name, reason = type(processor).__name__, ""
-        try:
-            pixels = [self._exactly(image) for image in images]
-            normalized = [processor(Image.fromarray(image), return_tensors="pt")["pixel_values"] for image in images]
-            single = all(one.shape[2:] == (3,) for one in pixels)
-        except Exception as error:  # processors of patches, tiles, pairs or videos each fail in their own way
-            single, reason = False, f" ({type(error).__name__}: {' '.join(str(error).split())})"
-        if not single:
-            raise ClipScratchError(
-                f"the image processor {name} does not make one image of three channels of an image{reason}; give a "
-                "tower whose image processor does, such as that of a ViT, DINOv2 or CLIP."
-            )
-        shapes = [one.shape[:2] for one in pixels]
-        other = next((shape for shape in shapes if shape != shapes[0]), None)
-        if other is not None:
-            raise ClipScratchError(
-                f"this image processor (do_resize={getattr(processor, 'do_resize', None)}, "
-                f"size={dict(processor.size or {})}, do_center_crop={getattr(processor, 'do_center_crop', None)}) "
-                f"gives images of differing shapes, such as {shapes[0]} and {other}, and a batch needs one shape; give "
-                "size a height and a width, or crop_size with do_center_crop."
-            )
-        deviation = torch.tensor(self.std)[:, None, None]
-        for one, two in zip(pixels, normalized, strict=True):
-            difference = two - normalize(torch.from_numpy(one)[None], self.mean, self.std)
-            if not (difference.abs() * deviation).mean() < 0.5 / 255:
-                raise ClipScratchError(
-                    f"the image processor {name} does more to pixels than resize, crop, scale and normalise them; give "
-                    "a tower whose image processor does no more, such as that of a ViT, DINOv2 or CLIP."
-                )
-        return shapes[0]
-
     def read_all(self, dataset, *, on_bad_row: str = "raise", progress: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Decode every image once. Args and Raises: As of `read_each`.
-
-        Returns:
-            uint8 (n, H', W', 3) pixels and the (n,) int64 indices of the rows that could be read.
-        """
+        """Return uint8 (n, H', W', 3) pixels, and the (n,) int64 indices of their rows; see `read_each`."""
         pixels = np.empty((len(dataset), *self.image_size, 3), dtype=np.uint8)
         kept = []
         for index, image in self.read_each(dataset, on_bad_row=on_bad_row, progress=progress):
@@ -146,17 +130,9 @@ class Preprocess:
     def read_each(
         self, dataset, *, on_bad_row: str = "raise", progress: bool = False, batch_size: int = 256
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield index and image of each row in order.
+        """Yield index and image of each row of a prepared dataset in order, `batch_size` read ahead.
 
-        Args:
-            dataset: Prepared, N rows.
-            on_bad_row: `raise`, or `skip` to leave out images that cannot be decoded.
-            progress: Show a bar.
-            batch_size: Images that are read ahead.
-
-        Raises:
-            BadImageError: At the first image that cannot be decoded, unless it is to be skipped.
-            ClipScratchError: If no image can be decoded.
+        An image that cannot be decoded raises `BadImageError`, or is left out with `on_bad_row="skip"`.
         """
         images, errors = ImageReader(dataset), []
 
@@ -193,29 +169,3 @@ def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
 def _of_channels(values, device):
     with torch.inference_mode(False):  # it is also used with gradients
         return torch.tensor(values, device=device)[:, None, None] * 255
-
-
-def _statistics(image_processor):
-    """Return mean and deviation of pixels in [0, 1]."""
-    scale = image_processor.rescale_factor if getattr(image_processor, "do_rescale", None) else 1
-    if abs(255 * scale - 1) > 1e-6:
-        raise ClipScratchError(
-            f"this image processor multiplies bytes by {scale}, and only 1/255 is supported; set do_rescale to true "
-            "and rescale_factor to 1/255 if the model was trained so."
-        )
-    if not image_processor.do_normalize:
-        return [0.0] * 3, [1.0] * 3
-    for name in ("image_mean", "image_std"):
-        values = getattr(image_processor, name)
-        if not isinstance(values, (list, tuple)) or len(values) != 3:
-            raise ClipScratchError(
-                f"this image processor normalises with {name}={'null' if values is None else values}; give three "
-                "numbers, or set do_normalize to false."
-            )
-    return list(image_processor.image_mean), list(image_processor.image_std)
-
-
-def _edges(size):
-    if not hasattr(size, "shortest_edge"):
-        return None, None
-    return (size.height, size.width) if size.shortest_edge is None else (size.shortest_edge, size.shortest_edge)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from ...utils.errors import ClipScratchError
-from ...utils.local_files import Listing, check_regular, is_lfs_pointer, list_files, path_of_cell, read_text
+from ...utils.local_files import Listing, is_lfs_pointer, list_files, path_of_cell, read_text
 from ...utils.names import first_line
 from ..columns import DataOptions, find_columns, is_text, split_column
 from ..images.decode import is_image_name
@@ -210,7 +210,6 @@ def _file_names(rows: Iterable[dict]) -> list[str]:
 
 def _head(path: Path) -> list[dict]:
     """Return the first rows; none if they cannot be read, which is reported when the table is opened."""
-    check_regular(path)
     try:
         if _suffix(path) == ".parquet":
             with pyarrow.parquet.ParquetFile(path) as file:

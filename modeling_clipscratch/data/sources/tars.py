@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets.utils.file_utils import xopen
 
 from ...utils.errors import ClipScratchError
-from ...utils.local_files import Listing, check_regular, decode_text, is_lfs_pointer, list_files, read_text, stamp
+from ...utils.local_files import Listing, decode_text, is_lfs_pointer, list_files, read_text, stamp
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import build_dataset, prepared_features, utf8_key
 from ..images.decode import IMAGE_EXTENSIONS, is_image_name
@@ -293,7 +293,6 @@ def _stem(shard):
 def _index(shard: str, size: int, mtime_ns: int) -> list[Sample]:
     if utf8_key(shard) != shard:
         raise ShardError(f"{utf8_key(shard)}: its path is not UTF-8; rename it.")
-    check_regular(shard)
     samples = list(read_samples(shard, streamed=False))
     for sample in samples:
         if "json" in sample.files and (sample.ending("txt") or sample.ending("cls")):
