@@ -53,7 +53,9 @@ def training_step(kind, rows):
         hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=4 * WIDTH, image_size=32,
         patch_size=8,
     )  # fmt: skip
-    model = ClipScratchModel(ClipScratchConfig(text_config=text, vision_config=vision, projection_dim=PROJECTION)).train()
+    model = ClipScratchModel(
+        ClipScratchConfig(text_config=text, vision_config=vision, projection_dim=PROJECTION)
+    ).train()
     pixels = torch.randint(0, 256, (rows, 32, 32, 3), dtype=torch.uint8)
     features, group = torch.randn(rows, WIDTH), torch.arange(rows)
     look = Augment(mean=[0.5] * 3, std=[0.5] * 3)

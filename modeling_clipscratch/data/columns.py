@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import difflib
 import json
-import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ import datasets
 
 from ..utils.errors import ClipScratchError
 from .templates import check_class_names, class_names_from, templates_from
-
-logger = logging.getLogger(__name__)
 
 _IMAGE_NAMES = ("image", "images", "img", "picture", "photo", "file_name", "filename", "filepath", "file_path", "path")
 _IMAGE_NAMES += ("image_name", "image_path", "image_file")
@@ -109,8 +106,9 @@ def _is_image(feature) -> bool:
     return isinstance(feature, datasets.Image) or {"bytes", "path"} <= fields or {"shard", "member"} <= fields
 
 
-def _may_be_image(feature) -> bool:  # a path or the bytes of a file
-    return is_text(feature) or (isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary"))
+def _may_be_image(feature) -> bool:  # also a path or the bytes of a file
+    is_binary = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    return _is_image(feature) or is_text(feature) or is_binary
 
 
 def find_columns(
@@ -120,21 +118,17 @@ def find_columns(
 
     A missing column, and several that types and names allow, raise `ClipScratchError`.
     """
-    image = _image_column(features, options.image_column, origin)
-    if image in (options.caption_column, options.label_column):
-        raise ClipScratchError(
-            f"{origin}: column {image!r} cannot be both the image and its text; name another with --image_column, "
-            f"--caption_column or --label_column: the columns are {', '.join(features)}."
-        )
+    images = [column for column, feature in features.items() if _is_image(feature)]
+    if len(images) != 1:
+        possible = images or [column for column, feature in features.items() if _may_be_image(feature)]
+        images = [column for column in possible if column.lower() in _IMAGE_NAMES] or images
+    if options.image_column:
+        images = [_named(features, options, "image_column", origin, _may_be_image, "images or paths")]
+    image = _only(images, features, "image", "--image_column", origin)
     if options.caption_column:
-        caption = _named(features, options.caption_column, "caption_column", origin)
-        if not _is_texts(features[caption]):
-            raise ClipScratchError(
-                f"{origin}: caption_column={caption!r} holds {features[caption]}; it must hold text."
-            )
-        return image, [caption], None
+        return image, [_named(features, options, "caption_column", origin, _is_texts, "text")], None
     if options.label_column:
-        return image, [], _named(features, options.label_column, "label_column", origin)
+        return image, [], _named(features, options, "label_column", origin)
     captions: dict[str, list[str]] = {}  # `caption_0` and `caption_1` belong together
     for column, feature in features.items():
         if column != image and _is_texts(feature) and (match := _CAPTION_NAME.fullmatch(column.lower())):
@@ -142,58 +136,38 @@ def find_columns(
     labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(labels) != 1:
         labels = [c for c in labels or features if c.lower() in _LABEL_NAMES and c != image] or labels
-    if len(captions) + len(labels) == 1:
-        return (image, *captions.values(), None) if captions else (image, [], labels[0])
-    options_to_set = "--caption_column or --label_column"
-    if not captions and not labels:
-        raise ClipScratchError(
-            f"{origin}: neither captions nor a label among the columns {', '.join(features)}; name one with "
-            f"{options_to_set}."
-        )
+    if len(captions) == 1 and not labels:
+        return image, *captions.values(), None
     candidates = [column for group in captions.values() for column in group] + labels
-    raise ClipScratchError(
-        f"{origin}: columns {', '.join(candidates)} could all be the captions or the label; choose one with "
-        f"{options_to_set}."
-    )
+    label = _only(candidates, features, "captions or label", "--caption_column or --label_column", origin)
+    return image, [], label
 
 
-def _image_column(features: datasets.Features, named: str | None, origin: str) -> str:
-    if named:
-        image = _named(features, named, "image_column", origin)
-        if not (_is_image(features[image]) or _may_be_image(features[image])):
-            raise ClipScratchError(f"{origin}: image_column={image!r} holds {features[image]}, not images or paths.")
-        return image
-    images = [column for column, feature in features.items() if _is_image(feature)]
-    if len(images) == 1:
-        return images[0]
-    possible = images or [column for column, feature in features.items() if _may_be_image(feature)]
-    candidates = [column for column in possible if column.lower() in _IMAGE_NAMES]
+def _only(candidates, features, what, options, origin):
     if len(candidates) == 1:
         return candidates[0]
-    if candidates or images:
-        raise ClipScratchError(
-            f"{origin}: columns {', '.join(candidates or images)} could all be the image; choose one with "
-            "--image_column."
-        )
-    raise ClipScratchError(
-        f"{origin}: no image among the columns {', '.join(features)}; name the one that holds images or their paths "
-        "with --image_column."
-    )
+    problem = f"no {what} among the columns {', '.join(features)}"
+    if candidates:
+        problem = f"columns {', '.join(candidates)} could all be the {what}"
+    raise ClipScratchError(f"{origin}: {problem}; choose one with {options}.")
 
 
-def _named(features: datasets.Features, column: str, option: str, origin: str) -> str:
-    if column in features:
-        return column
-    near = difflib.get_close_matches(column, features, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ClipScratchError(f"{origin}: {option}={column!r} is missing; the columns are {', '.join(features)}{hint}")
+def _named(features, options, option, origin, fits=None, kind=""):
+    column = getattr(options, option)
+    if column not in features:
+        near = difflib.get_close_matches(column, features, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ClipScratchError(f"{origin}: {option}={column!r} is missing; the columns are {', '.join(features)}{hint}")
+    if fits is not None and not fits(features[column]):
+        raise ClipScratchError(f"{origin}: {option}={column!r} holds {features[column]}, not {kind}; name another.")
+    return column
 
 
 def split_column(columns: Iterable[str], options: DataOptions, origin: str) -> str | None:
     """Return the column that names the split of a row; `None` if there is none or it is to be ignored."""
     if options.split_column in (None, "none"):
         return "split" if options.split_column is None and "split" in columns else None
-    return _named(columns, options.split_column, "split_column", origin)
+    return _named(columns, options, "split_column", origin)
 
 
 def known_classes(feature, options: DataOptions, *, column: str, origin: str) -> list[str] | None:
@@ -232,12 +206,11 @@ def read_labels(
             first = _train_classes(train(), column) if train else []
             names = list(dict.fromkeys([*first, *class_order(first, {*values} - {None, ""})]))
         numbers = {name: number for number, name in enumerate(names)}
-        unknown = next((value for value in values if value and value not in numbers), None)
-        if unknown is not None:
+        if unknown := {*values} - {None, "", *names}:
             raise ClipScratchError(
-                f"{origin}: label {unknown!r} is not among the {len(names)} class names; add it to them."
+                f"{origin}: label {min(unknown)!r} is not among the {len(names)} class names; add it to them."
             )
-        return [numbers[value] if value else None for value in values], names
+        return [numbers.get(value) for value in values], names
     if names is None:
         raise ClipScratchError(
             f"{origin}: the labels in column {column!r} are numbers without names; give the names of the classes in "
@@ -267,13 +240,7 @@ def class_order(train: Iterable[str], others: Iterable[str]) -> list[str]:
     ['cat', 'dog', 'ant']
     """
     train = set(train)
-    order = [*sorted(train, key=_by_number), *sorted(set(others) - train, key=_by_number)]
-    first = {}
-    for name in order:
-        other = first.setdefault(name.casefold(), name)
-        if other != name and len(name) > 1:  # single letters are classes of alphabets
-            logger.warning("%r and %r count as two classes; if they are one, spell them alike.", other, name)
-    return order
+    return [*sorted(train, key=_by_number), *sorted(set(others) - train, key=_by_number)]
 
 
 def _by_number(name: str) -> tuple:  # folders named 0, 1, ..., 10 are in label order

@@ -12,10 +12,8 @@ Prompt templates belong to class data and travel beside the dataset.
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from threading import get_ident
 
 import datasets
 import numpy as np
@@ -24,6 +22,7 @@ from datasets.fingerprint import Hasher
 
 from ..utils.errors import ClipScratchError
 from ..utils.local_files import is_inside, path_of_cell, stamp
+from ..utils.names import printable
 from .columns import (
     DEFAULT_OPTIONS,
     DataOptions,
@@ -100,7 +99,7 @@ def prepare_dataset(
     root: Path | None = None,
     inside: Path | None = None,
 ) -> datasets.Dataset:
-    """Prepare a table of images. Images are not decoded or copied.
+    """Give a table of images the columns `image`, `label` or `captions`, and `key`. Images are not decoded or copied.
 
     Rows that hold one caption each and share an image become one row with all its captions.
 
@@ -108,17 +107,9 @@ def prepare_dataset(
         dataset: N rows with an image column (`datasets.Image`, bytes or paths) and a label or captions.
         options: Names of columns and classes, where types and names leave them open, and `on_bad_row`.
         name, split: What messages call the dataset. Default: its own.
-        train: Opens the training split of the same data, if this is another split. Class names written as text are
-            numbered by it.
+        train: Opens the training split of the same data, if this is another split, which numbers classes.
         root: Folder that paths are relative to. Default: the working directory.
         inside: Folder that paths must not lead out of.
-
-    Returns:
-        At most N rows with the columns `image`, `label` or `captions`, and `key`.
-
-    Raises:
-        ClipScratchError: If a column is missing or ambiguous, naming the candidates and the option that chooses; if
-            a row has no caption or label; if no path leads to an image; if no row is left.
     """
     dataset = dataset.with_format(None)  # a copy, whose info is its own
     if name is not None:
@@ -127,7 +118,7 @@ def prepare_dataset(
         dataset = _changed(dataset, split=datasets.NamedSplit(split))
     if not len(dataset):
         raise ClipScratchError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
-    if (positions := _positions(dataset)) is not None and len(np.unique(positions)) < len(positions):
+    if (rows := _positions(dataset)) is not None and len(np.unique(rows)) < len(rows):
         dataset = dataset.flatten_indices()  # rows that were selected twice become rows of their own
     named = DEFAULT_OPTIONS if is_prepared(dataset) else options
     image, captions, label = find_columns(dataset.features, named, origin=title(dataset))
@@ -143,11 +134,8 @@ def prepare_dataset(
             texts[rows[0]] = [text for row in rows for text in cells[row]]
         text_column = {"captions": (texts, CAPTIONS_FEATURE)}
     else:
-        if repeated := next((rows for rows in rows_of if len(rows) > 1), None):
-            raise ClipScratchError(
-                f"{title(dataset)}: {keys[repeated[0]]} is in several rows; class data has one row and one label an "
-                "image."
-            )
+        if repeated := [keys[rows[0]] for rows in rows_of if len(rows) > 1]:
+            raise ClipScratchError(f"{title(dataset)}: {repeated[0]} is in several rows; an image has one label.")
         labels, names = read_labels(dataset, label, options, train=train, origin=title(dataset))
         text_column = {"label": (labels, datasets.ClassLabel(names=names))}
     prepared = _add_columns(images, {**text_column, "key": (keys, KEY_FEATURE)})
@@ -161,7 +149,7 @@ def _changed(dataset, **changes) -> datasets.Dataset:
 
 
 def _image_column(dataset, column, root, inside) -> tuple[datasets.Dataset, list[str | None] | None]:
-    """Return a dataset of the prepared image column alone, and the (N,) paths if the column holds nothing else."""
+    """Return a dataset of the image column alone, and its (N,) paths if it holds nothing else."""
     if not is_text(dataset.features[column]):
         images = dataset.select_columns([column])
         images = images if column == "image" else images.rename_column(column, "image")
@@ -171,12 +159,11 @@ def _image_column(dataset, column, root, inside) -> tuple[datasets.Dataset, list
     where, named = f"{title(dataset)}: column {column!r}", [path for path in paths if path]
     for path in named if inside is not None else ():
         check_inside(path, inside, where)
-    if not named:
-        raise ClipScratchError(f"{where} names no image: every row of it is empty; --image_column names another.")
     if not any(map(os.path.exists, named)):
+        first = f"the image {named[0][:200]}, which is missing, as are all others" if named else "no image"
         raise ClipScratchError(
-            f"{where} names the image {_shortened(named[0])}, which is missing, as are all others; paths are relative "
-            f"to {root or Path.cwd()}; --image_root names another folder."
+            f"{where} names {first}; paths are relative to {root or Path.cwd()}; --image_root names another folder, "
+            "--image_column another column."
         )
     info = dataset.info.copy()
     info.features = datasets.Features({"image": IMAGE_FEATURE})
@@ -242,8 +229,7 @@ def _digest(batch: dict) -> dict:
 
 def image_digest(image: bytes | str) -> str:
     """Return a hash of an encoded image, or of its path."""
-    data = image if isinstance(image, bytes) else image.encode(errors="surrogateescape")
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return hashlib.blake2b(image if isinstance(image, bytes) else image.encode(), digest_size=16).hexdigest()
 
 
 def _positions(dataset: datasets.Dataset) -> np.ndarray | None:
@@ -273,30 +259,22 @@ def _without_bad_rows(dataset, options: DataOptions):
     """Return the rows that have a caption or a label. Raise for other rows, unless they are to be skipped."""
     if is_class_data(dataset):
         labels, count = dataset["label"][:], len(class_names(dataset))
-        if all(label == -1 for label in labels):
-            raise ClipScratchError(
-                f"{title(dataset)}: every label is -1, which stands for hidden labels; choose a split whose labels are "
-                "public."
-            )
-        bad = {
-            row: "no label" if label is None else f"label {label}"
-            for row, label in enumerate(labels)
-            if label is None or not 0 <= label < count
-        }
-        needs = f"one of the {count} classes that have names (0 to {count - 1})"
+        needs = f"one of the {count} classes that have names (0 to {count - 1}; -1 stands for a hidden label)"
+        labels = [
+            "no label" if label is None else label if 0 <= label < count else f"label {label}" for label in labels
+        ]
+        bad = {row: label for row, label in enumerate(labels) if isinstance(label, str)}
     else:
-        bad = {row: "no caption" for row, texts in enumerate(dataset["captions"][:]) if not texts}
         needs = "a caption"
+        bad = {row: "no caption" for row, texts in enumerate(dataset["captions"][:]) if not texts}
     if not bad:
         return dataset
     keys = dataset["key"][:]
     problems = [f"{keys[row]} has {problem}" for row, problem in bad.items()]
-    if options.on_bad_row == "raise":
+    if options.on_bad_row == "raise" or len(bad) == len(dataset):
         raise ClipScratchError(
             f"{title(dataset)}: {problems[0]}; every row needs {needs}: correct it, or set on_bad_row to skip."
         )
-    if len(bad) == len(dataset):
-        raise ClipScratchError(f"{title(dataset)}: {problems[0]}, and no other row has {needs}; check the file.")
     warn_left_out(dataset, problems, "rows")
     return dataset.select([row for row in range(len(dataset)) if row not in bad])
 
@@ -319,13 +297,9 @@ def build_dataset(
     labels: Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> datasets.Dataset:
-    """Make a prepared dataset of its columns.
+    """Make a prepared dataset of (N,) images, unique keys, and captions or labels with their class names.
 
-    Args:
-        images: (N,) cells of `image_files` or `image_bytes`, or structs with the fields of `TAR_IMAGE_FEATURE`.
-        keys: (N,) unique names.
-        captions: (N,) lists; or
-        labels, class_names: (N,) in [0, C), and (C,).
+    The images are cells of `image_files` or `image_bytes`, or structs with the fields of `TAR_IMAGE_FEATURE`.
     """
     image = TAR_IMAGE_FEATURE if pa.types.is_struct(images.type) and images.type.num_fields == 4 else IMAGE_FEATURE
     features = prepared_features(class_names, image)
@@ -337,13 +311,8 @@ def build_dataset(
 
 def image_files(paths: Sequence[str | None]) -> pa.Array:
     """Return the (N,) cells of an `image` column whose images are files; `None` for a row without an image."""
-    stored, names = [None] * len(paths), list(paths)
-    for row, path in enumerate(paths):
-        if path and not _is_utf8(path):  # Arrow cannot hold such a path, so it holds the file
-            names[row] = utf8_key(path)  # a missing file is reported when it is read
-            if os.path.isfile(path):
-                stored[row], names[row] = Path(path).read_bytes(), None
-    return pa.StructArray.from_arrays([pa.array(stored, pa.binary()), pa.array(names, pa.string())], ["bytes", "path"])
+    names = pa.array([path and utf8_key(path) for path in paths], pa.string())
+    return pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), names], ["bytes", "path"])
 
 
 def image_bytes(files: Sequence[bytes]) -> pa.Array:
@@ -360,27 +329,17 @@ def ppm(pixels: np.ndarray) -> bytes:
 
 
 def utf8_key(name: str) -> str:
-    r"""Return a file's name as a key, with escapes for bytes that are not UTF-8.
-
-    >>> utf8_key("caf\udce9.jpg"), utf8_key("cat.jpg")
-    ('caf\\xe9.jpg', 'cat.jpg')
-    """
-    return name if _is_utf8(name) else name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _is_utf8(name):
-    return name.isascii() or name.encode(errors="ignore").decode() == name
-
-
-def _shortened(path: str) -> str:
-    return path if len(path) < 300 else f"{path[:60]}... ({len(path)} characters; base64 must become bytes or files)"
+    """Return a file's name, which must be UTF-8, since Arrow holds no other."""
+    if not name.isascii() and name.encode(errors="ignore").decode() != name:
+        raise ClipScratchError(f"{printable(name)}: its name is not UTF-8; rename it.")
+    return name
 
 
 def check_inside(path: str, inside: Path, where: str) -> None:
     """Raise `BadImageError` if a path leads out of the folder of the table that names it."""
     if not is_inside(path, inside):
         raise BadImageError(
-            f"{where} names {_shortened(path)}, which lies outside {inside}; a metadata table names files of its own "
+            f"{where} names {path[:200]}, which lies outside {inside}; a metadata table names files of its own "
             "folder: copy the file there, or remove the row."
         )
 
@@ -392,18 +351,11 @@ class ImageReader:
     """Read the images of a prepared dataset by their row, from memory, files or tars.
 
     A reader holds no open file: it can be pickled, and used in several threads and worker processes.
-
-    Args:
-        dataset: Prepared, N rows.
     """
 
     def __init__(self, dataset: datasets.Dataset):
         self.title, self._positions = title(dataset), _positions(dataset)
-        self._table, self._cell, self._keys = dataset.data.select(["image", "key"]), None, None
-        self._count, self._stamps = len(dataset), {}
-
-    def __getstate__(self):  # the table of a file is pickled as its path; a column would be every image
-        return {**self.__dict__, "_cell": None, "_keys": None}
+        self._table, self._count = dataset.data.select(["image", "key"]), len(dataset)
 
     def __len__(self):
         return self._count
@@ -411,54 +363,26 @@ class ImageReader:
     def __call__(self, index: int, decode=decode_image):
         """Return `decode(bytes or path, name=...)` of a row. A missing image raises `BadImageError`."""
         row = int(index if self._positions is None else self._positions[index])
-        if self._cell is None:
-            self._cell, self._keys = _cells(self._table.column("image")), self._table.column("key")
-        cell = self._cell(row)
+        cell = self._table.column("image")[row].as_py() or {}
         if shard := cell.get("shard"):
-            return decode(read_member(cell, self._stamps), name=f"{shard}: {cell['member']}")
+            return decode(read_member(cell), name=f"{shard}: {cell['member']}")
         if cell.get("path") and not cell.get("bytes"):
             return decode(cell["path"], name=cell["path"])
-        name = f"{self.title}: {self._keys[row].as_py()}"
+        name = f"{self.title}: {self._table.column('key')[row].as_py()}"
         if cell.get("bytes"):
             return decode(cell["bytes"], name=name)
         raise BadImageError(f"{name} has no image; remove the row.")
 
 
-def _cells(column: pa.ChunkedArray) -> Callable[[int], dict]:
-    """Return a function from a row to its cell. Arrays of tar positions are read in a fifth of Arrow's own time."""
-    if column.type.get_field_index("shard") < 0:
-        return lambda row: column[row].as_py() or {}
-    places = column.combine_chunks()
-    shards, members = places.field("shard").dictionary_encode(), places.field("member")
-    names, numbers = shards.dictionary.to_pylist(), shards.indices.to_numpy()
-    offsets, sizes = (places.field(name).to_numpy() for name in ("offset", "size"))
-    return lambda row: {
-        "shard": names[numbers[row]],
-        "member": members[row].as_py(),
-        "offset": int(offsets[row]),
-        "size": int(sizes[row]),
-    }
-
-
-def read_member(cell: dict, stamps: dict[str, tuple[int, int]]) -> bytes:
-    """Read the bytes of a cell of `TAR_IMAGE_FEATURE`, and keep the stamp of its tar in `stamps`."""
-    shard = cell["shard"]
+def read_member(cell: dict) -> bytes:
+    """Read the bytes of a cell of `TAR_IMAGE_FEATURE`."""
     try:
-        if shard not in stamps:
-            stamps[shard] = stamp(shard)
-        file = _open_shard(shard, stamps[shard], os.getpid(), get_ident())
-        file.seek(cell["offset"])
-        return file.read(cell["size"])
+        with open(cell["shard"], "rb") as file:
+            file.seek(cell["offset"])
+            return file.read(cell["size"])
     except OSError as error:
-        name = f"{shard}: {cell['member']}"
+        name = f"{cell['shard']}: {cell['member']}"
         raise BadImageError(f"{name}: cannot be read ({error.strerror or error}); restore the shard.") from error
-
-
-# One handle a process and thread, because a handle that is shared over a fork or between threads shares its position.
-# The stamp is in the key so that a replaced shard is opened again. 128: many systems allow 1,024 or 256 open files.
-@lru_cache(maxsize=128)
-def _open_shard(path: str, stamp: tuple[int, int], process: int, thread: int):
-    return open(path, "rb")
 
 
 def content_fingerprint(dataset: datasets.Dataset) -> str:
@@ -474,5 +398,5 @@ def content_fingerprint(dataset: datasets.Dataset) -> str:
                 state = stamp(name)
             except OSError:  # reported when it is read
                 state = "missing"
-            digest.update(f"{name}\0{state}\n".encode(errors="surrogateescape"))
+            digest.update(f"{name}\0{state}\n".encode())
     return digest.hexdigest()

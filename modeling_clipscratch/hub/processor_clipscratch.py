@@ -21,8 +21,8 @@ def own_source(tower, side, argument):
     source = tower.name_or_path if isinstance(tower, (nn.Module, PretrainedConfig)) else tower
     if not source:
         raise ClipScratchError(
-            f"{argument} is missing: the {side} tower was made from a config and brings none; give {argument} a folder, "
-            "a Hub id or the object itself."
+            f"{argument} is missing: the {side} tower was made from a config and brings none; give {argument} a "
+            "folder, a Hub id or the object itself."
         )
     return source
 
@@ -90,8 +90,8 @@ def load_image_processor(source):
             processor = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
         except (OSError, ImportError, ValueError) as error:
             raise ClipScratchError(
-                f"image processor {str(source)!r} could not be loaded ({one_line(error)[:300]}); give a folder that has "
-                "a preprocessor_config.json, correct the id, or connect."
+                f"image processor {str(source)!r} could not be loaded ({one_line(error)[:300]}); give a folder that "
+                "has a preprocessor_config.json, correct the id, or connect."
             ) from error
     processor.do_convert_rgb = True  # users of the saved processor may have grey or transparent images
     return processor

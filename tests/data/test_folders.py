@@ -47,7 +47,7 @@ CLASSES = {  # names, options -> classes, keys
         (["nine", "ten"], ["9/b.png", "10/a.png"]),
     ),
     "class names settle what folders leave open": (
-        ["maple_tree/a.png", "maple tree/b.png", f"{CAFE}/c.png"],
+        ["maple_tree/a.png", "maple tree/b.png", "dog/c.png"],
         {"class_names": ["one", "two", "three"]},
         (["one", "two", "three"], [r"caf\xe9/c.png", "maple tree/b.png", "maple_tree/a.png"]),
     ),
@@ -82,7 +82,7 @@ def test_classes_and_their_order(load, write_files, names, options, expected):
         (["cat/1.png"], {"folder_names": "splits"}, "none of 'cat' is named after a split"),
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], {}, "test has 'c', none of them; give all splits"),
         (["maple tree/1.png", "maple_tree/1.png"], {}, "'maple tree' and 'maple_tree' would be classes of one name"),
-        ([f"{CAFE}/1.png", "b/1.png"], {}, r"'caf\\udce9' has a name that is not UTF-8"),
+        ([f"{CAFE}/1.png", "b/1.png"], {}, "caf\ufffd.*is not UTF-8"),
         (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is not a table and has no columns"),
         (["en/1.png", "de/1.png"], {"dataset_config": "fr"}, "called dataset_config='fr'; it has: de, en"),
     ],

@@ -77,13 +77,6 @@ def test_json_that_is_not_an_object_is_named(tmp_path, text):
         read_json(tmp_path / "a.json")
 
 
-def test_classes_that_differ_in_case_only_are_logged(write_files, load, caplog):
-    names = ("train/Cat", "train/a", "train/A", "test/cat", "test/a", "train/a/deep")
-    rows = load(write_files([f"{name}/a.png" for name in names]))
-    assert len(rows) == 4 and rows.features["label"].names == ["A", "Cat", "a", "cat"]
-    assert "'Cat' and 'cat' count as two classes" in caplog.text and "'A' and 'a'" not in caplog.text
-
-
 def test_folders_are_walked_in_order_through_links_and_around_loops(write_files, tmp_path):
     folder = write_files(["b/1", "b/0", "a/x/1", ".git/1", "c/1", "c/__MACOSX/1", "c/@eaDir/1", "c/.cache/1"])
     (tmp_path / "far" / "deep").mkdir(parents=True)

@@ -133,9 +133,8 @@ def resized_processors(side):
 @pytest.mark.parametrize("processor", list(resized_processors(28)), ids=lambda processor: str(dict(processor.size)))
 def test_fast_pixels_are_near_the_image_processor_s(processor):
     # Noise is the worst there is: torch weighs with 16 bits, Pillow with 22, and both round between the two passes.
-    found = differences(
-        processor, [Image.fromarray(noise(size)) for size in ((90, 61), (61, 90), (37, 37), (29, 200), (10, 9), (28, 14))]
-    )
+    sizes = ((90, 61), (61, 90), (37, 37), (29, 200), (10, 9), (28, 14))
+    found = differences(processor, [Image.fromarray(noise(size)) for size in sizes])
     assert found.max() <= 6 and found.mean() < 0.1
     assert found.any()  # else the fast way was not taken
 

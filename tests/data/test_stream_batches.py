@@ -338,7 +338,7 @@ def test_classes_written_as_words_by_a_generator_are_numbered(make_pairs, encode
 
 
 @pytest.mark.parametrize("columns, options, message", [
-    ({"text": ["red"], "label": [1]}, CLASSES, "or the label; choose one"),
+    ({"text": ["red"], "label": [1]}, CLASSES, "captions or label; choose one"),
     ({"label": [1]}, {}, "not known before all rows are read; give their names in label order"),
     ({"label": ["cat"]}, {}, "the classes in column 'label' are not known before"),
     ({"label": [0.5]}, {}, "label column 'label' holds Value('float64')"),

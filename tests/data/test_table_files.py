@@ -86,7 +86,7 @@ BAD_TABLES = {  # name of the file -> content and a part of the error
         "": "rows.csv: its first line is empty, without columns",
         "image,caption\n": "split train: no rows",
         POINTER: "rows.csv: is a Git LFS pointer",
-        f"image,caption\n/9j/{'A' * 5000},x\n": r"/9j/AAA.*\(50.. characters; base64 must become bytes",
+        f"image,caption\n/9j/{'A' * 5000},x\n": r"/9j/AAA.* which is missing",
     },
     "rows.jsonl": {
         '{"image": "a.png", "text": "café"}'.encode("latin1"): "rows.jsonl, line 1: is not UTF-8",

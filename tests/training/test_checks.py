@@ -280,5 +280,5 @@ def test_activation_checkpointing_is_taken_in_both_spellings(make_trainer, spell
 
 @pytest.mark.parametrize("options", [{"nonsense": 1}, {"use_reentrant": True}])
 def test_unknown_option_of_activation_checkpointing_is_refused(options):
-    with pytest.raises(ClipScratchError, match="activation_checkpointing_kwargs=.* has other keys than every_n_layers, "):
+    with pytest.raises(ClipScratchError, match="activation_checkpointing_kwargs=.* has other keys than every_n"):
         ClipScratchTrainingArguments(gradient_checkpointing_kwargs=options)

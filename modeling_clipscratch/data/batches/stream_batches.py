@@ -68,7 +68,7 @@ class StreamedRows:
         cell = raw["image"] or {}
         image, where = cell.get("bytes") or cell.get("path"), cell.get("path") or f"{self.shards[shard]}: row {number}"
         if tar := cell.get("shard"):
-            image, where = read_member(cell, {}), f"{tar}: {cell['member']}"
+            image, where = read_member(cell), f"{tar}: {cell['member']}"
         if not image:
             raise BadImageError(f"{where}: has no image; remove the row.")
         captions, label = raw.get("captions"), raw.get("label")

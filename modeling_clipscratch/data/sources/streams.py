@@ -112,7 +112,7 @@ def _image_cell(cell) -> dict:
         cell = ppm(np.asarray(cell.convert("RGB")))
     cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
     if shard := cell.get("shard"):
-        cell = {"bytes": read_member(cell, {}), "path": f"{shard}: {cell['member']}"}
+        cell = {"bytes": read_member(cell), "path": f"{shard}: {cell['member']}"}
     return {"bytes": cell.get("bytes"), "path": cell.get("path")}
 
 
