@@ -259,11 +259,9 @@ def _without_bad_rows(dataset, options: DataOptions):
     """Return the rows that have a caption or a label. Raise for other rows, unless they are to be skipped."""
     if is_class_data(dataset):
         labels, count = dataset["label"][:], len(class_names(dataset))
-        needs = f"one of the {count} classes that have names (0 to {count - 1}; -1 stands for a hidden label)"
-        labels = [
-            "no label" if label is None else label if 0 <= label < count else f"label {label}" for label in labels
-        ]
-        bad = {row: label for row, label in enumerate(labels) if isinstance(label, str)}
+        needs = f"one of the {count} classes that have names (-1 stands for a hidden label)"
+        bad = {row: label for row, label in enumerate(labels) if label is None or not 0 <= label < count}
+        bad = {row: "no label" if label is None else f"label {label}" for row, label in bad.items()}
     else:
         needs = "a caption"
         bad = {row: "no caption" for row, texts in enumerate(dataset["captions"][:]) if not texts}

@@ -330,7 +330,7 @@ def test_rows_without_caption_or_label_are_named_or_left_out(files, caplog, colu
     assert len(dataset) == 2 and colours(dataset.select([0])) == ["red"] and len({*dataset["key"]}) == 2
     message = f"toy: left out 2 of 4 rows: {first}; row-00000002 has {bad[1]}"
     assert [record.getMessage() for record in caplog.records] == [message]
-    with pytest.raises(ValueError, match=f"toy: .* has {bad[0]}, and no other row has"):
+    with pytest.raises(ValueError, match=f"toy: .* has {bad[0]}; every row needs"):
         prepare(table.select([1, 2]), name="toy", on_bad_row="skip", **names)
 
 
