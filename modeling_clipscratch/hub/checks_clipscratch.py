@@ -13,12 +13,7 @@ _SAME, _APART = 1e-6, 1e-3
 
 @torch.no_grad()
 def check_text_tower(tower, pooling, tokenizer):
-    """Encode texts that differ in one word, alone and beside a longer text.
-
-    Raises:
-        ClipScratchError: If the tower cannot read such texts, two texts get the same features, one text gets different
-            ones, or the tokenizer does not fit the tower.
-    """
+    """Encode texts that differ in one word, alone and beside a longer text; raise for features that do not fit them."""
     what = f"text_pooling {pooling!r}: a {tower.config.model_type}"
     name = tokenizer.name_or_path or type(tokenizer).__name__
     largest, rows = max(tokenizer.get_vocab().values()), getattr(tower.config, "vocab_size", math.inf)
@@ -63,12 +58,7 @@ def check_text_tower(tower, pooling, tokenizer):
 
 @torch.no_grad()
 def check_vision_tower(tower, pooling, image_size):
-    """Encode two different images of `image_size` (height, width), one of them twice.
-
-    Raises:
-        ClipScratchError: If the tower cannot read such images, two images get the same features, one gets different
-            ones, or `pooling` takes a class token and there is none.
-    """
+    """Encode two images of `image_size` (height, width), one of them twice; raise for features that do not fit them."""
     what, (height, width) = f"vision_pooling {pooling!r}: a {tower.config.model_type}", image_size
     dark = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) - 1
     tokens, features = _run(tower, "vision", pooling, pixel_values=torch.stack([dark, dark + 1, dark]))

@@ -121,19 +121,17 @@ class ClipScratchModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
-        """Load a saved model as `PreTrainedModel.from_pretrained` does; weights that the file lacks are an error.
+        """Load a saved model as `PreTrainedModel.from_pretrained` does, but raise if weights are missing.
 
-        Raises:
-            ClipScratchError: If weights are missing and `output_loading_info` is not set. transformers would
-                initialise them at random.
+        transformers would initialise them at random. With `output_loading_info`, that is left to the caller.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         missing = sorted(info["missing_keys"])
         if missing and not output_loading_info:
             raise ClipScratchError(
                 f"{len(missing)} of the model's weights are not in its file under the names that this transformers "
-                f"knows, {missing[0]} for one; it was saved with transformers {model.config.transformers_version}: "
-                "load it with that version, copy the folder again, or save it again where it was trained."
+                f"knows, {missing[0]} for one; load it with transformers {model.config.transformers_version}, which "
+                "saved it, or save it again where it was trained."
             )
         model.freeze_towers()  # loading replaces parameters by new ones, which require gradients
         return (model, info) if output_loading_info else model
@@ -223,10 +221,6 @@ class ClipScratchModel(PreTrainedModel):
     def text_tower_features(self, input_ids, attention_mask=None, **kwargs):
         """Run the text tower and pool its tokens.
 
-        Args:
-            input_ids (`torch.Tensor` of shape `(B, T)`): Token ids.
-            attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for tokens to read.
-
         Returns:
             The tower's output, and pooled features (B, D), which `get_text_features` takes as `text_features`.
         """
@@ -245,8 +239,7 @@ class ClipScratchModel(PreTrainedModel):
         """Project texts to the shared space, not to unit length, as transformers' `CLIPModel` does.
 
         Args:
-            input_ids (`torch.Tensor` of shape `(B, T)`): Token ids.
-            attention_mask (`torch.Tensor` of shape `(B, T)`): 1 for tokens to read.
+            input_ids, attention_mask (`torch.Tensor` of shape `(B, T)`): Token ids, and 1 for those to read.
             text_features (`torch.Tensor` of shape `(B, D)`): Features of `text_tower_features`, in place of both.
 
         Returns:
@@ -259,14 +252,11 @@ class ClipScratchModel(PreTrainedModel):
 
     @can_return_tuple
     def get_image_features(self, pixel_values=None, image_features=None, **kwargs) -> BaseModelOutputWithPooling:
-        """Project images to the shared space, not to unit length.
+        """Project images to the shared space, as `get_text_features` does texts.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): Images.
             image_features (`torch.Tensor` of shape `(B, D)`): Features of `vision_tower_features`, in their place.
-
-        Returns:
-            `BaseModelOutputWithPooling` whose `pooler_output` is (B, P).
         """
         output = None
         if image_features is None:

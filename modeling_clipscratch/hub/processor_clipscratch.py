@@ -36,16 +36,10 @@ def build_processor(tokenizer, image_processor, text_tower):
 
 
 def load_tokenizer(source):
-    """Load a tokenizer, and make it pad and truncate on the right, and only when the caller asks for it.
+    """Load a tokenizer (`source` may be one), and make it pad and truncate on the right, and only when it is asked to.
 
     Towers number positions from the left, and training pads on the right. Token types are left out: some towers take
     none, and all of one text are the same.
-
-    Args:
-        source: folder, Hub id, or a tokenizer, which is changed in place.
-
-    Raises:
-        ClipScratchError: If there is none, or it has neither a padding nor an end token.
     """
     tokenizer = source
     if not isinstance(source, PreTrainedTokenizerBase):
@@ -76,14 +70,7 @@ def load_tokenizer(source):
 
 
 def load_image_processor(source):
-    """Load an image processor (PIL back-end), and make it convert images to RGB.
-
-    Args:
-        source: folder, Hub id, or an image processor, which is changed in place.
-
-    Raises:
-        ClipScratchError: If there is none, or it cannot be used.
-    """
+    """Load an image processor with the PIL back-end (`source` may be one), and make it convert images to RGB."""
     processor = source
     if not isinstance(source, ImageProcessingMixin):
         try:

@@ -24,9 +24,6 @@ def load_tower(source, side, pooling):
             used as it is.
         side: `text` or `vision`; of a model with both (CLIP) that side is loaded.
         pooling: as in `ClipScratchConfig`; the tower's own pooling layer is built for `tower` only.
-
-    Raises:
-        ClipScratchError: If `check_tower_type` does not admit the tower, or there is no such id or folder.
     """
     if isinstance(source, nn.Module):
         check_tower_type(source.config, side)
@@ -58,11 +55,7 @@ def load_tower(source, side, pooling):
 
 
 def load_tower_config(source, side):
-    """Load the config of the tower in a folder or under a Hub id; of a model with both sides, that of this side.
-
-    Raises:
-        ClipScratchError: If there is none, or `check_tower_type` does not admit it.
-    """
+    """Load the config of the tower in a folder or under a Hub id; of a model with both sides, that of this side."""
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # a tower's own code would not travel
     except OSError as error:
@@ -163,11 +156,7 @@ def first_position(tower):
 
 
 def freeze_tower(tower, unfrozen_layers):
-    """Disable the gradients of a tower, except for its last blocks and what follows them (final norm, pooling layer).
-
-    Raises:
-        ClipScratchError: If the tower has fewer blocks.
-    """
+    """Disable the gradients of a tower, except for its last blocks and what follows them, such as a norm."""
     tower.requires_grad_(False)
     if unfrozen_layers:
         if hasattr(tower.config, "depths"):

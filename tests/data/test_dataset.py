@@ -336,7 +336,7 @@ def test_rows_without_caption_or_label_are_named_or_left_out(files, caplog, colu
 
 @pytest.mark.parametrize("on_bad_row", ["raise", "skip"])
 def test_hidden_labels_raise(on_bad_row):
-    with pytest.raises(ValueError, match="has label -1; every row needs .* -1 stands for a hidden label"):
+    with pytest.raises(ValueError, match="has label -1; every row needs .*-1 stands for a hidden label"):
         prepare(table_of({"label": WORDS}, image=IMAGES, label=[-1, -1]), on_bad_row=on_bad_row)
 
 

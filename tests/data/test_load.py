@@ -151,7 +151,7 @@ NAMED = {"caption_column": "a", "label_column": "b"}
         ({"train": captioned(9)}, {"options": DataOptions(class_names=["a"])}, "of its own, so class_names has no use"),
         ({"train": captioned(9)}, {"options": DataOptions(templates=["{}"])}, "of its own, so templates has no use"),
         (TRAIN, {"streaming": True}, "toy: train.csv is of a form that is not streamed"),
-        ({"test": labelled([-1, -1])}, {}, "toy, split test: .* has label -1; .* -1 stands for a hidden label"),
+        ({"test": labelled([-1, -1])}, {}, "toy, split test: .* has label -1; .*-1 stands for a hidden label"),
         ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
         ({"old data!": captioned(2)}, {}, "toy: the split 'old data!' must be named by letters, digits, _ and dots"),
         ("digits", {"templates": ["a photo of {}", "a photo"]}, "template 'a photo' has no {} for the class"),

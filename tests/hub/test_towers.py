@@ -190,7 +190,7 @@ def test_processor_of_the_towers_is_settled_and_saved_with_the_model(whole_folde
         ({"image_processor": "nowhere"}, "^image processor 'nowhere' could not be loaded .*; give a folder that has"),
         (
             {"image_processor": ViTImageProcessorPil(size={"shortest_edge": 8})},
-            r"does not make one image .* of one shape \(it makes \(1, 3, .*8\) and \(1, 3, .*\); give size a height",
+            r"does not make one image .* of one shape \(it makes \(1, 3, .*8\) and \(1, 3, .*; give size a height",
         ),
         ({"image_processor": ViTImageProcessorPil(size={"height": 9, "width": 9})}, r"image size \(9\*9\) doesn't"),
         ({"freeze": True}, "^freeze is none of the config's arguments: .*freeze_text, freeze_vision, "),

@@ -25,14 +25,12 @@ class CaptionTable:
 
     Args:
         captions: (N,) lists of one or more texts.
-        links: (N, K) int64; rows that share a number are positives of each other. Default: rows of one image, and rows
-            that share a caption.
-        keys: (N,) names of the images, for the default of `links`.
+        links: (N, K) int64; rows that share a number are positives of each other. Default: rows of one image, by its
+            key, and rows that share a caption.
 
     Attributes:
         texts: (U,) unique captions.
         survives_flip: (U,) bool tensor, False if a mirrored image would make the caption wrong.
-        links: (N, K) int64 tensor.
 
     >>> table = CaptionTable([["a dog", "a pet"], ["a cat"], ["a pet"]], keys=["0", "1", "2"])
     >>> table.texts, (table.links[0] == table.links[2]).any(), (table.links[0] == table.links[1]).any()
@@ -66,11 +64,13 @@ class CaptionTable:
         first, count = self._offsets[indices], self._offsets[indices + 1] - self._offsets[indices]
         return torch.from_numpy(self._flat[first + (draws.numpy() * count).astype(np.int64)])
 
-    def add_to(self, digest) -> None:
-        """Update a `hashlib` digest with the texts and the rows that have them."""
+    def digest(self, ids: torch.Tensor) -> str:
+        """Return a digest of (N,) `key_ids` of the rows, of the texts and of the rows that have them."""
+        digest = hashlib.blake2b(ids.numpy().tobytes(), digest_size=8)
         for part in (self._flat, self._offsets, self.links.numpy()):
             digest.update(part.tobytes())
         digest.update("\0".join(self.texts).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     def select(self, indices: np.ndarray) -> "CaptionTable":
         """Return the table of the rows at `indices`, with the same texts and ids."""
@@ -108,17 +108,7 @@ def link_ids(names: Sequence[list[str]]) -> torch.Tensor:
 class TokenTable:
     """Tokenise texts once, and pad those of a batch on the right to the longest of them.
 
-    Args:
-        texts: (U,) captions or prompts.
-        tokenizer: That of the text tower.
-        max_length: Tokens that the tower reads. Longer texts are cut.
-        warn: Log how many texts are cut.
-
-    Attributes:
-        lengths: (U,) tokens of each text.
-
-    Raises:
-        ClipScratchError: If a text has no token at all.
+    Texts of more than `max_length` tokens are cut, with one warning if `warn`. A text without a token raises.
     """
 
     def __init__(self, texts: list[str], tokenizer, max_length: int, *, warn: bool = True):

@@ -5,7 +5,6 @@ A batch holds `images` uint8 (B, H, W, 3) or `image_features` (B, D); `input_ids
 and `may_flip` bool (B,) for the augmentation.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -29,13 +28,10 @@ _CAPTION_DRAW = 100  # a draw number apart from those of the augmentation
 
 
 class TextSide:
-    """Draw a caption of each row, and return its tokens or its cached features.
+    """Draw a caption of each row by (seed, epoch, key), and return its tokens or its cached features.
 
-    Args:
-        seed: A choice follows from (seed, epoch, key).
-        tokens: `TokenTable` of the texts of a caption table; or
-        features: (U, D) cached features of a frozen text tower, one of each text; or
-        tokenizer: For texts that are not known beforehand. They are cut at its `model_max_length`.
+    Of the three, one is given: `tokens` of the texts of a caption table, `features` (U, D) of each text of it, or a
+    `tokenizer` for texts that are not known beforehand, which are cut at its `model_max_length`.
     """
 
     def __init__(self, *, seed: int, tokens: TokenTable | None = None, features=None, tokenizer=None):
@@ -43,7 +39,7 @@ class TextSide:
         self.seed, self.tokens, self.features, self.tokenizer = seed, tokens, features, tokenizer
 
     def samples(self, ids: torch.Tensor, epochs: torch.Tensor) -> torch.Tensor:
-        """Return (B,) `sample_ids`, from which all randomness follows, of (B,) `key_ids` and (B,) epochs."""
+        """Return (B,) `sample_ids`, from which all randomness follows, of (B,) `key_ids` and epochs."""
         return sample_ids(ids, seed=self.seed, epoch=epochs)
 
     def batch(self, table: CaptionTable, rows: torch.Tensor, samples: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -70,16 +66,10 @@ class TextSide:
 
 
 class PairDataset(torch.utils.data.Dataset):
-    """Make batches of a map-style dataset, each whole (`__getitems__`).
+    """Make batches of a prepared dataset of N rows, each whole (`__getitems__`).
 
-    Args:
-        dataset: Prepared, N rows.
-        captions: Their `CaptionTable`.
-        texts: Chooses a caption, and returns its tokens or features.
-        pixels: uint8 (N, H, W, 3) decoded images; or
-        preprocess: Reads and resizes an image when its batch is made; or
-        image_features: (N, D) cached features of a frozen vision tower.
-        on_bad_row: `raise`, or `skip` to take the next row that can be read, for `preprocess`.
+    Images are decoded `pixels`, uint8 (N, H, W, 3); or read by `preprocess`, where `on_bad_row` `skip` takes the next
+    row that can be read; or cached `image_features` (N, D) of a frozen vision tower.
     """
 
     def __init__(
@@ -107,9 +97,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     def digest(self) -> str:
         """Return a digest of keys, captions and classes, by which a resumed run knows its data; pixels are not read."""
-        digest = hashlib.blake2b(self._ids.numpy().tobytes(), digest_size=8)
-        self.captions.add_to(digest)
-        return digest.hexdigest()
+        return self.captions.digest(self._ids)
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """Return the batch of [(epoch, row index), ...]; in a worker that meets a broken image, `error` alone."""

@@ -6,8 +6,7 @@ A slot reads its rows in blocks, shuffles each, and continues with the next epoc
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import datasets
 import numpy as np
@@ -27,29 +26,14 @@ from .map_batches import TextSide
 FEW_SHARDS = 4  # a slot; with fewer, one shard more or less makes too great a difference between slots
 
 
-class StreamedRow(NamedTuple):
-    """One row: its encoded image or the path to it, and captions or a label."""
-
-    key: str
-    image: bytes | str
-    where: str  # what an error calls it
-    captions: list[str] | None
-    label: int | None
-
-
 class BadRowError(ClipScratchError):
     """A row without a caption or a label."""
 
 
 class StreamedRows:
-    """The rows of an `IterableDataset`, prepared as they are read.
+    """The rows of any stream that `prepare_stream` understands, prepared as they are read.
 
-    Args:
-        stream: Any stream that `prepare_stream` understands; at most `num_shards` readers read whole shards of it.
-        options: As of `prepare_stream`.
-
-    Attributes:
-        class_names: (C,) names, `None` for caption data.
+    `class_names` are (C,) names, `None` for caption data.
     """
 
     def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS):
@@ -63,23 +47,27 @@ class StreamedRows:
         text = repr((sorted(map(str, self.stream.features.items())), names))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def row(self, raw: dict, shard: int, number: int) -> StreamedRow:
-        """Return the parts of a prepared row, `number` of a shard. A missing part raises."""
+    def row(self, raw: dict, shard: int, number: int) -> tuple[str, bytes | str, str, list[str] | int]:
+        """Return key, encoded image or path, its name for errors, and captions or label of a prepared row.
+
+        The row is `number` of a shard. A missing part raises.
+        """
         cell = raw["image"] or {}
         image, where = cell.get("bytes") or cell.get("path"), cell.get("path") or f"{self.shards[shard]}: row {number}"
         if tar := cell.get("shard"):
             image, where = read_member(cell), f"{tar}: {cell['member']}"
         if not image:
             raise BadImageError(f"{where}: has no image; remove the row.")
-        captions, label = raw.get("captions"), raw.get("label")
-        if self.class_names is None and not captions:
-            raise BadRowError(f"{where}: has no caption; every row needs one.")
-        if self.class_names is not None:
-            if label is None:
-                raise BadRowError(f"{where}: has no label; every row of class data needs one.")
-            if not 0 <= label < len(self.class_names):
-                raise BadRowError(f"{where}: label {label} has no class name; there are {len(self.class_names)} names.")
-        return StreamedRow(raw["key"], image, where, captions, label)
+        if self.class_names is None:
+            if not raw["captions"]:
+                raise BadRowError(f"{where}: has no caption; every row needs one.")
+            return raw["key"], image, where, raw["captions"]
+        label, count = raw["label"], len(self.class_names)
+        if label is None:
+            raise BadRowError(f"{where}: has no label; every row of class data needs one.")
+        if not 0 <= label < count:
+            raise BadRowError(f"{where}: label {label} has no class name; there are {count} names.")
+        return raw["key"], image, where, label
 
 
 class StreamedPairs(torch.utils.data.IterableDataset):
@@ -90,13 +78,8 @@ class StreamedPairs(torch.utils.data.IterableDataset):
     (An exception of a worker would reach the user as a traceback, its log lines once a worker.)
 
     Args:
-        rows: Training rows.
-        texts: Chooses a caption, and returns its tokens or features.
         captions: For class data, `CaptionTable.of_classes`.
         batch_size: Pairs of a batch, this process's share of the global batch.
-        seed: The order follows from (seed, epoch, slot).
-        preprocess: Reads and resizes an image when its batch is made.
-        process, processes: Number of this process, and of all processes.
         workers: Workers of the `DataLoader` of each process, 1 if it has none.
         shuffle_rows: Rows of a block, the only (encoded) rows in memory.
         on_bad_row: `raise`, or `skip` to take the next row instead.
@@ -117,7 +100,6 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         shuffle_rows: int = 2048,
         on_bad_row: str = "raise",
     ):
-        assert (rows.class_names is None) == (captions is None)
         self.rows, self.texts, self.captions = rows, texts, captions
         self.batch_size, self.seed, self.preprocess = batch_size, seed, preprocess
         self.process, self.processes, self.workers = process, processes, workers
@@ -127,7 +109,6 @@ class StreamedPairs(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[dict]:
         worker = torch.utils.data.get_worker_info()
-        assert worker is None or worker.num_workers == self.workers
         state = self.states[0 if worker is None else worker.id]
         try:
             yield from self._batches(state)
@@ -149,30 +130,29 @@ class StreamedPairs(torch.utils.data.IterableDataset):
             if epoch > last + 1:
                 raise ClipScratchError(f"{self.rows.title}: no row can be used; {warnings[-1]}")
             try:
-                row = self.rows.row(*raw)
-                image = self.preprocess(self.preprocess.decode(row.image, name=row.where))
+                key, image, where, text = self.rows.row(*raw)
+                pixels = self.preprocess(self.preprocess.decode(image, name=where))
             except (BadImageError, BadRowError) as error:
                 if self.on_bad_row == "raise":
                     raise
                 warnings.append(str(error))
                 continue
-            kept.append((epoch, row, image))
+            kept.append((epoch, key, image, text, pixels))
             last = epoch
             if len(kept) == self.batch_size:
                 yield self._batch(*zip(*kept, strict=True)) | {"stream": {"state": behind, "warnings": warnings}}
                 kept, warnings = [], []
 
-    def _batch(self, epochs: Sequence[int], rows: Sequence[StreamedRow], images: Sequence[np.ndarray]) -> dict:
-        ids = key_ids([row.key for row in rows])
-        samples = self.texts.samples(ids, torch.tensor(epochs))
-        table, places = self.captions, torch.arange(len(rows))
-        if table is None:
-            # Any two rows of the global batch, on any process, may share an image or a caption.
-            names = [[image_digest(row.image), *(f"\0{text}" for text in dict.fromkeys(row.captions))] for row in rows]
-            table = CaptionTable([row.captions for row in rows], links=link_ids(names))
+    def _batch(self, epochs, keys, images, texts, pixels):
+        samples = self.texts.samples(key_ids(keys), torch.tensor(epochs))
+        if self.captions is not None:
+            table, places = self.captions, torch.tensor(texts)
         else:
-            places = torch.tensor([row.label for row in rows])
-        return {"images": torch.from_numpy(np.stack(images)), **self.texts.batch(table, places, samples)}
+            # Any two rows of the global batch, on any process, may share an image or a caption.
+            rows = zip(images, texts, strict=True)
+            names = [[image_digest(image), *(f"\0{text}" for text in dict.fromkeys(own))] for image, own in rows]
+            table, places = CaptionTable(texts, links=link_ids(names)), torch.arange(len(texts))
+        return {"images": torch.from_numpy(np.stack(pixels)), **self.texts.batch(table, places, samples)}
 
     def _shuffled(self, state):
         """Yield (epoch, arguments of `StreamedRows.row`, state behind the row) without end, each block shuffled."""

@@ -53,15 +53,9 @@ class Augment:
             raise ClipScratchError(f"random_crop_min_area={self.random_crop_min_area} is not in (0, 1]; choose 0.6.")
 
     def __call__(self, images: torch.Tensor, samples: torch.Tensor, may_flip: torch.Tensor) -> torch.Tensor:
-        """Augment a batch.
+        """Augment uint8 (B, H, W, 3) to float32 (B, 3, H, W).
 
-        Args:
-            images: uint8 (B, H, W, 3).
-            samples: (B,) int64 from `sample_ids`.
-            may_flip: (B,) bool, False where the caption names left or right.
-
-        Returns:
-            float32 (B, 3, H, W).
+        `samples` are (B,) `sample_ids`; `may_flip` is False where the caption names left or right.
         """
         flip = (uniform(samples, _FLIP) < self.horizontal_flip) & may_flip
         if self.random_shift or self.horizontal_flip:
@@ -116,12 +110,7 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """Augment the parts of a batch when they are indexed. Equal parts are equal tensors.
-
-    Args:
-        images, samples, may_flip: (B, ...) as of `Augment`.
-        augment: Makes (n, 3, H, W) of n images.
-    """
+    """Augment the parts of a batch, (B, ...) as of `Augment`, when they are indexed. Equal parts are equal tensors."""
 
     images: torch.Tensor
     samples: torch.Tensor

@@ -56,19 +56,12 @@ class Mix:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How each image of a batch is mixed.
+    """How each image of a batch is mixed."""
 
-    Attributes:
-        partner: (B,) int64, index in the batch of the other image.
-        weight: (B,) float in (0, 1], share of the image that is its own.
-        cut: (B,) bool, whether the other image is pasted rather than blended.
-        box: (4, B) int64, top, bottom, left and right of the pasted rectangle.
-    """
-
-    partner: torch.Tensor
-    weight: torch.Tensor
-    cut: torch.Tensor
-    box: torch.Tensor
+    partner: torch.Tensor  # (B,) int64, index in the batch of the other image
+    weight: torch.Tensor  # (B,) float in (0, 1], share of the image that is its own
+    cut: torch.Tensor  # (B,) bool, whether the other image is pasted rather than blended
+    box: torch.Tensor  # (4, B) int64, top, bottom, left and right of the pasted rectangle
 
     def __call__(self, own: torch.Tensor, others: torch.Tensor, part: slice) -> torch.Tensor:
         """Mix (n, 3, H, W) images of a part of the batch with their partners."""

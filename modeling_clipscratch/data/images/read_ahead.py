@@ -13,14 +13,10 @@ PROBE = 4  # items of a batch that one thread reads, to measure how long one tak
 
 
 def read_ahead(read: Callable[[Any], Any], items: Sequence, batch_size: int) -> Iterator[list]:
-    """Yield batches of `read(item)` in the order of the items, the next one read while the caller uses the current one.
+    """Yield lists of `read(item)` in the order of the items, the next one read while the caller uses the current one.
 
-    Several threads share a batch whose items take long, such as large images or those on a slow disk.
-
-    Args:
-        read: Called by other threads, one item at a time. Its errors are raised in the turn of their batch.
-        items: N items.
-        batch_size: Items of a batch; the last batch may be smaller.
+    `read` is called by other threads, several where items take long (large images, a slow disk). Its errors are raised
+    in the turn of their batch.
     """
 
     def read_batch(batch):
