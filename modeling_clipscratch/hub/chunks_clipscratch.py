@@ -1,8 +1,5 @@
 """Encode a batch in chunks, and encode each chunk again in the backward pass, so that one chunk is in memory."""
 
-import contextlib
-import random
-
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -21,9 +18,6 @@ def in_chunks(encode, inputs, chunk_size, device="cpu"):
         chunk_size: rows at once; the last chunk may be smaller.
         device: where `encode` draws random numbers.
 
-    Returns:
-        (B, P).
-
     Source: Gao et al. 2021, arXiv 2101.06983, which caches embeddings in two passes; here autograd keeps the order.
     """
 
@@ -34,23 +28,7 @@ def in_chunks(encode, inputs, chunk_size, device="cpu"):
     if not torch.is_grad_enabled():
         return torch.cat([rows_from(start) for start in starts])
     # `checkpoint` itself replays torch's generators: those of the CPU and of the devices of its tensor arguments.
-    options, there = {"use_reentrant": False, "context_fn": _same_python_draws}, torch.empty(0, device=device)
-    features = []
+    there, features = torch.empty(0, device=device), []
     for start in starts:  # no comprehension: it has a frame of its own, which torch.compile would compile
-        features.append(checkpoint(rows_from, start, there, **options))
+        features.append(checkpoint(rows_from, start, there, use_reentrant=False))
     return torch.cat(features)
-
-
-def _same_python_draws():
-    before = random.getstate()
-
-    @contextlib.contextmanager
-    def replay():
-        after = random.getstate()
-        random.setstate(before)
-        try:
-            yield
-        finally:
-            random.setstate(after)
-
-    return contextlib.nullcontext(), replay()

@@ -193,7 +193,7 @@ class ClipScratchModel(PreTrainedModel):
         model = cls(config)
         model.text_model, model.vision_model = text_tower, vision_tower
         model.freeze_towers()
-        for line in describe_model(model, {"text": text, "vision": vision}):
+        for line in describe_model(model):
             logger.info(line)
         return model, processor
 

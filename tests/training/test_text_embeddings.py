@@ -60,8 +60,6 @@ def refusal(tower, tokens, pooling):
     """The error of a pair that cannot work; `None` for one that must."""
     from_left = tower in ("gpt2", "qwen2") or tower.startswith("clip")
     if pooling == "cls":
-        if tokens == "bare":
-            return "puts none of its own before the words"
         return "reads from left to right" if from_left else None
     if pooling == "tower":
         if tower.startswith("clip"):

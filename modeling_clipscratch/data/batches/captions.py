@@ -112,21 +112,13 @@ class TokenTable:
     """
 
     def __init__(self, texts: list[str], tokenizer, max_length: int, *, warn: bool = True):
-        # verbose=False: without the tokenizer's own warning of long texts.
-        ids_only = {"padding": False, "return_attention_mask": False, "return_token_type_ids": False}
-        encoded = tokenizer(list(texts), truncation=False, verbose=False, **ids_only)["input_ids"]
-        long = [number for number, ids in enumerate(encoded) if len(ids) > max_length]
-        if long:
-            cut = tokenizer([texts[number] for number in long], truncation=True, max_length=max_length, **ids_only)
-            tokenizer(texts[0], truncation=False, verbose=False)  # a tokenizer is saved with its last truncation
-            for number, ids in zip(long, cut["input_ids"], strict=True):
-                encoded[number] = ids
-            if warn:
-                logger.warning(
-                    "%d of %d texts are longer than the %d tokens that the text tower reads; their ends are cut off.",
-                    len(long), len(texts), max_length,
-                )  # fmt: skip
+        options = {"padding": False, "return_attention_mask": False, "return_token_type_ids": False}
+        encoded = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
+        tokenizer(texts[0], truncation=False, verbose=False)  # a tokenizer is saved with its last truncation
         self.lengths = np.array([len(ids) for ids in encoded])
+        if warn and (full := (self.lengths == max_length).sum()):
+            message = "%d of %d texts fill the %d tokens that the text tower reads; what is longer is cut off."
+            logger.warning(message, full, len(texts), max_length)
         if not self.lengths.all():
             raise ClipScratchError(
                 f"the text {texts[self.lengths.argmin()]!r} has no token, so there is nothing to encode; leave it out, "
