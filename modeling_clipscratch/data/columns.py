@@ -189,15 +189,10 @@ def read_labels(
     train: Callable[[], datasets.Dataset] | None,
     origin: str,
 ) -> tuple[list[int | None], list[str]]:
-    """Read labels as numbers.
+    """Return (N,) labels, `None` where a row has none, and (C,) names of their classes.
 
-    Args:
-        options: `class_names` in label order replace the names of the table.
-        train: Opens the training split of the same data, if this is another split. Classes written as words are
-            numbered by train, so that all splits number them alike.
-
-    Returns:
-        (N,) labels, `None` where a row has none, and (C,) names of the classes.
+    Classes written as words are numbered by `train`, which opens the training split of the same data if this is
+    another one, so that all splits number them alike.
     """
     feature, values = table.features[column], _stripped(table[column][:])
     names = known_classes(feature, options, column=column, origin=origin)

@@ -10,8 +10,9 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import cached_file
 
+from ..data.images.preprocess import Preprocess
 from ..hub.configuration_clipscratch import AUTO_MAP, CODE_KEYS
-from ..hub.processor_clipscratch import load_image_processor, processed_size
+from ..hub.processor_clipscratch import load_image_processor
 from ..utils.errors import ClipScratchError
 from ..utils.local_files import read_json
 from ..utils.names import first_line
@@ -67,7 +68,7 @@ def explaining_load_errors(*sources: str | Path | None) -> Iterator[None]:
 def usable_processor(source):
     """Load an image processor and apply it: only then a size, a mean or a filter of a wrong type raises."""
     processor = load_image_processor(source)
-    processed_size(processor)
+    Preprocess(processor)
     return processor
 
 

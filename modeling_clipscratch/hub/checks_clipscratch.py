@@ -57,11 +57,26 @@ def check_text_tower(tower, pooling, tokenizer):
 
 
 @torch.no_grad()
-def check_vision_tower(tower, pooling, image_size):
-    """Encode two images of `image_size` (height, width), one of them twice; raise for features that do not fit them."""
-    what, (height, width) = f"vision_pooling {pooling!r}: a {tower.config.model_type}", image_size
-    dark = torch.rand(3, height, width, generator=torch.Generator().manual_seed(0)) - 1
-    tokens, features = _run(tower, "vision", pooling, pixel_values=torch.stack([dark, dark + 1, dark]))
+def check_vision_tower(tower, pooling, image_processor):
+    """Encode two images of other shapes, one of them twice; raise for features that do not fit them."""
+    what, draw = f"vision_pooling {pooling!r}: a {tower.config.model_type}", torch.Generator().manual_seed(0)
+    sizes = (3, 48, 96), (3, 96, 48)
+    dark, bright = (torch.randint(0, 128, size, dtype=torch.uint8, generator=draw) for size in sizes)
+    try:
+        images = [dark, bright + 128, dark]
+        pixels = [image_processor(image, return_tensors="pt")["pixel_values"] for image in images]
+        made = f"it makes {tuple(pixels[0].shape)} and {tuple(pixels[1].shape)}"
+        fits = pixels[0].dim() == 4 and pixels[0].shape == pixels[1].shape and pixels[0].shape[:2] == (1, 3)
+    except Exception as error:  # processors of patches, tiles, pairs or videos fail each in its own way
+        made, fits = one_line(error), False
+    if not fits:
+        raise ClipScratchError(
+            f"the image processor {type(image_processor).__name__} does not make one image of three channels and of "
+            f"one shape ({made}); give size a height and a width, or crop_size with do_center_crop, or give a tower "
+            "with such an image processor, such as a ViT, DINOv2 or CLIP."
+        )
+    height, width = pixels[0].shape[2:]
+    tokens, features = _run(tower, "vision", pooling, pixel_values=torch.cat(pixels))
     if _distance(features[0], features[2]) > _APART:
         raise ClipScratchError(
             f"{what} gives one image different features, since it leaves parts out at random; choose another."

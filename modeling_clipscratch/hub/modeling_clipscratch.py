@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, VisionTextDualEncoderProcessor
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, can_return_tuple
@@ -19,8 +19,16 @@ from .chunks_clipscratch import in_chunks
 from .configuration_clipscratch import CHOICES, ClipScratchConfig
 from .errors_clipscratch import ClipScratchError
 from .losses_clipscratch import contrastive_logits, contrastive_loss, unit_length
-from .processor_clipscratch import build_processor, own_source, processed_size
-from .towers_clipscratch import build_tower, describe_model, freeze_tower, last_blocks, load_tower, pool
+from .processor_clipscratch import forget_code, load_image_processor, load_tokenizer
+from .towers_clipscratch import (
+    build_tower,
+    describe_model,
+    first_position,
+    freeze_tower,
+    last_blocks,
+    load_tower,
+    pool,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -178,14 +186,17 @@ class ClipScratchModel(PreTrainedModel):
         if unknown := sorted(set(config) - CHOICES):
             raise ClipScratchError(f"{unknown[0]} is none of the config's arguments: {', '.join(sorted(CHOICES))}.")
         config = ClipScratchConfig(**config)  # a wrong choice is refused before anything is loaded
-        tokenizer = own_source(text, "text", "tokenizer") if tokenizer is None else tokenizer
+        tokenizer = getattr(text, "name_or_path", text) if tokenizer is None else tokenizer
         if image_processor is None:
-            image_processor = own_source(vision, "vision", "image_processor")
+            image_processor = getattr(vision, "name_or_path", vision)
         text_tower = load_tower(text, "text", config.text_pooling)
         vision_tower = load_tower(vision, "vision", config.vision_pooling)
-        processor = build_processor(tokenizer, image_processor, text_tower)
-        check_text_tower(text_tower, config.text_pooling, processor.tokenizer)
-        check_vision_tower(vision_tower, config.vision_pooling, processed_size(processor.image_processor))
+        tokenizer, image_processor = load_tokenizer(tokenizer), load_image_processor(image_processor)
+        longest = text_tower.config.max_position_embeddings - first_position(text_tower)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+        check_text_tower(text_tower, config.text_pooling, tokenizer)
+        check_vision_tower(vision_tower, config.vision_pooling, image_processor)
+        processor = VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer)
         config.text_config, config.vision_config = text_tower.config, vision_tower.config
         for part in (config.text_config, config.vision_config):  # saved with the model, maybe published
             if os.path.isdir(part.name_or_path):
@@ -195,7 +206,7 @@ class ClipScratchModel(PreTrainedModel):
         model.freeze_towers()
         for line in describe_model(model):
             logger.info(line)
-        return model, processor
+        return model, forget_code(processor)
 
     def freeze_towers(self):
         """Apply the config's `freeze_*` and `unfreeze_*_layers` to parameters and modes."""

@@ -1,38 +1,11 @@
-"""Load the tokenizer and the image processor of two towers, and join them to one processor."""
+"""Load the tokenizer and the image processor of two towers."""
 
-import torch
-from torch import nn
-from transformers import (
-    AutoTokenizer,
-    ImageProcessingMixin,
-    PretrainedConfig,
-    PreTrainedTokenizerBase,
-    VisionTextDualEncoderProcessor,
-)
+from transformers import AutoTokenizer, ImageProcessingMixin, PreTrainedTokenizerBase
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # `transformers` asks for torchvision
 
 from .configuration_clipscratch import without_foreign_code
 from .errors_clipscratch import ClipScratchError
-from .towers_clipscratch import first_position, one_line
-
-
-def own_source(tower, side, argument):
-    """Return the folder or Hub id of a tower, which may hold its `tokenizer` or `image_processor` (`argument`)."""
-    source = tower.name_or_path if isinstance(tower, (nn.Module, PretrainedConfig)) else tower
-    if not source:
-        raise ClipScratchError(
-            f"{argument} is missing: the {side} tower was made from a config and brings none; give {argument} a "
-            "folder, a Hub id or the object itself."
-        )
-    return source
-
-
-def build_processor(tokenizer, image_processor, text_tower):
-    """Build the `VisionTextDualEncoderProcessor` of two towers, which cuts texts at what the text tower reads."""
-    tokenizer, image_processor = load_tokenizer(tokenizer), load_image_processor(image_processor)
-    positions = text_tower.config.max_position_embeddings - first_position(text_tower)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-    return forget_code(VisionTextDualEncoderProcessor(image_processor=image_processor, tokenizer=tokenizer))
+from .towers_clipscratch import one_line
 
 
 def load_tokenizer(source):
@@ -82,23 +55,6 @@ def load_image_processor(source):
             ) from error
     processor.do_convert_rgb = True  # users of the saved processor may have grey or transparent images
     return processor
-
-
-def processed_size(image_processor):
-    """Return the height and width of the images that an image processor makes; `ClipScratchError` if they differ."""
-    try:
-        images = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((48, 96), (96, 48)))
-        wide, tall = (tuple(image_processor(one, return_tensors="pt")["pixel_values"].shape) for one in images)
-        made = f"it makes {wide} and {tall}"
-    except Exception as error:  # processors of patches, tiles, pairs or videos fail each in its own way
-        wide, tall, made = (), (), one_line(error)
-    if wide != tall or len(wide) != 4 or wide[:2] != (1, 3):
-        raise ClipScratchError(
-            f"the image processor {type(image_processor).__name__} does not make one image of three channels and of "
-            f"one shape ({made}); give size a height and a width, or crop_size with do_center_crop, or give a tower "
-            "with such an image processor, such as a ViT, DINOv2 or CLIP."
-        )
-    return wide[2:]
 
 
 def forget_code(processor):

@@ -29,12 +29,8 @@ def explaining_failures(
 ) -> Iterator[None]:
     """Turn a failed write, whichever library made it, into a `WriteError` that names the place and the free space.
 
-    A `FileNotFoundError` is raised as it is: it names a file that was to be read.
-
-    Args:
-        place: File or folder that is written.
-        remedy: End of the sentence.
-        also: Further errors that a failed write raises, besides `OSError` and `SafetensorError`.
+    A `FileNotFoundError` is raised as it is: it names a file that was to be read. `remedy` ends the sentence; `also`
+    names errors of a failed write besides `OSError` and `SafetensorError`.
     """
     try:
         yield
@@ -63,13 +59,7 @@ def write_text(path: str | Path, text: str) -> None:
 def write_whole(path: str | Path, write: Callable[[Path], object], *, folder: bool = False) -> None:
     """Call `write(temporary path)` and move the result to `path`, so that a reader sees the old content or the new.
 
-    Args:
-        path: Place of the file or folder; a link is followed. A folder that is there must be empty.
-        write: Function that writes the file, or fills the empty folder.
-        folder: Whether a folder is written.
-
-    Raises:
-        WriteError: If that fails; the old content is kept.
+    A link is followed. A `folder` that is there must be empty. If writing fails, a `WriteError` is raised.
     """
     target = Path(path).resolve()
     with explaining_failures(path), _temporary_folder(target.parent, target.name) as temporary:
@@ -85,11 +75,8 @@ def write_whole(path: str | Path, write: Callable[[Path], object], *, folder: bo
 def replacing_files(folder: str | Path, *, last: str, **options) -> Iterator[Path]:
     """Yield a temporary folder whose files replace those of the same names in `folder` at the end.
 
-    Until then, and if an error is raised inside, `folder` stays as it was.
-
-    Args:
-        last: Name of the file that vouches for the others: the old one is deleted first, the new one comes last.
-        options: As for `explaining_failures`.
+    Until then, and if an error is raised inside, `folder` stays as it was. The file `last` vouches for the others: the
+    old one is deleted first, the new one comes last. `options` are those of `explaining_failures`.
     """
     folder = Path(folder)
     with explaining_failures(folder, **options), _temporary_folder(folder, "new") as temporary:

@@ -47,14 +47,9 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def find_damage(folder: Path, *, concerns: Callable[[str], bool] = lambda name: True) -> str | None:
-    """Compare a folder's files with its `SHA256SUMS`.
+    """Return what is wrong with the first file that differs from its folder's `SHA256SUMS`, for a sentence, or `None`.
 
-    Args:
-        folder: Folder that `write_sums` was called on.
-        concerns: Whether a file, by its name, is to be checked.
-
-    Returns:
-        What is wrong with the first file that differs, for a sentence; `None` if all files are as they were written.
+    `concerns` says whether a file, by its name, is to be checked.
     """
     try:
         digests = read_sums(folder)

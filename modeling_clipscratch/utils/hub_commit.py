@@ -20,7 +20,7 @@ def open_repository(
     token: str | None = None,
     create: bool = True,
 ) -> str:
-    """Check, before anything long begins, that a model repository can be written to.
+    """Check, before anything long begins, that a model repository can be written to, and return its full id.
 
     Args:
         repo_id: `you/name`, or `name` for a repository of the token's owner.
@@ -28,9 +28,6 @@ def open_repository(
         revision: Branch; created if it is missing.
         token: Default: the one that `hf auth login` or `HF_TOKEN` set.
         create: Create the repository if it is missing.
-
-    Returns:
-        The full id.
 
     Raises:
         ClipScratchError: If the id is malformed, there is no token, or the repository is public against `private`.
@@ -72,18 +69,9 @@ def commit_files(
     token: str | None = None,
     stale: Callable[[str], bool] = lambda path: False,
 ) -> str:
-    """Publish files in one commit, so that a reader sees all of them or none.
+    """Publish {path in the repository: file} in one commit, and return its address. A refusal raises `OSError`.
 
-    Args:
-        files: {path in the repository: file}.
-        repo_id, revision, token: As for `open_repository`, which must be called first.
-        stale: Whether a file of the repository that is not among `files` is deleted by the same commit.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        OSError: If the Hub refuses, or somebody else commits meanwhile.
+    The commit deletes what is `stale` of the repository's other files. `open_repository` must be called first.
     """
     # Not `upload_folder`: over Xet it makes several commits of large files.
     api = HfApi(token=token)

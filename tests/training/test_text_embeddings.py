@@ -63,7 +63,7 @@ def refusal(tower, tokens, pooling):
         return "reads from left to right" if from_left else None
     if pooling == "tower":
         if tower.startswith("clip"):
-            return None if tokens == "clip" else "does not put at its end"
+            return None if tokens == "clip" else "is not what the tokenizer"
         if tower in ("distilbert", "electra", "deberta-v2", "modernbert", "gpt2", "qwen2"):
             return "no pooled output"
     return None
