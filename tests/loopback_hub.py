@@ -28,7 +28,6 @@ class Fault:
     Args:
         status: Answer; with `None` the request is served.
         drop: The connection closes in the middle of the `"request"`, or of the `"answer"` after all was done.
-        seconds: Delay.
         meanwhile: Called before the answer.
         times: How often this happens.
     """
@@ -36,9 +35,7 @@ class Fault:
     pattern: str
     status: int | None = None
     drop: str | None = None
-    seconds: float = 0
     meanwhile: Callable[[], object] | None = None
-    headers: dict = field(default_factory=dict)
     message: str = "requested by the test"
     times: int = 1
 
@@ -86,12 +83,11 @@ class LoopbackHub:
         tokens: {token: (user, may write)}.
         repos: {(kind, name): `Repo`}; kinds are `model` and `dataset`.
         seen: "METHOD path" of every request, in order.
-        largest: Bytes of the largest file that LFS accepts.
     """
 
     def __init__(self):
         self.tokens = {"hf_owner": ("you", True), "hf_reader": ("you", False), "hf_other": ("other", True)}
-        self.repos, self.blobs, self.faults, self.seen, self.largest = {}, {}, [], [], 10**9
+        self.repos, self.blobs, self.faults, self.seen = {}, {}, [], []
         self.lock = threading.RLock()
 
     def __enter__(self):
@@ -145,13 +141,11 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         self.fault = self.server.hub.fault(f"{self.command} {unquote(self.path)}")
         try:
-            if self.fault and self.fault.seconds:
-                threading.Event().wait(self.fault.seconds)
             if self.fault and self.fault.meanwhile:
                 self.fault.meanwhile()
             if self.fault and self.fault.status:
                 self.body()
-                return self.answer(self.fault.status, {"error": self.fault.message}, self.fault.headers)
+                return self.answer(self.fault.status, {"error": self.fault.message})
             self.user, self.may_write = self.who()
             self.route()
         except Refused as no:
@@ -372,8 +366,6 @@ class Answer(BaseHTTPRequestHandler):
         for asked in self.json()["objects"]:
             upload, verify = ({"href": f"{hub.url}/_blobs/{place}"} for place in (asked["oid"], "verify"))
             more = {"actions": {"upload": upload, "verify": verify}}
-            if asked["size"] > hub.largest:
-                more = {"error": {"code": 413, "message": f"{asked['size']} bytes are too large"}}
             objects.append(asked if asked["oid"] in hub.blobs else {**asked, **more})
         self.answer(200, {"transfer": "basic", "objects": objects})
 

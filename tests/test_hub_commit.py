@@ -86,18 +86,6 @@ def test_a_commit_of_somebody_else_is_not_overwritten(hub, push):
     assert repo.history == ["initial commit", "theirs"] and set(repo.files()) == {"theirs"}
 
 
-def test_files_that_the_hub_cannot_take_are_reported(hub, push, files, tmp_path):
-    hub.largest = 100
-    with pytest.raises(OSError, match="7000 bytes are too large"):
-        push()
-    hub.largest = 10**9
-    files["README.md"] = tmp_path / "README.md"
-    files["README.md"].write_text("---\ntags: [\n---\n")
-    with pytest.raises(OSError, match=r"Invalid metadata in README.md. - not YAML"):
-        push()
-    assert not published(hub, {})
-
-
 def test_who_may_not_write_is_refused(hub, push, files, monkeypatch):
     for name, access in (("clip", {}), ("hidden", {"private": True}), ("gated", {"gated": True})):
         hub.add(f"other/{name}", BEFORE, **access)
@@ -115,12 +103,6 @@ def test_who_may_not_write_is_refused(hub, push, files, monkeypatch):
     with pytest.raises(ValueError, match="pushing needs a token; create one with write access at https"):
         push()
     assert not published(hub, files) and not published(hub, files, "other/clip")
-
-
-def test_a_writer_of_a_gated_repository_may_push(hub, push, files):
-    hub.add("other/gated", BEFORE, gated=True, writers={"you"})
-    push("other/gated")
-    assert published(hub, files, "other/gated")
 
 
 @pytest.mark.parametrize("repo_id", ["a/b/c", "you/my clip", "you/-clip", "you/a..b", "/clip", "you/clip.git"])

@@ -90,13 +90,6 @@ def test_batches_are_the_same_for_any_number_of_workers(make_pairs, in_memory):
     assert_same(epoch_of(pickle.loads(pickle.dumps(pairs)), 3, epoch=1), alone)
 
 
-def test_samples_do_not_depend_on_the_size_of_batches(make_pairs):
-    pairs = make_pairs()
-    singles = one_by_one(epoch_of(pairs, 1))
-    for size in (2, 3, 7):
-        assert_same(one_by_one(epoch_of(pairs, size)), singles)
-
-
 @pytest.mark.parametrize("other", ["in_memory", "live"])
 def test_images_in_memory_and_texts_tokenised_late_make_the_same_batches(make_pairs, other):
     assert_same(epoch_of(make_pairs(**{other: True}), 3), epoch_of(make_pairs(), 3))
@@ -131,11 +124,6 @@ def test_epochs_and_seeds_choose_other_captions_and_orders(make_pairs):
     assert len(orders) == 30
     samples = [set(epoch_of(make_pairs(seed=seed), 7)[0]["sample"].tolist()) for seed in (0, 1)]
     assert not samples[0] & samples[1]
-
-
-def test_sampler_names_the_epoch_with_every_row():
-    assert [epoch for epoch, _ in sampler_of(5)] == [5] * 7
-    assert sorted(index for _, index in sampler_of(5)) == list(range(7)) and len(sampler_of(5)) == 7
 
 
 def test_cached_features_replace_pixels_and_tokens(make_pairs):
@@ -178,17 +166,6 @@ def test_next_readable_row_takes_the_place_of_a_broken_one(make_pairs, caplog):
     pairs.__getitems__([(1, 2)])
     [message] = [record.getMessage() for record in caplog.records]  # not once a row, nor once an epoch
     assert message.startswith("set: skipped 1 of 7 images so far; the last: set: k2: cannot be decoded")
-
-
-def test_broken_images_are_logged_at_the_first_the_tenth_the_hundredth(word_processor, caplog):
-    dataset = dataset_of(broken=range(110), captions=[["a"]] * 120, name=None)
-    preprocess = Preprocess(ViTImageProcessorPil(size={"height": 8, "width": 8}))
-    texts = TextSide(seed=0, tokenizer=word_processor.tokenizer)
-    pairs = PairDataset(dataset, CaptionTable.of(dataset), texts, preprocess=preprocess, on_bad_row="skip")
-    for _ in range(2):
-        pairs.__getitems__([(0, 0)])
-    counts = [record.getMessage().partition(" images")[0] for record in caplog.records]
-    assert counts == [f"the dataset: skipped {count} of 120" for count in (1, 10, 100)]
 
 
 def test_plain_images_are_not_augmented_and_a_broken_one_raises(make_pairs):

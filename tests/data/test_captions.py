@@ -48,12 +48,6 @@ def test_rows_of_a_class_have_its_prompts_and_are_positives():
     assert table.texts == ["a photo of a a.", "a photo of a b.", "a photo of a c."]  # the default
 
 
-def test_largest_draw_is_the_last_caption():
-    table = table_of([["x"], ["a", "b", "c"]])
-    draws = torch.tensor([1 - 2**-24, 0.0])  # the largest that `uniform` returns, and the smallest
-    assert [table.texts[number] for number in table.choose(torch.tensor([1, 1]), draws)] == ["c", "a"]
-
-
 @pytest.mark.parametrize(
     ("captions", "keys"),
     [
@@ -102,11 +96,6 @@ def test_long_texts_are_cut_with_one_warning(word_processor, caplog):
     cut = tokenizer(TEXTS, padding=True, truncation=True, max_length=4, return_tensors="pt")
     assert torch.equal(batch["input_ids"], cut["input_ids"]) and batch["input_ids"].shape == (5, 4)
     assert (batch["input_ids"][[0, 3], 3] == 3).all()  # the [SEP] at the end stays
-
-
-def test_order_by_length_is_shortest_first_and_stable(word_processor):
-    assert TokenTable(TEXTS, word_processor.tokenizer, 12).by_length().tolist() == [2, 1, 4, 0, 3]
-    assert TokenTable(["red", "blue", "a"], word_processor.tokenizer, 12).by_length().tolist() == [0, 1, 2]
 
 
 def test_fingerprint_follows_tokens_and_their_borders(word_processor):

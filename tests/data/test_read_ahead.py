@@ -19,19 +19,6 @@ def test_batches_are_in_the_order_of_the_items(count, seconds):
     assert list(read_ahead(read, range(count), 8)) == expected
 
 
-@pytest.mark.parametrize(("worth_a_thread", "several"), [(60, False), (0, True)])
-def test_quick_reads_share_one_thread_and_long_ones_have_several(monkeypatch, worth_a_thread, several):
-    monkeypatch.setattr("modeling_clipscratch.data.images.read_ahead.WORTH_A_THREAD", worth_a_thread)
-    readers = set()
-
-    def read(item):
-        time.sleep(2e-3)
-        readers.add(threading.get_ident())
-
-    assert sum(map(len, read_ahead(read, range(40), 40))) == 40
-    assert (len(readers) > 1) is several
-
-
 def test_one_batch_is_read_ahead_and_a_caller_that_stops_leaves_no_thread_behind():
     begun, before = [], threading.active_count()
     batches = read_ahead(begun.append, range(32), 8)
