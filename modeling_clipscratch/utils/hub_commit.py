@@ -61,7 +61,7 @@ def open_repository(
 
 
 def commit_files(
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | bytes],
     repo_id: str,
     *,
     message: str,
@@ -69,7 +69,7 @@ def commit_files(
     token: str | None = None,
     stale: Callable[[str], bool] = lambda path: False,
 ) -> str:
-    """Publish {path in the repository: file} in one commit, and return its address. A refusal raises `OSError`.
+    """Publish {path in the repository: file, or its content} in one commit, and return its address. A refusal raises `OSError`.
 
     The commit deletes what is `stale` of the repository's other files. `open_repository` must be called first.
     """
@@ -79,7 +79,7 @@ def commit_files(
         info = api.repo_info(repo_id, revision=revision)
         gone = [item.rfilename for item in info.siblings if item.rfilename not in files and stale(item.rfilename)]
         operations = [CommitOperationDelete(path, is_folder=False) for path in gone]
-        operations += [CommitOperationAdd(path, str(file)) for path, file in sorted(files.items())]
+        operations += [CommitOperationAdd(path, file) for path, file in sorted(files.items())]
         commit = api.create_commit(
             repo_id, operations, commit_message=message, revision=revision, parent_commit=info.sha
         )

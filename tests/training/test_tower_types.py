@@ -30,6 +30,7 @@ ALL = [
 ]
 # The only refusals of a type that `check_tower_type` admits, when one block of it is to be trained.
 OF_STAGES = "is of stages, whose layers are in no one row"
+CHANGING = {"rwkv"}  # changes its weights when it reads, which no check looks for
 # After saving, a buffer of each block that its parent would fill is not filled: transformers asks no parent for it
 # where the model around the tower is not its own.
 NOT_RELOADED = {"falcon_h1"}
@@ -46,6 +47,8 @@ def trainer():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("side", "kind"), ALL)
 def test_a_type_trains_whole_frozen_and_in_part_or_is_refused(side, kind, trainer, make_model, parts, tmp_path):
+    if kind in CHANGING:
+        pytest.skip(f"{kind} changes its weights when it reads")
     try:
         known = CONFIG_MAPPING[kind]()
     except Exception as error:
