@@ -19,22 +19,11 @@ _FLIP, _SHIFT_Y, _SHIFT_X, _SCALE, _RATIO, _CROP_Y, _CROP_X, _ERASE, _ERASE_Y, _
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Augment and normalise images.
+    """Augment and normalise images; `mean` and `std` (3,) are those of the image processor, in 0 to 1.
 
-    Args:
-        mean, std: (3,) of the image processor, in 0 to 1.
-        random_shift: Largest shift in pixels each way. The edge is repeated.
-        random_crop_min_area: Least share of the image that a crop keeps; 1 is no crop. The aspect ratio is drawn from
-            3/4 to 4/3, what would lie outside is cut, and the crop is resized back (bilinear).
-        horizontal_flip: Probability of a mirror image, where the caption allows it.
-        random_erasing: Probability that a rectangle of 2 to 25 % of the image becomes the mean colour.
-        mix: How `Views` mixes the images of a batch; `None` for not at all.
-
-    Raises:
-        ClipScratchError: If a value is not a probability.
-
-    Source:
-        Crop: Szegedy et al. 2014, arXiv 1409.4842. Erasing: Zhong et al. 2017, arXiv 1708.04896.
+    A shift of at most `random_shift` pixels repeats the edge. A crop keeps at least `random_crop_min_area` of the image
+    at an aspect ratio of 3/4 to 4/3 (what would lie outside is cut), and is resized back (bilinear; Szegedy et al.
+    2014, arXiv 1409.4842). An erased rectangle of 2 to 25 % becomes the mean colour (Zhong et al. 2017, 1708.04896).
     """
 
     mean: list

@@ -20,19 +20,16 @@ _REDUCING_GAP = 3
 
 
 class Preprocess:
-    """Resize and crop images as an image processor does. Normalising is left to `normalize`, on the device.
+    """Resize and crop images as an image processor (PIL back-end) does. Normalising is left to `normalize`.
+
+    `image_size` is height and width of the arrays; `mean` and `std` (3,) are of pixels in [0, 1].
 
     Args:
-        image_processor: transformers image processor of the vision tower (PIL back-end).
         exact: Take the image processor's own pixels, for all that is measured, cached or searched. Otherwise, for
             training, large JPEGs are decoded at a part of their scale, and images are resized by torch, in about half
             of the time. Resizing differs by 0.03 of 255 levels in the mean of photographs, by 6 at most; a JPEG at half
             its scale by 1, at a quarter by 1.3, at sharp edges by up to some 30. Image processors that do more than
             resize (bilinear, bicubic) and crop are always used exactly.
-
-    Attributes:
-        image_size: Height and width of the arrays, pixels.
-        mean, std: (3,) of pixels in [0, 1].
 
     Raises:
         ClipScratchError: If the image processor does anything else than resize, crop, scale to [0, 1] and normalise, or
