@@ -47,12 +47,6 @@ def test_all_files_are_added_and_stale_ones_deleted_in_one_commit(hub, push, fil
     assert hub.repos["model", "you/clip"].files(before) == BEFORE
 
 
-def test_a_branch_is_created_and_main_is_kept(hub, push, files):
-    for _ in range(2):
-        push(revision="trial")
-    assert published(hub, files, revision="trial") and hub.repos["model", "you/clip"].files() == BEFORE
-
-
 def test_a_repository_is_created_private_only_if_requested(hub, push):
     assert push("fresh", private=True) and hub.repos["model", "you/fresh"].private
     push("you/fresh", private=True)

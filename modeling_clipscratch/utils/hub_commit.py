@@ -69,9 +69,10 @@ def commit_files(
     token: str | None = None,
     stale: Callable[[str], bool] = lambda path: False,
 ) -> str:
-    """Publish {path in the repository: file, or its content} in one commit, and return its address. A refusal raises `OSError`.
+    """Publish {path in the repository: file, or its content} in one commit, and return its address.
 
-    The commit deletes what is `stale` of the repository's other files. `open_repository` must be called first.
+    The commit deletes what is `stale` of the repository's other files. `open_repository` must be called first. A
+    refusal raises `OSError`.
     """
     # Not `upload_folder`: over Xet it makes several commits of large files.
     api = HfApi(token=token)

@@ -111,18 +111,6 @@ def test_images_are_read_in_threads_and_other_processes(tmp_path, files, in_tar,
                 assert all(map(np.array_equal, images, expected))
 
 
-def test_a_shard_that_is_replaced_is_read_by_a_new_reader(tmp_path, in_tar, encode):
-    read = ImageReader(in_tar)
-    assert read(0).getpixel((0, 0)) == RGB["red"]
-    data = (tmp_path / "0.tar").read_bytes().replace(encode("red"), encode("lime").ljust(len(encode("red"))))
-    os.remove("0.tar")
-    (tmp_path / "0.tar").write_bytes(data + b"\0")
-    assert ImageReader(in_tar)(0).getpixel((0, 0)) == RGB["lime"]
-    os.remove("0.tar")
-    with pytest.raises(BadImageError, match=r"0.tar: red.png: cannot be read \(No such file or directory\); restore"):
-        ImageReader(in_tar)(0)
-
-
 @pytest.mark.parametrize("column", ["caption", "label"])
 @pytest.mark.parametrize(
     ("cell", "message"),
@@ -334,12 +322,6 @@ def test_rows_without_caption_or_label_are_named_or_left_out(files, caplog, colu
         prepare(table.select([1, 2]), name="toy", on_bad_row="skip", **names)
 
 
-@pytest.mark.parametrize("on_bad_row", ["raise", "skip"])
-def test_hidden_labels_raise(on_bad_row):
-    with pytest.raises(ValueError, match="has label -1; every row needs .*-1 stands for a hidden label"):
-        prepare(table_of({"label": WORDS}, image=IMAGES, label=[-1, -1]), on_bad_row=on_bad_row)
-
-
 # What is kept
 
 
@@ -356,13 +338,6 @@ def test_name_split_and_description_are_kept_and_preparing_twice_changes_nothing
     if "label" in words:
         assert class_names(again) == ["maple tree", "dog"]
         assert class_names(prepare(again, class_names=["x", "y"])) == ["x", "y"]
-
-
-def test_a_prepared_dataset_joined_with_itself_gets_keys_of_its_own(in_tar):
-    for joined in (datasets.concatenate_datasets([in_tar, in_tar]), in_tar.select([0, 1, 2, 0, 1, 2])):
-        dataset = prepare(joined)
-        assert len({*dataset["key"]}) == 6 and colours(dataset) == [*RGB] * 2
-        assert dataset["captions"][:] == [[colour] for colour in RGB] * 2
 
 
 @pytest.mark.parametrize("kind", ["memory", "path", "tar"])

@@ -261,11 +261,6 @@ def test_batches_over_the_ends_of_epochs_are_those_of_a_map_style_dataset_with_t
     assert flips == {False, True}
 
 
-def test_long_captions_are_cut_at_what_the_text_tower_reads(make_table, make_pairs):
-    pairs = make_pairs(make_table(caption=["red " * 40] * 4).to_iterable_dataset())
-    assert next(iter(pairs))["input_ids"].shape == pairs.largest_batch(3)["input_ids"].shape == (3, 12)
-
-
 @pytest.mark.parametrize("images, captions, keys, expected", [
     ([0, 0, 1], ["a", "b", "c"], None, [[1, 1, 0], [1, 1, 0], [0, 0, 1]]),
     ([0, 0, 1], ["a", "b", "c"], ["x", "y", "z"], [[1, 1, 0], [1, 1, 0], [0, 0, 1]]),
@@ -325,32 +320,6 @@ def test_paths_of_a_streamed_table_are_relative_to_its_folder_or_to_another(tmp_
         assert sorted(row_numbers(next(iter(make_pairs(table, options))))) == [first, first + 1, first + 2]
     (tmp_path / "else" / names[1]).unlink()
     assert f"{tmp_path}/else/images/1.png: there is no such image" in error_of(make_pairs(table, elsewhere))
-
-
-def test_classes_written_as_words_by_a_generator_are_numbered(make_pairs, encode):
-    def generate():
-        yield from ({"image": encode(), "label": label} for label in ("a_cat", "dog", 1))
-
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a_cat", "dog"])})
-    pairs = make_pairs(datasets.IterableDataset.from_generator(generate, features), shuffle_rows=1)
-    assert next(iter(pairs))["links"].tolist() == [[0], [1], [1]]
-
-
-@pytest.mark.parametrize("columns, options, message", [
-    ({"text": ["red"], "label": [1]}, CLASSES, "captions or label; choose one"),
-    ({"label": [1]}, {}, "not known before all rows are read; give their names in label order"),
-    ({"label": ["cat"]}, {}, "the classes in column 'label' are not known before"),
-    ({"label": [0.5]}, {}, "label column 'label' holds Value('float64')"),
-    ({"text": ["red"]}, {"caption_column": "txet"}, "did you mean 'text'"),
-    ({"text": ["red"]}, CLASSES, "has captions of its own, so class_names has no use"),
-])  # fmt: skip
-def test_columns_that_leave_something_open_raise_when_a_stream_is_loaded(
-    tmp_path, make_table, columns, options, message
-):
-    make_table(**columns).to_parquet(str(tmp_path / "train.parquet"))
-    with pytest.raises(ValueError) as caught:
-        load_data(tmp_path, streaming=True, **options)
-    assert message in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize("change, message", [

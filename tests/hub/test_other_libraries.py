@@ -89,21 +89,6 @@ def test_datasets_map_encodes_a_column_of_images(model, word_processor, images, 
     torch.testing.assert_close(torch.tensor(encoded["image_embeds"][:]), outputs.image_embeds)
 
 
-def test_datasets_map_reuses_its_cache_for_the_same_model_only(folder, word_processor, images, tmp_path):
-    rows = datasets.Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
-    rows.save_to_disk(tmp_path / "rows")  # a dataset on disk is cached there, too
-
-    def encoded(change=0.0):
-        loaded = ClipScratchModel.from_pretrained(folder).eval()
-        with torch.no_grad():
-            loaded.visual_projection.weight += change
-        options = {"model": loaded, "processor": word_processor}
-        return datasets.load_from_disk(tmp_path / "rows").map(encode_images, batched=True, fn_kwargs=options)
-
-    first, again, other = encoded(), encoded(), encoded(change=1.0)
-    assert first.cache_files == again.cache_files != other.cache_files
-
-
 @pytest.mark.slow
 def test_clip_benchmark_retrieval_equals_ours_through_the_adapter_of_the_docs(model, word_processor, images, outputs):
     reason = "clip-benchmark is not installed; pip install --no-deps clip-benchmark to run this."

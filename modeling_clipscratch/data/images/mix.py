@@ -15,9 +15,9 @@ _LEAST = 1 / 64  # least share of an image that stays its own, so that its capti
 class Mix:
     """Draw which images of a batch are mixed, and how, by two probabilities.
 
-    With `cutmix`, a rectangle of the next image is pasted in (Yun et al. 2019, arXiv 1905.04899); with `mixup`, the next
-    image is blended in (Zhang et al. 2017, arXiv 1710.09412). The share of an image that stays its own is uniform, and
-    is the weight of its own captions in the loss. The rest is the weight of the other image's captions.
+    With `cutmix`, a rectangle of the next image is pasted in (Yun et al. 2019, arXiv 1905.04899); with `mixup`, the
+    next image is blended in (Zhang et al. 2017, arXiv 1710.09412). The share of an image that stays its own is uniform,
+    and is the weight of its own captions in the loss. The rest is the weight of the other image's captions.
     """
 
     cutmix: float = 0.0
