@@ -146,11 +146,12 @@ def _check_kinds(name, has_labels, options):
 
 
 def _prepared(part: Split, name, split, options, opened):
-    table, places = opened[split](), {"root": part.root, "inside": part.inside}
+    table = opened[split]()
     if isinstance(table, datasets.IterableDataset):
-        prepared = prepare_stream(table, options, **places)
+        prepared = prepare_stream(table, options, root=part.root)
     else:
         train = None if split == "train" else opened.get("train")
+        places = {"root": part.root, "inside": part.inside}
         prepared = prepare_dataset(table, options, train=train, name=name, split=split, **places)
     prepared.info.description = part.origin
     return prepared

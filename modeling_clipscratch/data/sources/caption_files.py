@@ -1,7 +1,6 @@
 """Find and read the caption files of COCO, Karpathy's splits, Flickr8k and Flickr30k by their names."""
 
 import json
-import logging
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,8 +15,6 @@ from ..dataset import CAPTIONS_FEATURE
 from ..splits import Source, Split, canonical_split, split_of_path
 from .table_files import find_image_root
 
-logger = logging.getLogger(__name__)
-
 Captions = Iterable[tuple[str, str, list[str]]]  # split, path of the image, its captions
 
 
@@ -26,13 +23,12 @@ def caption_file_source(folder: Path, listing: Listing, name: str, options: Data
 
     The images lie beside the file, in one folder near it, or in `image_root`.
     """
-    small = (".json", ".txt", ".token")
-    paths = [folder / file for file in list_files(listing) if file.lower().endswith(small)]
+    paths = [folder / file for file in list_files(listing) if file.lower().endswith((".json", ".txt", ".token"))]
     for pattern, read in _FORMS.items():
         splits: dict[str, dict[str, list[str]]] = {}
         used = []
         for path in paths:
-            if re.fullmatch(pattern, path.name, re.IGNORECASE) and (rows := read(path)) is not None:
+            if re.fullmatch(pattern, path.name, re.IGNORECASE) and (rows := read(path)):
                 used.append(path)
                 for split, image, texts in rows:
                     splits.setdefault(split, {}).setdefault(image, []).extend(texts)
@@ -52,23 +48,20 @@ def _open(images: dict[str, list[str]]) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
-def _json_lists(path: Path, *names: str) -> list[list[dict]] | None:
-    """Return lists of a JSON object; `None` if it holds anything else, and so is none of these files."""
+def _json_lists(path: Path, *names: str) -> list[list[dict]]:
+    """Return lists of a JSON object; lists of an empty row if it is another file."""
     try:
         content = json.loads(read_text(path))
-        lists = [content[name] for name in names]
-    except (json.JSONDecodeError, RecursionError, KeyError, TypeError):
-        return None
-    return lists if all(isinstance(rows, list) and rows and isinstance(rows[0], dict) for rows in lists) else None
+        return [[row for row in content[name] if isinstance(row, dict)] or [{}] for name in names]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return [[{}] for _ in names]
 
 
 def _karpathy(path: Path) -> Captions | None:
     """Source: A. Karpathy, L. Fei-Fei, "Deep Visual-Semantic Alignments", CVPR 2015, which trains on `restval`."""
-    images, *_ = _json_lists(path, "images") or [[{}]]
+    (images,) = _json_lists(path, "images")
     if not {"filename", "split", "sentences"} <= set(images[0]):
         return None
-    if rest := sum(image["split"] == "restval" for image in images):
-        logger.info("%s: %d images of restval are read as train, as Karpathy uses them.", path, rest)
     return [
         (
             "train" if image["split"] == "restval" else canonical_split(image["split"]),
@@ -81,7 +74,7 @@ def _karpathy(path: Path) -> Captions | None:
 
 def _coco(path: Path) -> Captions | None:
     """Source: cocodataset.org, "Data format", 5. Image Captioning."""
-    images, captions = _json_lists(path, "images", "annotations") or ([{}], [{}])
+    images, captions = _json_lists(path, "images", "annotations")
     if not ({"id", "file_name"} <= set(images[0]) and {"image_id", "caption"} <= set(captions[0])):
         return None
     names, split = {image["id"]: image["file_name"] for image in images}, split_of_path(path.name) or "train"
@@ -96,20 +89,12 @@ def _tokens(path: Path) -> Captions:
         if (match := re.fullmatch(r"flickr_?8k\.(train|dev|test)images\.txt", other.name, re.IGNORECASE))
         for name in read_text(other).splitlines()
     }
-    rows, unlisted = [], set()
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        match = re.fullmatch(r"(.+)#\d+\t(.*)", line.strip())
-        if line.strip() and not match:
-            raise ClipScratchError(
-                f"{path}, line {number}: is not of the form name.jpg#0<TAB>caption; correct or remove it."
-            )
-        if match and splits and match[1] not in splits:
-            unlisted.add(match[1])
-        elif match:
-            rows.append((splits.get(match[1], "train"), match[1], [match[2]]))
-    if unlisted:
-        logger.warning("%s: %d images (%s, ...) are in no list of a split.", path, len(unlisted), min(unlisted))
-    return rows
+    lines = [line.rstrip() for line in read_text(path).splitlines() if line.strip()]
+    rows = [re.fullmatch(r"(.+)#\d+\t(.*)", line) for line in lines]
+    if None in rows:
+        raise ClipScratchError(f"{path}: {lines[rows.index(None)]!r} is not of the form name.jpg#0<TAB>caption.")
+    # Flickr8k has 91 images that are in no list.
+    return [(splits.get(row[1], "train"), row[1], [row[2]]) for row in rows if not splits or row[1] in splits]
 
 
 _FORMS: dict[str, Callable[[Path], Captions | None]] = {

@@ -9,12 +9,12 @@ import datasets
 from ...utils.errors import ClipScratchError
 from ...utils.local_files import read_json, walk_files
 from ...utils.names import first_line
-from ..columns import DataOptions
+from ..columns import DataOptions, split_column
 from ..images.decode import is_unread_name, warn_of_unread
 from ..splits import KEYWORDS, Source, Split, by_split, canonical_split
 from .caption_files import caption_file_source
 from .folders import image_folder_source
-from .table_files import by_split_column, is_table, metadata_source, table_file_source, table_source
+from .table_files import by_rows, is_table, metadata_source, table_file_source, table_source
 from .tars import tar_source
 
 
@@ -68,12 +68,13 @@ def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | Non
         splits = read_json(folder / "dataset_dict.json").get("splits", [])
         folders = {split: folder / own for split, own in by_split(splits, name).items()}
     elif (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
-        split = read_json(folder / "state.json").get("_split") or "train"
-        folders = {canonical_split(split): folder}
+        folders = {canonical_split(read_json(folder / "state.json").get("_split") or "train"): folder}
     else:
         return None
     source = {split: Split(partial(_load_saved, path), str(path)) for split, path in folders.items()}
-    return by_split_column(source, options)
+    tables = {split: part.open() for split, part in source.items()}
+    column = split_column(next(iter(tables.values())).column_names, options, name)
+    return by_rows(source, {split: table[column][:] for split, table in tables.items()} if column else {}, column)
 
 
 def _load_saved(folder: Path) -> datasets.Dataset:
