@@ -75,8 +75,8 @@ def load_data(
     (['image', 'key', 'label'], 'a photo of the digit {}.')
     """
     options, name = DataOptions(**options), str(name_or_path)
-    part = {"validation_fraction": validation_fraction, "seed": seed}
-    return load_splits(open_source(name, options), name, options, splits=splits, streaming=streaming, **part)
+    validation = {"validation_fraction": validation_fraction, "seed": seed}
+    return load_splits(open_source(name, options), name, options, splits=splits, streaming=streaming, **validation)
 
 
 def open_source(name: str, options: DataOptions) -> Source:
@@ -109,7 +109,10 @@ def load_splits(
     names = list(dict.fromkeys(map(canonical_split, available if splits is None else splits)))
     for split in names:
         if split not in available:
-            raise NoSuchSplitError(_no_such_split(name, available, split, carves, streaming))
+            raise NoSuchSplitError(
+                f"{name} has no split {split!r}; it has: {', '.join(available)}. Choose or add one; validation is taken "
+                "from train by validation_fraction above 0 (not of a stream), and --eval_strategy no trains without it."
+            )
         if not re.fullmatch(r"\w+(\.\w+)*", split):  # `datasets` raises a ValueError for others
             raise ClipScratchError(
                 f"{name}: the split {split!r} must be named by letters, digits, _ and dots; rename it."
@@ -119,7 +122,12 @@ def load_splits(
     opened = {split: cache(partial(_stream, part, name) if streaming else part.open) for split, part in source.items()}
     # All columns before any row: a table with a caption a row is read for equal images when it is prepared.
     has_labels = {split: _has_labels(opened[split](), f"{name}, split {split}", options) for split in needed}
-    _check_kinds(name, has_labels, options)
+    if len({*has_labels.values()}) > 1:
+        listed = " and ".join(f"{split} has {'labels' if has else 'captions'}" for split, has in has_labels.items())
+        raise ClipScratchError(f"{name}: {listed}; name one with --caption_column or --label_column.")
+    if not all(has_labels.values()) and (options.class_names or options.templates):
+        option = "class_names" if options.class_names else "templates"
+        raise ClipScratchError(f"{name} has captions of its own, so {option} has no use; leave it out.")
     data = datasets.IterableDatasetDict() if streaming else ImageTextData()
     data.origin = {split: source[split if split in source else "train"].origin for split in names}
     parts = {split: _prepared(source[split], name, split, options, opened) for split in needed}
@@ -136,13 +144,14 @@ def _has_labels(table, origin, options) -> bool:
     return find_columns(table.features, options, origin=origin)[2] is not None
 
 
-def _check_kinds(name, has_labels, options):
-    if len({*has_labels.values()}) > 1:
-        listed = " and ".join(f"{split} has {'labels' if has else 'captions'}" for split, has in has_labels.items())
-        raise ClipScratchError(f"{name}: {listed}; name one with --caption_column or --label_column.")
-    if not all(has_labels.values()) and (options.class_names or options.templates):
-        option = "class_names" if options.class_names else "templates"
-        raise ClipScratchError(f"{name} has captions of its own, so {option} has no use; leave it out.")
+def _stream(part: Split, name):
+    if part.stream is None:
+        raise ClipScratchError(
+            f"{name}: {part.origin} is not streamed; leave streaming out, or give tars or parquet files."
+        )
+    stream = with_features(part.stream())
+    stream.info.dataset_name = name
+    return stream
 
 
 def _prepared(part: Split, name, split, options, opened):
@@ -151,21 +160,9 @@ def _prepared(part: Split, name, split, options, opened):
         prepared = prepare_stream(table, options, root=part.root)
     else:
         train = None if split == "train" else opened.get("train")
-        places = {"root": part.root, "inside": part.inside}
-        prepared = prepare_dataset(table, options, train=train, name=name, split=split, **places)
+        prepared = prepare_dataset(table, options, train=train, name=name, split=split, root=part.root)
     prepared.info.description = part.origin
     return prepared
-
-
-def _stream(part: Split, name):
-    if part.stream is None:
-        raise ClipScratchError(
-            f"{name}: {part.origin} is of a form that is not streamed; leave streaming out, or give tars or parquet "
-            "files."
-        )
-    stream = with_features(part.stream())
-    stream.info.dataset_name = name
-    return stream
 
 
 def _carved(name, train, fraction, seed):
@@ -177,19 +174,6 @@ def _carved(name, train, fraction, seed):
         )
     validation = prepare_dataset(train.select(held), name=name, split="validation")
     return {"train": train.select(rest), "validation": validation}
-
-
-def _no_such_split(name, available, split, carves, streaming):
-    listed = ", ".join([*available[:-1], "validation (taken from train)"] if carves else available)
-    remedy = "Choose one of these"
-    if split == "test":
-        remedy += ", or add a test split"
-        remedy += "; split train with validation_fraction 0 holds every row" if "train" in available else ""
-    elif split == "validation" and streaming:
-        remedy = "None is taken from a stream; --eval_strategy no trains without it"
-    elif split == "validation" and "train" in available:
-        remedy += ", or give validation_fraction a value above 0 (to train without: eval_strategy no)"
-    return f"{name} has no split {split!r}; it has: {listed}. {remedy}."
 
 
 def describe_data(data: Mapping[str, datasets.Dataset | datasets.IterableDataset]) -> list[str]:

@@ -25,7 +25,7 @@ class Split(NamedTuple):
         open: Returns its rows: a prepared dataset, or a table that `prepare_dataset` understands.
         origin: Where the rows come from, for people: files, or an id with its revision.
         stream: Returns its rows as an `IterableDataset`; `None` if the form cannot be streamed.
-        root, inside: As of `prepare_dataset`.
+        root: As of `prepare_dataset`.
         templates: Prompts that come with class data.
     """
 
@@ -33,7 +33,6 @@ class Split(NamedTuple):
     origin: str
     stream: Callable[[], datasets.IterableDataset] | None = None
     root: Path | None = None
-    inside: Path | None = None
     templates: Sequence[str] | None = None
 
 
@@ -106,8 +105,8 @@ def carve_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split rows by a hash of (seed, key), in each class alike.
 
-    The rows with the smallest hashes are held out. So the order of the rows does not matter, and rows that are added
-    later move few others. A class of at least two rows gives at least one and keeps at least one.
+    So the order of the rows does not matter, and rows that are added later move few others. A class of at least two
+    rows gives at least one and keeps at least one.
 
     Args:
         keys: (N,) unique names.

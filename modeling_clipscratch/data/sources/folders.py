@@ -17,6 +17,7 @@ from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
 from ..images.decode import is_image_name
 from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
+from ..templates import check_class_names
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,18 @@ def _class_source(folder: Path, images: Images, name: str, options: DataOptions)
 
     `class_names` renames the classes in that order.
     """
-    tops = {split: _innermost(images, top) for split, top in _split_folders(images, name, options).items()}
-    parts = {split: _below(images, top) for split, top in tops.items()}
-    classes = {split: [*dict.fromkeys(_top(inside) for inside in part if inside)] for split, part in parts.items()}
+    tops = _split_folders(images, name, options)
+    split_of = {top: split for split, top in tops.items()}
+    rows: dict[str, list[tuple[str, str]]] = {}  # split -> class and key of each image
+    outside = []
+    for inside, files in images.items():
+        top = "" if "" in split_of else _top(inside)
+        split, below = split_of.get(top), inside.removeprefix(f"{top}/")
+        if split and below and inside != top:
+            rows.setdefault(split, []).extend((_top(below), f"{below}/{file}") for file in files)
+        else:
+            outside.append(inside or ".")
+    classes = {split: {own for own, _ in part} for split, part in rows.items()}
     every = class_order(classes.get("train", ()), itertools.chain(*classes.values()))
     if not every:
         raise ClipScratchError(
@@ -105,28 +115,23 @@ def _class_source(folder: Path, images: Images, name: str, options: DataOptions)
             "image and caption, a .txt beside each image, or one sub-folder a class."
         )
     for split, own in classes.items():
-        if own and classes.get("train") and not {*own} & {*classes["train"]}:
+        if "train" in classes and not own & classes["train"]:
             raise ClipScratchError(
                 f"{name}: train has the classes {_some(classes['train'])}, and {split} has {_some(own)}, none of them; "
                 "give all splits the same sub-folders, one a class."
             )
     names = list(options.class_names or map(readable_class, every))
+    check_class_names(names)
     if len(names) != len(every):
         raise ClipScratchError(
             f"{name}: {len(names)} class names for {len(every)} sub-folders ({_some(every)}); give one name for each."
         )
-    if len({*names}) < len(names) or [*map(utf8_key, names)] != names:
-        raise ClipScratchError(
-            f"{name}: of the sub-folders {_some(every)} two would be classes of one name, or one is not UTF-8; rename "
-            "it, or give class_names."
-        )
-    used = {(tops[split], inside) for split, part in parts.items() for inside in part if inside}
-    if outside := {*images} - {f"{top}/{inside}" if top else inside for top, inside in used}:
-        logger.warning("%s: the images in %s are of no class and left out.", name, _some(i or "." for i in outside))
+    if outside:
+        logger.warning("%s: the images in %s are of no class and left out.", name, _some(outside))
     return {
-        split: Split(partial(_read_classes, folder / top, parts[split], every, names), str(folder / top))
+        split: Split(partial(_read_classes, folder / top, rows[split], every, names), str(folder / top))
         for split, top in tops.items()
-        if classes[split]
+        if split in rows
     }
 
 
@@ -139,21 +144,20 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
         if splits := by_split(tops, name, split_of_path):
             return splits
         raise ClipScratchError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
-    exact = [top for top in tops if is_split_name(top)]
     if options.folder_names == "classes" or not tops:
         return {"train": ""}
+    exact = [top for top in tops if is_split_name(top)]
     if deep := [top for top in exact if tops[top] != {""}]:
         return by_split(deep, name)
     if exact == [*tops] or {*map(str.lower, images)} <= _IMAGE_FOLDERS:
         return {top: top for top in tops}  # which hold no classes
     stems = [os.path.splitext(file)[0] for file in itertools.chain(*images.values())]
-    kinds = [{*itertools.chain(*map(split_words, words))} for words in (tops, itertools.chain(*tops.values()), stems)]
-    splits = next((kind for kind in kinds[:2] if len(kind) > 1), None)
-    splits = splits or (len(kinds[2]) > 1 and all(map(split_words, stems)) and kinds[2])
+    named = [tops, itertools.chain(*tops.values()), stems if all(map(split_words, stems)) else ()]
+    splits = [kinds for words in named if len(kinds := {*itertools.chain(*map(split_words, words))}) > 1]
     doubt = None
     if splits or (exact and len(tops) == 2):
-        doubt = f"the splits {_some(splits or exact)}, which names of folders or files mean"
-    elif len(tops) == 1 and len(inner := next(iter(tops.values())) - {""}) > 1 and not {*tops} & {*images}:
+        doubt = f"the splits {_some(splits[0] if splits else exact)}, which names of folders or files mean"
+    elif len(tops) == 1 and len(inner := next(iter(tops.values()))) > 1 and "" not in inner:
         doubt = f"the folder of the classes {_some(inner)}"
     elif all(map(_SHARD.fullmatch, tops)):
         doubt = "img2dataset's shards, whose .txt files are missing"
@@ -168,33 +172,17 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
     return {"train": ""}
 
 
-def _innermost(images: Images, top: str) -> str:
-    """Return the folder of a split, or one named like a split that alone lies in it (`seg_train/seg_train/`)."""
-    inner = {_top(inside) for inside in _below(images, top)} if top else set()
-    if len(inner) == 1 and split_words(alone := inner.pop()) and any(_below(images, f"{top}/{alone}")):
-        return _innermost(images, f"{top}/{alone}")
-    return top
-
-
 def _top(inside: str) -> str:
     return inside.partition("/")[0]
 
 
 def _some(names: Iterable[str]) -> str:
-    names = sorted({*names} - {""})
+    names = sorted(names)
     return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
-def _below(images: Images, top: str) -> Images:
-    """Return the folders of a sub-folder, relative to it."""
-    if not top:
-        return images
-    return {inside[len(top) + 1 :]: files for inside, files in images.items() if f"{inside}/".startswith(f"{top}/")}
-
-
-def _read_classes(folder: Path, images: Images, classes: Sequence[str], names: Sequence[str]) -> datasets.Dataset:
+def _read_classes(folder: Path, rows, classes: Sequence[str], names: Sequence[str]) -> datasets.Dataset:
     numbers = {name: number for number, name in enumerate(classes)}
-    rows = [(numbers[_top(inside)], f"{inside}/{file}") for inside in images if inside for file in images[inside]]
-    labels, keys = zip(*sorted(rows, key=itemgetter(0)), strict=True)
+    labels, keys = zip(*sorted(((numbers[own], key) for own, key in rows), key=itemgetter(0)), strict=True)
     paths = [f"{folder}{os.sep}{key}" for key in keys]
     return build_dataset(image_files(paths), [*map(utf8_key, keys)], labels=labels, class_names=names)

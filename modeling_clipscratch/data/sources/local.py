@@ -12,7 +12,6 @@ from ...utils.names import first_line
 from ..columns import DataOptions, split_column
 from ..images.decode import is_unread_name, warn_of_unread
 from ..splits import KEYWORDS, Source, Split, by_split, canonical_split
-from .caption_files import caption_file_source
 from .folders import image_folder_source
 from .table_files import by_rows, is_table, metadata_source, table_file_source, table_source
 from .tars import tar_source
@@ -27,8 +26,6 @@ def local_source(name: str, options: DataOptions) -> Source | None:
             split: source[split] for split in sorted(source, key=lambda split: ([*KEYWORDS, split].index(split), split))
         }
     if path.exists():
-        if source := caption_file_source(path.parent, {"": [path.name]}, name, options):
-            return source
         if is_table(path):
             return table_file_source(path, options)
         known = "the folder that holds the shards" if path.suffix == ".tar" else "a folder, .parquet, .csv or .jsonl"
@@ -51,7 +48,7 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
         return source
     listing = dict(walk_files(folder))
     warn_of_unread([str(folder / i / file) for i, files in listing.items() for file in files if is_unread_name(file)])
-    of_texts = (metadata_source, caption_file_source, table_source) if options.folder_names != "classes" else ()
+    of_texts = (metadata_source, table_source) if options.folder_names != "classes" else ()
     for find in (tar_source, *of_texts, image_folder_source):
         if source := find(folder, listing, name, options):
             return source

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".json")  # best first
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _DELIMITERS = ",;\t|"
+_DETECTION = ("instances_", "person_keypoints_")  # COCO's large files without captions
 _HEAD = 20  # rows that show what a table holds
 
 
@@ -53,10 +54,7 @@ def table_file_source(path: Path, options: DataOptions) -> Source:
 
 
 def metadata_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source:
-    """Return the splits of the `metadata.*` tables beside images; none if there is no such table.
-
-    Such a table names only files in `folder`, because people get it from others together with the images.
-    """
+    """Return the splits of the `metadata.*` tables beside images; none if there is no such table."""
     splits: dict[str | None, list[Path]] = {}
     for inside, files in listing.items():
         if table := next((file for file in _METADATA if file in files), None):
@@ -65,7 +63,7 @@ def metadata_source(folder: Path, listing: Listing, name: str, options: DataOpti
         raise ClipScratchError(
             f"{splits[None][0]}: lies beside split folders; put one into each of them, with its own rows."
         )
-    source = _source({split or "train": paths for split, paths in splits.items()}, options, inside=folder)
+    source = _source({split or "train": paths for split, paths in splits.items()}, options)
     if [*splits] != [None] or len(source) > 1:
         return source
     part = source["train"]  # one table, which may name images in split folders
@@ -112,23 +110,25 @@ def _tables(listing: Listing) -> Iterator[str]:
     for inside, files in listing.items():
         others = {os.path.splitext(file)[0] for file in files if is_image_name(file) or file.endswith(".tar")}
         for file in filter(is_table, files):
-            if os.path.splitext(file)[0].removesuffix("_stats") not in others and not file.startswith("."):
+            if (
+                not file.startswith((".", *_DETECTION))
+                and os.path.splitext(file)[0].removesuffix("_stats") not in others
+            ):
                 yield f"{inside}/{file}" if inside else file
 
 
-def _source(splits: Mapping[str, list[Path]], options: DataOptions, *, inside: Path | None = None) -> Source:
+def _source(splits: Mapping[str, list[Path]], options: DataOptions) -> Source:
     source, names, column = {}, {}, None
     for split, paths in splits.items():
         head, folder = _head(paths[0]), Path(os.path.commonpath([path.parent for path in paths]))
-        cells = _file_names(head) if all(path.parent == folder for path in paths) else ()
+        cells = _file_names(head) if all(path.parent == folder for path in paths) else []
         parquet, origin = _suffix(paths[0]) == ".parquet", ", ".join(map(str, paths[:3]))
         read = partial(_read_parquet, paths, options) if parquet else partial(_read_text_tables, paths, folder, options)
         source[split] = Split(
             read,
             origin + (", ..." if len(paths) > 3 else ""),
-            stream=partial(read, datasets.IterableDataset) if parquet and inside is None else None,
-            root=find_image_root(folder, cells, options, origin, split=split),
-            inside=None if options.image_root else inside,
+            stream=partial(read, datasets.IterableDataset) if parquet else None,
+            root=_image_root(folder, cells, options, split),
         )
         if head and (column := split_column(head[0], options, origin)):
             table = pyarrow.parquet.read_table([*map(str, paths)], columns=[column]) if parquet else read()
@@ -136,29 +136,23 @@ def _source(splits: Mapping[str, list[Path]], options: DataOptions, *, inside: P
     return by_rows(source, names, column)
 
 
-def find_image_root(folder: Path, cells: Iterable[str], options: DataOptions, where: str, *, split: str = "") -> Path:
-    """Return the folder that paths in a table start from: `image_root`, the table's own, or one in it that holds them.
-
-    Args:
-        folder: The folder of the table.
-        cells: Some of the paths, which `where` names.
-        split: Split of the rows.
-    """
+def _image_root(folder: Path, cells: Sequence[str], options: DataOptions, split: str | None = None) -> Path:
+    """Return where paths of a table in `folder` start: `image_root`, the folder, or one in it that holds the images."""
     if options.image_root:
         root = Path(options.image_root).expanduser()
         if not root.is_dir():
             raise ClipScratchError(
-                f"image_root={options.image_root!r} is not a folder; give the one that paths in {where} start from."
+                f"image_root={options.image_root!r} is not a folder; give the one that paths in {folder} start from."
             )
         return root
-    cells = list(itertools.islice(cells, _HEAD))
 
     def count(root):
         return sum(os.path.exists(path_of_cell(root, cell)) for cell in cells)
 
     if not cells or count(folder):
         return folder
-    near = {path: found for place in ("*/", "*/*/") for path in folder.glob(place) if (found := count(path))}
+    top = folder.parent if folder.name == "annotations" else folder  # of COCO
+    near = {path: found for place in ("*/", "*/*/") for path in top.glob(place) if (found := count(path))}
     # Of folders with files of the same names, such as COCO's, the one that is named after the split.
     near = {path: found for path, found in near.items() if split and split_of_path(path.name) == split} or near
     best = [path for path, found in near.items() if found == max(near.values())]
@@ -173,7 +167,7 @@ def _holds_images(path: Path, options: DataOptions) -> bool:
         return False
     cells = [cell.get("bytes") if isinstance(cell, dict) else cell for row in rows for cell in row.values()]
     names = _file_names(rows)
-    root = find_image_root(path.parent, names, options, str(path))
+    root = _image_root(path.parent, names, options)
     return any(isinstance(cell, bytes) for cell in cells) or any(os.path.isfile(path_of_cell(root, n)) for n in names)
 
 
@@ -193,8 +187,8 @@ def _naming_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # the reader of each format has errors of its own
         raise ClipScratchError(
-            f"{path}: cannot be read ({first_line(error.__cause__ or error)}); correct it, or fetch it again (git lfs "
-            "pull, if it is a Git LFS pointer)."
+            f"{path}: cannot be read ({first_line(error.__cause__ or error)}); correct it (in CSV, texts with commas "
+            "or quotes stand in double quotes), or fetch it again (git lfs pull, if it is a Git LFS pointer)."
         ) from error
 
 
@@ -206,38 +200,30 @@ def _head(path: Path) -> list[dict]:
 
 
 def _read_parquet(paths: Sequence[Path], options: DataOptions, kind=datasets.Dataset):
-    files = [glob.escape(str(path)) for path in paths]
+    files, origin = [glob.escape(str(path)) for path in paths], str(paths[0])
     with _naming_errors(paths[0]):
         features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(paths[0]))
+        image, captions, label = find_columns(features, options, origin=origin)
+        needed = {image, *captions, label, split_column(features, options, origin), "key"}
+        columns = [column for column in features if column in needed]  # the others may hold anything
         # Not load_dataset("parquet", ...), which asks the Hub first and waits where there is no network.
-        return kind.from_parquet(files, columns=_needed(features, options, str(paths[0])), cache_dir=options.cache_dir)
+        return kind.from_parquet(files, columns=columns, cache_dir=options.cache_dir)
 
 
 def _read_text_tables(paths: Sequence[Path], root: Path, options: DataOptions) -> datasets.Dataset:
-    """Read several files as one table of the columns that are needed."""
-    tables, origin = [_read_text_table(path, *stamp(path)) for path in paths], str(paths[0])
-    features = datasets.Features()  # a column may be empty, and so without a type, in one file
-    for table in tables:
-        own = datasets.Features.from_arrow_schema(table.schema)
-        features |= {c: f for c, f in own.items() if getattr(features.get(c), "dtype", "null") == "null"}
-    columns = _needed(features, options, origin)
-    image, _, label = find_columns(features, options, origin=origin)
-    parts = []
-    for path, table in zip(paths, tables, strict=True):
-        part = {column: table[column] for column in columns if column in table.column_names}
-        if path.parent != root and image in part and is_text(features[image]):
-            part[image] = [cell and os.path.join(path.parent, cell) for cell in part[image].to_pylist()]
-        parts.append(pa.table(part))
+    tables = [_read_text_table(path, *stamp(path)) for path in paths]
     with _naming_errors(paths[0]):
-        table = pa.concat_tables(parts, promote_options="permissive")
-    return datasets.Dataset(_with_number_labels(table, label) if label and is_text(features[label]) else table)
-
-
-def _needed(features: datasets.Features, options: DataOptions, origin: str) -> list[str]:
-    """Return the columns to read. The others may hold anything."""
-    image, captions, label = find_columns(features, options, origin=origin)
-    needed = {image, *captions, label, split_column(features, options, origin), "key"}
-    return [column for column in features if column in needed]
+        table = pa.concat_tables(tables, promote_options="permissive")
+    features = datasets.Features.from_arrow_schema(table.schema)
+    image, _, label = find_columns(features, options, origin=str(paths[0]))
+    if label and is_text(features[label]):
+        table = _with_number_labels(table, label)
+    if any(path.parent != root for path in paths) and is_text(features[image]):
+        folders = [path.parent for path, part in zip(paths, tables, strict=True) for _ in range(len(part))]
+        cells = zip(folders, table[image].to_pylist(), strict=True)
+        cells = [cell and os.path.join(folder, cell) for folder, cell in cells]
+        table = table.set_column(table.column_names.index(image), image, [cells])
+    return datasets.Dataset(table)
 
 
 def _with_number_labels(table: pa.Table, label: str) -> pa.Table:
@@ -258,11 +244,11 @@ def _read_text_table(path: Path, size: int, mtime_ns: int) -> pa.Table:
 
 
 def _read_json(text: str) -> pa.Table:
-    """Read JSON lines, or lists. (`Dataset.from_json` guesses types by parts of 10 MB.)"""
+    """Read JSON lines, lists, or caption files. (`Dataset.from_json` guesses types by parts of 10 MB.)"""
     rows, place = [], len(text) - len(text.lstrip())
     while place < len(text):
         value, place = json.JSONDecoder().raw_decode(text, place)
-        rows += value if isinstance(value, list) else [value]
+        rows += value if isinstance(value, list) else _caption_rows(value)
         place = re.compile(r"\s*").match(text, place).end()
     columns = {column: [row.get(column) for row in rows] for column in dict.fromkeys(itertools.chain(*rows))}
     for column, values in columns.items():
@@ -271,6 +257,28 @@ def _read_json(text: str) -> pa.Table:
         except (pa.ArrowException, OverflowError):  # of several types: as text
             columns[column] = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
     return pa.table(columns)
+
+
+def _caption_rows(value: dict) -> list[dict]:
+    """Return the rows of a caption file of COCO or Karpathy; any other value is one row.
+
+    Source: cocodataset.org, "Data format", 5. Image Captioning; A. Karpathy, L. Fei-Fei, "Deep Visual-Semantic
+    Alignments", CVPR 2015, which trains on `restval`.
+    """
+    match value:
+        case {"images": [{"id": _, "file_name": _}, *_] as images, "annotations": [{"caption": _}, *_] as captions}:
+            names = {image["id"]: image["file_name"] for image in images}
+            return [{"image": names[row["image_id"]], "caption": row["caption"]} for row in captions]
+        case {"images": [{"filename": _, "sentences": _, "split": _}, *_] as images}:
+            return [
+                {
+                    "image": os.path.join(image.get("filepath") or "", image["filename"]),
+                    "captions": [sentence["raw"] for sentence in image["sentences"]],
+                    "split": "train" if image["split"] == "restval" else image["split"],
+                }
+                for image in images
+            ]
+    return [value]
 
 
 def _read_csv(text: str) -> pa.Table:

@@ -27,8 +27,7 @@ logger = logging.getLogger(__name__)
 
 # The small files beside the splits, as CLIP_benchmark's writer names them.
 KIND_FILE, CLASSES_FILE, TEMPLATES_FILE = "dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt"
-COUNT_FILE = "nshards.txt"
-SMALL_FILES = (KIND_FILE, CLASSES_FILE, TEMPLATES_FILE, COUNT_FILE, f"*/{COUNT_FILE}")
+SMALL_FILES = (KIND_FILE, CLASSES_FILE, TEMPLATES_FILE)
 _TABLES = (".parquet", ".csv", ".jsonl")
 
 
@@ -103,7 +102,6 @@ def open_tars(
 
 def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
     """Return the prepared dataset, whose images are positions in the tars."""
-    _check_complete(tars, folder)
     fetch(tars)
     shards = [str(folder / tar) for tar in tars]
     reading = _choose_reading(_read_all(shards, streamed=False), folder, options)
@@ -122,7 +120,6 @@ def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
 
 def _stream_split(tars, folder, options, address, split) -> datasets.IterableDataset:
     """Return the rows of the prepared dataset with the bytes of the images, one shard a tar."""
-    _check_complete(tars, folder)
     shards = [address(tar) for tar in tars]
     reading = _choose_reading(_read_all(shards, streamed=True), folder, options)
     features, arguments = prepared_features(reading.class_names), {"shards": shards, "reading": reading}
@@ -141,31 +138,13 @@ def _read_all(shards: Iterable[str], *, streamed: bool) -> Iterator["Sample"]:
         yield from read_samples(shard, streamed=streamed)
 
 
-def _check_complete(tars, folder):
-    count_file = folder / os.path.dirname(tars[0]) / COUNT_FILE
-    # Beside tars that are named by splits it counts those of all splits.
-    if count_file.exists() and not split_words(os.path.basename(tars[0])):
-        count = read_text(count_file).strip()
-        if count != str(len(tars)):
-            raise ClipScratchError(
-                f"{count_file}: says {count!r} shards, and there are {len(tars)}; fetch all of them, or correct it."
-            )
-
-
 def _stem(shard):
     return os.path.basename(shard).removesuffix(".tar")
 
 
 @dataclass(slots=True)
 class Sample:
-    """An image of a tar and the files beside it.
-
-    Attributes:
-        key: The members' names without their endings.
-        shard, member, offset, size: Where the image is.
-        image: Its bytes, in a stream.
-        files: `txt`, `cls` and `json` -> bytes.
-    """
+    """An image of a tar: its place, its bytes in a stream, and the files beside it by ending (`txt`, `cls`, `json`)."""
 
     key: str
     shard: str
