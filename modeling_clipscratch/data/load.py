@@ -110,8 +110,8 @@ def load_splits(
     for split in names:
         if split not in available:
             raise NoSuchSplitError(
-                f"{name} has no split {split!r}; it has: {', '.join(available)}. Choose or add one; validation is taken "
-                "from train by validation_fraction above 0 (not of a stream), and --eval_strategy no trains without it."
+                f"{name} has no split {split!r}; it has: {', '.join(available)}. Choose or add one. (Validation is taken "
+                "from train by a validation_fraction above 0, not of a stream; --eval_strategy no trains without.)"
             )
         if not re.fullmatch(r"\w+(\.\w+)*", split):  # `datasets` raises a ValueError for others
             raise ClipScratchError(

@@ -19,21 +19,13 @@ _SHARD = re.compile(r"(?:.*/)?data/([^/]+)-\d{5}-of-\d{5}[^/]*")  # `datasets`' 
 
 
 class Split(NamedTuple):
-    """One split of a source, which is not read yet.
+    """One split of a source, which is not read yet."""
 
-    Args:
-        open: Returns its rows: a prepared dataset, or a table that `prepare_dataset` understands.
-        origin: Where the rows come from, for people: files, or an id with its revision.
-        stream: Returns its rows as an `IterableDataset`; `None` if the form cannot be streamed.
-        root: As of `prepare_dataset`.
-        templates: Prompts that come with class data.
-    """
-
-    open: Callable[[], datasets.Dataset]
-    origin: str
-    stream: Callable[[], datasets.IterableDataset] | None = None
-    root: Path | None = None
-    templates: Sequence[str] | None = None
+    open: Callable[[], datasets.Dataset]  # a prepared dataset, or a table that `prepare_dataset` understands
+    origin: str  # where the rows come from, for people: files, or an id with its revision
+    stream: Callable[[], datasets.IterableDataset] | None = None  # `None` if the form cannot be streamed
+    root: Path | None = None  # as of `prepare_dataset`
+    templates: Sequence[str] | None = None  # that come with class data
 
 
 Source = dict[str, Split]  # name of a split -> how to open it
@@ -67,10 +59,7 @@ def split_words(name: str) -> set[str]:
 
 
 def split_of_path(path: str) -> str | None:
-    """Return the split that the name of a file, or of a folder above it, means. Several splits raise.
-
-    Args:
-        path: Relative to the folder of the dataset, with `/`.
+    """Return the split that a relative path with `/` means, by the words in it. Several splits raise.
 
     >>> split_of_path("data/restval-00000-of-00002.parquet"), split_of_path("eval/rows.csv"), split_of_path("rows.csv")
     ('restval', 'test', None)

@@ -23,7 +23,7 @@ from ..columns import DataOptions, split_column
 from ..splits import Source, Split, by_split
 from .streams import with_features
 from .table_files import by_rows
-from .tars import SMALL_FILES, open_tars, tar_splits
+from .tars import CLASSES_FILE, TEMPLATES_FILE, open_tars, tar_splits
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -54,7 +54,7 @@ def hub_source(name: str, options: DataOptions) -> Source:
                 pass
         config = f"{options.dataset_config}/" if options.dataset_config else ""
         if splits := tar_splits([file for file in files if file.startswith(config)], name):
-            folder = Path(fetch(revision=options.revision, allow_patterns=SMALL_FILES))
+            folder = Path(fetch(revision=options.revision, allow_patterns=[CLASSES_FILE, TEMPLATES_FILE]))
 
             def fetch_tars(tars):
                 with _naming_errors(name):

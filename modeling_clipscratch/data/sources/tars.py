@@ -17,7 +17,7 @@ from datasets.utils.file_utils import xopen
 from ...utils.errors import ClipScratchError
 from ...utils.local_files import Listing, decode_text, list_files, read_text
 from ..columns import DataOptions, cell_texts, check_no_columns
-from ..dataset import build_dataset, prepared_features, utf8_key
+from ..dataset import TAR_IMAGE_FEATURE, build_dataset, prepared_features, utf8_key
 from ..images.decode import is_image_name
 from ..splits import Source, Split, split_of_path, split_words
 from ..templates import published_class_names, templates_from
@@ -25,9 +25,8 @@ from .streams import MAY_PASS, ShardError, shard_error
 
 logger = logging.getLogger(__name__)
 
-# The small files beside the splits, as CLIP_benchmark's writer names them.
-KIND_FILE, CLASSES_FILE, TEMPLATES_FILE = "dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt"
-SMALL_FILES = (KIND_FILE, CLASSES_FILE, TEMPLATES_FILE)
+# The files beside the splits, as CLIP_benchmark's writer names them.
+CLASSES_FILE, TEMPLATES_FILE = "classnames.txt", "zeroshot_classification_templates.txt"
 _TABLES = (".parquet", ".csv", ".jsonl")
 
 
@@ -105,15 +104,12 @@ def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
     fetch(tars)
     shards = [str(folder / tar) for tar in tars]
     reading = _choose_reading(_read_all(shards, streamed=False), folder, options)
-    rows = [
-        ((sample.shard, sample.member, sample.offset, sample.size), sample.key, reading(sample))
-        for sample in _read_all(shards, streamed=False)
-    ]
-    places, keys, values = map(list, zip(*rows, strict=True))
+    samples = _read_all(shards, streamed=False)
+    rows = [(one.key, reading(one), one.shard, one.member, one.offset, one.size) for one in samples]
+    keys, values, *places = map(list, zip(*rows, strict=True))
     if len(set(keys)) < len(keys):  # of shards that each count from zero
-        keys = [f"{_stem(place[0])}/{key}" for place, key in zip(places, keys, strict=True)]
-    columns = [pa.array(column) for column in zip(*places, strict=True)]
-    images = pa.StructArray.from_arrays(columns, ["shard", "member", "offset", "size"])
+        keys = [f"{_stem(shard)}/{key}" for shard, key in zip(places[0], keys, strict=True)]
+    images = pa.StructArray.from_arrays([*map(pa.array, places)], [*TAR_IMAGE_FEATURE])
     texts = {"captions" if reading.class_names is None else "labels": values}
     return build_dataset(images, keys, **texts, class_names=reading.class_names)
 
@@ -198,22 +194,16 @@ def _is_of_img2dataset(sample):
 
 
 def _choose_reading(samples: Iterator[Sample], folder: Path, options: DataOptions) -> _Reading:
-    """Choose by `dataset_type.txt`, else by the first sample with a text."""
-    kind_file, names_file = folder / KIND_FILE, folder / CLASSES_FILE
-    # CLIP_benchmark's writer states nothing for classification; other writers state nothing for captions.
-    kind = read_text(kind_file).strip() if kind_file.exists() else ""
-    if kind not in ("", "classification", "retrieval"):
-        raise ClipScratchError(f"{kind_file}: {kind!r} is not supported; 'classification' and 'retrieval' are.")
-    first = next((sample for sample in samples if kind or sample.files), None)
+    """Choose by the first sample with a text."""
+    first = next((sample for sample in samples if sample.files), None)
     if first is None:
         raise ClipScratchError(f"{folder}: its tars hold no images with a label (.cls) or captions (.txt, .json).")
-    if kind == "retrieval" or (not kind and "cls" not in first.files):
+    if "cls" not in first.files:
         return _Reading(None, options)
-    if not options.class_names and not names_file.exists():
-        raise ClipScratchError(
-            f"{folder}: has no {CLASSES_FILE}; write one name a line in label order, or give class names."
-        )
-    return _Reading(list(options.class_names or published_class_names(names_file)), options)
+    path = folder / CLASSES_FILE
+    if not options.class_names and not path.exists():
+        raise ClipScratchError(f"{path}: is missing; write one name a line in label order, or give class names.")
+    return _Reading(list(options.class_names or published_class_names(path)), options)
 
 
 class _Member(tarfile.TarInfo):
