@@ -1,6 +1,5 @@
 """Load a built-in dataset, a local path or a dataset of the Hub as a `datasets.DatasetDict` of prepared splits."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -81,10 +80,9 @@ def load_data(
 
 def open_source(name: str, options: DataOptions) -> Source:
     """Find the splits of a dataset without reading more than that takes. Args and Raises: As of `load_data`."""
-    built_in = {"digits": digits_source, "scenes": scenes_source}
-    if name in built_in:
+    if name in ("digits", "scenes"):
         check_no_columns(name, options)
-        return built_in[name](options)
+        return digits_source(options) if name == "digits" else scenes_source()
     return local_source(name, options) or hub_source(name, options)
 
 
@@ -110,18 +108,18 @@ def load_splits(
     for split in names:
         if split not in available:
             raise NoSuchSplitError(
-                f"{name} has no split {split!r}; it has: {', '.join(available)}. Choose or add one. (Validation is taken "
-                "from train by a validation_fraction above 0, not of a stream; --eval_strategy no trains without.)"
-            )
-        if not re.fullmatch(r"\w+(\.\w+)*", split):  # `datasets` raises a ValueError for others
-            raise ClipScratchError(
-                f"{name}: the split {split!r} must be named by letters, digits, _ and dots; rename it."
+                f"{name} has no split {split!r}; it has: {', '.join(available)}. Choose or add one. Validation is "
+                "taken from train by a validation_fraction above 0 (not of a stream), or left out: --eval_strategy no."
             )
     needed = [split for split in names if split in source]
     needed += ["train"] if carves and "validation" in names and "train" not in names else []
     opened = {split: cache(partial(_stream, part, name) if streaming else part.open) for split, part in source.items()}
     # All columns before any row: a table with a caption a row is read for equal images when it is prepared.
-    has_labels = {split: _has_labels(opened[split](), f"{name}, split {split}", options) for split in needed}
+    has_labels = {}
+    for split in needed:
+        table = opened[split]()
+        named = DEFAULT_OPTIONS if is_prepared(table) else options
+        has_labels[split] = find_columns(table.features, named, origin=f"{name}, split {split}")[2] is not None
     if len({*has_labels.values()}) > 1:
         listed = " and ".join(f"{split} has {'labels' if has else 'captions'}" for split, has in has_labels.items())
         raise ClipScratchError(f"{name}: {listed}; name one with --caption_column or --label_column.")
@@ -137,11 +135,6 @@ def load_splits(
     own = next((part.templates for part in source.values() if part.templates), None)
     data.templates = list(options.templates or own or DEFAULT_TEMPLATES) if any(has_labels.values()) else None
     return data
-
-
-def _has_labels(table, origin, options) -> bool:
-    options = DEFAULT_OPTIONS if is_prepared(table) else options
-    return find_columns(table.features, options, origin=origin)[2] is not None
 
 
 def _stream(part: Split, name):
@@ -180,13 +173,12 @@ def describe_data(data: Mapping[str, datasets.Dataset | datasets.IterableDataset
     """Return a line for each split: rows, kind, classes or a caption, and where the rows come from."""
     lines = []
     for split, part in data.items():
-        rows = f"{len(part):,} rows" if isinstance(part, datasets.Dataset) else "streamed"
+        whole = isinstance(part, datasets.Dataset)
         if (names := class_names(part)) is not None:
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             kind = f"{len(names)} classes: {shown}"
         else:
-            kind = "captions"
-            if isinstance(part, datasets.Dataset):
-                kind += f", such as {part[0]['captions'][0][:60]!r}"
+            kind = f"captions, such as {part[0]['captions'][0][:60]!r}" if whole else "captions"
+        rows = f"{len(part):,} rows" if whole else "streamed"
         lines.append(on_one_line(f"{split}: {rows}, {kind} (from {part.info.description or title(part)})"))
     return lines

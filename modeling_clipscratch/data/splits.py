@@ -1,6 +1,7 @@
 """Recognise split names, and take a validation split from the training split."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 
 from ..utils.errors import ClipScratchError
+
+logger = logging.getLogger(__name__)
 
 KEYWORDS = {str(split): words for split, words in SPLIT_KEYWORDS.items()}  # split -> words that mean it
 _WORDS = sorted((word for words in KEYWORDS.values() for word in words), key=len, reverse=True)
@@ -87,6 +90,28 @@ def by_split(
             )
         splits |= {split: name} if split else {}
     return splits
+
+
+def group_by_split(paths: Iterable[str], dataset: str) -> dict[str, list[str]]:
+    """Group paths by the splits that they mean. Those of no split are train, or left out where others name splits."""
+    splits: dict[str, list[str]] = {}
+    for path in paths:
+        splits.setdefault(split_of_path(path) or "", []).append(path)
+    unnamed = splits.pop("", [])
+    if unnamed and splits:
+        logger.warning("%s: %d of no split are left out (%s, ...).", dataset, len(unnamed), unnamed[0] or ".")
+    return splits or ({"train": unnamed} if unnamed else {})
+
+
+def check_one_folder(paths: Iterable[str], dataset: str) -> None:
+    """Raise if files lie in several sub-folders, not of splits or numbers, which may be configurations."""
+    tops = {path.partition("/")[0] if "/" in path else "" for path in paths}
+    tops = sorted({"" if split_words(top) or top.isdigit() else top for top in tops})
+    if len(tops) > 1:
+        raise ClipScratchError(
+            f"{dataset}: {', '.join(repr(top or '.') for top in tops)} hold data of their own, which may be several "
+            f"configurations of one dataset; choose one with --dataset_config {tops[0] or tops[1]}, or move the others."
+        )
 
 
 def carve_out(

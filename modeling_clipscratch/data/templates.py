@@ -4,15 +4,12 @@ The published lists are those of CLIP's release (github.com/openai/CLIP): `data/
 `notebooks/Prompt_Engineering_for_ImageNet.ipynb` for ImageNet. `{}` stands for the class.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..utils.errors import ClipScratchError
 from ..utils.local_files import read_text
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 # ClassLabel allows no two classes of one name, which ImageNet's published list has. This mark makes them differ.
@@ -64,10 +61,6 @@ def published_class_names(path: Path) -> list[str]:
     """Read a dataset's own list, a name a line in label order, and mark repeated names with `ALIKE`."""
     names = _lines(path)
     check_class_names(list(dict.fromkeys(names)))
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        logger.warning(
-            "%s: several classes each are named %s, so no prompt distinguishes them.", path, ", ".join(repeated)
-        )
     return [name + ALIKE * names[:number].count(name) for number, name in enumerate(names)]
 
 

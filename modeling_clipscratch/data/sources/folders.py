@@ -16,7 +16,7 @@ from ...utils.local_files import Listing, read_text
 from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
 from ..images.decode import is_image_name
-from ..splits import Source, Split, by_split, canonical_split, is_split_name, split_of_path, split_words
+from ..splits import Source, Split, by_split, group_by_split, is_split_name, split_of_path, split_words
 from ..templates import check_class_names
 
 logger = logging.getLogger(__name__)
@@ -53,18 +53,9 @@ def _texts_beside(images: Images, listing: Listing) -> dict[str, str]:
 
 
 def _caption_source(folder, images, texts, listing, name, options) -> Source:
-    split_of = {inside: split_of_path(inside) for inside in images}
-    if not all(split_of.values()):  # a folder `toy train` among others is no split
-        split_of = {inside: next(filter(is_split_name, inside.split("/")), None) for inside in images}
-    splits: dict[str, list[str]] = {}
-    for inside, split in split_of.items():
-        paths = [os.path.join(inside, image) for image in images[inside]]
-        splits.setdefault(canonical_split(split or ""), []).extend(paths)
-    unnamed = splits.pop("", [])
-    if splits and unnamed:
-        logger.warning("%s: %d images in no split's folder are left out (%s, ...).", name, len(unnamed), unnamed[0])
     source = {}
-    for split, paths in (splits or {"train": unnamed}).items():
+    for split, folders in group_by_split(images, name).items():
+        paths = [os.path.join(inside, image) for inside in folders for image in images[inside]]
         inside, image = os.path.split(paths[0])  # img2dataset writes one alt text, with a .json beside it
         one = _SHARD.fullmatch(os.path.basename(inside)) or f"{os.path.splitext(image)[0]}.json" in listing[inside]
         one = options.caption_lines == "join" if options.caption_lines else bool(one)

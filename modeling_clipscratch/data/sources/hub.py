@@ -3,7 +3,7 @@
 import glob
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -35,9 +35,10 @@ def hub_source(name: str, options: DataOptions) -> Source:
     """
     if not HUB_ID.fullmatch(name):
         raise ClipScratchError(f"{name!r} is neither a path nor a Hub id (owner/name); built in are digits and scenes.")
-    fetch = partial(snapshot_download, name, repo_type="dataset", cache_dir=options.cache_dir)
+    where = {"repo_type": "dataset", "cache_dir": options.cache_dir}
+    fetch = partial(snapshot_download, name, allow_patterns=[CLASSES_FILE, TEMPLATES_FILE], **where)
+    files, address, unreachable = [], None, None
     with _naming_errors(name):
-        files, address, unreachable = [], None, None
         try:
             info = HfApi().dataset_info(name, revision=options.revision)
             files, address = [file.rfilename for file in info.siblings], f"hf://datasets/{name}@{info.sha}/{{}}".format
@@ -47,51 +48,40 @@ def hub_source(name: str, options: DataOptions) -> Source:
             unreachable = error
             datasets.config.HF_HUB_OFFLINE = True  # else `datasets` tries for half a minute before it reads its cache
             fetch.keywords["local_files_only"] = True
-            try:
+            with suppress(LocalEntryNotFoundError):  # it may be in the other cache
                 folder = Path(fetch(revision=options.revision))
                 files, address = list_files(dict(walk_files(folder))), lambda tar: str(folder / tar)
-            except LocalEntryNotFoundError:  # it may be in the other cache
-                pass
-        config = f"{options.dataset_config}/" if options.dataset_config else ""
-        if splits := tar_splits([file for file in files if file.startswith(config)], name):
-            folder = Path(fetch(revision=options.revision, allow_patterns=[CLASSES_FILE, TEMPLATES_FILE]))
-
-            def fetch_tars(tars):
-                with _naming_errors(name):
-                    fetch(revision=folder.name, allow_patterns=[*map(glob.escape, tars)])
-
-            origin = f"{name} at revision {folder.name}"
-            return open_tars(splits, folder, name, options, address, fetch=fetch_tars, origin=origin)
+    config = f"{options.dataset_config}/" if options.dataset_config else ""
     with _naming_errors(name, unreachable):
-        return _table_source(name, options, streams=any(file.endswith(".parquet") for file in files))
+        splits = tar_splits([file for file in files if file.startswith(config)], name)
+        if not splits:
+            return _table_source(name, options, streams=any(file.endswith(".parquet") for file in files))
+        folder = Path(fetch(revision=options.revision))
+
+    def fetch_tars(tars):
+        with _naming_errors(name):
+            fetch(revision=folder.name, allow_patterns=[*map(glob.escape, tars)])
+
+    origin = f"{name} at revision {folder.name}"
+    return open_tars(splits, folder, name, options, address, fetch=fetch_tars, origin=origin)
 
 
 def _table_source(name, options, *, streams):
     where = {"revision": options.revision, "cache_dir": options.cache_dir}
-    names = datasets.get_dataset_config_names(name, **where)
-    config = options.dataset_config
-    if config is None and len(names) > 1:
-        config = datasets.get_dataset_default_config_name(name, **where)
-    if len(names) > 1 and config not in names:
-        raise ClipScratchError(
-            f"{name}: has several configurations, and dataset_config={config!r} is none of them; choose one with "
-            f"--dataset_config: {', '.join(names)}."
-        )
-    origin = f"{name} on the Hub" + (f", {config}" if options.dataset_config else "")
+    names = datasets.get_dataset_split_names(name, options.dataset_config, **where)
+    origin = f"{name} on the Hub" + (f", {options.dataset_config}" if options.dataset_config else "")
     origin += f" at revision {options.revision}" if options.revision else ""
-    load = partial(_load, name, config, where)
+    load = partial(_load, name, options.dataset_config, where)
     source = {
         split: Split(partial(load, of), origin, partial(load, of, streaming=True) if streams else None)
-        for split, of in by_split(datasets.get_dataset_split_names(name, config, **where), name).items()
+        for split, of in by_split(names, name).items()
     }
     if len(source) > 1:
         return source
     ((split, part),) = source.items()
     table = with_features(part.stream()) if streams else part.open()
-    if (column := split_column(table.features, options, origin)) is None:
-        return source
-    rows = part.stream(columns=[column]) if streams else table.select_columns([column])
-    return by_rows(source, {split: [row[column] for row in rows]}, column)
+    column = split_column(table.features, options, origin)
+    return by_rows(source, {split: part.open()[column][:]}, column) if column else source
 
 
 def _load(name, config, where, split, **streaming):
@@ -120,6 +110,6 @@ def _hub_error(name: str, error: Exception) -> ClipScratchError:
             "to where it is kept."
         )
     return ClipScratchError(
-        f"{name}: is not a local folder, and the Hub ({constants.ENDPOINT}) answers: {reason}. Check the spelling and "
-        "the revision, `hf auth login` for a private or gated dataset, or give a local folder."
+        f"{name}: is not a local folder, and the Hub ({constants.ENDPOINT}) answers: {reason}. Check the spelling, "
+        "--dataset_config and the revision, `hf auth login` for a private or gated dataset, or give a local folder."
     )

@@ -22,14 +22,11 @@ def local_source(name: str, options: DataOptions) -> Source | None:
     path = Path(name or "?").expanduser()  # Path("") would be the current folder
     if path.is_dir():
         source = _folder_source(path, name, options)
-        return {
-            split: source[split] for split in sorted(source, key=lambda split: ([*KEYWORDS, split].index(split), split))
-        }
+        return {split: source[split] for split in sorted(source, key=lambda s: ([*KEYWORDS, s].index(s), s))}
     if path.exists():
         if is_table(path):
             return table_file_source(path, options)
-        known = "the folder that holds the shards" if path.suffix == ".tar" else "a folder, .parquet, .csv or .jsonl"
-        raise ClipScratchError(f"{name}: is a file of an unknown kind; give {known}.")
+        raise ClipScratchError(f"{name}: is a file of an unknown kind; give its folder, or a .parquet, .csv or .jsonl.")
     if name.startswith((".", "~")) or path.is_absolute() or name.count(os.sep) > 1 or is_table(path):
         raise ClipScratchError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
     return None

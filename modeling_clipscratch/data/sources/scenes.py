@@ -11,7 +11,6 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 
-from ..columns import DataOptions
 from ..dataset import build_dataset, image_bytes, ppm
 from ..splits import Source, Split, hash_of
 
@@ -87,7 +86,7 @@ def combinations() -> dict[str, list[Combination]]:
     return splits
 
 
-def scenes_source(options: DataOptions) -> Source:
+def scenes_source() -> Source:
     """Return train with many images of each combination; validation and test have one, so a caption fits one image."""
     return {split: Split(partial(_read_scenes, split), f"seed {_SEED}") for split in _COPIES}
 

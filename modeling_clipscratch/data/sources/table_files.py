@@ -25,7 +25,15 @@ from ...utils.local_files import Listing, list_files, path_of_cell, read_text, s
 from ...utils.names import first_line
 from ..columns import DataOptions, find_columns, is_text, split_column
 from ..images.decode import is_image_name
-from ..splits import SPLIT_WORD, Source, Split, canonical_split, split_of_path, split_words
+from ..splits import (
+    SPLIT_WORD,
+    Source,
+    Split,
+    canonical_split,
+    check_one_folder,
+    group_by_split,
+    split_of_path,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +63,11 @@ def table_file_source(path: Path, options: DataOptions) -> Source:
 
 def metadata_source(folder: Path, listing: Listing, name: str, options: DataOptions) -> Source:
     """Return the splits of the `metadata.*` tables beside images; none if there is no such table."""
-    splits: dict[str | None, list[Path]] = {}
-    for inside, files in listing.items():
-        if table := next((file for file in _METADATA if file in files), None):
-            splits.setdefault(split_of_path(inside), []).append(folder / inside / table)
-    if len(splits) > 1 and None in splits:
-        raise ClipScratchError(
-            f"{splits[None][0]}: lies beside split folders; put one into each of them, with its own rows."
-        )
-    source = _source({split or "train": paths for split, paths in splits.items()}, options)
-    if [*splits] != [None] or len(source) > 1:
+    tables = {inside: [file for file in _METADATA if file in files] for inside, files in listing.items()}
+    splits = group_by_split([inside for inside, files in tables.items() if files], name)
+    paths = {split: [folder / inside / tables[inside][0] for inside in own] for split, own in splits.items()}
+    source = _source(paths, options)
+    if [*source] != ["train"] or "" not in splits["train"]:
         return source
     part = source["train"]  # one table, which may name images in split folders
     table = part.open()
@@ -87,22 +90,11 @@ def table_source(folder: Path, listing: Listing, name: str, options: DataOptions
     named = options.image_column or options.caption_column or options.label_column or options.image_root
     if not chosen and (named or not any("/" in file and is_image_name(file) for file in list_files(listing))):
         chosen = [path for path in tables if _suffix(path) != ".json"]  # opening them reports what they lack
-    splits: dict[str | None, list[str]] = {}
-    for path in chosen:
-        splits.setdefault(split_of_path(path), []).append(path)
-    if len(splits) > 1:
-        splits.pop(None, None)
-    used = [path for paths in splits.values() for path in paths]
-    tops = {path.partition("/")[0] if "/" in path else "" for path in used}
-    tops = sorted({"" if split_words(top) or top.isdigit() else top for top in tops})
-    if len(tops) > 1:
-        raise ClipScratchError(
-            f"{name}: {', '.join(repr(top or '.') for top in tops)} hold tables of their own, which may be several "
-            f"configurations of one dataset; choose one with --dataset_config {tops[0] or tops[1]}, or move the others."
-        )
-    if ignored := sorted({*tables} - {*used}):
+    splits = group_by_split(chosen, name)
+    check_one_folder(itertools.chain(*splits.values()), name)
+    if ignored := sorted({*tables} - {*chosen}):
         logger.warning("%s: %d tables are left out (%s, ...).", name, len(ignored), ignored[0])
-    return _source({split or "train": [folder / path for path in paths] for split, paths in splits.items()}, options)
+    return _source({split: [folder / path for path in paths] for split, paths in splits.items()}, options)
 
 
 def _tables(listing: Listing) -> Iterator[str]:
@@ -110,10 +102,8 @@ def _tables(listing: Listing) -> Iterator[str]:
     for inside, files in listing.items():
         others = {os.path.splitext(file)[0] for file in files if is_image_name(file) or file.endswith(".tar")}
         for file in filter(is_table, files):
-            if (
-                not file.startswith((".", *_DETECTION))
-                and os.path.splitext(file)[0].removesuffix("_stats") not in others
-            ):
+            stem = os.path.splitext(file)[0].removesuffix("_stats")  # of img2dataset
+            if stem not in others and not stem.startswith((".", *_DETECTION)):
                 yield f"{inside}/{file}" if inside else file
 
 
@@ -131,8 +121,7 @@ def _source(splits: Mapping[str, list[Path]], options: DataOptions) -> Source:
             root=_image_root(folder, cells, options, split),
         )
         if head and (column := split_column(head[0], options, origin)):
-            table = pyarrow.parquet.read_table([*map(str, paths)], columns=[column]) if parquet else read()
-            names[split] = table.to_pydict()[column] if parquet else table[column][:]
+            names[split] = read()[column][:]
     return by_rows(source, names, column)
 
 
@@ -323,16 +312,13 @@ def by_rows(source: Source, names: Mapping[str, Sequence], column: str | None = 
             )
         for name in dict.fromkeys(found):
             rows = [row for row, other in enumerate(found) if other == name]
-            regrouped[name] = part if len(rows) == len(found) else _chosen(part, rows, name, column)
+            if len(rows) == len(found):
+                regrouped[name] = part
+            else:
+                origin = f"{part.origin}, {column or 'folder'} {name}"
+                regrouped[name] = part._replace(open=partial(_select, part, rows), origin=origin, stream=None)
     return regrouped
 
 
-def _chosen(part: Split, rows: Sequence[int], name: str, column: str | None) -> Split:
-    def stream():
-        return part.stream().filter(lambda value: canonical_split(str(value).strip()) == name, input_columns=[column])
-
-    return part._replace(
-        open=lambda: part.open().select(rows),
-        origin=f"{part.origin}, {column or 'folder'} {name}",
-        stream=stream if part.stream and column else None,
-    )
+def _select(part: Split, rows: Sequence[int]) -> datasets.Dataset:
+    return part.open().select(rows)

@@ -1,7 +1,7 @@
 """Find tars of samples (WebDataset's form, as CLIP_benchmark and img2dataset write it), index them or stream them."""
 
+import itertools
 import json
-import logging
 import os
 import re
 import tarfile
@@ -19,11 +19,9 @@ from ...utils.local_files import Listing, decode_text, list_files, read_text
 from ..columns import DataOptions, cell_texts, check_no_columns
 from ..dataset import TAR_IMAGE_FEATURE, build_dataset, prepared_features, utf8_key
 from ..images.decode import is_image_name
-from ..splits import Source, Split, split_of_path, split_words
+from ..splits import Source, Split, check_one_folder, group_by_split, split_words
 from ..templates import published_class_names, templates_from
 from .streams import MAY_PASS, ShardError, shard_error
-
-logger = logging.getLogger(__name__)
 
 # The files beside the splits, as CLIP_benchmark's writer names them.
 CLASSES_FILE, TEMPLATES_FILE = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -45,28 +43,15 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     {'train': ['train-2.tar', 'train-10.tar'], 'test': ['flickr_test_00.tar']}
     """
     tars = [file for file in files if file.endswith(".tar") and not os.path.basename(file).startswith(".")]
-    folders = {tar: os.path.dirname(tar) for tar in sorted(tars, key=lambda file: (len(file), file))}
-    by_folder = any(split_words(folder.replace("/", " ")) for folder in folders.values())
-    roots = tuple(f"{folder}/" for folder in folders.values()) if by_folder else ""
+    folders = {os.path.dirname(tar) for tar in tars}
+    by_folder = any(split_words(folder.replace("/", " ")) for folder in folders)
+    roots = tuple(f"{folder}/" for folder in folders) if by_folder else ""
     images = sum(is_image_name(file) for file in files if file.startswith(roots))
-    tables = {file for file in files if file.lower().endswith(_TABLES) and os.path.dirname(file) in folders.values()}
+    tables = {file for file in files if file.lower().endswith(_TABLES) and os.path.dirname(file) in folders}
     if images > len(tars) or {os.path.splitext(table)[0] for table in tables} - {tar[:-4] for tar in tars}:
         return {}
-    splits: dict[str, list[str]] = {}
-    for tar, folder in folders.items():
-        split = split_of_path(tar) or (os.path.basename(folder) if by_folder else "")
-        splits.setdefault(split, []).append(tar)
-    unnamed = splits.pop("", [])
-    if unnamed and splits:
-        logger.warning("%s: %d tars belong to no split and are left out (%s, ...).", where, len(unnamed), unnamed[0])
-    elif unnamed:
-        splits = {"train": unnamed}
-    for split, members in splits.items():
-        if len(places := sorted({folders[tar] for tar in members})) > 1:
-            raise ClipScratchError(
-                f"{where}: {places[0] or '.'!r} and {places[1]!r} both hold tars of {split}; rename or remove one, or "
-                "choose a sub-folder with --dataset_config."
-            )
+    splits = group_by_split(sorted(tars, key=lambda file: (len(file), file)), where)
+    check_one_folder(itertools.chain(*splits.values()), where)
     return splits
 
 
