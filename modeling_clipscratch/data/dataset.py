@@ -21,7 +21,7 @@ import pyarrow as pa
 from datasets.fingerprint import Hasher
 
 from ..utils.errors import ClipScratchError
-from ..utils.local_files import is_inside, path_of_cell, stamp
+from ..utils.local_files import path_of_cell, stamp
 from ..utils.names import printable
 from .columns import (
     DEFAULT_OPTIONS,
@@ -97,7 +97,6 @@ def prepare_dataset(
     split: str | None = None,
     train: Callable[[], datasets.Dataset] | None = None,
     root: Path | None = None,
-    inside: Path | None = None,
 ) -> datasets.Dataset:
     """Give a table of images the columns `image`, `label` or `captions`, and `key`. Images are not decoded or copied.
 
@@ -109,7 +108,6 @@ def prepare_dataset(
         name, split: What messages call the dataset. Default: its own.
         train: Opens the training split of the same data, if this is another split, which numbers classes.
         root: Folder that paths are relative to. Default: the working directory.
-        inside: Folder that paths must not lead out of.
     """
     dataset = dataset.with_format(None)  # a copy, whose info is its own
     if name is not None:
@@ -122,7 +120,7 @@ def prepare_dataset(
         dataset = dataset.flatten_indices()  # rows that were selected twice become rows of their own
     named = DEFAULT_OPTIONS if is_prepared(dataset) else options
     image, captions, label = find_columns(dataset.features, named, origin=title(dataset))
-    images, paths = _image_column(dataset, image, root, inside)
+    images, paths = _image_column(dataset, image, root)
     keys = _keys(dataset, image, paths, root)
     rows_of = _rows_by_image(images, paths, compare=len(captions) == 1 and is_text(dataset.features[captions[0]]))
     first = [rows[0] for rows in rows_of]
@@ -148,7 +146,7 @@ def _changed(dataset, **changes) -> datasets.Dataset:
     return datasets.Dataset(dataset.data, **parts, fingerprint=dataset._fingerprint)
 
 
-def _image_column(dataset, column, root, inside) -> tuple[datasets.Dataset, list[str | None] | None]:
+def _image_column(dataset, column, root) -> tuple[datasets.Dataset, list[str | None] | None]:
     """Return a dataset of the image column alone, and its (N,) paths if it holds nothing else."""
     if not is_text(dataset.features[column]):
         images = dataset.select_columns([column])
@@ -157,8 +155,6 @@ def _image_column(dataset, column, root, inside) -> tuple[datasets.Dataset, list
         return images if prepared else images.cast_column("image", IMAGE_FEATURE), None
     paths = [path_of_cell(root or "", cell) if cell and cell.strip() else None for cell in dataset[column][:]]
     where, named = f"{title(dataset)}: column {column!r}", [path for path in paths if path]
-    for path in named if inside is not None else ():
-        check_inside(path, inside, where)
     if not any(map(os.path.exists, named)):
         first = f"the image {named[0][:200]}, which is missing, as are all others" if named else "no image"
         raise ClipScratchError(
@@ -188,9 +184,8 @@ def _keys(dataset, image, paths, root) -> list[str]:
 
 def _relative(cell: str, path: str, root: Path | None) -> str:
     """Return the path of an image from the root, in one spelling; a path outside of the root as it is written."""
-    plain = cell == os.path.normpath(cell) and "\\" not in cell
-    keeps = not is_inside(path, root or Path()) if os.path.isabs(cell) else plain
-    return cell if keeps else os.path.relpath(path, root or Path())
+    relative = os.path.relpath(path, root or Path())
+    return cell if relative.startswith("..") else relative
 
 
 def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[list[int]]:
@@ -331,15 +326,6 @@ def utf8_key(name: str) -> str:
     if not name.isascii() and name.encode(errors="ignore").decode() != name:
         raise ClipScratchError(f"{printable(name)}: its name is not UTF-8; rename it.")
     return name
-
-
-def check_inside(path: str, inside: Path, where: str) -> None:
-    """Raise `BadImageError` if a path leads out of the folder of the table that names it."""
-    if not is_inside(path, inside):
-        raise BadImageError(
-            f"{where} names {path[:200]}, which lies outside {inside}; a metadata table names files of its own "
-            "folder: copy the file there, or remove the row."
-        )
 
 
 # Read

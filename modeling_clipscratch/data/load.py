@@ -1,6 +1,5 @@
 """Load a built-in dataset, a local path or a dataset of the Hub as a `datasets.DatasetDict` of prepared splits."""
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -75,16 +74,15 @@ def load_data(
     (['image', 'key', 'label'], 'a photo of the digit {}.')
     """
     options, name = DataOptions(**options), str(name_or_path)
-    part = {"validation_fraction": validation_fraction, "seed": seed}
-    return load_splits(open_source(name, options), name, options, splits=splits, streaming=streaming, **part)
+    validation = {"validation_fraction": validation_fraction, "seed": seed}
+    return load_splits(open_source(name, options), name, options, splits=splits, streaming=streaming, **validation)
 
 
 def open_source(name: str, options: DataOptions) -> Source:
     """Find the splits of a dataset without reading more than that takes. Args and Raises: As of `load_data`."""
-    built_in = {"digits": digits_source, "scenes": scenes_source}
-    if name in built_in:
+    if name in ("digits", "scenes"):
         check_no_columns(name, options)
-        return built_in[name](options)
+        return digits_source(options) if name == "digits" else scenes_source()
     return local_source(name, options) or hub_source(name, options)
 
 
@@ -109,17 +107,25 @@ def load_splits(
     names = list(dict.fromkeys(map(canonical_split, available if splits is None else splits)))
     for split in names:
         if split not in available:
-            raise NoSuchSplitError(_no_such_split(name, available, split, carves, streaming))
-        if not re.fullmatch(r"\w+(\.\w+)*", split):  # `datasets` raises a ValueError for others
-            raise ClipScratchError(
-                f"{name}: the split {split!r} must be named by letters, digits, _ and dots; rename it."
+            raise NoSuchSplitError(
+                f"{name} has no split {split!r}; it has: {', '.join(available)}. Choose or add one. Validation is "
+                "taken from train by a validation_fraction above 0 (not of a stream), or left out: --eval_strategy no."
             )
     needed = [split for split in names if split in source]
     needed += ["train"] if carves and "validation" in names and "train" not in names else []
     opened = {split: cache(partial(_stream, part, name) if streaming else part.open) for split, part in source.items()}
     # All columns before any row: a table with a caption a row is read for equal images when it is prepared.
-    has_labels = {split: _has_labels(opened[split](), f"{name}, split {split}", options) for split in needed}
-    _check_kinds(name, has_labels, options)
+    has_labels = {}
+    for split in needed:
+        table = opened[split]()
+        named = DEFAULT_OPTIONS if is_prepared(table) else options
+        has_labels[split] = find_columns(table.features, named, origin=f"{name}, split {split}")[2] is not None
+    if len({*has_labels.values()}) > 1:
+        listed = " and ".join(f"{split} has {'labels' if has else 'captions'}" for split, has in has_labels.items())
+        raise ClipScratchError(f"{name}: {listed}; name one with --caption_column or --label_column.")
+    if not all(has_labels.values()) and (options.class_names or options.templates):
+        option = "class_names" if options.class_names else "templates"
+        raise ClipScratchError(f"{name} has captions of its own, so {option} has no use; leave it out.")
     data = datasets.IterableDatasetDict() if streaming else ImageTextData()
     data.origin = {split: source[split if split in source else "train"].origin for split in names}
     parts = {split: _prepared(source[split], name, split, options, opened) for split in needed}
@@ -131,40 +137,25 @@ def load_splits(
     return data
 
 
-def _has_labels(table, origin, options) -> bool:
-    options = DEFAULT_OPTIONS if is_prepared(table) else options
-    return find_columns(table.features, options, origin=origin)[2] is not None
-
-
-def _check_kinds(name, has_labels, options):
-    if len({*has_labels.values()}) > 1:
-        listed = " and ".join(f"{split} has {'labels' if has else 'captions'}" for split, has in has_labels.items())
-        raise ClipScratchError(f"{name}: {listed}; name one with --caption_column or --label_column.")
-    if not all(has_labels.values()) and (options.class_names or options.templates):
-        option = "class_names" if options.class_names else "templates"
-        raise ClipScratchError(f"{name} has captions of its own, so {option} has no use; leave it out.")
-
-
-def _prepared(part: Split, name, split, options, opened):
-    table, places = opened[split](), {"root": part.root, "inside": part.inside}
-    if isinstance(table, datasets.IterableDataset):
-        prepared = prepare_stream(table, options, **places)
-    else:
-        train = None if split == "train" else opened.get("train")
-        prepared = prepare_dataset(table, options, train=train, name=name, split=split, **places)
-    prepared.info.description = part.origin
-    return prepared
-
-
 def _stream(part: Split, name):
     if part.stream is None:
         raise ClipScratchError(
-            f"{name}: {part.origin} is of a form that is not streamed; leave streaming out, or give tars or parquet "
-            "files."
+            f"{name}: {part.origin} is not streamed; leave streaming out, or give tars or parquet files."
         )
     stream = with_features(part.stream())
     stream.info.dataset_name = name
     return stream
+
+
+def _prepared(part: Split, name, split, options, opened):
+    table = opened[split]()
+    if isinstance(table, datasets.IterableDataset):
+        prepared = prepare_stream(table, options, root=part.root)
+    else:
+        train = None if split == "train" else opened.get("train")
+        prepared = prepare_dataset(table, options, train=train, name=name, split=split, root=part.root)
+    prepared.info.description = part.origin
+    return prepared
 
 
 def _carved(name, train, fraction, seed):
@@ -178,30 +169,16 @@ def _carved(name, train, fraction, seed):
     return {"train": train.select(rest), "validation": validation}
 
 
-def _no_such_split(name, available, split, carves, streaming):
-    listed = ", ".join([*available[:-1], "validation (taken from train)"] if carves else available)
-    remedy = "Choose one of these"
-    if split == "test":
-        remedy += ", or add a test split"
-        remedy += "; split train with validation_fraction 0 holds every row" if "train" in available else ""
-    elif split == "validation" and streaming:
-        remedy = "None is taken from a stream; --eval_strategy no trains without it"
-    elif split == "validation" and "train" in available:
-        remedy += ", or give validation_fraction a value above 0 (to train without: eval_strategy no)"
-    return f"{name} has no split {split!r}; it has: {listed}. {remedy}."
-
-
 def describe_data(data: Mapping[str, datasets.Dataset | datasets.IterableDataset]) -> list[str]:
     """Return a line for each split: rows, kind, classes or a caption, and where the rows come from."""
     lines = []
     for split, part in data.items():
-        rows = f"{len(part):,} rows" if isinstance(part, datasets.Dataset) else "streamed"
+        whole = isinstance(part, datasets.Dataset)
         if (names := class_names(part)) is not None:
             shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
             kind = f"{len(names)} classes: {shown}"
         else:
-            kind = "captions"
-            if isinstance(part, datasets.Dataset):
-                kind += f", such as {part[0]['captions'][0][:60]!r}"
+            kind = f"captions, such as {part[0]['captions'][0][:60]!r}" if whole else "captions"
+        rows = f"{len(part):,} rows" if whole else "streamed"
         lines.append(on_one_line(f"{split}: {rows}, {kind} (from {part.info.description or title(part)})"))
     return lines

@@ -1,6 +1,7 @@
 """Recognise split names, and take a validation split from the training split."""
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS
 
 from ..utils.errors import ClipScratchError
 
+logger = logging.getLogger(__name__)
+
 KEYWORDS = {str(split): words for split, words in SPLIT_KEYWORDS.items()}  # split -> words that mean it
 _WORDS = sorted((word for words in KEYWORDS.values() for word in words), key=len, reverse=True)
 SPLIT_WORD = re.compile(rf"(?<![^{NON_WORDS_CHARS}])({'|'.join(_WORDS)})(?![^{NON_WORDS_CHARS}])", re.IGNORECASE)
@@ -19,22 +22,13 @@ _SHARD = re.compile(r"(?:.*/)?data/([^/]+)-\d{5}-of-\d{5}[^/]*")  # `datasets`' 
 
 
 class Split(NamedTuple):
-    """One split of a source, which is not read yet.
+    """One split of a source, which is not read yet."""
 
-    Args:
-        open: Returns its rows: a prepared dataset, or a table that `prepare_dataset` understands.
-        origin: Where the rows come from, for people: files, or an id with its revision.
-        stream: Returns its rows as an `IterableDataset`; `None` if the form cannot be streamed.
-        root, inside: As of `prepare_dataset`.
-        templates: Prompts that come with class data.
-    """
-
-    open: Callable[[], datasets.Dataset]
-    origin: str
-    stream: Callable[[], datasets.IterableDataset] | None = None
-    root: Path | None = None
-    inside: Path | None = None
-    templates: Sequence[str] | None = None
+    open: Callable[[], datasets.Dataset]  # a prepared dataset, or a table that `prepare_dataset` understands
+    origin: str  # where the rows come from, for people: files, or an id with its revision
+    stream: Callable[[], datasets.IterableDataset] | None = None  # `None` if the form cannot be streamed
+    root: Path | None = None  # as of `prepare_dataset`
+    templates: Sequence[str] | None = None  # that come with class data
 
 
 Source = dict[str, Split]  # name of a split -> how to open it
@@ -68,10 +62,7 @@ def split_words(name: str) -> set[str]:
 
 
 def split_of_path(path: str) -> str | None:
-    """Return the split that the name of a file, or of a folder above it, means. Several splits raise.
-
-    Args:
-        path: Relative to the folder of the dataset, with `/`.
+    """Return the split that a relative path with `/` means, by the words in it. Several splits raise.
 
     >>> split_of_path("data/restval-00000-of-00002.parquet"), split_of_path("eval/rows.csv"), split_of_path("rows.csv")
     ('restval', 'test', None)
@@ -101,13 +92,35 @@ def by_split(
     return splits
 
 
+def group_by_split(paths: Iterable[str], dataset: str) -> dict[str, list[str]]:
+    """Group paths by the splits that they mean. Those of no split are train, or left out where others name splits."""
+    splits: dict[str, list[str]] = {}
+    for path in paths:
+        splits.setdefault(split_of_path(path) or "", []).append(path)
+    unnamed = splits.pop("", [])
+    if unnamed and splits:
+        logger.warning("%s: %d of no split are left out (%s, ...).", dataset, len(unnamed), unnamed[0] or ".")
+    return splits or ({"train": unnamed} if unnamed else {})
+
+
+def check_one_folder(paths: Iterable[str], dataset: str) -> None:
+    """Raise if files lie in several sub-folders, not of splits or numbers, which may be configurations."""
+    tops = {path.partition("/")[0] if "/" in path else "" for path in paths}
+    tops = sorted({"" if split_words(top) or top.isdigit() else top for top in tops})
+    if len(tops) > 1:
+        raise ClipScratchError(
+            f"{dataset}: {', '.join(repr(top or '.') for top in tops)} hold data of their own, which may be several "
+            f"configurations of one dataset; choose one with --dataset_config {tops[0] or tops[1]}, or move the others."
+        )
+
+
 def carve_out(
     keys: Sequence[str], *, labels: np.ndarray | None = None, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split rows by a hash of (seed, key), in each class alike.
 
-    The rows with the smallest hashes are held out. So the order of the rows does not matter, and rows that are added
-    later move few others. A class of at least two rows gives at least one and keeps at least one.
+    So the order of the rows does not matter, and rows that are added later move few others. A class of at least two
+    rows gives at least one and keeps at least one.
 
     Args:
         keys: (N,) unique names.

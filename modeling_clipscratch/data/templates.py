@@ -4,16 +4,12 @@ The published lists are those of CLIP's release (github.com/openai/CLIP): `data/
 `notebooks/Prompt_Engineering_for_ImageNet.ipynb` for ImageNet. `{}` stands for the class.
 """
 
-import difflib
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..utils.errors import ClipScratchError
 from ..utils.local_files import read_text
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 # ClassLabel allows no two classes of one name, which ImageNet's published list has. This mark makes them differ.
@@ -45,10 +41,9 @@ def templates_from(values: str | Sequence[str]) -> list[str]:
     elif len(values) == 1 and name.endswith(".txt"):
         values = [line.replace("{c}", "{}") for line in _lines(name) if line]
     elif len(values) == 1 and "{}" not in name and len(name.split()) == 1:
-        near = difflib.get_close_matches(name.lower(), PUBLISHED, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PUBLISHED)}."
         raise ClipScratchError(
-            f"templates {name!r} is not a published list, a .txt file or a prompt with {{}} for the class; {hint}"
+            f"templates {name!r} is not a published list ({', '.join(PUBLISHED)}), a .txt file or a prompt with {{}} "
+            "for the class."
         )
     check_templates(values)
     return values
@@ -65,11 +60,7 @@ def class_names_from(values: str | Sequence[str]) -> list[str]:
 def published_class_names(path: Path) -> list[str]:
     """Read a dataset's own list, a name a line in label order, and mark repeated names with `ALIKE`."""
     names = _lines(path)
-    _check_not_empty(names)
-    if repeated := _repeated(names):
-        logger.warning(
-            "%s: several classes each are named %s, so no prompt distinguishes them.", path, ", ".join(repeated)
-        )
+    check_class_names(list(dict.fromkeys(names)))
     return [name + ALIKE * names[:number].count(name) for number, name in enumerate(names)]
 
 
@@ -82,19 +73,11 @@ def check_templates(templates: Sequence[str]) -> None:
 
 def check_class_names(names: Sequence[str]) -> None:
     """Raise `ClipScratchError` if a name is empty or given twice: two classes of one name tie in every image."""
-    _check_not_empty(names)
-    for name in _repeated(names):
-        raise ClipScratchError(f"label {name!r} is given twice; name each class once.")
-
-
-def _check_not_empty(names):
-    for number, name in enumerate(names, 1):
+    for number, (name, count) in enumerate(Counter(names).items(), 1):
         if not name.strip():
             raise ClipScratchError(f"label {number} of {len(names)} is empty; give each class a name.")
-
-
-def _repeated(names):
-    return [name for name, count in Counter(names).items() if count > 1]
+        if count > 1:
+            raise ClipScratchError(f"label {name!r} is given twice; name each class once.")
 
 
 def _lines(path) -> list[str]:

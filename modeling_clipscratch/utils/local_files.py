@@ -95,13 +95,3 @@ def path_of_cell(folder: str | Path, cell: str) -> str:
         with_slashes = os.path.join(folder, cell.replace("\\", "/"))
         path = with_slashes if os.path.exists(with_slashes) else path
     return path
-
-
-def is_inside(path: str | Path, folder: str | Path) -> bool:
-    """Return whether a path, as it is spelled, leads into a folder. Links in the folder are not followed.
-
-    >>> is_inside("photos/0.png", "photos"), is_inside("photos/../0.png", "photos")
-    (True, False)
-    """
-    path, folder = os.path.abspath(path), os.path.abspath(folder)
-    return path.startswith((os.path.join(folder, ""), os.path.join(os.path.realpath(folder), "")))

@@ -1,7 +1,6 @@
-"""Read caption files that are known by name: COCO's, Karpathy's and Flickr8k's."""
+"""Read the caption files of COCO and Karpathy."""
 
 import json
-import logging
 
 import pytest
 
@@ -28,8 +27,6 @@ COCO = {
     "annotations/captions_val2017.json": coco("3.png"),
     "annotations/instances_val2017.json": json.dumps({"images": [], "annotations": []}),
 }
-TOKENS = "".join(f"{name}.png#{turn}\t{name}.png {'ab'[turn]}\n" for name in "123" for turn in (0, 1))
-LISTS = {"text/Flickr_8k.trainImages.txt": "1.png\n", "text/Flickr_8k.devImages.txt": "2.png\n"}
 IN_COCO = [("val2014", "1.png", "restval"), ("train2014", "2.png", "train"), ("val2014", "3.png", "val")]
 FLICKR = "Flicker8k_Dataset/1 Flicker8k_Dataset/2 Flicker8k_Dataset/3"  # so it is spelled
 IN_FLICKR = [(None, "1.png", "train"), (None, "2.png", "test"), (None, "3.png", "val")]
@@ -46,12 +43,6 @@ FORMS = {
         {"dataset_flickr8k.json": karpathy(*IN_FLICKR), **images(FLICKR)},
         {"train": "1", "test": "2", "validation": "3"},
     ),
-    "Flickr8k": ({"Flickr8k.token.txt": TOKENS, **images("Images/1 Images/2 Images/3")}, {"train": "123"}),
-    "Flickr30k": ({"results_20130124.token": TOKENS, **images("1 2 3")}, {"train": "123"}),
-    "Flickr8k with its lists": (
-        {"text/Flickr8k.token.txt": TOKENS, **LISTS, **images("Images/1 Images/2 Images/3")},
-        {"train": "1", "validation": "2"},
-    ),
 }
 
 
@@ -63,13 +54,10 @@ def test_images_captions_and_splits(write_files, files, expected):
     }
 
 
-def test_a_file_is_read_by_its_path_and_restval_is_logged(write_files, caplog):
+def test_a_file_is_read_by_its_path(write_files):
     folder = write_files(FORMS["COCO"][0])
     data = load_data(folder / "annotations" / "captions_val2017.json")
     assert list(data) == ["validation"] and data["validation"]["key"][:] == ["3.png"]
-    with caplog.at_level(logging.INFO):
-        load_data(write_files(FORMS["Karpathy's COCO"][0]))
-    assert "1 images of restval are read as train" in caplog.text
 
 
 def test_of_files_of_one_name_those_in_the_folder_of_the_split_are_taken(write_files):
@@ -78,18 +66,6 @@ def test_of_files_of_one_name_those_in_the_folder_of_the_split_are_taken(write_f
     folder = write_files(files | images("train2017/1 train2017/2 val2017/1"))
     (path,) = [cell["path"] for cell in load_data(folder, validation_fraction=0)["validation"]["image"]]
     assert path == str(folder / "val2017" / "1.png")
-
-
-def test_image_root_names_the_images(write_files, tmp_path):
-    folder = write_files({"set/Flickr8k.token.txt": TOKENS, **images("far/1 far/2 far/3")})
-    with pytest.raises(ValueError, match="--image_root names another folder"):
-        load_data(folder / "set")
-    assert len(load_data(folder / "set", image_root=str(folder / "far"), validation_fraction=0)["train"]) == 3
-
-
-def test_a_line_of_another_form_is_named(write_files):
-    with pytest.raises(ValueError, match="Flickr8k.token.txt, line 2: is not of the form name.jpg#0<TAB>caption"):
-        load_data(write_files({"Flickr8k.token.txt": "1.png#0\ta\n1.png b\n", "1.png": None}))
 
 
 def test_a_table_that_is_only_called_like_one_is_a_table(write_files, tmp_path):

@@ -132,8 +132,8 @@ def test_what_was_fetched_is_read_again_without_the_hub(answers, name):
 @pytest.mark.parametrize(
     ("way", "name", "parts"),
     [
-        ("online", "configs", ["has several configurations; choose one with --dataset_config: en, de."]),
-        ("online", "configs fr", ["has no configuration 'fr'; choose one with --dataset_config: en, de."]),
+        ("online", "configs", ["the available configs: ['en', 'de']", "--dataset_config"]),
+        ("online", "configs fr", ["'fr' not found. Available: ['en', 'de']", "--dataset_config"]),
         ("online", "nothing", ["is not a local folder, and the Hub (http://127.0.0.1", "Check the spelling"]),
         ("streamed", "nothing", ["is not a local folder, and the Hub (http://127.0.0.1", "Check the spelling"]),
         ("online", "gated", ["restricted", "`hf auth login` for a private or gated dataset"]),

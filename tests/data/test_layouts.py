@@ -44,7 +44,7 @@ TABLES = {
     "two tables without a split": ({"part_a.csv": 3, "part_b.csv": 1}, SAME),
     "two words in a name": ({"train_test.csv": 3}, "test and train; name the file"),
     "another word than the folder's": ({"train/test.csv": 2, "test/test.csv": 1}, "test and train; name the file"),
-    "configurations": ({"en/rows.csv": 2, "de/rows.csv": 1}, "'de', 'en' hold tables .* --dataset_config de"),
+    "configurations": ({"en/rows.csv": 2, "de/rows.csv": 1}, "'de', 'en' hold data .* --dataset_config de"),
     "configurations with splits": ({"en/train.csv": 2, "de/train.csv": 1}, "--dataset_config de"),
 }
 IMAGES = {
@@ -74,22 +74,28 @@ IMAGES = {
     "folders of years with classes": (images("train2017/a/1 val2017/b/2"), "folder_names splits"),
     "split words at the end": (images("cats_train/1 cats_test/2"), "folder_names splits"),
     "splits in a folder": (images("images/train/1 images/val/2"), "splits 'train', 'validation'"),
-    "splits in classes": (images("cat/train/1 cat/test/2 dog/train/3"), "splits 'test', 'train', which lie in them"),
-    "classes in a folder": (images("set/cat/1 set/dog/2"), "classes 'cat', 'dog'; .* give .*set"),
+    "splits in classes": (
+        images("cat/train/1 cat/test/2 dog/train/3"),
+        "splits 'test', 'train', which names of folders or files mean",
+    ),
+    "classes in a folder": (
+        images("set/cat/1 set/dog/2"),
+        "classes 'cat', 'dog'; .* give the folder that holds the classes",
+    ),
     "shards": (images("00000/1 00001/2"), "img2dataset's shards, whose .txt files are missing"),
     "images and masks": (images("images/1 masks/1"), r"the images \(images\) and what belongs"),
     "images in a folder": (images("images/1 images/2"), "neither classes nor captions"),
     "split words in all file names": (
         images("cat/train_1 cat/test_2 dog/train_3"),
-        "files are named after the splits 'test', 'train'",
+        "splits 'test', 'train', which names of folders or files mean",
     ),
     "metadata that names a file in no split": (
         {**images("train/1 test/2 3"), "metadata.csv": ["train/1.png", "test/2.png", "3.png"]},
-        "names 3.png, which is in none",
+        "row 3 has the split '', by its folder",
     ),
     "metadata above and in split folders": (
         {**images("train/1"), "train/metadata.csv": ["1.png"], "metadata.csv": ["train/1.png"]},
-        "lies beside split folders",
+        SAME,
     ),
 }
 

@@ -30,8 +30,7 @@ def test_name_that_is_no_hub_id_raises(name):
     ("files", "name", "message"),
     [
         *((files, "", "holds none of the known forms: tar shards") for files in ("notes.json", "a.svg", "x/y.md")),
-        ("a.zip", "a.zip", "is a file of an unknown kind; give a folder"),
-        ("0.tar", "0.tar", "is a file of an unknown kind; give the folder that holds the shards"),
+        ("0.tar", "0.tar", "is a file of an unknown kind; give its folder"),
     ],
 )
 def test_files_of_no_known_form_raise(write_files, files, name, message):
@@ -139,21 +138,18 @@ NAMED = {"caption_column": "a", "label_column": "b"}
 @pytest.mark.parametrize(
     ("parts", "arguments", "message"),
     [
-        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation \(taken from train\)\. "
-         "Choose one of these, or add a test split; split train with validation_fraction 0 holds every row"),
-        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. Choose one"),
-        (TRAIN, {"splits": ["validation"], "validation_fraction": 0}, "or give validation_fraction a value above 0"),
-        (TRAIN, {"splits": ["validation"], "streaming": True}, "None is taken from a stream; --eval_strategy no"),
-        (TRAIN, {"splits": ["restval"]}, "toy has no split 'restval'"),
+        (TRAIN, {"splits": ["test"]}, r"toy has no split 'test'; it has: train, validation\. Choose or add one"),
+        ({"test": labelled([0])}, {"splits": ["val"]}, "toy has no split 'validation'; it has: test. Choose or"),
+        (TRAIN, {"splits": ["validation"], "validation_fraction": 0}, "has no split .* validation_fraction above 0"),
+        (TRAIN, {"splits": ["validation"], "streaming": True}, "has no split .* stream.* --eval_strategy no"),
         *(({}, {"validation_fraction": it}, r"validation_fraction=.* is not in \[0, 1\)") for it in (-0.1, 1.0, 10)),
         ({"train": labelled([0])}, {}, "toy: 1 rows are too few to take 0.1 of them for validation"),
         ({"train": captioned(2), "test": labelled([0])}, {}, "toy: train has captions and test has labels.*; name one"),
         ({"train": captioned(9)}, {"options": DataOptions(class_names=["a"])}, "of its own, so class_names has no use"),
         ({"train": captioned(9)}, {"options": DataOptions(templates=["{}"])}, "of its own, so templates has no use"),
-        (TRAIN, {"streaming": True}, "toy: train.csv is of a form that is not streamed"),
+        (TRAIN, {"streaming": True}, "toy: train.csv is not streamed"),
         ({"test": labelled([-1, -1])}, {}, "toy, split test: .* has label -1; .*-1 stands for a hidden label"),
         ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
-        ({"old data!": captioned(2)}, {}, "toy: the split 'old data!' must be named by letters, digits, _ and dots"),
         ("digits", {"templates": ["a photo of {}", "a photo"]}, "template 'a photo' has no {} for the class"),
         ("digits", {"image_column": "image"}, "image_column='image': digits is not a table and has no columns"),
         ("digits", NAMED, "are both named; name captions for caption data"),
@@ -165,8 +161,7 @@ def test_what_cannot_be_loaded_raises_one_sentence(parts, arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         load_data(parts, **arguments) if isinstance(parts, str) else load(parts, **arguments)
     assert "\n" not in str(error.value)
-    assert isinstance(error.value, NoSuchSplitError) == ("has no split" in message or "a value above" in message
-                                                         or "None is taken" in message)  # fmt: skip
+    assert isinstance(error.value, NoSuchSplitError) == ("has no split" in message)
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ def test_read_that_fails_is_named_with_its_remedy(open_stream, folders, monkeypa
     with pytest.raises(ValueError) as caught:
         next(shard_rows(stream, 1))
     assert str(caught.value) == (
-        f"{folders[0]}/train/1.tar: cannot be read (Server Disconnected); check the connection or the disk, then "
-        "resume with --resume_from_checkpoint auto."
+        f"{folders[0]}/train/1.tar: cannot be read (Server Disconnected); check the file, the connection or the disk, "
+        "then resume with --resume_from_checkpoint auto."
     )
 
 
@@ -142,5 +142,5 @@ def test_shard_that_is_missing_or_damaged_is_named(form, table, write_shard, enc
     with pytest.raises(ValueError, match=f"{path}: damaged or cut short"):
         list(shard_rows(stream, 0))
     path.unlink()
-    with pytest.raises(ValueError, match=f"{path}: cannot be opened"):
+    with pytest.raises(ValueError, match=f"{path}: cannot be read"):
         list(shard_rows(stream, 0))

@@ -1,7 +1,6 @@
 """Read tiny tars, and the shared real ones, indexed and streamed: their splits, samples, texts and faults."""
 
 import io
-import json
 import logging
 import os
 import pickle
@@ -98,9 +97,8 @@ def test_tars_that_are_not_the_data_are_left_to_other_readers(names, splits, wri
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("en/0.tar de/0.tar", "'de' and 'en' both hold tars of train; .* sub-folder with --dataset_config"),
-        ("en/train/0.tar de/train/0.tar", "'de/train' and 'en/train' both hold tars of train"),
-        ("val/0.tar dev/0.tar", "'dev' and 'val' both hold tars of validation"),
+        ("en/0.tar de/0.tar", "'de', 'en' hold data of their own, .* --dataset_config de"),
+        ("en/train/0.tar de/train/0.tar", "'de', 'en' hold data of their own"),
         ("train_test-0.tar", "train_test-0.tar: its name means test and train"),
     ],
 )
@@ -109,12 +107,9 @@ def test_tars_that_can_be_read_in_two_ways_raise(names, message, write_files):
         tar_source(write_files(names.split()))
 
 
-def test_tars_of_no_split_are_left_out_with_a_warning_and_other_folders_are_splits_of_their_own(caplog):
-    splits = {"restval": ["restval/0.tar"], "train": ["train/0.tar"]}
-    assert tar_splits(["train/0.tar", "restval/0.tar", "old.tar"], "set") == splits
+def test_tars_of_no_split_are_left_out_with_a_warning(caplog):
     assert tar_splits(["train-0.tar", "old.tar"], "set") == {"train": ["train-0.tar"]}
-    message = "set: 1 tars belong to no split and are left out (old.tar, ...)."
-    assert [record.message for record in caplog.records] == [message] * 2
+    assert caplog.records[0].message == "set: 1 of no split are left out (old.tar, ...)."
 
 
 def test_columns_raise_and_shards_are_in_the_order_of_their_numbers(write_files):
@@ -171,12 +166,9 @@ MEMBERS = {  # members beside an image, the image's name, the captions or label
     "capital letters": ({"A.TXT": b"red"}, "A.PNG", ["red"]),
     "capital label": ({"A.CLS": b"1"}, "A.JPG", 1),
     "dots": ({"photo.v1.txt": b"red"}, "photo.v1.png", ["red"]),
-    "dots in one": ({"photo.txt": b"red", "photo.meta.json": b"{}"}, "photo.v1.png", ["red"]),
     "folders": ({"./x/a.txt": b"red"}, "./x/a.png", ["red"]),
-    "json caption": ({"a.json": b'{"caption": "A dog\\nand a cat"}'}, "a.png", ["A dog and a cat"]),
+    "json caption": ({"a.json": b'{"caption": "A dog"}'}, "a.png", ["A dog"]),
     "json text": ({"a.json": b'{"text": ["A dog", " A cat ", ""]}'}, "a.png", ["A dog", "A cat"]),
-    "json label": ({"a.json": b'{"label": 1}'}, "a.png", 1),
-    "json class": ({"a.json": b'{"cls": "deep blue "}'}, "a.png", 1),
     "class by name": ({"a.cls": b"deep blue \n"}, "a.png", 1),
     "hidden label": ({"a.cls": b"-1\n", "b.cls": b"0", "b.png": None}, "a.png", -1),
     "others": ({"a.txt": b"red", "._a.png": b"x", "readme.txt": b"hello", "a.npy": b""}, "a.png", ["red"]),
@@ -194,7 +186,7 @@ def test_texts_are_read_alike_indexed_and_streamed(case, tmp_path, write_shard, 
     column = "label" if isinstance(expected, int) else "captions"
     assert dataset[column][0] == rows[0][column] == (["red"] if expected is None else expected)
     assert [f"0/{key}" for key in dataset["key"]] == [row["key"] for row in rows]
-    assert dataset["key"][0] == image.partition(".")[0 if image[0] != "." else 2].removeprefix("/").partition(".")[0]
+    assert dataset["key"][0] == image.removeprefix("./").rpartition(".")[0]
     assert ImageReader(dataset)(0).size == (6, 4)
 
 
@@ -214,14 +206,10 @@ def test_lines_are_several_captions_or_one(path, key, options, expected, tmp_pat
     assert stream_split(tmp_path, **options)[0]["captions"] == expected
 
 
-def test_images_and_texts_far_apart_are_indexed_and_a_stream_asks_to_sort_them(tmp_path, write_shard, encode):
+def test_images_and_texts_far_apart_raise(tmp_path, write_shard, encode):
     images, texts = {f"{n}.png": encode() for n in range(3)}, {f"{n}.txt": b"%d" % n for n in range(3)}
     write_shard(tmp_path / "test" / "0.tar", images | texts)
-    write_shard(tmp_path / "train" / "0.tar", texts | images)
-    for split in ("test", "train"):
-        assert open_split(tmp_path, split)["captions"][:] == [["0"], ["1"], ["2"]]
-        with pytest.raises(ValueError, match=r"members of 0 are not next to each other, .* \(tar --sort=name"):
-            stream_split(tmp_path, split)
+    raises_both_ways(tmp_path, r"members of 0 are not next to each other; .* \(tar --sort=name")
 
 
 # Rows that lack something
@@ -231,13 +219,13 @@ BAD = {  # what a second sample has -> the message
     "no text": ({}, "b has no caption"),
     "no field": ({"b.json": b"{}"}, "b has no caption"),
     "an empty field": ({"b.json": b'{"caption": null}'}, "b has no caption"),
-    "bytes of no text": ({"b.txt": b"caf\xe9"}, "0.tar: b.txt is not UTF-8 text; save it as UTF-8, or set on_bad_row"),
-    "UTF-16 unmarked": ({"b.txt": "a dog".encode("utf-16-le")}, "0.tar: b.txt is not UTF-8 text"),
-    "json cut short": ({"b.json": b'{"caption": "a'}, "0.tar: b.json is not a JSON object; write it again, or set"),
-    "json list": ({"b.json": b"[1]"}, "0.tar: b.json is not a JSON object"),
+    "bytes of no text": ({"b.txt": b"caf\xe9"}, "b has no caption"),
+    "UTF-16 unmarked": ({"b.txt": "a dog".encode("utf-16-le")}, "b has no caption"),
+    "json cut short": ({"b.json": b'{"caption": "a'}, "b has no caption"),
+    "json list": ({"b.json": b"[1]"}, "b has no caption"),
     "a word": ({"b.cls": b"ox"}, "0.tar: b.png: its label 'ox' is not the name or number of one of"),
     "too large": ({"b.cls": b"2"}, "b.png: its label '2' is .* one of the 2 classes that have names, or set"),
-    "nothing": ({"b.cls": b""}, "0.tar: b.png: its label '' is not"),
+    "nothing": ({"b.cls": b""}, "b has no label"),
     "no label": ({}, "b has no label"),
     "hidden": ({"b.cls": b"-1"}, "b has label -1"),
     "below": ({"b.cls": b"-5"}, "0.tar: b.png: its label '-5' is not"),
@@ -271,10 +259,8 @@ def test_the_first_sample_may_be_a_bad_one(tmp_path, write_shard, encode):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a.json": b"{}"}, r"a.png: has neither a label \(.cls\) nor captions"),
-        ({"a.b.png": b"x", "a.txt": b"x"}, "a.png and a.b.png are two images of one sample"),
-        ({"a.1.txt": b"x", "a.2.txt": b"x"}, "a.1.txt and a.2.txt are two texts of one sample"),
-        ({"a.json": json.dumps({"label": 1, "text": "a"}).encode()}, "a.png: the .json beside it has a label and a"),
+        ({}, r"hold no images with a label \(.cls\) or captions"),
+        ({"a.jpg": b"x", "a.txt": b"x"}, "a.png and a.jpg are images of one sample"),
     ],
 )
 def test_sample_that_can_be_read_in_two_ways_or_none_is_named(tmp_path, write_shard, encode, members, message):
@@ -288,15 +274,10 @@ def test_sample_that_can_be_read_in_two_ways_or_none_is_named(tmp_path, write_sh
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("test/1.tar", None, "1.tar: is missing, one of 2 shards"),
-        ("test/nshards.txt", "", "nshards.txt: '' is not a number of shards"),
-        ("test/nshards.txt", "two", "nshards.txt: 'two' is not a number of shards"),
-        ("test/nshards.txt", "0", "nshards.txt: '0' is not a number of shards"),
-        ("classnames.txt", None, "has no classnames.txt; write one name a line"),
+        ("classnames.txt", None, "classnames.txt: is missing; write one name a line"),
         ("classnames.txt", "red\n", "its label '1' is not the .* of one of the 1 classes that have names"),
         ("classnames.txt", "red\n\ndeep blue\n", "label 2 of 3 is empty"),
         ("zeroshot_classification_templates.txt", "a thing.\n", "template 'a thing.' has no {}"),
-        ("dataset_type.txt", "multilabel", "dataset_type.txt: 'multilabel' is not supported"),
     ],
 )
 def test_small_file_that_is_wrong_or_missing_is_named(tmp_path, write_class_set, name, content, message):
@@ -308,16 +289,14 @@ def test_small_file_that_is_wrong_or_missing_is_named(tmp_path, write_class_set,
     raises_both_ways(tmp_path, message)
 
 
-def test_class_names_of_the_user_of_windows_and_of_two_alike_classes_are_read(tmp_path, write_class_set, caplog):
+def test_class_names_of_the_user_of_windows_and_of_two_alike_classes_are_read(tmp_path, write_class_set):
     write_class_set(tmp_path).joinpath("classnames.txt").unlink()
     assert class_names(open_split(tmp_path, class_names=["r", "b"])) == ["r", "b"]
     (tmp_path / "classnames.txt").write_text("red\ndeep blue\n", encoding="utf-8-sig")
-    (tmp_path / "dataset_type.txt").write_text("classification", encoding="utf-8-sig")
     (tmp_path / "test" / "._0.tar").write_bytes(b"of macOS")
     assert class_names(open_split(tmp_path)) == ["red", "deep blue"]
     (tmp_path / "classnames.txt").write_text("missile\nmissile\n")
     assert class_names(open_split(tmp_path)) == ["missile", "missile"]
-    assert "several classes each are named missile" in caplog.text
 
 
 # Damage
@@ -328,7 +307,7 @@ DAMAGES = {  # how the bytes of a shard change -> the message
     **{f"cut at {cut}": (lambda data, cut=cut: data[:cut], "damaged or cut short") for cut in (2048, 3172)},
     "garbage for a header": (lambda data: data[:1024] + b"\xaa" * 512 + data[1536:], "damaged or cut short"),
     "a letter of a name": (lambda data: data[:1024] + b"x" + data[1025:], "damaged or cut short"),
-    "a Git LFS pointer": (lambda data: POINTER, "is a Git LFS pointer, not the tar; git lfs pull fetches it"),
+    "a Git LFS pointer": (lambda data: POINTER, "damaged or cut short .*git lfs pull, if it is a Git LFS pointer"),
 }
 
 
@@ -356,13 +335,6 @@ def test_members_are_where_tarfile_finds_them(form, tmp_path):
         assert [(sample.member, sample.offset, sample.size) for sample in samples] == expected
 
 
-@pytest.mark.parametrize("tar, member", [("0.tar", "caf\udce9"), ("caf\udce9.tar", "a")])
-def test_names_that_are_not_utf8_are_refused(tmp_path, write_shard, encode, tar, member):
-    write_shard(tmp_path / "test" / tar, {f"{member}.png": encode(), f"{member}.txt": b"red"})
-    with pytest.raises(ValueError, match=r"caf\ufffd.*its (name|path) is not UTF-8; rename it"):
-        open_split(tmp_path)
-
-
 def test_file_that_is_a_link_to_another_raises(tmp_path, encode):
     (tmp_path / "test").mkdir()
     (tmp_path / "a").write_bytes(encode())
@@ -370,7 +342,7 @@ def test_file_that_is_a_link_to_another_raises(tmp_path, encode):
     with tarfile.open(tmp_path / "test" / "0.tar", "w") as tar:
         for name in ("a", "b"):
             tar.add(tmp_path / name, f"{name}.png")
-    raises_both_ways(tmp_path, "b.png is a link to a.png; tar --hard-dereference writes files")
+    raises_both_ways(tmp_path, "b.png is a link; tar --hard-dereference writes files")
 
 
 def test_image_cut_short_inside_a_shard_is_named_with_its_member(tmp_path, write_shard, encode):
@@ -400,3 +372,9 @@ def test_flickr8k_has_five_captions_an_image_indexed_and_streamed(shared_folder)
     assert min(ImageReader(dataset)(500).size) == 160
     rows = stream_split(shared_folder / "wds_flickr8k", "validation")
     assert [row["captions"] for row in rows] == dataset["captions"][:]
+
+
+def test_names_that_are_not_utf8_are_refused(tmp_path, write_shard, encode):
+    write_shard(tmp_path / "test" / "0.tar", {"caf\udce9.png": encode(), "caf\udce9.txt": b"red"})
+    with pytest.raises(ValueError, match="caf\ufffd.*its name is not UTF-8; rename it"):
+        open_split(tmp_path)

@@ -41,8 +41,7 @@ def test_prompts_and_names_are_taken_as_they_are_and_a_text_file_has_an_entry_a_
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["cifar01"], "templates 'cifar01' is not a published list, .* did you mean cifar10?"),
-        (["flowers"], "templates 'flowers' is not a published list, .* there are cifar10, cifar100, imagenet."),
+        (["flowers"], "templates 'flowers' is not a published list .cifar10, cifar100, imagenet.,"),
         (["cifar10", "imagenet"], "template 'cifar10' has no {}"),
         (["a photo of it"], "template 'a photo of it' has no {}"),
         (["nowhere.txt"], "nowhere.txt: there is no such file"),

@@ -2,9 +2,8 @@
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +21,9 @@ from ...utils.local_files import list_files, walk_files
 from ...utils.names import on_one_line
 from ..columns import DataOptions, split_column
 from ..splits import Source, Split, by_split
-from .table_files import by_split_column
-from .tars import SMALL_FILES, open_tars, tar_splits
+from .streams import with_features
+from .table_files import by_rows
+from .tars import CLASSES_FILE, TEMPLATES_FILE, open_tars, tar_splits
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -35,106 +35,69 @@ def hub_source(name: str, options: DataOptions) -> Source:
     """
     if not HUB_ID.fullmatch(name):
         raise ClipScratchError(f"{name!r} is neither a path nor a Hub id (owner/name); built in are digits and scenes.")
-    try:
-        info = HfApi().dataset_info(name, revision=options.revision)
-    except Exception as error:
-        if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError | HFValidationError):
-            raise _hub_error(name, error) from error
-        return _cached_source(name, options, cause=error)
-    files = [file.rfilename for file in info.siblings or []]
-    if splits := tar_splits(_of_config(files, options), name):
-        folder = Path(_fetch(name, options, SMALL_FILES))
-        address = f"hf://datasets/{name}@{info.sha}/{{}}".format
-        return _tar_source(splits, folder, name, options, address)
-    return _table_source(name, options, streams=any(file.endswith(".parquet") for file in files))
-
-
-def _of_config(files, options):
+    where = {"repo_type": "dataset", "cache_dir": options.cache_dir}
+    fetch = partial(snapshot_download, name, allow_patterns=[CLASSES_FILE, TEMPLATES_FILE], **where)
+    files, address, unreachable = [], None, None
+    with _naming_errors(name):
+        try:
+            info = HfApi().dataset_info(name, revision=options.revision)
+            files, address = [file.rfilename for file in info.siblings], f"hf://datasets/{name}@{info.sha}/{{}}".format
+        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+            raise
+        except Exception as error:
+            unreachable = error
+            datasets.config.HF_HUB_OFFLINE = True  # else `datasets` tries for half a minute before it reads its cache
+            fetch.keywords["local_files_only"] = True
+            with suppress(LocalEntryNotFoundError):  # it may be in the other cache
+                folder = Path(fetch(revision=options.revision))
+                files, address = list_files(dict(walk_files(folder))), lambda tar: str(folder / tar)
     config = f"{options.dataset_config}/" if options.dataset_config else ""
-    return [file for file in files if file.startswith(config)]
+    with _naming_errors(name, unreachable):
+        splits = tar_splits([file for file in files if file.startswith(config)], name)
+        if not splits:
+            return _table_source(name, options, streams=any(file.endswith(".parquet") for file in files))
+        folder = Path(fetch(revision=options.revision))
+
+    def fetch_tars(tars):
+        with _naming_errors(name):
+            fetch(revision=folder.name, allow_patterns=[*map(glob.escape, tars)])
+
+    origin = f"{name} at revision {folder.name}"
+    return open_tars(splits, folder, name, options, address, fetch=fetch_tars, origin=origin)
 
 
-def _tar_source(splits, folder, name, options, address):
-    at_commit = replace(options, revision=folder.name)
-
-    def fetch(tars):
-        _fetch(name, at_commit, [*map(glob.escape, tars)])
-
-    return open_tars(splits, folder, name, options, address, fetch=fetch, origin=f"{name} at revision {folder.name}")
-
-
-def _fetch(name, options, patterns: Sequence[str], *, local_files_only: bool = False) -> str:
-    where = {"repo_type": "dataset", "revision": options.revision, "cache_dir": options.cache_dir}
-    with _naming_errors(name, local_files_only):
-        return snapshot_download(name, allow_patterns=list(patterns), local_files_only=local_files_only, **where)
-
-
-def _cached_source(name, options, *, cause):
-    try:
-        folder = Path(_fetch(name, options, SMALL_FILES, local_files_only=True))
-        splits = tar_splits(_of_config(list_files(dict(walk_files(folder))), options), name)
-    except ClipScratchError:  # it is not in this cache, but may be in the other
-        splits = {}
-    if splits:
-        return _tar_source(splits, folder, name, options, lambda tar: str(folder / tar))
-    try:
-        return _table_source(name, options, offline=True)
-    except ClipScratchError:
-        raise _hub_error(name, cause) from cause
-
-
-def _table_source(name, options, *, streams=False, offline=False):
+def _table_source(name, options, *, streams):
     where = {"revision": options.revision, "cache_dir": options.cache_dir}
-    config = options.dataset_config
-    with _naming_errors(name, offline):
-        names = datasets.get_dataset_config_names(name, **where)
-        if config is None and len(names) > 1:
-            config = datasets.get_dataset_default_config_name(name, **where)
-    if len(names) > 1 and config not in names:
-        problem = f"has no configuration {config!r}" if config else "has several configurations"
-        raise ClipScratchError(f"{name}: {problem}; choose one with --dataset_config: {', '.join(names)}.")
-    with _naming_errors(name, offline):
-        info = datasets.get_dataset_config_info(name, config, **where)
-    own = by_split(info.splits, name)
-    origin = f"{name} on the Hub" + (f", {config}" if options.dataset_config else "")
+    names = datasets.get_dataset_split_names(name, options.dataset_config, **where)
+    origin = f"{name} on the Hub" + (f", {options.dataset_config}" if options.dataset_config else "")
     origin += f" at revision {options.revision}" if options.revision else ""
-    load = partial(_load, name, config, options, offline)
+    load = partial(_load, name, options.dataset_config, where)
     source = {
         split: Split(partial(load, of), origin, partial(load, of, streaming=True) if streams else None)
-        for split, of in own.items()
+        for split, of in by_split(names, name).items()
     }
-    column = split_column(info.features, options, origin) if info.features else options.split_column or "split"
-    if column is None or (not info.features and len(own) > 1):  # to look for the column would fetch every split
+    if len(source) > 1:
         return source
-    cells = {split: partial(_cells, load, of, column) for split, of in own.items()} if streams else None
-    return by_split_column(source, options, cells)
+    ((split, part),) = source.items()
+    table = with_features(part.stream()) if streams else part.open()
+    column = split_column(table.features, options, origin)
+    return by_rows(source, {split: part.open()[column][:]}, column) if column else source
 
 
-def _load(name, config, options, offline, split, **streaming):
-    where = {"revision": options.revision, "cache_dir": options.cache_dir}
-    with _naming_errors(name, offline):
-        dataset = datasets.load_dataset(name, config, split=split, **where, **streaming)
-        return dataset.decode(False) if streaming and dataset.features else dataset
-
-
-def _cells(load, split, column):
-    """Return the split column of a parquet table alone, without its images."""
-    rows = load(split, streaming=True, columns=[column])
-    return datasets.Dataset.from_dict({column: [row[column] for row in rows]})
+def _load(name, config, where, split, **streaming):
+    with _naming_errors(name):
+        return datasets.load_dataset(name, config, split=split, **where, **streaming)
 
 
 @contextmanager
-def _naming_errors(name: str, offline: bool) -> Iterator[None]:
-    """Raise errors of the Hub and of `datasets` as one sentence. `offline` keeps `datasets` off the network."""
-    before = datasets.config.HF_HUB_OFFLINE
-    # Without this, `datasets` tries an unreachable Hub for half a minute before it looks into its cache.
-    datasets.config.HF_HUB_OFFLINE = before or offline
+def _naming_errors(name: str, cause: Exception | None = None) -> Iterator[None]:
+    """Raise errors of the Hub and of `datasets` as one sentence, about their cause if it is known."""
     try:
         yield
+    except ClipScratchError:
+        raise
     except Exception as error:  # of the network, the Hub, the file format or the builder
-        raise _hub_error(name, error) from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
+        raise _hub_error(name, cause or error) from error
 
 
 def _hub_error(name: str, error: Exception) -> ClipScratchError:
@@ -147,6 +110,6 @@ def _hub_error(name: str, error: Exception) -> ClipScratchError:
             "to where it is kept."
         )
     return ClipScratchError(
-        f"{name}: is not a local folder, and the Hub ({constants.ENDPOINT}) answers: {reason}. Check the spelling and "
-        "the revision, `hf auth login` for a private or gated dataset, or give a local folder."
+        f"{name}: is not a local folder, and the Hub ({constants.ENDPOINT}) answers: {reason}. Check the spelling, "
+        "--dataset_config and the revision, `hf auth login` for a private or gated dataset, or give a local folder."
     )

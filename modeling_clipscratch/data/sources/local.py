@@ -9,12 +9,11 @@ import datasets
 from ...utils.errors import ClipScratchError
 from ...utils.local_files import read_json, walk_files
 from ...utils.names import first_line
-from ..columns import DataOptions
+from ..columns import DataOptions, split_column
 from ..images.decode import is_unread_name, warn_of_unread
 from ..splits import KEYWORDS, Source, Split, by_split, canonical_split
-from .caption_files import caption_file_source
 from .folders import image_folder_source
-from .table_files import by_split_column, is_table, metadata_source, table_file_source, table_source
+from .table_files import by_rows, is_table, metadata_source, table_file_source, table_source
 from .tars import tar_source
 
 
@@ -23,16 +22,11 @@ def local_source(name: str, options: DataOptions) -> Source | None:
     path = Path(name or "?").expanduser()  # Path("") would be the current folder
     if path.is_dir():
         source = _folder_source(path, name, options)
-        return {
-            split: source[split] for split in sorted(source, key=lambda split: ([*KEYWORDS, split].index(split), split))
-        }
+        return {split: source[split] for split in sorted(source, key=lambda s: ([*KEYWORDS, s].index(s), s))}
     if path.exists():
-        if source := caption_file_source(path.parent, {"": [path.name]}, name, options):
-            return source
         if is_table(path):
             return table_file_source(path, options)
-        known = "the folder that holds the shards" if path.suffix == ".tar" else "a folder, .parquet, .csv or .jsonl"
-        raise ClipScratchError(f"{name}: is a file of an unknown kind; give {known}.")
+        raise ClipScratchError(f"{name}: is a file of an unknown kind; give its folder, or a .parquet, .csv or .jsonl.")
     if name.startswith((".", "~")) or path.is_absolute() or name.count(os.sep) > 1 or is_table(path):
         raise ClipScratchError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
     return None
@@ -51,7 +45,7 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
         return source
     listing = dict(walk_files(folder))
     warn_of_unread([str(folder / i / file) for i, files in listing.items() for file in files if is_unread_name(file)])
-    of_texts = (metadata_source, caption_file_source, table_source) if options.folder_names != "classes" else ()
+    of_texts = (metadata_source, table_source) if options.folder_names != "classes" else ()
     for find in (tar_source, *of_texts, image_folder_source):
         if source := find(folder, listing, name, options):
             return source
@@ -68,12 +62,13 @@ def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | Non
         splits = read_json(folder / "dataset_dict.json").get("splits", [])
         folders = {split: folder / own for split, own in by_split(splits, name).items()}
     elif (folder / "state.json").exists() and (folder / "dataset_info.json").exists():
-        split = read_json(folder / "state.json").get("_split") or "train"
-        folders = {canonical_split(split): folder}
+        folders = {canonical_split(read_json(folder / "state.json").get("_split") or "train"): folder}
     else:
         return None
     source = {split: Split(partial(_load_saved, path), str(path)) for split, path in folders.items()}
-    return by_split_column(source, options)
+    tables = {split: part.open() for split, part in source.items()}
+    column = split_column(next(iter(tables.values())).column_names, options, name)
+    return by_rows(source, {split: table[column][:] for split, table in tables.items()} if column else {}, column)
 
 
 def _load_saved(folder: Path) -> datasets.Dataset:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 
-from ..columns import DataOptions
 from ..dataset import build_dataset, image_bytes, ppm
 from ..splits import Source, Split, hash_of
 
@@ -52,11 +51,7 @@ CAPTIONS = {
 }
 
 _SEED = 0  # the dataset is the same for everybody: no user's seed changes it
-_COMBINATIONS = {  # of two objects, of three
-    "test": (450, 50),
-    "validation": (90, 10),
-    "train": (1200, 240),
-}
+_COMBINATIONS = {"test": (450, 50), "validation": (90, 10), "train": (1200, 240)}  # of two objects, of three
 _COPIES = {"train": 22, "validation": 1, "test": 1}  # of each combination
 _GRID = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5  # centres of the pixels
 
@@ -84,15 +79,14 @@ def combinations() -> dict[str, list[Combination]]:
     pairs = [Combination(relation, two) for two in itertools.permutations(objects, 2) for relation in ("left", "above")]
     triples = [Combination("row", three) for three in itertools.permutations(objects, 3)]
     pairs, triples = (sorted(every, key=lambda c: hash_of(_SEED, c.name)) for every in (pairs, triples))
-    splits, pair, triple = {}, 0, 0
+    splits, pairs, triples = {}, iter(pairs), iter(triples)
     for split, (of_two, of_three) in _COMBINATIONS.items():
-        chosen = pairs[pair : pair + of_two] + triples[triple : triple + of_three]
+        chosen = [*itertools.islice(pairs, of_two), *itertools.islice(triples, of_three)]
         splits[split] = sorted(chosen, key=lambda c: hash_of(_SEED + 1, c.name))  # any prefix has both, mixed
-        pair, triple = pair + of_two, triple + of_three
     return splits
 
 
-def scenes_source(options: DataOptions) -> Source:
+def scenes_source() -> Source:
     """Return train with many images of each combination; validation and test have one, so a caption fits one image."""
     return {split: Split(partial(_read_scenes, split), f"seed {_SEED}") for split in _COPIES}
 
@@ -108,13 +102,10 @@ def _read_scenes(split: str) -> datasets.Dataset:
 
 
 def draw_scene(combination: Combination, *, copy: int) -> np.ndarray:
-    """Draw a combination at a place, in sizes and on a background that depend on (combination, copy) alone.
+    """Draw uint8 (32, 32, 3) at a place, in sizes and on a background that depend on (combination, copy) alone.
 
     The objects stand along the axis of the relation without touching, and apart across it by no more than a fraction of
     their size, so that the image shows one relation, not two.
-
-    Returns:
-        uint8 (32, 32, 3).
     """
     generator = np.random.default_rng(hash_of(_SEED, f"{combination.name}-{copy}"))
     count = len(combination.objects)

@@ -1,7 +1,6 @@
 """Prepare a `datasets.IterableDataset`, and read its shards row by row, resumable after any row."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -20,7 +19,7 @@ from ..columns import (
     known_classes,
     written_lists,
 )
-from ..dataset import check_inside, image_digest, is_prepared, ppm, prepared_features, read_member, title
+from ..dataset import image_digest, is_prepared, ppm, prepared_features, read_member, title
 from ..images.decode import BadImageError
 
 MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
@@ -37,15 +36,10 @@ def prepare_stream(
     options: DataOptions = DEFAULT_OPTIONS,
     *,
     root: Path | None = None,
-    inside: Path | None = None,
 ) -> datasets.IterableDataset:
     """Give a stream the columns of a prepared dataset. A row that lacks something keeps an empty cell.
 
-    Args:
-        stream: Rows with an image column and a label or captions.
-        options: Names of columns and classes, where types and names leave them open. `on_bad_row` `skip` leaves an
-            empty cell for an unknown label, too.
-        root, inside: As of `prepare_dataset`.
+    Args: As of `prepare_dataset`. `on_bad_row` `skip` leaves an empty cell for an unknown label, too.
     """
     stream = with_features(stream).with_format(None)
     name, features = title(stream), stream.features
@@ -65,45 +59,29 @@ def prepare_stream(
         own = getattr(features[label], "names", [])  # which a generator may yield instead of numbers
         numbers = {name: number for names in (own, classes) for number, name in enumerate(names)}
     columns = [column for column in features if column in (image, *captions, label, key)]
+    arguments = {"name": name, "image": image, "captions": captions, "label": label, "key": key, "root": root or ""}
+    arguments |= {"count": classes and len(classes), "numbers": numbers, "on_bad_row": options.on_bad_row}
     stream = undecoded(stream.select_columns(columns))
-    prepare = _PrepareRow(name, image, captions, label, key, classes, numbers, options.on_bad_row, root or "", inside)
-    return stream.map(prepare, with_indices=True, features=prepared_features(classes), remove_columns=columns)
+    features = prepared_features(classes)
+    return stream.map(_prepare, with_indices=True, fn_kwargs=arguments, features=features, remove_columns=columns)
 
 
-@dataclass(frozen=True)
-class _PrepareRow:  # a class, because workers that are not forked get it pickled
-    title: str
-    image: str
-    captions: list[str]
-    label: str | None
-    key: str | None
-    class_names: list[str] | None
-    numbers: dict[str, int] | None
-    on_bad_row: str
-    root: str | Path
-    inside: Path | None
-
-    def __call__(self, raw: dict, row: int) -> dict:
-        cell = _image_cell(raw[self.image])
-        if (path := cell["path"]) and not cell["bytes"]:
-            cell["path"] = path_of_cell(self.root, path)
-            if self.inside is not None:
-                check_inside(cell["path"], self.inside, f"{self.title}: column {self.image!r}")
-        stored = cell["bytes"] or cell["path"]
-        key = raw[self.key] if self.key else None
-        prepared = {"image": cell if stored else None, "key": image_digest(stored or b"") if key is None else str(key)}
-        if self.label is None:
-            texts = tuple(written_lists([raw[column]])[0] for column in self.captions)
-            return prepared | {"captions": cell_texts(texts)}
-        value = raw[self.label].strip() if isinstance(raw[self.label], str) else raw[self.label]
-        number = self.numbers.get(value) if isinstance(value, str) else value
-        if number is not None and not -1 <= number < len(self.class_names):
-            number = None
-        if number is None and value not in (None, "") and self.on_bad_row == "raise":
-            raise ShardError(
-                f"{self.title}: row {row}: label {value!r} is not one of the {len(self.class_names)} classes."
-            )
-        return prepared | {"label": number}
+def _prepare(raw: dict, row: int, name, image, captions, label, key, root, count, numbers, on_bad_row) -> dict:
+    cell = _image_cell(raw[image])
+    if (path := cell["path"]) and not cell["bytes"]:
+        cell["path"] = path_of_cell(root, path)
+    stored = cell["bytes"] or cell["path"]
+    text = None if key is None else raw[key]
+    prepared = {"image": cell if stored else None, "key": image_digest(stored or b"") if text is None else str(text)}
+    if label is None:
+        return prepared | {"captions": cell_texts(tuple(written_lists([raw[column]])[0] for column in captions))}
+    value = raw[label].strip() if isinstance(raw[label], str) else raw[label]
+    number = numbers.get(value) if isinstance(value, str) else value
+    if number is not None and not -1 <= number < count:
+        number = None
+    if number is None and value not in (None, "") and on_bad_row == "raise":
+        raise ShardError(f"{name}: row {row}: label {value!r} is not one of the {count} classes.")
+    return prepared | {"label": number}
 
 
 def _image_cell(cell) -> dict:
@@ -131,40 +109,38 @@ def undecoded(stream: datasets.IterableDataset) -> datasets.IterableDataset:
     return stream.decode(False) if decodes else stream
 
 
-def _check_resumable(stream: datasets.IterableDataset, name: str) -> None:
-    if stream._distributed is not None:
-        raise ClipScratchError(f"{name} was split by node; give the whole stream, which is split among processes here.")
+def _layers(stream: datasets.IterableDataset) -> list:
+    """Return what a stream was made with, the last first. `datasets` has no public way to see it."""
     layers = [stream._ex_iterable]
     for layer in layers:
         layers += getattr(layer, "ex_iterables", None) or [*filter(None, [getattr(layer, "ex_iterable", None)])]
-        if type(layer).__name__ == "BufferShuffledExamplesIterable":  # its state lacks the rows in its buffer
-            raise ClipScratchError(
-                f"{name} was shuffled with a buffer, so a stopped run cannot resume it; leave `shuffle` out: "
-                "--stream_shuffle_rows shuffles rows as they are read."
-            )
+    return layers
+
+
+def _check_resumable(stream: datasets.IterableDataset, name: str) -> None:
+    if stream._distributed is not None:
+        raise ClipScratchError(f"{name} was split by node; give the whole stream, which is split among processes here.")
+    # The state of such a layer lacks the rows in its buffer.
+    if "BufferShuffledExamplesIterable" in (type(layer).__name__ for layer in _layers(stream)):
+        raise ClipScratchError(
+            f"{name} was shuffled with a buffer, so a stopped run cannot resume it; leave `shuffle` out: "
+            "--stream_shuffle_rows shuffles rows as they are read."
+        )
 
 
 def shard_names(stream: datasets.IterableDataset) -> list[str]:
-    """Return the (S,) files of the shards; `shard 3` if a stream is not made of files.
-
-    `datasets` has no public way to see them.
-    """
-    source, count = stream._ex_iterable, stream.num_shards
-    while hasattr(source, "ex_iterable"):
-        source = source.ex_iterable
-    lists = source.kwargs.values() if hasattr(source, "kwargs") else ()
-    files = (value for value in lists if isinstance(value, list) and len(value) == count)
-    names = next((value for value in files if all(isinstance(name, str) for name in value)), None)
-    return list(names or (f"shard {number}" for number in range(count)))
+    """Return the (S,) files of the shards; `shard 3` if a stream is not made of files."""
+    for value in getattr(_layers(stream)[-1], "kwargs", {}).values():
+        if isinstance(value, list) and len(value) == stream.num_shards and all(isinstance(name, str) for name in value):
+            return value
+    return [f"shard {number}" for number in range(stream.num_shards)]
 
 
 def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None = None) -> Iterator[tuple[dict, dict]]:
-    """Yield the rows of one shard with the state behind each, in the main process as in a worker of a `DataLoader`.
+    """Yield the rows of one shard, undecoded, with the state behind each, which JSON can hold.
 
     Args:
-        stream: S shards. Images are not decoded.
-        shard: Number in [0, S).
-        state: Where to resume: the state behind the last row that was read, which JSON can hold. Default: the start.
+        state: Where to resume. Default: the start.
     """
     name = shard_names(stream)[shard]
     stream = undecoded(stream) if stream.features else stream
@@ -196,11 +172,11 @@ def shard_error(name: str, error: Exception) -> ShardError:
     if isinstance(error, ShardError):
         return error
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if isinstance(error, FileNotFoundError | PermissionError):
-        return ShardError(f"{name}: cannot be opened ({reason}); restore the shard.")
     if isinstance(error, MAY_PASS):  # `datasets` has tried dropped connections again before
         return ShardError(
-            f"{name}: cannot be read ({reason}); check the connection or the disk, then resume with "
+            f"{name}: cannot be read ({reason}); check the file, the connection or the disk, then resume with "
             "--resume_from_checkpoint auto."
         )
-    return ShardError(f"{name}: damaged or cut short ({reason}); fetch or write the shard again.")
+    return ShardError(
+        f"{name}: damaged or cut short ({reason}); fetch or write it again (git lfs pull, if it is a Git LFS pointer)."
+    )
