@@ -247,7 +247,7 @@ def test_probe_learns_from_the_training_split(run, saved):
         ({"task": ["knn"], "split": ["training"]}, "task=knn learns from the training split"),
         ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
         ({"class_names": ["a", ""]}, "label 2 of 2 is empty"),
-        ({"templates": ["imagnet"]}, "did you mean imagenet"),
+        ({"templates": ["imagnet"]}, "is not a published list .*imagenet"),
         ({"output_dir": [f"{__file__}/report"]}, "cannot be written to"),
     ],
 )
