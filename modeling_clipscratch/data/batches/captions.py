@@ -114,7 +114,7 @@ class TokenTable:
     def __init__(self, texts: list[str], tokenizer, max_length: int, *, warn: bool = True):
         options = {"padding": False, "return_attention_mask": False, "return_token_type_ids": False}
         encoded = tokenizer(list(texts), truncation=True, max_length=max_length, **options)["input_ids"]
-        tokenizer(texts[0], truncation=False, verbose=False)  # a tokenizer is saved with its last truncation
+        tokenizer(list(texts[:1]), truncation=False, verbose=False)  # a tokenizer is saved with its last truncation
         self.lengths = np.array([len(ids) for ids in encoded])
         if warn and (full := (self.lengths == max_length).sum()):
             message = "%d of %d texts fill the %d tokens that the text tower reads; what is longer is cut off."
