@@ -127,7 +127,7 @@ def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
     ({"stream_shuffle_rows": 0}, "stream_shuffle_rows=0 is less than 1"),
     ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "persistent_workers has no effect"),
     ({"test_split": "testing2"}, "has no split 'testing2'; it has: train, test. "),
-    ({"dataset": "digits"}, "digits: .* is of a form that is not streamed"),
+    ({"dataset": "digits"}, "digits: .* is not streamed"),
 ])  # fmt: skip
 def test_option_that_a_stream_does_not_support_is_refused_before_anything_is_written(
     run_recipe, classes, tmp_path, changes, sentence
