@@ -72,7 +72,7 @@ def test_classes_and_their_order(load, write_files, names, options, expected):
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], {}, "test has 'c', none of them; give all splits"),
         (["maple tree/1.png", "maple_tree/1.png"], {}, "label 'maple tree' is given twice"),
         (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is not a table and has no columns"),
-        (["en/1.png", "de/1.png"], {"dataset_config": "fr"}, "called dataset_config='fr'; it has: de, en"),
+        (["en/1.png", "de/1.png"], {"dataset_config": "fr"}, "set/fr: holds none of the known forms"),
     ],
 )
 def test_what_makes_no_classes_is_named(load, write_files, names, options, message):

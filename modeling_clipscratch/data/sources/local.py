@@ -33,14 +33,7 @@ def local_source(name: str, options: DataOptions) -> Source | None:
 
 
 def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
-    if options.dataset_config:
-        configs = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        if options.dataset_config not in configs:
-            raise ClipScratchError(
-                f"{name}: no sub-folder is called dataset_config={options.dataset_config!r}; it has: "
-                f"{', '.join(configs) or 'none'}."
-            )
-        folder = folder / options.dataset_config
+    folder /= options.dataset_config or ""
     if source := _saved_source(folder, name, options):
         return source
     listing = dict(walk_files(folder))
@@ -50,9 +43,8 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
         if source := find(folder, listing, name, options):
             return source
     raise ClipScratchError(
-        f"{name}: holds none of the known forms: tar shards (<split>/0.tar), images with a metadata.csv, .jsonl or "
-        ".parquet, tables (.parquet, .csv, .jsonl), images with a text file beside each, or images in one sub-folder a "
-        "class."
+        f"{folder}: holds none of the known forms: tar shards (<split>/0.tar), tables (.parquet, .csv, .jsonl), images "
+        "with a metadata.csv, with a text file beside each, or in one sub-folder a class."
     )
 
 

@@ -19,23 +19,15 @@ from ..columns import (
     known_classes,
     written_lists,
 )
-from ..dataset import image_digest, is_prepared, ppm, prepared_features, read_member, title
-from ..images.decode import BadImageError
+from ..dataset import image_digest, is_prepared, ppm, prepared_features, title
 
 MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
 _AT_ONCE = 32  # rows that `datasets` returns together
 _HEAD = 5  # rows that show the features of a stream without known features
 
 
-class ShardError(ClipScratchError):
-    """A shard, or a sample of it, that cannot be read. The message names it, the reason and the remedy."""
-
-
 def prepare_stream(
-    stream: datasets.IterableDataset,
-    options: DataOptions = DEFAULT_OPTIONS,
-    *,
-    root: Path | None = None,
+    stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS, *, root: Path | None = None
 ) -> datasets.IterableDataset:
     """Give a stream the columns of a prepared dataset. A row that lacks something keeps an empty cell.
 
@@ -80,7 +72,7 @@ def _prepare(raw: dict, row: int, name, image, captions, label, key, root, count
     if number is not None and not -1 <= number < count:
         number = None
     if number is None and value not in (None, "") and on_bad_row == "raise":
-        raise ShardError(f"{name}: row {row}: label {value!r} is not one of the {count} classes.")
+        raise ClipScratchError(f"{name}: row {row}: label {value!r} is not one of the {count} classes.")
     return prepared | {"label": number}
 
 
@@ -146,7 +138,7 @@ def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None 
     stream = undecoded(stream) if stream.features else stream
     try:
         yield from _read(stream.shard(num_shards=stream.num_shards, index=shard), state)
-    except BadImageError:
+    except ClipScratchError:
         raise
     except Exception as error:  # the reader of each format has errors of its own
         raise shard_error(name, error) from error
@@ -167,16 +159,12 @@ def _read(stream, state):
         before, skip = stream.state_dict(), 0
 
 
-def shard_error(name: str, error: Exception) -> ShardError:
+def shard_error(name: str, error: Exception) -> ClipScratchError:
     """Return what to raise for an error of a shard's reader."""
-    if isinstance(error, ShardError):
-        return error
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, MAY_PASS):  # `datasets` has tried dropped connections again before
-        return ShardError(
-            f"{name}: cannot be read ({reason}); check the file, the connection or the disk, then resume with "
-            "--resume_from_checkpoint auto."
-        )
-    return ShardError(
-        f"{name}: damaged or cut short ({reason}); fetch or write it again (git lfs pull, if it is a Git LFS pointer)."
-    )
+        problem, remedy = "cannot be read", "check the file, the connection or the disk, then resume with "
+        remedy += "--resume_from_checkpoint auto"
+    else:
+        problem, remedy = "damaged or cut short", "fetch or write it again (git lfs pull, if it is a Git LFS pointer)"
+    return ClipScratchError(f"{name}: {problem} ({reason}); {remedy}.")

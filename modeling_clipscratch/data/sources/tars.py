@@ -21,7 +21,7 @@ from ..dataset import TAR_IMAGE_FEATURE, build_dataset, prepared_features, utf8_
 from ..images.decode import is_image_name
 from ..splits import Source, Split, check_one_folder, group_by_split, split_words
 from ..templates import published_class_names, templates_from
-from .streams import MAY_PASS, ShardError, shard_error
+from .streams import MAY_PASS, shard_error
 
 # The files beside the splits, as CLIP_benchmark's writer names them.
 CLASSES_FILE, TEMPLATES_FILE = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -70,8 +70,6 @@ def open_tars(
     Args:
         folder: Holds the small files, and the tars after `fetch`.
         address: Returns the address of a tar, to stream it.
-        fetch: Called with the tars of a split before they are indexed.
-        origin: Where the rows come from. Default: the tars.
     """
     check_no_columns(name, options)
     path, source = folder / TEMPLATES_FILE, {}
@@ -164,7 +162,7 @@ class _Reading:
         if text in self.class_names:
             return self.class_names.index(text)
         if text and self.options.on_bad_row == "raise":
-            raise ShardError(
+            raise ClipScratchError(
                 f"{sample.shard}: {sample.member}: its label {text!r} is not the name or number of one of the "
                 f"{len(self.class_names)} classes that have names, or set on_bad_row to skip."
             )
@@ -230,7 +228,7 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                     raise tarfile.ReadError(f"{member.name} is a link; tar --hard-dereference writes files")
                 if stem != sample.key:
                     if stem in seen:
-                        raise ShardError(
+                        raise ClipScratchError(
                             f"{shard}: the members of {stem} are not next to each other; sort the shard "
                             "(tar --sort=name)."
                         )
@@ -238,11 +236,15 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                         yield sample
                     sample = Sample(stem, shard)
                     seen.add(stem)
-                data = tar.extractfile(member).read() if streamed or not is_image else None
+                data = tar.fileobj.read(member.size) if streamed or not is_image else None  # extractfile is slow
+                if data is not None and len(data) < member.size:
+                    raise tarfile.ReadError(f"{member.name} is cut short")
                 if not is_image:
                     sample.files[ending] = data
                 elif sample.member:
-                    raise ShardError(f"{shard}: {sample.member} and {member.name} are images of one sample; keep one.")
+                    raise ClipScratchError(
+                        f"{shard}: {sample.member} and {member.name} are images of one sample; keep one."
+                    )
                 else:
                     sample.member, sample.image = utf8_key(member.name), data
                     sample.offset, sample.size = member.offset_data, member.size
