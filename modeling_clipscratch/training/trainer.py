@@ -35,7 +35,7 @@ from .features.pairs import build_augment, check_stream, map_pairs, prepare, rea
 from .loss.gather import all_rows, own_rows, process_count
 from .loss.global_batch import choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
-from .loss.tiled_loss import GlobalLoss, loss_floor
+from .loss.tiled_loss import global_loss, loss_floor
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
@@ -46,7 +46,7 @@ from .saving.checkpoints import check_fits, final_weights, find_checkpoint, fini
 from .saving.run_folder import lock_run_folder, open_repository_of_run
 from .saving.stream_state import StreamStates
 from .towers.attention import choose_attention, set_attention
-from .towers.drop import add_drops
+from .towers.drop import add_patch_dropout
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class ClipScratchTrainer(Trainer):
             precision = "fp32" if args.cache_features and not streamed and is_fixed(tower) else args.precision
             set_attention(tower, choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
         preprocess = Preprocess(self.processing_class.image_processor)
-        add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
+        add_patch_dropout(model, args.patch_dropout, preprocess.image_size)
         model.to(args.device)
         self.augment = build_augment(args, preprocess, model, streamed=streamed)
         for dataset in self._eval_datasets.values():
@@ -273,7 +273,7 @@ class ClipScratchTrainer(Trainer):
         kind = self.accelerator.unwrap_model(model).config.loss
         embeddings = (outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias)
         group = self._groups(links)
-        share, statistics = GlobalLoss(loss=kind)(*embeddings, group=group, mixture=mixture)
+        share, statistics = global_loss(*embeddings, loss=kind, group=group, mixture=mixture)
         if model.training:
             if kind == "softmax" and mixture is None:
                 statistics["loss_floor"] = loss_floor(all_rows(group))

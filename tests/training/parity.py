@@ -17,7 +17,7 @@ from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.images.mix import Mixture
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
-from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import global_loss
 from modeling_clipscratch.training.optimization.sharding import open_methods
 from modeling_clipscratch.training.towers.drop import add_drops
 
@@ -96,9 +96,9 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     torch.manual_seed(100 + rank)
     wrapped = wrap(model, case.get("fsdp")) if world > 1 else model
     output = wrapped(**mine, return_logits=False, encode_chunk_size=case["chunk"])
-    share, statistics = GlobalLoss(loss=case["loss"], tile=case["tile"])(
-        output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias, group=group, mixture=mixture
-    )
+    embeddings = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)
+    options = {"loss": case["loss"], "tile": case["tile"], "group": group, "mixture": mixture}
+    share, statistics = global_loss(*embeddings, **options)
     (share * world).backward()
     total = share.detach().clone()
     if world > 1:

@@ -275,14 +275,14 @@ def test_damaged_best_checkpoint_gives_way_to_the_last_weights(run_recipe, tmp_p
 def test_diverging_run_stops_before_it_saves(run_recipe, tmp_path, monkeypatch, logging_steps):
     from modeling_clipscratch.training import trainer as module
 
-    own, calls = module.GlobalLoss.__call__, []
+    own, calls = module.global_loss, []
 
-    def diverges(self, images, *args, **kwargs):
-        share, statistics = own(self, images, *args, **kwargs)
+    def diverges(images, *args, **kwargs):
+        share, statistics = own(images, *args, **kwargs)
         calls.append(1)
         return (share * torch.nan if len(calls) == 3 else share), statistics
 
-    monkeypatch.setattr(module.GlobalLoss, "__call__", diverges)
+    monkeypatch.setattr(module, "global_loss", diverges)
     with pytest.raises(DivergedError, match="the loss is nan at step 3: training diverged and was stopped before"):
         run_recipe(tmp_path, **{**STEPS, "logging_steps": logging_steps})
     run = tmp_path / "run"

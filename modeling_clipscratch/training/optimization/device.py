@@ -12,7 +12,6 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def no_accelerator() -> bool:
-    """Return True where torch finds neither CUDA, MPS nor XPU."""
     return not torch.accelerator.is_available()
 
 
@@ -39,7 +38,6 @@ def settle_precision(args) -> None:
 
 
 def describe_device(args) -> str:
-    """Describe device, processes, arithmetic and the reason for it in one line."""
     processes = f"{args.world_size} processes on " if args.world_size > 1 else ""
     best, why = _best_precision(args.use_cpu)
     reason = why if best == args.precision else "as set"
