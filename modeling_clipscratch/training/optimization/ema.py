@@ -9,7 +9,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-
 class ModelEma:
     """Exponential moving average of a model's trained weights; under FSDP it is sharded as they are.
 
