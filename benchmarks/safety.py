@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from modeling_clipscratch.training.optimization.step_values import LossWatch
+from modeling_clipscratch.training import trainer as trainer_module
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.saving.checkpoints import find_problem
@@ -48,7 +48,7 @@ def measure_checkpoint(folder: Path, megabytes: int) -> None:
 
 def measure_losses(folder: Path, steps: int) -> None:
     """Train on the digits, whose steps are short, so that the share is larger than elsewhere; a save each 50 steps."""
-    spent = dict.fromkeys(("add", "check", "check_finite", "train_from"), 0.0)
+    spent = dict.fromkeys(("check_losses", "_check_finite", "train_from"), 0.0)
 
     def timed(owner, name):
         own = getattr(owner, name)
@@ -61,14 +61,14 @@ def measure_losses(folder: Path, steps: int) -> None:
 
         setattr(owner, name, call)
 
-    watched = [(LossWatch, "add"), (LossWatch, "check")]
-    watched += [(ClipScratchTrainer, "check_finite"), (ClipScratchTrainer, "train_from")]
+    watched = [(trainer_module, "check_losses")]
+    watched += [(ClipScratchTrainer, "_check_finite"), (ClipScratchTrainer, "train_from")]
     for owner, name in watched:
         timed(owner, name)
     options = ["--max_steps", str(steps), "--eval_strategy", "no", "--save_strategy", "steps", "--save_steps", "50"]
     options += ["--output_dir", str(folder / "run"), "--cache_dir", str(folder), "--disable_tqdm", "true"]
     train(*parse_recipe([str(REPOSITORY / "configuration" / "digits.yaml"), *options]))
-    step, checks, saved = spent["train_from"] / steps, (spent["add"] + spent["check"]) / steps, spent["check_finite"]
+    step, checks, saved = spent["train_from"] / steps, spent["check_losses"] / steps, spent["_check_finite"]
     print(f"{steps} steps of {1e3 * step:.1f} ms: watching the losses takes {1e6 * checks:.0f} us of each ", end="")
     print(f"({checks / step:.2%}), looking at weights and losses before a save {1e3 * saved / (steps / 50):.1f} ms")
 

@@ -39,7 +39,7 @@ from .loss.tiled_loss import global_loss, loss_floor
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
-from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
+from .optimization.step_values import DivergedError, StepMeans, check_losses, check_weights
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_checkpoint, save_split
@@ -136,7 +136,7 @@ class ClipScratchTrainer(Trainer):
         self.recipe = None  # text that is kept with each checkpoint
         self.frozen_file = None  # weights of frozen towers in the last checkpoint
         self._checkpoint = None
-        self._statistics, self._losses = StepMeans(), LossWatch()
+        self._statistics, self._losses = StepMeans(), []
         self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
         check_sharding(self)
         self._settle()
@@ -258,7 +258,7 @@ class ClipScratchTrainer(Trainer):
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses.add(loss)
+        self._losses.append(loss)
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -315,7 +315,8 @@ class ClipScratchTrainer(Trainer):
     def _check_finite(self, *, weights: bool = True) -> None:
         """Raise `DivergedError` if a loss since the last check, or a trained weight, is NaN or infinite."""
         try:
-            self._losses.check(self.state.global_step)
+            losses, self._losses = self._losses, []
+            check_losses(losses, self.state.global_step)
             if weights:
                 trained = [weight for weight in self.model.parameters() if weight.requires_grad]
                 averages = [] if self.ema is None else list(self.ema.weights.values())
@@ -386,7 +387,7 @@ class ClipScratchTrainer(Trainer):
 
     def train_from(self, checkpoint: str | None, **kwargs) -> TrainOutput:
         """Train from a checkpoint that `find_checkpoint` and `check_fits` have passed, or from the first step."""
-        self._checkpoint, self._losses = checkpoint, LossWatch()
+        self._checkpoint, self._losses = checkpoint, []
         state = finished_state(self, checkpoint)
         if state is not None:
             self.state, self.record.images_seen = state, self.record.of(state).get("images_seen", 0)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.training.optimization.step_values import DivergedError, LossWatch, check_weights
+from modeling_clipscratch.training.optimization.step_values import DivergedError, check_losses, check_weights
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
 from tests.training.conftest import same, state_of, weights
@@ -303,12 +303,10 @@ def test_weights_that_a_step_made_infinite_are_not_measured_saved_or_finished(ru
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_first_loss_and_any_weight_that_is_not_finite_are_seen(value):
-    watch = LossWatch()
-    for number in range(5):
-        watch.add(torch.tensor(value if number >= 2 else 1.0))
+    losses = [torch.tensor(value if number >= 2 else 1.0) for number in range(5)]
+    check_losses(losses[:2], step=12)
     with pytest.raises(DivergedError, match="at step 13$"):
-        watch.check(step=15)
-    watch.check(step=15)  # read once
+        check_losses(losses, step=15)
     good, bad = torch.ones(3, 3), torch.ones(4)
     check_weights([good, bad, torch.empty(0)], step=1)
     bad[2] = value

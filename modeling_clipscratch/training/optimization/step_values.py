@@ -31,22 +31,11 @@ class StepMeans:
         return means
 
 
-class LossWatch:
-    """Check that the losses since the last check are finite."""
-
-    def __init__(self):
-        self._losses = []
-
-    def add(self, loss: torch.Tensor) -> None:
-        self._losses.append(loss)
-
-    def check(self, step: int) -> None:
-        """Raise `DivergedError` for the first loss that is not finite; `step` is the last one, counted from 1."""
-        values = torch.stack(self._losses).tolist() if self._losses else []
-        self._losses = []
-        for number, value in enumerate(values, start=step - len(values) + 1):
-            if not math.isfinite(value):
-                raise DivergedError(f"the loss is {value} at step {number}")
+def check_losses(losses: list[torch.Tensor], step: int) -> None:
+    """Raise `DivergedError` for the first loss that is not finite; `step` is that of the last one, counted from 1."""
+    for number, value in enumerate(torch.stack(losses).tolist() if losses else [], start=step - len(losses) + 1):
+        if not math.isfinite(value):
+            raise DivergedError(f"the loss is {value} at step {number}")
 
 
 @torch.no_grad()
