@@ -19,9 +19,7 @@ def embed_split(model, pairs: PairDataset, look: Augment, batch_size: int, *, pr
     return _split(len(pairs), embed, model.device)
 
 
-def embed_images(
-    model, pairs: PairDataset, rows: torch.Tensor, look: Augment, batch_size: int, *, progress: bool = False
-) -> torch.Tensor:
+def embed_images(model, pairs: PairDataset, rows, look: Augment, batch_size: int, *, progress=False) -> torch.Tensor:
     """Return the (n, P) float32 unit embeddings of the images of (n,) rows, not augmented, on the CPU."""
     embeds, features, quiet = [], pairs.image_features, not progress or process_index() > 0
     batches = pairs.plain_images(rows, batch_size) if features is None else features[rows].split(batch_size)

@@ -7,7 +7,6 @@ pooling, normalisation, tokens or images, preprocessing. So a file is never out 
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -43,17 +42,7 @@ def cached_text_features(model, tokens: TokenTable, *, batch_size=256, **cache) 
     return _find_or_build(model, "text", tokens.fingerprint(), len(tokens), encode, **cache)
 
 
-def cached_image_features(
-    model,
-    read: Callable[[torch.Tensor, int], Iterator[torch.Tensor]],
-    content: object,
-    count: int,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size=256,
-    **cache,
-) -> torch.Tensor:
+def cached_image_features(model, read, content, count: int, *, mean, std, batch_size=256, **cache) -> torch.Tensor:
     """Return the pooled features of `count` images, (N, D) float32, memory-mapped.
 
     Args:

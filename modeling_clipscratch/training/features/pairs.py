@@ -1,7 +1,6 @@
 """Make batches of the datasets that the Trainer is given: pixels in memory, cached features, augmentation."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import fields
 
 import datasets
@@ -65,15 +64,7 @@ def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False
 
 
 def map_pairs(
-    dataset: datasets.Dataset,
-    model,
-    processor,
-    augment: Augment,
-    args,
-    *,
-    templates: Sequence[str] | None = None,
-    training: bool,
-    once: bool = False,
+    dataset: datasets.Dataset, model, processor, augment: Augment, args, *, templates=None, training, once=False
 ) -> PairDataset:
     """Make batches of a prepared dataset, with cached features of frozen towers.
 
@@ -106,22 +97,13 @@ def map_pairs(
     pairs = PairDataset(dataset, captions, texts, **source)
     if not cache_images:
         return pairs
-    features = cached_image_features(
-        model,
-        pairs.plain_images,
-        [content_fingerprint(dataset), processor.image_processor.to_json_string()],
-        len(dataset),
-        mean=augment.mean,
-        std=augment.std,
-        split=dataset.split,
-        **_cache(args),
-    )
+    content = [content_fingerprint(dataset), processor.image_processor.to_json_string()]
+    look = {"mean": augment.mean, "std": augment.std, "split": dataset.split}
+    features = cached_image_features(model, pairs.plain_images, content, len(dataset), **look, **_cache(args))
     return PairDataset(dataset, captions, texts, image_features=features)
 
 
-def stream_pairs(
-    rows: StreamedRows, model, processor, args, *, templates: Sequence[str] | None = None
-) -> StreamedPairs:
+def stream_pairs(rows: StreamedRows, model, processor, args, *, templates=None) -> StreamedPairs:
     captions = None
     if rows.class_names is not None:
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
@@ -161,8 +143,6 @@ def check_stream(args) -> None:
         raise ClipScratchError(
             "streaming: the number of rows is not known, so num_train_epochs has no use; set max_steps."
         )
-    if args.keep_in_memory:
-        raise ClipScratchError("streaming and keep_in_memory exclude each other; leave one out.")
     if args.eval_strategy == "epoch" or args.save_strategy == "epoch":
         logger.warning(
             "a stream's epochs have no known end: evaluation and checkpoint come at the end of the run only; set "

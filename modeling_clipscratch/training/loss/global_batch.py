@@ -3,7 +3,6 @@
 How many of its rows a process encodes at once, its chunk, changes memory and time, never the loss.
 """
 
-import logging
 from pathlib import Path
 
 import psutil
@@ -12,8 +11,6 @@ import torch.distributed as dist
 
 from ...utils.errors import ClipScratchError
 from .gather import local_process_count, process_count
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 256
 _MARGIN = 1.5  # a step needs more than the activations kept for the backward pass: gradients, a layer's temporaries
@@ -30,9 +27,7 @@ def settle_global_batch(args) -> None:
     at_once, chunk = args.per_device_train_batch_size, args.encode_chunk_size
     if chunk != "auto":
         if not str(chunk).isdigit() or int(chunk) == 0:
-            raise ClipScratchError(
-                f"encode_chunk_size={chunk!r} is neither auto nor a number of pairs; choose 64, or auto."
-            )
+            raise ClipScratchError(f"encode_chunk_size={chunk!r} is neither auto nor a number of pairs, such as 64.")
         chunk = int(chunk)
     batch = args.global_batch_size
     if batch is None:

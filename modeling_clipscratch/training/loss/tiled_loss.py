@@ -49,8 +49,8 @@ def global_loss(image_embeds, text_embeds, logit_scale, logit_bias=None, *, loss
         tile: edge of a tile in rows and columns; `None` chooses it by the device.
 
     Returns:
-        (share, statistics): the shares of all processes sum to the global loss (nats), and their gradients to its
-        gradient. Statistics are scalars in [0, 1] of the global batch: `positive_share` (pairs that are positives),
+        (share, statistics): shares, and their gradients, sum over the processes to those of the global loss (nats).
+        Statistics are scalars in [0, 1] of the global batch: `positive_share` (pairs that are positives),
         `image_to_text_accuracy` and `text_to_image_accuracy` (the most similar one is a positive).
 
     Source: the tiling follows Cheng et al. 2024, arXiv 2410.17243, extended to both axes, soft targets and column sums

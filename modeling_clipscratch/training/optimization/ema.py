@@ -10,12 +10,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class ModelEma:
-    """Exponential moving average of a model's trained weights; under FSDP it is sharded as they are.
+    """Exponential moving average of an unwrapped model's trained weights; under FSDP it is sharded as they are.
 
-    Args:
-        model: unwrapped, before its first step.
-        decay: weight of the past, in (0, 1). In the first steps it is at most (1 + step) / (10 + step), so that the
-            initial weights are forgotten.
+    In the first steps `decay` is at most (1 + step) / (10 + step), so that the initial weights are forgotten.
 
     Source: Polyak & Juditsky 1992; the warm-up is that of TensorFlow's `ExponentialMovingAverage`.
     """
@@ -66,5 +63,4 @@ class ModelEma:
 
 
 def read_ema(folder: str | Path) -> dict[str, torch.Tensor]:
-    """Return the averaged weights of a checkpoint."""
     return load_file(Path(folder) / "ema.safetensors")

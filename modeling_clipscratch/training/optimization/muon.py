@@ -11,13 +11,8 @@ _COEFFICIENTS, _ROUNDS = (3.4445, -4.7750, 2.0315), 5
 class MuonAdamW(torch.optim.AdamW):
     """torch's `AdamW`, except for groups with `muon=True`, whose matrices take the steps of `torch.optim.Muon`.
 
-    It is one optimizer rather than two, so that it has one schedule, one state to save and one gradient norm to clip;
-    and weights may be sharded.
-
-    Args:
-        groups: as torch's optimizers take them; `muon` is False by default.
-        dtype: of the orthogonalisation; bfloat16 is enough where the device has units for it.
-        settings: arguments of `AdamW`.
+    One optimizer rather than two has one schedule, one state to save and one gradient norm to clip;
+    and weights may be sharded. `dtype` is that of the orthogonalisation, where bfloat16 is enough.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; the step is lr max(1, rows / columns) ** 0.5.
     """
@@ -51,12 +46,7 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def orthogonalize(matrix: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
-    """Approximate the nearest (semi-)orthogonal matrix, with singular values of 0.7 to 1.2.
-
-    Args:
-        matrix: (rows, columns); a sharded one is gathered, and sharded again.
-        dtype: of the arithmetic.
-    """
+    """Approximate the nearest (semi-)orthogonal matrix, with singular values of 0.7 to 1.2, computed in `dtype`."""
     whole = matrix.full_tensor() if isinstance(matrix, DTensor) else matrix
     is_tall = whole.shape[0] > whole.shape[1]
     wide = (whole.t() if is_tall else whole).to(dtype)

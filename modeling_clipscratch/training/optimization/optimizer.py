@@ -48,7 +48,6 @@ def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> li
 
 
 def build_optimizer(groups: list[dict], kind: type, settings: dict, args) -> torch.optim.Optimizer:
-    """Build the optimizer of `parameter_groups`; `kind` and `settings` are the Trainer's for `args.optim`."""
     if args.muon_learning_rate is None:
         return kind(groups, **settings)
     return MuonAdamW(groups, dtype=torch.bfloat16 if args.bf16 else torch.float32, **settings)

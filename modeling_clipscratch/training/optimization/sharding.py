@@ -28,10 +28,7 @@ def open_methods(model) -> None:
 
 @contextlib.contextmanager
 def own_class(model):
-    """Give the model its own class while its files are written.
-
-    FSDP replaces the class by one whose code is torch's, and `save_pretrained` would copy that code into the folder.
-    """
+    """Give the model its own class while it is saved: `save_pretrained` would copy the code of FSDP's class."""
     sharded = type(model)
     if isinstance(model, FSDPModule):
         model.__class__ = next(base for base in sharded.__mro__ if not issubclass(base, FSDPModule))

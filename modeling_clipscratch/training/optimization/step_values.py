@@ -25,7 +25,6 @@ class StepMeans:
         self._count += 1
 
     def take(self) -> dict[str, float]:
-        """Return the means since the last call; empty if there was no step."""
         means = {name: float(total) / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return means

@@ -1,11 +1,7 @@
 """Train low-rank adapters in a frozen tower, and merge them into its weights at the end."""
 
-import logging
-
 from ...utils.errors import ClipScratchError
 from ..recipe.arguments import ModelArguments
-
-logger = logging.getLogger(__name__)
 
 
 def add_adapters(model, options: ModelArguments) -> list:
@@ -31,8 +27,6 @@ def add_adapters(model, options: ModelArguments) -> list:
         # Scaled by 2, as is usual: the update is 2 B A x, and B starts at zero.
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
         adapters.append(LoraModel(tower, config, "default"))
-        trained = sum(parameter.numel() for parameter in tower.parameters() if parameter.requires_grad)
-        logger.info("%s tower: adapters of rank %d, %s more parameters are trained", side, rank, f"{trained:,}")
     return adapters
 
 

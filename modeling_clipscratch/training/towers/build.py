@@ -18,10 +18,9 @@ from .word_tokenizer import word_tokenizer
 
 
 def check_towers(options: ModelArguments):
-    """Build the model before any data are read, so that options that do not fit are refused first.
+    """Return the result of `build_model` before any data are read, so that options that do not fit are refused first.
 
-    Returns the result of `build_model`; `None` where the tokenizer is made of the training captions, for which other
-    words stand in here.
+    Where the tokenizer is made of the training captions, other words stand in for them, and `None` is returned.
     """
     if options.tokenizer is not None or not is_from_scratch(options.text_tower):
         return build_model(options, None)
@@ -39,14 +38,7 @@ def check_towers(options: ModelArguments):
 def build_model(options: ModelArguments, captions: list[str] | None):
     """Return the model that a recipe describes and its processor.
 
-    Args:
-        options: the recipe's model part.
-        captions: training captions, for a text tower from scratch without a tokenizer; `None` where they are not known
-            beforehand.
-
-    Raises:
-        ClipScratchError: If a tower, tokenizer or image processor cannot be loaded or needs code of its own, or sizes
-            do not fit.
+    A text tower from scratch without a tokenizer needs the training captions, if they are known beforehand.
     """
     sources = (options.vision_tower, options.tokenizer, options.text_tower)
     sources = [name for name in sources if name and not is_from_scratch(name)]

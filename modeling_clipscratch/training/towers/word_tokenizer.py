@@ -16,9 +16,7 @@ def word_tokenizer(captions: list[str], *, end: bool = False) -> PreTrainedToken
 
     Of scripts without spaces between words, such as Chinese and Thai, every character is a token.
 
-    Args:
-        captions: texts whose words are the tokens.
-        end: put a [SEP] at the end of each text, for a tower that pools its end token.
+    `end` puts a [SEP] at the end of each text, for a tower that pools its end token.
 
     >>> word_tokenizer(["A red circle."])("a blue circle")["input_ids"]  # 1 stands for unknown words
     [2, 4, 1, 5]
