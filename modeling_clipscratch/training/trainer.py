@@ -35,18 +35,18 @@ from .features.pairs import build_augment, check_stream, map_pairs, prepare, rea
 from .loss.gather import all_rows, own_rows, process_count
 from .loss.global_batch import choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
-from .loss.tiled_loss import GlobalLoss, loss_floor
+from .loss.tiled_loss import global_loss, loss_floor
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
-from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
+from .optimization.step_values import DivergedError, StepMeans, check_losses, check_weights
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_checkpoint, save_split
 from .saving.run_folder import lock_run_folder, open_repository_of_run
 from .saving.stream_state import StreamStates
 from .towers.attention import choose_attention, set_attention
-from .towers.drop import add_drops
+from .towers.drop import add_patch_dropout
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class ClipScratchTrainer(Trainer):
         self.recipe = None  # text that is kept with each checkpoint
         self.frozen_file = None  # weights of frozen towers in the last checkpoint
         self._checkpoint = None
-        self._statistics, self._losses = StepMeans(), LossWatch()
+        self._statistics, self._losses = StepMeans(), []
         self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
         check_sharding(self)
         self._settle()
@@ -152,7 +152,7 @@ class ClipScratchTrainer(Trainer):
             precision = "fp32" if args.cache_features and not streamed and is_fixed(tower) else args.precision
             set_attention(tower, choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
         preprocess = Preprocess(self.processing_class.image_processor)
-        add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
+        add_patch_dropout(model, args.patch_dropout, preprocess.image_size)
         model.to(args.device)
         self.augment = build_augment(args, preprocess, model, streamed=streamed)
         for dataset in self._eval_datasets.values():
@@ -258,7 +258,7 @@ class ClipScratchTrainer(Trainer):
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses.add(loss)
+        self._losses.append(loss)
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -273,7 +273,7 @@ class ClipScratchTrainer(Trainer):
         kind = self.accelerator.unwrap_model(model).config.loss
         embeddings = (outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias)
         group = self._groups(links)
-        share, statistics = GlobalLoss(loss=kind)(*embeddings, group=group, mixture=mixture)
+        share, statistics = global_loss(*embeddings, loss=kind, group=group, mixture=mixture)
         if model.training:
             if kind == "softmax" and mixture is None:
                 statistics["loss_floor"] = loss_floor(all_rows(group))
@@ -315,7 +315,8 @@ class ClipScratchTrainer(Trainer):
     def _check_finite(self, *, weights: bool = True) -> None:
         """Raise `DivergedError` if a loss since the last check, or a trained weight, is NaN or infinite."""
         try:
-            self._losses.check(self.state.global_step)
+            losses, self._losses = self._losses, []
+            check_losses(losses, self.state.global_step)
             if weights:
                 trained = [weight for weight in self.model.parameters() if weight.requires_grad]
                 averages = [] if self.ema is None else list(self.ema.weights.values())
@@ -386,7 +387,7 @@ class ClipScratchTrainer(Trainer):
 
     def train_from(self, checkpoint: str | None, **kwargs) -> TrainOutput:
         """Train from a checkpoint that `find_checkpoint` and `check_fits` have passed, or from the first step."""
-        self._checkpoint, self._losses = checkpoint, LossWatch()
+        self._checkpoint, self._losses = checkpoint, []
         state = finished_state(self, checkpoint)
         if state is not None:
             self.state, self.record.images_seen = state, self.record.of(state).get("images_seen", 0)

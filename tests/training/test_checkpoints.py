@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.training.optimization.step_values import DivergedError, LossWatch, check_weights
+from modeling_clipscratch.training.optimization.step_values import DivergedError, check_losses, check_weights
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
 from tests.training.conftest import same, state_of, weights
@@ -275,14 +275,14 @@ def test_damaged_best_checkpoint_gives_way_to_the_last_weights(run_recipe, tmp_p
 def test_diverging_run_stops_before_it_saves(run_recipe, tmp_path, monkeypatch, logging_steps):
     from modeling_clipscratch.training import trainer as module
 
-    own, calls = module.GlobalLoss.__call__, []
+    own, calls = module.global_loss, []
 
-    def diverges(self, images, *args, **kwargs):
-        share, statistics = own(self, images, *args, **kwargs)
+    def diverges(images, *args, **kwargs):
+        share, statistics = own(images, *args, **kwargs)
         calls.append(1)
         return (share * torch.nan if len(calls) == 3 else share), statistics
 
-    monkeypatch.setattr(module.GlobalLoss, "__call__", diverges)
+    monkeypatch.setattr(module, "global_loss", diverges)
     with pytest.raises(DivergedError, match="the loss is nan at step 3: training diverged and was stopped before"):
         run_recipe(tmp_path, **{**STEPS, "logging_steps": logging_steps})
     run = tmp_path / "run"
@@ -303,12 +303,10 @@ def test_weights_that_a_step_made_infinite_are_not_measured_saved_or_finished(ru
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_first_loss_and_any_weight_that_is_not_finite_are_seen(value):
-    watch = LossWatch()
-    for number in range(5):
-        watch.add(torch.tensor(value if number >= 2 else 1.0))
+    losses = [torch.tensor(value if number >= 2 else 1.0) for number in range(5)]
+    check_losses(losses[:2], step=12)
     with pytest.raises(DivergedError, match="at step 13$"):
-        watch.check(step=15)
-    watch.check(step=15)  # read once
+        check_losses(losses, step=15)
     good, bad = torch.ones(3, 3), torch.ones(4)
     check_weights([good, bad, torch.empty(0)], step=1)
     bad[2] = value

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 
 from modeling_clipscratch.training.optimization import device
 from modeling_clipscratch.training.optimization.device import check_processes, choose_precision
@@ -41,7 +40,7 @@ def test_precision_on_cpus_follows_their_instructions(monkeypatch, instructions,
     ],
 )
 def test_flags_of_transformers_and_precision_agree(monkeypatch, best, options, expected):
-    monkeypatch.setattr(device, "_best_precision", lambda use_cpu: (best, "a test"))
+    monkeypatch.setattr(device, "choose_precision", lambda precision, use_cpu: best)
     args = ClipScratchTrainingArguments(**options)
     assert (args.precision, args.bf16, args.fp16) == (expected, expected == "bf16", expected == "fp16")
     again = dataclasses.replace(args, seed=1)
@@ -75,11 +74,3 @@ def test_one_process_with_several_gpus_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ValueError, match="one process sees 2 GPUs"):
         check_processes(SimpleNamespace(world_size=1, n_gpu=2))
-
-
-def test_fsdp_that_accelerate_would_silently_leave_out_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    state = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
-    with pytest.raises(ValueError, match="FSDP is set, but accelerate shards no model on CPUs"):
-        check_processes(SimpleNamespace(world_size=2, n_gpu=0, distributed_state=state))

@@ -19,7 +19,7 @@ from ..columns import (
     known_classes,
     written_lists,
 )
-from ..dataset import image_digest, is_prepared, ppm, prepared_features, title
+from ..dataset import image_digest, is_prepared, ppm, prepared_features, read_member, title
 
 MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
 _AT_ONCE = 32  # rows that `datasets` returns together

@@ -1,7 +1,6 @@
 """Make batches of the datasets that the Trainer is given: pixels in memory, cached features, augmentation."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import fields
 
 import datasets
@@ -29,27 +28,15 @@ _IN_MEMORY = 4e9  # bytes of a split's decoded images, in all processes of a mac
 
 
 def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Dataset | StreamedRows:
-    """Prepare a dataset that a user gives to the Trainer, map-style or iterable.
-
-    Args:
-        dataset: any `datasets.Dataset` or `IterableDataset` of images with a label or captions.
-        options: how it is read.
-        what: the parameter's name, for errors.
-        train: the training split as the user gave it, if `dataset` is another one.
-
-    Raises:
-        ClipScratchError: If it is something else, or its columns are ambiguous.
-    """
+    """Prepare a dataset that a user gives to the Trainer as `what`; `train` is its training split."""
     if isinstance(dataset, datasets.Dataset):
         opened = (lambda: train) if isinstance(train, datasets.Dataset) and train is not dataset else None
         return prepare_dataset(dataset, options, train=opened)
     if isinstance(dataset, datasets.IterableDataset):
         return StreamedRows(dataset, options)
-    if isinstance(dataset, dict):
-        raise ClipScratchError(f"{what} is a dictionary of the splits {', '.join(dataset)}; give one of them.")
     raise ClipScratchError(
         f"{what} is a {type(dataset).__name__}; give a datasets.Dataset or IterableDataset with an image column and a "
-        "label or captions, as load_dataset or load_data return it."
+        "label or captions: one split of what load_dataset or load_data return."
     )
 
 
@@ -61,43 +48,27 @@ def read_stream(stream: datasets.IterableDataset, options: DataOptions) -> datas
 
 
 def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False) -> Augment:
-    """Build the augmentation of training images; `ClipScratchError` if the features of these images are cached.
-
-    Image features of a stream (`streamed`) are not cached.
-    """
+    """Build the augmentation of training images; `ClipScratchError` if the features of these images are cached."""
     defaults = {field.name: field.default for field in fields(args)}
     changes = {field.name: getattr(args, field.name) for field in fields(Augment) if field.name in defaults}
-    mix = Mix(cutmix=args.cutmix, mixup=args.mixup)
-    if is_fixed(model.vision_model) and args.cache_features and not streamed:
-        changed = {**changes, "cutmix": args.cutmix, "mixup": args.mixup}
-        changed = [f"{name}={value}" for name, value in changed.items() if value != defaults[name]]
-        if changed:
-            raise ClipScratchError(
-                f"{changed[0]} changes images, but the vision tower is frozen and its features are cached; leave it "
-                "out, or set cache_features to false."
-            )
-    return Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
+    mix = {"cutmix": args.cutmix, "mixup": args.mixup}
+    if is_fixed(model.vision_model) and args.cache_features and not streamed:  # a stream's are not cached
+        for name, value in {**changes, **mix}.items():
+            if value != defaults[name]:
+                raise ClipScratchError(
+                    f"{name}={value} changes images, but the vision tower is frozen and its features are cached; leave "
+                    "it out, or set cache_features to false."
+                )
+    mix = Mix(**mix) if any(mix.values()) else None
+    return Augment(mean=preprocess.mean, std=preprocess.std, mix=mix, **changes)
 
 
 def map_pairs(
-    dataset: datasets.Dataset,
-    model,
-    processor,
-    augment: Augment,
-    args,
-    *,
-    templates: Sequence[str] | None = None,
-    training: bool,
-    once: bool = False,
+    dataset: datasets.Dataset, model, processor, augment: Augment, args, *, templates=None, training, once=False
 ) -> PairDataset:
     """Make batches of a prepared dataset, with cached features of frozen towers.
 
     Args:
-        dataset: prepared, N rows.
-        model: unwrapped, on its device; `processor` is its processor.
-        augment: of `build_augment`.
-        args: `ClipScratchTrainingArguments`.
-        templates: prompts of class data.
         training: whether the rows are trained on, so augmented and read in a faster way; else they are measured.
         once: whether they are measured one time only, so each process reads no more than its share.
     """
@@ -126,27 +97,17 @@ def map_pairs(
     pairs = PairDataset(dataset, captions, texts, **source)
     if not cache_images:
         return pairs
-    features = cached_image_features(
-        model,
-        pairs.plain_images,
-        [content_fingerprint(dataset), processor.image_processor.to_json_string()],
-        len(dataset),
-        mean=augment.mean,
-        std=augment.std,
-        split=dataset.split,
-        **_cache(args),
-    )
+    content = [content_fingerprint(dataset), processor.image_processor.to_json_string()]
+    look = {"mean": augment.mean, "std": augment.std, "split": dataset.split}
+    features = cached_image_features(model, pairs.plain_images, content, len(dataset), **look, **_cache(args))
     return PairDataset(dataset, captions, texts, image_features=features)
 
 
-def stream_pairs(
-    rows: StreamedRows, model, processor, args, *, templates: Sequence[str] | None = None
-) -> StreamedPairs:
-    """Make this process's batches of a stream; arguments as of `map_pairs`."""
+def stream_pairs(rows: StreamedRows, model, processor, args, *, templates=None) -> StreamedPairs:
     captions = None
     if rows.class_names is not None:
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
-    pairs = StreamedPairs(
+    return StreamedPairs(
         rows,
         text_side(captions, model, processor, args, caches=args.cache_features),
         captions,
@@ -159,13 +120,6 @@ def stream_pairs(
         shuffle_rows=args.stream_shuffle_rows,
         on_bad_row=args.on_bad_row,
     )
-    if pairs.readings() > 1.5:
-        logger.warning(
-            "%d shards for %d readers (processes x workers): some are shared by rows, and an epoch reads the data %.1f "
-            "times; write more shards, or set dataloader_num_workers lower.",
-            rows.stream.num_shards, pairs.processes * pairs.workers, pairs.readings(),
-        )  # fmt: skip
-    return pairs
 
 
 def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool, split=None) -> TextSide:
@@ -188,13 +142,6 @@ def check_stream(args) -> None:
     if args.max_steps <= 0:
         raise ClipScratchError(
             "streaming: the number of rows is not known, so num_train_epochs has no use; set max_steps."
-        )
-    if args.keep_in_memory:
-        raise ClipScratchError("streaming and keep_in_memory exclude each other; leave one out.")
-    if args.dataloader_persistent_workers:
-        raise ClipScratchError(
-            "dataloader_persistent_workers has no effect on a stream, whose readers do not end with an epoch; leave it "
-            "out."
         )
     if args.eval_strategy == "epoch" or args.save_strategy == "epoch":
         logger.warning(

@@ -1,10 +1,8 @@
 """Split the global batch among processes and chunks.
 
-The loss compares all pairs of the global batch: processes x rows of a process. How many of its rows a process encodes
-at once, its chunk, changes memory and time, never the loss.
+How many of its rows a process encodes at once, its chunk, changes memory and time, never the loss.
 """
 
-import logging
 from pathlib import Path
 
 import psutil
@@ -14,16 +12,8 @@ import torch.distributed as dist
 from ...utils.errors import ClipScratchError
 from .gather import local_process_count, process_count
 
-logger = logging.getLogger(__name__)
-
 DEFAULT_BATCH = 256
 _MARGIN = 1.5  # a step needs more than the activations kept for the backward pass: gradients, a layer's temporaries
-_OTHER_LOSSES = {  # field of TrainingArguments -> (the value that keeps the loss, what another one does)
-    "auto_find_batch_size": (False, " makes the batch smaller; set encode_chunk_size to auto"),
-    "label_smoothing_factor": (0.0, " is not part of a contrastive loss; leave it out"),
-    "dataloader_drop_last": (True, "=False ends each epoch with a smaller batch, which has another loss; leave it out"),
-    "remove_unused_columns": (False, " has no columns to remove, since batches are made whole; leave it out"),
-}  # fmt: skip
 
 
 def settle_global_batch(args) -> None:
@@ -32,20 +22,12 @@ def settle_global_batch(args) -> None:
     `per_device_train_batch_size` x `gradient_accumulation_steps` x processes is the global batch, in chunks of
     `per_device_train_batch_size`, so that accumulation makes a true larger contrastive batch. Afterwards
     `per_device_train_batch_size` holds all rows of a process and `gradient_accumulation_steps` is 1.
-
-    Args:
-        args: `ClipScratchTrainingArguments`; changed in place.
-
-    Raises:
-        ClipScratchError: If numbers do not fit together, or a field would silently change the loss.
     """
     processes, accumulated = args.world_size, args.gradient_accumulation_steps
     at_once, chunk = args.per_device_train_batch_size, args.encode_chunk_size
     if chunk != "auto":
         if not str(chunk).isdigit() or int(chunk) == 0:
-            raise ClipScratchError(
-                f"encode_chunk_size={chunk!r} is neither auto nor a number of pairs; choose 64, or auto."
-            )
+            raise ClipScratchError(f"encode_chunk_size={chunk!r} is neither auto nor a number of pairs, such as 64.")
         chunk = int(chunk)
     batch = args.global_batch_size
     if batch is None:
@@ -69,22 +51,13 @@ def settle_global_batch(args) -> None:
             f"global_batch_size={batch} is not {processes} processes x per_device_train_batch_size={at_once} x "
             f"gradient_accumulation_steps={accumulated}; leave the last two out (they follow), or change one."
         )
-    if at_once < rows:
-        if chunk not in ("auto", at_once):
-            raise ClipScratchError(
-                f"encode_chunk_size={chunk} and per_device_train_batch_size={at_once} both say how many pairs are "
-                "encoded at once; leave one out."
-            )
+    if at_once < rows and chunk == "auto":
         chunk = at_once
     args.global_batch_size, args.per_device_train_batch_size = batch, rows
     args.gradient_accumulation_steps, args.encode_chunk_size = 1, chunk
-    for name, (value, reason) in _OTHER_LOSSES.items():
-        if getattr(args, name) != value:
-            raise ClipScratchError(f"{name}{reason}.")
 
 
 def describe_batch(args, chunk: int | None) -> str:
-    """Describe the global batch in one line; `chunk` is that of `choose_chunk`."""
     rows = args.per_device_train_batch_size
     line = f"global batch of {args.global_batch_size:,} pairs = {args.world_size} x {rows:,}"
     if chunk is None:
@@ -93,12 +66,7 @@ def describe_batch(args, chunk: int | None) -> str:
 
 
 def enable_checkpointing(model, options: dict | None) -> None:
-    """Enable activation checkpointing as the Trainer does when it starts to train, before a step's memory is measured.
-
-    Args:
-        model: unwrapped.
-        options: `activation_checkpointing_kwargs`.
-    """
+    """Enable activation checkpointing as the Trainer does, but before a step's memory is measured."""
     options = dict(options or {})
     if hasattr(model, "activation_checkpointing_enable"):
         own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
@@ -108,18 +76,11 @@ def enable_checkpointing(model, options: dict | None) -> None:
 
 
 def choose_chunk(args, model, example) -> int | None:
-    """Choose how many rows a process encodes at once.
+    """Choose how many rows a process encodes at once; `None` for all.
 
     `auto` measures what the backward pass would keep of one row more, and takes the largest power of two that fits
-    the memory budget. It depends on model, shapes and machine only, so a resumed run chooses the same.
-
-    Args:
-        args: settled by `settle_global_batch`.
-        model: unwrapped, on its device.
-        example: function of n that makes the model's inputs for n rows of the largest size.
-
-    Returns:
-        Number of rows; `None` for all of them.
+    the memory budget. It depends on model, shapes and machine only, so a resumed run chooses the same. `example(n)`
+    makes the model's inputs for n rows of the largest size.
     """
     rows, chunk = args.per_device_train_batch_size, args.encode_chunk_size
     if chunk == "auto":
@@ -145,18 +106,13 @@ def _kept_bytes(model, inputs):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model(**inputs, return_logits=False)  # held, so that no storage is counted under a reused address
-    total = sum(kept.values())
     del output
-    return total
+    return sum(kept.values())
 
 
 def memory_budget(args, model) -> float:
     """Return the bytes that a step of one process may take: `memory_budget_gb`, or half of a CPU's, most of a GPU's."""
     if args.memory_budget_gb is not None:
-        if args.memory_budget_gb <= 0:
-            raise ClipScratchError(
-                f"memory_budget_gb={args.memory_budget_gb} is not above 0; choose 4, or leave it out."
-            )
         return args.memory_budget_gb * 1e9
     if args.device.type == "cuda":
         free = 0.9 * torch.cuda.get_device_properties(args.device).total_memory - torch.cuda.memory_allocated()

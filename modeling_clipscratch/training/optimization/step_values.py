@@ -14,58 +14,27 @@ class DivergedError(ClipScratchError):
 
 
 class StepMeans:
-    """Average the statistics of steps between two log lines.
-
-    >>> means = StepMeans()
-    >>> means.add({"accuracy": torch.tensor(0.5)})
-    >>> means.add({"accuracy": torch.tensor(1.0)})
-    >>> means.take(), means.take()
-    ({'accuracy': 0.75}, {})
-    """
+    """Average the statistics of steps between two log lines."""
 
     def __init__(self):
         self._sums, self._count = {}, 0
 
     def add(self, statistics: dict[str, torch.Tensor]) -> None:
-        """Add the scalars of a step."""
         for name, value in statistics.items():
             self._sums[name] = self._sums.get(name, 0) + value
         self._count += 1
 
     def take(self) -> dict[str, float]:
-        """Return the means since the last call; empty if there was no step."""
         means = {name: float(total) / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return means
 
 
-class LossWatch:
-    """Check that the losses since the last check are finite.
-
-    >>> watch = LossWatch()
-    >>> watch.add(torch.tensor(1.0))
-    >>> watch.check(step=1)
-    >>> watch.add(torch.tensor(torch.nan))
-    >>> watch.check(step=2)
-    Traceback (most recent call last):
-        ...
-    modeling_clipscratch.training.optimization.step_values.DivergedError: the loss is nan at step 2
-    """
-
-    def __init__(self):
-        self._losses = []
-
-    def add(self, loss: torch.Tensor) -> None:
-        """Keep the loss of a step, a scalar without gradient."""
-        self._losses.append(loss)
-
-    def check(self, step: int) -> None:
-        """Raise `DivergedError` for the first loss that is not finite; `step` is the last one, counted from 1."""
-        losses, self._losses = self._losses, []
-        values = torch.stack(losses).tolist() if losses else []
-        for number, value in enumerate(values, start=step - len(values) + 1):
-            if not math.isfinite(value):
-                raise DivergedError(f"the loss is {value} at step {number}")
+def check_losses(losses: list[torch.Tensor], step: int) -> None:
+    """Raise `DivergedError` for the first loss that is not finite; `step` is that of the last one, counted from 1."""
+    for number, value in enumerate(torch.stack(losses).tolist() if losses else [], start=step - len(losses) + 1):
+        if not math.isfinite(value):
+            raise DivergedError(f"the loss is {value} at step {number}")
 
 
 @torch.no_grad()

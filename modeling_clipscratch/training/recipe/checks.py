@@ -24,8 +24,10 @@ _AT_LEAST = {
     "vision_num_heads": 1, "patch_size": 1, "image_size": 1, "max_length": 1, "projection_dim": 1,
     "stream_shuffle_rows": 1, "random_shift": 0, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1, "max_steps": -1, "num_train_epochs": -1, "early_stopping_patience": 1,
+    "text_lora_rank": 0, "vision_lora_rank": 0,
 }  # fmt: skip
-_ABOVE_ZERO = {"tower_learning_rate": 1e-5, "muon_learning_rate": 0.02}  # with a value to suggest
+# With a value to suggest.
+_ABOVE_ZERO = {"tower_learning_rate": 1e-5, "muon_learning_rate": 0.02, "memory_budget_gb": 4}
 _IN_EVALUATION = "an evaluation computes metrics of the whole split from embeddings"
 LAUNCH_FIELDS = ("fsdp", "fsdp_config", "deepspeed", "parallelism_config")  # TrainingArguments acts on them
 # Fields of transformers and of its accelerator_config that have no effect here, or would change the loss or the
@@ -42,12 +44,15 @@ _REASONS = {
     "test_split names the split to measure the finished run on": ("do_predict",),
     "the columns are named by image_column, caption_column and label_column": ("label_names",),
     "the loss is that of the whole global batch": ("average_tokens_across_devices",),
+    "it makes the batch, and with it the loss, another one; set encode_chunk_size": ("auto_find_batch_size",),
+    "it is not part of a contrastive loss": ("label_smoothing_factor",),
+    "batches are made whole": ("remove_unused_columns",),
     "the log counts images, not tokens": ("include_num_input_tokens_seen",),
     "it is for language models": ("use_liger_kernel", "liger_kernel_config", "neftune_noise_alpha", "use_cache"),
     "it is for GaLore and APOLLO, which are not supported": ("optim_target_modules",),
     "a resumed run needs its batches in order": ("dataloader_in_order",),
     "global_batch_size is split among the processes": ("split_batches", "dispatch_batches"),
-    "a last, smaller batch is left out": ("even_batches",),
+    "a last, smaller batch is left out": ("even_batches", "dataloader_drop_last"),
     "a batch is accumulated in chunks (encode_chunk_size)": ("gradient_accumulation_kwargs",),
     # transformers would push the run folder while the next checkpoint is written, with a pickle that holds the token.
     "the finished folder is pushed in one commit": ("hub_strategy", "hub_always_push"),

@@ -1,12 +1,9 @@
 """Make a tokenizer of the words of the training captions."""
 
-import logging
 import re
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-
-logger = logging.getLogger(__name__)
 
 # Scripts that put no spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han (Unicode 15, blocks). Combining marks
 # stay with the character before them.
@@ -19,9 +16,7 @@ def word_tokenizer(captions: list[str], *, end: bool = False) -> PreTrainedToken
 
     Of scripts without spaces between words, such as Chinese and Thai, every character is a token.
 
-    Args:
-        captions: texts whose words are the tokens.
-        end: put a [SEP] at the end of each text, for a tower that pools its end token.
+    `end` puts a [SEP] at the end of each text, for a tower that pools its end token.
 
     >>> word_tokenizer(["A red circle."])("a blue circle")["input_ids"]  # 1 stands for unknown words
     [2, 4, 1, 5]
@@ -30,11 +25,6 @@ def word_tokenizer(captions: list[str], *, end: bool = False) -> PreTrainedToken
     """
     lower, split = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
     if any(re.search(_NO_SPACES, text) for text in captions):
-        # Few captions teach little about the meaning of single characters.
-        logger.warning(
-            "captions are in a script without spaces between words: each character is a token; a pretrained tokenizer "
-            "of that language (--tokenizer) knows its words."
-        )
         characters = pre_tokenizers.Split(Regex(_NO_SPACES + r"\p{M}*"), "isolated")
         split = pre_tokenizers.Sequence([split, characters])
     lowered = map(lower.normalize_str, captions)  # Python's own lower() has another letter at the end of Greek words
