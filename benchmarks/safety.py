@@ -16,10 +16,9 @@ from modeling_clipscratch.training.features.feature_files import find_or_build
 from modeling_clipscratch.training.optimization.step_values import LossWatch
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.saving.checkpoints import find_problem
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from modeling_clipscratch.utils.atomic_files import to_disk
-from modeling_clipscratch.utils.checksums import write_sums
+from modeling_clipscratch.utils.checksums import find_damage, write_sums
 
 from .reporting import REPOSITORY
 
@@ -44,7 +43,7 @@ def measure_checkpoint(folder: Path, megabytes: int) -> None:
         to_disk(folder)
 
     written, summed = seconds(write), seconds(lambda: write_sums(folder))
-    checked = seconds(lambda: print(f"  problem: {find_problem(folder)}"))
+    checked = seconds(lambda: print(f"  problem: {find_damage(folder)}"))
     print(f"checkpoint of {megabytes} MB: written in {written:.2f} s, digests made in {summed:.2f} s ", end="")
     print(f"({summed / written:.0%} of writing), checked on resume in {checked:.2f} s")
 

@@ -18,12 +18,6 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 256
 _MARGIN = 1.5  # a step needs more than the activations kept for the backward pass: gradients, a layer's temporaries
-_OTHER_LOSSES = {  # field of TrainingArguments -> (the value that keeps the loss, what another one does)
-    "auto_find_batch_size": (False, " makes the batch smaller; set encode_chunk_size to auto"),
-    "label_smoothing_factor": (0.0, " is not part of a contrastive loss; leave it out"),
-    "dataloader_drop_last": (True, "=False ends each epoch with a smaller batch, which has another loss; leave it out"),
-    "remove_unused_columns": (False, " has no columns to remove, since batches are made whole; leave it out"),
-}  # fmt: skip
 
 
 def settle_global_batch(args) -> None:
@@ -37,7 +31,7 @@ def settle_global_batch(args) -> None:
         args: `ClipScratchTrainingArguments`; changed in place.
 
     Raises:
-        ClipScratchError: If numbers do not fit together, or a field would silently change the loss.
+        ClipScratchError: If numbers do not fit together.
     """
     processes, accumulated = args.world_size, args.gradient_accumulation_steps
     at_once, chunk = args.per_device_train_batch_size, args.encode_chunk_size
@@ -78,9 +72,6 @@ def settle_global_batch(args) -> None:
         chunk = at_once
     args.global_batch_size, args.per_device_train_batch_size = batch, rows
     args.gradient_accumulation_steps, args.encode_chunk_size = 1, chunk
-    for name, (value, reason) in _OTHER_LOSSES.items():
-        if getattr(args, name) != value:
-            raise ClipScratchError(f"{name}{reason}.")
 
 
 def describe_batch(args, chunk: int | None) -> str:

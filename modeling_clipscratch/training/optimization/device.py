@@ -8,8 +8,6 @@ from accelerate.utils import DistributedType
 from ...utils.errors import ClipScratchError
 from ..towers.attention import choose_attention
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
 
 def no_accelerator() -> bool:
     """Return True where torch finds neither CUDA, MPS nor XPU."""
@@ -26,16 +24,11 @@ def choose_precision(precision: str, *, use_cpu: bool) -> str:
 
 
 def settle_precision(args) -> None:
-    """Make `precision`, `bf16` and `fp16` of the arguments agree; `ClipScratchError` if they contradict each other."""
-    flags = {"bf16": args.bf16, "fp16": args.fp16}
-    if args.precision == "auto":
+    """Choose `bf16` or `fp16` of the arguments by the device where neither is set."""
+    if args.bf16 is None and args.fp16 is None:
         best = choose_precision("auto", use_cpu=args.use_cpu)
-        default = "fp32" if flags.get(best) is False else best
-        args.precision = next((name for name, flag in flags.items() if flag), default)
-    for name, flag in flags.items():
-        if flag is not None and flag != (name == args.precision):
-            raise ClipScratchError(f"{name}={flag} contradicts precision={args.precision}; leave one out.")
-        setattr(args, name, name == args.precision)
+        args.bf16, args.fp16 = best == "bf16", best == "fp16"
+    args.bf16, args.fp16 = bool(args.bf16), bool(args.fp16)
 
 
 def describe_device(args) -> str:

@@ -10,9 +10,11 @@ from ...data.columns import DataOptions
 from ...hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
 from ...utils.errors import ClipScratchError
 from ..loss.global_batch import settle_global_batch
-from ..optimization.device import PRECISIONS, no_accelerator, settle_precision
+from ..optimization.device import no_accelerator, settle_precision
 from ..towers.attention import ATTENTIONS
-from .checks import EPOCHS, LAUNCH_FIELDS, STEPS, check_fields, check_numbers, check_parts
+from .checks import EPOCHS, STEPS, check_fields, check_parts
+
+_FLAG = {"nargs": "?", "const": True}  # --freeze_text alone means true
 
 
 def _option(default, text, **more):
@@ -35,11 +37,9 @@ class ModelArguments:
         "google/vit-base-patch16-224-in21k",
         "Hub id or folder of pretrained weights, or a model type to train from scratch (vit).",
     )
-    freeze_text: bool | None = _option(
-        None, "Do not train the text tower. Default: true if it is pretrained.", nargs="?", const=True
-    )
+    freeze_text: bool | None = _option(None, "Do not train the text tower. Default: true if it is pretrained.", **_FLAG)
     freeze_vision: bool | None = _option(
-        None, "Do not train the vision tower. Default: true if it is pretrained.", nargs="?", const=True
+        None, "Do not train the vision tower. Default: true if it is pretrained.", **_FLAG
     )
     unfreeze_text_layers: int = _option(0, "Last blocks of a frozen text tower to train.")
     unfreeze_vision_layers: int = _option(0, "Last blocks of a frozen vision tower to train.")
@@ -75,7 +75,7 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        check_numbers(self)
+        check_fields(self)
         for side in ("text", "vision"):
             if getattr(self, f"freeze_{side}") is None:
                 setattr(self, f"freeze_{side}", self.is_pretrained(side))
@@ -143,7 +143,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments` with more fields, and defaults for contrastive training.
 
     The defaults that differ, and the new fields, are those listed in the source; the help of each says what it does.
-    `bf16` and `fp16` follow from `precision`, `save_strategy` and `save_steps` from those of the evaluation, and the
+    `bf16` and `fp16` follow from the device, `save_strategy` and `save_steps` from those of the evaluation, and the
     length of the run from the number of training rows, unless they are given.
 
     Raises:
@@ -214,11 +214,10 @@ class ClipScratchTrainingArguments(TrainingArguments):
     report_to: list[str] | str | None = _option("none", "tensorboard, trackio, wandb, ..., or several.", nargs="+")
     disable_tqdm: bool | None = _option(False, "Show no progress bars.")
     seed: int = _option(0, "Seed of weights, order, captions and augmentation.")
-    precision: str = _option(
-        "auto", "Arithmetic of the towers; auto: bf16 if the device is fast at it.", choices=PRECISIONS
+    bf16: bool | None = _option(
+        None, "Compute in bf16; false: in fp32. Default: as the device is fast, if fp16 is left out too.", **_FLAG
     )
-    bf16: bool | None = _option(None, "The same as precision bf16; false: any other.", nargs="?", const=True)
-    fp16: bool | None = _option(None, "The same as precision fp16; false: any other.", nargs="?", const=True)
+    fp16: bool | None = _option(None, "Compute in fp16.", **_FLAG)
     attention: str = _option(
         "auto", "Attention kernel; auto: eager_bf16 for bf16 on CPUs, else sdpa.", choices=ATTENTIONS
     )
@@ -236,12 +235,9 @@ class ClipScratchTrainingArguments(TrainingArguments):
         None, "Folder of the cached features. Default: clipscratch in the Hugging Face cache."
     )
     hub_strategy: str = _option("end", "Only end: the finished folder is published, in one commit.")
-    dataloader_drop_last: bool = _option(True, "Leave out a last, smaller batch, whose loss would not be comparable.")
-    remove_unused_columns: bool = _option(False, "Has no effect.")
 
     def __post_init__(self):
-        check_numbers(self)
-        check_fields(self, LAUNCH_FIELDS)
+        check_fields(self)
         if self.max_steps == 0:  # for transformers that means num_train_epochs
             self.num_train_epochs = 0
         if no_accelerator():
@@ -263,12 +259,18 @@ class ClipScratchTrainingArguments(TrainingArguments):
             super().__post_init__()
         except (ValueError, TypeError, ImportError) as error:  # transformers' own checks of what the user gave
             raise ClipScratchError(" ".join(str(error).split())) from error
+        self.dataloader_drop_last, self.remove_unused_columns = True, False  # batches are made whole, of one size
         # transformers sets the loss, which no evaluation here measures; the trainer chooses by the kind of data.
         self.metric_for_best_model = metric
         check_parts(self)
         settle_global_batch(self)
         if metric is not None and greater_is_better is None:
             self.greater_is_better = not metric.endswith(("error", "median_rank", "loss"))
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the towers: bf16, fp16 or fp32."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
 
     @property
     def device(self) -> torch.device:
