@@ -153,7 +153,7 @@ def test_evaluation_measures_the_whole_split_and_leaves_the_mode(make_trainer):
 
 
 def test_bf16_steps_keep_weights_in_float32(make_trainer):
-    trainer = make_trainer(precision="bf16", max_steps=2, logging_steps=1)
+    trainer = make_trainer(bf16=True, max_steps=2, logging_steps=1)
     trainer.train()
     assert trainer.args.bf16 and {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]

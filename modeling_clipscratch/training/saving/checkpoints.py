@@ -154,8 +154,8 @@ def _last_usable(folder):
         logger.warning("%s is damaged and not used: %s.", path, problem)
     if checkpoints:
         raise ClipScratchError(
-            f"none of the {len(checkpoints)} checkpoints in {folder} is complete ({problem}); copy them again, or start "
-            "again with --overwrite_output_dir."
+            f"none of the {len(checkpoints)} checkpoints in {folder} is complete ({problem}); copy them again, or "
+            "start again with --overwrite_output_dir."
         )
     return None
 
@@ -217,10 +217,9 @@ def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
             "rate would start again; start a new run without save_only_model."
         )
     if state.max_steps != steps:
-        trainer.record.notes.append(f"Resumed from step {state.global_step} of a run of {state.max_steps} steps.")
-        logger.warning(
-            "%s From there on the learning rate follows the new length, %d.", trainer.record.notes[-1], steps
-        )
+        note = f"Resumed from step {state.global_step} of a run of {state.max_steps} steps."
+        logger.warning("%s From there on the learning rate follows the new length, %d.", note, steps)
+        trainer.record.notes.append(note)
     stateful = [item for item in trainer.callback_handler.callbacks if isinstance(item, ExportableState)]
     for item in stateful:
         if isinstance(item, EarlyStoppingCallback):
