@@ -261,7 +261,7 @@ def test_bar_takes_the_place_of_the_one_of_a_notebook(make, monkeypatch, capfd):
     trainer = make(disable_tqdm=False)
     assert not any(isinstance(one, notebook.NotebookProgressCallback) for one in trainer.callback_handler.callbacks)
     trainer.train()
-    assert trainer.evaluate()["eval_top1"] >= 0 and "48/48" in capfd.readouterr().err
+    assert trainer.evaluate()["eval_top1"] >= 0 and "6/6" in capfd.readouterr().err
 
 
 WRONG = {  # what is given instead: parameters of the trainer (dataset -> value), arguments; and the sentence
@@ -290,7 +290,7 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
     ),
     "own metrics": (
         {"compute_metrics": lambda dataset: print}, {},
-        "^compute_metrics is not supported: an evaluation computes metrics of the whole split .*; leave it out.$",
+        "^compute_metrics is not supported: batches, loss and metrics are our own; leave it out.$",
     ),
     "metric of other data": (
         {}, {"metric_for_best_model": "text_to_image_recall@1"},
@@ -319,7 +319,6 @@ def test_wrong_use_is_one_sentence_with_its_remedy(make, make_dataset, case, tmp
             "^train_dataset is missing; give the Trainer a datasets.Dataset to train on.",
         ),
         (lambda trainer: trainer.evaluate(), "^eval_dataset is missing; give one to the Trainer or to evaluate()."),
-        (lambda trainer: trainer.evaluate("b"), "^eval_dataset='b' is no name"),
         (lambda trainer: trainer.evaluate([1]), "^eval_dataset is a list; give a datasets.Dataset"),
         (lambda trainer: trainer.predict(None), "^eval_dataset is a NoneType; give a datasets.Dataset"),
     ],
