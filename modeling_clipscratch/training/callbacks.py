@@ -49,17 +49,13 @@ def set_callbacks(trainer) -> None:
 class TrainingRecord(TrainerCallback, ExportableState):
     """Keep in `trainer_state.json` how many images the model was trained on, for how long, and with which settings.
 
-    Attributes:
-        settings: {name: value} of what a resumed run must have in common.
-        images_seen: images trained on, each counted as often as it came.
-        notes: sentences about resumed parts of another length.
-        first_step: step from which this process trains.
-        best_checkpoint: path that replaces the one in the state of a resumed run, whose folder may have been moved.
+    `notes` are sentences about resumed parts of another length. `best_checkpoint` replaces the path in the state of a
+    resumed run, whose folder may have been moved.
     """
 
     def __init__(self):
         self.settings, self.images_seen, self.notes, self.first_step = {}, 0, [], 0
-        self.best_checkpoint, self.callbacks, self._last_log = None, (), time.monotonic()
+        self.best_checkpoint, self._last_log = None, time.monotonic()
 
     def settle(self, model, processor, args, rows: str | None) -> None:
         """Take the settings of a run, or of a trial of a search; `rows` is the digest of the training rows."""
@@ -84,8 +80,7 @@ class TrainingRecord(TrainerCallback, ExportableState):
         if state.global_step:  # the Trainer takes all of these from the checkpoint
             state.best_model_checkpoint = self.best_checkpoint
             state.compute_steps(args, state.max_steps)
-            for name in self.callbacks:  # it fails at a callback that the checkpoint lacks
-                state.stateful_callbacks.setdefault(name, {})
+            state.stateful_callbacks.setdefault("EarlyStoppingCallback", {})  # it fails where the checkpoint lacks it
 
     def on_step_end(self, args, state, control, **kwargs):
         self.images_seen += args.global_batch_size

@@ -23,6 +23,7 @@ REFUSED = {
     "data_seed": 3, "train_sampling_strategy": "sequential", "bf16_full_eval": True, "fp16_full_eval": True,
     "label_names": ["label"], "fsdp": "full_shard", "deepspeed": "zero.json", "hub_strategy": "every_save",
     "hub_always_push": True, "auto_find_batch_size": True, "label_smoothing_factor": 0.1,
+    "save_only_model": True,
 }  # fmt: skip
 
 

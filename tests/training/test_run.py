@@ -306,19 +306,6 @@ def test_run_whose_best_evaluation_had_no_checkpoint_ends_all_the_same(run_recip
 
 
 @pytest.mark.slow
-def test_checkpoint_of_weights_only_finishes_a_run_but_cannot_be_resumed_from(run_recipe, tmp_path):
-    steps = {**LEARNED, "max_steps": 2, "save_only_model": True}
-    run, _ = run_recipe(tmp_path, **steps)
-    bits = (run / "model.safetensors").read_bytes()
-    (run / "model.safetensors").unlink()
-    run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
-    assert (run / "model.safetensors").read_bytes() == bits
-    shutil.rmtree(run / "checkpoint-2")
-    with pytest.raises(ClipScratchError, match="checkpoint-1 holds weights only .save_only_model."):
-        run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
-
-
-@pytest.mark.slow
 def test_run_whose_folder_was_moved_still_ends_with_its_best_checkpoint(run_recipe, tmp_path, worse_and_worse, caplog):
     steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     run_recipe(tmp_path / "old", **steps, test_split="none")

@@ -29,6 +29,7 @@ _REASONS = {
     ),
     "seed sets the order of the rows": ("data_seed", "train_sampling_strategy"),
     "evaluation has the precision of the training": ("bf16_full_eval", "fp16_full_eval"),
+    "such checkpoints could not be resumed": ("save_only_model",),
     "the finished folder is pushed in one commit": ("hub_strategy", "hub_always_push"),
     "encode_chunk_size=auto fits the memory and keeps the batch": ("auto_find_batch_size",),
     "it is no part of a contrastive loss": ("label_smoothing_factor",),
@@ -152,9 +153,7 @@ def warn_of_tower_rates(model, args) -> None:
 def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
     """Choose the metric of the best checkpoint if none is named, and its direction for schedules that follow it.
 
-    Args:
-        args: `ClipScratchTrainingArguments`, changed in place.
-        measured: for each evaluation dataset its name ("" for a single one) and class names, `None` for caption data.
+    `measured` has for each evaluation dataset its name ("" for a single one) and class names, `None` for caption data.
     """
     names = [
         f"{name}_{metric}" if name else metric

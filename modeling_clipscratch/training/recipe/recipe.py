@@ -137,7 +137,7 @@ def _parse(parser, words, *, prefix):
 
 
 def nearest_field(name: str) -> str | None:
-    """The field whose name is spelt nearly so, or contains all words of the name.
+    """Return the field whose name is spelt nearly so, or contains all words of the name.
 
     >>> nearest_field("learning_rte"), nearest_field("epochs"), nearest_field("temperature")
     ('learning_rate', 'num_train_epochs', None)

@@ -10,7 +10,6 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, TrainerState
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints, sort_checkpoints
 
 from ...utils.atomic_files import explaining_failures, to_disk
@@ -59,9 +58,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 def save_checkpoint(trainer, write, trial) -> None:
     """Write a checkpoint beside the others and rename it, so that it is complete or not there; delete older ones.
 
-    Args:
-        write: function that has transformers' Trainer write its files below `args.output_dir`.
-        trial: of a search, as the Trainer's methods take it.
+    `write` has transformers' Trainer write its files below `args.output_dir`.
     """
     args, state, wait = trainer.args, trainer.state, trainer.accelerator.wait_for_everyone
     run, place, name = Path(trainer._get_output_dir(trial)), args.output_dir, f"checkpoint-{state.global_step}"
@@ -121,14 +118,9 @@ def wants_to_resume(option: str | bool | None) -> bool:
 
 
 def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None:
-    """Find the checkpoint that `resume_from_checkpoint` names, and raise `ClipScratchError` if it cannot be used.
+    """Return the checkpoint that `resume_from_checkpoint` names: a path, or `auto` for the last usable one in a folder.
 
-    Args:
-        folder: output_dir.
-        option: a checkpoint's path; `auto` or `true` for the last usable one in `folder`, if there is any.
-
-    Returns:
-        Its path; `None` to start from the first step.
+    `None` means to start from the first step; `ClipScratchError` is raised for one that cannot be used.
     """
     if not wants_to_resume(option):
         return None
@@ -206,26 +198,19 @@ def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
     *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     state = read_state(checkpoint)
     state.best_model_checkpoint = _best(checkpoint, state)
-    saved, patience = state.stateful_callbacks.get(EarlyStoppingCallback.__name__), trainer.args.early_stopping_patience
-    without_gain = saved["attributes"]["early_stopping_patience_counter"] if isinstance(saved, dict) else 0
+    saved, patience = state.stateful_callbacks.get("EarlyStoppingCallback"), trainer.args.early_stopping_patience
+    without_gain = saved["attributes"]["early_stopping_patience_counter"] if saved else 0
     trainer.record.notes = TrainingRecord.of(state).get("notes", [])
     if state.global_step >= steps or (patience is not None and without_gain >= patience):
         return state
-    if not Path(checkpoint, "scheduler.pt").is_file():
-        raise ClipScratchError(
-            f"resume_from_checkpoint: {checkpoint} holds weights only (save_only_model), and optimizer and learning "
-            "rate would start again; start a new run without save_only_model."
-        )
     if state.max_steps != steps:
         note = f"Resumed from step {state.global_step} of a run of {state.max_steps} steps."
         logger.warning("%s From there on the learning rate follows the new length, %d.", note, steps)
         trainer.record.notes.append(note)
-    stateful = [item for item in trainer.callback_handler.callbacks if isinstance(item, ExportableState)]
-    for item in stateful:
-        if isinstance(item, EarlyStoppingCallback):
-            item.early_stopping_patience_counter = without_gain
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, EarlyStoppingCallback):
+            callback.early_stopping_patience_counter = without_gain
     trainer.record.best_checkpoint = state.best_model_checkpoint
-    trainer.record.callbacks = tuple(type(item).__name__ for item in stateful)
     return None
 
 

@@ -38,11 +38,8 @@ _PATIENCE = 10  # seconds for which workers that a killed run leaves behind may 
 def lock_run_folder(folder: str | Path, *, writes: bool = True) -> Iterator[None]:
     """Keep other runs out of a folder while this process writes there; raise `ClipScratchError` if another run does.
 
-    The end of the process frees the folder in any case. A folder that was made for the lock alone is removed.
-
-    Args:
-        folder: output_dir; made where it is missing.
-        writes: whether this process is the one of the run that writes; the others lock nothing.
+    The end of the process frees the folder in any case. A folder that was made for the lock alone is removed. Of the
+    processes of a run only the one that writes locks it.
     """
     if not writes:
         yield
@@ -77,11 +74,7 @@ def _resumes(folder, checkpoint):
 def check_run_folder(folder: str | Path, checkpoint: str | None, *, overwrite: bool, resume: bool) -> None:
     """Raise `ClipScratchError` if a folder holds another run, or files that no run wrote; change nothing.
 
-    Args:
-        folder: output_dir.
-        checkpoint: of `find_checkpoint`.
-        overwrite: delete the files of another run.
-        resume: `checkpoint` was asked for, also where there is none yet.
+    With `resume` a checkpoint was asked for, also where there is none yet.
     """
     folder = Path(folder)
     names = sorted(path.name for path in folder.iterdir() if not _is_leftover(path)) if folder.is_dir() else []
@@ -101,13 +94,7 @@ def _is_leftover(path):
 
 
 def begin_run_folder(folder: str | Path, settings: dict, checkpoint: str | None = None) -> None:
-    """Write the recipe into a folder; delete what another run left there, and nothing else.
-
-    Args:
-        folder: output_dir.
-        settings: every field that the recipe or the command line named.
-        checkpoint: of `find_checkpoint`; nothing is deleted where it is one of the folder.
-    """
+    """Write the named settings into a folder; delete what another run than the checkpoint's left, and nothing else."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for path in () if _resumes(folder, checkpoint) else folder.iterdir():
@@ -133,14 +120,7 @@ def is_our_card(path: Path) -> bool:
 
 
 def finish_run_folder(trainer, weights, metrics: dict, facts: dict, draw) -> None:
-    """Write the model, its processor and the run's results: first beside their places, then renamed into them.
-
-    Args:
-        weights: state dict, where the model itself holds a part of it only.
-        metrics: {dataset: {metric: value}}.
-        facts: of `run_facts`; `trainer_state.json` keeps them.
-        draw: function (state, folder) that draws the run's plots there.
-    """
+    """Write the model, its processor and the run's results: first beside their places, then renamed into them."""
     folder, state, model = Path(trainer.args.output_dir), trainer.state, trainer.accelerator.unwrap_model(trainer.model)
     state.stateful_callbacks["TrainingRecord"] = {"args": {}, "attributes": facts}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
@@ -162,14 +142,7 @@ def finish_run_folder(trainer, weights, metrics: dict, facts: dict, draw) -> Non
 
 
 def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
-    """Describe the data of a run.
-
-    Args:
-        data: `DataArguments`.
-        splits: {split: dataset}; the training split of a stream has no known length.
-        measured: split that the finished model is measured on.
-        templates: prompts of class data.
-    """
+    """Describe the data of a run; `measured` is the split that the finished model is measured on."""
     names = class_names(splits["train"])
     facts = _source(data.dataset, built_in=data.dataset in ("digits", "scenes"))
     facts |= {"kind": "caption" if names is None else "class", "streamed": data.streaming, "measured": measured}
@@ -186,13 +159,7 @@ def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
 
 
 def run_facts(model_options, data: dict, trainer, trained: dict) -> dict:
-    """Describe a finished run. `seconds` are those of training with its evaluations, over all resumed parts.
-
-    Args:
-        model_options: `ModelArguments`.
-        data: of `data_facts`.
-        trained: of `count_trained`.
-    """
+    """Describe a finished run. `seconds` are those of training with its evaluations, over all resumed parts."""
     towers = {side: getattr(model_options, f"{side}_tower") for side in ("text", "vision")}
     timed = [line["seconds"] for line in trainer.state.log_history if "seconds" in line]
     return {
