@@ -40,7 +40,7 @@ from .optimization.sharding import check_sharding, has_unused_parameters, open_m
 from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
-from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_checkpoint, save_split
+from .saving.checkpoints import check_fits, continue_from, find_checkpoint, save_checkpoint, save_split
 from .saving.run_folder import lock_run_folder
 from .saving.stream_state import StreamStates
 from .towers.attention import choose_attention, set_attention
@@ -375,12 +375,6 @@ class ClipScratchTrainer(Trainer):
     def train_from(self, checkpoint: str | None, **kwargs) -> TrainOutput:
         """Train from a checkpoint that `find_checkpoint` and `check_fits` have passed, or from the first step."""
         self._checkpoint, self._losses = checkpoint, LossWatch()
-        state = finished_state(self, checkpoint)
-        if state is not None:
-            self.state, self.record.images_seen = state, self.record.of(state).get("images_seen", 0)
-            self.model.load_state_dict(final_weights(checkpoint, self.args, state))
-            losses = [line["loss"] for line in state.log_history if "loss" in line]
-            return TrainOutput(state.global_step, sum(losses) / max(len(losses), 1), {})
         if self.stream is not None and checkpoint is None:
             self.stream.restart()
         output = super().train(checkpoint, **kwargs)
@@ -391,6 +385,12 @@ class ClipScratchTrainer(Trainer):
             self.ema.swap()
             self.ema = None
         return output
+
+    def set_initial_training_values(self, args, dataloader):
+        """As the Trainer, but leave no epoch where the checkpoint has made all steps: it would make one more."""
+        epochs, *others = super().set_initial_training_values(args, dataloader)
+        finished = self._checkpoint is not None and continue_from(self._checkpoint, self, others[-1])
+        return 0 if finished else epochs, *others
 
     # Evaluation
 

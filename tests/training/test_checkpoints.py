@@ -123,15 +123,6 @@ def test_images_seen_are_those_of_all_parts_of_a_run(run_recipe, straight, tmp_p
     assert "# Resumed from step 3 of a run of 4 steps." in (run / "recipe.yaml").read_text()
 
 
-@pytest.mark.parametrize("option", [True, "checkpoint-2"])
-def test_trainer_returns_its_output_for_a_finished_run(make_trainer, tmp_path, option):
-    steps = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
-    first = make_trainer(**steps).train()
-    option = str(tmp_path / "run" / option) if option == "checkpoint-2" else option
-    again = make_trainer(**steps).train(resume_from_checkpoint=option)
-    assert (again.global_step, again.training_loss) == (2, pytest.approx(first.training_loss))
-
-
 @pytest.mark.parametrize(("field", "before", "now"), [("optim", "adamw_torch_fused", "sgd"), ("seed", 0, 1)])
 def test_trainer_refuses_a_checkpoint_of_another_batch_or_optimizer(make_trainer, field, before, now):
     steps = {"save_strategy": "steps", "save_steps": 1}

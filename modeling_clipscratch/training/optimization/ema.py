@@ -65,7 +65,10 @@ class ModelEma:
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
         """Read the average of a checkpoint; `ClipScratchError` if there is none, or one of other weights."""
-        saved = read_ema(folder)
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise ClipScratchError(f"{folder} holds no average of the weights; it was written without ema_decay.")
+        saved = load_file(path)
         if saved.keys() != self.weights.keys():
             raise ClipScratchError(f"{folder} holds an average of other weights than this run trains; start a new run.")
         for name, average in self.weights.items():
@@ -73,11 +76,3 @@ class ModelEma:
             if isinstance(average, DTensor):
                 tensor = distribute_tensor(tensor, average.device_mesh, average.placements)
             average.copy_(tensor)
-
-
-def read_ema(folder: str | Path) -> dict[str, torch.Tensor]:
-    """Return the averaged weights of a checkpoint; `ClipScratchError` if there are none."""
-    path = Path(folder) / FILE
-    if not path.is_file():
-        raise ClipScratchError(f"{folder} holds no average of the weights; it was written without ema_decay.")
-    return load_file(path)

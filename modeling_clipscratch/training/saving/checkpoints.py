@@ -1,4 +1,4 @@
-"""Write, find, check and finish checkpoints; one that is not complete and undamaged is not used."""
+"""Write, find, check and continue from checkpoints; one that is not complete and undamaged is not used."""
 
 import json
 import logging
@@ -16,7 +16,6 @@ from ...utils.atomic_files import explaining_failures, to_disk
 from ...utils.checksums import find_damage, read_sums, write_sums
 from ...utils.errors import ClipScratchError
 from ..callbacks import TrainingRecord
-from ..optimization.ema import read_ema
 
 logger = logging.getLogger(__name__)
 
@@ -185,33 +184,25 @@ def check_fits(checkpoint: str, trainer) -> None:
             )
 
 
-# Finish
+# Continue
 
 
-def finished_state(trainer, checkpoint: str | None) -> TrainerState | None:
-    """Return the state of a run that has made all its steps, where the Trainer itself would make one more.
-
-    If there are steps to make, the trainer's record and early stopping continue from the checkpoint.
-    """
-    if checkpoint is None:
-        return None
-    *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-    state = read_state(checkpoint)
-    state.best_model_checkpoint = _best(checkpoint, state)
-    saved, patience = state.stateful_callbacks.get("EarlyStoppingCallback"), trainer.args.early_stopping_patience
+def continue_from(checkpoint: str, trainer, steps: int) -> bool:
+    """Let the record and early stopping of a run of so many steps continue; return whether it has none left."""
+    state, record, patience = read_state(checkpoint), trainer.record, trainer.args.early_stopping_patience
+    record.best_checkpoint, record.notes = _best(checkpoint, state), TrainingRecord.of(state).get("notes", [])
+    saved = state.stateful_callbacks.get("EarlyStoppingCallback")
     without_gain = saved["attributes"]["early_stopping_patience_counter"] if saved else 0
-    trainer.record.notes = TrainingRecord.of(state).get("notes", [])
     if state.global_step >= steps or (patience is not None and without_gain >= patience):
-        return state
+        return True
     if state.max_steps != steps:
         note = f"Resumed from step {state.global_step} of a run of {state.max_steps} steps."
         logger.warning("%s From there on the learning rate follows the new length, %d.", note, steps)
-        trainer.record.notes.append(note)
+        record.notes.append(note)
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, EarlyStoppingCallback):
             callback.early_stopping_patience_counter = without_gain
-    trainer.record.best_checkpoint = state.best_model_checkpoint
-    return None
+    return False
 
 
 def _best(checkpoint, state):
@@ -224,10 +215,3 @@ def _best(checkpoint, state):
         logger.warning("the best checkpoint, %s, cannot be used (%s): the last weights are.", best, problem)
         return None
     return str(best)
-
-
-def final_weights(checkpoint: str, args, state: TrainerState) -> dict[str, torch.Tensor]:
-    """Return the state dict that a finished run ends with: of the last or the best checkpoint, averaged or not."""
-    best = state.best_model_checkpoint if args.load_best_model_at_end else None
-    folder = Path(best or checkpoint)
-    return read_weights(folder) | ({} if args.ema_decay is None else read_ema(folder))
