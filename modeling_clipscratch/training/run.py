@@ -126,15 +126,9 @@ def _train(model_options, data, args, settings):
     weights = whole_state_dict(trainer.accelerator, trainer.model)
     if args.should_save:
         facts = run_facts(model_options, data_facts(data, splits, trainer, measured, templates), trainer, trained)
-        finish_run_folder(trainer, weights, metrics, facts, _draw_curves)
+        finish_run_folder(trainer, weights, metrics, facts)
     trainer.accelerator.wait_for_everyone()
     return metrics
-
-
-def _draw_curves(state, folder):
-    from ..evaluation.plots.curves import plot_curves  # brings matplotlib, which is slow to import
-
-    plot_curves(state.log_history, folder / "curves.png")
 
 
 def _load(data, args):

@@ -16,7 +16,6 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
 
 from ..data.batches.map_batches import EpochSampler, PairDataset, as_they_are
-from ..data.batches.stream_batches import StreamedRows
 from ..data.columns import DEFAULT_OPTIONS, DataOptions
 from ..data.dataset import class_names, labels_of
 from ..data.images.augment import Views
@@ -103,7 +102,6 @@ class ClipScratchTrainer(Trainer):
         parameters = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
         check_options(args, {**kwargs, **parameters})
         args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
-        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         self.options = replace(options or DEFAULT_OPTIONS, on_bad_row=args.on_bad_row)
         self.templates, self.muon_matrices = templates, muon_matrices
         self.train_rows, self.stream, self.sampler = None, None, None
@@ -114,11 +112,19 @@ class ClipScratchTrainer(Trainer):
             self._eval_rows = {name: self._rows_of(one) for name, one in self._eval_datasets.items()}
         if isinstance(train_dataset, datasets.IterableDataset):
             check_stream(args)
+            self._class_names = self.train_rows.class_names
         elif train_dataset is not None:
             fit_to_rows(args, len(self.train_rows))
+            self._class_names = class_names(self.train_rows)
             self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
         forget_code(processing_class)
-        self._settle_metric(args)
+        measured = {name: class_names(rows) for name, rows in self._eval_rows.items()}
+        if train_dataset is None:  # nothing is measured between two steps
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        elif not measured:
+            measured[""] = self._class_names
+        if measured:
+            settle_metric(args, measured)
         saves_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # by `SaveOnSigterm` instead
         super().__init__(
             model,
@@ -157,9 +163,8 @@ class ClipScratchTrainer(Trainer):
         if self.train_rows is None:
             return
         self._settle_batch()
-        names = self.train_rows.class_names if streamed else class_names(self.train_rows)
-        model.config.class_names = names  # what the model is tried with by default
-        model.config.templates = names and list(self.templates or DEFAULT_TEMPLATES)
+        model.config.class_names = self._class_names  # what the model is tried with by default
+        model.config.templates = self._class_names and list(self.templates or DEFAULT_TEMPLATES)
         parts = (self.train_rows, model, self.processing_class)
         if streamed:
             self.train_pairs = stream_pairs(*parts, args, templates=self.templates)
@@ -185,16 +190,6 @@ class ClipScratchTrainer(Trainer):
             settle_global_batch(self.args)
             if self.stream is None:
                 fit_to_rows(self.args, len(self.train_rows))
-
-    def _settle_metric(self, args):
-        measured = {name: class_names(rows) for name, rows in self._eval_rows.items()}
-        rows = self.train_rows
-        if rows is None:  # nothing is trained, so nothing is measured between two steps
-            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
-        elif not measured:
-            measured[""] = rows.class_names if isinstance(rows, StreamedRows) else class_names(rows)
-        if measured:
-            settle_metric(args, measured)
 
     @property
     def _eval_datasets(self) -> dict:

@@ -381,10 +381,10 @@ def test_failing_save_leaves_the_earlier_checkpoint_complete_and_says_so(run_rec
 
 
 def test_failing_last_save_leaves_no_half_written_result(run_recipe, tmp_path, monkeypatch):
-    def full(state, folder):
+    def full(history, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_draw_curves", full)
+    monkeypatch.setattr("modeling_clipscratch.evaluation.plots.curves.plot_curves", full)
     with pytest.raises(OSError, match="No space left.*make room"):
         run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.yaml", "checkpoint-1"}

@@ -69,11 +69,7 @@ class ModelArguments:
         check_fields(self)
         for side in ("text", "vision"):
             if getattr(self, f"freeze_{side}") is None:
-                setattr(self, f"freeze_{side}", self.is_pretrained(side))
-
-    def is_pretrained(self, side: str) -> bool:
-        """Whether the tower of a side ("text" or "vision") starts from pretrained weights."""
-        return not is_from_scratch(getattr(self, f"{side}_tower"))
+                setattr(self, f"freeze_{side}", not is_from_scratch(getattr(self, f"{side}_tower")))
 
 
 def is_from_scratch(tower: str) -> bool:
@@ -131,17 +127,15 @@ class ClipScratchTrainingArguments(TrainingArguments):
 
     output_dir: str | None = _option("runs/clipscratch", "Folder of the run.")
     overwrite_output_dir: bool = _option(False, "Replace another run in the folder.")
-    num_train_epochs: float = _option(-1, f"Passes over the training rows. Default: {EPOCHS}, or {STEPS} steps.")
-    global_batch_size: int | None = _option(
-        None, "Pairs that the loss compares, over all processes. Default: as per_device_train_batch_size says, or 256."
-    )
+    num_train_epochs: float = _option(-1, f"Passes over the training rows. Default: {EPOCHS}, at least {STEPS} steps.")
+    global_batch_size: int | None = _option(None, "Pairs that the loss compares, in all processes. Default: 256.")
     per_device_train_batch_size: int | None = _option(None, "Pairs of a process. Default: by encode_chunk_size.")
     encode_chunk_size: str = _option("auto", "Pairs that a process encodes at once; auto: as many as fit.")
-    memory_budget_gb: float | None = _option(None, "Memory for auto. Default: half of a CPU's, 90 % of a GPU's.")
+    memory_budget_gb: float | None = _option(None, "Memory of a process. Default: half of a CPU's, 90 % of a GPU's.")
     per_device_eval_batch_size: int = _option(256, "Images or texts that a process encodes at once in evaluation.")
     learning_rate: float = _option(1e-3, "Highest learning rate.")
-    tower_learning_rate: float | None = _option(None, "That of the towers: 1e-5 for pretrained ones.")
-    muon_learning_rate: float | None = _option(None, "That of Muon, for matrices of towers from scratch.")
+    tower_learning_rate: float | None = _option(None, "Learning rate of the towers, e.g. 1e-5 if pretrained.")
+    muon_learning_rate: float | None = _option(None, "Learning rate of Muon, for towers from scratch.")
     weight_decay: float = _option(0.1, "Weight decay of matrices; norms, biases and the temperature have none.")
     adam_beta2: float = _option(0.98, "Decay of AdamW's second moment.")
     lr_scheduler_type: str = _option("cosine", "Schedule of the learning rate.")

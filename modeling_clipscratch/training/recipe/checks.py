@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
+from transformers import CONFIG_MAPPING, PreTrainedModel, SchedulerType, Trainer, get_scheduler
 from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from ...evaluation.metrics.outcomes import metric_names
@@ -141,8 +141,8 @@ def warn_of_tower_rates(model, args) -> None:
     """Warn if pretrained towers of `ModelArguments` are trained at a learning rate for towers from scratch."""
     rate = args.tower_learning_rate or args.learning_rate
     for side in ("text", "vision"):
-        frozen, layers = getattr(model, f"freeze_{side}"), getattr(model, f"unfreeze_{side}_layers")
-        if rate > _TOWER_RATE and model.is_pretrained(side) and (layers or not frozen):
+        trained = getattr(model, f"unfreeze_{side}_layers") or not getattr(model, f"freeze_{side}")
+        if rate > _TOWER_RATE and trained and getattr(model, f"{side}_tower") not in CONFIG_MAPPING:
             logger.warning(
                 "the pretrained %s tower is trained at a learning rate of %g, which is for towers from scratch and "
                 "destroys what it has learned; set tower_learning_rate to 1e-5.",

@@ -15,15 +15,12 @@ from .arguments import RECIPE_GROUPS, ClipScratchTrainingArguments, DataArgument
 
 _PACKAGE = Path(__file__).resolve().parents[2]
 # What `--help` shows; `--help all` shows every field.
-_COMMON = {
-    "data": ["dataset", "image_column", "caption_column", "label_column", "templates", "test_split", "on_bad_row"],
-    "model": ["text_tower", "vision_tower", "freeze_text", "freeze_vision", "unfreeze_vision_layers", "loss"],
-    "training": [
-        "num_train_epochs", "max_steps", "global_batch_size", "learning_rate", "tower_learning_rate", "eval_steps",
-        "bf16", "seed",
-    ],
-    "run": ["output_dir", "overwrite_output_dir", "resume_from_checkpoint", "report_to", "push_to_hub"],
-}  # fmt: skip
+_COMMON = (
+    "dataset", "image_column", "caption_column", "label_column", "templates", "test_split", "on_bad_row", "text_tower",
+    "vision_tower", "freeze_text", "freeze_vision", "unfreeze_vision_layers", "loss", "num_train_epochs", "max_steps",
+    "global_batch_size", "learning_rate", "tower_learning_rate", "eval_steps", "bf16", "seed", "output_dir",
+    "overwrite_output_dir", "resume_from_checkpoint", "report_to", "push_to_hub",
+)  # fmt: skip
 _OWN_WORDS = {  # where transformers' help does not fit
     "max_steps": "Length of the run in steps, instead of num_train_epochs.",
     "resume_from_checkpoint": "Resume from a checkpoint: its path, or auto for the last whole one in output_dir.",
@@ -149,18 +146,15 @@ def nearest_field(name: str) -> str | None:
 
 
 def _help(*, everything):
-    lines = ["usage: clipscratch train [RECIPE] [--field value ...]", "", f"recipes: {', '.join(recipes())}, or a path"]
+    lines = ["usage: clipscratch train [RECIPE] [--field value ...]", f"recipes: {', '.join(recipes())}, or a path", ""]
     own = [name for group in RECIPE_GROUPS for name in group.__annotations__]
-    groups = {"all fields": dict.fromkeys([*own, *recipe_fields()])} if everything else _COMMON
-    for title, names in groups.items():
-        lines += ["", f"{title}:"]
-        for name in names:
-            field = recipe_fields()[name]
-            about = _OWN_WORDS.get(name, field.metadata.get("help", "")).replace("%%", "%")
-            if choices := field.metadata.get("choices"):
-                about += f" One of {', '.join(choices)}."
-            if isinstance(field.default, (str, int, float)) and "Default" not in about:
-                about += f" Default: {getattr(field.default, 'value', field.default)}."
-            first, *others = textwrap.wrap(about, 88) or [""]
-            lines += [f"  --{name:<28} {first}".rstrip(), *(f"{'':33}{line}" for line in others)]
+    for name in dict.fromkeys([*own, *recipe_fields()]) if everything else _COMMON:
+        field = recipe_fields()[name]
+        about = _OWN_WORDS.get(name, field.metadata.get("help", "")).replace("%%", "%")
+        if choices := field.metadata.get("choices"):
+            about += f" One of {', '.join(choices)}."
+        if isinstance(field.default, (str, int, float)) and "Default" not in about:
+            about += f" Default: {getattr(field.default, 'value', field.default)}."
+        first, *others = textwrap.wrap(about, 88) or [""]
+        lines += [f"  --{name:<28} {first}".rstrip(), *(f"{'':33}{line}" for line in others)]
     return "\n".join(lines if everything else [*lines, "", "all fields: clipscratch train --help all"])

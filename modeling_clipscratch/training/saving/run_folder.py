@@ -119,8 +119,10 @@ def is_our_card(path: Path) -> bool:
     return OUR_CARD in path.read_text(encoding="utf-8", errors="replace")
 
 
-def finish_run_folder(trainer, weights, metrics: dict, facts: dict, draw) -> None:
+def finish_run_folder(trainer, weights, metrics: dict, facts: dict) -> None:
     """Write the model, its processor and the run's results: first beside their places, then renamed into them."""
+    from ...evaluation.plots.curves import plot_curves  # brings matplotlib, which is slow to import
+
     folder, state, model = Path(trainer.args.output_dir), trainer.state, trainer.accelerator.unwrap_model(trainer.model)
     state.stateful_callbacks["TrainingRecord"] = {"args": {}, "attributes": facts}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
@@ -134,7 +136,7 @@ def finish_run_folder(trainer, weights, metrics: dict, facts: dict, draw) -> Non
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         (staging / "versions.json").write_text(json.dumps(depends_on, indent=2) + "\n")
         (staging / RECIPE).write_text(notes + (folder / RECIPE).read_text(encoding="utf-8"), encoding="utf-8")
-        draw(state, staging)
+        plot_curves(state.log_history, staging / "curves.png")
         write_sums(staging)
 
 
