@@ -28,7 +28,7 @@ import torch
 from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.evaluation.plots.figures import BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
-from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import global_loss
 from tests.training import parity
 
 from .reporting import machine, parser_of, print_table, save_figures, tidy
@@ -90,8 +90,8 @@ def chunked(model, inputs, group, size, seed):
     """Make the step as ClipScratch does: chunks encoded again for the backward pass, the loss in tiles."""
     torch.manual_seed(seed)
     output = model(**inputs, return_logits=False, encode_chunk_size=size)
-    streamed = GlobalLoss(loss="softmax", tile=5)
-    loss, _ = streamed(output.image_embeds, output.text_embeds, output.logit_scale, group=group)
+    parts = (output.image_embeds, output.text_embeds, output.logit_scale)
+    loss, _ = global_loss(*parts, loss="softmax", group=group, tile=5)
     loss.backward()
     return loss.item(), *gradients(model)
 

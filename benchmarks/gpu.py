@@ -51,7 +51,7 @@ ONLY_STEPS = {
 WHOLE_TOWERS = {
     "freeze_text": "false", "freeze_vision": "false", "num_train_epochs": 15, "global_batch_size": 256,
     "learning_rate": 1e-3, "tower_learning_rate": 1e-4, "random_crop_min_area": 0.6, "horizontal_flip": 0.5,
-    "drop_path": 0.1, "ema_decay": 0.99, **ONLY_STEPS,
+    "ema_decay": 0.99, **ONLY_STEPS,
 }  # fmt: skip
 BATCH, STEPS = {"224": 256, "32": 4096}, {"224": 20, "32": 40}
 TINY = {"vision_hidden_size": 32, "vision_num_layers": 1, "vision_num_heads": 2}

@@ -16,7 +16,7 @@ from transformers import DistilBertConfig, ViTConfig
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.data.images.augment import Augment, Views
-from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import global_loss
 
 from .reporting import machine, parser_of, print_table, save_figures
 
@@ -41,7 +41,7 @@ def step(model, optimizer, pixels, features, group, chunk, device):
             encode_chunk_size=chunk,
         )  # fmt: skip
     parts = (output.image_embeds, output.text_embeds, output.logit_scale)
-    loss, _ = GlobalLoss(loss="softmax")(*parts, group=group)
+    loss, _ = global_loss(*parts, loss="softmax", group=group)
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -8,7 +8,7 @@ the resident size before the pass. Towers: ViT, 64 wide, 2 layers, 32x32 pixels 
 64 wide; projections to 512; fp32.
 
 plain: the whole batch encoded at once, the whole B x B matrix (`contrastive_loss`). chunked: encoded 64 rows at a
-time, the same matrix. streamed: chunked, and the loss in tiles (`GlobalLoss`). For the loss alone the embeddings are
+time, the same matrix. streamed: chunked, and the loss in tiles (`global_loss`). For the loss alone the embeddings are
 inputs, and the memory is what it takes beyond them and their gradients.
 
 A cell that is expected (from the two before it, as b B + c B^2) to need more than `--limit_gb` is not run; each process
@@ -30,7 +30,7 @@ from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.data.images.augment import Augment, Views
 from modeling_clipscratch.evaluation.plots.figures import BLACK, BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
-from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import global_loss
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
 
@@ -66,7 +66,7 @@ def training_step(kind, rows):
         if kind == "streamed":
             output = model(**inputs, return_logits=False)
             parts = (output.image_embeds, output.text_embeds, output.logit_scale)
-            loss, _ = GlobalLoss(loss="softmax")(*parts, group=group[:count])
+            loss, _ = global_loss(*parts, loss="softmax", group=group[:count])
         else:
             loss = model(**inputs, group=group[:count], return_loss=True).loss
         loss.backward()
@@ -85,7 +85,7 @@ def loss_alone(kind, rows):
         if kind == "full matrix":
             loss = contrastive_loss(contrastive_logits(*parts), loss="softmax", group=group[:count])
         else:
-            loss, _ = GlobalLoss(loss="softmax")(*parts, group=group[:count])
+            loss, _ = global_loss(*parts, loss="softmax", group=group[:count])
         loss.backward()
 
     return step, [images, texts, scale], 2 * rows * PROJECTION * 4

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import hashlib
 import logging
+import math
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -32,18 +33,18 @@ from .features.pairs import build_augment, check_stream, map_pairs, prepare, rea
 from .loss.gather import all_rows, own_rows, process_count
 from .loss.global_batch import choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
-from .loss.tiled_loss import GlobalLoss, loss_floor
+from .loss.tiled_loss import global_loss, loss_floor
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
-from .optimization.step_values import DivergedError, LossWatch, StepMeans, check_weights
+from .optimization.step_values import DivergedError, StepMeans, are_finite
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, continue_from, find_checkpoint, save_checkpoint, save_split
 from .saving.run_folder import lock_run_folder
 from .saving.stream_state import StreamStates
 from .towers.attention import choose_attention, set_attention
-from .towers.drop import add_drops
+from .towers.drop import add_patch_dropout
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class ClipScratchTrainer(Trainer):
         self.ema, self.record = None, TrainingRecord()
         self.frozen_file = None  # weights of frozen towers in the last checkpoint
         self._checkpoint = None
-        self._statistics, self._losses = StepMeans(), LossWatch()
+        self._statistics = StepMeans()
         self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
         check_sharding(self)
         self._settle()
@@ -155,7 +156,7 @@ class ClipScratchTrainer(Trainer):
             precision = "fp32" if args.cache_features and not streamed and is_fixed(tower) else args.precision
             set_attention(tower, choose_attention(args.attention, precision=precision, use_cpu=args.use_cpu))
         preprocess = Preprocess(self.processing_class.image_processor)
-        add_drops(model, patches=args.patch_dropout, blocks=args.drop_path, image_size=preprocess.image_size)
+        add_patch_dropout(model, args.patch_dropout, preprocess.image_size)
         model.to(args.device)
         self.augment = build_augment(args, preprocess, model, streamed=streamed)
         pairs = [self._eval_pairs(rows, once=False) for rows in self._eval_rows.values()]
@@ -240,9 +241,7 @@ class ClipScratchTrainer(Trainer):
             raise ClipScratchError(inputs["error"])
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses.add(loss)
-        return loss
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return this process's share of the global loss, times the number of processes, since DDP takes the mean."""
@@ -256,7 +255,7 @@ class ClipScratchTrainer(Trainer):
         kind = self.accelerator.unwrap_model(model).config.loss
         embeddings = (outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias)
         group = self._groups(links)
-        share, statistics = GlobalLoss(loss=kind)(*embeddings, group=group, mixture=mixture)
+        share, statistics = global_loss(*embeddings, loss=kind, group=group, mixture=mixture)
         if model.training:
             if kind == "softmax" and mixture is None:
                 statistics["loss_floor"] = loss_floor(all_rows(group))
@@ -291,23 +290,21 @@ class ClipScratchTrainer(Trainer):
     def log(self, logs, start_time=None):
         """Log the means of the steps' statistics beside the loss."""
         if "loss" in logs and (means := self._statistics.take()):
-            self._check_finite(weights=False)
+            self._check_finite(logs["loss"])
             logs.update(means, images_seen=self.record.images_seen)
         super().log(logs, start_time)
 
-    def _check_finite(self, *, weights: bool = True) -> None:
-        """Raise `DivergedError` if a loss since the last check, or a trained weight, is NaN or infinite."""
-        try:
-            self._losses.check(self.state.global_step)
-            if weights:
-                trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-                averages = [] if self.ema is None else list(self.ema.weights.values())
-                check_weights([*trained, *averages], self.state.global_step)
-        except DivergedError as error:
+    def _check_finite(self, loss: float | None = None) -> None:
+        """Raise `DivergedError` if a logged loss, or without one a trained weight, is NaN or infinite."""
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        averages = [] if self.ema is None else list(self.ema.weights.values())
+        if not (are_finite([*trained, *averages]) if loss is None else math.isfinite(loss)):
+            what = "weights are" if loss is None else "loss is"
             raise DivergedError(
-                f"{error}: training diverged and was stopped before anything of it was saved; checkpoints of earlier "
-                f"steps are whole. Train again with a lower learning_rate (it is {self.args.learning_rate:g})."
-            ) from error
+                f"the {what} not finite at step {self.state.global_step}: training diverged and was stopped before "
+                "anything of it was saved; checkpoints of earlier steps are whole. Train again with a lower "
+                f"learning_rate (it is {self.args.learning_rate:g})."
+            )
 
     # The optimizer
 
@@ -369,7 +366,7 @@ class ClipScratchTrainer(Trainer):
 
     def train_from(self, checkpoint: str | None, **kwargs) -> TrainOutput:
         """Train from a checkpoint that `find_checkpoint` and `check_fits` have passed, or from the first step."""
-        self._checkpoint, self._losses = checkpoint, LossWatch()
+        self._checkpoint = checkpoint
         if self.stream is not None and checkpoint is None:
             self.stream.restart()
         output = super().train(checkpoint, **kwargs)

@@ -17,9 +17,9 @@ from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.images.mix import Mixture
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.hub.towers_clipscratch import last_blocks
-from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss
+from modeling_clipscratch.training.loss.tiled_loss import global_loss
 from modeling_clipscratch.training.optimization.sharding import open_methods
-from modeling_clipscratch.training.towers.drop import add_drops
+from modeling_clipscratch.training.towers.drop import add_patch_dropout
 
 ROWS = 12
 TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -42,21 +42,8 @@ def build(case) -> ClipScratchModel:
         freeze_text=case.get("cached", False), text_pooling="mean",
     )  # fmt: skip
     model = ClipScratchModel(config).train()
-    add_drops(model, patches=0.0, blocks=case.get("drop_path", 0.0), image_size=(8, 8))
-    model.double()
-    if case.get("patch_dropout"):
-        model.vision_model.embeddings.register_forward_hook(drop_half_of_the_patches)
-    return model
-
-
-def drop_half_of_the_patches(module, inputs, tokens):
-    """Keep the class token and a random half of the others, drawn for each image."""
-    if not module.training:
-        return tokens
-    count = tokens.shape[1] - 1
-    kept = torch.rand(len(tokens), count).argsort(1)[:, : count // 2] + 1
-    patches = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
-    return torch.cat([tokens[:, :1], patches], 1)
+    add_patch_dropout(model, case.get("patch_dropout", 0.0), (8, 8))
+    return model.double()
 
 
 def batch_of(case) -> dict:
@@ -96,9 +83,9 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     torch.manual_seed(100 + rank)
     wrapped = wrap(model, case.get("fsdp")) if world > 1 else model
     output = wrapped(**mine, return_logits=False, encode_chunk_size=case["chunk"])
-    share, statistics = GlobalLoss(loss=case["loss"], tile=case["tile"])(
-        output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias, group=group, mixture=mixture
-    )
+    embeddings = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)
+    options = {"loss": case["loss"], "tile": case["tile"], "group": group, "mixture": mixture}
+    share, statistics = global_loss(*embeddings, **options)
     (share * world).backward()
     total = share.detach().clone()
     if world > 1:

@@ -93,7 +93,7 @@ def test_pretrained_folders_bring_their_tokenizer_and_image_size(tmp_path):
     assert str(tmp_path) not in (tmp_path / "model" / "config.json").read_text()  # it may be published
     for change, sentence in (
         ({"image_size": 16}, "image_size=16: the tower .* takes 8 pixels; leave image_size out or choose 8"),
-        ({"vision_init": "mimetic"}, "vision_init=mimetic is for a tower from scratch"),
+        ({"vision_init": "mimetic"}, "vision_init=mimetic is not for a pretrained tower"),
         ({"max_length": 65}, "max_length=65 is more than the text tower reads; choose at most 64"),
     ):
         with pytest.raises(ValueError, match=sentence):

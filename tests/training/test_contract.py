@@ -278,7 +278,7 @@ WRONG = {  # what is given instead: parameters of the trainer (dataset -> value)
     ),
     "all splits": (
         {"train_dataset": lambda dataset: datasets.DatasetDict(train=dataset, test=dataset)}, {},
-        "^train_dataset is a dictionary of the splits train, test; give one of them.$",
+        "^train_dataset is a DatasetDict; give a datasets.Dataset .* one split of what load_dataset",
     ),
     "no processor": (
         {"processing_class": lambda dataset: None}, {},

@@ -1,12 +1,11 @@
-"""Check which patches and blocks a vision tower leaves out in training, and that evaluation leaves out none."""
+"""Check which patches a vision tower leaves out in training, and that evaluation leaves out none."""
 
 import pytest
 import torch
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, ResNetConfig, ResNetModel, SwinConfig, SwinModel
 
 from modeling_clipscratch.hub.configuration_clipscratch import ClipScratchConfig
-from modeling_clipscratch.hub.towers_clipscratch import last_blocks
-from modeling_clipscratch.training.towers.drop import add_drops
+from modeling_clipscratch.training.towers.drop import add_patch_dropout
 from tests.training.conftest import same, weights
 
 FROZEN = "but the vision tower is frozen"
@@ -17,7 +16,7 @@ PIXELS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def test_towers_see_fewer_patches_in_training_and_all_in_evaluation(make_trainer, vision):
     model = make_trainer({"vision_tower": vision, "patch_size": 2}).model
     before = model.eval().vision_model(PIXELS).last_hidden_state
-    add_drops(model, patches=0.75, blocks=0.0, image_size=(8, 8))
+    add_patch_dropout(model, 0.75, (8, 8))
     assert torch.equal(model.vision_model(PIXELS).last_hidden_state, before)
     seen = model.train().vision_model(PIXELS).last_hidden_state
     assert (before.shape[1], seen.shape[1]) == (17, 5)
@@ -26,7 +25,7 @@ def test_towers_see_fewer_patches_in_training_and_all_in_evaluation(make_trainer
 def test_the_class_token_stays_and_patches_are_drawn_for_each_image(make_trainer):
     model = make_trainer({"patch_size": 2}).model.train()
     whole = model.vision_model.embeddings(PIXELS)
-    add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
+    add_patch_dropout(model, 0.5, (8, 8))
     kept = model.vision_model.embeddings(PIXELS)
     assert torch.equal(kept[:, 0], whole[:, 0])
     places = [
@@ -46,46 +45,14 @@ def test_a_tower_whose_blocks_count_on_all_patches_is_refused(registers):
     model.vision_model, model.config = tower, ClipScratchConfig()
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match="^patch_dropout: a dinov3_vit tower cannot leave patches out"):
-        add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
+        add_patch_dropout(model, 0.5, (8, 8))
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def through_last_block(model, pixels):
-    """Return the input and the output of a tower's last block."""
-    seen = []
-
-    def look(module, args, out):
-        seen.extend((args[0], out[0] if isinstance(out, tuple) else out))
-
-    handle = last_blocks(model.vision_model, 1)[0].register_forward_hook(look)
-    with torch.no_grad():
-        model.vision_model(pixels)
-    handle.remove()
-    return seen
-
-
-@pytest.mark.parametrize("vision", ["vit", "dinov2", "clip_vision_model"])
-def test_last_block_is_passed_unchanged_as_often_as_set(make_trainer, vision):
-    model = make_trainer({"vision_tower": vision, "vision_num_layers": 2}).model.train()
-    add_drops(model, patches=0.0, blocks=0.4, image_size=(8, 8))
-    before, after = through_last_block(model, PIXELS.repeat(20, 1, 1, 1))
-    unchanged = (before == after).flatten(1).all(1).float().mean()
-    assert unchanged == pytest.approx(0.4, abs=0.055)  # 1,280 images, four standard deviations
-
-
-def test_on_average_a_block_adds_what_it_would(make_trainer):
-    model = make_trainer({"vision_num_layers": 2}).model.train()
-    _, expected = through_last_block(model, PIXELS[:1])
-    add_drops(model, patches=0.0, blocks=0.5, image_size=(8, 8))
-    _, result = through_last_block(model, PIXELS[:1].expand(4000, -1, -1, -1))
-    assert result.std(0).max() > 0.1
-    assert (result.mean(0) - expected[0]).abs().max() < 0.08 * result.std(0).max()  # five standard errors
 
 
 @pytest.mark.slow
 def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_recipe, tmp_path):
     steps = {
-        "max_steps": 4, "patch_dropout": 0.5, "drop_path": 0.3, "vision_num_layers": 2, "test_split": "none",
+        "max_steps": 4, "patch_dropout": 0.5, "test_split": "none",
         "eval_strategy": "no", "save_strategy": "steps", "save_steps": 2, "encode_chunk_size": 150,
     }  # fmt: skip
     run, _ = run_recipe(tmp_path / "run", **steps)
@@ -93,34 +60,33 @@ def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_r
     assert same(weights(again), weights(run))
 
 
-def test_each_share_of_the_arguments_changes_what_is_learned(make_trainer):
+def test_the_argument_changes_what_is_learned(make_trainer):
     def trained(**shares):
-        trainer = make_trainer({"vision_num_layers": 2}, rows=32, **shares)
+        trainer = make_trainer(rows=32, **shares)
         trainer.train()
         return trainer.model.vision_model.layers[0].mlp.fc1.weight
 
-    plain = trained()
-    assert not torch.equal(trained(patch_dropout=0.5), plain) and not torch.equal(trained(drop_path=0.5), plain)
+    assert not torch.equal(trained(patch_dropout=0.5), trained())
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "sentence"),
+    ("model", "share", "sentence"),
     [
-        ({}, {"patches": 1.0, "blocks": 0.0}, "patch_dropout=1.0 is not a share"),
-        ({}, {"patches": 0.0, "blocks": -0.1}, "drop_path=-0.1 is not a share"),
-        ({"freeze_vision": True}, {"patches": 0.5, "blocks": 0.0}, FROZEN),
-        ({"freeze_vision": True, "unfreeze_vision_layers": 1}, {"patches": 0.5, "blocks": 0.0}, FROZEN),
+        ({}, 1.0, "patch_dropout=1.0 is not a share"),
+        ({}, -0.1, "patch_dropout=-0.1 is not a share"),
+        ({"freeze_vision": True}, 0.5, FROZEN),
+        ({"freeze_vision": True, "unfreeze_vision_layers": 1}, 0.5, FROZEN),
     ],
 )
-def test_drops_that_do_not_fit_are_refused(make_trainer, model, options, sentence):
+def test_shares_that_do_not_fit_are_refused(make_trainer, model, share, sentence):
     trainer = make_trainer({**model, **({"freeze_text": False} if model else {})})
     with pytest.raises(ValueError, match=sentence):
-        add_drops(trainer.model, **options, image_size=(8, 8))
+        add_patch_dropout(trainer.model, share, (8, 8))
 
 
 def test_patches_are_those_of_the_images_not_of_the_tower_s_first_training(make_trainer):
     model = make_trainer({"vision_tower": "dinov2", "image_size": 16, "patch_size": 2}).model.train()
-    add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
+    add_patch_dropout(model, 0.5, (8, 8))
     assert model.vision_model.embeddings(PIXELS).shape[1] == 1 + 8
 
 
@@ -129,5 +95,5 @@ def test_tower_without_a_grid_of_patches_is_refused(make_trainer):
     swin = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=2, image_size=8, patch_size=2)
     for tower in (SwinModel(swin), ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))):
         model.vision_model = tower
-        with pytest.raises(ValueError, match=f"a {tower.config.model_type} does not"):
-            add_drops(model, patches=0.5, blocks=0.0, image_size=(8, 8))
+        with pytest.raises(ValueError, match=f"a {tower.config.model_type} tower cannot leave patches out"):
+            add_patch_dropout(model, 0.5, (8, 8))

@@ -15,7 +15,7 @@ from modeling_clipscratch.hub.losses_clipscratch import group_targets
 from . import parity
 
 LIMIT = 1e-10  # relative to the largest entry of each gradient; float64 sums of some thousand terms in another order
-DROPPED = {"dropout": True, "patch_dropout": True, "drop_path": 0.5}
+DROPPED = {"dropout": True, "patch_dropout": 0.5}
 CASES = {
     "softmax": {"loss": "softmax"},
     "sigmoid": {"loss": "sigmoid"},
@@ -25,7 +25,7 @@ CASES = {
     "softmax, FSDP": {"loss": "softmax", "fsdp": True},
     "softmax, FSDP, dropout": {"loss": "softmax", "fsdp": True, "dropout": True},
     "softmax, cached texts": {"loss": "softmax", "cached": True},
-    "softmax, dropout, patches and blocks dropped": {"loss": "softmax", **DROPPED},
+    "softmax, dropout, patches dropped": {"loss": "softmax", **DROPPED},
     "sigmoid, dropout and stochastic depth": {"loss": "sigmoid", "dropout": True, "vision": "dinov2"},
 }
 SHAPES = {"whole": {"chunk": None, "tile": 64}, "tiles": {"chunk": None, "tile": 5}}
@@ -102,9 +102,9 @@ def test_statistics_are_those_of_the_global_batch(answers_of, name, world):
 
 def test_dropout_is_on_in_the_cases_that_name_it():
     """Else they would show nothing."""
-    case = {**CASES["softmax, dropout, patches and blocks dropped"], "chunk": None}
+    case = {**CASES["softmax, dropout, patches dropped"], "chunk": None}
     other = {**CASES["softmax"], "chunk": None}
-    for drops in (case, {**other, "drop_path": 0.5}):
+    for drops in (case, {**other, "patch_dropout": 0.5}):
         assert abs(parity.plain(drops)["loss"] - parity.plain(other)["loss"]) > 1e-3
     model = parity.build(case)
     pixels = parity.batch_of(case)["pixel_values"]

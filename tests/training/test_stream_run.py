@@ -125,7 +125,6 @@ def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
     ({"max_steps": -1}, "num_train_epochs has no use; set max_steps"),
     ({"keep_in_memory": True}, "streaming and keep_in_memory exclude each other"),
     ({"stream_shuffle_rows": 0}, "stream_shuffle_rows=0 is not above 0"),
-    ({"dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "persistent_workers has no effect"),
     ({"test_split": "testing2"}, "has no split 'testing2'; it has: train, test. "),
     ({"dataset": "digits"}, "digits: .* is of a form that is not streamed"),
 ])  # fmt: skip

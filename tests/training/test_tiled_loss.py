@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
-from modeling_clipscratch.training.loss.tiled_loss import GlobalLoss, loss_floor
+from modeling_clipscratch.training.loss.tiled_loss import global_loss, loss_floor
 
 
 def pairs(count, width=16, dtype=torch.float32):
@@ -22,7 +22,7 @@ def pairs(count, width=16, dtype=torch.float32):
 def test_float32_loss_and_gradients_are_the_plain_ones_at_the_highest_temperature(loss, count, tile):
     tiled = pairs(count)
     bias = torch.tensor(-10.0, requires_grad=True) if loss == "sigmoid" else None
-    share, _ = GlobalLoss(loss=loss, tile=tile)(*tiled[:3], bias, group=tiled[3])
+    share, _ = global_loss(*tiled[:3], bias, loss=loss, group=tiled[3], tile=tile)
     (2 * share).backward()
     exact = pairs(count, dtype=torch.float64)
     with torch.no_grad():  # the same numbers, not the same draws
@@ -42,11 +42,11 @@ def test_float32_loss_and_gradients_are_the_plain_ones_at_the_highest_temperatur
 def test_half_precision_embeddings_are_compared_in_float32():
     images, texts, scale, group = pairs(20)
     half = images.detach().bfloat16(), texts.detach().bfloat16()
-    share, _ = GlobalLoss(loss="softmax")(*half, scale, group=group)
-    full, _ = GlobalLoss(loss="softmax")(*(x.float() for x in half), scale, group=group)
+    share, _ = global_loss(*half, scale, loss="softmax", group=group)
+    full, _ = global_loss(*(x.float() for x in half), scale, loss="softmax", group=group)
     assert share.dtype == torch.float32 and share == full
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert GlobalLoss(loss="softmax")(images, texts, scale, group=group)[0].dtype == torch.float32
+        assert global_loss(images, texts, scale, loss="softmax", group=group)[0].dtype == torch.float32
 
 
 def test_without_gradients_no_second_pass_is_made(monkeypatch):
@@ -55,9 +55,9 @@ def test_without_gradients_no_second_pass_is_made(monkeypatch):
     own = torch.Tensor.addmm_
     monkeypatch.setattr(torch.Tensor, "addmm_", lambda self, *a: (calls.append(1), own(self, *a))[1])
     with torch.no_grad():
-        GlobalLoss(loss="softmax", tile=8)(images, texts, scale, group=group)
+        global_loss(images, texts, scale, loss="softmax", group=group, tile=8)
     assert not calls
-    GlobalLoss(loss="softmax", tile=8)(images, texts, scale, group=group)
+    global_loss(images, texts, scale, loss="softmax", group=group, tile=8)
     assert len(calls) == 2 * 9  # two products a tile
 
 
@@ -72,6 +72,6 @@ def test_floor_is_the_mean_logarithm_of_the_positives():
 def test_floor_is_reached_by_one_embedding_a_group_at_a_low_temperature():
     groups = torch.tensor([0, 1, 0, 2, 0, 1])
     embeds = torch.eye(3)[groups]
-    low, high = (GlobalLoss(loss="softmax")(embeds, embeds, torch.tensor(s), group=groups)[0] for s in (4.605, 0.0))
+    low, high = (global_loss(embeds, embeds, torch.tensor(s), loss="softmax", group=groups)[0] for s in (4.605, 0.0))
     assert low.item() == pytest.approx(loss_floor(groups).item(), abs=1e-4)  # roundings of logits of 100
     assert high > loss_floor(groups) + 0.1

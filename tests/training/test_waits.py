@@ -16,7 +16,7 @@ LISTS = {aten.lift_fresh}  # a list that becomes a tensor of the device; batches
 
 SWITCHES = {
     "cutmix": 0.4, "mixup": 0.3, "random_erasing": 0.5, "horizontal_flip": 0.5, "random_crop_min_area": 0.7,
-    "drop_path": 0.2, "patch_dropout": 0.25, "ema_decay": 0.9, "muon_learning_rate": 0.02,
+    "patch_dropout": 0.25, "ema_decay": 0.9, "muon_learning_rate": 0.02,
 }  # fmt: skip
 
 

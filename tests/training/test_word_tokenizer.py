@@ -1,7 +1,5 @@
 """Split texts by the word tokenizer: at spaces, or into characters of scripts without spaces."""
 
-import logging
-
 import pytest
 
 from modeling_clipscratch.training.towers.word_tokenizer import word_tokenizer
@@ -23,10 +21,3 @@ def test_tokens_are_words_or_characters_of_scripts_without_spaces(caption, token
     tokenizer = word_tokenizer([caption, "a"])
     assert tokenizer.tokenize(caption) == tokens
     assert tokenizer.unk_token_id not in tokenizer(caption)["input_ids"]
-
-
-@pytest.mark.parametrize(("caption", "advises"), [("红猫", True), ("a red cat", False)])
-def test_scripts_without_spaces_bring_the_advice_of_a_pretrained_tokenizer(caption, advises, caplog):
-    with caplog.at_level(logging.WARNING):
-        word_tokenizer([caption])
-    assert ("a pretrained tokenizer of that language (--tokenizer)" in caplog.text) == advises

@@ -23,15 +23,11 @@ def embed_images(
     model, pairs: PairDataset, rows: torch.Tensor, look: Augment, batch_size: int, *, progress: bool = False
 ) -> torch.Tensor:
     """Return the (n, P) float32 unit embeddings of the images of (n,) rows, not augmented, on the CPU."""
-    embeds = []
-    quiet = not progress or process_index() > 0
+    embeds, features, quiet = [], pairs.image_features, not progress or process_index() > 0
+    batches = pairs.plain_images(rows, batch_size) if features is None else features[rows].split(batch_size)
     with tqdm(total=len(rows), unit=" images", desc=f"embedding {pairs.dataset.split}", disable=quiet) as bar:
-        if pairs.image_features is None:
-            batches = pairs.plain_images(rows, batch_size)
-        else:
-            batches = pairs.image_features[rows].split(batch_size)
         for batch in batches:
-            if pairs.image_features is None:
+            if features is None:
                 embeds.append(encode_pixels(model, batch, look.mean, look.std, batch_size))
             else:
                 embeds.append(_project(model, model.get_image_features, image_features=batch))

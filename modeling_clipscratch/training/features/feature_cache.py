@@ -4,21 +4,27 @@ The name of a cached file is a digest of everything that its content depends on:
 pooling, normalisation, tokens or images, preprocessing. So a file is never out of date.
 """
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from huggingface_hub import constants
+from tqdm.auto import tqdm
 
 from ...data.batches.captions import TokenTable
 from ...data.images.preprocess import normalize
 from ...evaluation.encode import CPU_BATCH
+from ...utils.atomic_files import explaining_failures, to_disk, write_whole
 from ...utils.checksums import weights_fingerprint
-from .feature_files import find_or_build
+from ..loss.gather import local_process_count, process_count, process_index
 
 logger = logging.getLogger(__name__)
 
+PART_ROWS = 1024  # about half a minute of a small ViT at 224 pixels on two CPU cores: what a kill may cost
 _VERSION = 1  # of the files; raise it when other features would be found under the same name
 
 
@@ -70,7 +76,8 @@ def cached_image_features(
             another. It is called for rows that are not in the cache.
         content: what the pixels depend on (fingerprint of the rows, preprocessing).
         count: N.
-        mean: (3,) of the image processor; and `std`.
+        mean, std: (3,) of the image processor.
+        split, folder: as in `cached_text_features`.
 
     Returns:
         (N, D) float32, memory-mapped.
@@ -85,18 +92,84 @@ def cached_image_features(
             advance(len(images))
         return torch.cat(features)
 
-    return _find_or_build(model, "image", [content, count, mean, std], count, encode, split, folder, progress)
+    return _find_or_build(model, "vision", [content, count, mean, std], count, encode, split, folder, progress)
 
 
 @torch.inference_mode()
-def _find_or_build(model, unit, content, count, encode, split, folder, progress):
-    side, tower = ("text", model.text_model) if unit == "text" else ("vision", model.vision_model)
+def _find_or_build(model, side, content, count, encode, split, folder, progress):
+    tower, unit = getattr(model, f"{side}_model"), "image" if side == "vision" else side
     settings = [tower.config.to_diff_dict(), *(getattr(model.config, f"{side}_{n}") for n in ("pooling", "state_norm"))]
     key = weights_fingerprint(tower, [_VERSION, *settings, content])
-    folder = Path(folder or Path(constants.HF_HOME) / "clipscratch").expanduser()
-    path = folder / f"{side}-{key}.safetensors"
+    path = Path(folder or Path(constants.HF_HOME) / "clipscratch").expanduser() / f"{side}-{key}.float32"
     name = f"{unit} features" + (f" ({split})" if split else "")
-    options = {"device": model.device, "name": name, "unit": unit, "progress": progress}
-    features, was_there = find_or_build(path, count, encode, **options)
+    shape = (count, getattr(model.config, f"{side}_feature_dim"))
+    features, was_there = find_or_build(path, shape, encode, name=name, unit=unit, progress=progress)
     logger.info("%s of %s %ss: %s %s", name, f"{count:,}", unit, "read from" if was_there else "written to", path)
     return features
+
+
+def find_or_build(
+    path: Path,
+    shape: tuple[int, int],
+    encode: Callable[[int, int, Callable[[int], object]], torch.Tensor],
+    *,
+    name: str,
+    unit: str,
+    progress: bool,
+) -> tuple[torch.Tensor, bool]:
+    """Return the features in a file of float32 numbers, and whether it was there; if not, it is computed first.
+
+    The processes of a machine compute it together: rows are NaN until they are computed, so a killed run is resumed,
+    and two runs that need the same file share the work.
+
+    Args:
+        path: of the file; equal on all processes, which must all call this.
+        shape: (N, D).
+        encode: function (start, stop, advance) -> (stop - start, D) float32 features of these rows, on the CPU. It
+            calls advance(n) whenever n rows are done.
+        name: of the features, for the progress bar; `unit` is that of a row.
+    """
+    part = path.with_suffix(".part")
+    local, count = int(os.environ.get("LOCAL_RANK", 0)), local_process_count()  # a disk may be the machine's own
+    if local == 0 and not _is_whole(path, shape) and not _is_whole(part, shape):
+        with explaining_failures(path, remedy="make room, or set cache_dir to another place."):
+            write_whole(part, lambda file: _fill(file, *shape))  # a full disk is noticed now
+    _wait()
+    was_there = _is_whole(path, shape)
+    if not was_there:
+        features, starts = _open(part, shape, shared=True), range(0, shape[0], PART_ROWS)[local::count]
+        parts = [features[start : start + PART_ROWS] for start in starts]
+        name += f" (process 1 of {count})" if count > 1 else ""
+        bar = {"total": sum(map(len, parts)), "unit": f" {unit}s", "desc": f"computing {name}"}
+        with tqdm(**bar, disable=not progress or process_index() > 0) as bar:
+            for start, rows in zip(starts, parts, strict=True):
+                if rows.isnan().any():
+                    rows.copy_(encode(start, start + len(rows), bar.update))
+                else:
+                    bar.update(len(rows))
+    _wait()
+    if local == 0 and not was_there:
+        with contextlib.suppress(FileNotFoundError):  # another run was faster
+            to_disk(part)
+            part.replace(path)
+    _wait()
+    return _open(path, shape, shared=False), was_there
+
+
+def _is_whole(path, shape):
+    return path.is_file() and path.stat().st_size == 4 * shape[0] * shape[1]
+
+
+def _fill(path, count, width):
+    with open(path, "wb") as file:
+        for start in range(0, count, PART_ROWS):
+            file.write(torch.full((min(PART_ROWS, count - start), width), torch.nan).numpy().tobytes())
+
+
+def _open(path, shape, *, shared):
+    return torch.from_file(str(path), shared=shared, size=shape[0] * shape[1], dtype=torch.float32).view(shape)
+
+
+def _wait():
+    if process_count() > 1:
+        dist.barrier()

@@ -29,27 +29,15 @@ _IN_MEMORY = 4e9  # bytes of a split's decoded images, in all processes of a mac
 
 
 def prepare(dataset, options: DataOptions, what: str, train=None) -> datasets.Dataset | StreamedRows:
-    """Prepare a dataset that a user gives to the Trainer, map-style or iterable.
-
-    Args:
-        dataset: any `datasets.Dataset` or `IterableDataset` of images with a label or captions.
-        options: how it is read.
-        what: the parameter's name, for errors.
-        train: the training split as the user gave it, if `dataset` is another one.
-
-    Raises:
-        ClipScratchError: If it is something else, or its columns are ambiguous.
-    """
+    """Prepare a dataset that a user gives to the Trainer as `what`; `train` is its training split."""
     if isinstance(dataset, datasets.Dataset):
         opened = (lambda: train) if isinstance(train, datasets.Dataset) and train is not dataset else None
         return prepare_dataset(dataset, options, train=opened)
     if isinstance(dataset, datasets.IterableDataset):
         return StreamedRows(dataset, options)
-    if isinstance(dataset, dict):
-        raise ClipScratchError(f"{what} is a dictionary of the splits {', '.join(dataset)}; give one of them.")
     raise ClipScratchError(
         f"{what} is a {type(dataset).__name__}; give a datasets.Dataset or IterableDataset with an image column and a "
-        "label or captions, as load_dataset or load_data return it."
+        "label or captions: one split of what load_dataset or load_data return."
     )
 
 
@@ -61,22 +49,19 @@ def read_stream(stream: datasets.IterableDataset, options: DataOptions) -> datas
 
 
 def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False) -> Augment:
-    """Build the augmentation of training images; `ClipScratchError` if the features of these images are cached.
-
-    Image features of a stream (`streamed`) are not cached.
-    """
+    """Build the augmentation of training images; `ClipScratchError` if the features of these images are cached."""
     defaults = {field.name: field.default for field in fields(args)}
     changes = {field.name: getattr(args, field.name) for field in fields(Augment) if field.name in defaults}
-    mix = Mix(cutmix=args.cutmix, mixup=args.mixup)
-    if is_fixed(model.vision_model) and args.cache_features and not streamed:
-        changed = {**changes, "cutmix": args.cutmix, "mixup": args.mixup}
-        changed = [f"{name}={value}" for name, value in changed.items() if value != defaults[name]]
-        if changed:
-            raise ClipScratchError(
-                f"{changed[0]} changes images, but the vision tower is frozen and its features are cached; leave it "
-                "out, or set cache_features to false."
-            )
-    return Augment(mean=preprocess.mean, std=preprocess.std, mix=None if mix == Mix() else mix, **changes)
+    mix = {"cutmix": args.cutmix, "mixup": args.mixup}
+    if is_fixed(model.vision_model) and args.cache_features and not streamed:  # a stream's are not cached
+        for name, value in {**changes, **mix}.items():
+            if value != defaults[name]:
+                raise ClipScratchError(
+                    f"{name}={value} changes images, but the vision tower is frozen and its features are cached; leave "
+                    "it out, or set cache_features to false."
+                )
+    mix = Mix(**mix) if any(mix.values()) else None
+    return Augment(mean=preprocess.mean, std=preprocess.std, mix=mix, **changes)
 
 
 def map_pairs(
@@ -93,11 +78,8 @@ def map_pairs(
     """Make batches of a prepared dataset, with cached features of frozen towers.
 
     Args:
-        dataset: prepared, N rows.
-        model: unwrapped, on its device; `processor` is its processor.
-        augment: of `build_augment`.
-        args: `ClipScratchTrainingArguments`.
-        templates: prompts of class data.
+        dataset: prepared.
+        model: unwrapped, on its device.
         training: whether the rows are trained on, so augmented and read in a faster way; else they are measured.
         once: whether they are measured one time only, so each process reads no more than its share.
     """
@@ -191,11 +173,6 @@ def check_stream(args) -> None:
         )
     if args.keep_in_memory:
         raise ClipScratchError("streaming and keep_in_memory exclude each other; leave one out.")
-    if args.dataloader_persistent_workers:
-        raise ClipScratchError(
-            "dataloader_persistent_workers has no effect on a stream, whose readers do not end with an epoch; leave it "
-            "out."
-        )
     if args.eval_strategy == "epoch" or args.save_strategy == "epoch":
         logger.warning(
             "a stream's epochs have no known end: evaluation and checkpoint come at the end of the run only; set "

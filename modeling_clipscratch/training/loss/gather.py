@@ -10,12 +10,10 @@ import torch.distributed as dist
 
 
 def process_count() -> int:
-    """Return how many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Return the number of this process, from 0."""
     return dist.get_rank() if process_count() > 1 else 0
 
 
@@ -39,7 +37,6 @@ def own_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum of all processes' tensors, on each process."""
     if process_count() == 1:
         return tensor
     total = tensor.clone()

@@ -27,9 +27,6 @@ def settle_global_batch(args) -> None:
     `per_device_train_batch_size`, so that accumulation makes a true larger contrastive batch. Afterwards
     `per_device_train_batch_size` holds all rows of a process and `gradient_accumulation_steps` is 1.
 
-    Args:
-        args: `ClipScratchTrainingArguments`; changed in place.
-
     Raises:
         ClipScratchError: If numbers do not fit together.
     """
@@ -63,12 +60,7 @@ def settle_global_batch(args) -> None:
             f"global_batch_size={batch} is not {processes} processes x per_device_train_batch_size={at_once} x "
             f"gradient_accumulation_steps={accumulated}; leave the last two out (they follow), or change one."
         )
-    if at_once < rows:
-        if chunk not in ("auto", at_once):
-            raise ClipScratchError(
-                f"encode_chunk_size={chunk} and per_device_train_batch_size={at_once} both say how many pairs are "
-                "encoded at once; leave one out."
-            )
+    if at_once < rows and chunk == "auto":
         chunk = at_once
     args.global_batch_size, args.per_device_train_batch_size = batch, rows
     args.gradient_accumulation_steps, args.encode_chunk_size = 1, chunk
@@ -86,9 +78,7 @@ def describe_batch(args, chunk: int | None) -> str:
 def enable_checkpointing(model, options: dict | None) -> None:
     """Enable activation checkpointing as the Trainer does when it starts to train, before a step's memory is measured.
 
-    Args:
-        model: unwrapped.
-        options: `activation_checkpointing_kwargs`: `every_n_layers` and `offload`, and those of torch's `checkpoint`.
+    Options are `every_n_layers`, `offload` and those of torch's `checkpoint`.
     """
     options = dict(options or {})
     if hasattr(model, "activation_checkpointing_enable"):
@@ -136,9 +126,8 @@ def _kept_bytes(model, inputs):
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model(**inputs, return_logits=False)  # held, so that no storage is counted under a reused address
-    total = sum(kept.values())
     del output
-    return total
+    return sum(kept.values())
 
 
 def memory_budget(args, model) -> float:

@@ -10,7 +10,6 @@ from ..towers.attention import choose_attention
 
 
 def no_accelerator() -> bool:
-    """Return True where torch finds neither CUDA, MPS nor XPU."""
     return not torch.accelerator.is_available()
 
 
@@ -32,7 +31,6 @@ def settle_precision(args) -> None:
 
 
 def describe_device(args) -> str:
-    """Describe device, processes, arithmetic and the reason for it in one line."""
     processes = f"{args.world_size} processes on " if args.world_size > 1 else ""
     best, why = _best_precision(args.use_cpu)
     reason = why if best == args.precision else "as set"

@@ -8,17 +8,12 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ...utils.errors import ClipScratchError
-
-FILE = "ema.safetensors"
-
 
 class ModelEma:
-    """Exponential moving average of a model's trained weights.
+    """Exponential moving average of a model's trained weights; under FSDP it is sharded as they are.
 
     Args:
-        model: unwrapped, before its first step. Under FSDP the average is sharded as the weights are. Buffers (those
-            of batch norm) stay the model's own.
+        model: unwrapped, before its first step.
         decay: weight of the past, in (0, 1). In the first steps it is at most (1 + step) / (10 + step), so that the
             initial weights are forgotten.
 
@@ -32,7 +27,6 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Add the weights after `step` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.weights.values()), list(self.trained.values()), 1 - decay)
 
@@ -49,7 +43,6 @@ class ModelEma:
 
     @contextlib.contextmanager
     def in_place(self):
-        """Give the model the average as its weights, for an evaluation."""
         self.swap()
         try:
             yield
@@ -60,17 +53,11 @@ class ModelEma:
         """Write the average into a checkpoint; all processes gather it, those with `writes` write."""
         whole = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in self.weights.items()}
         if writes:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in whole.items()}, folder / FILE)
+            save_file({name: tensor.cpu().contiguous() for name, tensor in whole.items()}, folder / "ema.safetensors")
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
-        """Read the average of a checkpoint; `ClipScratchError` if there is none, or one of other weights."""
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise ClipScratchError(f"{folder} holds no average of the weights; it was written without ema_decay.")
-        saved = load_file(path)
-        if saved.keys() != self.weights.keys():
-            raise ClipScratchError(f"{folder} holds an average of other weights than this run trains; start a new run.")
+        saved = load_file(Path(folder) / "ema.safetensors")
         for name, average in self.weights.items():
             tensor = saved[name].to(average.device)
             if isinstance(average, DTensor):

@@ -7,8 +7,6 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from ...utils.errors import ClipScratchError
 
-_CALLED_BY_EVALUATION = ("get_image_features", "get_text_features")
-
 
 def check_sharding(trainer) -> None:
     """Raise `ClipScratchError` for a way of sharding whose weights would not be saved whole."""
@@ -23,7 +21,7 @@ def check_sharding(trainer) -> None:
 
 def open_methods(model) -> None:
     """Make FSDP gather the weights also where evaluation calls a method other than `forward`."""
-    for name in _CALLED_BY_EVALUATION:
+    for name in ("get_image_features", "get_text_features"):
         if isinstance(model, FSDPModule) and name not in vars(model):  # registered twice, it would gather twice
             register_fsdp_forward_method(model, name)
 
@@ -52,10 +50,6 @@ def has_unused_parameters(model, inputs) -> bool:
     """Return whether some trained weight has no part in the embeddings (DINOv2's mask token).
 
     DDP waits for every gradient unless it is told to look for missing ones, which costs time at every step.
-
-    Args:
-        model: unwrapped.
-        inputs: a batch of `ClipScratchModel.forward`.
     """
     output = model(**inputs, return_logits=False)
     parts = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)

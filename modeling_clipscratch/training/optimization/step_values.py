@@ -1,6 +1,5 @@
 """Keep the values of each step on the device until they are logged or checked, so that no step waits for them."""
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -14,20 +13,12 @@ class DivergedError(ClipScratchError):
 
 
 class StepMeans:
-    """Average the statistics of steps between two log lines.
-
-    >>> means = StepMeans()
-    >>> means.add({"accuracy": torch.tensor(0.5)})
-    >>> means.add({"accuracy": torch.tensor(1.0)})
-    >>> means.take(), means.take()
-    ({'accuracy': 0.75}, {})
-    """
+    """Average the statistics of steps between two log lines."""
 
     def __init__(self):
         self._sums, self._count = {}, 0
 
     def add(self, statistics: dict[str, torch.Tensor]) -> None:
-        """Add the scalars of a step."""
         for name, value in statistics.items():
             self._sums[name] = self._sums.get(name, 0) + value
         self._count += 1
@@ -39,39 +30,9 @@ class StepMeans:
         return means
 
 
-class LossWatch:
-    """Check that the losses since the last check are finite.
-
-    >>> watch = LossWatch()
-    >>> watch.add(torch.tensor(1.0))
-    >>> watch.check(step=1)
-    >>> watch.add(torch.tensor(torch.nan))
-    >>> watch.check(step=2)
-    Traceback (most recent call last):
-        ...
-    modeling_clipscratch.training.optimization.step_values.DivergedError: the loss is nan at step 2
-    """
-
-    def __init__(self):
-        self._losses = []
-
-    def add(self, loss: torch.Tensor) -> None:
-        """Keep the loss of a step, a scalar without gradient."""
-        self._losses.append(loss)
-
-    def check(self, step: int) -> None:
-        """Raise `DivergedError` for the first loss that is not finite; `step` is the last one, counted from 1."""
-        losses, self._losses = self._losses, []
-        values = torch.stack(losses).tolist() if losses else []
-        for number, value in enumerate(values, start=step - len(values) + 1):
-            if not math.isfinite(value):
-                raise DivergedError(f"the loss is {value} at step {number}")
-
-
 @torch.no_grad()
-def check_weights(weights: Iterable[torch.Tensor], step: int) -> None:
-    """Raise `DivergedError` if a weight is not finite; of sharded weights this process's part is checked."""
+def are_finite(weights: Iterable[torch.Tensor]) -> bool:
+    """Return whether no weight is NaN or infinite; of sharded weights this process's part is checked."""
     local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
     local = [weight for weight in local if weight.numel()]
-    if local and not torch.stack(torch._foreach_norm(local, torch.inf)).isfinite().all():
-        raise DivergedError(f"the weights are not finite after step {step}")
+    return not local or bool(torch.stack(torch._foreach_norm(local, torch.inf)).isfinite().all())

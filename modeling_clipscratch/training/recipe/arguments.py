@@ -142,7 +142,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
     warmup_steps: float = _option(0.05, "Steps of rising learning rate; below 1, a share of all steps.")
     ema_decay: float | None = _option(None, "Decay of an average of the weights, e.g. 0.999, to end with.")
     patch_dropout: float = _option(0.0, "Share of an image's patches that the vision tower does not see in training.")
-    drop_path: float = _option(0.0, "Probability that an image skips the vision tower's last block in training.")
     random_shift: int = _option(0, "Shift training images by up to this many pixels each way.")
     random_crop_min_area: float = _option(1.0, "Smallest share of the image that a random crop keeps; 1: no crop.")
     horizontal_flip: float = _option(0.0, "Probability of a mirrored image, if no caption names a side.")

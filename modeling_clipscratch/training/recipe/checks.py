@@ -20,8 +20,9 @@ _ABOVE_ZERO = (
     "text_hidden_size", "text_num_layers", "text_num_heads", "vision_hidden_size", "vision_num_layers",
     "vision_num_heads", "patch_size", "image_size", "max_length", "projection_dim", "stream_shuffle_rows",
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
-    "early_stopping_patience", "tower_learning_rate", "muon_learning_rate", "ema_decay",
+    "early_stopping_patience", "tower_learning_rate", "muon_learning_rate", "ema_decay", "memory_budget_gb",
 )  # fmt: skip
+_NOT_BELOW_ZERO = ("text_lora_rank", "vision_lora_rank", "random_shift")
 # Fields of transformers that would change the loss, the order of the data or what is published, or that have no effect.
 _REASONS = {
     "sharding is launched with accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml": (
@@ -51,6 +52,8 @@ def check_fields(part) -> None:
         name, value = item.name, getattr(part, item.name, None)
         if name in _ABOVE_ZERO and value is not None and value <= 0:
             raise ClipScratchError(f"{name}={value} is not above 0; choose a greater number, or leave it out.")
+        if name in _NOT_BELOW_ZERO and value < 0:
+            raise ClipScratchError(f"{name}={value} is below 0; choose 0 or more.")
         if name == "ema_decay" and value is not None and value >= 1:
             raise ClipScratchError(f"ema_decay={value} is not between 0 and 1; choose 0.999.")
         if name in _NOT_SUPPORTED and value and value != item.default:

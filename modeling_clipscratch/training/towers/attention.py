@@ -13,32 +13,11 @@ logger = logging.getLogger(__name__)
 ATTENTIONS = ("auto", "eager", "eager_bf16", "sdpa")
 
 
-def attend(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def attend(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, **kwargs):
     """Compute transformers' eager attention without copying the weights to float32 and back (`eager_bf16`).
 
     Softmax sums in float32 and rounds once, as the copy would be rounded. On a CPU those copies take an eighth of a
-    ViT-B/16's training step. A float32 mask makes the softmax float32.
-
-    Args:
-        module: whose `training` decides on dropout.
-        query: (B, H, T, D).
-        key: (B, H', S, D); each of the H' heads serves H / H' heads of the queries.
-        value: (B, H', S, D).
-        attention_mask: added to the scores; (B, 1 or H, T, S).
-        scaling: of the scores; D ** -0.5 by default.
-        dropout: share of the weights that is dropped in training.
-
-    Returns:
-        (B, T, H, D) and the weights (B, H, T, S).
+    ViT-B/16's training step. Arguments, shapes and results are those of an `AttentionInterface` of transformers.
     """
     batch, heads, _, width = query.shape
     key, value = (repeat_kv(each, heads // each.shape[1]) for each in (key, value))

@@ -20,9 +20,8 @@ from .word_tokenizer import word_tokenizer
 def check_towers(options: ModelArguments):
     """Build the model before any data are read, so that options that do not fit are refused first.
 
-    Returns:
-        (model, processor) of `build_model`; `None` where the tokenizer is made of the training captions, for which
-        other words stand in here.
+    Returns the result of `build_model`; `None` where the tokenizer is made of the training captions, for which other
+    words stand in here.
     """
     if options.tokenizer is not None or not is_from_scratch(options.text_tower):
         return build_model(options, None)
@@ -38,25 +37,16 @@ def check_towers(options: ModelArguments):
 
 
 def build_model(options: ModelArguments, captions: list[str] | None):
-    """Build the model that a recipe describes, with its tokenizer and image processor.
+    """Return the model that a recipe describes and its processor.
 
     Args:
         options: the recipe's model part.
         captions: training captions, for a text tower from scratch without a tokenizer; `None` where they are not known
             beforehand.
 
-    Returns:
-        (model, processor).
-
     Raises:
         ClipScratchError: If a tower, tokenizer or image processor cannot be loaded or needs code of its own, or sizes
             do not fit.
-
-    >>> sizes = {"text_hidden_size": 16, "text_num_layers": 1, "vision_hidden_size": 24, "vision_num_layers": 1}
-    >>> options = ModelArguments(text_tower="distilbert", vision_tower="vit", image_size=8, projection_dim=4, **sizes)
-    >>> model, processor = build_model(options, ["a red circle", "a blue square"])
-    >>> processor.tokenizer.tokenize("a blue circle"), model.config.projection_dim
-    (['a', 'blue', 'circle'], 4)
     """
     sources = (options.vision_tower, options.tokenizer, options.text_tower)
     sources = [name for name in sources if name and not is_from_scratch(name)]
@@ -91,10 +81,7 @@ def _vision_source(options):
     kind, size, patch = options.vision_tower, options.image_size, options.patch_size
     if not is_from_scratch(kind):
         if options.vision_init != "normal":
-            raise ClipScratchError(
-                f"vision_init={options.vision_init} is for a tower from scratch, and {kind} is pretrained; "
-                "leave it out."
-            )
+            raise ClipScratchError(f"vision_init={options.vision_init} is not for a pretrained tower; leave it out.")
         return kind, None
     if size is None:
         raise ClipScratchError(f"vision_tower={kind} is from scratch and needs image_size (pixels), e.g. 32.")
@@ -111,16 +98,16 @@ def _vision_source(options):
     check_tower_type(default, "vision")
     width = options.vision_hidden_size
     _check_heads("vision", width, options.vision_num_heads)
-    config = _config(
-        kind,
-        hidden_size=width,
-        num_hidden_layers=options.vision_num_layers,
-        num_attention_heads=options.vision_num_heads,
-        intermediate_size=4 * width,
-        image_size=size,
-        patch_size=patch,
-        initializer_range=initial_deviation(width),
-    )
+    sizes = {
+        "hidden_size": width,
+        "num_hidden_layers": options.vision_num_layers,
+        "num_attention_heads": options.vision_num_heads,
+        "intermediate_size": 4 * width,
+        "image_size": size,
+        "patch_size": patch,
+        "initializer_range": (3 * width) ** -0.5,  # torch's own; transformers' 0.02 is right for towers 768 wide
+    }
+    config = _config(kind, **sizes)
     return config, ViTImageProcessorPil(size={"height": size, "width": size}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
@@ -170,17 +157,6 @@ def _config(kind, **sizes):
             f"a {kind} cannot be built from scratch in these sizes ({one_line(error)}); choose another type, for "
             "example distilbert or vit, or a folder or Hub id with weights."
         ) from error
-
-
-def initial_deviation(width: int) -> float:
-    """Return the standard deviation of new weights: torch's own for a matrix of that many inputs.
-
-    transformers' 0.02 is right for towers 768 wide.
-
-    >>> round(initial_deviation(768), 3), round(initial_deviation(96), 3)
-    (0.021, 0.059)
-    """
-    return (3 * width) ** -0.5
 
 
 def _check_heads(side, width, heads):

@@ -12,30 +12,16 @@ _COLOURS, _DECAY = 0.85, 0.1
 
 @torch.no_grad()
 def mimic_trained_weights(tower) -> None:
-    """Give a ViT what trained ones have in common, so that it need not learn it from little data.
+    """Give a `ViTModel` what trained ones have in common, so that it need not learn it from little data.
 
     Positions are sines and cosines of a patch's row and column, so near patches are alike. Queries times keys are near
     the identity, so a patch attends to patches that resemble it, near ones first. Values times output are near the
     negative of the identity, so a block adds the difference from those patches. The first filters whiten pixels, so
     edges are as strong as areas of one colour. `docs/log.md` has what this is worth on CIFAR-10.
 
-    Args:
-        tower: `ViTModel`, W wide; changed in place.
-
-    Raises:
-        ClipScratchError: If the tower is of another architecture, or W is not a multiple of 4.
-
     Source: Trockman & Kolter 2023, arXiv 2305.09828, with its 0.7 and 0.4; sines as in arXiv 2104.02057. The factors
         of values times output are a random rotation and its inverse, not a singular value decomposition, which is slow.
         Whitened first filters: Coates et al. 2011, AISTATS, there from data.
-
-    >>> from transformers import ViTConfig, ViTModel
-    >>> sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    >>> tower = ViTModel(ViTConfig(**sizes, image_size=16, patch_size=4), add_pooling_layer=False)
-    >>> mimic_trained_weights(tower)
-    >>> positions = tower.embeddings.position_embeddings[0, 1:]  # the second patch is nearer than the fourth
-    >>> bool(positions[0] @ positions[1] > positions[0] @ positions[3])
-    True
     """
     config = tower.config
     positions = getattr(getattr(tower, "embeddings", None), "position_embeddings", None)
@@ -47,9 +33,9 @@ def mimic_trained_weights(tower) -> None:
         )
     width = positions.shape[-1]
     edge = config.image_size // config.patch_size
-    positions[0, -edge * edge :] = sines(edge, width)
+    positions[0, -edge * edge :] = _sines(edge, width)
     patches = tower.embeddings.patch_embeddings.projection.weight
-    patches.copy_(whitening_filters(*patches.shape[:3]))
+    patches.copy_(_whitening_filters(*patches.shape[:3]))
 
     def noise():
         return torch.randn(width, width) * width**-0.5
@@ -66,17 +52,10 @@ def mimic_trained_weights(tower) -> None:
         out.copy_(_NEGATIVE**0.5 * (noise() - torch.eye(width)) @ rotation.t())
 
 
-def whitening_filters(width: int, channels: int, edge: int) -> torch.Tensor:
+def _whitening_filters(width: int, channels: int, edge: int) -> torch.Tensor:
     """Draw filters (width, channels, edge, edge) to which patches of images, in -1 to 1, look like noise.
 
     The mean square of their outputs is at most a half, a quarter on CIFAR-10: contrasts of a few percent stay low.
-
-    >>> filters = whitening_filters(64, 3, 4)
-    >>> plain, edges = torch.ones(3, 4, 4), torch.ones(3, 4, 4)
-    >>> edges[:, :, 2:] = -1
-    >>> weak, strong = ((filters * image).sum((1, 2, 3)).square().mean() for image in (plain, edges))
-    >>> bool(strong > 2 * weak)  # few images have such an edge, so it is amplified
-    True
     """
     grid = torch.cartesian_prod(torch.arange(edge), torch.arange(edge)).double()
     colours = torch.full((channels, channels), _COLOURS).fill_diagonal_(1).double()
@@ -87,12 +66,8 @@ def whitening_filters(width: int, channels: int, edge: int) -> torch.Tensor:
     return (noise @ whiten.t().float()).view(width, channels, edge, edge)
 
 
-def sines(edge: int, width: int) -> torch.Tensor:
-    """Encode the row and column of edge x edge patches, half of the width each: (edge * edge, width), row by row.
-
-    >>> sines(2, 4)[1]  # first row, second column: sine and cosine of 0, then of 1
-    tensor([0.0000, 1.0000, 0.8415, 0.5403])
-    """
+def _sines(edge: int, width: int) -> torch.Tensor:
+    """Encode the row and column of edge x edge patches, half of the width each: (edge * edge, width), row by row."""
     rates = 10000 ** -(torch.arange(width // 4) / (width // 4))
     angles = torch.arange(edge)[:, None] * rates
     waves = torch.cat([angles.sin(), angles.cos()], 1)

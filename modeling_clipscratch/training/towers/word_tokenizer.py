@@ -1,12 +1,9 @@
 """Make a tokenizer of the words of the training captions."""
 
-import logging
 import re
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-
-logger = logging.getLogger(__name__)
 
 # Scripts that put no spaces between words: Thai, Lao, Myanmar, Khmer, kana, Han (Unicode 15, blocks). Combining marks
 # stay with the character before them.
@@ -30,11 +27,6 @@ def word_tokenizer(captions: list[str], *, end: bool = False) -> PreTrainedToken
     """
     lower, split = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
     if any(re.search(_NO_SPACES, text) for text in captions):
-        # Few captions teach little about the meaning of single characters.
-        logger.warning(
-            "captions are in a script without spaces between words: each character is a token; a pretrained tokenizer "
-            "of that language (--tokenizer) knows its words."
-        )
         characters = pre_tokenizers.Split(Regex(_NO_SPACES + r"\p{M}*"), "isolated")
         split = pre_tokenizers.Sequence([split, characters])
     lowered = map(lower.normalize_str, captions)  # Python's own lower() has another letter at the end of Greek words
