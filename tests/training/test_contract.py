@@ -1,16 +1,11 @@
 """Train on any `datasets.Dataset`, and hold every documented call of transformers' Trainer."""
 
-import importlib
-import sys
-from types import ModuleType
-
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
-from transformers import trainer as trainer_module
 
 from modeling_clipscratch import ClipScratchModel, ClipScratchTrainer, ClipScratchTrainingArguments
 from modeling_clipscratch.data.columns import DataOptions
@@ -251,17 +246,6 @@ def test_callbacks_receive_every_event(make):
     trainer.train()
     trainer.predict(trainer.eval_dataset)
     assert Events.seen == ["loss"] * 3 + ["eval_top1", "save", "predict"]
-
-
-def test_bar_takes_the_place_of_the_one_of_a_notebook(make, monkeypatch, capfd):
-    for name in ("IPython", "IPython.display"):  # which a notebook has
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    notebook = importlib.import_module("transformers.utils.notebook")
-    monkeypatch.setattr(trainer_module, "DEFAULT_PROGRESS_CALLBACK", notebook.NotebookProgressCallback)
-    trainer = make(disable_tqdm=False)
-    assert not any(isinstance(one, notebook.NotebookProgressCallback) for one in trainer.callback_handler.callbacks)
-    trainer.train()
-    assert trainer.evaluate()["eval_top1"] >= 0 and "6/6" in capfd.readouterr().err
 
 
 WRONG = {  # what is given instead: parameters of the trainer (dataset -> value), arguments; and the sentence

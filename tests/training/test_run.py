@@ -284,11 +284,6 @@ def test_resumed_run_equals_the_straight_one_to_the_bit(run_recipe, straight, tm
     assert losses[0] == losses[1] and len(losses[0]) == 7
 
 
-def test_straight_run_learns_at_every_step(straight):
-    steps = [weights(straight / f"checkpoint-{step}")["text_projection.weight"] for step in range(1, 8)]
-    assert not any(torch.equal(before, after) for before, after in zip(steps, steps[1:], strict=False))
-
-
 @pytest.mark.slow
 def test_finished_run_is_lengthened_from_its_checkpoint_whatever_that_is_called(run_recipe, straight, tmp_path):
     renamed = shutil.copytree(straight / "checkpoint-7", tmp_path / "last-checkpoint")

@@ -17,13 +17,6 @@ def in_optimizer(trainer):
     return {names[id(p)]: group for group in trainer.optimizer.param_groups for p in group["params"]}
 
 
-def test_batch_shrinks_to_the_data_and_one_row_is_refused(make_trainer):
-    trainer = make_trainer(rows=15, max_steps=1)
-    assert trainer.args.global_batch_size == 15 and trainer.train().global_step == 1
-    with pytest.raises(ValueError, match="^1 training rows are too few"):
-        make_trainer(rows=1)
-
-
 def test_frozen_text_tower_is_bitwise_unchanged_and_not_in_the_optimizer(make_trainer):
     trainer = make_trainer({"freeze_text": True}, max_steps=3, learning_rate=0.1)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
