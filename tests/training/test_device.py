@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 
-from modeling_clipscratch.training.optimization import device
 from modeling_clipscratch.training.optimization.device import check_processes, choose_precision
+from modeling_clipscratch.training.recipe import arguments
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
 
 
@@ -23,8 +22,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 )
 def test_precision_on_cpus_follows_their_instructions(monkeypatch, instructions, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    assert choose_precision("auto", use_cpu=True) == expected
-    assert choose_precision("fp16", use_cpu=True) == "fp16"
+    assert choose_precision(use_cpu=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -38,7 +36,7 @@ def test_precision_on_cpus_follows_their_instructions(monkeypatch, instructions,
     ],
 )
 def test_precision_is_that_of_the_device_unless_a_flag_is_given(monkeypatch, best, options, expected):
-    monkeypatch.setattr(device, "_best_precision", lambda use_cpu: (best, "a test"))
+    monkeypatch.setattr(arguments, "choose_precision", lambda use_cpu: best)
     args = ClipScratchTrainingArguments(**options)
     assert (args.precision, args.bf16, args.fp16) == (expected, expected == "bf16", expected == "fp16")
     assert dataclasses.replace(args, seed=1).precision == expected
@@ -57,11 +55,3 @@ def test_one_process_with_several_gpus_is_refused(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(ValueError, match="one process sees 2 GPUs"):
         check_processes(SimpleNamespace(world_size=1, n_gpu=2))
-
-
-def test_fsdp_that_accelerate_would_silently_leave_out_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    state = SimpleNamespace(distributed_type=DistributedType.MULTI_CPU)
-    with pytest.raises(ValueError, match="FSDP is set, but accelerate shards no model on CPUs"):
-        check_processes(SimpleNamespace(world_size=2, n_gpu=0, distributed_state=state))

@@ -149,7 +149,7 @@ def test_merged_adapters_compute_what_they_computed_before(make_trainer):
     [
         ({"vision_lora_rank": 4}, "vision_lora_rank=4: the vision tower's own weights are trained already"),
         ({"text_lora_rank": 4, "unfreeze_text_layers": 1}, "leave unfreeze_text_layers out"),
-        ({"text_lora_rank": -1}, "text_lora_rank=-1 is not a rank"),
+        ({"text_lora_rank": -1}, "text_lora_rank=-1 is less than 0"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 is not between 0 and 1"),
         ({"memory_budget_gb": -1.0}, "memory_budget_gb=-1.0 is not above 0"),
     ],

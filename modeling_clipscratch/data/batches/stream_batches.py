@@ -226,8 +226,3 @@ class StreamedPairs(torch.utils.data.IterableDataset):
             return [(shard, False) for shard in order[(slot + epoch) % slots :: slots]]
         even = whole * slots
         return [(shard, False) for shard in order[slot:even:slots]] + [(shard, True) for shard in order[even:]]
-
-    def readings(self) -> float:
-        """Return how many times an epoch reads the data: more than once if shards are split by rows."""
-        slots = self.processes * self.workers
-        return sum(len(self.deal(slot, 0)) for slot in range(slots)) / self.rows.stream.num_shards

@@ -28,20 +28,8 @@ PART_ROWS = 1024  # about half a minute of a small ViT at 224 pixels on two CPU 
 _VERSION = 1  # of the files; raise it when other features would be found under the same name
 
 
-def cached_text_features(
-    model, tokens: TokenTable, *, split=None, folder=None, batch_size=256, progress=True
-) -> torch.Tensor:
-    """Return the pooled features of the unique captions, from the cache or the tower.
-
-    Args:
-        model: its text tower is frozen.
-        tokens: U captions, tokenised.
-        split: name of their split, for the progress bar.
-        folder: of all cached files; default `clipscratch` in the Hugging Face cache.
-
-    Returns:
-        (U, D) float32, memory-mapped.
-    """
+def cached_text_features(model, tokens: TokenTable, *, batch_size=256, **cache) -> torch.Tensor:
+    """Return the pooled features of U captions, (U, D) float32, memory-mapped; `cache` as of `_find_or_build`."""
 
     def encode(start, stop, advance):
         features = torch.empty(stop - start, model.config.text_feature_dim)
@@ -52,7 +40,7 @@ def cached_text_features(
             advance(len(chosen))
         return features
 
-    return _find_or_build(model, "text", tokens.fingerprint(), len(tokens), encode, split, folder, progress)
+    return _find_or_build(model, "text", tokens.fingerprint(), len(tokens), encode, **cache)
 
 
 def cached_image_features(
@@ -63,24 +51,16 @@ def cached_image_features(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-    split=None,
-    folder=None,
     batch_size=256,
-    progress=True,
+    **cache,
 ) -> torch.Tensor:
-    """Return the pooled features of N images, from the cache or the tower.
+    """Return the pooled features of `count` images, (N, D) float32, memory-mapped.
 
     Args:
-        model: its vision tower is frozen.
         read: function of (n,) row indices and a batch size -> their images, uint8 (B, H, W, 3) one batch after
             another. It is called for rows that are not in the cache.
         content: what the pixels depend on (fingerprint of the rows, preprocessing).
-        count: N.
         mean, std: (3,) of the image processor.
-        split, folder: as in `cached_text_features`.
-
-    Returns:
-        (N, D) float32, memory-mapped.
     """
     batch_size = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
 
@@ -92,11 +72,11 @@ def cached_image_features(
             advance(len(images))
         return torch.cat(features)
 
-    return _find_or_build(model, "vision", [content, count, mean, std], count, encode, split, folder, progress)
+    return _find_or_build(model, "vision", [content, count, mean, std], count, encode, **cache)
 
 
 @torch.inference_mode()
-def _find_or_build(model, side, content, count, encode, split, folder, progress):
+def _find_or_build(model, side, content, count, encode, *, split=None, folder=None, progress=True):
     tower, unit = getattr(model, f"{side}_model"), "image" if side == "vision" else side
     settings = [tower.config.to_diff_dict(), *(getattr(model.config, f"{side}_{n}") for n in ("pooling", "state_norm"))]
     key = weights_fingerprint(tower, [_VERSION, *settings, content])
@@ -122,12 +102,8 @@ def find_or_build(
     The processes of a machine compute it together: rows are NaN until they are computed, so a killed run is resumed,
     and two runs that need the same file share the work.
 
-    Args:
-        path: of the file; equal on all processes, which must all call this.
-        shape: (N, D).
-        encode: function (start, stop, advance) -> (stop - start, D) float32 features of these rows, on the CPU. It
-            calls advance(n) whenever n rows are done.
-        name: of the features, for the progress bar; `unit` is that of a row.
+    All processes must call this. `encode(start, stop, advance)` returns the features of these rows, on the CPU, and
+    calls `advance(n)` whenever n rows are done.
     """
     part = path.with_suffix(".part")
     local, count = int(os.environ.get("LOCAL_RANK", 0)), local_process_count()  # a disk may be the machine's own

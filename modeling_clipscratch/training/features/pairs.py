@@ -78,8 +78,6 @@ def map_pairs(
     """Make batches of a prepared dataset, with cached features of frozen towers.
 
     Args:
-        dataset: prepared.
-        model: unwrapped, on its device.
         training: whether the rows are trained on, so augmented and read in a faster way; else they are measured.
         once: whether they are measured one time only, so each process reads no more than its share.
     """
@@ -124,11 +122,10 @@ def map_pairs(
 def stream_pairs(
     rows: StreamedRows, model, processor, args, *, templates: Sequence[str] | None = None
 ) -> StreamedPairs:
-    """Make this process's batches of a stream; arguments as of `map_pairs`."""
     captions = None
     if rows.class_names is not None:
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
-    pairs = StreamedPairs(
+    return StreamedPairs(
         rows,
         text_side(captions, model, processor, args, caches=args.cache_features),
         captions,
@@ -141,13 +138,6 @@ def stream_pairs(
         shuffle_rows=args.stream_shuffle_rows,
         on_bad_row=args.on_bad_row,
     )
-    if pairs.readings() > 1.5:
-        logger.warning(
-            "%d shards for %d readers (processes x workers): some are shared by rows, and an epoch reads the data %.1f "
-            "times; write more shards, or set dataloader_num_workers lower.",
-            rows.stream.num_shards, pairs.processes * pairs.workers, pairs.readings(),
-        )  # fmt: skip
-    return pairs
 
 
 def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool, split=None) -> TextSide:

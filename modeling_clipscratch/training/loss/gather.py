@@ -1,7 +1,4 @@
-"""Exchange tensors between the processes of a run; with one process, return the tensor itself.
-
-None of these functions carries gradients: `tiled_loss.py` exchanges its own.
-"""
+"""Exchange tensors, without their gradients, between the processes of a run; one process gets the tensor itself."""
 
 import os
 

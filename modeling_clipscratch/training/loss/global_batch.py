@@ -1,7 +1,6 @@
 """Split the global batch among processes and chunks.
 
-The loss compares all pairs of the global batch: processes x rows of a process. How many of its rows a process encodes
-at once, its chunk, changes memory and time, never the loss.
+How many of its rows a process encodes at once, its chunk, changes memory and time, never the loss.
 """
 
 import logging
@@ -26,9 +25,6 @@ def settle_global_batch(args) -> None:
     `per_device_train_batch_size` x `gradient_accumulation_steps` x processes is the global batch, in chunks of
     `per_device_train_batch_size`, so that accumulation makes a true larger contrastive batch. Afterwards
     `per_device_train_batch_size` holds all rows of a process and `gradient_accumulation_steps` is 1.
-
-    Raises:
-        ClipScratchError: If numbers do not fit together.
     """
     processes, accumulated = args.world_size, args.gradient_accumulation_steps
     at_once, chunk = args.per_device_train_batch_size, args.encode_chunk_size
@@ -67,7 +63,6 @@ def settle_global_batch(args) -> None:
 
 
 def describe_batch(args, chunk: int | None) -> str:
-    """Describe the global batch in one line; `chunk` is that of `choose_chunk`."""
     rows = args.per_device_train_batch_size
     line = f"global batch of {args.global_batch_size:,} pairs = {args.world_size} x {rows:,}"
     if chunk is None:
@@ -76,10 +71,7 @@ def describe_batch(args, chunk: int | None) -> str:
 
 
 def enable_checkpointing(model, options: dict | None) -> None:
-    """Enable activation checkpointing as the Trainer does when it starts to train, before a step's memory is measured.
-
-    Options are `every_n_layers`, `offload` and those of torch's `checkpoint`.
-    """
+    """Enable activation checkpointing as the Trainer does, but before a step's memory is measured."""
     options = dict(options or {})
     if hasattr(model, "activation_checkpointing_enable"):
         own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
@@ -89,18 +81,11 @@ def enable_checkpointing(model, options: dict | None) -> None:
 
 
 def choose_chunk(args, model, example) -> int | None:
-    """Choose how many rows a process encodes at once.
+    """Choose how many rows a process encodes at once; `None` for all.
 
     `auto` measures what the backward pass would keep of one row more, and takes the largest power of two that fits
-    the memory budget. It depends on model, shapes and machine only, so a resumed run chooses the same.
-
-    Args:
-        args: settled by `settle_global_batch`.
-        model: unwrapped, on its device.
-        example: function of n that makes the model's inputs for n rows of the largest size.
-
-    Returns:
-        Number of rows; `None` for all of them.
+    the memory budget. It depends on model, shapes and machine only, so a resumed run chooses the same. `example(n)`
+    makes the model's inputs for n rows of the largest size.
     """
     rows, chunk = args.per_device_train_batch_size, args.encode_chunk_size
     if chunk == "auto":
@@ -133,10 +118,6 @@ def _kept_bytes(model, inputs):
 def memory_budget(args, model) -> float:
     """Return the bytes that a step of one process may take: `memory_budget_gb`, or half of a CPU's, most of a GPU's."""
     if args.memory_budget_gb is not None:
-        if args.memory_budget_gb <= 0:
-            raise ClipScratchError(
-                f"memory_budget_gb={args.memory_budget_gb} is not above 0; choose 4, or leave it out."
-            )
         return args.memory_budget_gb * 1e9
     if args.device.type == "cuda":
         free = 0.9 * torch.cuda.get_device_properties(args.device).total_memory - torch.cuda.memory_allocated()

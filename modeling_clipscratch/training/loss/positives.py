@@ -4,13 +4,7 @@ import torch
 
 
 def connected_groups(links: torch.Tensor) -> torch.Tensor:
-    """Number the connected components of rows that share a link.
-
-    Args:
-        links: (N, K) int64; rows that share a number, in whatever columns, are linked.
-
-    Returns:
-        (N,) int64, equal for the rows of a component, different for others.
+    """Number the connected components, (N,), of rows of (N, K) links: rows that share a number are linked.
 
     Source: Shiloach and Vishkin 1982: labels shrink to the least of a row's neighbours, roots are hooked and pointers
         jump, which takes O(log N) rounds. A GPU runs all of them, so that the host need not wait to see the last.

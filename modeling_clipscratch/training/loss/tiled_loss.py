@@ -15,13 +15,10 @@ GPU_TILE = 4096
 
 
 def loss_floor(groups: torch.Tensor) -> torch.Tensor:
-    """Compute the lowest value that the `softmax` loss can take for a batch: the entropy of its targets.
+    """Compute the lowest value that the `softmax` loss can take for (B,) groups: the entropy of its targets.
 
     The targets of a row are spread equally over its positives, so their entropy is the logarithm of the number of
-    positives. The host does not wait for the device. Not a bound where images are mixed.
-
-    Args:
-        groups: (B,) int64 of the global batch; rows of equal group are positives of each other.
+    positives. Not a bound where images are mixed.
 
     >>> loss_floor(torch.tensor([7, 7, 3, 5])).item()  # ln 2 for two of the four rows
     0.3465735912322998
@@ -42,8 +39,7 @@ def global_loss(image_embeds, text_embeds, logit_scale, logit_bias=None, *, loss
     """Compute this process's share of the loss over the pairs of all processes.
 
     Args:
-        image_embeds: (b, P), unit length; b is equal on all processes.
-        text_embeds: (b, P), unit length.
+        image_embeds, text_embeds: (b, P), unit length; b is equal on all processes.
         logit_scale: scalar, natural log of the inverse temperature, already clamped.
         logit_bias: scalar or `None`.
         loss: `softmax`, `sigmoid` or `diagonal`.

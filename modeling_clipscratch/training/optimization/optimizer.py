@@ -11,41 +11,24 @@ from .muon import MuonAdamW
 def muon_matrices(model, options: ModelArguments, rate: float | None) -> set[str]:
     """Name the weights that Muon trains at `rate`: matrices in the blocks of towers from scratch.
 
-    Raises:
-        ClipScratchError: If no tower is trained from scratch. Muon's steps are equally long in every direction, so
-            they would overwrite a pretrained tower in a few steps.
+    Its steps are equally long in every direction, so they would overwrite a pretrained tower in a few steps.
     """
     if rate is None:
         return set()
-    origins = {side: _origin(options, side) for side in ("text", "vision")}
-    if "from scratch" not in origins.values():
+    sides = [side for side in ("text", "vision") if is_from_scratch(getattr(options, f"{side}_tower"))]
+    towers = [getattr(model, f"{side}_model") for side in sides if not getattr(options, f"freeze_{side}")]
+    if not towers:
         raise ClipScratchError(
-            f"muon_learning_rate={rate} is for a tower from scratch, but the text tower is {origins['text']} and the "
-            f"vision tower {origins['vision']}; leave it out, or name a model type (vision_tower=vit)."
+            f"muon_learning_rate={rate} is for a tower from scratch, and none is trained; leave it out, or name a "
+            "model type (vision_tower=vit)."
         )
-    towers = [getattr(model, f"{side}_model") for side, origin in origins.items() if origin == "from scratch"]
     blocks = [block for tower in towers for block in last_blocks(tower, tower.config.num_hidden_layers)]
     inside = {id(weight) for block in blocks for weight in block.parameters() if weight.dim() == 2}
     return {name for name, weight in model.named_parameters() if id(weight) in inside}
 
 
-def _origin(options, side):
-    if getattr(options, f"{side}_lora_rank"):
-        return "frozen with adapters"
-    if getattr(options, f"freeze_{side}"):
-        return "frozen"
-    return "from scratch" if is_from_scratch(getattr(options, f"{side}_tower")) else "pretrained"
-
-
 def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> list[dict]:
-    """Group the trained weights for `MuonAdamW`, or without matrices for any optimizer of torch.
-
-    Args:
-        model: unwrapped.
-        decaying: names of the weights that decay.
-        args: has the learning rates of heads and temperature, of towers and of `matrices`, and `weight_decay`.
-        matrices: names of the weights that Muon trains.
-    """
+    """Group the trained weights; the names of those that decay, and of those that Muon trains, are given."""
     rates = {"heads": args.learning_rate, "tower": args.tower_learning_rate, "muon": args.muon_learning_rate}
     groups = {}
     for name, parameter in model.named_parameters():

@@ -10,7 +10,7 @@ from ...data.columns import DataOptions
 from ...hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
 from ...utils.errors import ClipScratchError
 from ..loss.global_batch import settle_global_batch
-from ..optimization.device import no_accelerator, settle_precision
+from ..optimization.device import choose_precision, no_accelerator
 from ..towers.attention import ATTENTIONS
 from .checks import EPOCHS, STEPS, check_fields, check_parts
 
@@ -179,7 +179,10 @@ class ClipScratchTrainingArguments(TrainingArguments):
             self.use_cpu = True
         if self.use_cpu:
             self.dataloader_pin_memory = False
-        settle_precision(self)
+        if self.bf16 is None and self.fp16 is None:
+            best = choose_precision(use_cpu=self.use_cpu)
+            self.bf16, self.fp16 = best == "bf16", best == "fp16"
+        self.bf16, self.fp16 = bool(self.bf16), bool(self.fp16)
         if self.save_strategy is None:
             self.save_strategy = "steps" if self.eval_strategy == "no" else self.eval_strategy
         if self.save_steps is None:

@@ -53,7 +53,7 @@ def check_fields(part) -> None:
         if name in _ABOVE_ZERO and value is not None and value <= 0:
             raise ClipScratchError(f"{name}={value} is not above 0; choose a greater number, or leave it out.")
         if name in _NOT_BELOW_ZERO and value < 0:
-            raise ClipScratchError(f"{name}={value} is below 0; choose 0 or more.")
+            raise ClipScratchError(f"{name}={value} is less than 0; choose 0 or more.")
         if name == "ema_decay" and value is not None and value >= 1:
             raise ClipScratchError(f"ema_decay={value} is not between 0 and 1; choose 0.999.")
         if name in _NOT_SUPPORTED and value and value != item.default:

@@ -11,19 +11,13 @@ logger = logging.getLogger(__name__)
 def add_adapters(model, options: ModelArguments) -> list:
     """Add LoRA (Hu et al. 2021, arXiv 2106.09685) to all linear layers of the towers whose rank is above 0.
 
-    Returns:
-        peft's models of the towers, for `merge_adapters`.
-
-    Raises:
-        ClipScratchError: If the tower itself is trained, or peft is not installed.
+    Returns peft's models of the towers, for `merge_adapters`.
     """
     adapters = []
     for side, tower in (("text", model.text_model), ("vision", model.vision_model)):
         rank = getattr(options, f"{side}_lora_rank")
         if rank == 0:
             continue
-        if rank < 0:
-            raise ClipScratchError(f"{side}_lora_rank={rank} is not a rank; choose 0 (none) or more, such as 8.")
         if not getattr(options, f"freeze_{side}") or getattr(options, f"unfreeze_{side}_layers"):
             raise ClipScratchError(
                 f"{side}_lora_rank={rank}: the {side} tower's own weights are trained already; set freeze_{side} to "

@@ -97,7 +97,6 @@ def _vision_source(options):
         )
     check_tower_type(default, "vision")
     width = options.vision_hidden_size
-    _check_heads("vision", width, options.vision_num_heads)
     sizes = {
         "hidden_size": width,
         "num_hidden_layers": options.vision_num_layers,
@@ -118,7 +117,6 @@ def _text_source(options, captions):
         return kind, options.tokenizer
     default = AutoConfig.for_model(kind)
     check_tower_type(default, "text")
-    _check_heads("text", options.text_hidden_size, options.text_num_heads)
     if options.tokenizer is not None:
         tokenizer = load_tokenizer(options.tokenizer)
     elif captions is None:
@@ -150,6 +148,10 @@ def _text_source(options, captions):
 
 
 def _config(kind, **sizes):
+    width, heads = (sizes.get(name, 1) for name in ("hidden_size", "num_attention_heads"))
+    if width % heads:
+        fits = heads * (width // heads)
+        raise ClipScratchError(f"a hidden size of {width} is not a multiple of {heads} heads; choose {fits}.")
     try:
         return AutoConfig.for_model(kind, **sizes)
     except Exception as error:  # each type checks its sizes in its own way
@@ -157,11 +159,3 @@ def _config(kind, **sizes):
             f"a {kind} cannot be built from scratch in these sizes ({one_line(error)}); choose another type, for "
             "example distilbert or vit, or a folder or Hub id with weights."
         ) from error
-
-
-def _check_heads(side, width, heads):
-    if width % heads:
-        raise ClipScratchError(
-            f"{side}_hidden_size={width} is not a multiple of {side}_num_heads={heads}; "
-            f"choose {heads * (width // heads)}."
-        )

@@ -8,12 +8,7 @@ from ...utils.errors import ClipScratchError
 
 
 def add_patch_dropout(model, share: float, image_size: tuple[int, int]) -> None:
-    """Add a hook to the vision tower that acts in training only and is not saved; a step then has less to compute.
-
-    Args:
-        model: on the CPU.
-        share: of an image's patches that are left out, in [0, 1).
-        image_size: height and width of the images in pixels.
+    """Add a hook to a vision tower on the CPU that leaves a share of patches out in training only, and is not saved.
 
     Source: Li et al. 2022, arXiv 2212.00794.
     """
