@@ -24,7 +24,6 @@ from .saving.run_folder import (
     begin_run_folder,
     check_run_folder,
     count_trained,
-    data_facts,
     finish_run_folder,
     lock_run_folder,
     run_facts,
@@ -125,7 +124,7 @@ def _train(model_options, data, args, settings):
     merge_adapters(adapters)
     weights = whole_state_dict(trainer.accelerator, trainer.model)
     if args.should_save:
-        facts = run_facts(model_options, data_facts(data, splits, trainer, measured, templates), trainer, trained)
+        facts = run_facts(model_options, data, trainer, splits, templates, measured, trained)
         finish_run_folder(trainer, weights, metrics, facts)
     trainer.accelerator.wait_for_everyone()
     return metrics

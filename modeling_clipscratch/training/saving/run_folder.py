@@ -140,33 +140,28 @@ def finish_run_folder(trainer, weights, metrics: dict, facts: dict) -> None:
         write_sums(staging)
 
 
-# What a finished run was trained and measured on, for its card; no path of the user's machine
+def run_facts(model_options, data, trainer, splits: dict, templates, measured: str, trained: dict) -> dict:
+    """Describe what a run was trained on, and measured on (a split), for its card; no path of the user's machine.
 
-
-def data_facts(data, splits: dict, trainer, measured: str, templates) -> dict:
-    """Describe the data of a run; `measured` is the split that the finished model is measured on."""
+    `seconds` are those of training with its evaluations, over all resumed parts.
+    """
     names = class_names(splits["train"])
-    facts = _source(data.dataset, built_in=data.dataset in ("digits", "scenes"))
-    facts |= {"kind": "caption" if names is None else "class", "streamed": data.streaming, "measured": measured}
-    if facts["source"] == "hub":
-        facts["revision"] = data.dataset_revision
-    facts["rows"] = {split: len(part) for split, part in splits.items() if not (data.streaming and split == "train")}
+    dataset = _source(data.dataset, built_in=data.dataset in ("digits", "scenes"))
+    dataset |= {"kind": "caption" if names is None else "class", "streamed": data.streaming, "measured": measured}
+    if dataset["source"] == "hub":
+        dataset["revision"] = data.dataset_revision
+    dataset["rows"] = {split: len(part) for split, part in splits.items() if not (data.streaming and split == "train")}
     if not data.streaming:
-        facts["rows"]["train"] = len(trainer.train_pairs)  # bad rows may have been left out
+        dataset["rows"]["train"] = len(trainer.train_pairs)  # bad rows may have been left out
     if names is not None:
-        facts["class_names"], facts["templates"] = names, list(templates)
+        dataset["class_names"], dataset["templates"] = names, list(templates)
     elif not data.streaming:
-        facts["captions"] = sum(map(len, trainer.train_pairs.dataset["captions"][:]))
-    return facts
-
-
-def run_facts(model_options, data: dict, trainer, trained: dict) -> dict:
-    """Describe a finished run. `seconds` are those of training with its evaluations, over all resumed parts."""
+        dataset["captions"] = sum(map(len, trainer.train_pairs.dataset["captions"][:]))
     towers = {side: getattr(model_options, f"{side}_tower") for side in ("text", "vision")}
     timed = [line["seconds"] for line in trainer.state.log_history if "seconds" in line]
     return {
         **trainer.record.state()["attributes"],
-        "dataset": data,
+        "dataset": dataset,
         "towers": {side: _source(name, scratch=name in CONFIG_MAPPING) for side, name in towers.items()},
         "trained_parameters": trained,
         "steps": trainer.state.global_step,
