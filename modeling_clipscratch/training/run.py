@@ -38,23 +38,9 @@ logger = logging.getLogger(__name__)
 def train(
     model_options: ModelArguments, data: DataArguments, args: ClipScratchTrainingArguments, settings: dict
 ) -> dict[str, dict[str, float]]:
-    """Run a recipe.
+    """Run what `parse_recipe` returned.
 
-    Args:
-        model_options, data, args, settings: from `parse_recipe`.
-
-    Returns:
-        {dataset: {metric: value}} on the test split; on validation if there is none, or the recipe says so.
-
-    Raises:
-        ClipScratchError: for what the user can correct.
-
-    >>> from modeling_clipscratch.training.recipe.recipe import parse_recipe
-    >>> options = ["--max_steps", "1", "--output_dir", "runs/again", "--disable_tqdm", "true"]
-    >>> options += ["--text_num_layers", "1", "--vision_num_layers", "1", "--overwrite_output_dir"]
-    >>> metrics = train(*parse_recipe(["digits", *options]))
-    >>> sorted(metrics["digits"])[-2:]
-    ['top5', 'top5_ci95']
+    The result is {dataset: {metric: value}} on the test split; on validation if there is none, or the recipe says so.
     """
     check_processes(args)
     with lock_run_folder(args.output_dir, writes=args.should_save):

@@ -23,11 +23,7 @@ def _option(default, text, **more):
 
 @dataclass
 class ModelArguments:
-    """Towers, pooling, projection and loss.
-
-    >>> ModelArguments(vision_tower="vit", image_size=32, freeze_text=False).projection_dim
-    512
-    """
+    """Towers, pooling, projection and loss."""
 
     text_tower: str = _option(
         "distilbert/distilbert-base-uncased", "Hub id or folder, or a model type to train from scratch (distilbert)."
@@ -79,11 +75,7 @@ def is_from_scratch(tower: str) -> bool:
 
 @dataclass
 class DataArguments:
-    """Where the images and texts come from.
-
-    >>> DataArguments(dataset="photos", label_column="species").validation_fraction
-    0.1
-    """
+    """Where the images and texts come from."""
 
     dataset: str | None = _option(None, "digits, scenes, the path of a folder or file, or a Hub id.")
     dataset_config: str | None = _option(None, "Configuration of the dataset, if it has several.")

@@ -39,15 +39,7 @@ class _Parser(HfArgumentParser):
 def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, ClipScratchTrainingArguments, dict]:
     """Parse `[recipe] [--field value ...]`. The command line overrides the recipe, the recipe overrides the defaults.
 
-    Args:
-        arguments: a first word that is not an option is a recipe: the name of one in `configuration/`, or a path.
-
-    Returns:
-        Model, data and training arguments, and a dict of the fields that were named.
-
-    Raises:
-        ClipScratchError: if a field is not known (with the nearest one), or a value cannot be parsed.
-        SystemExit: after `--help` or `--help all`.
+    A recipe is the name of one in `configuration/`, or a path. The last value has the fields that were named.
 
     >>> model, data, args, settings = parse_recipe(["digits", "--learning_rate", "5e-4"])
     >>> data.dataset, args.learning_rate, settings["patch_size"]
@@ -74,11 +66,7 @@ def recipes() -> dict[str, Path]:
 
 
 def read_recipe(name: str | Path) -> dict:
-    """Read a recipe by name or path into {field: value}. Values are parsed as those of the command line.
-
-    >>> read_recipe("digits")["dataset"]
-    'digits'
-    """
+    """Read a recipe by name or path into {field: value}. Values are parsed as those of the command line."""
     path = recipes().get(str(name), Path(name))
     if not path.is_file():
         near = difflib.get_close_matches(str(name), [*recipes(), *map(str, path.parent.glob("*.yaml"))], 1)
@@ -134,11 +122,7 @@ def _parse(parser, words, *, prefix):
 
 
 def nearest_field(name: str) -> str | None:
-    """Return the field whose name is spelt nearly so, or contains all words of the name.
-
-    >>> nearest_field("learning_rte"), nearest_field("epochs"), nearest_field("temperature")
-    ('learning_rate', 'num_train_epochs', None)
-    """
+    """Return the field whose name is spelt nearly so, or contains all words of the name."""
     words = set(name.split("_"))
     longer = [field for field in recipe_fields() if words <= set(field.split("_"))]
     near = difflib.get_close_matches(name, longer, 1, cutoff=0.5) if len(words) > 1 or len(longer) == 1 else []
