@@ -26,7 +26,7 @@ _NOT_BELOW_ZERO = ("text_lora_rank", "vision_lora_rank", "random_shift")
 # Fields of transformers that would change the loss, the order of the data or what is published, or that have no effect.
 _REASONS = {
     "sharding is launched with accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml": (
-        "fsdp", "fsdp_config", "deepspeed", "parallelism_config",
+        "fsdp", "deepspeed", "parallelism_config",
     ),
     "seed sets the order of the rows": ("data_seed", "train_sampling_strategy"),
     "evaluation has the precision of the training": ("bf16_full_eval", "fp16_full_eval"),

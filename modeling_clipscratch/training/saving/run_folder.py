@@ -100,7 +100,7 @@ def begin_run_folder(folder: str | Path, settings: dict, checkpoint: str | None 
     for path in () if _resumes(folder, checkpoint) else folder.iterdir():
         if path.is_dir() and (path.name.startswith("checkpoint-") or _is_leftover(path)):
             shutil.rmtree(path)
-        elif path.is_file() and is_of_a_run(path) and path.name != LOCK:
+        elif path.is_file() and is_of_a_run(path) and path.name not in (LOCK, RECIPE):
             path.unlink()
     kept = {name: value for name, value in settings.items() if name not in _NOT_KEPT and "hub_" not in name}
     kept.pop("push_to_hub", None)
