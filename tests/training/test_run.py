@@ -226,23 +226,6 @@ def test_broken_image_is_one_sentence_from_a_worker_too(run_recipe, tmp_path, wo
     assert "Traceback" not in str(caught.value)
 
 
-@pytest.mark.slow
-def test_processes_of_one_machine_share_the_limit_of_what_is_kept_in_memory(run_recipe, tmp_path, monkeypatch):
-    kept, read_all = [], Preprocess.read_all
-    monkeypatch.setattr(pairs, "_IN_MEMORY", 3 * 1257 * 8 * 8 * 3)  # three times the training images
-    monkeypatch.setattr(
-        Preprocess,
-        "read_all",
-        lambda self, rows, **named: kept.append(str(rows.split)) or read_all(self, rows, **named),
-    )
-    few = {"max_steps": 1, "eval_strategy": "steps", "save_strategy": "no"}  # test is measured once and not kept
-    for processes, expected in ((1, ["validation", "train"]), (4, ["validation"])):
-        kept.clear()
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        run_recipe(tmp_path / str(processes), **few)
-        assert kept == expected
-
-
 def test_second_run_with_cached_features_decodes_no_image(run_recipe, tmp_path, monkeypatch):
     frozen = {
         **FROZEN,
