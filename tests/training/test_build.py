@@ -57,10 +57,7 @@ def test_towers_from_scratch_have_the_sizes_asked_for(text, vision):
         ({"image_size": None}, "vision_tower=vit is from scratch and needs image_size"),
         ({"image_size": 30}, "image_size=30 is not a multiple of patch_size=4; choose 28"),
         ({"image_size": 3}, "image_size=3 is not a multiple of patch_size=4; choose 4"),
-        (
-            {"vision_init": "mimetic", "vision_hidden_size": 18},
-            "vision_hidden_size is a multiple of 4, not for a vit 18",
-        ),
+        ({"vision_init": "mimetic", "vision_hidden_size": 18}, "vision_hidden_size is a multiple of 4, not for a vit"),
         ({"vision_num_heads": 3}, "a hidden size of 16 is not a multiple of 3 heads; choose 15"),
         ({"text_num_heads": 5}, "a hidden size of 16 is not a multiple of 5 heads; choose 15"),
         ({"text_pooling": "max"}, "text_pooling='max' is not one of"),

@@ -250,7 +250,7 @@ def encode(start, stop, advance):
     encoded.append(start)
     return torch.arange(float(start), float(stop))[:, None].repeat(1, 2)
 path = folder / "cache" / "x.float32"
-feature_cache.find_or_build(path, (13, 2), encode, name="rows", unit="row", progress=False)
+feature_cache.find_or_build(path, (13, 2), encode, disable=True)
 (folder / f"encoded-{rank}.json").write_text(json.dumps(encoded))
 dist.destroy_process_group()
 """

@@ -83,53 +83,50 @@ def _find_or_build(model, side, content, count, encode, *, split=None, folder=No
     path = Path(folder or Path(constants.HF_HOME) / "clipscratch").expanduser() / f"{side}-{key}.float32"
     name = f"{unit} features" + (f" ({split})" if split else "")
     shape = (count, getattr(model.config, f"{side}_feature_dim"))
-    features, was_there = find_or_build(path, shape, encode, name=name, unit=unit, progress=progress)
+    bar = {"desc": f"computing {name}", "unit": f" {unit}s", "disable": not progress or process_index() > 0}
+    features, was_there = find_or_build(path, shape, encode, **bar)
     logger.info("%s of %s %ss: %s %s", name, f"{count:,}", unit, "read from" if was_there else "written to", path)
     return features
 
 
-def find_or_build(
-    path: Path,
-    shape: tuple[int, int],
-    encode: Callable[[int, int, Callable[[int], object]], torch.Tensor],
-    *,
-    name: str,
-    unit: str,
-    progress: bool,
-) -> tuple[torch.Tensor, bool]:
+def find_or_build(path: Path, shape: tuple[int, int], encode, **bar) -> tuple[torch.Tensor, bool]:
     """Return the features in a file of float32 numbers, and whether it was there; if not, it is computed first.
 
     The processes of a machine compute it together: rows are NaN until they are computed, so a killed run is resumed,
-    and two runs that need the same file share the work.
+    and two runs that need the same file share the work. All processes must call this.
 
-    All processes must call this. `encode(start, stop, advance)` returns the features of these rows, on the CPU, and
-    calls `advance(n)` whenever n rows are done.
+    Args:
+        encode: function (start, stop, advance) -> features of these rows, on the CPU. It calls advance(n) whenever n
+            rows are done.
+        bar: options of tqdm.
     """
     part = path.with_suffix(".part")
-    local, count = int(os.environ.get("LOCAL_RANK", 0)), local_process_count()  # a disk may be the machine's own
-    if local == 0 and not _is_whole(path, shape) and not _is_whole(part, shape):
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of this machine, which may have a disk of its own
+    if is_first and not _is_whole(path, shape) and not _is_whole(part, shape):
         with explaining_failures(path, remedy="make room, or set cache_dir to another place."):
             write_whole(part, lambda file: _fill(file, *shape))  # a full disk is noticed now
     _wait()
     was_there = _is_whole(path, shape)
     if not was_there:
-        features, starts = _open(part, shape, shared=True), range(0, shape[0], PART_ROWS)[local::count]
-        parts = [features[start : start + PART_ROWS] for start in starts]
-        name += f" (process 1 of {count})" if count > 1 else ""
-        bar = {"total": sum(map(len, parts)), "unit": f" {unit}s", "desc": f"computing {name}"}
-        with tqdm(**bar, disable=not progress or process_index() > 0) as bar:
-            for start, rows in zip(starts, parts, strict=True):
-                if rows.isnan().any():
-                    rows.copy_(encode(start, start + len(rows), bar.update))
-                else:
-                    bar.update(len(rows))
+        _compute(_open(part, shape, shared=True), encode, bar)
     _wait()
-    if local == 0 and not was_there:
+    if is_first and not was_there:
         with contextlib.suppress(FileNotFoundError):  # another run was faster
             to_disk(part)
             part.replace(path)
     _wait()
     return _open(path, shape, shared=False), was_there
+
+
+def _compute(features, encode, bar):
+    starts = range(0, len(features), PART_ROWS)[int(os.environ.get("LOCAL_RANK", 0)) :: local_process_count()]
+    parts = [features[start : start + PART_ROWS] for start in starts]
+    with tqdm(total=sum(map(len, parts)), **bar) as progress:
+        for start, rows in zip(starts, parts, strict=True):
+            if rows.isnan().any():
+                rows.copy_(encode(start, start + len(rows), progress.update))
+            else:
+                progress.update(len(rows))
 
 
 def _is_whole(path, shape):

@@ -174,14 +174,10 @@ class _Axis:
 
 
 def _statistics(row, column):
-    """See `global_loss`; the best image of a text may be on any process."""
     bests, positives = (all_rows(part[None]) for part in (column.best, column.best_is_positive))
-    text_to_image = positives.gather(0, bests.argmax(0, keepdim=True)).mean()
+    text_to_image = positives.gather(0, bests.argmax(0, keepdim=True)).mean()  # the best image may be on any process
     count = len(column.best)
     of_rows = torch.stack([row.positives.sum() / count**2, row.best_is_positive.sum() / count])
     share, image_to_text = sum_over_processes(of_rows).unbind()
-    return {
-        "positive_share": share,
-        "image_to_text_accuracy": image_to_text,
-        "text_to_image_accuracy": text_to_image,
-    }
+    names = ("positive_share", "image_to_text_accuracy", "text_to_image_accuracy")
+    return dict(zip(names, (share, image_to_text, text_to_image), strict=True))

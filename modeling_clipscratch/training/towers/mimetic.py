@@ -24,14 +24,12 @@ def mimic_trained_weights(tower) -> None:
         Whitened first filters: Coates et al. 2011, AISTATS, there from data.
     """
     config = tower.config
-    positions = getattr(getattr(tower, "embeddings", None), "position_embeddings", None)
-    if positions is None or positions.shape[-1] % 4:
-        width = "" if positions is None else f" {positions.shape[-1]} wide"
+    if config.model_type != "vit" or config.hidden_size % 4:
         raise ClipScratchError(
             "vision_init=mimetic is for a ViT (vision_tower=vit) whose vision_hidden_size is a multiple of 4, not for "
-            f"a {config.model_type}{width}; leave vision_init out."
+            f"a {config.model_type}; leave vision_init out."
         )
-    width = positions.shape[-1]
+    width, positions = config.hidden_size, tower.embeddings.position_embeddings
     edge = config.image_size // config.patch_size
     positions[0, -edge * edge :] = _sines(edge, width)
     patches = tower.embeddings.patch_embeddings.projection.weight
