@@ -325,7 +325,7 @@ def main(arguments: list[str]) -> None:
         if getattr(options, name) is None:
             raise ValueError(f"--{name} is missing and these parts need it; set it to a folder, or leave the part out.")
     quiet_libraries()
-    precision = choose_precision("auto", use_cpu=no_accelerator())
+    precision = choose_precision(use_cpu=no_accelerator())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     compiled = {"torch_compile": "true"} if not options.no_compile and can_compile() else {}
     peak = train_step.matmul_peak(dtype)

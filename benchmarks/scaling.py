@@ -204,7 +204,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     batch = options.global_batch_size
     recipe = [options.recipe, "--global_batch_size", str(batch), "--max_steps", str(options.steps)]
-    recipe += ["--freeze_text", "true", "--precision", "fp32", "--attention", "sdpa", "--logging_steps", "1"]
+    recipe += ["--freeze_text", "true", "--bf16", "false", "--attention", "sdpa", "--logging_steps", "1"]
     recipe += ["--use_cpu", "true"]  # one process on a GPU and two on a CPU are not comparable
     recipe += ["--eval_strategy", "no", "--save_strategy", "no", "--test_split", "none", "--disable_tqdm", "true"]
     print(machine())

@@ -192,7 +192,7 @@ def hand_step(regime: Regime, attention: str = "auto"):
     torch.manual_seed(0)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     use_cpu = device.type == "cpu"
-    precision = choose_precision("auto", use_cpu=use_cpu)
+    precision = choose_precision(use_cpu=use_cpu)
     attention = choose_attention(attention, precision=precision, use_cpu=use_cpu)
     model = ByHand(regime, attention).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)

@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> None:
 
 def compare(regime: ways.Regime, options) -> None:
     steps = options.steps or STEPS[options.regime]
-    precision = choose_precision("auto", use_cpu=no_accelerator())
+    precision = choose_precision(use_cpu=no_accelerator())
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
     work = operations(regime) / regime.batch
     contestants = {way: partial(WAYS[way], **(options.fields if way == OURS else {})) for way in options.ways}

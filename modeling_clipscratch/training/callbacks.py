@@ -1,14 +1,14 @@
 """Callbacks of the trainer: what it counts, updates, saves and shows at each event of a run."""
 
+import hashlib
+import json
 import os
 import signal
-import sys
 import threading
 import time
 
 import torch
 import torch.distributed as dist
-from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as trainer_module
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback, TrainerState
@@ -19,10 +19,11 @@ from .loss.gather import process_count
 # A resumed run must have these fields in common with its checkpoint: transformers would take some of them from the
 # checkpoint and silently ignore the new value.
 _FIELDS_OF_A_STEP = (
-    "loss", "global_batch_size", "learning_rate", "tower_learning_rate", "muon_learning_rate", "lr_scheduler_type",
-    "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "ema_decay",
-    "seed",
+    "global_batch_size", "learning_rate", "tower_learning_rate", "muon_learning_rate", "lr_scheduler_type", "optim",
+    "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "ema_decay", "seed",
+    "random_shift", "random_crop_min_area", "horizontal_flip", "random_erasing", "cutmix", "mixup", "patch_dropout",
 )  # fmt: skip
+_OF_IMAGES = ("size", "crop_size", "resample", "image_mean", "image_std")  # of an image processor
 _SHOWN = {"eval_top1", "eval_image_to_text_recall@5", "eval_text_to_image_recall@5"}  # in the progress bar
 # A worker may take SIGTERM from its parent only (`worker_init`); macOS and Windows have no sigwaitinfo.
 _SHIELDS_WORKERS = hasattr(signal, "sigwaitinfo")
@@ -48,25 +49,24 @@ def set_callbacks(trainer) -> None:
 class TrainingRecord(TrainerCallback, ExportableState):
     """Keep in `trainer_state.json` how many images the model was trained on, for how long, and with which settings.
 
-    Attributes:
-        data: digest of the training rows, `None` where they are streamed.
-        settings: {field: value} of loss, batch and optimizer, which a resumed run must have in common.
-        images_seen: images trained on, each counted as often as it came.
-        first_step: step from which this process trains.
-        best_checkpoint: path that replaces the one in the state of a resumed run, whose folder may have been moved.
+    `notes` are sentences about resumed parts of another length. `best_checkpoint` replaces the path in the state of a
+    resumed run, whose folder may have been moved.
     """
 
     def __init__(self):
-        self.data, self.settings, self.images_seen, self.first_step = None, {}, 0, 0
-        self.best_checkpoint, self.callbacks, self._last_log = None, (), time.monotonic()
+        self.settings, self.images_seen, self.notes, self.first_step = {}, 0, [], 0
+        self.best_checkpoint, self._last_log = None, time.monotonic()
 
-    def settle(self, model, args, data: str | None) -> None:
-        """Take the settings of a run, or of a trial of a search."""
-        values = {"loss": model.config.loss, **args.to_dict()}
-        self.data, self.settings = data, {name: str(values[name]) for name in _FIELDS_OF_A_STEP}
+    def settle(self, model, processor, args, rows: str | None) -> None:
+        """Take the settings of a run, or of a trial of a search; `rows` is the digest of the training rows."""
+        images = {name: processor.image_processor.to_dict().get(name) for name in _OF_IMAGES}
+        content = json.dumps([images, processor.tokenizer.get_vocab()], sort_keys=True, default=str)
+        values = {"loss": model.config.loss, **{name: args.to_dict()[name] for name in _FIELDS_OF_A_STEP}}
+        values |= {"processor": hashlib.sha256(content.encode()).hexdigest()[:16], "train_rows": rows}
+        self.settings = {name: str(value) for name, value in values.items()}
 
     def state(self) -> dict:
-        values = {"data": self.data, "settings": self.settings, "images_seen": self.images_seen}
+        values = {"settings": self.settings, "images_seen": self.images_seen, "notes": self.notes}
         return {"args": {}, "attributes": values}
 
     @staticmethod
@@ -80,8 +80,7 @@ class TrainingRecord(TrainerCallback, ExportableState):
         if state.global_step:  # the Trainer takes all of these from the checkpoint
             state.best_model_checkpoint = self.best_checkpoint
             state.compute_steps(args, state.max_steps)
-            for name in self.callbacks:  # it fails at a callback that the checkpoint lacks
-                state.stateful_callbacks.setdefault(name, {})
+            state.stateful_callbacks.setdefault("EarlyStoppingCallback", {})  # it fails where the checkpoint lacks it
 
     def on_step_end(self, args, state, control, **kwargs):
         self.images_seen += args.global_batch_size
@@ -205,38 +204,18 @@ def _obey_the_parent(worker):
     threading.Thread(target=wait, daemon=True).start()
 
 
-class Progress(TrainerCallback):
-    """Show a bar of the training: images, images/s, time left, last loss with its floor, last evaluation."""
+class Progress(ProgressCallback):
+    """Show the last loss with its floor and the last metrics beside transformers' bar, instead of printing each log."""
 
     def __init__(self):
-        self.bar, self.shown = None, {}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            self.bar = tqdm(
-                total=state.max_steps * args.global_batch_size,
-                initial=state.global_step * args.global_batch_size,
-                unit=" images",
-                desc="training",
-                dynamic_ncols=True,
-                smoothing=0,  # the mean rate since the start: evaluations and checkpoints count too
-                mininterval=1.0 if sys.stderr.isatty() else 30.0,
-            )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.update(args.global_batch_size)
+        super().__init__()
+        self.shown = {}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar is None or not logs:
+        if self.training_bar is None:
             return
         if "loss" in logs:
             floor = f" (floor {logs['loss_floor']:.2f})" if "loss_floor" in logs else ""
             self.shown["loss"] = f"{logs['loss']:.2f}{floor}"
         self.shown |= {name.removeprefix("eval_"): f"{logs[name]:.1%}" for name in _SHOWN & logs.keys()}
-        self.bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.shown.items()), refresh=False)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+        self.training_bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.shown.items()))

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import hashlib
 import logging
+import math
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +17,6 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
 
 from ..data.batches.map_batches import EpochSampler, PairDataset, as_they_are
-from ..data.batches.stream_batches import StreamedRows
 from ..data.columns import DEFAULT_OPTIONS, DataOptions
 from ..data.dataset import class_names, labels_of
 from ..data.images.augment import Views
@@ -24,11 +24,9 @@ from ..data.images.preprocess import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.evaluate_dataset import Result, evaluate_embeddings, log_scale
 from ..evaluation.metrics.intervals import confidence_intervals
-from ..evaluation.safe_loading import check_code
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
 from ..utils.errors import ClipScratchError
-from ..utils.model_files import CODE
 from .callbacks import TrainingRecord, set_callbacks, worker_init
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
@@ -39,11 +37,11 @@ from .loss.tiled_loss import global_loss, loss_floor
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
-from .optimization.step_values import DivergedError, StepMeans, check_losses, check_weights
+from .optimization.step_values import DivergedError, StepMeans, are_finite
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
-from .saving.checkpoints import check_fits, final_weights, find_checkpoint, finished_state, save_checkpoint, save_split
-from .saving.run_folder import lock_run_folder, open_repository_of_run
+from .saving.checkpoints import check_fits, continue_from, find_checkpoint, save_checkpoint, save_split
+from .saving.run_folder import lock_run_folder
 from .saving.stream_state import StreamStates
 from .towers.attention import choose_attention, set_attention
 from .towers.drop import add_patch_dropout
@@ -105,22 +103,29 @@ class ClipScratchTrainer(Trainer):
         parameters = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
         check_options(args, {**kwargs, **parameters})
         args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
-        kwargs = {name: value for name, value in kwargs.items() if value is not None}
         self.options = replace(options or DEFAULT_OPTIONS, on_bad_row=args.on_bad_row)
         self.templates, self.muon_matrices = templates, muon_matrices
         self.train_rows, self.stream, self.sampler = None, None, None
-        self.train_dataset, self.eval_dataset, self._eval_rows = train_dataset, eval_dataset, {}
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         with args.main_process_first(desc="preparing the data"):  # the others find what it cached
             if train_dataset is not None:
                 self.train_rows = prepare(train_dataset, self.options, "train_dataset")
-            self._eval_rows = {id(one): (one, self._rows_of(one)) for one in self._eval_datasets.values()}
+            self._eval_rows = {name: self._rows_of(one) for name, one in self._eval_datasets.items()}
         if isinstance(train_dataset, datasets.IterableDataset):
             check_stream(args)
+            self._class_names = self.train_rows.class_names
         elif train_dataset is not None:
             fit_to_rows(args, len(self.train_rows))
+            self._class_names = class_names(self.train_rows)
             self.sampler = EpochSampler(len(self.train_rows), seed=args.seed)
         forget_code(processing_class)
-        self._settle_metric(args)
+        measured = {name: class_names(rows) for name, rows in self._eval_rows.items()}
+        if train_dataset is None:  # nothing is measured between two steps
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        elif not measured:
+            measured[""] = self._class_names
+        if measured:
+            settle_metric(args, measured)
         saves_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # by `SaveOnSigterm` instead
         super().__init__(
             model,
@@ -133,10 +138,9 @@ class ClipScratchTrainer(Trainer):
         )
         args.enable_jit_checkpoint = saves_on_sigterm
         self.ema, self.record = None, TrainingRecord()
-        self.recipe = None  # text that is kept with each checkpoint
         self.frozen_file = None  # weights of frozen towers in the last checkpoint
         self._checkpoint = None
-        self._statistics, self._losses = StepMeans(), []
+        self._statistics = StepMeans()
         self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
         check_sharding(self)
         self._settle()
@@ -145,7 +149,7 @@ class ClipScratchTrainer(Trainer):
     def _settle(self):
         """Make what depends on the model and the arguments; each trial of a search has its own."""
         args, model = self.args, self.model
-        self._settled, self._measured, self.train_pairs, self.frozen_file = model, {}, None, None
+        self._settled, self.train_pairs, self.frozen_file = model, None, None
         streamed = isinstance(self.train_dataset, datasets.IterableDataset)
         for tower in (model.text_model, model.vision_model):
             # Features of a cache are computed once, in full precision.
@@ -155,14 +159,13 @@ class ClipScratchTrainer(Trainer):
         add_patch_dropout(model, args.patch_dropout, preprocess.image_size)
         model.to(args.device)
         self.augment = build_augment(args, preprocess, model, streamed=streamed)
-        for dataset in self._eval_datasets.values():
-            self._pairs_of(dataset)
+        pairs = [self._eval_pairs(rows, once=False) for rows in self._eval_rows.values()]
+        self._measured = list(zip(self._eval_datasets.values(), pairs, strict=True))
         if self.train_rows is None:
             return
         self._settle_batch()
-        names = self.train_rows.class_names if streamed else class_names(self.train_rows)
-        model.config.class_names = names  # what the model is tried with by default
-        model.config.templates = names and list(self.templates or DEFAULT_TEMPLATES)
+        model.config.class_names = self._class_names  # what the model is tried with by default
+        model.config.templates = self._class_names and list(self.templates or DEFAULT_TEMPLATES)
         parts = (self.train_rows, model, self.processing_class)
         if streamed:
             self.train_pairs = stream_pairs(*parts, args, templates=self.templates)
@@ -171,9 +174,10 @@ class ClipScratchTrainer(Trainer):
             self.train_pairs = map_pairs(*parts, self.augment, args, templates=self.templates, training=True)
             if len(self.train_pairs) < len(self.train_rows):  # broken images were left out
                 fit_to_rows(args, len(self.train_pairs))
-                self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
             self.sampler.count, self.sampler.seed = len(self.train_pairs), args.seed
-        self.record.settle(model, args, None if streamed else self.train_pairs.digest())
+        self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
+        digest = None if streamed else self.train_pairs.digest()
+        self.record.settle(model, self.processing_class, args, digest)
         self.chunk_size = self._measure_chunk()
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
             self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
@@ -187,17 +191,6 @@ class ClipScratchTrainer(Trainer):
             settle_global_batch(self.args)
             if self.stream is None:
                 fit_to_rows(self.args, len(self.train_rows))
-            self._batch = {name: getattr(self.args, name) for name in _BATCH_FIELDS}
-
-    def _settle_metric(self, args):
-        measured = {name: class_names(self._rows_of(one)) for name, one in self._eval_datasets.items()}
-        rows = self.train_rows
-        if rows is None:  # nothing is trained, so nothing is measured between two steps
-            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
-        elif not measured:
-            measured[""] = rows.class_names if isinstance(rows, StreamedRows) else class_names(rows)
-        if measured:
-            settle_metric(args, measured)
 
     @property
     def _eval_datasets(self) -> dict:
@@ -208,22 +201,13 @@ class ClipScratchTrainer(Trainer):
 
     def _rows_of(self, dataset) -> datasets.Dataset:
         """Return the prepared rows of a dataset to measure."""
-        if id(dataset) in self._eval_rows:
-            return self._eval_rows[id(dataset)][1]
         if isinstance(dataset, datasets.IterableDataset):
             return read_stream(dataset, self.options)
         return prepare(dataset, self.options, "eval_dataset", train=self.train_dataset)
 
-    def _pairs_of(self, dataset) -> PairDataset:
-        """Return batches to measure; those of the trainer's own evaluation data are kept."""
-        if id(dataset) in self._measured:
-            return self._measured[id(dataset)][1]
-        own = any(dataset is one for one in self._eval_datasets.values())
-        parts = (self._rows_of(dataset), self.model, self.processing_class, self.augment, self.args)
-        pairs = map_pairs(*parts, templates=self.templates, training=False, once=not own)
-        if own:
-            self._measured[id(dataset)] = (dataset, pairs)
-        return pairs
+    def _eval_pairs(self, rows, *, once) -> PairDataset:
+        parts = (rows, self.model, self.processing_class, self.augment, self.args)
+        return map_pairs(*parts, templates=self.templates, training=False, once=once)
 
     # The batch and its loss
 
@@ -257,9 +241,7 @@ class ClipScratchTrainer(Trainer):
             raise ClipScratchError(inputs["error"])
         name = f"{self.args.seed} {self.state.global_step} {self.args.process_index}"
         set_seed(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest()))
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self._losses.append(loss)
-        return loss
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return this process's share of the global loss, times the number of processes, since DDP takes the mean."""
@@ -308,24 +290,21 @@ class ClipScratchTrainer(Trainer):
     def log(self, logs, start_time=None):
         """Log the means of the steps' statistics beside the loss."""
         if "loss" in logs and (means := self._statistics.take()):
-            self._check_finite(weights=False)
+            self._check_finite(logs["loss"])
             logs.update(means, images_seen=self.record.images_seen)
         super().log(logs, start_time)
 
-    def _check_finite(self, *, weights: bool = True) -> None:
-        """Raise `DivergedError` if a loss since the last check, or a trained weight, is NaN or infinite."""
-        try:
-            losses, self._losses = self._losses, []
-            check_losses(losses, self.state.global_step)
-            if weights:
-                trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-                averages = [] if self.ema is None else list(self.ema.weights.values())
-                check_weights([*trained, *averages], self.state.global_step)
-        except DivergedError as error:
+    def _check_finite(self, loss: float | None = None) -> None:
+        """Raise `DivergedError` if a logged loss, or without one a trained weight, is NaN or infinite."""
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        averages = [] if self.ema is None else list(self.ema.weights.values())
+        if not (are_finite([*trained, *averages]) if loss is None else math.isfinite(loss)):
+            what = "weights are" if loss is None else "loss is"
             raise DivergedError(
-                f"{error}: training diverged and was stopped before anything of it was saved; checkpoints of earlier "
-                f"steps are whole. Train again with a lower learning_rate (it is {self.args.learning_rate:g})."
-            ) from error
+                f"the {what} not finite at step {self.state.global_step}: training diverged and was stopped before "
+                "anything of it was saved; checkpoints of earlier steps are whole. Train again with a lower "
+                f"learning_rate (it is {self.args.learning_rate:g})."
+            )
 
     # The optimizer
 
@@ -387,13 +366,7 @@ class ClipScratchTrainer(Trainer):
 
     def train_from(self, checkpoint: str | None, **kwargs) -> TrainOutput:
         """Train from a checkpoint that `find_checkpoint` and `check_fits` have passed, or from the first step."""
-        self._checkpoint, self._losses = checkpoint, []
-        state = finished_state(self, checkpoint)
-        if state is not None:
-            self.state, self.record.images_seen = state, self.record.of(state).get("images_seen", 0)
-            self.model.load_state_dict(final_weights(checkpoint, self.args, state))
-            losses = [line["loss"] for line in state.log_history if "loss" in line]
-            return TrainOutput(state.global_step, sum(losses) / max(len(losses), 1), {})
+        self._checkpoint = checkpoint
         if self.stream is not None and checkpoint is None:
             self.stream.restart()
         output = super().train(checkpoint, **kwargs)
@@ -405,6 +378,12 @@ class ClipScratchTrainer(Trainer):
             self.ema = None
         return output
 
+    def set_initial_training_values(self, args, dataloader):
+        """As the Trainer, but leave no epoch where the checkpoint has made all steps: it would make one more."""
+        epochs, *others = super().set_initial_training_values(args, dataloader)
+        finished = self._checkpoint is not None and continue_from(self._checkpoint, self, others[-1])
+        return 0 if finished else epochs, *others
+
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
@@ -412,7 +391,7 @@ class ClipScratchTrainer(Trainer):
 
         Args:
             eval_dataset: a dataset, {name: dataset}, or a name of the trainer's. Default: what the trainer has.
-            ignore_keys: not supported, since no outputs are gathered.
+            ignore_keys: without effect, since no outputs are gathered.
             metric_key_prefix: of the metrics' names.
 
         Returns:
@@ -421,11 +400,6 @@ class ClipScratchTrainer(Trainer):
         if self.is_in_train:
             self._check_finite()
         if isinstance(eval_dataset, str):
-            if eval_dataset not in self._eval_datasets:
-                names = ", ".join(filter(None, self._eval_datasets)) or "a datasets.Dataset itself"
-                raise ClipScratchError(
-                    f"eval_dataset={eval_dataset!r} is no name of a dataset of the Trainer; give {names}."
-                )
             eval_dataset = self._eval_datasets[eval_dataset]
         eval_dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         if eval_dataset is None:
@@ -434,7 +408,7 @@ class ClipScratchTrainer(Trainer):
             prefixes = {name: f"{metric_key_prefix}_{name}" for name in eval_dataset}
             parts = [self.evaluate(eval_dataset[name], ignore_keys, prefix) for name, prefix in prefixes.items()]
             return {name: value for part in parts for name, value in part.items()}
-        _, metrics = self._measure_as(metric_key_prefix, eval_dataset, ignore_keys)
+        _, metrics = self._measure_as(metric_key_prefix, eval_dataset)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         is_scheduled = self.is_in_train and self.state.global_step > self.record.first_step
@@ -451,16 +425,12 @@ class ClipScratchTrainer(Trainer):
             `predictions`: embeddings of the images (N, P) and of the classes (C, P) or captions (M, P); `label_ids`
             (N,): the classes, `None` of caption data.
         """
-        result, metrics = self._measure_as(metric_key_prefix, test_dataset, ignore_keys)
+        result, metrics = self._measure_as(metric_key_prefix, test_dataset)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         embeddings = (result.image_embeds.numpy(), result.text_embeds.numpy())
         return PredictionOutput(predictions=embeddings, label_ids=labels_of(result.dataset), metrics=metrics)
 
-    def _measure_as(self, prefix, dataset, ignore_keys):
-        if ignore_keys:
-            raise ClipScratchError(
-                f"ignore_keys={ignore_keys} is not supported: no outputs are gathered; leave it out."
-            )
+    def _measure_as(self, prefix, dataset):
         with contextlib.nullcontext() if self.ema is None else self.ema.in_place():
             result = self.measure(dataset)
         metrics = result.metrics if self.is_in_train else {**result.metrics, **self.intervals(result)}
@@ -473,7 +443,9 @@ class ClipScratchTrainer(Trainer):
 
     def measure(self, dataset) -> Result:
         """Compute zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work."""
-        model, pairs = self.accelerator.unwrap_model(self.model), self._pairs_of(dataset)
+        model = self.accelerator.unwrap_model(self.model)
+        own = [pairs for one, pairs in self._measured if one is dataset]
+        pairs = own[0] if own else self._eval_pairs(self._rows_of(dataset), once=True)
         open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
         progress = not (self.args.disable_tqdm or self.is_in_train)  # the training has a bar of its own
@@ -503,18 +475,3 @@ class ClipScratchTrainer(Trainer):
         self._check_finite()
         write = super()._save_checkpoint
         save_checkpoint(self, lambda: write(model, trial), trial)
-
-    def init_hf_repo(self, token=None, private=None):
-        """Make or find the repository, and check that it may be written to."""
-        if self.is_world_process_zero():
-            self.hub_model_id = open_repository_of_run(self.args, token=token, private=private)
-
-    def push_to_hub(self, *args, **kwargs):
-        """Upload the run folder as `Trainer.push_to_hub` does; `ClipScratchError` if it holds other code."""
-        check_code(self.args.output_dir)
-        foreign = [path for path in Path(self.args.output_dir).glob("*.py") if not path.name.endswith(CODE)]
-        if foreign:
-            raise ClipScratchError(
-                f"{foreign[0]} is not ClipScratch's code, and would be pushed; move it to another folder."
-            )
-        return super().push_to_hub(*args, **kwargs)

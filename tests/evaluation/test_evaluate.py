@@ -120,7 +120,7 @@ def test_a_trainer_and_a_loaded_model_report_the_same_digits(model, processor, m
     """Also after training in half precision, with cached features, in batches of another size."""
     words = {"labels": np.arange(30) % 3} if kind == "class" else {"captions": [[f"bright {n % 7}"] for n in range(30)]}
     train, test = make_rows(30, **words), make_rows(30, **words, name="others")
-    args = {"max_steps": 2, "precision": "bf16", "global_batch_size": 8, "eval_strategy": "no", "save_strategy": "no"}
+    args = {"max_steps": 2, "bf16": True, "global_batch_size": 8, "eval_strategy": "no", "save_strategy": "no"}
     args |= {
         "use_cpu": True,
         "per_device_eval_batch_size": 7,

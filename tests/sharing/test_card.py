@@ -25,7 +25,7 @@ from modeling_clipscratch.utils.checksums import SUMS
 TINY = {
     "text_tower": "distilbert", "text_hidden_size": 16, "text_num_layers": 1, "text_num_heads": 2,
     "vision_tower": "vit", "vision_hidden_size": 16, "vision_num_layers": 1, "vision_num_heads": 2,
-    "image_size": 8, "patch_size": 4, "projection_dim": 16, "max_steps": 2, "disable_tqdm": True, "precision": "fp32",
+    "image_size": 8, "patch_size": 4, "projection_dim": 16, "max_steps": 2, "disable_tqdm": True, "bf16": False,
 }  # fmt: skip
 # Each example with names of its own, in a process to which this package is not installed.
 ALONE = """

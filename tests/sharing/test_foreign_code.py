@@ -96,7 +96,7 @@ def trained(towers, tmp_path_factory):
     recipe = {
         "dataset": "digits", "text_tower": str(towers[0]), "vision_tower": str(towers[1]), "projection_dim": 8,
         "cache_dir": str(base / "cache"), "max_steps": 2, "save_strategy": "steps", "save_steps": 1,
-        "eval_strategy": "no", "precision": "fp32", "disable_tqdm": True,
+        "eval_strategy": "no", "bf16": False, "disable_tqdm": True,
     }  # fmt: skip
     (base / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run_train.main([str(base / "recipe.yaml"), "--output_dir", str(base / "run")])

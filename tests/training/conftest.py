@@ -25,7 +25,7 @@ TOWERS = {
 # 1,257 images are three batches of 400, the rest is left out.
 RECIPE = {
     "dataset": "digits", **TOWERS, "per_device_train_batch_size": 400, "max_steps": 6, "random_shift": 1,
-    "precision": "fp32", "attention": "sdpa", "disable_tqdm": True, "logging_steps": 1, "metric_for_best_model": "top1",
+    "bf16": False, "attention": "sdpa", "disable_tqdm": True, "logging_steps": 1, "metric_for_best_model": "top1",
     "eval_strategy": "epoch",
 }  # fmt: skip
 
@@ -97,7 +97,7 @@ def make_trainer(tmp_path):
         model, processor = build_model(ModelArguments(**{**TOWERS, **(model_changes or {})}), texts)
         defaults = {
             "output_dir": str(tmp_path / "run"), "cache_dir": str(tmp_path / "cache"), "max_steps": 2,
-            "per_device_train_batch_size": 16, "precision": "fp32", "disable_tqdm": True, "eval_strategy": "no",
+            "per_device_train_batch_size": 16, "bf16": False, "disable_tqdm": True, "eval_strategy": "no",
             "save_strategy": "no",
         }  # fmt: skip
         given = {"model": model, "train_dataset": chosen, "eval_dataset": chosen, "processing_class": processor}

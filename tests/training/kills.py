@@ -38,7 +38,7 @@ RECIPE = {
     "freeze_text": False, "vision_tower": "vit", "vision_hidden_size": 16, "vision_num_layers": 1,
     "vision_num_heads": 2, "image_size": 8, "patch_size": 4, "projection_dim": 16, "global_batch_size": 200,
     "encode_chunk_size": 64, "max_steps": 40, "random_shift": 1, "random_erasing": 0.5,
-    "precision": "fp32", "attention": "sdpa", "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 3,
+    "bf16": False, "attention": "sdpa", "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 3,
     "save_strategy": "steps", "save_steps": 3, "test_split": "none", "enable_jit_checkpoint": True,
     "resume_from_checkpoint": "auto", "learning_rate": 0.01, "muon_learning_rate": 0.02, "ema_decay": 0.9,
 }  # fmt: skip

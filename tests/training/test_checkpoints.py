@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.training.optimization.step_values import DivergedError, check_losses, check_weights
+from modeling_clipscratch.training.optimization.step_values import DivergedError, are_finite
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
 from tests.training.conftest import same, state_of, weights
@@ -44,9 +44,7 @@ def copied(straight, tmp_path):
 def test_another_recipe_is_refused_with_both_values(run_recipe, straight, tmp_path, place):
     folder = tmp_path / "other" if place == "elsewhere" else straight.parent
     checkpoint = str(straight / "checkpoint-2") if place == "elsewhere" else "auto"
-    with pytest.raises(
-        ValueError, match="trained with dataset='digits', and now dataset='scenes' is asked for; resume"
-    ):
+    with pytest.raises(ValueError, match="was trained with dataset=digits, and now it is scenes; resume with what"):
         run_recipe(folder, **{**STEPS, "dataset": "scenes"}, resume_from_checkpoint=checkpoint)
     assert not (tmp_path / "other" / "run").exists()
 
@@ -57,16 +55,16 @@ def test_other_rows_under_the_same_name_are_refused(run_recipe, tmp_path, write_
     run, _ = run_recipe(tmp_path / "first", **recipe)
     write_files(["red/new.png"])
     for folder, checkpoint in ((tmp_path / "first", "auto"), (tmp_path / "second", str(run / "checkpoint-1"))):
-        with pytest.raises(ValueError, match="was trained on other rows .digest .*; resume with the same files"):
+        with pytest.raises(ValueError, match="was trained with train_rows=.*, and now it is .*; resume with what"):
             run_recipe(folder, **recipe, resume_from_checkpoint=checkpoint)
     assert not (tmp_path / "second" / "run").exists()
 
 
-EXCHANGED = {  # what is exchanged under the same path: file of the towers, text in it, what takes its place
-    "weights": None,
-    "tokenizer": ("text/tokenizer.json", "square", "rectangle"),
-    "image processor": ("vision/preprocessor_config.json", '"resample": 2', '"resample": 3'),
-}
+EXCHANGED = (  # what is exchanged under the same path: the weights, or a file of the towers, text in it, its new text
+    None,
+    ("text/tokenizer.json", "square", "rectangle"),
+    ("vision/preprocessor_config.json", '"resample": 2', '"resample": 3'),
+)
 
 
 def test_tower_that_was_exchanged_under_the_same_path_is_refused(run_recipe, make_model, word_processor, tmp_path):
@@ -82,14 +80,14 @@ def test_tower_that_was_exchanged_under_the_same_path_is_refused(run_recipe, mak
     run, _ = run_recipe(tmp_path / "a", **recipe)
     resume = {**recipe, "max_steps": 2, "resume_from_checkpoint": str(run / "checkpoint-1")}
     run_recipe(tmp_path / "b", **resume)
-    for part, change in EXCHANGED.items():
+    for change in EXCHANGED:
         write(seed=0 if change else 1)
         if change:
             file, old, new = change
             text = (tmp_path / file).read_text()
             assert old in text
             (tmp_path / file).write_text(text.replace(old, new))
-        sentence = f"was trained with another {part} than" if change else "is frozen and has other values there"
+        sentence = "was trained with processor=" if change else "was trained with another frozen tower .* text_model"
         with pytest.raises(ValueError, match=sentence):
             run_recipe(tmp_path / "c", **resume)
         assert not (tmp_path / "c" / "run").exists()
@@ -121,32 +119,15 @@ def test_images_seen_are_those_of_all_parts_of_a_run(run_recipe, straight, tmp_p
     assert (record(run)["images_seen"], record(run / "checkpoint-5")["images_seen"]) == (6 * 400, 5 * 400)
     run_recipe(tmp_path, **{**longer, "resume_from_checkpoint": "auto"})  # nothing is left to be trained
     assert record(run)["images_seen"] == 6 * 400
-    for folder in (run, run / "checkpoint-5"):  # the card says how it was trained, so it must say this too
-        assert "# Resumed from checkpoint-3 of a run of max_steps=4." in (folder / "recipe.yaml").read_text()
-
-
-def test_folder_of_a_run_names_the_checkpoint_inside(straight, tmp_path):
-    with pytest.raises(ValueError, match="is the folder of a run, not a checkpoint; give .*checkpoint-4, its last one"):
-        find_checkpoint(tmp_path, str(straight))
-    finished = shutil.copytree(straight, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
-    with pytest.raises(ValueError, match="is no checkpoint; give the path of a checkpoint-N, or auto"):
-        find_checkpoint(tmp_path, str(finished))
-
-
-@pytest.mark.parametrize("option", [True, "checkpoint-2"])
-def test_trainer_returns_its_output_for_a_finished_run(make_trainer, tmp_path, option):
-    steps = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "logging_steps": 1}
-    first = make_trainer(**steps).train()
-    option = str(tmp_path / "run" / option) if option == "checkpoint-2" else option
-    again = make_trainer(**steps).train(resume_from_checkpoint=option)
-    assert (again.global_step, again.training_loss) == (2, pytest.approx(first.training_loss))
+    # The card says how it was trained, so it must say this too.
+    assert "# Resumed from step 3 of a run of 4 steps." in (run / "recipe.yaml").read_text()
 
 
 @pytest.mark.parametrize(("field", "before", "now"), [("optim", "adamw_torch_fused", "sgd"), ("seed", 0, 1)])
 def test_trainer_refuses_a_checkpoint_of_another_batch_or_optimizer(make_trainer, field, before, now):
     steps = {"save_strategy": "steps", "save_steps": 1}
     make_trainer(**steps).train()
-    sentence = f"trained with {field}={before}, and now {field}={now} is asked for; resume with {field}={before}"
+    sentence = f"was trained with {field}={before}, and now it is {now}; resume with what it was trained with"
     with pytest.raises(ValueError, match=sentence):
         make_trainer(**{**steps, "max_steps": 3, field: now}).train(resume_from_checkpoint=True)
 
@@ -206,7 +187,7 @@ def flip(path):
 
 DAMAGES = {"removed": Path.unlink, "emptied": lambda path: path.write_bytes(b""), "cut": cut, "one bit": flip}
 FILES = (
-    "model.safetensors", "ema.safetensors", "optimizer.pt", "trainer_state.json", "recipe.yaml", "config.json", SUMS,
+    "model.safetensors", "ema.safetensors", "optimizer.pt", "trainer_state.json", "config.json", SUMS,
 )  # fmt: skip
 
 
@@ -222,19 +203,10 @@ def test_damaged_checkpoint_is_named_and_auto_takes_the_one_before(copied, caplo
         find_checkpoint(copied, str(copied / "checkpoint-4"))
 
 
-def test_file_that_was_not_written_with_a_checkpoint_is_not_loaded(copied):
-    torch.save({}, copied / "checkpoint-4" / "scaler.pt")
-    assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-3")
-    (copied / "checkpoint-3" / "notes.txt").write_text("a person's")
-    assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-3")
-
-
 def test_no_usable_checkpoint_is_an_error_and_not_a_new_start(copied):
     for path in copied.glob("checkpoint-*"):
         (path / "optimizer.pt").unlink()
-    with pytest.raises(
-        ValueError, match="none of the 4 checkpoints .* is complete .checkpoint-1: optimizer.pt, listed"
-    ):
+    with pytest.raises(ValueError, match="none of the 4 checkpoints .* is complete .optimizer.pt, listed"):
         find_checkpoint(copied, "auto")
 
 
@@ -243,15 +215,6 @@ def test_run_resumed_before_a_damaged_checkpoint_ends_with_the_same_bits(run_rec
     run_recipe(copied.parent, **STEPS, resume_from_checkpoint="auto")
     assert same(weights(copied), weights(straight))
     assert find_checkpoint(copied, "auto") == str(copied / "checkpoint-4")
-
-
-def test_weights_of_another_shape_are_refused_in_a_sentence(run_recipe, copied):
-    changed = weights(copied / "checkpoint-4")
-    changed["text_projection.weight"] = torch.zeros(3, 3)
-    save_file(changed, copied / "checkpoint-4" / "model.safetensors", metadata={"format": "pt"})
-    write_sums(copied / "checkpoint-4")
-    with pytest.raises(ValueError, match=r"text_projection.weight is \(3, 3\) there and \(16, 16\) here"):
-        run_recipe(copied.parent, **STEPS, resume_from_checkpoint="auto")
 
 
 def test_damaged_best_checkpoint_gives_way_to_the_last_weights(run_recipe, tmp_path, caplog):
@@ -265,7 +228,7 @@ def test_damaged_best_checkpoint_gives_way_to_the_last_weights(run_recipe, tmp_p
     flip(run / "checkpoint-1" / "model.safetensors")
     run_recipe(tmp_path, **best, resume_from_checkpoint="auto")
     assert same(weights(run), weights(run / "checkpoint-2"))
-    assert "checkpoint-1, is damaged (model.safetensors does not match SHA256SUMS): the last weights" in caplog.text
+    assert "checkpoint-1, cannot be used (model.safetensors does not match SHA256SUMS): the last weights" in caplog.text
 
 
 # Losses and weights that are not finite
@@ -283,7 +246,9 @@ def test_diverging_run_stops_before_it_saves(run_recipe, tmp_path, monkeypatch, 
         return (share * torch.nan if len(calls) == 3 else share), statistics
 
     monkeypatch.setattr(module, "global_loss", diverges)
-    with pytest.raises(DivergedError, match="the loss is nan at step 3: training diverged and was stopped before"):
+    with pytest.raises(
+        DivergedError, match="(loss is|weights are) not finite at step 3: training diverged and was stopped before"
+    ):
         run_recipe(tmp_path, **{**STEPS, "logging_steps": logging_steps})
     run = tmp_path / "run"
     assert {path.name for path in run.iterdir()} == {"recipe.yaml", "checkpoint-1", "checkpoint-2"}
@@ -295,20 +260,15 @@ def test_diverging_run_stops_before_it_saves(run_recipe, tmp_path, monkeypatch, 
 def test_weights_that_a_step_made_infinite_are_not_measured_saved_or_finished(run_recipe, tmp_path, changes):
     """The loss of that step is finite: its gradients, times the learning rate, are not."""
     recipe = {**STEPS, "optim": "sgd", "learning_rate": 3e38, "max_grad_norm": 0, "lr_scheduler_type": "constant"}
-    with pytest.raises(DivergedError, match="(the weights are not finite after|the loss is (nan|inf) at) step [12]:"):
+    with pytest.raises(DivergedError, match="(loss is|weights are) not finite at step [12]: "):
         run_recipe(tmp_path, **{**recipe, "warmup_steps": 0, "max_steps": 2, **changes})
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert all(w.isfinite().all() for path in tmp_path.glob("run/checkpoint-*") for w in weights(path).values())
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_first_loss_and_any_weight_that_is_not_finite_are_seen(value):
-    losses = [torch.tensor(value if number >= 2 else 1.0) for number in range(5)]
-    check_losses(losses[:2], step=12)
-    with pytest.raises(DivergedError, match="at step 13$"):
-        check_losses(losses, step=15)
+def test_any_weight_that_is_not_finite_is_seen(value):
     good, bad = torch.ones(3, 3), torch.ones(4)
-    check_weights([good, bad, torch.empty(0)], step=1)
+    assert are_finite([good, bad, torch.empty(0)])
     bad[2] = value
-    with pytest.raises(DivergedError, match="after step 1$"):
-        check_weights([good, bad], step=1)
+    assert not are_finite([good, bad])

@@ -1,16 +1,11 @@
 """Train on any `datasets.Dataset`, and hold every documented call of transformers' Trainer."""
 
-import importlib
-import sys
-from types import ModuleType
-
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
-from transformers import trainer as trainer_module
 
 from modeling_clipscratch import ClipScratchModel, ClipScratchTrainer, ClipScratchTrainingArguments
 from modeling_clipscratch.data.columns import DataOptions
@@ -177,7 +172,7 @@ def test_run_is_resumed_to_the_same_bits_and_a_finished_one_makes_no_step(make, 
     if streamed:
         changes["max_steps"], options["train_dataset"] = 6, make_dataset("class labels").to_iterable_dataset(3)
     first = make(options=options, **changes)
-    expected = first.train()
+    first.train()
     last = tmp_path / "run" / "checkpoint-6"
     last.rename(tmp_path / "gone")
     assert make(options=options, **changes).train(resume_from_checkpoint=True).global_step == 6
@@ -187,7 +182,7 @@ def test_run_is_resumed_to_the_same_bits_and_a_finished_one_makes_no_step(make, 
     trainer, steps = make(options=options, **changes), []
     trainer.training_step = lambda *args: steps.append(args)
     finished = trainer.train(resume_from_checkpoint=True)
-    assert (finished.global_step, steps) == (6, []) and finished.training_loss == pytest.approx(expected.training_loss)
+    assert (finished.global_step, steps) == (6, [])
     assert same(trainer.model.state_dict(), weights(last))
 
 
@@ -253,61 +248,38 @@ def test_callbacks_receive_every_event(make):
     assert Events.seen == ["loss"] * 3 + ["eval_top1", "save", "predict"]
 
 
-def test_bar_takes_the_place_of_the_one_of_a_notebook(make, monkeypatch, capfd):
-    for name in ("IPython", "IPython.display"):  # which a notebook has
-        monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    notebook = importlib.import_module("transformers.utils.notebook")
-    monkeypatch.setattr(trainer_module, "DEFAULT_PROGRESS_CALLBACK", notebook.NotebookProgressCallback)
-    trainer = make(disable_tqdm=False)
-    assert not any(isinstance(one, notebook.NotebookProgressCallback) for one in trainer.callback_handler.callbacks)
-    trainer.train()
-    assert trainer.evaluate()["eval_top1"] >= 0 and "48/48" in capfd.readouterr().err
-
-
-WRONG = {  # what is given instead: parameters of the trainer (dataset -> value), arguments; and the sentence
+WRONG = {  # what is given instead: parameters of the trainer (dataset -> value); and the sentence
     "plain arguments": (
-        {"args": lambda dataset: TrainingArguments("run")}, {},
+        {"args": lambda dataset: TrainingArguments("run")},
         "^args is a TrainingArguments; give ClipScratchTrainingArguments, which take the same fields",
     ),
     "model and processor as the model": (
-        {"model": lambda dataset: (1, 2)}, {}, "^model is a tuple; give a ClipScratchModel .from_towers returns it",
+        {"model": lambda dataset: (1, 2)}, "^model is a tuple; give a ClipScratchModel .from_towers returns it",
     ),
     "a list": (
-        {"train_dataset": lambda dataset: [{"image": 1}]}, {},
+        {"train_dataset": lambda dataset: [{"image": 1}]},
         "^train_dataset is a list; give a datasets.Dataset or IterableDataset with an image column",
     ),
     "all splits": (
-        {"train_dataset": lambda dataset: datasets.DatasetDict(train=dataset, test=dataset)}, {},
+        {"train_dataset": lambda dataset: datasets.DatasetDict(train=dataset, test=dataset)},
         "^train_dataset is a DatasetDict; give a datasets.Dataset .* one split of what load_dataset",
     ),
     "no processor": (
-        {"processing_class": lambda dataset: None}, {},
+        {"processing_class": lambda dataset: None},
         "^processing_class is missing; give the model's processor, which has a tokenizer and an image processor",
-    ),
-    "a stream without an end": (
-        {"train_dataset": lambda dataset: dataset.to_iterable_dataset()}, {},
-        "the number of rows is not known, so num_train_epochs has no use; set max_steps.$",
-    ),
-    "own metrics": (
-        {"compute_metrics": lambda dataset: print}, {},
-        "^compute_metrics is not supported: an evaluation computes metrics of the whole split .*; leave it out.$",
-    ),
-    "metric of other data": (
-        {}, {"metric_for_best_model": "text_to_image_recall@1"},
-        "^metric_for_best_model=text_to_image_recall@1 is not measured on this class data; choose one of top1",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_use_is_one_sentence_with_its_remedy(make, make_dataset, case, tmp_path):
-    given, changes, sentence = WRONG[case]
+    given, sentence = WRONG[case]
     options = {name: value(make_dataset("class labels")) for name, value in given.items()}
     with pytest.raises(ValueError, match=sentence) as refused:
         if "args" in options:
             ClipScratchTrainer(**options)
         else:
-            make(options=options, **changes)
+            make(options=options)
     assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
 
 
@@ -319,7 +291,6 @@ def test_wrong_use_is_one_sentence_with_its_remedy(make, make_dataset, case, tmp
             "^train_dataset is missing; give the Trainer a datasets.Dataset to train on.",
         ),
         (lambda trainer: trainer.evaluate(), "^eval_dataset is missing; give one to the Trainer or to evaluate()."),
-        (lambda trainer: trainer.evaluate("b"), "^eval_dataset='b' is no name"),
         (lambda trainer: trainer.evaluate([1]), "^eval_dataset is a list; give a datasets.Dataset"),
         (lambda trainer: trainer.predict(None), "^eval_dataset is a NoneType; give a datasets.Dataset"),
     ],

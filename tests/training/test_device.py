@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modeling_clipscratch.training.optimization import device
 from modeling_clipscratch.training.optimization.device import check_processes, choose_precision
+from modeling_clipscratch.training.recipe import arguments
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
 
 
@@ -22,8 +22,7 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 )
 def test_precision_on_cpus_follows_their_instructions(monkeypatch, instructions, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    assert choose_precision("auto", use_cpu=True) == expected
-    assert choose_precision("fp16", use_cpu=True) == "fp16"
+    assert choose_precision(use_cpu=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -31,34 +30,16 @@ def test_precision_on_cpus_follows_their_instructions(monkeypatch, instructions,
     [
         ("bf16", {}, "bf16"),
         ("bf16", {"bf16": False}, "fp32"),
-        ("bf16", {"fp16": False}, "bf16"),
-        ("fp16", {"fp16": False}, "fp32"),
+        ("fp16", {}, "fp16"),
         ("fp32", {"bf16": True}, "bf16"),
-        ("fp32", {"bf16": False, "fp16": False}, "fp32"),
-        ("fp32", {"bf16": True, "precision": "bf16"}, "bf16"),
-        ("bf16", {"bf16": False, "precision": "fp32"}, "fp32"),
+        ("fp32", {"bf16": False, "fp16": True}, "fp16"),
     ],
 )
-def test_flags_of_transformers_and_precision_agree(monkeypatch, best, options, expected):
-    monkeypatch.setattr(device, "choose_precision", lambda precision, use_cpu: best)
+def test_precision_is_that_of_the_device_unless_a_flag_is_given(monkeypatch, best, options, expected):
+    monkeypatch.setattr(arguments, "choose_precision", lambda use_cpu: best)
     args = ClipScratchTrainingArguments(**options)
     assert (args.precision, args.bf16, args.fp16) == (expected, expected == "bf16", expected == "fp16")
-    again = dataclasses.replace(args, seed=1)
-    assert (again.precision, again.bf16, again.fp16) == (args.precision, args.bf16, args.fp16)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"bf16": True, "precision": "fp32"},
-        {"bf16": False, "precision": "bf16"},
-        {"fp16": True, "precision": "bf16"},
-        {"fp16": True, "bf16": True},
-    ],
-)
-def test_flag_that_contradicts_the_precision_is_refused(options):
-    with pytest.raises(ValueError, match="16=(True|False) contradicts precision=.*; leave one out"):
-        ClipScratchTrainingArguments(**options)
+    assert dataclasses.replace(args, seed=1).precision == expected
 
 
 def test_processes_without_a_connection_are_refused(monkeypatch):

@@ -76,7 +76,7 @@ def measure(folder):
     torch.manual_seed(0)
     texts = CaptionTable.of(data["test"], data.templates).texts
     model, processor = build_model(ModelArguments(**TOWERS, freeze_text=False), texts)
-    args = ClipScratchTrainingArguments(str(folder / "run"), global_batch_size=8, disable_tqdm=True, precision="fp32")
+    args = ClipScratchTrainingArguments(str(folder / "run"), global_batch_size=8, disable_tqdm=True, bf16=False)
     parts = {"processing_class": processor, "templates": data.templates}
     trainer = trainer_module.ClipScratchTrainer(model, args, **parts)
     return counts, trainer.evaluate(data["test"].select(range(40)))

@@ -58,7 +58,7 @@ def captioned(images, captions):
 
 
 def arguments(tmp_path, **changes):
-    quiet = {"disable_tqdm": True, "use_cpu": True, "precision": "fp32"}
+    quiet = {"disable_tqdm": True, "use_cpu": True, "bf16": False}
     return ClipScratchTrainingArguments(str(tmp_path), cache_dir=str(tmp_path), **quiet, **changes)
 
 

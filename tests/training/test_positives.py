@@ -96,7 +96,7 @@ def first_batch(form, folder):
     torch.manual_seed(0)
     model, processor = build_model(ModelArguments(**TOWERS), [text for texts in CAPTIONS for text in texts])
     args = ClipScratchTrainingArguments(
-        str(folder / "run"), global_batch_size=8, max_steps=1, disable_tqdm=True, eval_strategy="no", precision="fp32",
+        str(folder / "run"), global_batch_size=8, max_steps=1, disable_tqdm=True, eval_strategy="no", bf16=False,
         cache_dir=str(folder / "cache"),
     )  # fmt: skip
     trainer = ClipScratchTrainer(model, args, train_dataset=dataset, processing_class=processor)

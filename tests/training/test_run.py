@@ -21,7 +21,6 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
-from modeling_clipscratch.utils.checksums import write_sums
 from modeling_clipscratch.utils.errors import ClipScratchError
 from tests.training.conftest import same, state_of, weights
 
@@ -85,7 +84,7 @@ def test_recipe_and_versions_are_those_of_the_run(finished):
     folder, _ = finished
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     written = yaml.safe_load((folder.parent / "recipe.yaml").read_text()) | {"global_batch_size": 400}
-    free = {"output_dir", "cache_dir", "disable_tqdm", "logging_steps", "dataloader_num_workers"}
+    free = {"output_dir", "cache_dir", "disable_tqdm"}
     assert recipe == {name: value for name, value in written.items() if name not in free}
     versions = json.loads((folder / "versions.json").read_text())
     assert versions["torch"] == torch.__version__ and {"python", "platform", "device", "transformers"} <= set(versions)
@@ -161,7 +160,7 @@ REFUSED = [
     ({}, {"dataset": None}, "dataset is missing; give --dataset"),
     ({"cat/1.png", "dog/2.png"}, {"test_split": "no"}, "too few .* eval_strategy no"),
     ({f"daisy/{n}.png" for n in range(20)}, {}, "has one class, 'daisy', and training needs two"),
-    ({f"{c}/{n}.png" for c in "ab" for n in range(9)}, {"test_split": "test"}, "no split 'test'; .*--test_split none"),
+    ({f"{c}/{n}.png" for c in "ab" for n in range(9)}, {"test_split": "test"}, "no split 'test'"),
     (
         {f"{c}/{n}.png" for c in "ab" for n in range(9)},
         {"metric_for_best_model": "top5"},
@@ -189,7 +188,7 @@ def test_data_without_a_test_split_are_measured_on_validation(run_recipe, tmp_pa
     recipe = {"dataset": str(two_classes), "max_steps": 1, "eval_strategy": "no", "save_strategy": "no"}
     folder, metrics = run_recipe(tmp_path, **recipe, validation_fraction=0.3)
     assert "top1" in metrics[str(two_classes)]
-    assert "has no test split: the finished run is measured on validation" in caplog.text
+    assert "has no test split: the finished run is measured on validation, if any" in caplog.text
     assert "global_batch_size=400 is more than the 28 training rows: the batch is 28" in caplog.text
     facts = state_of(folder)["stateful_callbacks"]["TrainingRecord"]["attributes"]
     assert facts["dataset"]["rows"] == {"train": 28, "validation": 12}
@@ -225,23 +224,6 @@ def test_broken_image_is_one_sentence_from_a_worker_too(run_recipe, tmp_path, wo
     with pytest.raises(ClipScratchError, match=r"dog/3.png: cannot be decoded") as caught:
         run_recipe(tmp_path, **recipe, encode_chunk_size=16)
     assert "Traceback" not in str(caught.value)
-
-
-@pytest.mark.slow
-def test_processes_of_one_machine_share_the_limit_of_what_is_kept_in_memory(run_recipe, tmp_path, monkeypatch):
-    kept, read_all = [], Preprocess.read_all
-    monkeypatch.setattr(pairs, "_IN_MEMORY", 3 * 1257 * 8 * 8 * 3)  # three times the training images
-    monkeypatch.setattr(
-        Preprocess,
-        "read_all",
-        lambda self, rows, **named: kept.append(str(rows.split)) or read_all(self, rows, **named),
-    )
-    few = {"max_steps": 1, "eval_strategy": "steps", "save_strategy": "no"}  # test is measured once and not kept
-    for processes, expected in ((1, ["validation", "train"]), (4, ["validation"])):
-        kept.clear()
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-        run_recipe(tmp_path / str(processes), **few)
-        assert kept == expected
 
 
 def test_second_run_with_cached_features_decodes_no_image(run_recipe, tmp_path, monkeypatch):
@@ -285,11 +267,6 @@ def test_resumed_run_equals_the_straight_one_to_the_bit(run_recipe, straight, tm
     assert losses[0] == losses[1] and len(losses[0]) == 7
 
 
-def test_straight_run_learns_at_every_step(straight):
-    steps = [weights(straight / f"checkpoint-{step}")["text_projection.weight"] for step in range(1, 8)]
-    assert not any(torch.equal(before, after) for before, after in zip(steps, steps[1:], strict=False))
-
-
 @pytest.mark.slow
 def test_finished_run_is_lengthened_from_its_checkpoint_whatever_that_is_called(run_recipe, straight, tmp_path):
     renamed = shutil.copytree(straight / "checkpoint-7", tmp_path / "last-checkpoint")
@@ -307,19 +284,6 @@ def test_run_whose_best_evaluation_had_no_checkpoint_ends_all_the_same(run_recip
 
 
 @pytest.mark.slow
-def test_checkpoint_of_weights_only_finishes_a_run_but_cannot_be_resumed_from(run_recipe, tmp_path):
-    steps = {**LEARNED, "max_steps": 2, "save_only_model": True}
-    run, _ = run_recipe(tmp_path, **steps)
-    bits = (run / "model.safetensors").read_bytes()
-    (run / "model.safetensors").unlink()
-    run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
-    assert (run / "model.safetensors").read_bytes() == bits
-    shutil.rmtree(run / "checkpoint-2")
-    with pytest.raises(ClipScratchError, match="checkpoint-1 holds weights only .save_only_model."):
-        run_recipe(tmp_path, **steps, resume_from_checkpoint="auto")
-
-
-@pytest.mark.slow
 def test_run_whose_folder_was_moved_still_ends_with_its_best_checkpoint(run_recipe, tmp_path, worse_and_worse, caplog):
     steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
     run_recipe(tmp_path / "old", **steps, test_split="none")
@@ -329,11 +293,11 @@ def test_run_whose_folder_was_moved_still_ends_with_its_best_checkpoint(run_reci
     assert same(weights(run), weights(run / "checkpoint-2"))
     longer = {**steps, "max_steps": 6, "test_split": "none", "resume_from_checkpoint": str(run / "checkpoint-4")}
     assert same(weights(run_recipe(tmp_path / "longer", **longer)[0]), weights(run / "checkpoint-2"))
-    assert not [record for record in caplog.records if "is gone" in record.message]
+    assert not [record for record in caplog.records if "cannot be used" in record.message]
     shutil.rmtree(run / "checkpoint-2")
     run_recipe(tmp_path / "new", **steps, test_split="none", resume_from_checkpoint="auto")
     assert same(weights(run), weights(run / "checkpoint-4"))
-    assert [record for record in caplog.records if "checkpoint-2, is gone: the last weights" in record.message]
+    assert [record for record in caplog.records if "checkpoint-2, cannot be used" in record.message]
 
 
 @pytest.mark.slow
@@ -364,17 +328,6 @@ def test_folder_of_another_run_is_refused_and_stays_as_it_is(write_recipe, finis
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
-def test_checkpoint_of_another_model_is_refused_before_anything_is_written(run_recipe, tmp_path):
-    other = tmp_path / "checkpoint-5"
-    other.mkdir()
-    (other / "trainer_state.json").write_text("{}")
-    (other / "config.json").write_text('{"model_type": "clip"}')
-    write_sums(other)
-    with pytest.raises(ClipScratchError, match="holds a model of type 'clip', not 'clipscratch'"):
-        run_recipe(tmp_path / "new", **FROZEN, resume_from_checkpoint=str(other))
-    assert not (tmp_path / "new" / "run").exists()
-
-
 def test_overwriting_starts_again_and_keeps_nothing_of_the_old_run(run_recipe, tmp_path):
     short = {**LEARNED, "max_steps": 2}
     folder, _ = run_recipe(tmp_path, **short)
@@ -398,7 +351,7 @@ def test_failing_save_leaves_the_earlier_checkpoint_complete_and_says_so(run_rec
         return own(self, folder, *args, **named)
 
     monkeypatch.setattr(ClipScratchModel, "save_pretrained", full_at_the_second)
-    with pytest.raises(OSError, match="No space left.* checkpoint-1 is complete: make room"):
+    with pytest.raises(OSError, match="No space left.*make room"):
         run_recipe(tmp_path, **LEARNED)
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {"recipe.yaml", "checkpoint-1"}
@@ -406,10 +359,10 @@ def test_failing_save_leaves_the_earlier_checkpoint_complete_and_says_so(run_rec
 
 
 def test_failing_last_save_leaves_no_half_written_result(run_recipe, tmp_path, monkeypatch):
-    def full(state, folder):
+    def full(history, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_draw_curves", full)
-    with pytest.raises(OSError, match="No space left.* checkpoint-1 is complete: make room"):
+    monkeypatch.setattr("modeling_clipscratch.evaluation.plots.curves.plot_curves", full)
+    with pytest.raises(OSError, match="No space left.*make room"):
         run_recipe(tmp_path, **{**LEARNED, "max_steps": 1})
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"recipe.yaml", "checkpoint-1"}

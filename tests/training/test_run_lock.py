@@ -3,13 +3,10 @@
 import multiprocessing
 import os
 import signal
-import socket
 
 import pytest
-import torch
 
-from modeling_clipscratch.training.recipe.recipe import parse_recipe
-from modeling_clipscratch.training.run import train
+from modeling_clipscratch.training.saving import run_folder
 from modeling_clipscratch.training.saving.run_folder import LOCK, begin_run_folder, check_run_folder, lock_run_folder
 
 # Processes are forked from one that has imported what they need, but has no threads of torch.
@@ -21,6 +18,11 @@ def hold(folder, pipe):
     with lock_run_folder(folder):
         pipe.send("locked")
         pipe.poll(30)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(run_folder, "_PATIENCE", 0)
 
 
 @pytest.fixture
@@ -36,11 +38,10 @@ def other_run(tmp_path):
     process.join(30)
 
 
-@pytest.mark.parametrize("changes", [{}, {"overwrite_output_dir": True}, {"resume_from_checkpoint": "auto"}])
-def test_second_run_is_refused_with_process_and_host_and_changes_nothing(run_recipe, tmp_path, other_run, changes):
+@pytest.mark.parametrize("changes", [{"overwrite_output_dir": True}, {"resume_from_checkpoint": "auto"}])
+def test_second_run_is_refused_and_changes_nothing(run_recipe, tmp_path, other_run, changes):
     process, _ = other_run
-    sentence = f"run is in use by another run .process {process.pid} on {socket.gethostname()}.; wait until it ends"
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match="run is in use by another run; wait until it ends"):
         run_recipe(tmp_path, **changes)
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK] and process.is_alive()
     with lock_run_folder(tmp_path / "run", writes=False):  # as all but one process of a run call it
@@ -59,13 +60,13 @@ def test_lock_is_free_after_a_run(tmp_path, other_run, end):
     process.join(30)
     pipe.close()
     with lock_run_folder(tmp_path / "run"):
-        assert (tmp_path / "run" / LOCK).read_text() == f"{os.getpid()} {socket.gethostname()}\n"
+        assert (tmp_path / "run" / LOCK).is_file()
 
 
 def test_lock_leaves_nothing_behind(tmp_path):
     (tmp_path / "kept").mkdir()
     for name in ("kept", "a/b"):
-        with lock_run_folder(tmp_path / name), lock_run_folder(tmp_path / name):
+        with lock_run_folder(tmp_path / name):
             assert (tmp_path / name / LOCK).is_file()
     assert (tmp_path / "kept").is_dir() and not any((tmp_path / "kept").iterdir()) and not (tmp_path / "a/b").exists()
 
@@ -94,50 +95,6 @@ def test_what_a_killed_run_left_half_written_locks_nobody_out(tmp_path, leftover
     path = tmp_path / leftover
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("")
-    check_run_folder(tmp_path, {"dataset": "digits"}, overwrite=False, resume=resume)
-    begin_run_folder(tmp_path, {"dataset": "digits"}, resume=resume)
+    check_run_folder(tmp_path, None, overwrite=False, resume=resume)
+    begin_run_folder(tmp_path, {"dataset": "digits"})
     assert {path.name for path in tmp_path.iterdir()} - {LOCK} == {"recipe.yaml"}
-
-
-# Pairs of runs that are started together, or one amid the other
-
-
-def run_to_the_end(path, options, delay, results):
-    torch.set_num_threads(1)
-    if delay.wait(30):
-        try:
-            train(*parse_recipe([str(path), *options]))
-            results.put((options, "finished"))
-        except (ValueError, OSError) as error:
-            results.put((options, str(error)))
-
-
-STEPS = {"max_steps": 40, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "no", "test_split": "none"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("second", [["--overwrite_output_dir"], ["--resume_from_checkpoint", "auto"]])
-@pytest.mark.parametrize(("seed", "together"), [(1, True), (0, False)])
-def test_of_two_runs_into_one_folder_one_trains_and_the_other_is_refused(
-    write_recipe, tmp_path, second, seed, together
-):
-    events, results = [START.Event(), START.Event()], START.Queue()
-    runs = []
-    for event, options, number in zip(events, ([], second), (0, seed), strict=True):
-        path = write_recipe(tmp_path, **STEPS, freeze_text=False).rename(tmp_path / f"{len(runs)}.yaml")
-        args = (path, ["--seed", str(number), *options], event, results)
-        runs.append(START.Process(target=run_to_the_end, args=args))
-        runs[-1].start()
-    events[0].set()
-    if not together:
-        while not any((tmp_path / "run").glob("checkpoint-*")):
-            assert runs[0].is_alive()
-    events[1].set()
-    ends = [results.get(timeout=60) for _ in runs]
-    for run in runs:
-        run.join(30)
-    [(winner, _)] = [end for end in ends if end[1] == "finished"]
-    [(_, sentence)] = [end for end in ends if end[1] != "finished"]
-    assert "is in use by another run (process" in sentence
-    assert (tmp_path / "run" / "checkpoint-40").is_dir() and (tmp_path / "run" / "config.json").is_file()
-    assert f"seed: {winner[1]}" in (tmp_path / "run" / "recipe.yaml").read_text()

@@ -12,7 +12,6 @@ from transformers import AutoModel
 from modeling_clipscratch.training.optimization.ema import ModelEma
 from modeling_clipscratch.training.optimization.sharding import has_unused_parameters
 from modeling_clipscratch.training.recipe.arguments import ModelArguments
-from modeling_clipscratch.training.saving import checkpoints
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.training.towers.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
@@ -103,7 +102,7 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
 def test_checkpoint_without_an_average_is_refused(run_recipe, tmp_path):
     steps = {**SHORT, "save_strategy": "steps", "save_steps": 2}
     run, _ = run_recipe(tmp_path / "a", **steps)
-    with pytest.raises(ValueError, match="was trained with ema_decay=None, and now ema_decay=0.5"):
+    with pytest.raises(ValueError, match="was trained with ema_decay=None, and now it is 0.5"):
         run_recipe(tmp_path / "b", **steps, ema_decay=0.5, resume_from_checkpoint=find_checkpoint(run, "auto"))
 
 
@@ -153,7 +152,6 @@ def test_merged_adapters_compute_what_they_computed_before(make_trainer):
         ({"text_lora_rank": -1}, "text_lora_rank=-1 is less than 0"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 is not between 0 and 1"),
         ({"memory_budget_gb": -1.0}, "memory_budget_gb=-1.0 is not above 0"),
-        ({"text_lora_rank": 2, "gradient_checkpointing": True}, "no effect on a frozen tower with adapters"),
     ],
 )
 def test_switches_that_do_not_fit_are_refused(run_recipe, tmp_path, said, sentence):
@@ -233,9 +231,3 @@ def test_weights_without_a_part_in_the_embeddings_are_found(make_trainer):
         trainer = make_trainer({"vision_tower": vision})
         found[vision] = has_unused_parameters(trainer.model, trainer._largest_rows(2))
     assert found == {"vit": False, "dinov2": True}
-
-
-def test_processes_that_found_different_checkpoints_stop(monkeypatch):
-    monkeypatch.setattr(checkpoints, "all_rows", lambda rows: torch.tensor([4, -1]))
-    with pytest.raises(ValueError, match="different checkpoints .steps -1, 4; -1 is none."):
-        checkpoints.check_agreement(None, "cpu")

@@ -17,13 +17,6 @@ def in_optimizer(trainer):
     return {names[id(p)]: group for group in trainer.optimizer.param_groups for p in group["params"]}
 
 
-def test_batch_shrinks_to_the_data_and_one_row_is_refused(make_trainer):
-    trainer = make_trainer(rows=15, max_steps=1)
-    assert trainer.args.global_batch_size == 15 and trainer.train().global_step == 1
-    with pytest.raises(ValueError, match="^1 training rows are too few"):
-        make_trainer(rows=1)
-
-
 def test_frozen_text_tower_is_bitwise_unchanged_and_not_in_the_optimizer(make_trainer):
     trainer = make_trainer({"freeze_text": True}, max_steps=3, learning_rate=0.1)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
@@ -153,28 +146,21 @@ def test_evaluation_measures_the_whole_split_and_leaves_the_mode(make_trainer):
 
 
 def test_bf16_steps_keep_weights_in_float32(make_trainer):
-    trainer = make_trainer(precision="bf16", max_steps=2, logging_steps=1)
+    trainer = make_trainer(bf16=True, max_steps=2, logging_steps=1)
     trainer.train()
     assert trainer.args.bf16 and {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert len(losses) == 2 and all(0 < loss < 2 * math.log(16) for loss in losses)
 
 
-def test_progress_bar_counts_images_and_shows_the_loss_with_its_floor(make_trainer, capfd):
+def test_progress_bar_shows_the_loss_with_its_floor(make_trainer, capfd):
     trainer = make_trainer(disable_tqdm=False, max_steps=2, logging_steps=1)
     trainer.train()
     trainer.evaluate()
     last, bars = trainer.state.log_history[1], capfd.readouterr().err
-    assert re.search(r"training: 100%.* 32/32 .* images/s", bars)
+    assert re.search(r"100%.* 2/2 ", bars)
     assert f"loss {last['loss']:.2f} (floor {last['loss_floor']:.2f})" in bars
     assert re.search(r"embedding train: 100%.* 64/64 ", bars)  # of the evaluation after the training
-
-
-@pytest.mark.parametrize("method", ["evaluate", "predict"])
-def test_keys_to_ignore_are_refused(make_trainer, method):
-    trainer = make_trainer()
-    with pytest.raises(ValueError, match="ignore_keys=.'loss'. is not supported"):
-        getattr(trainer, method)(trainer.eval_dataset, ignore_keys=["loss"])
 
 
 def test_model_callbacks_and_optimizer_may_be_given_as_to_transformers_trainer(make_trainer):
@@ -199,13 +185,3 @@ def test_model_callbacks_and_optimizer_may_be_given_as_to_transformers_trainer(m
 
     trainer = make_trainer(options={"optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.25})})
     assert isinstance(trainer.create_optimizer(), torch.optim.SGD)
-
-
-@pytest.mark.parametrize(
-    ("rate", "option"), [("tower_learning_rate", "optimizers"), ("muon_learning_rate", "optimizer_cls_and_kwargs")]
-)
-def test_rate_that_an_own_optimizer_would_not_read_is_refused(make_trainer, rate, option):
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    options = {"optimizers": (optimizer, None), "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1})}
-    with pytest.raises(ValueError, match=f"{rate} would have no effect on the optimizer in {option}"):
-        make_trainer(options={option: options[option]}, **{rate: 0.01})

@@ -7,36 +7,19 @@ import torch
 from ...utils.errors import ClipScratchError
 from ..towers.attention import choose_attention
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-
 
 def no_accelerator() -> bool:
     return not torch.accelerator.is_available()
 
 
-def choose_precision(precision: str, *, use_cpu: bool) -> str:
-    """Resolve `auto` to `fp32`, `bf16` or `fp16`; leave the others as they are."""
-    if precision != "auto":
-        return precision
+def choose_precision(*, use_cpu: bool) -> str:
+    """Return which of `fp32`, `bf16` and `fp16` the device is fast at."""
     if use_cpu:  # measured: a ViT's step takes a third of its fp32 time with these instructions, 20 times it without
         features = torch.cpu.get_capabilities()
         return "bf16" if features.get("amx_bf16", False) or features.get("avx512_bf16", False) else "fp32"
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "fp32"
-
-
-def settle_precision(args) -> None:
-    """Make `precision`, `bf16` and `fp16` of the arguments agree; `ClipScratchError` if they contradict each other."""
-    flags = {"bf16": args.bf16, "fp16": args.fp16}
-    if args.precision == "auto":
-        best = choose_precision("auto", use_cpu=args.use_cpu)
-        default = "fp32" if flags.get(best) is False else best
-        args.precision = next((name for name, flag in flags.items() if flag), default)
-    for name, flag in flags.items():
-        if flag is not None and flag != (name == args.precision):
-            raise ClipScratchError(f"{name}={flag} contradicts precision={args.precision}; leave one out.")
-        setattr(args, name, name == args.precision)
 
 
 def describe_device(args) -> str:

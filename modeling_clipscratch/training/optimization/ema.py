@@ -54,13 +54,9 @@ class ModelEma:
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
-        saved = read_ema(folder)
+        saved = load_file(Path(folder) / "ema.safetensors")
         for name, average in self.weights.items():
             tensor = saved[name].to(average.device)
             if isinstance(average, DTensor):
                 tensor = distribute_tensor(tensor, average.device_mesh, average.placements)
             average.copy_(tensor)
-
-
-def read_ema(folder: str | Path) -> dict[str, torch.Tensor]:
-    return load_file(Path(folder) / "ema.safetensors")

@@ -1,6 +1,5 @@
 """Keep the values of each step on the device until they are logged or checked, so that no step waits for them."""
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -30,17 +29,9 @@ class StepMeans:
         return means
 
 
-def check_losses(losses: list[torch.Tensor], step: int) -> None:
-    """Raise `DivergedError` for the first loss that is not finite; `step` is that of the last one, counted from 1."""
-    for number, value in enumerate(torch.stack(losses).tolist() if losses else [], start=step - len(losses) + 1):
-        if not math.isfinite(value):
-            raise DivergedError(f"the loss is {value} at step {number}")
-
-
 @torch.no_grad()
-def check_weights(weights: Iterable[torch.Tensor], step: int) -> None:
-    """Raise `DivergedError` if a weight is not finite; of sharded weights this process's part is checked."""
+def are_finite(weights: Iterable[torch.Tensor]) -> bool:
+    """Return whether no weight is NaN or infinite; of sharded weights this process's part is checked."""
     local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
     local = [weight for weight in local if weight.numel()]
-    if local and not torch.stack(torch._foreach_norm(local, torch.inf)).isfinite().all():
-        raise DivergedError(f"the weights are not finite after step {step}")
+    return not local or bool(torch.stack(torch._foreach_norm(local, torch.inf)).isfinite().all())

@@ -10,9 +10,11 @@ from ...data.columns import DataOptions
 from ...hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
 from ...utils.errors import ClipScratchError
 from ..loss.global_batch import settle_global_batch
-from ..optimization.device import PRECISIONS, no_accelerator, settle_precision
+from ..optimization.device import choose_precision, no_accelerator
 from ..towers.attention import ATTENTIONS
-from .checks import EPOCHS, LAUNCH_FIELDS, STEPS, check_fields, check_numbers, check_parts
+from .checks import EPOCHS, STEPS, check_fields, check_parts
+
+_FLAG = {"nargs": "?", "const": True}  # --freeze_text alone means true
 
 
 def _option(default, text, **more):
@@ -21,26 +23,16 @@ def _option(default, text, **more):
 
 @dataclass
 class ModelArguments:
-    """Towers, pooling, projection and loss.
-
-    >>> ModelArguments(vision_tower="vit", image_size=32, freeze_text=False).projection_dim
-    512
-    """
+    """Towers, pooling, projection and loss."""
 
     text_tower: str = _option(
-        "distilbert/distilbert-base-uncased",
-        "Hub id or folder of pretrained weights, or a model type to train from scratch (distilbert).",
+        "distilbert/distilbert-base-uncased", "Hub id or folder, or a model type to train from scratch (distilbert)."
     )
     vision_tower: str = _option(
-        "google/vit-base-patch16-224-in21k",
-        "Hub id or folder of pretrained weights, or a model type to train from scratch (vit).",
+        "google/vit-base-patch16-224-in21k", "Hub id or folder, or a model type to train from scratch (vit)."
     )
-    freeze_text: bool | None = _option(
-        None, "Do not train the text tower. Default: true if it is pretrained.", nargs="?", const=True
-    )
-    freeze_vision: bool | None = _option(
-        None, "Do not train the vision tower. Default: true if it is pretrained.", nargs="?", const=True
-    )
+    freeze_text: bool | None = _option(None, "Do not train the text tower. Default: if it is pretrained.", **_FLAG)
+    freeze_vision: bool | None = _option(None, "Do not train the vision tower. Default: if it is pretrained.", **_FLAG)
     unfreeze_text_layers: int = _option(0, "Last blocks of a frozen text tower to train.")
     unfreeze_vision_layers: int = _option(0, "Last blocks of a frozen vision tower to train.")
     text_lora_rank: int = _option(0, "Rank of LoRA adapters to train in a frozen text tower; 0 for none.")
@@ -53,14 +45,9 @@ class ModelArguments:
     vision_state_norm: str = _option("none", "Normalisation of image features.", choices=STATE_NORMS)
     loss: str = _option("softmax", "Contrastive loss.", choices=LOSSES)
     logit_scale_init_value: float = _option(2.6592, "Natural log of the initial inverse temperature.")
-    tokenizer: str | None = _option(
-        None,
-        "Hub id or folder. Default: the text tower's; for a tower from scratch, one of the training captions' words.",
-    )
+    tokenizer: str | None = _option(None, "Hub id or folder. Default: the text tower's, or the captions' words.")
     max_length: int | None = _option(None, "Tokens read of a caption. Default: as many as the text tower can.")
-    image_size: int | None = _option(
-        None, "Edge of the square image in pixels. Default: the pretrained tower's; needed for one from scratch."
-    )
+    image_size: int | None = _option(None, "Edge of the image in pixels. Default: the pretrained vision tower's.")
     patch_size: int = _option(4, "Patch of a vision tower from scratch, in pixels.")
     text_hidden_size: int = _option(128, "Width of a text tower from scratch.")
     text_num_layers: int = _option(4, "Layers of a text tower from scratch.")
@@ -75,14 +62,10 @@ class ModelArguments:
     )
 
     def __post_init__(self):
-        check_numbers(self)
+        check_fields(self)
         for side in ("text", "vision"):
             if getattr(self, f"freeze_{side}") is None:
-                setattr(self, f"freeze_{side}", self.is_pretrained(side))
-
-    def is_pretrained(self, side: str) -> bool:
-        """Whether the tower of a side ("text" or "vision") starts from pretrained weights."""
-        return not is_from_scratch(getattr(self, f"{side}_tower"))
+                setattr(self, f"freeze_{side}", not is_from_scratch(getattr(self, f"{side}_tower")))
 
 
 def is_from_scratch(tower: str) -> bool:
@@ -92,11 +75,7 @@ def is_from_scratch(tower: str) -> bool:
 
 @dataclass
 class DataArguments:
-    """Where the images and texts come from.
-
-    >>> DataArguments(dataset="photos", label_column="species").validation_fraction
-    0.1
-    """
+    """Where the images and texts come from."""
 
     dataset: str | None = _option(None, "digits, scenes, the path of a folder or file, or a Hub id.")
     dataset_config: str | None = _option(None, "Configuration of the dataset, if it has several.")
@@ -104,33 +83,17 @@ class DataArguments:
     image_column: str | None = _option(None, "Column of the images. Default: found by type and name.")
     caption_column: str | None = _option(None, "Column of the captions. Default: found by type and name.")
     label_column: str | None = _option(None, "Column of the classes. Default: found by type and name.")
-    class_names: list[str] | None = _option(
-        None, "Class names in label order, or a .txt with one a line. Default: the dataset's."
-    )
+    class_names: list[str] | None = _option(None, "Class names in label order, or a .txt. Default: the dataset's.")
     templates: list[str] | None = _option(
-        None,
-        "Prompts for class data, {} stands for the class; or a .txt; or cifar10, cifar100 or imagenet for CLIP's "
-        "lists. Default: the dataset's.",
+        None, "Prompts for classes, with {} for the class; a .txt; or CLIP's: cifar10, cifar100, imagenet."
     )
-    test_split: str | None = _option(
-        "auto", "Split to measure the finished run on; none: validation; auto: test if there is one, else validation."
-    )
+    test_split: str | None = _option("auto", "Split to measure the finished run on, or none. Default: test, if any.")
     validation_fraction: float = _option(0.1, "Share of the training rows for validation, if there is no such split.")
-    split_column: str | None = _option(
-        None, "Column that names the split of a row. Default: one called split; none: read it as any other column."
-    )
+    split_column: str | None = _option(None, "Column that names a row's split, or none. Default: one called split.")
     image_root: str | None = _option(None, "Folder that paths in a table are relative to. Default: the table's.")
-    folder_names: str | None = _option(
-        None, "What the names of sub-folders are, if that is ambiguous.", choices=("classes", "splits")
-    )
-    caption_lines: str | None = _option(
-        None,
-        "Whether the lines of a text file are several captions or one, if that is ambiguous.",
-        choices=("split", "join"),
-    )
-    streaming: bool = _option(
-        False, "Read the training rows on the fly: tar shards or parquet, local or of the Hub; needs max_steps."
-    )
+    folder_names: str | None = _option(None, "What sub-folders are, if ambiguous.", choices=("classes", "splits"))
+    caption_lines: str | None = _option(None, "Lines of a text file: captions or one.", choices=("split", "join"))
+    streaming: bool = _option(False, "Read the training rows on the fly, from tar shards or parquet; needs max_steps.")
 
     def reading(self) -> DataOptions:
         """The options for `load_data`, but for `on_bad_row`, which is a field of the training arguments."""
@@ -143,7 +106,7 @@ class ClipScratchTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments` with more fields, and defaults for contrastive training.
 
     The defaults that differ, and the new fields, are those listed in the source; the help of each says what it does.
-    `bf16` and `fp16` follow from `precision`, `save_strategy` and `save_steps` from those of the evaluation, and the
+    `bf16` and `fp16` follow from the device, `save_strategy` and `save_steps` from those of the evaluation, and the
     length of the run from the number of training rows, unless they are given.
 
     Raises:
@@ -156,38 +119,20 @@ class ClipScratchTrainingArguments(TrainingArguments):
 
     output_dir: str | None = _option("runs/clipscratch", "Folder of the run.")
     overwrite_output_dir: bool = _option(False, "Replace another run in the folder.")
-    num_train_epochs: float = _option(
-        -1, f"Passes over the training rows. Default (-1): {EPOCHS}, or more until the run has {STEPS} steps."
-    )
-    global_batch_size: int | None = _option(
-        None,
-        "Pairs that the loss compares, over all processes; at most all training rows. Default: "
-        "per_device_train_batch_size x gradient_accumulation_steps x processes if given, else 256.",
-    )
-    per_device_train_batch_size: int | None = _option(
-        None, "Pairs that a process encodes at once. Default: follows from global_batch_size and encode_chunk_size."
-    )
-    encode_chunk_size: str = _option(
-        "auto", "Pairs that a process encodes at once, a number; auto: as many as the memory budget allows."
-    )
-    memory_budget_gb: float | None = _option(
-        None, "Memory for encode_chunk_size=auto, each process. Default: half of the memory of a CPU, 90 % of a GPU's."
-    )
+    num_train_epochs: float = _option(-1, f"Passes over the training rows. Default: {EPOCHS}, at least {STEPS} steps.")
+    global_batch_size: int | None = _option(None, "Pairs that the loss compares, in all processes. Default: 256.")
+    per_device_train_batch_size: int | None = _option(None, "Pairs of a process. Default: by encode_chunk_size.")
+    encode_chunk_size: str = _option("auto", "Pairs that a process encodes at once; auto: as many as fit.")
+    memory_budget_gb: float | None = _option(None, "Memory of a process. Default: half of a CPU's, 90 % of a GPU's.")
     per_device_eval_batch_size: int = _option(256, "Images or texts that a process encodes at once in evaluation.")
     learning_rate: float = _option(1e-3, "Highest learning rate.")
-    tower_learning_rate: float | None = _option(
-        None, "Highest learning rate of the towers, such as 1e-5 for pretrained ones. Default: learning_rate."
-    )
-    muon_learning_rate: float | None = _option(
-        None, "Highest learning rate of Muon, for the blocks' matrices of towers from scratch. Default: AdamW for all."
-    )
+    tower_learning_rate: float | None = _option(None, "Learning rate of the towers, e.g. 1e-5 if pretrained.")
+    muon_learning_rate: float | None = _option(None, "Learning rate of Muon, for towers from scratch.")
     weight_decay: float = _option(0.1, "Weight decay of matrices; norms, biases and the temperature have none.")
     adam_beta2: float = _option(0.98, "Decay of AdamW's second moment.")
     lr_scheduler_type: str = _option("cosine", "Schedule of the learning rate.")
     warmup_steps: float = _option(0.05, "Steps of rising learning rate; below 1, a share of all steps.")
-    ema_decay: float | None = _option(
-        None, "Decay of a moving average of the weights, e.g. 0.999, which evaluations and the finished model use."
-    )
+    ema_decay: float | None = _option(None, "Decay of an average of the weights, e.g. 0.999, to end with.")
     patch_dropout: float = _option(0.0, "Share of an image's patches that the vision tower does not see in training.")
     random_shift: int = _option(0, "Shift training images by up to this many pixels each way.")
     random_crop_min_area: float = _option(1.0, "Smallest share of the image that a random crop keeps; 1: no crop.")
@@ -197,50 +142,28 @@ class ClipScratchTrainingArguments(TrainingArguments):
     mixup: float = _option(0.0, "Probability that another image is blended in, with its captions' share.")
     eval_strategy: str = _option("steps", "When to evaluate: no, steps, epoch.")
     eval_steps: float | None = _option(0.1, "Steps between evaluations; below 1, a share of all steps.")
-    save_strategy: str | None = _option(
-        None, "When to save a checkpoint: no, steps, epoch, best. Default: as evaluated."
-    )
+    save_strategy: str | None = _option(None, "When to save: no, steps, epoch, best. Default: as evaluated.")
     save_steps: float | None = _option(None, "Steps between checkpoints; below 1, a share. Default: eval_steps.")
     save_total_limit: int | None = _option(2, "Checkpoints to keep, the best one among them.")
     load_best_model_at_end: bool = _option(True, "Finish with the checkpoint that was best on validation.")
-    early_stopping_patience: int | None = _option(
-        None, "Stop after so many evaluations without a better metric_for_best_model. Default: never."
-    )
+    early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better metric.")
     logging_steps: float = _option(10, "Steps between log lines.")
-    logging_nan_inf_filter: bool = _option(
-        False, "Wait for the device at each step and log no NaN; such a loss ends the run in any case."
-    )
+    logging_nan_inf_filter: bool = _option(False, "Wait for the device at each step, to log no NaN.")
     report_to: list[str] | str | None = _option("none", "tensorboard, trackio, wandb, ..., or several.", nargs="+")
     disable_tqdm: bool | None = _option(False, "Show no progress bars.")
     seed: int = _option(0, "Seed of weights, order, captions and augmentation.")
-    precision: str = _option(
-        "auto", "Arithmetic of the towers; auto: bf16 if the device is fast at it.", choices=PRECISIONS
-    )
-    bf16: bool | None = _option(None, "The same as precision bf16; false: any other.", nargs="?", const=True)
-    fp16: bool | None = _option(None, "The same as precision fp16; false: any other.", nargs="?", const=True)
-    attention: str = _option(
-        "auto", "Attention kernel; auto: eager_bf16 for bf16 on CPUs, else sdpa.", choices=ATTENTIONS
-    )
-    on_bad_row: str = _option(
-        "raise",
-        "At a row with a broken image, no caption or no label: raise an error, or skip and count it.",
-        choices=("raise", "skip"),
-    )
-    keep_in_memory: bool | None = _option(
-        None, "Decode all images once and keep them in memory. Default: if a split takes less than 4 GB."
-    )
+    bf16: bool | None = _option(None, "Compute in bf16; false: in fp32. Default: as the device is fast.", **_FLAG)
+    fp16: bool | None = _option(None, "Compute in fp16.", **_FLAG)
+    attention: str = _option("auto", "Kernel; auto: eager_bf16 for bf16 on CPUs, else sdpa.", choices=ATTENTIONS)
+    on_bad_row: str = _option("raise", "At a broken image or missing text: raise or skip.", choices=("raise", "skip"))
+    keep_in_memory: bool | None = _option(None, "Keep decoded images in memory. Default: up to 4 GB a split.")
     stream_shuffle_rows: int = _option(2048, "Rows that each reader of a stream holds and shuffles at a time.")
     cache_features: bool = _option(True, "Compute the features of a frozen tower once and keep them on disk.")
-    cache_dir: str | None = _option(
-        None, "Folder of the cached features. Default: clipscratch in the Hugging Face cache."
-    )
+    cache_dir: str | None = _option(None, "Folder of cached features. Default: in the Hugging Face cache.")
     hub_strategy: str = _option("end", "Only end: the finished folder is published, in one commit.")
-    dataloader_drop_last: bool = _option(True, "Leave out a last, smaller batch, whose loss would not be comparable.")
-    remove_unused_columns: bool = _option(False, "Has no effect.")
 
     def __post_init__(self):
-        check_numbers(self)
-        check_fields(self, LAUNCH_FIELDS)
+        check_fields(self)
         if self.max_steps == 0:  # for transformers that means num_train_epochs
             self.num_train_epochs = 0
         if no_accelerator():
@@ -248,7 +171,10 @@ class ClipScratchTrainingArguments(TrainingArguments):
             self.use_cpu = True
         if self.use_cpu:
             self.dataloader_pin_memory = False
-        settle_precision(self)
+        if self.bf16 is None and self.fp16 is None:
+            best = choose_precision(use_cpu=self.use_cpu)
+            self.bf16, self.fp16 = best == "bf16", best == "fp16"
+        self.bf16, self.fp16 = bool(self.bf16), bool(self.fp16)
         if self.save_strategy is None:
             self.save_strategy = "steps" if self.eval_strategy == "no" else self.eval_strategy
         if self.save_steps is None:
@@ -262,12 +188,18 @@ class ClipScratchTrainingArguments(TrainingArguments):
             super().__post_init__()
         except (ValueError, TypeError, ImportError) as error:  # transformers' own checks of what the user gave
             raise ClipScratchError(" ".join(str(error).split())) from error
+        self.dataloader_drop_last, self.remove_unused_columns = True, False  # batches are made whole, of one size
         # transformers sets the loss, which no evaluation here measures; the trainer chooses by the kind of data.
         self.metric_for_best_model = metric
         check_parts(self)
         settle_global_batch(self)
         if metric is not None and greater_is_better is None:
             self.greater_is_better = not metric.endswith(("error", "median_rank", "loss"))
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the towers: bf16, fp16 or fp32."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import textwrap
 from pathlib import Path
 from types import NoneType
 from typing import get_args, get_type_hints
@@ -11,9 +12,21 @@ from transformers import HfArgumentParser
 
 from ...utils.errors import ClipScratchError
 from .arguments import RECIPE_GROUPS, ClipScratchTrainingArguments, DataArguments, ModelArguments, recipe_fields
-from .recipe_help import help_text
 
 _PACKAGE = Path(__file__).resolve().parents[2]
+# What `--help` shows; `--help all` shows every field.
+_COMMON = (
+    "dataset", "image_column", "caption_column", "label_column", "templates", "test_split", "on_bad_row", "text_tower",
+    "vision_tower", "freeze_text", "freeze_vision", "unfreeze_vision_layers", "loss", "num_train_epochs", "max_steps",
+    "global_batch_size", "learning_rate", "tower_learning_rate", "eval_steps", "bf16", "seed", "output_dir",
+    "overwrite_output_dir", "resume_from_checkpoint", "report_to", "push_to_hub",
+)  # fmt: skip
+_OWN_WORDS = {  # where transformers' help does not fit
+    "max_steps": "Length of the run in steps, instead of num_train_epochs.",
+    "resume_from_checkpoint": "Resume from a checkpoint: its path, or auto for the last whole one in output_dir.",
+    "push_to_hub": "Publish the finished model on the Hub.",
+    "activation_checkpointing": "Recompute the towers' activations in the backward pass: less memory, more time.",
+}
 
 
 class _Parser(HfArgumentParser):
@@ -26,24 +39,15 @@ class _Parser(HfArgumentParser):
 def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, ClipScratchTrainingArguments, dict]:
     """Parse `[recipe] [--field value ...]`. The command line overrides the recipe, the recipe overrides the defaults.
 
-    Args:
-        arguments: a first word that is not an option is a recipe: the name of one in `configuration/`, or a path.
-
-    Returns:
-        Model, data and training arguments, and a dict of the fields that were named.
-
-    Raises:
-        ClipScratchError: if a field is not known (with the nearest one), or a value cannot be parsed.
-        SystemExit: after `--help` or `--help all`.
+    A recipe is the name of one in `configuration/`, or a path. The last value has the fields that were named.
 
     >>> model, data, args, settings = parse_recipe(["digits", "--learning_rate", "5e-4"])
     >>> data.dataset, args.learning_rate, settings["patch_size"]
     ('digits', 0.0005, 2)
     """
-    for word in ("-h", "--help"):
-        if word in arguments:
-            print(help_text(list(recipes()), everything="all" in arguments))
-            raise SystemExit
+    if {"-h", "--help"} & {*arguments}:
+        print(_help(everything="all" in arguments))
+        raise SystemExit
     settings = {}
     if arguments and not arguments[0].startswith("-"):
         settings = read_recipe(arguments[0])
@@ -62,11 +66,7 @@ def recipes() -> dict[str, Path]:
 
 
 def read_recipe(name: str | Path) -> dict:
-    """Read a recipe by name or path into {field: value}. Values are parsed as those of the command line.
-
-    >>> read_recipe("digits")["dataset"]
-    'digits'
-    """
+    """Read a recipe by name or path into {field: value}. Values are parsed as those of the command line."""
     path = recipes().get(str(name), Path(name))
     if not path.is_file():
         near = difflib.get_close_matches(str(name), [*recipes(), *map(str, path.parent.glob("*.yaml"))], 1)
@@ -96,7 +96,7 @@ def read_recipe(name: str | Path) -> dict:
 
 
 def _typed(value):
-    """Numbers and booleans of a nested value, which transformers reads as JSON."""
+    """Return a nested value with its numbers and booleans, which transformers reads as JSON."""
     if isinstance(value, dict):
         return {name: _typed(part) for name, part in value.items()}
     try:
@@ -122,12 +122,23 @@ def _parse(parser, words, *, prefix):
 
 
 def nearest_field(name: str) -> str | None:
-    """The field whose name is spelt nearly so, or contains all words of the name.
-
-    >>> nearest_field("learning_rte"), nearest_field("epochs"), nearest_field("temperature")
-    ('learning_rate', 'num_train_epochs', None)
-    """
+    """Return the field whose name is spelt nearly so, or contains all words of the name."""
     words = set(name.split("_"))
     longer = [field for field in recipe_fields() if words <= set(field.split("_"))]
     near = difflib.get_close_matches(name, longer, 1, cutoff=0.5) if len(words) > 1 or len(longer) == 1 else []
     return next(iter(near or difflib.get_close_matches(name, recipe_fields(), 1, cutoff=0.8)), None)
+
+
+def _help(*, everything):
+    lines = ["usage: clipscratch train [RECIPE] [--field value ...]", f"recipes: {', '.join(recipes())}, or a path", ""]
+    own = [name for group in RECIPE_GROUPS for name in group.__annotations__]
+    for name in dict.fromkeys([*own, *recipe_fields()]) if everything else _COMMON:
+        field = recipe_fields()[name]
+        about = _OWN_WORDS.get(name, field.metadata.get("help", "")).replace("%%", "%")
+        if choices := field.metadata.get("choices"):
+            about += f" One of {', '.join(choices)}."
+        if isinstance(field.default, (str, int, float)) and "Default" not in about:
+            about += f" Default: {getattr(field.default, 'value', field.default)}."
+        first, *others = textwrap.wrap(about, 88) or [""]
+        lines += [f"  --{name:<28} {first}".rstrip(), *(f"{'':33}{line}" for line in others)]
+    return "\n".join(lines if everything else [*lines, "", "all fields: clipscratch train --help all"])

@@ -16,9 +16,6 @@ class StreamStates:
 
     A `DataLoader` takes a batch of each worker in turn and begins with the first, so the positions are a queue, the
     next reader's at its head: a resumed run's first worker continues the head, whichever worker that was before.
-
-    Args:
-        pairs: this process's stream.
     """
 
     def __init__(self, pairs: StreamedPairs):
@@ -53,23 +50,15 @@ class StreamStates:
         (folder / _file(self.pairs.process)).write_text(text + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote; `ClipScratchError` if there is none, or it is of other readers or shards."""
-        if not (folder / _file(0)).is_file():
-            raise ClipScratchError(
-                f"{folder} was not written by a streamed run ({_file(0)} is missing); start a new run."
-            )
+        """Continue from what `save` wrote; `ClipScratchError` if it is of other readers or shards."""
         before, now = json.loads((folder / _file(0)).read_text()), self._readers()
-        for name, meaning in (("processes", "processes"), ("workers", "readers a process (dataloader_num_workers)")):
-            if before[name] != now[name]:
+        for name, value in now.items():
+            if before[name] != value:
                 raise ClipScratchError(
-                    f"{folder} was written by {before[name]} {meaning}, not {now[name]}, and the rows are split among "
-                    "them; resume with the same number, or start a new run."
+                    f"{folder} was written by a stream of {name}={before[name]}, not {value}, and the rows are split "
+                    "among its readers; resume with the same processes, dataloader_num_workers and shards, or start a "
+                    "new run."
                 )
-        if before["shards"] != now["shards"]:
-            raise ClipScratchError(
-                f"{folder}: the shards of {self.pairs.rows.title} are not those that the run began with; restore them, "
-                "or start a new run."
-            )
         self.queue = deque(json.loads((folder / _file(self.pairs.process)).read_text())["states"])
 
     def _readers(self):
