@@ -78,19 +78,10 @@ def encode_images(
     on_bad_row: Literal["raise", "skip"] = "raise",
     progress: bool = False,
 ) -> ImageEmbeddings:
-    """Read, preprocess and encode the image of every row, with at most two batches in memory.
+    """Read, preprocess and encode the image of every row of a prepared dataset, with at most two batches in memory.
 
-    Args:
-        model: as for `encode_pixels`.
-        preprocess: a `Preprocess` of the model's image processor.
-        dataset: prepared, N rows; texts and labels are not read.
-        batch_size: images read ahead, and encoded at once as in `encode_pixels`.
-        on_bad_row: `raise`, or `skip`: leave broken images out and name them in one warning.
-        progress: show a bar.
-
-    Raises:
-        BadImageError: If an image cannot be read and `on_bad_row` is `raise`.
-        ClipScratchError: If no image can be read.
+    `preprocess` is a `Preprocess` of the model's image processor; `on_bad_row`, `progress` and errors are those of its
+    `read_each`.
     """
     images = preprocess.read_each(dataset, on_bad_row=on_bad_row, progress=progress, batch_size=batch_size)
     embeds, kept = [], []
@@ -108,19 +99,15 @@ def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 25
         model: with `get_text_features` as in transformers 5. `SiglipModel` gets texts as in its training.
         tokenizer: the tokenizer of the model.
         texts: M texts; those longer than the text tower reads are cut.
-        batch_size: texts at once.
         warn: log how many texts are cut, and how many have no known word.
 
     Returns:
         (M, P) float32 on the CPU, unit length.
-
-    Raises:
-        ClipScratchError: If a text is not Unicode, or has no token.
     """
     unique = list(dict.fromkeys(texts))
-    broken = next((text for text in unique if printable(text) != text), None)
-    if broken is not None:
-        raise ClipScratchError(f"the text {broken!r} holds bytes that are not UTF-8; write it in UTF-8.")
+    for text in unique:
+        if printable(text) != text:
+            raise ClipScratchError(f"the text {text!r} holds bytes that are not UTF-8; write it in UTF-8.")
     place = {text: number for number, text in enumerate(unique)}
     longest = longest_text(model, tokenizer)
     # SigLIP pools the last token, and was trained with texts padded to the full length, without a mask.
@@ -155,17 +142,13 @@ def longest_text(model, tokenizer) -> int:
     return min(tokenizer.model_max_length, text["max_position_embeddings"] - first_position(model.text_model))
 
 
-def unknown_texts(tokenizer, texts: Sequence[str]) -> list[str]:
-    """Return the texts of which the tokenizer knows no word."""
-    if tokenizer.unk_token_id is None or not texts:  # tokenizers of bytes know every word
-        return []
-    tokens = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return [text for text, ids in zip(texts, tokens, strict=True) if set(ids) <= {tokenizer.unk_token_id}]
-
-
 def warn_of_unknown(tokenizer, texts: Sequence[str], what: str) -> None:
     """Log how many of `texts`, called `what`, have no word that the tokenizer knows."""
-    if unknown := unknown_texts(tokenizer, texts):
+    if tokenizer.unk_token_id is None or not texts:  # tokenizers of bytes know every word
+        return
+    tokens = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    unknown = [text for text, ids in zip(texts, tokens, strict=True) if set(ids) <= {tokenizer.unk_token_id}]
+    if unknown:
         logger.warning(
             "%d of %d %s have no word that the tokenizer knows (%s), so the model cannot distinguish them.",
             len(unknown), len(texts), what, ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else ""),

@@ -7,7 +7,7 @@ regression) on the image embeddings of a training split; caption data by retriev
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 
 import datasets
@@ -15,22 +15,15 @@ import numpy as np
 import torch
 
 from ..data.columns import DataOptions
-from ..data.dataset import ImageReader, class_names, is_class_data, labels_of, prepare_dataset, title
+from ..data.dataset import class_names, is_class_data, labels_of, prepare_dataset, title
 from ..data.images.preprocess import Preprocess
-from ..data.templates import DEFAULT_TEMPLATES, class_prompts
+from ..data.templates import ALIKE, DEFAULT_TEMPLATES, class_prompts
 from ..utils.errors import ClipScratchError
 from .encode import encode_images, encode_texts, warn_of_unknown
 from .metrics.intervals import confidence_intervals
-from .metrics.outcomes import Outcomes, plain_metrics
+from .metrics.outcomes import ClassOutcomes, Outcomes
 from .metrics.retrieval import retrieval_outcomes
-from .metrics.zero_shot import (
-    class_embeddings,
-    class_outcomes,
-    confusion_matrix,
-    per_class_recall,
-    predictions,
-    zero_shot_outcomes,
-)
+from .metrics.zero_shot import class_embeddings, confusion_matrix, predictions, ranks, zero_shot_outcomes
 
 TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
 PROBES = ("knn", "linear_probe")
@@ -63,10 +56,6 @@ class Result:
     predicted: np.ndarray | None = None
 
     @property
-    def kind(self) -> Literal["class", "caption"]:
-        return "class" if is_class_data(self.dataset) else "caption"
-
-    @property
     def split(self) -> str:
         """Name of the split, `-` where the dataset has none."""
         return str(self.dataset.split or "-")
@@ -75,22 +64,7 @@ class Result:
     def class_names(self) -> list[str] | None:
         return class_names(self.dataset)
 
-    @cached_property
-    def keys(self) -> list[str]:
-        """(N,) names of the rows."""
-        return self.dataset["key"][:]
-
-    @cached_property
-    def captions(self) -> list[list[str]]:
-        """(N,) lists; caption data only."""
-        return self.dataset["captions"][:]
-
-    @cached_property
-    def read_image(self) -> ImageReader:
-        """Row -> image."""
-        return ImageReader(self.dataset)
-
-    @cached_property
+    @property
     def confusion(self) -> np.ndarray | None:
         """(C, C) counts, row = true class; `None` for caption data."""
         if self.predicted is None:
@@ -100,7 +74,11 @@ class Result:
     @property
     def per_class_recall(self) -> dict[str, float | None] | None:
         """Class name -> recall, `None` for a class without images; `None` for caption data."""
-        return None if self.confusion is None else per_class_recall(self.confusion, self.class_names)
+        if self.predicted is None:
+            return None
+        names = [name.replace(ALIKE, " (again)") for name in self.dataset.features["label"].names]
+        counts = zip(names, self.confusion.diagonal(), self.confusion.sum(1), strict=True)
+        return {name: float(right / total) if total else None for name, right, total in counts}
 
 
 def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
@@ -167,18 +145,13 @@ def evaluate_dataset(
     >>> 0 <= low <= metrics["top1"] <= high <= 1
     True
     """
+    if not isinstance(dataset, datasets.Dataset):
+        raise ClipScratchError(
+            f"a {type(dataset).__name__} cannot be measured; give one split, a map-style datasets.Dataset."
+        )
     options = DataOptions(templates=templates, on_bad_row=on_bad_row)
-    for part in (dataset,) if train is None else (dataset, train):
-        if not isinstance(part, datasets.Dataset):
-            raise ClipScratchError(
-                f"a {type(part).__name__} cannot be measured; give one split, a map-style datasets.Dataset."
-            )
-    if task in PROBES and train is dataset:
-        raise ClipScratchError(f"task={task} is fitted to train; measure it on another split.")
     dataset = prepare_dataset(dataset, options, train=None if train is None else lambda: train)
     task, names = task_for(dataset, task), class_names(dataset)
-    if templates and names is None:
-        raise ClipScratchError(f"{title(dataset)}: the data have captions, so templates have no use; leave them out.")
     if task in PROBES:
         if train is None:
             raise ClipScratchError(f"task={task} is fitted to training rows and there are none; give some as train.")
@@ -193,34 +166,32 @@ def evaluate_dataset(
     own = trained.get("templates") if names is not None and trained.get("class_names") == names else None
     if names is not None and task == "zero_shot":
         warn_of_unknown(processor.tokenizer, names, "class names")
-
-    def embed(dataset):
-        images = encode_images(
-            model, Preprocess(processor.image_processor), dataset,
-            batch_size=batch_size, on_bad_row=on_bad_row, progress=progress,
-        )  # fmt: skip
-        return images.embeds, dataset if len(images.kept) == len(dataset) else dataset.select(images.kept)
-
-    embeds, kept = embed(dataset)
+    read = {"batch_size": batch_size, "on_bad_row": on_bad_row, "progress": progress}
+    encode_rows = partial(encode_images, model, Preprocess(processor.image_processor), **read)
+    embeds, kept = encode_rows(dataset)
+    skipped = len(dataset) - len(kept)
+    dataset = dataset.select(kept) if skipped else dataset
     encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
-    result = evaluate_embeddings(encode, embeds, kept, options.templates or own, logit_scale=log_scale(model))
+    result = evaluate_embeddings(encode, embeds, dataset, options.templates or own, logit_scale=log_scale(model))
     if task in PROBES:
-        # Imported here: scikit-learn takes half a second, which training would pay at every start.
-        from .metrics.probes import NEIGHBOURS, knn_scores, linear_probe_scores
-
-        train_embeds, train_kept = embed(train)
-        nearest = partial(knn_scores, neighbours=min(NEIGHBOURS, len(train_embeds)))
-        labels = labels_of(kept)
-        scores = (nearest if task == "knn" else linear_probe_scores)(
-            train_embeds, labels_of(train_kept), embeds, len(names)
-        )
-        confidence = scores.amax(1)  # shares of votes, or log-probabilities
-        confidence = confidence.exp() if task == "linear_probe" else confidence
-        outcomes = class_outcomes(scores, labels, confidence=confidence)
-        predicted = predictions(scores, torch.as_tensor(labels)).numpy()
+        train_embeds, kept = encode_rows(train)
+        outcomes, predicted = _probe(task, train_embeds, labels_of(train)[kept], embeds, labels_of(dataset), len(names))
         result = replace(result, outcomes=outcomes, predicted=predicted)
-    metrics = {**plain_metrics(result.outcomes), **confidence_intervals(result.outcomes)}
-    return replace(result, task=task, metrics=metrics, skipped=len(dataset) - len(kept))
+    metrics = {**result.outcomes.metrics(), **confidence_intervals(result.outcomes)}
+    return replace(result, task=task, metrics=metrics, skipped=skipped)
+
+
+def _probe(task, train_embeds, train_labels, embeds, labels, classes):
+    """Return the outcomes of a probe, and the predicted classes (N,)."""
+    # Imported here: scikit-learn takes half a second, which training would pay at every start.
+    from .metrics.probes import knn_scores, linear_probe_scores
+
+    probe = knn_scores if task == "knn" else linear_probe_scores
+    scores, right = probe(train_embeds.numpy(), train_labels, embeds.numpy(), classes), torch.as_tensor(labels)
+    confidence = scores.amax(1)  # shares of votes, or log-probabilities
+    confidence = (confidence.exp() if task == "linear_probe" else confidence).double().numpy()
+    outcomes = ClassOutcomes(labels=labels, ranks=ranks(scores, right).numpy(), classes=classes, confidence=confidence)
+    return outcomes, predictions(scores, right).numpy()
 
 
 def evaluate_embeddings(
@@ -240,7 +211,6 @@ def evaluate_embeddings(
         templates: prompts of class data, default `a photo of a {}.`; ignored for caption data.
         logit_scale: natural log of the inverse temperature.
     """
-    assert len(image_embeds) == len(dataset), f"{len(image_embeds)} embeddings for {len(dataset)} rows"
     predicted = None
     if is_class_data(dataset):
         templates = list(templates or DEFAULT_TEMPLATES)
@@ -257,7 +227,7 @@ def evaluate_embeddings(
         templates=templates,
         task="zero_shot" if templates else "retrieval",
         outcomes=outcomes,
-        metrics=plain_metrics(outcomes),
+        metrics=outcomes.metrics(),
         image_embeds=image_embeds,
         text_embeds=text_embeds,
         predicted=predicted,
@@ -275,15 +245,6 @@ def log_scale(model) -> float:
     # Only a ClipScratch config has a limit; other CLIPs use the scale as it is.
     limit = model.config.to_dict().get("logit_scale_max", math.inf)
     return min(float(model.logit_scale.detach()), limit)
-
-
-def titled(name: str, task: str) -> str:
-    """Name a dataset in the head of a table, with the probe if its metrics are those of a probe.
-
-    >>> titled("digits", "zero_shot"), titled("digits", "knn")
-    ('digits', 'digits, knn')
-    """
-    return f"{name}, {task}" if task in PROBES else name
 
 
 def _first(names):
