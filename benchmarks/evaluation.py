@@ -117,7 +117,7 @@ def probes(count: int) -> dict:
     def drawn(rows):
         labels = generator.integers(0, 10, rows)
         embeds = torch.tensor(common + centres[labels] + (spread * generator.normal(size=(rows, 512))) @ turn)
-        return torch.nn.functional.normalize(embeds.float()), torch.tensor(labels)
+        return torch.nn.functional.normalize(embeds.float()).numpy(), labels
 
     (train, train_labels), (test, labels) = drawn(count), drawn(count // 5)
     print(f"\nprobes: {len(train):,} training rows, {len(test):,} test rows, 512 numbers each, ten classes")

@@ -4,8 +4,6 @@ Colours are Okabe and Ito's, shades have one hue, so they differ for colour-blin
 differ in dashes and markers, right and wrong in a sign.
 """
 
-import logging
-import warnings
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +14,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from ...utils.atomic_files import write_whole
-
-logger = logging.getLogger(__name__)
 
 BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E69F00", "#CC79A7"
 COLOURS = (BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE, "#56B4E9")
@@ -40,13 +36,10 @@ def new_figure(width: float, height: float, *, layout: str = "constrained") -> F
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a PNG, whole or not at all. Characters that no font has are drawn as boxes, with one warning."""
+    """Write a PNG, whole or not at all. Characters that no font has are drawn as boxes."""
     for text in figure.findobj(Text):
         text.set_fontfamily(_installed_fonts())
-    with warnings.catch_warnings(record=True) as caught:
-        write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
-    if caught:
-        logger.warning("%s: %s", Path(path).name, caught[0].message)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 @cache
