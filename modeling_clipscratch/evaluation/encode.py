@@ -45,24 +45,16 @@ def reading(model: torch.nn.Module) -> Iterator[None]:
 
 
 def encode_pixels(model, pixels, mean: Sequence[float], std: Sequence[float], batch_size: int = 256) -> torch.Tensor:
-    """Encode preprocessed images.
+    """Encode preprocessed images: (N, H, W, 3) uint8 -> (N, P) float32 on the CPU, unit length.
 
-    Args:
-        model: with `get_image_features` as in transformers 5, e.g. `ClipScratchModel` or `CLIPModel`.
-        pixels: (N, H, W, 3) uint8, array or tensor, of the size that the model reads.
-        mean, std: (3,) subtracted after scaling to [0, 1], and divided by.
-        batch_size: images at once; on a CPU at most `CPU_BATCH`.
-
-    Returns:
-        (N, P) float32 on the CPU, unit length.
+    `mean` and `std` (3,) normalise pixels in [0, 1]. On a CPU at most `CPU_BATCH` images are encoded at once.
     """
     batch_size = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
-    pixels = torch.as_tensor(pixels)
     # The towers may have different dtypes (a frozen one in bfloat16), which `model.dtype` does not tell.
     dtype = next(model.vision_model.parameters()).dtype
     embeds = []
     with reading(model):
-        for images in pixels.split(batch_size):
+        for images in torch.as_tensor(pixels).split(batch_size):
             pixel_values = normalize(images.to(model.device), mean, std).to(dtype)
             features = model.get_image_features(pixel_values=pixel_values).pooler_output
             embeds.append(unit_length(features.float(), dim=-1).cpu())
@@ -93,16 +85,10 @@ def encode_images(
 
 
 def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 256, warn: bool = True) -> torch.Tensor:
-    """Encode texts, each different text once; texts of similar length share a batch.
+    """Encode M texts, each different text once: (M, P) float32 on the CPU, unit length.
 
-    Args:
-        model: with `get_text_features` as in transformers 5. `SiglipModel` gets texts as in its training.
-        tokenizer: the tokenizer of the model.
-        texts: M texts; those longer than the text tower reads are cut.
-        warn: log how many texts are cut, and how many have no known word.
-
-    Returns:
-        (M, P) float32 on the CPU, unit length.
+    Texts of similar length share a batch; those longer than the text tower reads are cut. `warn` logs how many are cut,
+    and how many have no known word.
     """
     unique = list(dict.fromkeys(texts))
     for text in unique:
@@ -119,19 +105,16 @@ def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 25
     tokens = TokenTable(unique, tokenizer, longest, warn=warn)
     # Longest first, so that a lack of memory shows at once.
     order = torch.from_numpy(np.argsort(-tokens.lengths, kind="stable"))
-    embeds = None
+    embeds = []
     with reading(model):
         for chosen in order.split(batch_size):
             inputs = {name: tensor.to(model.device) for name, tensor in tokens.batch(chosen, length=full).items()}
             if full:
                 del inputs["attention_mask"]
             features = model.get_text_features(**inputs).pooler_output
-            features = unit_length(features.float(), dim=-1).cpu()
-            if embeds is None:
-                embeds = torch.empty(len(unique), features.shape[1])
-            embeds[chosen] = features
+            embeds.append(unit_length(features.float(), dim=-1).cpu())
     # Indexed outside `reading`: an inference tensor can never be written to or used with gradients.
-    return embeds[[place[text] for text in texts]]
+    return torch.cat(embeds)[order.argsort()[[place[text] for text in texts]]]
 
 
 def longest_text(model, tokenizer) -> int:

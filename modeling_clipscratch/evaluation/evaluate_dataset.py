@@ -82,15 +82,7 @@ class Result:
 
 
 def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
-    """Resolve `auto` to the task of the kind of data, and check that data and task give a meaningful figure.
-
-    Args:
-        dataset: prepared.
-        task: one of `TASKS`, or `auto`.
-
-    Raises:
-        ClipScratchError: If the task needs data of the other kind, or every answer would be right.
-    """
+    """Resolve `auto` to the task of the kind of data, and check that data and task give a meaningful figure."""
     kind, name = "class" if is_class_data(dataset) else "caption", title(dataset)
     if task == "auto":
         task = "zero_shot" if kind == "class" else "retrieval"
@@ -202,12 +194,10 @@ def evaluate_embeddings(
     *,
     logit_scale: float,
 ) -> Result:
-    """Measure given image embeddings by zero-shot classification or retrieval, without intervals.
+    """Measure unit embeddings (N, P) of the images of a prepared dataset, without intervals.
 
     Args:
         encode: M texts -> (M, P) unit embeddings; called with the prompts or captions.
-        image_embeds: (N, P) of unit length, in the order of the rows.
-        dataset: N rows, prepared.
         templates: prompts of class data, default `a photo of a {}.`; ignored for caption data.
         logit_scale: natural log of the inverse temperature.
     """

@@ -15,16 +15,9 @@ Evaluations = Mapping[str, Mapping[str, Result]]  # model -> dataset -> result
 def evaluate_models(
     models: Sequence[str], data: Mapping[str, ImageTextData], *, task: str = "auto", device: str = "auto", **settings
 ) -> Evaluations:
-    """Measure every model on every dataset.
+    """Measure every model on every dataset, after all models are loaded and the task is known to fit.
 
-    Args:
-        models: folders or Hub ids, each once.
-        data: name -> what `load_data` returned: the last split is measured, `train` is for a probe.
-        task, settings: of `evaluate_dataset`.
-        device: of `load_model`.
-
-    Raises:
-        ClipScratchError: Before anything is measured, if a model cannot be loaded or the task does not fit.
+    `data` has for each name what `load_data` returned: the last split is measured, `train` is for a probe.
     """
     measured = {where: list(parts.values())[-1] for where, parts in data.items()}
     for rows in measured.values():

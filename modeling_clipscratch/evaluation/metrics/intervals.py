@@ -37,9 +37,6 @@ def confidence_intervals(outcomes: Outcomes) -> dict[str, list[float]]:
     3. Expected calibration error: noise in a bin counts as error in either direction, so the figure lies above the true
        one. Hence a test is inverted: the interval holds the sums of those gaps which, with noise, give the figure.
 
-    Args:
-        outcomes: of N images.
-
     Returns:
         `<metric>_ci95` -> [low, high], in the unit and range of the metric; it holds the metric itself.
     """
@@ -68,13 +65,7 @@ def paired_differences(first: Outcomes, second: Outcomes, *, flips: int = 2000, 
     2. p-value: how often the difference is as large, of either sign, when a coin decides for each image which outcome
        is whose, captions with their image. Exact if the models are interchangeable, for any metric.
 
-    Args:
-        first, second: of the same N images in the same order.
-        flips: exchanges for the p-value, which is at least 1 / (flips + 1).
-        seed: of the exchanges.
-
-    Returns:
-        metric -> `Difference`; metrics that only one of the two has are left out.
+    Metrics that only one of the two has are left out.
     """
     one, two = first.metrics(), second.metrics()
     values = {name: two[name] - one[name] for name in one if name in two}
@@ -125,9 +116,9 @@ def _calibration_ends(outcomes, value):
     if right.all() or not right.any():  # of a kind of which N images show none, 1 - 0.025^(1/N) may be of it
         unseen = 1 - 0.025 ** (1 / len(outcomes))
         return value - unseen, value + unseen
-    gaps, count = outcomes.calibration_gaps(), len(outcomes)
+    gaps = outcomes.bin_means(right - outcomes.confidence)
     squares = outcomes.bin_means((right - outcomes.confidence) ** 2)
-    covariance = (np.diag(squares) - np.outer(gaps, gaps)) / count
+    covariance = (np.diag(squares) - np.outer(gaps, gaps)) / len(outcomes)
     noise = np.random.default_rng(0).multivariate_normal(np.zeros(len(gaps)), covariance, DRAWS, method="eigh")
     steps = np.append(1e9, np.linspace(4, -4, 201))  # the first one leaves no gap at all
     moved = np.sign(gaps) * np.maximum(np.abs(gaps) - steps[:, None] * np.sqrt(np.diag(covariance)), 0)

@@ -16,12 +16,9 @@ TOP5_FROM = 6  # classes; with 5 or fewer, top-5 accuracy is 1 for any model
 
 
 class Share:
-    """The share of hits, or the mean over groups of the share in each group.
+    """The share of hits (M,), or the mean over groups (M,) of the share in each group that has entries.
 
-    Args:
-        hits: (M,) bool.
-        images: (M,) the image of each entry. Default: entry i belongs to image i.
-        groups: (M,) integers from 0 on, for a mean over groups; groups without entries are left out.
+    `images` (M,) is the image of each entry; by default, entry i belongs to image i.
     """
 
     def __init__(self, hits: np.ndarray, images: np.ndarray | None = None, groups: np.ndarray | None = None):
@@ -73,19 +70,13 @@ class ClassOutcomes:
         return len(self.labels)
 
     def shares(self) -> dict[str, Share]:
-        """The metrics that are shares of hits: `top1`, `top5` (from 6 classes on) and `mean_per_class_recall`."""
         shares = {"top1": Share(self.ranks <= 1)}
         if self.classes >= TOP5_FROM:
             shares["top5"] = Share(self.ranks <= 5)
         return shares | {"mean_per_class_recall": Share(self.ranks <= 1, groups=self.labels)}
 
     def medians(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The metrics that are medians: none."""
         return {}
-
-    def calibration_gaps(self) -> np.ndarray:
-        """(bins,) number of hits minus sum of confidences in each bin, divided by N."""
-        return self.bin_means((self.ranks <= 1) - self.confidence)
 
     def bin_means(self, values: np.ndarray) -> np.ndarray:
         """(N,) -> (bins,) sum of the values in each bin of confidences, divided by N."""
@@ -93,10 +84,10 @@ class ClassOutcomes:
         return np.array([np.where(bins == number, values, 0).sum() for number in range(CALIBRATION_BINS)]) / len(self)
 
     def metrics(self) -> dict[str, float]:
-        """The shares and, with confidences, `expected_calibration_error` (Guo et al. 2017, equation 3); fractions."""
+        """Return all metrics; the calibration error is that of Guo et al. 2017, equation 3."""
         metrics = {name: share.value for name, share in self.shares().items()}
         if self.confidence is not None:
-            metrics[CALIBRATION] = float(np.abs(self.calibration_gaps()).sum())
+            metrics[CALIBRATION] = float(np.abs(self.bin_means((self.ranks <= 1) - self.confidence)).sum())
         return metrics
 
     def exchanged(self, other: "ClassOutcomes", swap: np.ndarray) -> "ClassOutcomes":
@@ -124,21 +115,19 @@ class RetrievalOutcomes:
         return len(self.image_ranks)
 
     def shares(self) -> dict[str, Share]:
-        """The metrics that are shares of hits: `image_to_text_recall@k` and `text_to_image_recall@k`."""
         shares = {f"image_to_text_recall@{k}": Share(self.image_ranks <= k) for k in RECALLS}
         return shares | {
             f"text_to_image_recall@{k}": Share(self.text_ranks <= k, self.caption_to_image) for k in RECALLS
         }
 
     def medians(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The metrics that are medians: name -> ranks, and the image of each."""
+        """Return name -> ranks, and the image of each."""
         return {
             "image_to_text_median_rank": (self.image_ranks, np.arange(len(self))),
             "text_to_image_median_rank": (self.text_ranks, self.caption_to_image),
         }
 
     def metrics(self) -> dict[str, float]:
-        """The shares, as fractions, and both median ranks."""
         metrics = {name: share.value for name, share in self.shares().items()}
         return metrics | {name: float(np.median(ranks)) for name, (ranks, _) in self.medians().items()}
 

@@ -1,6 +1,6 @@
 """Score classes with a probe that is fitted to embeddings of labelled images.
 
-Shapes: M training rows, N test rows, P projection, C classes. A class without training rows keeps its column.
+Shapes: `train` (M, P), `labels` (M,) in [0, C), `test` (N, P). A class without training rows keeps its column.
 """
 
 import warnings
@@ -24,12 +24,6 @@ HELD_OUT = 5  # one row in so many
 
 def knn_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> torch.Tensor:
     """Let the 20 nearest training rows (all, of fewer) vote for their classes, each with weight exp(cosine / 0.07).
-
-    Args:
-        train: (M, P), not zero.
-        labels: (M,) integers in [0, C).
-        test: (N, P).
-        classes: C.
 
     Returns:
         (N, C) float32, the share of each class in the votes; rows sum to 1.
@@ -55,13 +49,8 @@ def linear_probe_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray,
 
     This is CLIP's probe plus the standardisation, with which L-BFGS needs a quarter of the time.
 
-    Args: As for `knn_scores`.
-
     Returns:
         (N, C) float32 log-probabilities; minus infinity for a class without training rows.
-
-    Raises:
-        ClipScratchError: If there are fewer than two classes, or none has two rows.
 
     Source: Radford et al. 2021, arXiv 2103.00020, appendix A.3.
     """

@@ -21,12 +21,8 @@ def retrieval_outcomes(
     3. Ties count against the model: rank = 1 + the number of wrong candidates that score at least as high.
 
     Args:
-        image_embeds: (N, P), unit length.
-        text_embeds: (M, P), unit length.
+        image_embeds, text_embeds: (N, P) and (M, P), unit length.
         caption_to_image: (M,) integers in [0, N), the image of each caption.
-
-    Raises:
-        ClipScratchError: If there is not one image for each caption, or an image has no caption.
     """
     owners = torch.as_tensor(caption_to_image).long().to(text_embeds.device)
     numbers = torch.arange(len(image_embeds), device=owners.device)
@@ -53,12 +49,6 @@ def retrieval_metrics(
     image_embeds: torch.Tensor, text_embeds: torch.Tensor, caption_to_image: torch.Tensor
 ) -> dict[str, float]:
     """Compute recall at 1, 5, 10 and the median rank, in both directions.
-
-    Args, Raises: As for `retrieval_outcomes`.
-
-    Returns:
-        `image_to_text_recall@k`, `text_to_image_recall@k` (fractions), `image_to_text_median_rank`,
-        `text_to_image_median_rank` (1 is best).
 
     Source: CLIP_benchmark, `zeroshot_retrieval.py`: image to text is a hit if any caption of the image is in the top k.
     """

@@ -72,18 +72,10 @@ def class_probabilities(scores: torch.Tensor, logit_scale: float) -> torch.Tenso
 
 
 def accuracy_metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Compute `top1`, `top5` and `mean_per_class_recall`.
+    """Compute `top1`, `top5` and `mean_per_class_recall` of scores (N, C) on any scale and labels (N,).
 
-    Args:
-        scores: (N, C), higher is better, on any scale.
-        labels: (N,) integers in [0, C).
-
-    Returns:
-        Fractions. `top5` only with more than 5 classes: with 5 it is 1 for any model. (CLIP_benchmark reports it from 5
-        classes on; everything else follows its definition.)
-
-    Raises:
-        ClipScratchError: If a label is out of range or a score is NaN.
+    `top5` only with more than 5 classes: with 5 it is 1 for any model. (CLIP_benchmark reports it from 5 classes on;
+    everything else follows its definition.)
     """
     scores, labels = torch.as_tensor(scores), torch.as_tensor(labels).long()
     if not 0 <= labels.min() <= labels.max() < scores.shape[1]:
@@ -100,13 +92,9 @@ def accuracy_metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, fl
 def zero_shot_outcomes(
     image_embeds: torch.Tensor, class_embeds: torch.Tensor, labels: torch.Tensor, logit_scale: float
 ) -> tuple[ClassOutcomes, torch.Tensor]:
-    """Classify each image as the class of the highest cosine similarity.
+    """Classify each image (N, P) as the class (C, P) of the highest cosine similarity.
 
-    Args:
-        image_embeds: (N, P), unit length.
-        class_embeds: (C, P), unit length, from `class_embeddings`.
-        labels: (N,) integers in [0, C).
-        logit_scale: natural log of the inverse temperature; only the confidences depend on it.
+    Only the confidences depend on `logit_scale`, the natural log of the inverse temperature.
 
     Returns:
         The outcomes, and the predicted classes (N,) int64.

@@ -16,13 +16,7 @@ MOST_COUNTS = 20  # classes whose counts are written into the cells
 
 
 def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str | Path) -> None:
-    """Plot true classes down and predicted classes across; shade = share of the true class, number = count.
-
-    Args:
-        confusion: (C, C) counts, row = true class.
-        class_names: (C,).
-        path: of the PNG.
-    """
+    """Plot true classes down and predicted classes across; shade = share of the true class, number = count."""
     classes = len(class_names)
     shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     labelled, counted = classes <= MOST_TICKS, classes <= MOST_COUNTS

@@ -38,14 +38,7 @@ def render_page(
     differences: Differences,
     command: str,
 ) -> str:
-    """Render the page.
-
-    Args:
-        evaluations: model -> dataset -> its result.
-        plots: model -> dataset -> its plots.
-        differences: dataset -> model -> metric -> difference to the first model.
-        command: the command that measured.
-    """
+    """Render the page of results and plots by model and dataset; `command` is the one that measured."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,

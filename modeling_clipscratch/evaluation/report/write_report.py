@@ -17,11 +17,7 @@ from .metric_tables import ACCOUNT, Differences, short_names, weights_sha256, wr
 
 
 def open_folder(folder: str | Path) -> Path:
-    """Check that a report can be written, before a long evaluation.
-
-    Raises:
-        ClipScratchError: If the folder cannot be written to, or holds a model.
-    """
+    """Check, before a long evaluation, that a folder can be written to and holds no model."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
         raise ClipScratchError(f"output_dir={folder} holds a model with its own metrics; choose {folder / 'report'}.")
@@ -50,17 +46,13 @@ def write_report(
     the report) and a folder for each dataset with its plots and, for class data, `per_class_recall.json`.
     Several models: `comparison.json`, and a folder for each model with its `metrics.json` and plots.
 
-    Args:
-        folder: made where it is missing; files of an earlier report are replaced.
-        evaluations: model as the user named it -> dataset as the user named it -> its result.
-        differences: dataset -> model -> metric -> difference to the first model.
-        command: the command that measured, for the page.
-        predictions: write `predictions.parquet` beside the plots of each dataset.
+    `evaluations` has model and dataset as the user named them. With `predictions`, `predictions.parquet` is written
+    beside the plots of each dataset. Files of an earlier report are replaced.
 
     Returns:
         The written files, the page first.
     """
-    folder, weights = open_folder(folder), weights_sha256(next(iter(evaluations)))
+    folder, weights = Path(folder), weights_sha256(next(iter(evaluations)))
     models, data = _public(evaluations), _public(next(iter(evaluations.values())))
     evaluations = {models[name]: {data[where]: of for where, of in rest.items()} for name, rest in evaluations.items()}
     differences = {data[where]: {models[name]: of for name, of in rest.items()} for where, rest in differences.items()}
