@@ -12,7 +12,6 @@ from ..data.images.preprocess import Preprocess
 from ..hub.processor_clipscratch import forget_code, load_image_processor
 from ..utils.checksums import SUMS, find_damage
 from ..utils.errors import ClipScratchError
-from ..utils.local_files import read_json
 from ..utils.model_files import is_of_a_model
 from ..utils.names import first_line
 from .encode import encode_pixels, encode_texts
@@ -68,10 +67,9 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
         # With PIL, so that pixels do not depend on whether torchvision is installed, which resizes differently.
         processor.image_processor = load_image_processor(where)
     if missing := sorted(report["missing_keys"]):  # transformers initialises them at random
-        adapters = any(".lora_" in name for name in report["unexpected_keys"])
-        remedy = "merge its adapters (merge_and_unload) and save it again" if adapters else "copy or save it again"
         raise ClipScratchError(
-            f"{where} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...); {remedy}."
+            f"{where} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...); save the whole "
+            "model, adapters (LoRA) merged, and copy it again."
         )
     _check_towers(model.eval(), forget_code(processor), where)
     return model.to(chosen), processor
@@ -89,12 +87,6 @@ def _find_device(device):
 
 
 def _check_folder(folder):
-    if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        raise ClipScratchError(
-            f"{folder} holds adapters (peft) of {base} and no model; load them with peft, call merge_and_unload(), and "
-            "save that model with its processor."
-        )
     if folder.is_dir() and not (folder / "config.json").is_file():
         inside = (path.parent for path in folder.glob("*/config.json"))
         models = sorted(inside, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])

@@ -23,6 +23,11 @@ _CLASS = {
     ),
     "hits.png": (plot_hits, "Best hits", "Right predictions with the highest confidence, which is the number."),
     "misses.png": (plot_misses, "Worst misses", "Mistakes with the highest confidence, which is the number."),
+    "embeddings.png": (
+        plot_embeddings,
+        "Map of embeddings",
+        "Images that are close to each other are similar for the model; large distances mean little.",
+    ),
 }
 _CAPTION = {
     "searches.png": (
@@ -37,14 +42,7 @@ _CAPTION = {
         "Captions whose own image (dashed frame, with its rank) has the lowest rank, after the images closest to them.",
     ),
 }
-_BOTH = {
-    "embeddings.png": (
-        plot_embeddings,
-        "Map of embeddings",
-        "Images that are close to each other are similar for the model; large distances mean little.",
-    ),
-}
-FILES = tuple(_CLASS | _CAPTION | _BOTH)
+FILES = tuple(_CLASS | _CAPTION)
 
 
 class Plot(NamedTuple):
@@ -57,7 +55,7 @@ class Plot(NamedTuple):
 
 def draw_plots(result: Result, folder: Path) -> list[Plot]:
     """Draw the plots into a folder, the most important first; skip those without data."""
-    plots = (_CAPTION if result.class_names is None else _CLASS) | _BOTH
+    plots = _CAPTION if result.class_names is None else _CLASS
     for name, (draw, _, _) in plots.items():
         draw(result, folder / name)
     return [Plot(folder / name, *about) for name, (_, *about) in plots.items() if (folder / name).is_file()]

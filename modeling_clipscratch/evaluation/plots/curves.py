@@ -24,7 +24,6 @@ PANELS = (
     ("learning rate", r"learning_rate(?:_.+)?", ""),
     ("temperature", r"temperature", "exp(-logit_scale)"),
 )
-_LOSSES = {"loss": "training", "loss_floor": "floor of the batch", "eval_loss": "evaluation"}
 
 
 def plot_curves(log_history: Sequence[Mapping], path: str | Path) -> None:
@@ -66,7 +65,7 @@ def _draw_panel(axes, title, lines, unit):
         # Each line is thinner than those below it, so that a line on top of an equal one hides none.
         width = min(4.0, 1.5 + 0.8 * (len(lines) - 1 - place))
         values = 100 * values if unit == "%" else values
-        axes.plot(steps, values, label=_label(key, title), linewidth=width, markersize=2 + width, **style)
+        axes.plot(steps, values, label=key.replace("_", " "), linewidth=width, markersize=2 + width, **style)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_ylabel(unit)
     axes.ticklabel_format(axis="y", scilimits=(-2, 4))  # of learning rates, a power of ten above the axis
@@ -85,13 +84,3 @@ def _lines(log_history, pattern):
         if points:
             lines.append((key, np.array(list(points)), np.array(list(points.values()))))
     return lines
-
-
-def _label(key, title):
-    """Key of the log -> name in the legend, without what the title says."""
-    name = key.removeprefix("eval_")
-    if title == "loss":
-        return _LOSSES.get(key, name.replace("_", " "))
-    name = re.sub(r"(image_to_text|text_to_image)_recall@", "@", name) if "recall" in title else name
-    name = name.removesuffix("_accuracy") if title == "in-batch accuracy" else name
-    return name.replace("top", "top-").replace("_", " ").strip()

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.manifold import TSNE
 
-from ...data.dataset import ImageReader
 from ..evaluate_dataset import Result
-from .figures import WIDTH, new_figure, plain_legend, resized, save_figure, shortened, spread, title
+from .figures import WIDTH, new_figure, plain_legend, save_figure, shortened, spread, title
 
 MOST_POINTS = 2000  # images; t-SNE of more takes minutes
 FEWEST = 50  # images; t-SNE of fewer shows more of its start than of them
@@ -17,7 +16,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
 
 def plot_embeddings(result: Result, path: str | Path) -> None:
-    """Plot class data as points with the look of their class, caption data as images where they do not overlap.
+    """Plot each image of class data as a point with the look of its class.
 
     For fewer than 50 images, and if all embeddings are equal, no file is written.
     """
@@ -29,18 +28,8 @@ def plot_embeddings(result: Result, path: str | Path) -> None:
     places = tsne.fit_transform(embeds)
     figure = new_figure(WIDTH, 6.0)
     axes = figure.add_subplot()
-    if result.class_names is not None:
-        _draw_classes(axes, places, result.outcomes.labels[chosen], result.class_names)
-        plain_legend(figure, loc="outside right upper", markerscale=1.4)
-    else:
-        low, high = places.min(0), places.max(0)
-        side, read_image = max(high - low) / 16, ImageReader(result.dataset)
-        for place in uncrowded(places, 1.02 * side):
-            image = resized(read_image(chosen[place]))
-            (x, y), (dx, dy) = places[place], np.array(image.size) / max(image.size) * side / 2
-            axes.imshow(image, extent=(x - dx, x + dx, y - dy, y + dy))
-        low, high = low - 0.6 * side, high + 0.6 * side
-        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    _draw_classes(axes, places, result.outcomes.labels[chosen], result.class_names)
+    plain_legend(figure, loc="outside right upper", markerscale=1.4)
     axes.set(xticks=[], yticks=[])
     title(figure, f"{len(chosen):,} images, similar ones close to each other (t-SNE)", x=0.01, ha="left")
     save_figure(figure, path)
@@ -58,16 +47,3 @@ def _draw_classes(axes, places, labels, names):
     if rest.any():
         others = f"{len(shown) - len(marked)} other classes"
         axes.scatter(*places[rest].T, s=size / 2, label=others, color="0.8", marker=".", zorder=0)
-
-
-def uncrowded(places: np.ndarray, distance: float) -> list[int]:
-    """Return the numbers of the places that keep a distance in x or y from all places taken before them.
-
-    >>> uncrowded(np.array([[0.0, 0.0], [0.5, 0.5], [0.1, 2.0]]), 1.0)
-    [0, 2]
-    """
-    taken = []
-    for number, place in enumerate(places):
-        if all(np.abs(places[other] - place).max() >= distance for other in taken):
-            taken.append(number)
-    return taken

@@ -29,7 +29,6 @@ TITLES = {
     "linear_probe": "linear probe",
 }
 JPEG_GAIN = 2  # a plot is stored as JPEG if that is so many times smaller
-MOST_RECALLS = 40  # classes shown; of more, those with the lowest recall
 
 
 def render_page(
@@ -54,7 +53,7 @@ def render_page(
             for name, result in next(iter(evaluations.values())).items()
         ],
         details=[
-            (model, name, result, _recalls(result), plots[model][name])
+            (model, name, result, plots[model][name])
             for model, of in evaluations.items()
             for name, result in of.items()
         ],
@@ -103,13 +102,3 @@ def _track(metrics, name, low, high):
     ends = metrics.get(name + INTERVAL, [metrics[name]] * 2)
     value, left, right = (round(float(100 * (end - low) / (high - low)), 2) for end in (metrics[name], *ends))
     return value, left, right - left
-
-
-def _recalls(result):
-    """[(class, images, recall)] of class data, at most `MOST_RECALLS`."""
-    if result.class_names is None:
-        return []
-    recalls = list(zip(result.class_names, result.confusion.sum(1), result.per_class_recall.values(), strict=True))
-    if len(recalls) > MOST_RECALLS:
-        recalls = sorted((entry for entry in recalls if entry[2] is not None), key=lambda entry: entry[2])
-    return recalls[:MOST_RECALLS]

@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from datasets import Dataset
@@ -44,7 +44,8 @@ def write_report(
 
     One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command; the files of
     the report) and a folder for each dataset with its plots and, for class data, `per_class_recall.json`.
-    Several models: `comparison.json`, and a folder for each model with its `metrics.json` and plots.
+    Several models: `comparison.json` (differences to the first) and a folder for each model with its `metrics.json` and
+    plots.
 
     `evaluations` has model and dataset as the user named them. With `predictions`, `predictions.parquet` is written
     beside the plots of each dataset. Files of an earlier report are replaced.
@@ -57,17 +58,17 @@ def write_report(
     evaluations = {models[name]: {data[where]: of for where, of in rest.items()} for name, rest in evaluations.items()}
     differences = {data[where]: {models[name]: of for name, of in rest.items()} for where, rest in differences.items()}
     one, written, plots, stale = len(models) == 1, [Path("report.html")], {}, set()
-    places = folder_names(list(data.values()))
     with replacing_files(folder, last=ACCOUNT) as staging:
 
         def add(path, write, *content):
             write(staging / path, *content)
             written.append(path)
 
-        for model, place in zip(evaluations, folder_names(list(evaluations)), strict=True):
-            place, results, plots[model] = Path() if one else Path(place), evaluations[model], {}
+        for model, results in evaluations.items():
+            place, plots[model] = Path() if one else Path(_folder(model)), {}
             add(place / "metrics.json", write_json, {name: result.metrics for name, result in results.items()})
-            for (name, result), part in zip(results.items(), (place / name for name in places), strict=True):
+            for name, result in results.items():
+                part = place / _folder(name)
                 plots[model][name] = draw_plots(result, staging / part)
                 written += [part / plot.path.name for plot in plots[model][name]]
                 stale |= {part / file for file in FILES}
@@ -85,12 +86,11 @@ def write_report(
             account = {"command": command, "weights_sha256": weights, "data": about, "files": files}
             add(Path(ACCOUNT), write_json, account)
         else:
-            metrics = {name: {where: of.metrics for where, of in rest.items()} for name, rest in evaluations.items()}
             plain = {
                 where: {name: {metric: vars(d) for metric, d in of.items()} for name, of in rest.items()}
                 for where, rest in differences.items()
             }
-            add(Path("comparison.json"), write_json, {"metrics": metrics, "differences": plain})
+            add(Path("comparison.json"), write_json, plain)
     for path in stale.difference(written):
         (folder / path).unlink(missing_ok=True)  # an earlier report's
     return [folder / path for path in written]
@@ -131,16 +131,6 @@ def _public(names):
     return public if len(set(public.values())) == len(public) else short_names(list(public))
 
 
-def folder_names(names: Sequence[str]) -> list[str]:
-    """Turn names of models or datasets, which may be paths or Hub ids, into different names for folders.
-
-    >>> folder_names(["digits", "owner/birds", "data/birds/", "a b", "a-b"])
-    ['digits', 'owner-birds', 'data-birds', 'a-b', 'a-b-2']
-    """
-    taken = []
-    for name in names:
-        part = re.sub(r"[^\w.]+", "-", "/".join(Path(name).parts[-2:])).strip("-.") or "data"
-        while part in taken:
-            part += "-2"
-        taken.append(part)
-    return taken
+def _folder(name):
+    """Owner/birds -> owner-birds."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "data"
