@@ -4,12 +4,11 @@ import argparse
 import logging
 import shlex
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import get_args
 
 from ..data.columns import DATA_OPTIONS
 from ..data.load import ImageTextData, describe_data, load_data
-from ..data.splits import NoSuchSplitError, canonical_split
-from ..evaluation.evaluate_dataset import PROBES, TASKS
+from ..data.splits import NoSuchSplitError
 from ..evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
 from ..evaluation.report.write_report import write_report
 from ..sharing.push_model import open_report, push_report
@@ -25,7 +24,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, nargs="+", help="folders of models, or Hub ids: ClipScratch, CLIP, SigLIP, ...")
     add("--dataset", required=True, nargs="+", help="digits, scenes, folders or files, or Hub ids")
-    add("--task", default="auto", choices=["auto", *TASKS], help="auto: zero_shot for classes, retrieval for captions")
     add("--split", default="auto", help="split to measure on (default: test, or validation where there is no test)")
     add("--output_dir", help="folder for report.html, tables and images; without it only a table is printed")
     add("--save_predictions", action="store_true", help="write predictions.parquet into the report's folder")
@@ -41,10 +39,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise ClipScratchError(f"batch_size={options.batch_size} is less than 1; choose 1 or more.")
     once_each("model", options.model)
     once_each("dataset", options.dataset)
-    if options.task in PROBES and canonical_split(options.split) == "train":
-        raise ClipScratchError(
-            f"task={options.task} learns from the training split; measure it on another (--split test)."
-        )
     if options.output_dir is None and (options.save_predictions or options.push_to_hub):
         raise ClipScratchError("--save_predictions and --push_to_hub need --output_dir.")
     return options
@@ -59,21 +53,16 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{option}", nargs="+" if Sequence[str] in get_args(field.type) else None, **about)
 
 
-def data_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that `add_data_options` added, as `load_data` takes them."""
-    return {field.name: getattr(options, option) for option, field in DATA_OPTIONS.items()}
-
-
 def load_split(name: str, options: argparse.Namespace) -> ImageTextData:
-    """Load the split to measure, after the training split of a probe."""
-    named = {"validation_fraction": options.validation_fraction, **data_options(options)}
-    train = ["train"] * (options.task in PROBES)
-    if options.split != "auto":
-        return load_data(name, splits=[*train, options.split], **named)
+    """Load the split to measure."""
+    named = {field.name: getattr(options, option) for option, field in DATA_OPTIONS.items()}
+    named["validation_fraction"] = options.validation_fraction
     try:
-        return load_data(name, splits=[*train, "test"], **named)
+        return load_data(name, splits=["test" if options.split == "auto" else options.split], **named)
     except NoSuchSplitError:
-        data = load_data(name, splits=[*train, "validation"], **named)
+        if options.split != "auto":
+            raise
+        data = load_data(name, splits=["validation"], **named)
         logger.info("%s has no test split; its validation split is measured.", name)
         return data
 
@@ -87,7 +76,7 @@ def main(arguments: list[str]) -> None:
             logger.info("%s, %s", name, line)
     if options.output_dir is not None:
         options.push_to_hub = open_report(options.output_dir, options.push_to_hub)
-    settings = {name: vars(options)[name] for name in ("task", "device", "batch_size", "on_bad_row")}
+    settings = {name: vars(options)[name] for name in ("device", "batch_size", "on_bad_row")}
     settings |= {"templates": options.templates} if options.templates else {}
     evaluations = evaluate_models(options.model, data, progress=True, **settings)
     differences = differences_to_first(evaluations)

@@ -1,7 +1,6 @@
 """Measure a model on a dataset, or on given embeddings of its images.
 
-Class data is measured by zero-shot classification with prompts, or by a probe (k nearest neighbours, logistic
-regression) on the image embeddings of a training split; caption data by retrieval.
+Class data is measured by zero-shot classification with prompts, caption data by retrieval.
 """
 
 import math
@@ -21,12 +20,9 @@ from ..data.templates import ALIKE, DEFAULT_TEMPLATES, class_prompts
 from ..utils.errors import ClipScratchError
 from .encode import encode_images, encode_texts, warn_of_unknown
 from .metrics.intervals import confidence_intervals
-from .metrics.outcomes import ClassOutcomes, Outcomes
+from .metrics.outcomes import Outcomes
 from .metrics.retrieval import retrieval_outcomes
-from .metrics.zero_shot import class_embeddings, confusion_matrix, predictions, ranks, zero_shot_outcomes
-
-TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
-PROBES = ("knn", "linear_probe")
+from .metrics.zero_shot import class_embeddings, confusion_matrix, zero_shot_outcomes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +32,7 @@ class Result:
     Args:
         dataset: the N measured rows, prepared; without those whose images are broken.
         templates: prompts of class data; `None` for caption data.
-        task: `zero_shot`, `retrieval`, `knn` or `linear_probe`.
+        task: `zero_shot` (class data) or `retrieval` (caption data).
         outcomes: ranks, and for class data labels and confidences.
         metrics: name -> fraction or rank, and `<name>_ci95` -> its 95 % interval, if computed.
         image_embeds: (N, P) float32, unit length.
@@ -81,16 +77,9 @@ class Result:
         return {name: float(right / total) if total else None for name, right, total in counts}
 
 
-def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
-    """Resolve `auto` to the task of the kind of data, and check that data and task give a meaningful figure."""
-    kind, name = "class" if is_class_data(dataset) else "caption", title(dataset)
-    if task == "auto":
-        task = "zero_shot" if kind == "class" else "retrieval"
-    if TASKS[task] != kind:
-        has, needs = ("classes", "captions") if kind == "class" else ("captions", "classes")
-        fits = " or ".join(name for name, of in TASKS.items() if of == kind)
-        raise ClipScratchError(f"{name}: the data have {has} and task={task} needs {needs}; choose task={fits}.")
-    names = class_names(dataset)
+def check_measurable(dataset: datasets.Dataset) -> None:
+    """Raise ClipScratchError if every answer on a prepared dataset would be right."""
+    names, name = class_names(dataset), title(dataset)
     if names is not None and len(names) < 2:
         raise ClipScratchError(
             f"{name}: {names[0]!r} is the only class, so every answer would be right; give the folder that holds a "
@@ -98,7 +87,6 @@ def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
         )
     if names is None and len(dataset) < 2:
         raise ClipScratchError(f"{name}: there is only one image, so every search would find it; give at least two.")
-    return task
 
 
 def evaluate_dataset(
@@ -107,8 +95,6 @@ def evaluate_dataset(
     dataset: datasets.Dataset,
     *,
     templates: Sequence[str] | None = None,
-    task: str = "auto",
-    train: datasets.Dataset | None = None,
     batch_size: int = 256,
     on_bad_row: Literal["raise", "skip"] = "raise",
     progress: bool = False,
@@ -120,15 +106,13 @@ def evaluate_dataset(
         dataset: any `datasets.Dataset` of images with a label or captions; columns are found by type and name.
         templates: prompts of class data, `{}` stands for the class. Default: those that the model was trained with, if
             the data have the classes of its training; else `a photo of a {}.`.
-        task: one of `TASKS`, or `auto`.
-        train: rows that a probe is fitted to; only the probes use it.
         batch_size: images, or texts, at once.
         on_bad_row: `raise`, or `skip` rows without a label or caption and broken images, with one warning.
         progress: show a bar.
 
     Raises:
         BadImageError: If an image cannot be read.
-        ClipScratchError: If no image can be read, the task does not fit the data, or a probe has no training rows.
+        ClipScratchError: If no image can be read, or the data have one class or one image.
 
     >>> from modeling_clipscratch import load_data, load_model
     >>> model, processor = load_model("runs/digits")
@@ -142,48 +126,21 @@ def evaluate_dataset(
             f"a {type(dataset).__name__} cannot be measured; give one split, a map-style datasets.Dataset."
         )
     options = DataOptions(templates=templates, on_bad_row=on_bad_row)
-    dataset = prepare_dataset(dataset, options, train=None if train is None else lambda: train)
-    task, names = task_for(dataset, task), class_names(dataset)
-    if task in PROBES:
-        if train is None:
-            raise ClipScratchError(f"task={task} is fitted to training rows and there are none; give some as train.")
-        train = prepare_dataset(train, options)
-        known = class_names(train)
-        if known is None or known != names[: len(known)]:
-            raise ClipScratchError(
-                f"{title(dataset)}: the classes are {_first(names)}, and train has {_first(known or ['captions'])}; "
-                "give both the same classes in the same order."
-            )
+    dataset = prepare_dataset(dataset, options)
+    check_measurable(dataset)
+    names = class_names(dataset)
     trained = model.config.to_dict()
     own = trained.get("templates") if names is not None and trained.get("class_names") == names else None
-    if names is not None and task == "zero_shot":
+    if names is not None:
         warn_of_unknown(processor.tokenizer, names, "class names")
     read = {"batch_size": batch_size, "on_bad_row": on_bad_row, "progress": progress}
-    encode_rows = partial(encode_images, model, Preprocess(processor.image_processor), **read)
-    embeds, kept = encode_rows(dataset)
+    embeds, kept = encode_images(model, Preprocess(processor.image_processor), dataset, **read)
     skipped = len(dataset) - len(kept)
     dataset = dataset.select(kept) if skipped else dataset
     encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
     result = evaluate_embeddings(encode, embeds, dataset, options.templates or own, logit_scale=log_scale(model))
-    if task in PROBES:
-        train_embeds, kept = encode_rows(train)
-        outcomes, predicted = _probe(task, train_embeds, labels_of(train)[kept], embeds, labels_of(dataset), len(names))
-        result = replace(result, outcomes=outcomes, predicted=predicted)
     metrics = {**result.outcomes.metrics(), **confidence_intervals(result.outcomes)}
-    return replace(result, task=task, metrics=metrics, skipped=skipped)
-
-
-def _probe(task, train_embeds, train_labels, embeds, labels, classes):
-    """Return the outcomes of a probe, and the predicted classes (N,)."""
-    # Imported here: scikit-learn takes half a second, which training would pay at every start.
-    from .metrics.probes import knn_scores, linear_probe_scores
-
-    probe = knn_scores if task == "knn" else linear_probe_scores
-    scores, right = probe(train_embeds.numpy(), train_labels, embeds.numpy(), classes), torch.as_tensor(labels)
-    confidence = scores.amax(1)  # shares of votes, or log-probabilities
-    confidence = (confidence.exp() if task == "linear_probe" else confidence).double().numpy()
-    outcomes = ClassOutcomes(labels=labels, ranks=ranks(scores, right).numpy(), classes=classes, confidence=confidence)
-    return outcomes, predictions(scores, right).numpy()
+    return replace(result, metrics=metrics, skipped=skipped)
 
 
 def evaluate_embeddings(
@@ -235,7 +192,3 @@ def log_scale(model) -> float:
     # Only a ClipScratch config has a limit; other CLIPs use the scale as it is.
     limit = model.config.to_dict().get("logit_scale_max", math.inf)
     return min(float(model.logit_scale.detach()), limit)
-
-
-def _first(names):
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ..data.load import ImageTextData
 from ..data.templates import DEFAULT_TEMPLATES
-from .evaluate_dataset import PROBES, Result, evaluate_dataset, task_for
+from .evaluate_dataset import Result, check_measurable, evaluate_dataset
 from .load_model import load_model
 from .metrics.intervals import paired_differences
 from .report.metric_tables import Differences, text_comparison, text_table
@@ -13,24 +13,22 @@ Evaluations = Mapping[str, Mapping[str, Result]]  # model -> dataset -> result
 
 
 def evaluate_models(
-    models: Sequence[str], data: Mapping[str, ImageTextData], *, task: str = "auto", device: str = "auto", **settings
+    models: Sequence[str], data: Mapping[str, ImageTextData], *, device: str = "auto", **settings
 ) -> Evaluations:
-    """Measure every model on every dataset, after all models are loaded and the task is known to fit.
+    """Measure every model on the one split that `load_data` returned for each name, after all models are loaded.
 
-    `data` has for each name what `load_data` returned: the last split is measured, `train` is for a probe.
+    `settings` are those of `evaluate_dataset`.
     """
-    measured = {where: list(parts.values())[-1] for where, parts in data.items()}
-    for rows in measured.values():
-        task_for(rows, task)
+    for parts in data.values():
+        check_measurable(*parts.values())
     evaluations = {}
     for name, (model, processor) in {name: load_model(name, device) for name in models}.items():
         evaluations[name] = {}
         for where, parts in data.items():
             # `load_data` returns the default for data without templates; those of the model come first.
             templates = None if parts.templates == list(DEFAULT_TEMPLATES) else parts.templates
-            train = parts["train"] if task in PROBES else None
-            options = {"templates": templates, "task": task, "train": train, **settings}
-            evaluations[name][where] = evaluate_dataset(model, processor, measured[where], **options)
+            options = {"templates": templates, **settings}
+            evaluations[name][where] = evaluate_dataset(model, processor, *parts.values(), **options)
     return evaluations
 
 
@@ -44,13 +42,12 @@ def differences_to_first(evaluations: Evaluations) -> Differences:
 
 
 def text_summary(evaluations: Evaluations, differences: Differences) -> str:
-    """Write the figures for a terminal, with the task of a probe and the number of broken images left out."""
+    """Write the figures for a terminal, with the number of broken images left out."""
     results = next(iter(evaluations.values()))
-    heads = {where: f"{where}, {of.task}" if of.task in PROBES else where for where, of in results.items()}
-    metrics = {model: {heads[where]: one.metrics for where, one in of.items()} for model, of in evaluations.items()}
+    metrics = {model: {where: one.metrics for where, one in of.items()} for model, of in evaluations.items()}
     if len(evaluations) == 1:
         parts = [text_table(next(iter(metrics.values())))]
     else:
-        parts = [text_comparison(metrics, {heads[where]: of for where, of in differences.items()})]
+        parts = [text_comparison(metrics, differences)]
     parts += [f"{where}: {of.skipped} broken images left out." for where, of in results.items() if of.skipped]
     return "\n\n".join(parts)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ...utils.versions import versions
-from ..evaluate_dataset import PROBES, Result
+from ..evaluate_dataset import Result
 from ..plots.all_plots import Plot
 from ..plots.class_plots import worst_confusions
 from .metric_tables import INTERVAL, Differences, is_rank, percent, shown_difference, shown_value, values_only
@@ -24,9 +24,7 @@ TITLES = {
     "top5": "top-5 accuracy",
     "mean_per_class_recall": "mean per-class recall",
     "expected_calibration_error": "calibration error",
-    "zero_shot": "zero-shot",
-    "knn": "k nearest neighbours",
-    "linear_probe": "linear probe",
+    "zero_shot": "zero-shot classification",
 }
 JPEG_GAIN = 2  # a plot is stored as JPEG if that is so many times smaller
 
@@ -58,7 +56,6 @@ def render_page(
             for name, result in of.items()
         ],
         confusions=worst_confusions,
-        probes=PROBES,
     )
 
 
@@ -75,8 +72,8 @@ def as_data_uri(path: Path) -> str:
 def in_words(name: str) -> str:
     """Spell out the name of a metric or a task.
 
-    >>> [in_words(name) for name in ("top1", "text_to_image_recall@5", "knn")]
-    ['top-1 accuracy', 'text to image recall@5', 'k nearest neighbours']
+    >>> in_words("top1"), in_words("text_to_image_recall@5")
+    ('top-1 accuracy', 'text to image recall@5')
     """
     return TITLES.get(name, name.replace("_", " "))
 
