@@ -80,7 +80,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
     def prompts_each_batch():
         for start in range(0, len(slow), BATCH):
             batch = slow.select(range(start, min(start + BATCH, len(slow))))
-            images = encode_images(model, preprocess, batch, batch_size=BATCH).embeds
+            images = encode_images(model, preprocess, batch, batch_size=BATCH)[0]
             encode = partial(encode_texts, model, processor.tokenizer)
             zero_shot_outcomes(
                 images, encode_classes(encode, class_names(rows), templates), torch.as_tensor(labels_of(batch)), 0.0

@@ -19,7 +19,30 @@ from ..utils.names import once_each
 logger = logging.getLogger(__name__)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add an option for each field of `DataOptions`, with the help that it has in a recipe."""
+    for option, field in DATA_OPTIONS.items():
+        about = {**recipe_fields()[option].metadata, "default": field.default}
+        if option == "cache_dir":  # that of a recipe is for features
+            about["help"] = "Folder for downloaded and converted files. Default: that of datasets."
+        parser.add_argument(f"--{option}", nargs="+" if Sequence[str] in get_args(field.type) else None, **about)
+
+
+def load_split(name: str, options: argparse.Namespace) -> ImageTextData:
+    """Load one split, the one to measure."""
+    named = {field.name: getattr(options, option) for option, field in DATA_OPTIONS.items()}
+    named["validation_fraction"] = options.validation_fraction
+    try:
+        return load_data(name, splits=["test" if options.split == "auto" else options.split], **named)
+    except NoSuchSplitError:
+        if options.split != "auto":
+            raise
+        data = load_data(name, splits=["validation"], **named)
+        logger.info("%s has no test split; its validation split is measured.", name)
+        return data
+
+
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="clipscratch eval", description="Measure models on datasets.")
     add = parser.add_argument
     add("--model", required=True, nargs="+", help="folders of models, or Hub ids: ClipScratch, CLIP, SigLIP, ...")
@@ -41,34 +64,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     once_each("dataset", options.dataset)
     if options.output_dir is None and (options.save_predictions or options.push_to_hub):
         raise ClipScratchError("--save_predictions and --push_to_hub need --output_dir.")
-    return options
-
-
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of `DataOptions`, with the help that it has in a recipe."""
-    for option, field in DATA_OPTIONS.items():
-        about = {**recipe_fields()[option].metadata, "default": field.default}
-        if option == "cache_dir":  # that of a recipe is for features
-            about["help"] = "Folder for downloaded and converted files. Default: that of datasets."
-        parser.add_argument(f"--{option}", nargs="+" if Sequence[str] in get_args(field.type) else None, **about)
-
-
-def load_split(name: str, options: argparse.Namespace) -> ImageTextData:
-    """Load the split to measure."""
-    named = {field.name: getattr(options, option) for option, field in DATA_OPTIONS.items()}
-    named["validation_fraction"] = options.validation_fraction
-    try:
-        return load_data(name, splits=["test" if options.split == "auto" else options.split], **named)
-    except NoSuchSplitError:
-        if options.split != "auto":
-            raise
-        data = load_data(name, splits=["validation"], **named)
-        logger.info("%s has no test split; its validation split is measured.", name)
-        return data
-
-
-def main(arguments: list[str]) -> None:
-    options = parse(arguments)
     # All datasets are opened before any is measured, so that a wrong name is reported at once.
     data = {name: load_split(name, options) for name in options.dataset}
     for name, parts in data.items():

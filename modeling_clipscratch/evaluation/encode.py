@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import datasets
 import numpy as np
@@ -22,13 +22,6 @@ logger = logging.getLogger(__name__)
 # Images at once on a CPU. More than its caches hold are slower: a core encodes 182 images/s 32 at a time and 159 256 at
 # a time (ViT 192 wide, 6 deep, 32x32 pixels), 28 and 22 32 and 128 at a time (ViT-tiny, 224x224).
 CPU_BATCH = 32
-
-
-class ImageEmbeddings(NamedTuple):
-    """(N, P) embeddings, and the (N,) int64 row of each: all rows unless broken images were skipped."""
-
-    embeds: torch.Tensor
-    kept: np.ndarray
 
 
 @contextmanager
@@ -69,11 +62,11 @@ def encode_images(
     batch_size: int = 256,
     on_bad_row: Literal["raise", "skip"] = "raise",
     progress: bool = False,
-) -> ImageEmbeddings:
+) -> tuple[torch.Tensor, np.ndarray]:
     """Read, preprocess and encode the image of every row of a prepared dataset, with at most two batches in memory.
 
-    `preprocess` is a `Preprocess` of the model's image processor; `on_bad_row`, `progress` and errors are those of its
-    `read_each`.
+    Returns embeddings (N, P), and the row of each (N,): all rows unless broken images were skipped. `preprocess` is a
+    `Preprocess` of the model's image processor; the options and errors are those of its `read_each`.
     """
     images = preprocess.read_each(dataset, on_bad_row=on_bad_row, progress=progress, batch_size=batch_size)
     embeds, kept = [], []
@@ -81,7 +74,7 @@ def encode_images(
         rows, pixels = zip(*batch, strict=True)
         embeds.append(encode_pixels(model, np.stack(pixels), preprocess.mean, preprocess.std, batch_size))
         kept += rows
-    return ImageEmbeddings(torch.cat(embeds), np.array(kept, dtype=np.int64))
+    return torch.cat(embeds), np.array(kept, dtype=np.int64)
 
 
 def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 256, warn: bool = True) -> torch.Tensor:

@@ -7,7 +7,7 @@ from ..data.templates import DEFAULT_TEMPLATES
 from .evaluate_dataset import Result, check_measurable, evaluate_dataset
 from .load_model import load_model
 from .metrics.intervals import paired_differences
-from .report.metric_tables import Differences, text_comparison, text_table
+from .report.metric_tables import Differences, short_names, text_table
 
 Evaluations = Mapping[str, Mapping[str, Result]]  # model -> dataset -> result
 
@@ -42,12 +42,15 @@ def differences_to_first(evaluations: Evaluations) -> Differences:
 
 
 def text_summary(evaluations: Evaluations, differences: Differences) -> str:
-    """Write the figures for a terminal, with the number of broken images left out."""
-    results = next(iter(evaluations.values()))
-    metrics = {model: {where: one.metrics for where, one in of.items()} for model, of in evaluations.items()}
+    """Write the figures for a terminal, with the number of broken images that were left out."""
+    short, results = short_names(list(evaluations)), next(iter(evaluations.values()))
     if len(evaluations) == 1:
-        parts = [text_table(next(iter(metrics.values())))]
+        parts = [text_table({where: result.metrics for where, result in results.items()})]
     else:
-        parts = [text_comparison(metrics, differences)]
+        parts = []
+        for where in results:
+            metrics = {short[model]: of[where].metrics for model, of in evaluations.items()}
+            apart = {short[model]: of for model, of in differences[where].items()}
+            parts.append(f"{where}\n{text_table(metrics, apart)}")
     parts += [f"{where}: {of.skipped} broken images left out." for where, of in results.items() if of.skipped]
     return "\n\n".join(parts)

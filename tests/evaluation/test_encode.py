@@ -36,10 +36,10 @@ def test_image_embeddings_are_those_of_the_model_for_any_batch_size(model, proce
         features = model.get_image_features(**inputs).pooler_output
     expected = features / features.norm(dim=-1, keepdim=True)
     for batch_size in (1, 5, 256):
-        found = encode_images(model, preprocess, class_rows, batch_size=batch_size)
-        assert torch.allclose(found.embeds, expected, **CLOSE)
-        assert found.kept.tolist() == list(range(12))
-    assert found.embeds.dtype == torch.float32
+        found, kept = encode_images(model, preprocess, class_rows, batch_size=batch_size)
+        assert torch.allclose(found, expected, **CLOSE)
+        assert kept.tolist() == list(range(12))
+    assert found.dtype == torch.float32
 
 
 def test_text_embeddings_are_in_the_given_order_for_any_lengths(model, processor):
@@ -158,7 +158,7 @@ def test_caption_data_keeps_its_embeddings_row_by_row(model, processor, caption_
     captions = [caption for row in range(8) for caption in caption_rows[row]["captions"]]
     assert torch.equal(result.text_embeds, encode_texts(model, processor.tokenizer, captions))
     assert torch.equal(
-        result.image_embeds, encode_images(model, Preprocess(processor.image_processor), caption_rows).embeds
+        result.image_embeds, encode_images(model, Preprocess(processor.image_processor), caption_rows)[0]
     )
     assert result.outcomes.caption_to_image.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7]
 

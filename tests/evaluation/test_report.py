@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_embeddings
+from modeling_clipscratch.evaluation.evaluate_models import text_summary
 from modeling_clipscratch.evaluation.plots import embedding_map, figures
 from modeling_clipscratch.evaluation.plots.all_plots import FILES
 from modeling_clipscratch.evaluation.plots.class_plots import MOST_TICKS, plot_confusion
@@ -25,7 +26,6 @@ from modeling_clipscratch.evaluation.report import write_report as report
 from modeling_clipscratch.evaluation.report.html_report import as_data_uri
 from modeling_clipscratch.evaluation.report.metric_tables import (
     shown_difference,
-    text_comparison,
     text_table,
     write_json,
 )
@@ -87,9 +87,10 @@ def difference(value, low, high, p_value):
 
 
 def test_comparison_table_has_a_model_and_its_difference_side_by_side():
-    metrics = {"runs/a": {"d": {"top1": 0.5, "top1_ci95": [0.4, 0.6]}}, "runs/b": {"d": {"top1": 0.75}}}
+    first = SimpleNamespace(metrics={"top1": 0.5, "top1_ci95": [0.4, 0.6]}, skipped=0)
+    both = {"runs/a": {"d": first}, "runs/b": {"d": SimpleNamespace(metrics={"top1": 0.75}, skipped=0)}}
     gain = {"d": {"runs/b": {"top1": difference(0.25, 0.1, 0.4, 0.004)}}}
-    assert [line.split("  ") for line in re.sub("   +", "  ", text_comparison(metrics, gain)).splitlines()] == [
+    assert [line.split("  ") for line in re.sub("   +", "  ", text_summary(both, gain)).splitlines()] == [
         ["d"],
         ["", "a", "b", "b - a"],
         ["top1", "50.0 % (40.0 to 60.0)", "75.0 %", "+25.0 (+10.0 to +40.0, p 0.004), better"],

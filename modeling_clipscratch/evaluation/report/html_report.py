@@ -19,13 +19,7 @@ from ..plots.all_plots import Plot
 from ..plots.class_plots import worst_confusions
 from .metric_tables import INTERVAL, Differences, is_rank, percent, shown_difference, shown_value, values_only
 
-TITLES = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "mean_per_class_recall": "mean per-class recall",
-    "expected_calibration_error": "calibration error",
-    "zero_shot": "zero-shot classification",
-}
+TITLES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "zero_shot": "zero-shot classification"}
 JPEG_GAIN = 2  # a plot is stored as JPEG if that is so many times smaller
 
 

@@ -11,16 +11,16 @@ from ...utils.atomic_files import write_text
 from ...utils.checksums import sha256
 from ...utils.names import on_one_line
 
-Metrics = Mapping[str, Mapping[str, float]]  # dataset -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
-ByModel = Mapping[str, Metrics]  # model -> dataset -> ...
 Differences = Mapping[str, Mapping[str, Mapping[str, object]]]  # dataset -> model -> metric -> difference
 INTERVAL = "_ci95"
 ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights, and its files
 SURE = 0.05  # larger p-values may be chance
 
 
-def text_table(metrics: Metrics, differences: Mapping[str, Mapping[str, object]] | None = None) -> str:
-    """Align a table for a terminal: a line for each metric, a column for each dataset, or model of `differences`.
+def text_table(metrics: Mapping[str, Mapping[str, float]], differences: Mapping[str, Mapping] | None = None) -> str:
+    """Align a table for a terminal: a line for each metric, a column for each dataset, or model.
+
+    `differences` has for some heads the differences to the first, which get columns of their own.
 
     >>> print(text_table({"digits": {"top1": 0.9825, "top1_ci95": [0.97, 0.99]}, "scenes": {"median_rank": 2.0}}))
                                 digits  scenes
@@ -42,22 +42,6 @@ def text_table(metrics: Metrics, differences: Mapping[str, Mapping[str, object]]
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
         lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
     return "\n".join(lines)
-
-
-def text_comparison(metrics: ByModel, differences: Differences) -> str:
-    """Align a table for each dataset: a column for each model, followed by its difference to the first model.
-
-    >>> print(text_comparison({"a": {"digits": {"top1": 0.5}}, "b": {"digits": {"top1": 0.75}}}, {}))
-    digits
-               a       b
-    top1  50.0 %  75.0 %
-    """
-    short, tables = short_names(list(metrics)), []
-    for dataset in next(iter(metrics.values())):
-        apart = {short[model]: of for model, of in differences.get(dataset, {}).items()}
-        table = text_table({short[model]: of[dataset] for model, of in metrics.items()}, apart)
-        tables.append(f"{dataset}\n{table}")
-    return "\n\n".join(tables)
 
 
 def shown_difference(name: str, difference) -> tuple[str, str, str]:
