@@ -11,7 +11,6 @@ from modeling_clipscratch.data.dataset import ImageReader, class_names, labels_o
 from modeling_clipscratch.data.images.decode import BadImageError
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.evaluation.encode import (
-    CPU_BATCH,
     encode_images,
     encode_pixels,
     encode_texts,
@@ -161,15 +160,3 @@ def test_caption_data_keeps_its_embeddings_row_by_row(model, processor, caption_
         result.image_embeds, encode_images(model, Preprocess(processor.image_processor), caption_rows)[0]
     )
     assert result.outcomes.caption_to_image.tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 5, 6, 7, 7]
-
-
-def test_a_cpu_gets_no_more_images_at_once_than_its_caches_hold(model, make_rows, monkeypatch):
-    seen = []
-    features = model.get_image_features
-    monkeypatch.setattr(
-        model, "get_image_features", lambda pixel_values: (seen.append(len(pixel_values)), features(pixel_values))[1]
-    )
-    encode_pixels(
-        model, pixels_of(make_rows(CPU_BATCH + 3, captions=[["red"]] * (CPU_BATCH + 3))), [0.5] * 3, [0.5] * 3
-    )
-    assert seen == [CPU_BATCH, 3]

@@ -68,6 +68,7 @@ def _draw_panel(axes, title, lines, unit):
         axes.plot(steps, values, label=key.replace("_", " "), linewidth=width, markersize=2 + width, **style)
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_ylabel(unit)
+    axes.margins(y=0.2)  # room for the legend
     axes.ticklabel_format(axis="y", scilimits=(-2, 4))  # of learning rates, a power of ten above the axis
     if len(lines) > 1 or title not in ("learning rate", "temperature"):
         plain_legend(axes, handlelength=2.6)
