@@ -14,7 +14,7 @@ from ..evaluation.report.write_report import write_report
 from ..sharing.push_model import open_report, push_report
 from ..training.recipe.arguments import recipe_fields
 from ..utils.errors import ClipScratchError
-from ..utils.names import once_each
+from ..utils.names import once_each, public_name
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> None:
     differences = differences_to_first(evaluations)
     print(text_summary(evaluations, differences))
     if options.output_dir is not None:
-        command = shlex.join(["clipscratch", "eval", *arguments])
+        command = shlex.join(["clipscratch", "eval", *map(public_name, arguments)])  # a report may be published
         saved = {"command": command, "predictions": options.save_predictions}
         page, *others = write_report(options.output_dir, evaluations, differences, **saved)
         print(f"wrote {page} and {len(others)} files beside it")
