@@ -43,9 +43,10 @@ def explaining_load_errors(*sources: str | Path | None) -> Iterator[None]:
         remedy = "copy the folder again, or save it again where it was trained"
         if isinstance(error, ImportError):  # the older tokenizers of some families (SigLIP) need a library
             remedy = "try pip install sentencepiece protobuf"
-        raise ClipScratchError(
-            f"{' or '.join(names)} cannot be loaded ({type(error).__name__}: {first_line(error)}); {remedy}."
-        ) from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if "ignore_mismatched_sizes" in message:
+            reason = "the weights have other shapes than config.json says"
+        raise ClipScratchError(f"{' or '.join(names)} cannot be loaded ({reason}); {remedy}.") from error
 
 
 def check_code(folder: str | Path) -> None:
