@@ -74,7 +74,7 @@ def embedded(options: argparse.Namespace, dataset: str, split: str) -> Embedded:
     if not path.is_file():
         model, processor = load_model(options.model)
         tensors = {
-            "images": encode_images(model, Preprocess(processor.image_processor), rows, progress=True).embeds,
+            "images": encode_images(model, Preprocess(processor.image_processor), rows, progress=True)[0],
             "texts": encode_texts(model, processor.tokenizer, texts),
         }
         write_whole(path, partial(save_file, tensors))

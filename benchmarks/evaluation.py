@@ -24,7 +24,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import ViTConfig, ViTImageProcessorPil
 
@@ -37,8 +36,7 @@ from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, enc
 from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_dataset
 from modeling_clipscratch.evaluation.metrics import retrieval
 from modeling_clipscratch.evaluation.metrics.outcomes import RECALLS
-from modeling_clipscratch.evaluation.metrics.probes import knn_scores, linear_probe_scores
-from modeling_clipscratch.evaluation.metrics.zero_shot import accuracy_metrics, ranks, zero_shot_outcomes
+from modeling_clipscratch.evaluation.metrics.zero_shot import ranks, zero_shot_outcomes
 
 from .memory import memory_of_process
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
@@ -82,7 +80,7 @@ def zero_shot(options: argparse.Namespace) -> dict:
     def prompts_each_batch():
         for start in range(0, len(slow), BATCH):
             batch = slow.select(range(start, min(start + BATCH, len(slow))))
-            images = encode_images(model, preprocess, batch, batch_size=BATCH).embeds
+            images = encode_images(model, preprocess, batch, batch_size=BATCH)[0]
             encode = partial(encode_texts, model, processor.tokenizer)
             zero_shot_outcomes(
                 images, encode_classes(encode, class_names(rows), templates), torch.as_tensor(labels_of(batch)), 0.0
@@ -105,31 +103,6 @@ def zero_shot(options: argparse.Namespace) -> dict:
         lines.append([way, f"{wall:.1f} s", f"{ratios[0]:.3f}", f"{processors:.1f} s", f"{ratios[1]:.3f}"])
     print_table(["", "wall clock", "to forward", "processor time", "to forward"], lines)
     return {"images": len(rows), "seconds (wall, processor)": found}
-
-
-def probes(count: int) -> dict:
-    """Draw ten overlapping classes in 512 directions of unequal spread around a common one, as a CLIP's are."""
-    generator = np.random.default_rng(0)
-    spread = 8 * np.arange(1, 513) ** -0.5
-    turn = np.linalg.qr(generator.normal(size=(512, 512)))[0]
-    centres, common = 0.06 * generator.normal(size=(10, 512)), 2 * generator.normal(size=512)
-
-    def drawn(rows):
-        labels = generator.integers(0, 10, rows)
-        embeds = torch.tensor(common + centres[labels] + (spread * generator.normal(size=(rows, 512))) @ turn)
-        return torch.nn.functional.normalize(embeds.float()), torch.tensor(labels)
-
-    (train, train_labels), (test, labels) = drawn(count), drawn(count // 5)
-    print(f"\nprobes: {len(train):,} training rows, {len(test):,} test rows, 512 numbers each, ten classes")
-    found, lines = {}, []
-    for probe in (knn_scores, linear_probe_scores):
-        scores = []
-        spent = seconds(lambda probe=probe, into=scores: into.append(probe(train, train_labels, test, 10)))
-        top1 = accuracy_metrics(scores[0], labels)["top1"]
-        found[probe.__name__] = {"wall": spent[0], "processor": spent[1], "top1": top1}
-        lines.append([probe.__name__, f"{spent[0]:.0f} s", f"{spent[1]:.0f} s", f"{100 * top1:.1f} %"])
-    print_table(["", "wall clock", "processor time", "top1"], lines)
-    return found
 
 
 def cell(way: str, caption_count: int, image_count: int) -> dict:
@@ -194,7 +167,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--limit", type=int, default=10_000, help="images")
     parser.add_argument("--slow", type=int, default=512, help="images with the prompts encoded for each batch")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=50_000, help="training rows of the probes")
     parser.add_argument("--captions", type=int, nargs="+", default=[25_000, 100_000], help="for retrieval")
     parser.add_argument("--cell", nargs=3, metavar=("WAY", "CAPTIONS", "IMAGES"), help="one measurement, as JSON")
     options = parser.parse_args(arguments)
@@ -203,7 +175,7 @@ def main(arguments: list[str]) -> None:
         return
     print(machine())
     figures = {"zero_shot": zero_shot(options)} if options.data else {}
-    figures |= {"probes": probes(options.rows), "retrieval": retrievals(options)}
+    figures |= {"retrieval": retrievals(options)}
     save_figures(options.output / "evaluation.json", figures)
 
 

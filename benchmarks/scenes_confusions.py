@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     model, processor = load_model(options.model)
     rows, known = load_data("scenes", splits=["test"])["test"], combinations()["test"]
-    images = encode_images(model, Preprocess(processor.image_processor), rows).embeds
+    images = encode_images(model, Preprocess(processor.image_processor), rows)[0]
     texts = encode_texts(model, processor.tokenizer, [captions[0] for captions in rows["captions"]])
     best = (texts @ images.T).argmax(1).tolist()
     mistakes = Counter(difference(known[i], known[j]) for i, j in enumerate(best) if i != j)

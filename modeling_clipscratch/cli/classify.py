@@ -1,13 +1,15 @@
 """`clipscratch classify`: rank labels for images."""
 
 import json
-from pathlib import Path
+import logging
 
-from ..data.images.decode import decode_image
+from ..data.images.decode import BadImageError, decode_image
 from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.load_model import load_model
 from ..evaluation.rank_labels import bars, check_labels, rank_labels
 from .command_line import model_parser
+
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> None:
@@ -20,15 +22,26 @@ def main(arguments: list[str]) -> None:
     templates = [options.template] if options.template else None
     if options.labels:
         check_labels(options.labels, templates or DEFAULT_TEMPLATES)
-    for path in options.images:
-        if not Path(path).is_file():
-            decode_image(path, name=path)  # raises before the model is loaded
-    images = (decode_image(path, name=path) for path in options.images)  # one in memory at a time
+    paths, problems = [], []
+
+    def images():  # one in memory at a time
+        for path in options.images:
+            try:
+                image = decode_image(path, name=path)
+            except BadImageError as error:
+                problems.append(error)
+            else:
+                paths.append(path)
+                yield image
+        if not paths:
+            raise problems[0]
+
     model, processor = load_model(options.model, options.device)
-    ranked = rank_labels(model, processor, images, options.labels, templates=templates)
-    results = list(zip(options.images, ranked, strict=True))
+    ranked = rank_labels(model, processor, images(), options.labels, templates=templates)
+    if problems:
+        logger.warning("%d of %d images cannot be read: %s", len(problems), len(options.images), problems[0])
     if options.json:
-        entries = [{"image": path, "labels": labels} for path, labels in results]
+        entries = [{"image": path, "labels": labels} for path, labels in zip(paths, ranked, strict=True)]
         print(json.dumps(entries, indent=2, ensure_ascii=False))
     else:
-        print("\n".join(f"{path}\n{bars(labels)}" for path, labels in results))
+        print("\n".join(f"{path}\n{bars(labels)}" for path, labels in zip(paths, ranked, strict=True)))

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import datasets
 import numpy as np
@@ -24,13 +24,6 @@ logger = logging.getLogger(__name__)
 CPU_BATCH = 32
 
 
-class ImageEmbeddings(NamedTuple):
-    """(N, P) embeddings, and the (N,) int64 row of each: all rows unless broken images were skipped."""
-
-    embeds: torch.Tensor
-    kept: np.ndarray
-
-
 @contextmanager
 def reading(model: torch.nn.Module) -> Iterator[None]:
     """Set `eval()` and compute no gradients inside; restore the mode of each module afterwards."""
@@ -45,24 +38,16 @@ def reading(model: torch.nn.Module) -> Iterator[None]:
 
 
 def encode_pixels(model, pixels, mean: Sequence[float], std: Sequence[float], batch_size: int = 256) -> torch.Tensor:
-    """Encode preprocessed images.
+    """Encode preprocessed images: (N, H, W, 3) uint8 -> (N, P) float32 on the CPU, unit length.
 
-    Args:
-        model: with `get_image_features` as in transformers 5, e.g. `ClipScratchModel` or `CLIPModel`.
-        pixels: (N, H, W, 3) uint8, array or tensor, of the size that the model reads.
-        mean, std: (3,) subtracted after scaling to [0, 1], and divided by.
-        batch_size: images at once; on a CPU at most `CPU_BATCH`.
-
-    Returns:
-        (N, P) float32 on the CPU, unit length.
+    `mean` and `std` (3,) normalise pixels in [0, 1]. On a CPU at most `CPU_BATCH` images are encoded at once.
     """
     batch_size = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
-    pixels = torch.as_tensor(pixels)
     # The towers may have different dtypes (a frozen one in bfloat16), which `model.dtype` does not tell.
     dtype = next(model.vision_model.parameters()).dtype
     embeds = []
     with reading(model):
-        for images in pixels.split(batch_size):
+        for images in torch.as_tensor(pixels).split(batch_size):
             pixel_values = normalize(images.to(model.device), mean, std).to(dtype)
             features = model.get_image_features(pixel_values=pixel_values).pooler_output
             embeds.append(unit_length(features.float(), dim=-1).cpu())
@@ -77,20 +62,11 @@ def encode_images(
     batch_size: int = 256,
     on_bad_row: Literal["raise", "skip"] = "raise",
     progress: bool = False,
-) -> ImageEmbeddings:
-    """Read, preprocess and encode the image of every row, with at most two batches in memory.
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Read, preprocess and encode the image of every row of a prepared dataset, with at most two batches in memory.
 
-    Args:
-        model: as for `encode_pixels`.
-        preprocess: a `Preprocess` of the model's image processor.
-        dataset: prepared, N rows; texts and labels are not read.
-        batch_size: images read ahead, and encoded at once as in `encode_pixels`.
-        on_bad_row: `raise`, or `skip`: leave broken images out and name them in one warning.
-        progress: show a bar.
-
-    Raises:
-        BadImageError: If an image cannot be read and `on_bad_row` is `raise`.
-        ClipScratchError: If no image can be read.
+    Returns embeddings (N, P), and the row of each (N,): all rows unless broken images were skipped. `preprocess` is a
+    `Preprocess` of the model's image processor; the options and errors are those of its `read_each`.
     """
     images = preprocess.read_each(dataset, on_bad_row=on_bad_row, progress=progress, batch_size=batch_size)
     embeds, kept = [], []
@@ -98,29 +74,19 @@ def encode_images(
         rows, pixels = zip(*batch, strict=True)
         embeds.append(encode_pixels(model, np.stack(pixels), preprocess.mean, preprocess.std, batch_size))
         kept += rows
-    return ImageEmbeddings(torch.cat(embeds), np.array(kept, dtype=np.int64))
+    return torch.cat(embeds), np.array(kept, dtype=np.int64)
 
 
 def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 256, warn: bool = True) -> torch.Tensor:
-    """Encode texts, each different text once; texts of similar length share a batch.
+    """Encode M texts, each different text once: (M, P) float32 on the CPU, unit length.
 
-    Args:
-        model: with `get_text_features` as in transformers 5. `SiglipModel` gets texts as in its training.
-        tokenizer: the tokenizer of the model.
-        texts: M texts; those longer than the text tower reads are cut.
-        batch_size: texts at once.
-        warn: log how many texts are cut, and how many have no known word.
-
-    Returns:
-        (M, P) float32 on the CPU, unit length.
-
-    Raises:
-        ClipScratchError: If a text is not Unicode, or has no token.
+    Texts of similar length share a batch; those longer than the text tower reads are cut. `warn` logs how many are cut,
+    and how many have no known word.
     """
     unique = list(dict.fromkeys(texts))
-    broken = next((text for text in unique if printable(text) != text), None)
-    if broken is not None:
-        raise ClipScratchError(f"the text {broken!r} holds bytes that are not UTF-8; write it in UTF-8.")
+    for text in unique:
+        if printable(text) != text:
+            raise ClipScratchError(f"the text {text!r} holds bytes that are not UTF-8; write it in UTF-8.")
     place = {text: number for number, text in enumerate(unique)}
     longest = longest_text(model, tokenizer)
     # SigLIP pools the last token, and was trained with texts padded to the full length, without a mask.
@@ -132,19 +98,16 @@ def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 25
     tokens = TokenTable(unique, tokenizer, longest, warn=warn)
     # Longest first, so that a lack of memory shows at once.
     order = torch.from_numpy(np.argsort(-tokens.lengths, kind="stable"))
-    embeds = None
+    embeds = []
     with reading(model):
         for chosen in order.split(batch_size):
             inputs = {name: tensor.to(model.device) for name, tensor in tokens.batch(chosen, length=full).items()}
             if full:
                 del inputs["attention_mask"]
             features = model.get_text_features(**inputs).pooler_output
-            features = unit_length(features.float(), dim=-1).cpu()
-            if embeds is None:
-                embeds = torch.empty(len(unique), features.shape[1])
-            embeds[chosen] = features
+            embeds.append(unit_length(features.float(), dim=-1).cpu())
     # Indexed outside `reading`: an inference tensor can never be written to or used with gradients.
-    return embeds[[place[text] for text in texts]]
+    return torch.cat(embeds)[order.argsort()[[place[text] for text in texts]]]
 
 
 def longest_text(model, tokenizer) -> int:
@@ -155,17 +118,13 @@ def longest_text(model, tokenizer) -> int:
     return min(tokenizer.model_max_length, text["max_position_embeddings"] - first_position(model.text_model))
 
 
-def unknown_texts(tokenizer, texts: Sequence[str]) -> list[str]:
-    """Return the texts of which the tokenizer knows no word."""
-    if tokenizer.unk_token_id is None or not texts:  # tokenizers of bytes know every word
-        return []
-    tokens = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return [text for text, ids in zip(texts, tokens, strict=True) if set(ids) <= {tokenizer.unk_token_id}]
-
-
 def warn_of_unknown(tokenizer, texts: Sequence[str], what: str) -> None:
     """Log how many of `texts`, called `what`, have no word that the tokenizer knows."""
-    if unknown := unknown_texts(tokenizer, texts):
+    if tokenizer.unk_token_id is None or not texts:  # tokenizers of bytes know every word
+        return
+    tokens = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    unknown = [text for text, ids in zip(texts, tokens, strict=True) if set(ids) <= {tokenizer.unk_token_id}]
+    if unknown:
         logger.warning(
             "%d of %d %s have no word that the tokenizer knows (%s), so the model cannot distinguish them.",
             len(unknown), len(texts), what, ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else ""),

@@ -1,13 +1,12 @@
 """Measure a model on a dataset, or on given embeddings of its images.
 
-Class data is measured by zero-shot classification with prompts, or by a probe (k nearest neighbours, logistic
-regression) on the image embeddings of a training split; caption data by retrieval.
+Class data is measured by zero-shot classification with prompts, caption data by retrieval.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 
 import datasets
@@ -15,25 +14,15 @@ import numpy as np
 import torch
 
 from ..data.columns import DataOptions
-from ..data.dataset import ImageReader, class_names, is_class_data, labels_of, prepare_dataset, title
+from ..data.dataset import class_names, is_class_data, labels_of, prepare_dataset, title
 from ..data.images.preprocess import Preprocess
-from ..data.templates import DEFAULT_TEMPLATES, class_prompts
+from ..data.templates import ALIKE, DEFAULT_TEMPLATES, class_prompts
 from ..utils.errors import ClipScratchError
 from .encode import encode_images, encode_texts, warn_of_unknown
 from .metrics.intervals import confidence_intervals
-from .metrics.outcomes import Outcomes, plain_metrics
+from .metrics.outcomes import Outcomes
 from .metrics.retrieval import retrieval_outcomes
-from .metrics.zero_shot import (
-    class_embeddings,
-    class_outcomes,
-    confusion_matrix,
-    per_class_recall,
-    predictions,
-    zero_shot_outcomes,
-)
-
-TASKS = {"zero_shot": "class", "retrieval": "caption", "knn": "class", "linear_probe": "class"}  # -> kind of the data
-PROBES = ("knn", "linear_probe")
+from .metrics.zero_shot import class_embeddings, confusion_matrix, zero_shot_outcomes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +32,7 @@ class Result:
     Args:
         dataset: the N measured rows, prepared; without those whose images are broken.
         templates: prompts of class data; `None` for caption data.
-        task: `zero_shot`, `retrieval`, `knn` or `linear_probe`.
+        task: `zero_shot` (class data) or `retrieval` (caption data).
         outcomes: ranks, and for class data labels and confidences.
         metrics: name -> fraction or rank, and `<name>_ci95` -> its 95 % interval, if computed.
         image_embeds: (N, P) float32, unit length.
@@ -63,10 +52,6 @@ class Result:
     predicted: np.ndarray | None = None
 
     @property
-    def kind(self) -> Literal["class", "caption"]:
-        return "class" if is_class_data(self.dataset) else "caption"
-
-    @property
     def split(self) -> str:
         """Name of the split, `-` where the dataset has none."""
         return str(self.dataset.split or "-")
@@ -75,22 +60,7 @@ class Result:
     def class_names(self) -> list[str] | None:
         return class_names(self.dataset)
 
-    @cached_property
-    def keys(self) -> list[str]:
-        """(N,) names of the rows."""
-        return self.dataset["key"][:]
-
-    @cached_property
-    def captions(self) -> list[list[str]]:
-        """(N,) lists; caption data only."""
-        return self.dataset["captions"][:]
-
-    @cached_property
-    def read_image(self) -> ImageReader:
-        """Row -> image."""
-        return ImageReader(self.dataset)
-
-    @cached_property
+    @property
     def confusion(self) -> np.ndarray | None:
         """(C, C) counts, row = true class; `None` for caption data."""
         if self.predicted is None:
@@ -100,27 +70,16 @@ class Result:
     @property
     def per_class_recall(self) -> dict[str, float | None] | None:
         """Class name -> recall, `None` for a class without images; `None` for caption data."""
-        return None if self.confusion is None else per_class_recall(self.confusion, self.class_names)
+        if self.predicted is None:
+            return None
+        names = [name.replace(ALIKE, " (again)") for name in self.dataset.features["label"].names]
+        counts = zip(names, self.confusion.diagonal(), self.confusion.sum(1), strict=True)
+        return {name: float(right / total) if total else None for name, right, total in counts}
 
 
-def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
-    """Resolve `auto` to the task of the kind of data, and check that data and task give a meaningful figure.
-
-    Args:
-        dataset: prepared.
-        task: one of `TASKS`, or `auto`.
-
-    Raises:
-        ClipScratchError: If the task needs data of the other kind, or every answer would be right.
-    """
-    kind, name = "class" if is_class_data(dataset) else "caption", title(dataset)
-    if task == "auto":
-        task = "zero_shot" if kind == "class" else "retrieval"
-    if TASKS[task] != kind:
-        has, needs = ("classes", "captions") if kind == "class" else ("captions", "classes")
-        fits = " or ".join(name for name, of in TASKS.items() if of == kind)
-        raise ClipScratchError(f"{name}: the data have {has} and task={task} needs {needs}; choose task={fits}.")
-    names = class_names(dataset)
+def check_measurable(dataset: datasets.Dataset) -> None:
+    """Raise ClipScratchError if every answer on a prepared dataset would be right."""
+    names, name = class_names(dataset), title(dataset)
     if names is not None and len(names) < 2:
         raise ClipScratchError(
             f"{name}: {names[0]!r} is the only class, so every answer would be right; give the folder that holds a "
@@ -128,7 +87,6 @@ def task_for(dataset: datasets.Dataset, task: str = "auto") -> str:
         )
     if names is None and len(dataset) < 2:
         raise ClipScratchError(f"{name}: there is only one image, so every search would find it; give at least two.")
-    return task
 
 
 def evaluate_dataset(
@@ -137,8 +95,6 @@ def evaluate_dataset(
     dataset: datasets.Dataset,
     *,
     templates: Sequence[str] | None = None,
-    task: str = "auto",
-    train: datasets.Dataset | None = None,
     batch_size: int = 256,
     on_bad_row: Literal["raise", "skip"] = "raise",
     progress: bool = False,
@@ -150,15 +106,13 @@ def evaluate_dataset(
         dataset: any `datasets.Dataset` of images with a label or captions; columns are found by type and name.
         templates: prompts of class data, `{}` stands for the class. Default: those that the model was trained with, if
             the data have the classes of its training; else `a photo of a {}.`.
-        task: one of `TASKS`, or `auto`.
-        train: rows that a probe is fitted to; only the probes use it.
         batch_size: images, or texts, at once.
         on_bad_row: `raise`, or `skip` rows without a label or caption and broken images, with one warning.
         progress: show a bar.
 
     Raises:
         BadImageError: If an image cannot be read.
-        ClipScratchError: If no image can be read, the task does not fit the data, or a probe has no training rows.
+        ClipScratchError: If no image can be read, or the data have one class or one image.
 
     >>> from modeling_clipscratch import load_data, load_model
     >>> model, processor = load_model("runs/digits")
@@ -167,60 +121,26 @@ def evaluate_dataset(
     >>> 0 <= low <= metrics["top1"] <= high <= 1
     True
     """
+    if not isinstance(dataset, datasets.Dataset):
+        raise ClipScratchError(
+            f"a {type(dataset).__name__} cannot be measured; give one split, a map-style datasets.Dataset."
+        )
     options = DataOptions(templates=templates, on_bad_row=on_bad_row)
-    for part in (dataset,) if train is None else (dataset, train):
-        if not isinstance(part, datasets.Dataset):
-            raise ClipScratchError(
-                f"a {type(part).__name__} cannot be measured; give one split, a map-style datasets.Dataset."
-            )
-    if task in PROBES and train is dataset:
-        raise ClipScratchError(f"task={task} is fitted to train; measure it on another split.")
-    dataset = prepare_dataset(dataset, options, train=None if train is None else lambda: train)
-    task, names = task_for(dataset, task), class_names(dataset)
-    if templates and names is None:
-        raise ClipScratchError(f"{title(dataset)}: the data have captions, so templates have no use; leave them out.")
-    if task in PROBES:
-        if train is None:
-            raise ClipScratchError(f"task={task} is fitted to training rows and there are none; give some as train.")
-        train = prepare_dataset(train, options)
-        known = class_names(train)
-        if known is None or known != names[: len(known)]:
-            raise ClipScratchError(
-                f"{title(dataset)}: the classes are {_first(names)}, and train has {_first(known or ['captions'])}; "
-                "give both the same classes in the same order."
-            )
+    dataset = prepare_dataset(dataset, options)
+    check_measurable(dataset)
+    names = class_names(dataset)
     trained = model.config.to_dict()
     own = trained.get("templates") if names is not None and trained.get("class_names") == names else None
-    if names is not None and task == "zero_shot":
+    if names is not None:
         warn_of_unknown(processor.tokenizer, names, "class names")
-
-    def embed(dataset):
-        images = encode_images(
-            model, Preprocess(processor.image_processor), dataset,
-            batch_size=batch_size, on_bad_row=on_bad_row, progress=progress,
-        )  # fmt: skip
-        return images.embeds, dataset if len(images.kept) == len(dataset) else dataset.select(images.kept)
-
-    embeds, kept = embed(dataset)
+    read = {"batch_size": batch_size, "on_bad_row": on_bad_row, "progress": progress}
+    embeds, kept = encode_images(model, Preprocess(processor.image_processor), dataset, **read)
+    skipped = len(dataset) - len(kept)
+    dataset = dataset.select(kept) if skipped else dataset
     encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
-    result = evaluate_embeddings(encode, embeds, kept, options.templates or own, logit_scale=log_scale(model))
-    if task in PROBES:
-        # Imported here: scikit-learn takes half a second, which training would pay at every start.
-        from .metrics.probes import NEIGHBOURS, knn_scores, linear_probe_scores
-
-        train_embeds, train_kept = embed(train)
-        nearest = partial(knn_scores, neighbours=min(NEIGHBOURS, len(train_embeds)))
-        labels = labels_of(kept)
-        scores = (nearest if task == "knn" else linear_probe_scores)(
-            train_embeds, labels_of(train_kept), embeds, len(names)
-        )
-        confidence = scores.amax(1)  # shares of votes, or log-probabilities
-        confidence = confidence.exp() if task == "linear_probe" else confidence
-        outcomes = class_outcomes(scores, labels, confidence=confidence)
-        predicted = predictions(scores, torch.as_tensor(labels)).numpy()
-        result = replace(result, outcomes=outcomes, predicted=predicted)
-    metrics = {**plain_metrics(result.outcomes), **confidence_intervals(result.outcomes)}
-    return replace(result, task=task, metrics=metrics, skipped=len(dataset) - len(kept))
+    result = evaluate_embeddings(encode, embeds, dataset, options.templates or own, logit_scale=log_scale(model))
+    metrics = {**result.outcomes.metrics(), **confidence_intervals(result.outcomes)}
+    return replace(result, metrics=metrics, skipped=skipped)
 
 
 def evaluate_embeddings(
@@ -231,16 +151,13 @@ def evaluate_embeddings(
     *,
     logit_scale: float,
 ) -> Result:
-    """Measure given image embeddings by zero-shot classification or retrieval, without intervals.
+    """Measure unit embeddings (N, P) of the images of a prepared dataset, without intervals.
 
     Args:
         encode: M texts -> (M, P) unit embeddings; called with the prompts or captions.
-        image_embeds: (N, P) of unit length, in the order of the rows.
-        dataset: N rows, prepared.
         templates: prompts of class data, default `a photo of a {}.`; ignored for caption data.
         logit_scale: natural log of the inverse temperature.
     """
-    assert len(image_embeds) == len(dataset), f"{len(image_embeds)} embeddings for {len(dataset)} rows"
     predicted = None
     if is_class_data(dataset):
         templates = list(templates or DEFAULT_TEMPLATES)
@@ -257,7 +174,7 @@ def evaluate_embeddings(
         templates=templates,
         task="zero_shot" if templates else "retrieval",
         outcomes=outcomes,
-        metrics=plain_metrics(outcomes),
+        metrics=outcomes.metrics(),
         image_embeds=image_embeds,
         text_embeds=text_embeds,
         predicted=predicted,
@@ -275,16 +192,3 @@ def log_scale(model) -> float:
     # Only a ClipScratch config has a limit; other CLIPs use the scale as it is.
     limit = model.config.to_dict().get("logit_scale_max", math.inf)
     return min(float(model.logit_scale.detach()), limit)
-
-
-def titled(name: str, task: str) -> str:
-    """Name a dataset in the head of a table, with the probe if its metrics are those of a probe.
-
-    >>> titled("digits", "zero_shot"), titled("digits", "knn")
-    ('digits', 'digits, knn')
-    """
-    return f"{name}, {task}" if task in PROBES else name
-
-
-def _first(names):
-    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

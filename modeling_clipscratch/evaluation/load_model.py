@@ -9,17 +9,14 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoProcessor, Pr
 import modeling_clipscratch  # noqa: F401  (registers the ClipScratch classes with the Auto classes)
 
 from ..data.images.preprocess import Preprocess
-from ..hub.processor_clipscratch import forget_code
+from ..hub.processor_clipscratch import forget_code, load_image_processor
 from ..utils.checksums import SUMS, find_damage
 from ..utils.errors import ClipScratchError
-from ..utils.local_files import read_json
 from ..utils.model_files import is_of_a_model
 from ..utils.names import first_line
 from .encode import encode_pixels, encode_texts
 from .evaluate_dataset import log_scale
-from .safe_loading import explaining_load_errors, usable_processor
-
-_GIVE = "give a ClipScratch model or a CLIP."
+from .safe_loading import explaining_load_errors
 
 
 def load_model(folder_or_id: str | Path, device: str = "auto"):
@@ -42,7 +39,7 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
     """
     where = str(folder_or_id)
     _check_folder(Path(where))
-    chosen = find_device(device)
+    chosen = _find_device(device)
     with explaining_load_errors(where):
         try:
             config = AutoConfig.from_pretrained(where, trust_remote_code=False)
@@ -50,10 +47,10 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
             raise ClipScratchError(
                 f"{where} is neither a folder with a model nor the id of one that can be reached: {first_line(error)}."
             ) from error
-        model_class = MODEL_MAPPING.get(type(config), None)
-        if not (hasattr(model_class, "get_image_features") and hasattr(model_class, "get_text_features")):
+        if not hasattr(MODEL_MAPPING.get(type(config), None), "get_image_features"):
             raise ClipScratchError(
-                f"{where} holds a model of type {config.model_type!r}, which has no image and text features; {_GIVE}"
+                f"{where} holds a model of type {config.model_type!r}, which has no image and text features; give a "
+                "ClipScratch model or a CLIP."
             )
         try:
             model, report = AutoModel.from_pretrained(where, trust_remote_code=False, output_loading_info=True)
@@ -68,34 +65,30 @@ def load_model(folder_or_id: str | Path, device: str = "auto"):
                 "(tokenizer and image processor) beside it."
             )
         # With PIL, so that pixels do not depend on whether torchvision is installed, which resizes differently.
-        processor.image_processor = usable_processor(where)
-    _check_weights(model, report, where)
+        processor.image_processor = load_image_processor(where)
+    if missing := sorted(report["missing_keys"]):  # transformers initialises them at random
+        raise ClipScratchError(
+            f"{where} lacks {len(missing)} weights of a {type(model).__name__} ({missing[0]}, ...); save the whole "
+            "model, adapters (LoRA) merged, and copy it again."
+        )
     _check_towers(model.eval(), forget_code(processor), where)
     return model.to(chosen), processor
 
 
-def find_device(device: str = "auto") -> torch.device:
-    """Return a device, for `auto` an accelerator if there is one; raise ClipScratchError if it cannot be used."""
+def _find_device(device):
     if device == "auto":
         return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:
-        torch.empty(0, device=device)
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise ClipScratchError(
             f"device={device} cannot be used here: {first_line(error)}. Choose auto or cpu."
         ) from error
-    return torch.device(device)
 
 
 def _check_folder(folder):
-    if (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        raise ClipScratchError(
-            f"{folder} holds adapters (peft) of {base} and no model; load them with peft, call merge_and_unload(), and "
-            "save that model with its processor."
-        )
-    if folder.exists() and not (folder / "config.json").is_file():
-        inside = (path.parent for path in folder.glob("*/config.json")) if folder.is_dir() else ()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        inside = (path.parent for path in folder.glob("*/config.json"))
         models = sorted(inside, key=lambda path: [int(number) for number in re.findall(r"\d+", path.name)])
         hint = f"did you mean {models[-1]}?" if models else "give the folder that training wrote."
         raise ClipScratchError(f"{folder} has no config.json, so it holds no model; {hint}")
@@ -105,36 +98,19 @@ def _check_folder(folder):
         )
 
 
-def _check_weights(model, report, where):
-    """transformers initialises missing weights at random."""
-    missing, saved = sorted(report["missing_keys"]), (model.config.architectures or [None])[0]
-    if not missing:
-        return
-    if any(".lora_" in name for name in report["unexpected_keys"]):
-        problem = "holds adapters (LoRA, peft) that are not merged; call merge_and_unload() and save it again."
-    elif saved not in (None, type(model).__name__):
-        problem = f"holds a {saved}, which lacks weights of a {type(model).__name__} ({missing[0]}, ...); {_GIVE}"
-    else:
-        problem = f"lacks {len(missing)} of the model's weights ({missing[0]}, ...); copy or save the folder again."
-    raise ClipScratchError(f"{where} {problem}")
-
-
 def _check_towers(model, processor, where):
     """Encode an image and two texts, and refuse a model that cannot, or whose texts depend on their batch (AIMv2)."""
-    preprocess, texts = Preprocess(processor.image_processor), ["a", "a photo of a dog and a cat"]
-    pixels = torch.zeros(1, *preprocess.image_size, 3, dtype=torch.uint8)
     try:
+        preprocess, texts = Preprocess(processor.image_processor), ["a", "a photo of a dog and a cat"]
+        pixels = torch.zeros(1, *preprocess.image_size, 3, dtype=torch.uint8)
         log_scale(model)
         encode_pixels(model, pixels, preprocess.mean, preprocess.std)
         alone, together = (encode_texts(model, processor.tokenizer, texts, batch_size=n, warn=False) for n in (1, 2))
+        exact = next(model.text_model.parameters()).dtype == torch.float32
+        if (alone * together).sum(-1).min() <= 1 - (1e-5 if exact else 1e-2):  # NaN is reported by the metrics
+            raise ClipScratchError("the embedding of a text depends on the other texts of its batch")
     except Exception as error:  # of many kinds, since each type of model lacks something else
         raise ClipScratchError(
             f"{where} holds a model of type {model.config.model_type!r} that does not embed images and texts as a CLIP "
-            f"does ({type(error).__name__}: {first_line(error)}); {_GIVE}"
+            f"does ({type(error).__name__}: {first_line(error)}); give a ClipScratch model or a CLIP."
         ) from error
-    exact = next(model.text_model.parameters()).dtype == torch.float32
-    if (alone * together).sum(-1).min() <= 1 - (1e-5 if exact else 1e-2):  # NaN is reported by the metrics
-        raise ClipScratchError(
-            f"{where} holds a model of type {model.config.model_type!r}, whose embedding of a text depends on the "
-            f"other texts of its batch; {_GIVE}"
-        )

@@ -24,30 +24,6 @@ def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
     check_templates(templates)
 
 
-def labels_and_templates(
-    config, labels: Sequence[str] | None = None, templates: Sequence[str] | None = None
-) -> tuple[list[str], list[str]]:
-    """Replace missing labels and templates by those that a model was trained with, and check them.
-
-    Args:
-        config: of the model; a `ClipScratchConfig` has `class_names` and `templates` if the model learned classes.
-        labels: at least two different labels. Default: the classes of the model.
-        templates: texts with `{}` for the label. Default: those of the model, or `a photo of a {}.`.
-
-    Raises:
-        ClipScratchError: If there are no labels and the model has no classes, or as `check_labels`.
-    """
-    trained = config.to_dict()
-    labels = trained.get("class_names") if labels is None else labels
-    if labels is None:
-        raise ClipScratchError(
-            "labels are missing, and the model was not trained on classes; give at least two labels."
-        )
-    templates = list(templates or trained.get("templates") or DEFAULT_TEMPLATES)
-    check_labels(labels, templates)
-    return list(labels), templates
-
-
 def rank_labels(
     model,
     processor,
@@ -71,7 +47,8 @@ def rank_labels(
         the softmax of exp(logit_scale) times the cosines. They sum to 1.
 
     Raises:
-        ClipScratchError: As `labels_and_templates`.
+        ClipScratchError: If there are no labels and the model was not trained on classes, there are fewer than two, one
+            is empty or twice, or a template has no `{}`.
 
     >>> from modeling_clipscratch import load_model
     >>> model, processor = load_model("runs/digits")
@@ -80,17 +57,23 @@ def rank_labels(
     >>> sorted(entry["label"] for entry in ranked), round(sum(entry["score"] for entry in ranked), 6)
     (['eight', 'three'], 1.0)
     """
-    labels, templates = labels_and_templates(model.config, labels, templates)
+    trained = model.config.to_dict()
+    labels = trained.get("class_names") if labels is None else labels
+    if labels is None:
+        raise ClipScratchError(
+            "labels are missing, and the model was not trained on classes; give at least two labels."
+        )
+    templates = list(templates or trained.get("templates") or DEFAULT_TEMPLATES)
+    check_labels(labels, templates)
     preprocess = Preprocess(processor.image_processor)
     pixels = np.stack([preprocess(image) for image in images])
     image_embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size)
     label_embeds = encode_classes(partial(encode_texts, model, processor.tokenizer), labels, templates)
     warn_of_unknown(processor.tokenizer, labels, "labels")
-    probabilities = class_probabilities(cosines(image_embeds, label_embeds), log_scale(model))
     ranked = []
-    for scores in probabilities:
-        order = scores.argsort(descending=True, stable=True).tolist()
-        ranked.append([{"label": labels[number], "score": float(scores[number])} for number in order])
+    for scores in class_probabilities(cosines(image_embeds, label_embeds), log_scale(model)).tolist():
+        entries = [{"label": label, "score": score} for label, score in zip(labels, scores, strict=True)]
+        ranked.append(sorted(entries, key=lambda entry: -entry["score"]))
     return ranked
 
 

@@ -59,7 +59,6 @@ def quick_plots(monkeypatch):
     """A report of one small plot, so that a test of its files is quick."""
     kept = dict(list(all_plots._CLASS.items())[:1])
     monkeypatch.setattr(all_plots, "_CLASS", kept)
-    monkeypatch.setattr(all_plots, "_BOTH", {})
 
 
 def rows_of(count, *, labels=None, captions=None, broken=(), keys=None, name="colours", split="test"):

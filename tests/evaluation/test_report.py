@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import tempfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,24 +11,21 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
 from PIL import Image
 from torch.nn.functional import normalize
 
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_embeddings
-from modeling_clipscratch.evaluation.plots import confusion as confusions
+from modeling_clipscratch.evaluation.evaluate_models import text_summary
 from modeling_clipscratch.evaluation.plots import embedding_map, figures
 from modeling_clipscratch.evaluation.plots.all_plots import FILES
+from modeling_clipscratch.evaluation.plots.class_plots import MOST_TICKS, plot_confusion
 from modeling_clipscratch.evaluation.plots.curves import plot_curves
-from modeling_clipscratch.evaluation.plots.image_grids import plot_examples
+from modeling_clipscratch.evaluation.plots.image_grids import plot_hits
 from modeling_clipscratch.evaluation.report import write_report as report
 from modeling_clipscratch.evaluation.report.html_report import as_data_uri
 from modeling_clipscratch.evaluation.report.metric_tables import (
-    markdown_comparison,
-    markdown_table,
     shown_difference,
-    text_comparison,
     text_table,
     write_json,
 )
@@ -79,16 +75,6 @@ def test_names_are_on_one_line_and_move_no_cursor():
     assert table.splitlines() == ["      two lines \ufffd[31m", "top1           50.0 %"]
 
 
-def test_an_interval_is_shown_with_both_its_ends():
-    table = markdown_table({"a|b": {"top1": 0.3, "top1_ci95": [0.25, 0.5], "median_rank": 2.0}})
-    assert table.splitlines() == [
-        "| metric | a\\|b |",
-        "| --- | ---: |",
-        "| `top1` | 30.0 % (25.0 to 50.0) |",
-        "| `median_rank` | 2.0 |",
-    ]
-
-
 def test_json_is_written_whole_and_never_with_nan(tmp_path):
     write_json(tmp_path / "metrics.json", METRICS)
     with pytest.raises(ValueError):
@@ -100,21 +86,15 @@ def difference(value, low, high, p_value):
     return SimpleNamespace(value=value, low=low, high=high, p_value=p_value)
 
 
-def test_comparison_table_has_a_model_and_its_difference_side_by_side(tmp_path, monkeypatch):
-    metrics = {"runs/a": {"d": {"top1": 0.5, "top1_ci95": [0.4, 0.6]}}, "runs/b": {"d": {"top1": 0.75}}}
+def test_comparison_table_has_a_model_and_its_difference_side_by_side():
+    first = SimpleNamespace(metrics={"top1": 0.5, "top1_ci95": [0.4, 0.6]}, skipped=0)
+    both = {"runs/a": {"d": first}, "runs/b": {"d": SimpleNamespace(metrics={"top1": 0.75}, skipped=0)}}
     gain = {"d": {"runs/b": {"top1": difference(0.25, 0.1, 0.4, 0.004)}}}
-    assert markdown_comparison(metrics, gain).splitlines() == [
-        "## d",
-        "",
-        "| metric | a | b | b - a |",
-        "| --- | ---: | ---: | ---: |",
-        "| `top1` | 50.0 % (40.0 to 60.0) | 75.0 % | +25.0 (+10.0 to +40.0, p 0.004), better |",
+    assert [line.split("  ") for line in re.sub("   +", "  ", text_summary(both, gain)).splitlines()] == [
+        ["d"],
+        ["", "a", "b", "b - a"],
+        ["top1", "50.0 % (40.0 to 60.0)", "75.0 %", "+25.0 (+10.0 to +40.0, p 0.004), better"],
     ]
-    assert text_comparison(metrics, gain).startswith("d\n")
-    (tmp_path / "first").mkdir()
-    monkeypatch.chdir(tmp_path / "first")
-    table = text_comparison({".": {"digits": {"top1": 0.5}}, "../second": {"digits": {"top1": 0.75}}})
-    assert table.splitlines()[1].split() == ["first", "second"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +144,7 @@ def test_curves_have_a_panel_for_each_logged_quantity(tmp_path, saved):
     assert titles(saved[0]) == ["loss", "zero-shot accuracy", "learning rate"]
     loss, accuracy, _ = saved[0].axes
     assert loss.lines[0].get_xydata().tolist() == [[10, 2.0], [20, 1.0]]
-    assert [line.get_label() for line in loss.lines] == ["training", "floor of the batch"]
+    assert [line.get_label() for line in loss.lines] == ["loss", "loss floor"]
     assert accuracy.lines[0].get_xydata().tolist() == [[10, 50.0]] and accuracy.lines[0].get_marker() == "o"
     assert loss.get_xlabel() == "step (of 64 images)"
 
@@ -182,32 +162,11 @@ def test_lines_that_coincide_are_all_visible_and_panels_fill_their_rows(tmp_path
     panels = ["loss", "image to text recall", "text to image recall", "in-batch accuracy", "temperature"]
     assert titles(saved[0]) == panels
     lines = saved[0].axes[1].lines
-    assert [line.get_label() for line in lines] == ["@1", "@5", "@10"]
+    assert [line.get_label() for line in lines] == [f"eval image to text recall@{k}" for k in (1, 5, 10)]
     widths = [line.get_linewidth() for line in lines]
     assert widths == sorted(widths, reverse=True) and len(set(widths)) == 3
     rows = [axes.get_subplotspec().colspan for axes in saved[0].axes]
     assert [(row.start, row.stop) for row in rows] == [(0, 3), (3, 6), (0, 2), (2, 4), (4, 6)]
-
-
-def test_curves_of_several_runs_share_panels_and_keep_their_colour_and_marker(tmp_path, saved):
-    first = [{"loss": 2.0, "eval_top1": 0.9, "eval_top5": 1.0, "step": 1}, {"loss": 1.0, "step": 2}]
-    second = [{"loss": 3.0, "eval_top1": 0.8, "step": 2}]
-    plot_curves({"runs/$a$": first, "runs/b": second}, tmp_path / "curves.png")
-    loss, accuracy = saved[0].axes
-    assert [line.get_xydata().tolist() for line in loss.lines] == [[[1, 2.0], [2, 1.0]], [[2, 3.0]]]
-    looks = [(line.get_color(), line.get_marker()) for line in (*loss.lines, *accuracy.lines)]
-    assert looks[0] == looks[2] == looks[3] != looks[1] == looks[4]
-    assert [text.get_text() for text in saved[0].legends[0].get_texts()] == ["runs/$a$", "runs/b"]
-
-
-@pytest.mark.parametrize(
-    ("values", "low", "high"),
-    [([0.1, 0.98], -3, 107), ([0.92, 0.98], 88, 100), ([0.99, 1.0], 96.5, 100.3), ([0.4, 0.4], 38, 42)],
-)
-def test_accuracies_fill_their_panel(tmp_path, saved, values, low, high):
-    plot_curves([{"eval_top1": value, "step": step} for step, value in enumerate(values)], tmp_path / "curves.png")
-    found = saved[0].axes[0].get_ylim()
-    assert low <= found[0] <= 100 * min(values) and 100 * max(values) <= found[1] <= high
 
 
 def test_an_empty_log_draws_no_plot(tmp_path):
@@ -220,54 +179,36 @@ def test_nothing_of_a_confusion_plot_is_cut_off(tmp_path, saved, classes):
     confusion = np.eye(classes, dtype=int) * 1234
     confusion[1] = 0  # a class without images
     names = [f"class_{i} costs $5 or $6, {LONG}" for i in range(classes)]
-    confusions.plot_confusion(confusion, names, tmp_path / "c.png")
+    plot_confusion(confusion, names, tmp_path / "c.png")
     axes = saved[0].axes[0]
-    labels = [*axes.get_xticklabels(), *axes.get_yticklabels()] if classes <= confusions.MOST_TICKS else []
+    labels = [*axes.get_xticklabels(), *axes.get_yticklabels()] if classes <= MOST_TICKS else []
     for part in (axes.xaxis.label, axes.yaxis.label, axes.title, *labels):
         box, whole = part.get_window_extent(), saved[0].bbox
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
 
 
 def test_small_images_are_enlarged_without_smoothing(tmp_path, saved):
-    result = result_of(9, labels=np.arange(9) % 3, names=["a", "b", "c"], noise=9.0)
-    plot_examples(result, tmp_path / "examples.png")
-    marks = [axes.get_title()[0] for axes in saved[0].axes]
-    assert marks == ["✓" if hit else "✗" for hit in result.predicted == result.outcomes.labels]
+    result = result_of(9, labels=np.arange(9) % 3, names=["a", "b", "c"], noise=0)
+    plot_hits(result, tmp_path / "hits.png")
+    marks = [axes.get_title()[:3] for axes in saved[0].axes]
+    assert len(marks) == 9 and set(marks[:3]) == {"✓ a", "✓ b", "✓ c"}  # the classes in turn
     shown = np.asarray(saved[0].axes[0].images[0].get_array())
-    assert max(shown.shape) == figures.SIDE and len(np.unique(shown.reshape(-1, 3), axis=0)) <= 12 * 9  # no mixtures
+    assert max(shown.shape) == figures.SIDE and len(np.unique(shown.reshape(-1, 3), axis=0)) <= 12 * 13  # no mixtures
 
 
 def test_ten_classes_differ_in_colour_and_in_marker_on_the_map(tmp_path, saved):
     names = [f"class {number}" for number in range(12)]
-    embedding_map.plot_embeddings(result_of(36, labels=np.arange(36) % 12, names=names), tmp_path / "map.png")
+    embedding_map.plot_embeddings(result_of(60, labels=np.arange(60) % 12, names=names), tmp_path / "map.png")
     *classes, rest = saved[0].axes[0].collections
     assert len(classes) == 10 and rest.get_label() == "2 other classes"
     assert len({tuple(points.get_facecolor()[0]) for points in classes}) == 10
     assert len({points.get_paths()[0].vertices.tobytes() for points in classes}) == 10
 
 
-def test_map_of_a_collapsed_model_is_one_point_with_one_name(tmp_path, saved, recwarn):
+def test_there_is_no_map_of_a_collapsed_model(tmp_path):
     result = result_of(60, labels=np.arange(60) % 3, names=["a", "b", "c"])
     embedding_map.plot_embeddings(replace(result, image_embeds=torch.ones(60, 16) / 4), tmp_path / "map.png")
-    assert [text.get_text() for text in saved[0].axes[0].texts] == ["a"]
-    assert not recwarn.list
-
-
-def test_text_gets_a_font_that_has_its_characters(tmp_path, caplog, recwarn):
-    own = figures._characters(findfont("DejaVu Sans"))
-    strange = chr(min(figures._characters(findfont("STIXGeneral")) - own))  # both come with matplotlib
-    figure = figures.new_figure(2, 2)
-    axes = figure.subplots()
-    figures.title(figure, f"cats {strange}")
-    axes.set_title("cats")
-    before = axes.title.get_fontfamily()
-    figures.save_figure(figure, tmp_path / "a.png")
-    first, second = figure._suptitle.get_fontfamily()
-    assert first == "DejaVu Sans" and ord(strange) in figures._characters(findfont(second))
-    assert axes.title.get_fontfamily() == before and not caplog.records and not recwarn.list
-    axes.set_title("\U000e0abc")  # no font has it
-    figures.save_figure(figure, tmp_path / "a.png")
-    assert "no installed font has" in caplog.text and not recwarn.list
+    assert list(tmp_path.iterdir()) == []
 
 
 # Reports
@@ -287,12 +228,11 @@ ODD = {
 
 @pytest.mark.parametrize("case", ODD)
 def test_odd_datasets_have_whole_reports(case, tmp_path, recwarn):
-    stale = [tmp_path / "curves.png", tmp_path / "odd" / "examples.png", tmp_path / "odd" / "image_to_text.png"]
-    stale[1].parent.mkdir()
-    for path in stale:
-        path.write_bytes(b"of an earlier report")
+    (tmp_path / "odd").mkdir()
+    for name in FILES:
+        (tmp_path / "odd" / name).write_bytes(b"of an earlier report")
     result = ODD[case]()
-    written = write_report(tmp_path, {"owner/model": {"odd": result}})
+    written = write_report(tmp_path, {"owner/model": {"odd": result}}, {})
     assert sorted(written) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
     assert json.loads((tmp_path / "metrics.json").read_text()) == {"odd": result.metrics}
     plots = [path for path in written if path.suffix == ".png"]
@@ -301,7 +241,7 @@ def test_odd_datasets_have_whole_reports(case, tmp_path, recwarn):
         with Image.open(path) as found:
             assert np.asarray(found.convert("L")).std() > 5, f"{path} is blank"
     page = (tmp_path / "report.html").read_text()
-    assert page.count("<img ") == len(plots) >= 3
+    assert page.count("<img ") == len(plots) >= 1
     assert not re.search(r"\bnan\b|\binf\b|None", re.sub(r"base64,[^\"]+", "", page))
     assert not [str(found.message) for found in recwarn if issubclass(found.category, (RuntimeWarning, UserWarning))]
 
@@ -317,11 +257,7 @@ def compared(tmp_path_factory):
             result_of(6, captions=[[f"{EVIL} {i}", f"{LONG} {i}"] for i in range(6)], noise=n) for n in (0, 2)
         ],
     }
-    run = folder / (EVIL.replace("/", "") + LONG[:100])
-    run.mkdir()
-    log = [{"step": step, "loss": 3.0 - step / 10, "eval_top1": 0.9 + step / 100} for step in range(1, 6)]
-    (run / "trainer_state.json").write_text(json.dumps({"log_history": log}))
-    models = ["runs/first", str(run)]
+    models = ["runs/first", EVIL.replace("/", "") + LONG[:100]]
     evaluations = {
         model: {name: with_intervals(found[number]) for name, found in sets.items()}
         for number, model in enumerate(models)
@@ -344,7 +280,7 @@ def test_page_needs_no_other_file_and_no_network(compared):
 def test_names_captions_and_commands_are_escaped(compared):
     assert "<script" not in compared.page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in compared.page
-    assert "clipscratch eval &#39;&lt;script&gt;" in compared.page
+    assert "clipscratch eval &lt;script&gt;" in compared.page
 
 
 def test_every_plot_is_in_the_page_with_a_description(compared):
@@ -360,35 +296,31 @@ def test_every_plot_is_in_the_page_with_a_description(compared):
 def test_page_shows_values_with_intervals_and_differences(compared):
     found = compared.evaluations["runs/first"]["some/classes"].metrics
     low, high = (f"{100 * end:.1f}" for end in found["top1_ci95"])
-    assert f"<b>{100 * found['top1']:.1f} %</b>" in compared.page and f"95 % interval {low} to {high}" in compared.page
-    assert "\N{MINUS SIGN}25.0 points, worse" in compared.page and "+1.0 points, may be chance" in compared.page
+    assert f"<strong>{100 * found['top1']:.1f} %</strong> <small>{low} to {high}</small>" in compared.page
+    assert "-25.0, worse</strong> <small>-40.0 to -10.0, p &lt; 0.001" in compared.page
+    assert "+1.0, may be chance" in compared.page
     words = re.sub(r"<style>.*</style>|style=\"[^\"]*\"", "", compared.page, flags=re.DOTALL)
     assert "ci95" not in words and not re.search(r"\d%", words)
 
 
 def test_several_models_have_a_folder_each_and_one_comparison(compared):
     names = {str(path.relative_to(compared.folder)) for path in compared.written}
-    assert {"report.html", "curves.png", "comparison.json", "comparison.md", "runs-first/metrics.json"} < names
-    assert "runs-first/some-classes/confusion.png" in names and "table.md" not in names
+    assert {
+        "report.html",
+        "comparison.json",
+        "runs-first/metrics.json",
+        "runs-first/some-classes/confusion.png",
+    } < names
     stored = json.loads((compared.folder / "comparison.json").read_text())
-    expected = {name: found.metrics for name, found in compared.evaluations["runs/first"].items()}
-    assert stored["metrics"]["runs/first"] == expected
-    [found] = stored["differences"]["some/classes"].values()
+    [found] = stored["some/classes"].values()
     assert found["top5"]["p_value"] == 0.4
 
 
-def test_a_report_names_no_path_of_the_machine(compared, tmp_path, quick_plots):
-    place = str(compared.folder.parent)
-    for path in compared.written:
-        assert place.encode() not in path.read_bytes(), path
+def test_a_report_calls_folders_by_their_last_part(tmp_path, quick_plots):
     result = result_of(9, labels=np.arange(9) % 2, names=["no", "yes"])
-    command = f"clipscratch eval --model {tmp_path}/model --output_dir={tmp_path}/report"
-    for path in write_report(
-        tmp_path / "report", {f"{tmp_path}/model": {f"{tmp_path}/birds": result}}, command=command
-    ):
-        assert str(tmp_path).encode() not in path.read_bytes(), path
+    write_report(tmp_path / "report", {f"{tmp_path}/model": {f"{tmp_path}/birds": result}}, {}, command="clipscratch")
+    assert str(tmp_path) not in (tmp_path / "report" / "report.html").read_text()
     account = json.loads((tmp_path / "report" / "evaluation.json").read_text())
-    assert account["command"] == "clipscratch eval --model model --output_dir report"
     assert account["data"]["birds"] == {"name": "birds", "split": "-", "task": "zero_shot", "rows": 9}
 
 
@@ -410,13 +342,13 @@ def test_photographs_are_stored_as_jpeg_and_drawings_as_png(tmp_path):
     assert as_data_uri(tmp_path / "drawing.png").startswith("data:image/png;base64,")
 
 
-WRITERS = ["write_json", "draw_plots", "plot_curves", "render_page", "save_predictions"]
+WRITERS = ["write_json", "draw_plots", "render_page", "save_predictions"]
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path, monkeypatch, quick_plots, writer):
     result = result_of(9, labels=np.arange(9) % 2, names=["no", "yes"])
-    write_report(tmp_path / "report", {"a/model": {"a/set": result}}, predictions=True)
+    write_report(tmp_path / "report", {"a/model": {"a/set": result}}, {}, predictions=True)
     killed = tmp_path / "report" / ".new-0123abcd.part"
     before = {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()}
     killed.mkdir()
@@ -428,30 +360,14 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path, 
 
     monkeypatch.setattr(report, writer, full)
     with pytest.raises(OSError, match=r"report cannot be written \(No space left on device; [\d,]+ MB free there\)"):
-        write_report(tmp_path / "report", {"a/model": {"a/set": replace(result, skipped=3)}}, predictions=True)
+        write_report(tmp_path / "report", {"a/model": {"a/set": replace(result, skipped=3)}}, {}, predictions=True)
     assert {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()} == before
     assert not killed.exists()
 
 
-@pytest.mark.parametrize("state", ["", '{"log_history": [{"lo', "[]", '{"log_history": "x"}', '{"log_history": [1]}'])
-def test_a_damaged_log_of_a_run_costs_the_curves_only(tmp_path, caplog, quick_plots, state):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "trainer_state.json").write_text(state)
-    result = result_of(9, labels=np.arange(9) % 2, names=["no", "yes"])
-    written = write_report(tmp_path / "report", {str(tmp_path / "run"): {"a/set": result}})
-    assert written[0].is_file() and not (tmp_path / "report" / "curves.png").exists()
-    assert "trainer_state.json is damaged" in caplog.text
-
-
-def test_a_report_folder_is_checked_before_anything_is_measured(tmp_path, monkeypatch):
+def test_a_report_folder_is_checked_before_anything_is_measured(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a model with its own metrics; choose .*report"):
         open_folder(tmp_path)
-
-    def full(dir):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(ValueError, match=r"cannot be written to \(No space left on device; .* MB free there\); choose"):
-        open_folder(tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match=r"cannot be written to \(.*; .* MB free there\); choose"):
+        open_folder(tmp_path / "config.json" / "new")

@@ -8,13 +8,7 @@ METRICS = ("zero_shot_accuracy", "retrieval_recall")
 
 
 def metric_path(name: str) -> str:
-    """Return the folder of a metric, for `evaluate.load(metric_path(name))`.
-
-    Args:
-        name: `zero_shot_accuracy` or `retrieval_recall`.
-
-    Raises:
-        ClipScratchError: If there is no such metric.
+    """Return the folder of a metric (`zero_shot_accuracy`, `retrieval_recall`), for `evaluate.load(metric_path(name))`.
 
     >>> Path(metric_path("zero_shot_accuracy")).name
     'zero_shot_accuracy'

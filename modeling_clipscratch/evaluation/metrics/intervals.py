@@ -1,21 +1,19 @@
 """Compute 95 % intervals of metrics, and compare two models on the same images.
 
 An interval is about more images like these: each image, with all its captions, is one independent draw. The model,
-its training and the gallery of a retrieval are given. The spread over trainings is often larger (`over_seeds`).
+its training and the gallery of a retrieval are given. The spread over trainings is often larger.
 Closed formulas take the place of `scipy.stats.bootstrap`, whose intervals hold the true calibration error in 0 to 93 %
 of simulations and accuracies near 1 in 89 to 99 %; these hold them in 94 to 97 % (benchmarks/RESULTS.md).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ...utils.errors import ClipScratchError
-from .outcomes import CALIBRATION, ClassOutcomes, Outcomes, Share, plain_metrics, share_interval
+from .outcomes import CALIBRATION, Outcomes, Share, share_interval
 
 DRAWS = 2000  # of the noise of calibration bins
-BLOCK = 2**20  # outcomes exchanged at once
+BLOCK = 2**20  # coins thrown at once
 TINY = 1e-9  # what rounding may change in a metric
 
 
@@ -39,14 +37,11 @@ def confidence_intervals(outcomes: Outcomes) -> dict[str, list[float]]:
     3. Expected calibration error: noise in a bin counts as error in either direction, so the figure lies above the true
        one. Hence a test is inverted: the interval holds the sums of those gaps which, with noise, give the figure.
 
-    Args:
-        outcomes: of N images.
-
     Returns:
         `<metric>_ci95` -> [low, high], in the unit and range of the metric; it holds the metric itself.
     """
     medians, intervals = outcomes.medians(), {}
-    for name, value in plain_metrics(outcomes).items():
+    for name, value in outcomes.metrics().items():
         least, most = 0.0, 1.0
         if name == CALIBRATION:
             low, high = _calibration_ends(outcomes, value)
@@ -70,29 +65,19 @@ def paired_differences(first: Outcomes, second: Outcomes, *, flips: int = 2000, 
     2. p-value: how often the difference is as large, of either sign, when a coin decides for each image which outcome
        is whose, captions with their image. Exact if the models are interchangeable, for any metric.
 
-    Args:
-        first, second: of the same N images in the same order.
-        flips: exchanges for the p-value, which is at least 1 / (flips + 1).
-        seed: of the exchanges.
-
-    Returns:
-        metric -> `Difference`; metrics that only one of the two has are left out.
-
-    Raises:
-        ClipScratchError: If the two are not of the same images.
+    Metrics that only one of the two has are left out.
     """
-    _check_pair(first, second)
-    one, two = plain_metrics(first), plain_metrics(second)
+    one, two = first.metrics(), second.metrics()
     values = {name: two[name] - one[name] for name in one if name in two}
     ends_of_one, ends_of_two = confidence_intervals(first), confidence_intervals(second)
     larger, generator = dict.fromkeys(values, 0), np.random.default_rng(seed)
     block = max(1, BLOCK // len(first))
     for done in range(0, flips, block):
         # One exchange for all metrics; `scipy.stats.permutation_test` would draw them again for each metric.
-        swap = generator.integers(2, size=(min(block, flips - done), len(first)), dtype=bool)
-        before, after = first.exchanged(second, swap).metrics(), second.exchanged(first, swap).metrics()
-        for name, value in values.items():
-            larger[name] += int((np.abs(after[name] - before[name]) >= abs(value) - TINY).sum())
+        for swap in generator.integers(2, size=(min(block, flips - done), len(first)), dtype=bool):
+            before, after = first.exchanged(second, swap).metrics(), second.exchanged(first, swap).metrics()
+            for name, value in values.items():
+                larger[name] += abs(after[name] - before[name]) >= abs(value) - TINY
     differences = {}
     for name, value in values.items():
         correlation = 0.0 if name == CALIBRATION else _correlation(first, second, name)
@@ -101,26 +86,6 @@ def paired_differences(first: Outcomes, second: Outcomes, *, flips: int = 2000, 
         high = value + _joined(high_two - two[name], one[name] - low_one, correlation)
         differences[name] = Difference(value=value, low=low, high=high, p_value=(1 + larger[name]) / (1 + flips))
     return differences
-
-
-def over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Compute the mean and sample standard deviation of every metric that all runs have, without intervals (`_ci95`).
-
-    Args:
-        runs: metric -> value, each of one training; the trainings differ in the seed only.
-
-    Raises:
-        ClipScratchError: If there are fewer than two.
-
-    >>> over_seeds([{"top1": 0.5}, {"top1": 0.75}, {"top1": 1.0}])
-    {'top1': {'mean': 0.75, 'std': 0.25, 'n': 3}}
-    """
-    if len(runs) < 2:
-        raise ClipScratchError(f"{len(runs)} run has no spread over seeds; give the metrics of at least two runs.")
-    names = [name for name in runs[0] if not name.endswith("_ci95") and all(name in run for run in runs)]
-    table = np.array([[run[name] for name in names] for run in runs])
-    means, deviations = table.mean(0).tolist(), table.std(0, ddof=1).tolist()
-    return {name: {"mean": m, "std": s, "n": len(runs)} for name, m, s in zip(names, means, deviations, strict=True)}
 
 
 def _noisy_share(outcomes, name) -> Share:
@@ -151,28 +116,12 @@ def _calibration_ends(outcomes, value):
     if right.all() or not right.any():  # of a kind of which N images show none, 1 - 0.025^(1/N) may be of it
         unseen = 1 - 0.025 ** (1 / len(outcomes))
         return value - unseen, value + unseen
-    gaps, count = outcomes.calibration_gaps(), len(outcomes)
+    gaps = outcomes.bin_means(right - outcomes.confidence)
     squares = outcomes.bin_means((right - outcomes.confidence) ** 2)
-    covariance = (np.diag(squares) - np.outer(gaps, gaps)) / count
+    covariance = (np.diag(squares) - np.outer(gaps, gaps)) / len(outcomes)
     noise = np.random.default_rng(0).multivariate_normal(np.zeros(len(gaps)), covariance, DRAWS, method="eigh")
     steps = np.append(1e9, np.linspace(4, -4, 201))  # the first one leaves no gap at all
     moved = np.sign(gaps) * np.maximum(np.abs(gaps) - steps[:, None] * np.sqrt(np.diag(covariance)), 0)
     least, most = np.quantile([np.abs(shape + noise).sum(1) for shape in moved], [0.025, 0.975], axis=1)
     sums = np.abs(moved).sum(1)
     return sums[most >= value - TINY].min(initial=value), sums[least <= value + TINY].max(initial=0)
-
-
-def _check_pair(first, second):
-    if type(first) is not type(second):
-        raise ClipScratchError(
-            "one model was measured by classification, the other by retrieval; compare two of the same kind."
-        )
-    if len(first) != len(second):
-        raise ClipScratchError(
-            f"{len(first)} and {len(second)} images cannot be paired; measure both models on the same images."
-        )
-    names = ("labels", "classes") if isinstance(first, ClassOutcomes) else ("caption_to_image",)
-    if not all(np.array_equal(vars(first)[name], vars(second)[name]) for name in names):
-        raise ClipScratchError(
-            "the two models saw images of other labels or captions; measure both on the same rows in the same order."
-        )

@@ -1,10 +1,9 @@
 """Define every metric, computed from what a model did with each image.
 
-Shapes: N images, M captions, C classes. Arrays may have leading axes, one entry for each set of outcomes.
+Shapes: N images, M captions, C classes.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
@@ -17,38 +16,27 @@ TOP5_FROM = 6  # classes; with 5 or fewer, top-5 accuracy is 1 for any model
 
 
 class Share:
-    """The share of hits, or the mean over groups of the share in each group.
+    """The share of hits (M,), or the mean over groups (M,) of the share in each group that has entries.
 
-    Args:
-        hits: (..., M) bool.
-        images: (M,) the image of each entry. Default: entry i belongs to image i.
-        groups: (M,) integers from 0 on, for a mean over groups; groups without entries are left out.
+    `images` (M,) is the image of each entry; by default, entry i belongs to image i.
     """
 
     def __init__(self, hits: np.ndarray, images: np.ndarray | None = None, groups: np.ndarray | None = None):
-        count = hits.shape[-1]
-        self.hits, self.images = hits, np.arange(count) if images is None else images
-        groups = np.zeros(count, dtype=np.int64) if groups is None else groups
-        self._order = np.argsort(groups, kind="stable")
-        _, self._starts, self._group, self._totals = np.unique(
-            groups[self._order], return_index=True, return_inverse=True, return_counts=True
-        )
-
-    @cached_property
-    def of_groups(self) -> np.ndarray:
-        """(..., G) share of each group."""
-        return np.add.reduceat(self.hits[..., self._order], self._starts, axis=-1, dtype=np.int64) / self._totals
+        self.hits, self.images = hits, np.arange(len(hits)) if images is None else images
+        self._groups = np.zeros(len(hits), dtype=np.int64) if groups is None else groups
+        self._totals = np.bincount(self._groups)
+        self._of_groups = np.bincount(self._groups, hits) / np.maximum(self._totals, 1)
 
     @property
-    def value(self) -> np.ndarray:
-        return self.of_groups.mean(-1)
+    def value(self) -> float:
+        return float(self._of_groups[self._totals > 0].mean())
 
     def influence(self) -> np.ndarray:
         """(N,) first-order change of `value` with the weight of each image; its sum of squares is the variance.
 
         All entries of an image count together, so captions of one image are not taken for independent.
         """
-        return self._by_image(self.hits[self._order] - self.of_groups[self._group])
+        return self._by_image(self.hits - self._of_groups[self._groups])
 
     def effective_count(self) -> float:
         """Number of independent images with the same variance; without variance, that of the heaviest image."""
@@ -56,11 +44,10 @@ class Share:
         return 1 / self.largest_weight() if variance < 1e-18 else self.value * (1 - self.value) / variance
 
     def largest_weight(self) -> float:
-        return self._by_image(np.ones(len(self._order))).max()
+        return self._by_image(np.ones(len(self.hits))).max()
 
     def _by_image(self, entries):
-        weighted = entries / self._totals[self._group] / len(self._totals)
-        return np.bincount(self.images[self._order], weighted)
+        return np.bincount(self.images, entries / self._totals[self._groups] / np.count_nonzero(self._totals))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,35 +70,28 @@ class ClassOutcomes:
         return len(self.labels)
 
     def shares(self) -> dict[str, Share]:
-        """The metrics that are shares of hits: `top1`, `top5` (from 6 classes on) and `mean_per_class_recall`."""
         shares = {"top1": Share(self.ranks <= 1)}
         if self.classes >= TOP5_FROM:
             shares["top5"] = Share(self.ranks <= 5)
         return shares | {"mean_per_class_recall": Share(self.ranks <= 1, groups=self.labels)}
 
     def medians(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The metrics that are medians: none."""
         return {}
 
-    def calibration_gaps(self) -> np.ndarray:
-        """(..., bins) number of hits minus sum of confidences in each bin, divided by N."""
-        return self.bin_means((self.ranks <= 1) - self.confidence)
-
     def bin_means(self, values: np.ndarray) -> np.ndarray:
-        """(..., N) -> (..., bins) sum of the values in each bin of confidences, divided by N."""
+        """(N,) -> (bins,) sum of the values in each bin of confidences, divided by N."""
         bins = calibration_bins(self.confidence)
-        sums = [np.where(bins == number, values, 0).sum(-1) for number in range(CALIBRATION_BINS)]
-        return np.stack(sums, axis=-1) / len(self)
+        return np.array([np.where(bins == number, values, 0).sum() for number in range(CALIBRATION_BINS)]) / len(self)
 
-    def metrics(self) -> dict[str, np.ndarray]:
-        """The shares and, with confidences, `expected_calibration_error` (Guo et al. 2017, equation 3); fractions."""
+    def metrics(self) -> dict[str, float]:
+        """Return all metrics; the calibration error is that of Guo et al. 2017, equation 3."""
         metrics = {name: share.value for name, share in self.shares().items()}
         if self.confidence is not None:
-            metrics[CALIBRATION] = np.abs(self.calibration_gaps()).sum(-1)
+            metrics[CALIBRATION] = float(np.abs(self.bin_means((self.ranks <= 1) - self.confidence)).sum())
         return metrics
 
     def exchanged(self, other: "ClassOutcomes", swap: np.ndarray) -> "ClassOutcomes":
-        """These outcomes with those of `other` where `swap` (..., N) is true."""
+        """These outcomes with those of `other` where `swap` (N,) is true."""
         both = self.confidence is not None and other.confidence is not None
         confidence = np.where(swap, other.confidence, self.confidence) if both else None
         return replace(self, ranks=np.where(swap, other.ranks, self.ranks), confidence=confidence)
@@ -132,42 +112,35 @@ class RetrievalOutcomes:
     caption_to_image: np.ndarray
 
     def __len__(self):
-        return self.image_ranks.shape[-1]
+        return len(self.image_ranks)
 
     def shares(self) -> dict[str, Share]:
-        """The metrics that are shares of hits: `image_to_text_recall@k` and `text_to_image_recall@k`."""
         shares = {f"image_to_text_recall@{k}": Share(self.image_ranks <= k) for k in RECALLS}
         return shares | {
             f"text_to_image_recall@{k}": Share(self.text_ranks <= k, self.caption_to_image) for k in RECALLS
         }
 
     def medians(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The metrics that are medians: name -> ranks, and the image of each."""
+        """Return name -> ranks, and the image of each."""
         return {
             "image_to_text_median_rank": (self.image_ranks, np.arange(len(self))),
             "text_to_image_median_rank": (self.text_ranks, self.caption_to_image),
         }
 
-    def metrics(self) -> dict[str, np.ndarray]:
-        """The shares, as fractions, and both median ranks."""
+    def metrics(self) -> dict[str, float]:
         metrics = {name: share.value for name, share in self.shares().items()}
-        return metrics | {name: np.median(ranks, axis=-1) for name, (ranks, _) in self.medians().items()}
+        return metrics | {name: float(np.median(ranks)) for name, (ranks, _) in self.medians().items()}
 
     def exchanged(self, other: "RetrievalOutcomes", swap: np.ndarray) -> "RetrievalOutcomes":
-        """These outcomes with those of `other` where `swap` (..., N) is true, captions with their image."""
+        """These outcomes with those of `other` where `swap` (N,) is true, captions with their image."""
         return replace(
             self,
             image_ranks=np.where(swap, other.image_ranks, self.image_ranks),
-            text_ranks=np.where(swap[..., self.caption_to_image], other.text_ranks, self.text_ranks),
+            text_ranks=np.where(swap[self.caption_to_image], other.text_ranks, self.text_ranks),
         )
 
 
 Outcomes = ClassOutcomes | RetrievalOutcomes
-
-
-def plain_metrics(outcomes: Outcomes) -> dict[str, float]:
-    """Return every metric as a Python number."""
-    return {name: float(value) for name, value in outcomes.metrics().items()}
 
 
 def metric_names(classes: int | None) -> list[str]:

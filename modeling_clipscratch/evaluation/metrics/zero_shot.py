@@ -5,14 +5,13 @@ high as the right one stands above it. Thus a collapsed model scores 0, not chan
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch.nn.functional import normalize
 
 from ...utils.errors import ClipScratchError
-from .outcomes import ClassOutcomes, plain_metrics
+from .outcomes import ClassOutcomes
 
 # Similarities held at once: about 100 MB with all that is computed from them, for any number of candidates.
 BLOCK = 2**22
@@ -63,37 +62,8 @@ def ranks(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 def predictions(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the best class (N,) of each row; in a tie a wrong one, in agreement with `top1`."""
-    if scores.shape[1] == 1:
-        return torch.zeros_like(labels)
     best_wrong = scores.scatter(1, labels[:, None], -math.inf).argmax(1)
     return torch.where(ranks(scores, labels) == 1, labels, best_wrong)
-
-
-def class_outcomes(
-    scores: torch.Tensor, labels: torch.Tensor, *, confidence: torch.Tensor | None = None
-) -> ClassOutcomes:
-    """Rank the right class of each image.
-
-    Args:
-        scores: (N, C), higher is better, on any scale.
-        labels: (N,) integers in [0, C).
-        confidence: (N,) probability of the predicted class, where there is one.
-
-    Raises:
-        ClipScratchError: If the shapes do not fit, a label is out of range or a score is NaN.
-    """
-    scores = torch.as_tensor(scores)
-    if scores.ndim != 2:
-        raise ClipScratchError(f"scores of shape {tuple(scores.shape)} are not a table; give (N, C).")
-    labels = _checked_labels(labels, *scores.shape).to(scores.device)
-    if bool(scores.isnan().any()):
-        raise ClipScratchError("some scores are NaN, so no accuracy can be computed; check the weights of the model.")
-    return ClassOutcomes(
-        labels=labels.cpu().numpy(),
-        ranks=ranks(scores, labels).cpu().numpy(),
-        classes=scores.shape[1],
-        confidence=None if confidence is None else confidence.double().cpu().numpy(),
-    )
 
 
 def class_probabilities(scores: torch.Tensor, logit_scale: float) -> torch.Tensor:
@@ -102,40 +72,36 @@ def class_probabilities(scores: torch.Tensor, logit_scale: float) -> torch.Tenso
 
 
 def accuracy_metrics(scores: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Compute `top1`, `top5` and `mean_per_class_recall` of scores on any scale.
+    """Compute `top1`, `top5` and `mean_per_class_recall` of scores (N, C) on any scale and labels (N,).
 
-    Args, Raises: As for `class_outcomes`.
-
-    Returns:
-        Fractions. `top5` only with more than 5 classes: with 5 it is 1 for any model. (CLIP_benchmark reports it from 5
-        classes on; everything else follows its definition.)
+    `top5` only with more than 5 classes: with 5 it is 1 for any model. (CLIP_benchmark reports it from 5 classes on;
+    everything else follows its definition.)
     """
-    return plain_metrics(class_outcomes(scores, labels))
+    scores, labels = torch.as_tensor(scores), torch.as_tensor(labels).long()
+    if not 0 <= labels.min() <= labels.max() < scores.shape[1]:
+        raise ClipScratchError(
+            f"labels run from {labels.min()} to {labels.max()}, the scores have classes 0 to {scores.shape[1] - 1}; "
+            "give one column of scores for each class."
+        )
+    if scores.isnan().any():
+        raise ClipScratchError("some scores are NaN, so no accuracy can be computed; check the weights of the model.")
+    right = ranks(scores, labels.to(scores.device)).cpu().numpy()
+    return ClassOutcomes(labels=labels.cpu().numpy(), ranks=right, classes=scores.shape[1]).metrics()
 
 
 def zero_shot_outcomes(
-    image_embeds: torch.Tensor,
-    class_embeds: torch.Tensor,
-    labels: torch.Tensor,
-    logit_scale: float,
-    *,
-    block: int | None = None,
+    image_embeds: torch.Tensor, class_embeds: torch.Tensor, labels: torch.Tensor, logit_scale: float
 ) -> tuple[ClassOutcomes, torch.Tensor]:
-    """Classify each image as the class of the highest cosine similarity.
+    """Classify each image (N, P) as the class (C, P) of the highest cosine similarity.
 
-    Args:
-        image_embeds: (N, P), unit length.
-        class_embeds: (C, P), unit length, from `class_embeddings`.
-        labels: (N,) integers in [0, C).
-        logit_scale: natural log of the inverse temperature; only the confidences depend on it.
-        block: images scored at once; changes memory, not the result. Default: memory is the same for any C.
+    Only the confidences depend on `logit_scale`, the natural log of the inverse temperature.
 
     Returns:
         The outcomes, and the predicted classes (N,) int64.
     """
-    labels = _checked_labels(labels, len(image_embeds), len(class_embeds)).to(image_embeds.device)
+    labels = torch.as_tensor(labels).long().to(image_embeds.device)
     images, classes = in_float64("image", image_embeds), in_float64("class", class_embeds)
-    rows = block or max(1, BLOCK // len(classes))
+    rows = max(1, BLOCK // len(classes))  # the memory is the same for any C
     # Filled in place: small results kept between the blocks would leave holes that no later block fits into.
     right, predicted = torch.empty_like(labels), torch.empty_like(labels)
     confidence = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
@@ -148,33 +114,6 @@ def zero_shot_outcomes(
     return ClassOutcomes(classes=len(classes), **arrays), predicted.cpu()
 
 
-def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> np.ndarray:
+def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Return (C, C) int64 counts: row = true class, column = predicted class."""
-    cells = torch.as_tensor(labels).long() * classes + torch.as_tensor(predicted).long()
-    return torch.bincount(cells.cpu(), minlength=classes * classes).view(classes, classes).numpy()
-
-
-def per_class_recall(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float | None]:
-    """Class name -> recall, `None` where the class has no image. Further classes of one name are `name (2)`, ..."""
-    recalls = {}
-    for name, right, total in zip(class_names, confusion.diagonal(), confusion.sum(1), strict=True):
-        number, key = 1, name
-        while key in recalls:
-            number += 1
-            key = f"{name} ({number})"
-        recalls[key] = float(right / total) if total else None
-    return recalls
-
-
-def _checked_labels(labels, images, classes):
-    labels = torch.as_tensor(labels).long()
-    if labels.shape != (images,) or images == 0:
-        raise ClipScratchError(
-            f"scores {(images, classes)} and labels {tuple(labels.shape)} do not fit; give (N, C) and (N,), N >= 1."
-        )
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ClipScratchError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}, the scores have classes 0 to {classes - 1}; "
-            "give one column of scores for each class."
-        )
-    return labels
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)

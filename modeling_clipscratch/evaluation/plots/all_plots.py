@@ -4,13 +4,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..evaluate_dataset import Result
-from .calibration import plot_calibration
-from .confusion import plot_confusion
+from .class_plots import plot_calibration, plot_confusion
 from .embedding_map import plot_embeddings
-from .image_grids import plot_captions, plot_examples, plot_hits, plot_misses, plot_retrieval_misses, plot_searches
-from .similarity import plot_similarity
+from .image_grids import plot_failed_searches, plot_hits, plot_misses, plot_searches
 
-# Kind of data -> file -> function, title and how to read it.
+# File -> function, title and how to read it.
 _CLASS = {
     "confusion.png": (
         lambda result, path: plot_confusion(result.confusion, result.class_names, path),
@@ -25,43 +23,26 @@ _CLASS = {
     ),
     "hits.png": (plot_hits, "Best hits", "Right predictions with the highest confidence, which is the number."),
     "misses.png": (plot_misses, "Worst misses", "Mistakes with the highest confidence, which is the number."),
-    "examples.png": (
-        plot_examples,
-        "Ordinary images",
-        "Images spread evenly over the data: a blue frame and ✓ for right, a dashed red frame and ✗ for wrong.",
+    "embeddings.png": (
+        plot_embeddings,
+        "Map of embeddings",
+        "Images that are close to each other are similar for the model; large distances mean little.",
     ),
 }
 _CAPTION = {
-    "text_to_image.png": (
+    "searches.png": (
         plot_searches,
         "Searches by caption",
         "Each caption as a query, with the closest images first; its own image is framed. A dashed frame: the own "
         "image is not among them, and has that rank.",
     ),
-    "image_to_text.png": (
-        plot_captions,
-        "Captions of images",
-        "Each image with its five closest captions and their cosines; its own captions are blue and have a ✓.",
-    ),
     "misses.png": (
-        plot_retrieval_misses,
+        plot_failed_searches,
         "Worst misses",
         "Captions whose own image (dashed frame, with its rank) has the lowest rank, after the images closest to them.",
     ),
 }
-_BOTH = {
-    "similarity.png": (
-        plot_similarity,
-        "Similarities",
-        "The darker a cell, the closer image and text are for the model; pairs that belong together are framed.",
-    ),
-    "embeddings.png": (
-        plot_embeddings,
-        "Map of embeddings",
-        "Images (and captions) that are close to each other are similar for the model; large distances mean little.",
-    ),
-}
-FILES = tuple(_CLASS | _CAPTION | _BOTH)
+FILES = tuple(_CLASS | _CAPTION)
 
 
 class Plot(NamedTuple):
@@ -74,7 +55,7 @@ class Plot(NamedTuple):
 
 def draw_plots(result: Result, folder: Path) -> list[Plot]:
     """Draw the plots into a folder, the most important first; skip those without data."""
-    plots = (_CLASS if result.kind == "class" else _CAPTION) | _BOTH
+    plots = _CAPTION if result.class_names is None else _CLASS
     for name, (draw, _, _) in plots.items():
         draw(result, folder / name)
     return [Plot(folder / name, *about) for name, (_, *about) in plots.items() if (folder / name).is_file()]

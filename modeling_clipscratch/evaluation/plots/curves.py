@@ -1,4 +1,4 @@
-"""Plot the training logs of one or several runs."""
+"""Plot the training log of a run."""
 
 import logging
 import math
@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .figures import COLOURS, DASHES, MARKERS, look, new_figure, plain_legend, save_figure, shortened, tidy
+from .figures import COLOURS, DASHES, MARKERS, new_figure, plain_legend, save_figure, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -23,24 +22,19 @@ PANELS = (
     ("text to image recall", r"eval_(?:.+_)?text_to_image_recall@\d+", "%"),
     ("in-batch accuracy", r"(?!eval_).*accuracy", "%"),
     ("learning rate", r"learning_rate(?:_.+)?", ""),
-    ("temperature", r"temperature|logit_scale", "exp(-logit_scale)"),
+    ("temperature", r"temperature", "exp(-logit_scale)"),
 )
-_LOSSES = {"loss": "training", "loss_floor": "floor of the batch", "eval_loss": "evaluation"}
 
 
-def plot_curves(log_history: Sequence[Mapping] | Mapping[str, Sequence[Mapping]], path: str | Path) -> None:
+def plot_curves(log_history: Sequence[Mapping], path: str | Path) -> None:
     """Plot one panel for each quantity that the log has. Without any, no file is written.
 
     Args:
-        log_history: `log_history` of a `trainer_state.json`, or {run name: the same} for several runs. Entries without
-            a `step` are ignored. With `images_seen` the x axis says how many images a step has.
+        log_history: of a `trainer_state.json`. Entries without a `step` are ignored. With `images_seen` the x axis says
+            how many images a step has.
         path: of the PNG.
     """
-    runs = dict(log_history) if isinstance(log_history, Mapping) else {"": log_history}
-    panels = []
-    for title, pattern, unit in PANELS:
-        lines = [(run, *line) for run, history in runs.items() for line in _lines(history, pattern)]
-        panels += [(title, lines, unit)] if lines else []
+    panels = [(title, lines, unit) for title, pattern, unit in PANELS if (lines := _lines(log_history, pattern))]
     if not panels:
         logger.info("no curves are drawn: the run was shorter than logging_steps and had no evaluation.")
         return
@@ -48,59 +42,36 @@ def plot_curves(log_history: Sequence[Mapping] | Mapping[str, Sequence[Mapping]]
     rows_of_panels = [panels[len(panels) * row // rows : len(panels) * (row + 1) // rows] for row in range(rows)]
     figure = new_figure(4.2 * max(map(len, rows_of_panels)), 3.1 * rows)
     grid = figure.add_gridspec(rows, 6)  # 1, 2 or 3 panels fill a row
-    label, last = _step_label(runs.values()), max(line[2][-1] for _, lines, _ in panels for line in lines)
+    step, seen = max(
+        ((entry["step"], entry["images_seen"]) for entry in log_history if "images_seen" in entry), default=(0, 0)
+    )
+    label = f"step (of {seen / step:,.0f} images)" if step else "step"
+    last = max(steps[-1] for _, lines, _ in panels for _, steps, _ in lines)
     for row, of_row in enumerate(rows_of_panels):
         wide = 6 // len(of_row)
         for place, (title, lines, unit) in enumerate(of_row):
             axes = figure.add_subplot(grid[row, place * wide : (place + 1) * wide])
-            _panel(axes, title, lines, unit, list(runs))
-            axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-            axes.set_xlabel(label)
-            axes.set_xlim(0, 1.02 * last)
+            _draw_panel(axes, title, lines, unit)
+            axes.set(xlabel=label, xlim=(0, 1.02 * last))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             tidy(axes)
-    if len(runs) > 1:
-        handles = [Line2D([], [], linewidth=1.6, markersize=5, **look(number)) for number in range(len(runs))]
-        names = [shortened(name, 40) for name in runs]
-        plain_legend(figure, handles, names, loc="outside upper left", ncols=3, handlelength=3)
     save_figure(figure, path)
 
 
-def _panel(axes, title, lines, unit, runs):
-    """Draw the lines; of one run each line has a colour, of several runs each run has one and each key a dash."""
-    keys = list(dict.fromkeys(key for _, key, _, _ in lines))
-    for number, (run, key, steps, values) in enumerate(lines):
-        values = np.exp(-values) if key == "logit_scale" else values * (100 if unit == "%" else 1)
-        place = keys.index(key)
-        if len(runs) == 1:
-            marker = MARKERS[place % len(MARKERS)] if len(steps) <= FEW else None
-            style = {"color": COLOURS[place % len(COLOURS)], "marker": marker}
-        else:
-            style = {**look(runs.index(run)), "markevery": max(1, len(steps) // 8)}
+def _draw_panel(axes, title, lines, unit):
+    for place, (key, steps, values) in enumerate(lines):
+        style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
+        style["marker"] = MARKERS[place % len(MARKERS)] if len(steps) <= FEW else None
         # Each line is thinner than those below it, so that a line on top of an equal one hides none.
-        width = min(4.0, 1.5 + 0.8 * (len(lines) - 1 - number))
-        dash = DASHES[place % len(DASHES)]
-        axes.plot(
-            steps, values, label=_label(key, title), linestyle=dash, linewidth=width, markersize=2 + width, **style
-        )
+        width = min(4.0, 1.5 + 0.8 * (len(lines) - 1 - place))
+        values = 100 * values if unit == "%" else values
+        axes.plot(steps, values, label=key.replace("_", " "), linewidth=width, markersize=2 + width, **style)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_ylabel(unit)
+    axes.margins(y=0.2)  # room for the legend
     axes.ticklabel_format(axis="y", scilimits=(-2, 4))  # of learning rates, a power of ten above the axis
-    if unit == "%":
-        axes.set_ylim(*_percent_limits(axes.lines))
-    if len(runs) > 1 and len(keys) > 1:
-        handles = [Line2D([], [], color="0.35", linestyle=DASHES[n % len(DASHES)]) for n in range(len(keys))]
-        plain_legend(axes, handles, [_label(key, title) for key in keys], handlelength=2.6)
-    elif len(keys) > 1 or (len(runs) == 1 and title not in ("learning rate", "temperature")):
+    if len(lines) > 1 or title not in ("learning rate", "temperature"):
         plain_legend(axes, handlelength=2.6)
-
-
-def _percent_limits(lines):
-    """From 0 if a value is below 20 %, else closer; at least 4 points, and not far beyond 100."""
-    values = np.concatenate([line.get_ydata() for line in lines])
-    low, high = float(values.min()), float(values.max())
-    margin = max(2.0, 0.1 * (high - low))
-    low = -3.0 if low < 20 else low - margin
-    return low, min(high + margin, 100 + 0.06 * (100 - low))
 
 
 def _lines(log_history, pattern):
@@ -110,27 +81,7 @@ def _lines(log_history, pattern):
     for key in sorted(keys, key=lambda key: [int(n) for n in re.findall(r"@(\d+)", key)]):
         # A resumed run logs some steps again; the later entry counts.
         points = {entry["step"]: float(entry[key]) for entry in log_history if "step" in entry and key in entry}
-        points = {step: value for step, value in points.items() if math.isfinite(value)}
+        points = {step: value for step, value in sorted(points.items()) if math.isfinite(value)}
         if points:
-            steps = sorted(points)
-            lines.append((key, np.array(steps), np.array([points[step] for step in steps])))
+            lines.append((key, np.array(list(points)), np.array(list(points.values()))))
     return lines
-
-
-def _label(key, title):
-    """Key of the log -> name in the legend, without what the title says."""
-    name = key.removeprefix("eval_")
-    if title == "loss":
-        return _LOSSES.get(key, name.replace("_", " "))
-    name = re.sub(r"(image_to_text|text_to_image)_recall@", "@", name) if "recall" in title else name
-    name = name.removesuffix("_accuracy") if title == "in-batch accuracy" else name
-    return name.replace("top", "top-").replace("_", " ").strip()
-
-
-def _step_label(histories):
-    """Label of the x axis, with the images of a step if all runs agree on it."""
-    sizes = set()
-    for history in histories:
-        seen = [(entry["step"], entry["images_seen"]) for entry in history if entry.get("images_seen")]
-        sizes.add(f"{max(seen)[1] / max(max(seen)[0], 1):,.0f}" if seen else None)
-    return "step" if None in sizes or len(sizes) > 1 else f"step (of {sizes.pop()} images)"

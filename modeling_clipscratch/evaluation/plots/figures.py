@@ -4,74 +4,47 @@ Colours are Okabe and Ito's, shades have one hue, so they differ for colour-blin
 differ in dashes and markers, right and wrong in a sign.
 """
 
-import functools
-import logging
-import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, fontManager, get_font
+from matplotlib.font_manager import get_font_names
 from matplotlib.text import Text
 from PIL import Image
 
 from ...utils.atomic_files import write_whole
 
-logger = logging.getLogger(__name__)
-
 BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#000000", "#009E73", "#E69F00", "#CC79A7"
-SKY = "#56B4E9"
-COLOURS = (BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE, SKY)
+COLOURS = (BLUE, VERMILLION, BLACK, GREEN, ORANGE, PURPLE, "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH = 8.0  # inches of a grid; wider ones cannot be read on a phone
 SIDE = 224  # pixels that the longer side of an image in a figure has
 SMALL = 64  # pixels up to which images are enlarged without smoothing, as the model reads them
-FONT = "DejaVu Sans"
 DPI = 130
+# For characters that the first one lacks; matplotlib comes with that one, the others may be installed.
+FONTS = (
+    "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Hiragino Sans GB",
+    "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai",
+)  # fmt: skip
 
 
 def new_figure(width: float, height: float, *, layout: str = "constrained") -> Figure:
     """Make a figure of a size in inches; `layout="compressed"` is for axes of fixed proportions."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a PNG, whole or not at all, with fonts that have the characters of its texts."""
+    """Write a PNG, whole or not at all. Characters that no font has are drawn as boxes."""
     for text in figure.findobj(Text):
-        missing = {ord(character) for character in text.get_text() if not character.isspace()} - _characters(
-            findfont(FONT)
-        )
-        if missing:
-            text.set_fontfamily([FONT, *_families(frozenset(missing))])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `_families` logs it
-        write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
+        text.set_fontfamily(_installed_fonts())
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
-@functools.cache
-def _families(missing):
-    """The family of the installed font that has most of the characters, if one has any."""
-    installed = [entry for entry in fontManager.ttflist if not entry.name.startswith("Last Resort")]  # draws boxes
-    best = max(installed, key=lambda entry: len(missing & _characters(entry.fname)))
-    left = missing - _characters(best.fname)
-    if left:
-        logger.warning(
-            "no installed font has %s, drawn as boxes; install one, for example one of the Noto fonts.",
-            ", ".join(map(chr, sorted(left)[:5])),
-        )
-    return [best.name] if len(left) < len(missing) else []
-
-
-@functools.cache
-def _characters(path):
-    try:
-        return frozenset(get_font(path).get_charmap())
-    except (OSError, RuntimeError):  # matplotlib's list of fonts may be older than the fonts
-        return frozenset()
+@cache
+def _installed_fonts() -> list[str]:
+    return [name for name in FONTS if name in get_font_names()]
 
 
 def shortened(text: str, longest: int) -> str:
@@ -84,15 +57,13 @@ def shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
-def spread(indices: np.ndarray, most: int) -> list[int]:
-    """Choose at most `most` of the indices, evenly spread over them.
+def spread(count: int, most: int) -> list[int]:
+    """Choose at most `most` of the numbers from 0 to `count` - 1, evenly spread.
 
-    >>> spread(np.arange(10), 4)
+    >>> spread(10, 4)
     [0, 3, 6, 9]
     """
-    if len(indices) <= most:
-        return indices.tolist()
-    return indices[np.linspace(0, len(indices) - 1, most).round().astype(int)].tolist()
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
 def title(where, text: str, *, size: float = 11, **options) -> None:
@@ -100,42 +71,30 @@ def title(where, text: str, *, size: float = 11, **options) -> None:
     where.suptitle(text, fontsize=size, fontweight="bold", parse_math=False, **options)
 
 
-def resized(image) -> Image.Image:
-    """An image or a uint8 array (H, W, 3) -> RGB whose longer side has `SIDE` pixels."""
-    image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+def resized(image: Image.Image) -> Image.Image:
+    """Resize an RGB image so that its longer side has `SIDE` pixels."""
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    how = Image.Resampling.NEAREST if max(image.size) <= SMALL else Image.Resampling.LANCZOS
-    return image.convert("RGB").resize(size, how)
+    return image.resize(size, Image.Resampling.NEAREST if max(image.size) <= SMALL else Image.Resampling.LANCZOS)
 
 
-def show(axes, image, colour: str = "0.8", dashes: str = "-") -> None:
+def show(axes, image: Image.Image, colour: str = "0.8", dashes: str = "-") -> None:
     """Draw an image in a frame."""
     axes.imshow(resized(image))
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=2.5, linestyle=dashes)
 
 
-def look(number: int) -> dict[str, str]:
-    """Colour and marker of the n-th line; 49 lines differ in one or the other, neighbours in both."""
-    turn = number // len(COLOURS)
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[(number + turn) % len(MARKERS)]}
-
-
 def tidy(axes) -> None:
-    """Light horizontal lines, no box."""
+    """Draw light horizontal lines and no box."""
     axes.grid(axis="y", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, color="0.6")
-    axes.xaxis.label.set_size(9)
-    axes.yaxis.label.set_size(9)
 
 
-def plain_legend(where, *args, **options) -> None:
-    """A legend without a frame; a `$` is a dollar sign."""
-    legend = where.legend(*args, fontsize=8, frameon=False, **options)
-    for text in legend.get_texts():
+def plain_legend(where, **options) -> None:
+    """Draw a legend without a frame; a `$` is a dollar sign."""
+    for text in where.legend(fontsize=8, frameon=False, **options).get_texts():
         text.set_parse_math(False)

@@ -1,4 +1,4 @@
-"""Write metrics of models on datasets as tables of text and Markdown, and as JSON.
+"""Write metrics of models on datasets as tables of text and as JSON.
 
 A difference is a `Difference` of `metrics/intervals.py`, of a model minus the first.
 """
@@ -10,53 +10,38 @@ from pathlib import Path
 from ...utils.atomic_files import write_text
 from ...utils.checksums import sha256
 from ...utils.names import on_one_line
-from .markdown import escaped
 
-Metrics = Mapping[str, Mapping[str, float]]  # dataset -> metric -> fraction or rank, or <metric>_ci95 -> [low, high]
-ByModel = Mapping[str, Metrics]  # model -> dataset -> ...
 Differences = Mapping[str, Mapping[str, Mapping[str, object]]]  # dataset -> model -> metric -> difference
 INTERVAL = "_ci95"
 ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights, and its files
 SURE = 0.05  # larger p-values may be chance
 
 
-def text_table(metrics: Metrics) -> str:
-    """Align a table for a terminal: a line for each metric, a column for each dataset.
+def text_table(metrics: Mapping[str, Mapping[str, float]], differences: Mapping[str, Mapping] | None = None) -> str:
+    """Align a table for a terminal: a line for each metric, a column for each dataset, or model.
+
+    `differences` has for some heads the differences to the first, which get columns of their own.
 
     >>> print(text_table({"digits": {"top1": 0.9825, "top1_ci95": [0.97, 0.99]}, "scenes": {"median_rank": 2.0}}))
                                 digits  scenes
     top1         98.2 % (97.0 to 99.0)       -
     median_rank                      -     2.0
     """
-    return _aligned(_cells(metrics))
-
-
-def markdown_table(metrics: Metrics) -> str:
-    """Write the table of `text_table` as Markdown.
-
-    >>> print(markdown_table({"digits": {"top1": 0.9825}}))
-    | metric | digits |
-    | --- | ---: |
-    | `top1` | 98.2 % |
-    """
-    return _markdown(_cells(metrics))
-
-
-def text_comparison(metrics: ByModel, differences: Differences | None = None) -> str:
-    """Align a table for each dataset: a column for each model, followed by its difference to the first model.
-
-    >>> print(text_comparison({"a": {"digits": {"top1": 0.5}}, "b": {"digits": {"top1": 0.75}}}))
-    digits
-               a       b
-    top1  50.0 %  75.0 %
-    """
-    return "\n\n".join(f"{name}\n{_aligned(table)}" for name, table in _comparisons(metrics, differences).items())
-
-
-def markdown_comparison(metrics: ByModel, differences: Differences | None = None) -> str:
-    """Write the tables of `text_comparison` as Markdown."""
-    tables = _comparisons(metrics, differences).items()
-    return "\n\n".join(f"## {escaped(name)}\n\n{_markdown(table)}" for name, table in tables)
+    differences, first = differences or {}, next(iter(metrics))
+    names = list(dict.fromkeys(name for column in metrics.values() for name in values_only(column)))
+    columns = [["", *names]]
+    for head, column in metrics.items():
+        columns.append([head, *(shown_of(column, name) for name in names)])
+        if head in differences:
+            apart = [_shown_difference(name, differences[head].get(name)) for name in names]
+            columns.append([f"{head} - {first}", *apart])
+    columns = [[on_one_line(cell) for cell in column] for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for name, *cells in zip(*columns, strict=True):
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
+    return "\n".join(lines)
 
 
 def shown_difference(name: str, difference) -> tuple[str, str, str]:
@@ -116,7 +101,7 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def is_rank(name: str) -> bool:
-    """Whether a metric is a rank, from 1 on, and not a fraction."""
+    """Return whether a metric is a rank, from 1 on, and not a fraction."""
     return "rank" in name
 
 
@@ -151,46 +136,5 @@ def _number(name, value, sign=""):
     return f"{round(value if is_rank(name) else 100 * value, 1) + 0.0:{sign}.1f}"  # no negative zero
 
 
-def _cells(columns, differences=None):
-    """A line of heads, then a line for each metric in the order of first appearance."""
-    differences, first = differences or {}, next(iter(columns))
-    names = dict.fromkeys(name for metrics in columns.values() for name in values_only(metrics))
-    table = [
-        ["", *(text for head in columns for text in (head, *([f"{head} - {first}"] if head in differences else [])))]
-    ]
-    for name in names:
-        line = [name]
-        for head, metrics in columns.items():
-            line.append(shown_of(metrics, name))
-            if head in differences:
-                difference = differences[head].get(name)
-                value, interval, verdict = ("-",) * 3 if difference is None else shown_difference(name, difference)
-                line.append("-" if difference is None else f"{value} ({interval}), {verdict}")
-        table.append(line)
-    return table
-
-
-def _comparisons(metrics, differences):
-    """Dataset -> table."""
-    short, tables = short_names(list(metrics)), {}
-    for dataset in dict.fromkeys(name for of in metrics.values() for name in of):
-        apart = {short[model]: of for model, of in (differences or {}).get(dataset, {}).items()}
-        tables[dataset] = _cells({short[model]: of.get(dataset, {}) for model, of in metrics.items()}, apart)
-    return tables
-
-
-def _aligned(table):
-    table = [[on_one_line(cell) for cell in line] for line in table]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = (
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in table
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _markdown(table):
-    head, *body = table
-    lines = [["metric", *map(escaped, head[1:])], ["---", *["---:"] * len(head[1:])]]
-    lines += [[f"`{line[0]}`", *line[1:]] for line in body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _shown_difference(name, difference):
+    return "-" if difference is None else "{} ({}), {}".format(*shown_difference(name, difference))

@@ -1,155 +1,128 @@
-"""Write the folder of a report: numbers, tables, plots and one HTML page; whole, or the earlier report is kept."""
+"""Write the folder of a report: numbers, plots and one HTML page; whole, or the earlier report is kept."""
 
-import logging
 import re
-import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...utils.atomic_files import free_space, replacing_files, write_text
+from datasets import Dataset
+
+from ...utils.atomic_files import free_space, replacing_files, write_text, write_whole
 from ...utils.errors import ClipScratchError
-from ...utils.local_files import read_json
-from ...utils.names import public_name
-from ..evaluate_dataset import Result, titled
+from ...utils.names import printable, public_name
+from ..evaluate_dataset import Result
 from ..plots.all_plots import FILES, draw_plots
-from ..plots.curves import plot_curves
 from .html_report import render_page
-from .metric_tables import (
-    ACCOUNT,
-    Differences,
-    markdown_comparison,
-    markdown_table,
-    short_names,
-    weights_sha256,
-    write_json,
-)
-from .save_results import save_embeddings, save_predictions
-
-logger = logging.getLogger(__name__)
-
-_CURVES = "curves.png"
-_LEAST_SPACE = 2**20  # bytes of a small report
+from .metric_tables import ACCOUNT, Differences, short_names, weights_sha256, write_json
 
 
 def open_folder(folder: str | Path) -> Path:
-    """Check that a report can be written, before a long evaluation; leave nothing behind.
-
-    Raises:
-        ClipScratchError: If the folder cannot be written to, the disk is full, or the folder holds a model.
-    """
-    made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
+    """Check, before a long evaluation, that a folder can be written to and holds no model."""
+    folder = Path(folder)
+    if (folder / "config.json").is_file():
+        raise ClipScratchError(f"output_dir={folder} holds a model with its own metrics; choose {folder / 'report'}.")
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(_LEAST_SPACE))
-            file.flush()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ClipScratchError(
             f"output_dir={folder} cannot be written to ({error.strerror}; {free_space(folder)} free there); "
             "choose another folder."
         ) from error
-    finally:
-        for path in filter(Path.is_dir, made):
-            path.rmdir()
-    if (Path(folder) / "config.json").is_file():
-        raise ClipScratchError(
-            f"output_dir={folder} holds a model with its own metrics; choose {Path(folder) / 'report'}."
-        )
-    return Path(folder)
+    return folder
 
 
 def write_report(
     folder: str | Path,
     evaluations: Mapping[str, Mapping[str, Result]],
-    differences: Differences | None = None,
+    differences: Differences,
     *,
-    command: str | None = None,
+    command: str = "",
     predictions: bool = False,
-    embeddings: bool = False,
 ) -> list[Path]:
     """Write `report.html`, a page that needs no other file, and everything that it shows.
 
     One model: `metrics.json`, `evaluation.json` (what was measured, of which weights, by which command; the files of
-    the report), `table.md` and a folder for each dataset with its plots and, for class data, `per_class_recall.json`.
-    Several models: `comparison.json`, `comparison.md`, and a folder for each model with its `metrics.json` and plots.
-    `curves.png` shows the models that are run folders.
+    the report) and a folder for each dataset with its plots and, for class data, `per_class_recall.json`.
+    Several models: `comparison.json` (differences to the first) and a folder for each model with its `metrics.json` and
+    plots.
 
-    Args:
-        folder: made where it is missing; files of an earlier report are replaced.
-        evaluations: model as the user named it -> dataset as the user named it -> its result.
-        differences: dataset -> model -> metric -> difference to the first model.
-        command: the command that measured, for the page.
-        predictions: write `predictions.parquet` beside the plots of each dataset.
-        embeddings: write `embeddings.safetensors` there.
+    `evaluations` has model and dataset as the user named them. With `predictions`, `predictions.parquet` is written
+    beside the plots of each dataset. Files of an earlier report are replaced.
 
     Returns:
         The written files, the page first.
     """
-    folder = open_folder(folder)
-    histories = [_log_history(model) for model in evaluations]
-    weights = [weights_sha256(model) for model in evaluations]
-    # A report may be published, so from here on nothing names a path of this machine.
-    models, data = _public(evaluations), _public(name for results in evaluations.values() for name in results)
-    evaluations = {
-        models[model]: {data[name]: of for name, of in results.items()} for model, results in evaluations.items()
-    }
-    differences = {data[name]: {models[m]: of for m, of in rest.items()} for name, rest in (differences or {}).items()}
-    words = [
-        part for word in shlex.split(command or "") for part in (word.split("=", 1) if word[:2] == "--" else [word])
-    ]
-    command = shlex.join(map(public_name, words))
-    one = len(evaluations) == 1
-    written, plots, stale = [Path("report.html")], {}, {Path(_CURVES)}
+    folder, weights = Path(folder), weights_sha256(next(iter(evaluations)))
+    models, data = _public(evaluations), _public(next(iter(evaluations.values())))
+    evaluations = {models[name]: {data[where]: of for where, of in rest.items()} for name, rest in evaluations.items()}
+    differences = {data[where]: {models[name]: of for name, of in rest.items()} for where, rest in differences.items()}
+    one, written, plots, stale = len(models) == 1, [Path("report.html")], {}, set()
     with replacing_files(folder, last=ACCOUNT) as staging:
 
         def add(path, write, *content):
             write(staging / path, *content)
             written.append(path)
 
-        for model, place in zip(evaluations, folder_names(list(evaluations)), strict=True):
-            place, results = Path() if one else Path(place), evaluations[model]
+        for model, results in evaluations.items():
+            place, plots[model] = Path() if one else Path(_folder(model)), {}
             add(place / "metrics.json", write_json, {name: result.metrics for name, result in results.items()})
-            plots[model] = {}
-            for (name, result), part in zip(results.items(), folder_names(list(results)), strict=True):
-                plots[model][name] = draw_plots(result, staging / place / part)
-                written += [plot.path.relative_to(staging) for plot in plots[model][name]]
-                stale |= {place / part / file for file in FILES}
+            for name, result in results.items():
+                part = place / _folder(name)
+                plots[model][name] = draw_plots(result, staging / part)
+                written += [part / plot.path.name for plot in plots[model][name]]
+                stale |= {part / file for file in FILES}
                 if result.confusion is not None:
-                    add(place / part / "per_class_recall.json", write_json, result.per_class_recall)
+                    add(part / "per_class_recall.json", write_json, result.per_class_recall)
                 if predictions:
-                    add(place / part / "predictions.parquet", save_predictions, result)
-                if embeddings:
-                    add(place / part / "embeddings.safetensors", save_embeddings, result)
-        heads = {
-            name: titled(name, result.task) for results in evaluations.values() for name, result in results.items()
-        }
-        metrics = {m: {heads[name]: of.metrics for name, of in results.items()} for m, results in evaluations.items()}
-        if one:
-            add(Path("table.md"), write_text, markdown_table(metrics[model]) + "\n")
-        else:
-            apart = {heads[name]: of for name, of in differences.items()}
-            add(Path("comparison.md"), write_text, markdown_comparison(metrics, apart) + "\n")
-            plain = {
-                name: {m: {k: vars(d) for k, d in of.items()} for m, of in rest.items()} for name, rest in apart.items()
-            }
-            add(Path("comparison.json"), write_json, {"metrics": metrics, "differences": plain})
-        runs = {name: log for name, log in zip(short_names(list(evaluations)).values(), histories, strict=True) if log}
-        plot_curves(next(iter(runs.values())) if len(runs) == 1 else runs, staging / _CURVES)
-        curves = staging / _CURVES if (staging / _CURVES).is_file() else None
-        written += [Path(_CURVES)] if curves else []
-        write_text(staging / "report.html", render_page(evaluations, plots, differences, curves, command))
+                    add(part / "predictions.parquet", save_predictions, result)
+        write_text(staging / "report.html", render_page(evaluations, plots, differences, command))
         if one:
             about = {
                 name: {"name": name, "split": result.split, "task": result.task, "rows": len(result.dataset)}
-                for name, result in evaluations[model].items()
+                for name, result in results.items()
             }
             files = [path.as_posix() for path in written]
-            account = {"command": command, "weights_sha256": weights[0], "data": about, "files": files}
+            account = {"command": command, "weights_sha256": weights, "data": about, "files": files}
             add(Path(ACCOUNT), write_json, account)
+        else:
+            plain = {
+                where: {name: {metric: vars(d) for metric, d in of.items()} for name, of in rest.items()}
+                for where, rest in differences.items()
+            }
+            add(Path("comparison.json"), write_json, plain)
     for path in stale.difference(written):
         (folder / path).unlink(missing_ok=True)  # an earlier report's
     return [folder / path for path in written]
+
+
+def save_predictions(path: str | Path, result: Result) -> None:
+    """Write a row for each image (class data) or caption (caption data), with ranks of what is right, 1 for the best.
+
+    Class data: `key`, `label`, `class_name`, `predicted`, `predicted_name`, `confidence`, `rank`. Caption data: `key`,
+    `caption`, `text_to_image_rank`, and `image_to_text_rank` of the image.
+    """
+    outcomes, names = result.outcomes, result.class_names
+    keys = [printable(key) for key in result.dataset["key"][:]]
+    if names is not None:
+        columns = {
+            "key": keys,
+            "label": outcomes.labels,
+            "class_name": [names[label] for label in outcomes.labels],
+            "predicted": result.predicted,
+            "predicted_name": [names[label] for label in result.predicted],
+            "confidence": outcomes.confidence,
+            "rank": outcomes.ranks,
+        }
+    else:
+        owners = outcomes.caption_to_image
+        columns = {
+            "key": [keys[owner] for owner in owners],
+            "caption": [caption for captions in result.dataset["captions"][:] for caption in captions],
+            "text_to_image_rank": outcomes.text_ranks,
+            "image_to_text_rank": outcomes.image_ranks[owners],
+        }
+    write_whole(path, Dataset.from_dict(columns).to_parquet)
 
 
 def _public(names):
@@ -158,29 +131,6 @@ def _public(names):
     return public if len(set(public.values())) == len(public) else short_names(list(public))
 
 
-def _log_history(model):
-    state = Path(model) / "trainer_state.json"
-    try:
-        history = read_json(state).get("log_history", []) if state.is_file() else []
-        if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
-            raise ClipScratchError(f"{state} is damaged (its log_history is not a list of objects); copy it again.")
-    except ClipScratchError as error:  # the measured figures are not lost for it
-        logger.warning("%s The report has no curves of this run.", error)
-        return []
-    return history
-
-
-def folder_names(names: list[str]) -> list[str]:
-    """Turn names of models or datasets, which may be paths or Hub ids, into different names for folders.
-
-    >>> folder_names(["digits", "owner/birds", "data/birds/", "a b", "a-b"])
-    ['digits', 'owner-birds', 'data-birds', 'a-b', 'a-b-2']
-    """
-    taken = []
-    for name in names:
-        part = re.sub(r"[^\w.]+", "-", "/".join(Path(name).parts[-2:])).strip("-.") or "data"
-        number = 1
-        while (part if number == 1 else f"{part}-{number}") in taken:
-            number += 1
-        taken.append(part if number == 1 else f"{part}-{number}")
-    return taken
+def _folder(name):
+    """Owner/birds -> owner-birds."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-.") or "data"
