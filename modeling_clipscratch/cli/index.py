@@ -3,7 +3,7 @@
 import sys
 
 from ..evaluation.load_model import load_model
-from ..search.update_index import update_index
+from ..search.image_index import update_index
 from .command_line import model_parser
 
 

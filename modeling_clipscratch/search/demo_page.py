@@ -14,7 +14,7 @@ from ..evaluation.rank_labels import rank_labels
 from ..evaluation.report.markdown import code, escaped
 from ..utils.errors import ClipScratchError
 from ..utils.names import on_one_line
-from .index_files import ImageIndex
+from .image_index import ImageIndex
 from .result_page import HITS_CSS, hits_html, note_of
 from .search_index import UNKNOWN, search_index, unknown_words
 
@@ -42,7 +42,6 @@ def own_prompts(config) -> tuple[list[str], str]:
 
 
 def join_labels(labels: list[str]) -> str:
-    """Write labels as `split_labels` reads them."""
     return ("\n" if any("," in label for label in labels) else ", ").join(labels)
 
 

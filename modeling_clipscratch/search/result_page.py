@@ -29,12 +29,7 @@ def check_result_page(path: str | Path) -> None:
 
 
 def write_result_page(path: str | Path, hits: Sequence[Hit], *, query: str, image: Image.Image | None = None) -> None:
-    """Write the hits of a search as one page.
-
-    Args:
-        query: The text, or the name of the image.
-        image: The image that similar ones were searched for.
-    """
+    """Write the hits of a search for a text, or for images similar to the one called `query`, as one page."""
     check_result_page(path)
     title = html.escape(printable(query))
     if image is not None:
@@ -66,7 +61,6 @@ def thumbnail(path: Path) -> Image.Image | None:
 
 
 def note_of(hits: Sequence[Hit]) -> str:
-    """Return the line above the images."""
     return f"The {len(hits)} nearest images, best first. The number is the cosine, at most 1."
 
 

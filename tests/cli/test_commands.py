@@ -128,13 +128,6 @@ def test_index_elsewhere_is_found_by_its_own_folder(run, saved, images, tmp_path
     assert len(run("search", "red", "--model", saved, "--index", tmp_path / "index").splitlines()) == 10
 
 
-def test_file_of_the_user_is_not_taken_for_an_index(run, saved, images):
-    (images / "index.json").write_text("[1]")
-    run("index", images, "--model", saved)
-    assert (images / "index.json").read_text() == "[1]"
-    assert len(run("search", "red", "--model", saved, "--index", images).splitlines()) == 10
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -143,7 +136,7 @@ def test_file_of_the_user_is_not_taken_for_an_index(run, saved, images):
         ([""], "is empty"),
         (["red", "--top", "-1"], "top=-1"),
         (["red", "--page", "a.txt"], "page=a.txt"),
-        (["red"], "holds no finished index"),
+        (["red"], "holds no index"),
     ],
 )
 def test_search_refuses_in_a_sentence_before_it_loads_the_model(run, images, words, sentence):

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from ...data.images.decode import BadImageError, decode_image
 from ...data.images.preprocess import Preprocess
 from ...data.templates import check_templates
 from ...evaluation.encode import encode_pixels, longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.rank_labels import check_labels
 from ...search.demo_page import join_labels, own_prompts
-from ...search.image_files import list_images, read_images
+from ...search.image_index import list_images
 from ...search.result_page import thumbnail
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.errors import ClipScratchError
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "browser"
 _PIECE = 3 * 2**20  # bytes of a script's content before base64
-_BATCH = 64  # images
 _PRECISION = "int8"  # 28 % of the size of float32 for MiniLM and ViT-tiny; its losses: benchmarks/RESULTS.md
 _RESAMPLES = (1, 2, 3)  # Pillow's filters in pixels.js
 
@@ -195,19 +195,20 @@ def _write_payload(payload, folder):
     return pieces, size
 
 
-def _write_images(model, processor, source, names, folder):
+def _write_images(model, processor, folder, names, thumbnails):
     """Write thumbnails; return the images' names, and their embeddings as base64 of (N, P) float32."""
-    folder.mkdir()
+    thumbnails.mkdir()
     preprocess, kept, embeds, errors = Preprocess(processor.image_processor), [], [], []
-    for batch in read_images(Path(source or "."), names, preprocess, batch_size=_BATCH):
-        for read in batch:
-            small = None if read.error else thumbnail(Path(source, read.name))
-            if small is None:
-                errors.append(read.error or f"{read.name} was deleted meanwhile")
-                continue
-            small.save(folder / f"{len(kept)}.jpg", quality=82)
-            kept.append(printable(read.name))
-            embeds.append(encode_pixels(model, read.pixels[None].copy(), preprocess.mean, preprocess.std)[0].numpy())
+    for name in names:
+        path = Path(folder, name)
+        try:
+            pixels = preprocess(decode_image(path, name=str(path)))[None].copy()  # torch warns of a read-only array
+        except BadImageError as error:
+            errors.append(error)
+            continue
+        thumbnail(path).save(thumbnails / f"{len(kept)}.jpg", quality=82)
+        kept.append(printable(name))
+        embeds.append(encode_pixels(model, pixels, preprocess.mean, preprocess.std)[0].numpy())
     if errors:
         logger.warning("%d of %d images are left out; the first: %s", len(errors), len(names), errors[0])
     packed = np.stack(embeds).astype("<f4").tobytes() if embeds else b""
