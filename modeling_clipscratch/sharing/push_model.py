@@ -10,11 +10,12 @@ from huggingface_hub.errors import HTTPError
 
 from ..evaluation.report.metric_tables import ACCOUNT, weights_sha256
 from ..training.saving.run_folder import OF_A_RUN
+from ..utils.checksums import SUMS
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
 from ..utils.model_files import is_of_a_model
-from .model_card import REPORT, check_folder, code_files, read_account, read_recipe, write_card
-from .public_text import public_copies
+from .model_card import REPORT, check_folder, read_account, read_recipe, write_card
+from .public_text import public_content
 
 logger = logging.getLogger(__name__)
 
@@ -55,16 +56,25 @@ def push_folder(
     check_folder(folder)
     repo_id = open_repository(repo_id, private=private, revision=revision, token=token)
     write_card(folder, repo_id=repo_id, license=license, language=language)
-    files, left = _published(folder)
-    if left:
-        logger.info("not published, since no run wrote them or they are of other weights: %s", ", ".join(left))
-    outdated = f"{REPORT}/{ACCOUNT}" in files or _has_other_report(folder, repo_id, revision, token)
-
-    def stale(name):
-        return is_of_a_model(name) or outdated and name.startswith(f"{REPORT}/")
-
-    with public_copies(files, read_recipe(folder)) as copies:
-        commit_files(copies, repo_id, message="Trained ClipScratch model", stale=stale, revision=revision, token=token)
+    files = {
+        path.name: path
+        for path in folder.iterdir()
+        if path.is_file() and path.name != SUMS and (path.name in OF_A_RUN or is_of_a_model(path.name))
+    }
+    if report := read_account(folder).get("files"):
+        files |= _of_report(folder / REPORT, [ACCOUNT, *report])
+    left = sorted(path.name for path in folder.iterdir() if path.name not in {*files, SUMS, REPORT if report else None})
+    logger.info("not published: %s", ", ".join(left) or "nothing")
+    outdated = report or _has_other_report(folder, repo_id, revision, token)
+    recipe = read_recipe(folder)
+    commit_files(
+        {name: public_content(name, path, recipe) for name, path in files.items()},
+        repo_id,
+        message="Trained ClipScratch model",
+        stale=lambda name: is_of_a_model(name) or outdated and name.startswith(f"{REPORT}/"),
+        revision=revision,
+        token=token,
+    )
     return f"{constants.ENDPOINT}/{repo_id}" + (f"/tree/{revision}" if revision else "")
 
 
@@ -89,9 +99,6 @@ def open_report(folder: str | Path, repo_id: str | None) -> str | None:
 
     Returns:
         The repository's full id.
-
-    Raises:
-        ClipScratchError or OSError: If one cannot.
     """
     from ..evaluation.report.write_report import open_folder  # imports matplotlib, which training starts without
 
@@ -113,12 +120,25 @@ def push_report(folder: str | Path, files: Sequence[Path], repo_id: str, *, toke
     Raises:
         OSError: If the Hub refuses.
     """
-    named = {f"{REPORT}/{path.relative_to(folder).as_posix()}": path for path in files if path.suffix in OF_A_REPORT}
-    with public_copies(named, {}) as copies:
-        commit_files(
-            copies, repo_id, message="Evaluation report", token=token, stale=lambda path: path.startswith(f"{REPORT}/")
-        )
+    commit_files(
+        _of_report(Path(folder), [path.relative_to(folder) for path in files]),
+        repo_id,
+        message="Evaluation report",
+        token=token,
+        stale=lambda path: path.startswith(f"{REPORT}/"),
+    )
     return f"{constants.ENDPOINT}/{repo_id}/tree/main/{REPORT}"
+
+
+def _of_report(folder, names):
+    """{path in the repository: file} of a report's files that are published; `write_report` names no local path."""
+    paths = {f"{REPORT}/{Path(name).as_posix()}": folder / name for name in names}
+    inside = folder.resolve()
+    return {
+        name: path
+        for name, path in paths.items()
+        if path.suffix in OF_A_REPORT and path.is_file() and path.resolve().is_relative_to(inside)
+    }
 
 
 def _has_other_report(folder, repo_id, revision, token):
@@ -128,19 +148,3 @@ def _has_other_report(folder, repo_id, revision, token):
         return read_json(account).get("weights_sha256") != weights_sha256(folder)
     except (OSError, ValueError, HTTPError):  # there is none, or the push itself will fail
         return False
-
-
-def _published(folder):
-    """Return ({path in the repository: file}, names that are left out)."""
-    files, left, code = {}, [], code_files(folder)
-    for path in sorted(folder.iterdir()):
-        if path.name == REPORT and (names := read_account(folder).get("files")):
-            inside = path.resolve()
-            for file in ((path / name).resolve() for name in (ACCOUNT, *names)):
-                if file.suffix in OF_A_REPORT and file.is_file() and file.is_relative_to(inside):
-                    files[f"{REPORT}/{file.relative_to(inside).as_posix()}"] = file
-        elif path.name in OF_A_RUN or is_of_a_model(path.name) and (path.suffix != ".py" or path.name in code):
-            files[path.name] = path
-        elif not path.name.startswith((".", "checkpoint-")):
-            left.append(path.name)
-    return files, left

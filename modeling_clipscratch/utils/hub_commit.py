@@ -7,7 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-from huggingface_hub.utils import parse_ratelimit_headers, validate_repo_id
+from huggingface_hub.utils import validate_repo_id
 
 from .errors import ClipScratchError
 from .names import on_one_line
@@ -15,7 +15,6 @@ from .names import on_one_line
 logger = logging.getLogger(__name__)
 
 _WAITS = (1, 2, 4, 8)  # seconds before each further try
-_LONGEST_WAIT = 120  # seconds; if the Hub asks for more, the push fails
 
 
 def open_repository(
@@ -68,26 +67,23 @@ def open_repository(
 
 
 def commit_files(
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | bytes],
     repo_id: str,
     *,
     message: str,
     revision: str | None = None,
     token: str | None = None,
     stale: Callable[[str], bool] = lambda path: False,
-) -> str:
+) -> None:
     """Publish files in one commit, so that a reader sees all of them or none.
 
     A lost connection, a request to wait (429) and a server error are tried again. If only the answer was lost, the
     next try finds its files there and adds nothing; if somebody else committed meanwhile, the commit is refused.
 
     Args:
-        files: {path in the repository: file}.
+        files: {path in the repository: file, or its content}.
         repo_id, revision, token: As for `open_repository`, which must be called first.
         stale: Whether a file of the repository that is not among `files` is deleted by the same commit.
-
-    Returns:
-        The address of the commit.
 
     Raises:
         OSError: If the Hub refuses.
@@ -100,12 +96,10 @@ def commit_files(
         parents.append(info.sha)
         gone = [item.rfilename for item in info.siblings if item.rfilename not in files and stale(item.rfilename)]
         operations = [CommitOperationDelete(path, is_folder=False) for path in gone]
-        operations += [CommitOperationAdd(path, str(file)) for path, file in sorted(files.items())]
-        return api.create_commit(
-            repo_id, operations, commit_message=message, revision=revision, parent_commit=parents[0]
-        )
+        operations += [CommitOperationAdd(path, file) for path, file in sorted(files.items())]
+        api.create_commit(repo_id, operations, commit_message=message, revision=revision, parent_commit=parents[0])
 
-    return _ask(repo_id, commit).commit_url
+    _ask(repo_id, commit)
 
 
 def _ask(repo_id, call):
@@ -116,19 +110,11 @@ def _ask(repo_id, call):
         except (HTTPError, RuntimeError, OSError, ValueError) as error:
             cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error  # of an upload
             message = on_one_line(str(cause)) or type(cause).__name__
-            response = cause.response if isinstance(cause, HfHubHTTPError) else None
-            if response is not None:
-                passes = response.status_code in (408, 429) or response.status_code >= 500
+            if isinstance(cause, HfHubHTTPError) and cause.response is not None:
+                passes = cause.response.status_code in (408, 429) or cause.response.status_code >= 500
             else:
                 passes = isinstance(cause, HTTPError)
-            if wait is not None and response is not None:
-                wait = max(wait, _requested_wait(response.headers))
-            if not passes or wait is None or wait > _LONGEST_WAIT:
+            if not passes or wait is None:
                 raise OSError(f"pushing to {repo_id} failed: {message}") from error
             logger.warning("%s; trying again in %d s", message, wait)
             time.sleep(wait)
-
-
-def _requested_wait(headers):
-    limits, after = parse_ratelimit_headers(headers), headers.get("Retry-After", "")
-    return int(after) if after.isdigit() else limits.reset_in_seconds if limits else 0
