@@ -126,14 +126,11 @@ def _read_state_dict(path):
             f"{path} is not a file of weights that can be read without running code; save the model's state_dict() "
             "with torch.save, and nothing else."
         ) from error
-    names = [str(name) for name in weights] if isinstance(weights, dict) else [f"a {type(weights).__name__}"]
-    expected = [f"{encoder}.{name}" for encoder in _ENCODERS.values() for name in _HEAD.values()]
-    towers = all(any(name.startswith(f"{encoder}.model.") for name in names) for encoder in _ENCODERS.values())
-    if not towers or not set(expected) <= set(names):
-        shown = ", ".join(sorted({".".join(name.split(".")[:2]) for name in names})[:8])
+    heads = [f"{encoder}.{name}" for encoder in _ENCODERS.values() for name in _HEAD.values()]
+    if missing := [name for name in heads if name not in weights]:
         raise ClipScratchError(
-            f"{path} does not hold the tutorial's model but {shown}; expected are text_encoder and image_encoder, each "
-            "with model, projection and layer_norm."
+            f"{path} does not hold the tutorial's model ({missing[0]} is missing); expected are text_encoder and "
+            "image_encoder, each with model, projection and layer_norm."
         )
     return weights
 

@@ -140,12 +140,11 @@ class Foreign:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: {"visual.proj": torch.ones(2)}, "does not hold the tutorial's model but visual.proj; expected are"),
-        (lambda w: torch.ones(2), "does not hold the tutorial's model but a Tensor; expected are"),
+        (lambda w: {"visual.proj": torch.ones(2)}, "does not hold the tutorial's model .*; expected are"),
         (lambda w: {**w, "more": Foreign()}, "is not a file of weights that can be read without running code"),
         (
             lambda w: {n: v for n, v in w.items() if n != "image_encoder.layer_norm.bias"},
-            "but image_encoder.layer_norm, .*expected are text_encoder and image_encoder",
+            r"\(image_encoder.layer_norm.bias is missing\); expected are text_encoder and image_encoder",
         ),
         (
             lambda w: {n: v for n, v in w.items() if "transformer.layer.1." not in n},

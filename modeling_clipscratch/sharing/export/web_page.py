@@ -98,7 +98,7 @@ def write_page(
             processor.tokenizer.save_pretrained(work)
             for name in ("tokenizer", "tokenizer_config"):
                 payload[name] = Path(work, f"{name}.json").read_bytes()
-        settings["payload"], settings["payload_bytes"] = _write_payload(payload, new / "payload")
+        settings["payload"] = _write_payload(payload, new / "payload")
         settings["images"] = _write_images(model, processor, images, names, new / "images")
         text = json.dumps(settings, indent=1)
         (new / "settings.js").write_text(f"const SETTINGS = {text};\n", encoding="utf-8")
@@ -125,15 +125,12 @@ def preprocess_settings(image_processor) -> dict:
     target = [size.height, size.width] if size.shortest_edge is None else size.shortest_edge
     if image_processor.do_center_crop:
         crop = [image_processor.crop_size.height, image_processor.crop_size.width]
-    if not image_processor.do_resize or image_processor.resample not in _RESAMPLES or size.longest_edge is not None:
+    known = image_processor.do_resize and image_processor.resample in _RESAMPLES and size.longest_edge is None
+    if not known or crop is not None and (np.array(crop) > target).any():
         values = f"do_resize={image_processor.do_resize}, resample={image_processor.resample}, size={dict(size)}"
         raise ClipScratchError(
-            f"the page cannot prepare images as this image processor does ({values}); it can resize with resample 1, 2 "
-            "or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge."
-        )
-    if crop is not None and (np.array(crop) > target).any():
-        raise ClipScratchError(
-            f"crop_size={crop} exceeds size={target}, and the page cannot pad; choose a smaller one."
+            f"the page cannot prepare images as this image processor does ({values}, crop={crop}); it can resize with "
+            "resample 1, 2 or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge, and crop, but not pad."
         )
     return {
         "size": target,
@@ -182,17 +179,17 @@ def read_package(package: str, sha512: str, members: Sequence[str]) -> list[byte
 
 
 def _write_payload(payload, folder):
-    """Return ({name: number of pieces}, bytes of all pieces)."""
+    """Write the pieces; return how many each name has."""
     folder.mkdir()
-    pieces, size = {}, 0
+    pieces = {}
     for name, content in payload.items():
         packed = gzip.compress(content, 9, mtime=0)
         starts = range(0, len(packed), _PIECE)
         for place, start in enumerate(starts):
             text = base64.b64encode(packed[start : start + _PIECE]).decode()
             (folder / f"{name}-{place}.js").write_text(f'received("{name}", {place}, "{text}");\n', encoding="ascii")
-        pieces[name], size = len(starts), size + len(packed)
-    return pieces, size
+        pieces[name] = len(starts)
+    return pieces
 
 
 def _write_images(model, processor, folder, names, thumbnails):
