@@ -11,8 +11,7 @@ from ..data.load import describe_data, load_data
 from ..data.splits import canonical_split
 from ..evaluation.evaluate_dataset import PROBES, TASKS
 from ..evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
-from ..evaluation.report.write_report import write_report
-from ..sharing.push_model import open_report, push_report
+from ..evaluation.report.write_report import open_folder, write_report
 from ..training.recipe.arguments import recipe_fields
 from ..utils.errors import ClipScratchError
 from ..utils.names import once_each
@@ -31,9 +30,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--seeds", action="store_true", help="the models are seeds of one recipe: print mean and standard deviation")
     add("--save_predictions", action="store_true", help="write predictions.parquet into the report's folder")
     add("--save_embeddings", action="store_true", help="write embeddings.safetensors into the report's folder")
-    add(
-        "--push_to_hub", metavar="ID", help="publish the report, with images of the dataset, in that model's repository"
-    )
     add("--batch_size", type=int, default=256, help="images encoded at once (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     add("--validation_fraction", type=float, default=0.1, help="as in training, for data without a validation split")
@@ -49,8 +45,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         raise ClipScratchError(
             f"task={options.task} learns from the training split; measure it on another (--split test)."
         )
-    if options.output_dir is None and (options.save_predictions or options.save_embeddings or options.push_to_hub):
-        raise ClipScratchError("--save_predictions, --save_embeddings and --push_to_hub need --output_dir.")
+    if options.output_dir is None and (options.save_predictions or options.save_embeddings):
+        raise ClipScratchError("--save_predictions and --save_embeddings need --output_dir.")
     return options
 
 
@@ -78,7 +74,7 @@ def main(arguments: list[str]) -> None:
         for line in describe_data(parts):
             logger.info("%s, %s", name, line)
     if options.output_dir is not None:
-        options.push_to_hub = open_report(options.output_dir, options.push_to_hub)
+        open_folder(options.output_dir)
     settings = {name: vars(options)[name] for name in ("split", "task", "device", "batch_size", "on_bad_row")}
     settings |= {"templates": options.templates} if options.templates else {}
     evaluations = evaluate_models(options.model, data, progress=True, **settings)
@@ -89,5 +85,3 @@ def main(arguments: list[str]) -> None:
         saved = {"predictions": options.save_predictions, "embeddings": options.save_embeddings}
         page, *others = write_report(options.output_dir, evaluations, differences, command=command, **saved)
         print(f"wrote {page} and {len(others)} files beside it")
-        if options.push_to_hub:
-            print(f"published: {push_report(options.output_dir, [page, *others], options.push_to_hub)}")

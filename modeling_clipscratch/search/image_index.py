@@ -8,7 +8,6 @@ import logging
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from safetensors import SafetensorError
@@ -165,15 +164,14 @@ def update_index(
     model_name: str,
     where: str | Path | None = None,
     rebuild: bool = False,
-    on_bad_row: Literal["skip", "raise"] = "skip",
     batch_size: int = 64,
     progress: bool = False,
 ) -> tuple[ImageIndex, Changes]:
     """Make the index of a folder of images, or bring it up to date.
 
     An image whose name, size and time are those of the index counts as unchanged. Any other one is read, and encoded
-    unless the index has the same content under whatever name. The index is saved from time to time, so that a call
-    after one that was killed encodes little twice.
+    unless the index has the same content under whatever name. Unreadable images are left out, with a warning for each.
+    The index is saved from time to time, so that a call after one that was killed encodes little twice.
 
     Args:
         folder: The images, at any depth; folders that begin with a dot are left out.
@@ -181,7 +179,6 @@ def update_index(
         model_name: Folder or Hub id of the model, for messages.
         where: Folder of the index; default: `.clipscratch-index` in the folder.
         rebuild: Encode all images again, and replace an existing index.
-        on_bad_row: `skip` leaves unreadable images out, with a warning for each; or `raise`.
         batch_size: Images that are encoded at once.
         progress: Show a bar.
 
@@ -189,7 +186,6 @@ def update_index(
         The index and what was done.
 
     Raises:
-        BadImageError or OSError: At the first unreadable image, with `raise`; what was encoded before it is kept.
         ClipScratchError: If no image is there or none can be read, or the index is damaged or of another model or
             folder.
 
@@ -246,8 +242,6 @@ def update_index(
                     vectors.update(zip(new, encoded, strict=True))
                 images.update((name, (*files[name], digest)) for name, digest, _ in good)
                 for name, error in ((name, error) for name, error, _ in batch if isinstance(error, Exception)):
-                    if on_bad_row == "raise":
-                        raise error
                     images.pop(name, None)
                     changes.errors.append(error)
                     logger.warning("left out: %s", error)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from ..data.columns import DATA_OPTIONS
 from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.report.markdown import Markdown, code, code_block, escaped
-from ..evaluation.report.metric_tables import ACCOUNT, INTERVAL, shown_of, values_only, weights_sha256
+from ..evaluation.report.metric_tables import INTERVAL, shown_of, values_only
 from ..evaluation.safe_loading import check_code, explaining_load_errors
 from ..hub.configuration_clipscratch import ClipScratchConfig
 from ..training.saving.run_folder import CARD, OUR_CARD, is_our_card
@@ -30,16 +30,10 @@ from .public_text import hide_paths
 
 logger = logging.getLogger(__name__)
 
-REPORT = "report"  # folder with the report of a model, in its folder and repository
 _NEEDED = ("config.json", "model*.safetensors", f"modeling{CODE}", "tokenizer_config.json", "*processor_config.json")
 _CAPTIONS = ["a boat with a white sail on blue water", "a dog running through the snow", "two people at a table"]
 _METRICS = {"top1": "accuracy", "mean_per_class_recall": "recall"}  # our name: the Hub's, where it has one
-_TASKS = {  # our name: type and name on the Hub, which has no retrieval between images and texts
-    "zero_shot": ("zero-shot-image-classification", "Zero-Shot Image Classification"),
-    "retrieval": ("zero-shot-image-classification", "Image-Text Retrieval"),
-    "knn": ("image-classification", "k Nearest Neighbours"),
-    "linear_probe": ("image-classification", "Linear Probe"),
-}
+_TASKS = {"zero_shot": "Zero-Shot Image Classification", "retrieval": "Image-Text Retrieval"}
 
 
 def write_card(
@@ -176,14 +170,13 @@ def _metadata(run, measured, name, license, language):
 
 def _eval_results(entry, data):
     """Convert an entry of `_measured` to results of a model index; an interval is an argument of its metric."""
-    task_type, task_name = _TASKS[entry["task"]]
     name, metrics = entry["name"], entry["metrics"]
     # The Hub takes one slash at most in a dataset's type.
     plain = re.sub(r"[^\w.-]+", "-", name.split("/")[-1], flags=re.ASCII).strip("-.") or "data"
     return [
         EvalResult(
-            task_type=task_type,
-            task_name=task_name,
+            task_type="zero-shot-image-classification",  # the Hub has no retrieval between images and texts
+            task_name=_TASKS[entry["task"]],
             dataset_type=name if data.get("source") == "hub" and data["name"] == name else plain,
             dataset_name=name,
             dataset_split=entry["split"],
@@ -208,20 +201,14 @@ def _count_parameters(folder):
 
 
 def _measured(folder, data, recipe, model):
-    """What the run and its report measured: a list of `name`, `split`, `task`, `rows`, `metrics`, `command`."""
-    entries = {}
+    """What the run measured: a list of `name`, `split`, `task`, `rows`, `metrics`, `command`."""
+    entries = []
     for dataset, metrics in _read(folder, "metrics.json").items():
         split, task = data.get("measured"), "zero_shot" if "top1" in metrics else "retrieval"
         name = data.get("name") or PureWindowsPath(dataset).name
         about = {"name": name, "split": split, "task": task, "rows": data.get("rows", {}).get(split)}
-        command = eval_command(model, name, split, recipe)
-        entries[name, split, task] = {**about, "metrics": metrics, "command": command}
-    account, metrics = read_account(folder), _read(folder, f"{REPORT}/metrics.json")
-    for dataset, about in account.get("data", {}).items():
-        # Of the same rows these are the figures that the command gives to the last digit.
-        entry = {**about, "metrics": metrics.get(dataset), "command": account["command"]}
-        entries[about["name"], about["split"], about["task"]] = entry
-    return [entry for entry in entries.values() if entry["metrics"]]
+        entries.append({**about, "metrics": metrics, "command": eval_command(model, name, split, recipe)})
+    return [entry for entry in entries if entry["metrics"]]
 
 
 def eval_command(model: str, dataset: str, split: str | None, recipe: dict) -> str:
@@ -237,13 +224,6 @@ def eval_command(model: str, dataset: str, split: str | None, recipe: dict) -> s
 def read_recipe(folder: Path) -> dict:
     """Return the options of the run; empty if the folder has none."""
     return _read(folder, "recipe.yaml")
-
-
-def read_account(folder: Path) -> dict:
-    """Return what the folder's report says about itself; empty if there is none, or it is of other weights."""
-    account = _read(folder, f"{REPORT}/{ACCOUNT}")
-    digest = account.get("weights_sha256")
-    return account if digest is not None and digest == weights_sha256(folder) else {}
 
 
 def _read(folder, name):

@@ -18,21 +18,15 @@ _WAITS = (1, 2, 4, 8)  # seconds before each further try
 
 
 def open_repository(
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    create: bool = True,
+    repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | None = None
 ) -> str:
-    """Check, before anything long begins, that a model repository can be written to.
+    """Check, before anything long begins, that a model repository can be written to; create it if it is missing.
 
     Args:
         repo_id: `you/name`, or `name` for a repository of the token's owner.
         private: Visibility of a repository that is created now. With `True` an existing public one is refused.
         revision: Branch; created if it is missing.
         token: Default: the one that `hf auth login` or `HF_TOKEN` set.
-        create: Create the repository if it is missing.
 
     Returns:
         The full id.
@@ -51,10 +45,7 @@ def open_repository(
             "`hf auth login`."
         )
     api = HfApi(token=token)
-    if create:
-        repo_id = _ask(repo_id, lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
-    elif "/" not in repo_id:
-        repo_id = f"{_ask(repo_id, api.whoami)['name']}/{repo_id}"
+    repo_id = _ask(repo_id, lambda: api.create_repo(repo_id, private=private, exist_ok=True)).repo_id
     _ask(repo_id, lambda: api.auth_check(repo_id, write=True))  # `create_repo` succeeds for one of somebody else
     if private and not _ask(repo_id, lambda: api.repo_info(repo_id)).private:
         raise ClipScratchError(

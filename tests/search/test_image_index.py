@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling_clipscratch.data.images.decode import BadImageError, decode_image
+from modeling_clipscratch.data.images.decode import decode_image
 from modeling_clipscratch.search import image_index
 from modeling_clipscratch.search.image_index import FILE, INSIDE, open_index
 
@@ -77,12 +77,15 @@ def test_unreadable_images_are_named_and_left_out(images, update, caplog):
     assert f"{images / 'broken.jpg'}: cannot be decoded" in caplog.text and str(images / "3.png") in caplog.text
 
 
-def test_an_unreadable_image_stops_a_strict_call_and_what_was_encoded_is_kept(images, update):
-    (images / "zz.jpg").write_bytes(b"no image")
-    with pytest.raises(BadImageError, match="zz.jpg: cannot be decoded"):
-        update(images, on_bad_row="raise", batch_size=5)
-    (images / "zz.jpg").unlink()
-    assert counts(update(images)[1]) == {"unchanged": 10}
+def test_what_was_encoded_before_an_error_is_kept(images, update, monkeypatch):
+    def failing(data, name):
+        return 1 / 0 if name.endswith("9.png") else decode_image(data, name=name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_index, "decode_image", failing)
+        with pytest.raises(ZeroDivisionError):
+            update(images, batch_size=5)
+    assert counts(update(images)[1]) == {"encoded": 5, "unchanged": 5}
 
 
 KILLED = """

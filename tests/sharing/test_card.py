@@ -17,7 +17,6 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from PIL import Image
 
 from modeling_clipscratch.cli import train as run_train
-from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
 from modeling_clipscratch.sharing.model_card import eval_command, write_card
 from modeling_clipscratch.training.saving.run_folder import OUR_CARD
 from modeling_clipscratch.utils.checksums import SUMS
@@ -271,23 +270,6 @@ def test_empty_metrics_make_no_section(copy):
     (copy / "metrics.json").write_text('{"digits": {}}')
     assert "## Results" not in write_card(copy).read_text()
     assert "model-index" not in metadata_load(copy / "README.md")
-
-
-def write_report(copy, **account):
-    (copy / "report").mkdir(exist_ok=True)
-    about = {"name": "digits", "split": "validation", "task": "zero_shot", "rows": 180}
-    account = {"command": "eval --model digits --output_dir report", "data": {"digits": about}, **account}
-    (copy / "report" / "evaluation.json").write_text(json.dumps(account))
-    (copy / "report" / "metrics.json").write_text(json.dumps({"digits": {"top1": 0.75}}))
-
-
-def test_a_report_of_these_weights_is_shown_and_of_others_is_not(copy):
-    write_report(copy, weights_sha256=weights_sha256(copy))
-    text = write_card(copy).read_text()
-    assert "**digits**, split test, 360 images" in text and "**digits**, split validation, 180 images" in text
-    assert "| top1 | 75.0 % |" in text and "eval --model digits --output_dir report\n" in text
-    write_report(copy, weights_sha256="0" * 64)
-    assert "split validation" not in write_card(copy).read_text()
 
 
 EVIL = [

@@ -11,7 +11,7 @@ from modeling_clipscratch import hub as package
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
 from modeling_clipscratch.sharing.model_card import check_folder
 from modeling_clipscratch.sharing.public_text import hide_paths
-from modeling_clipscratch.sharing.push_model import push_folder, push_report
+from modeling_clipscratch.sharing.push_model import push_folder
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
 
 CODE = {path.name for path in Path(package.__file__).parent.glob("*_clipscratch.py")}
@@ -35,8 +35,7 @@ def add_more(folder):
     for name in (*REPORT, "private/grid.png"):  # the last belongs to an earlier report
         (folder / "report" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "report" / name).write_bytes(b"of the report")
-    (folder.parent / "of_others.json").write_text("{}")
-    write_account(folder, weights_sha256=weights_sha256(folder), files=[*REPORT, "../../of_others.json"])
+    write_account(folder, weights_sha256=weights_sha256(folder), files=REPORT)
 
 
 def test_model_code_processor_card_and_results_are_published_and_nothing_else(hub, trained, caplog):
@@ -48,7 +47,6 @@ def test_model_code_processor_card_and_results_are_published_and_nothing_else(hu
     assert set(repo.files()) - {".gitattributes"} == CODE | MODEL | RESULTS | report
     assert repo.history == ["initial commit", "Trained ClipScratch model"]
     assert all(repo.files()[name] == (trained / name).read_bytes() for name in CODE | MODEL | RESULTS)
-    assert "not published: .env, .incomplete, checkpoint-3, notes.txt, recipe.yaml.part" in caplog.text
 
 
 def test_no_path_of_this_machine_is_published(hub, trained):
@@ -93,8 +91,8 @@ def test_other_slashes_are_not_taken_for_paths(text, public):
 
 def test_files_of_an_earlier_model_are_deleted_and_those_of_others_kept(hub, trained):
     earlier = ("vocab.txt", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "old_clipscratch.py")
-    others = ("notes.md", "report/report.html", "last-checkpoint/config.json", "adapter.safetensors")
-    hub.add("you/clip", dict.fromkeys((*earlier, *others), b"there"))
+    others = ("notes.md", "last-checkpoint/config.json", "adapter.safetensors")
+    hub.add("you/clip", dict.fromkeys((*earlier, *others, "report/report.html"), b"there"))
     push_folder(trained, "you/clip")
     assert set(hub.repos["model", "you/clip"].files()) == CODE | MODEL | RESULTS | set(others)
 
@@ -107,22 +105,13 @@ def test_a_new_report_replaces_an_old_one(hub, trained):
     assert files["report/report.html"] == b"of the report" and "report/other/grid.png" not in files
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_a_report_on_the_hub_is_kept_while_it_is_of_these_weights(hub, trained, same):
-    account = json.dumps({"weights_sha256": weights_sha256(trained) if same else "0123"}).encode()
-    hub.add("you/clip", {"report/evaluation.json": account, "report/report.html": b"there", "notes.md": b"mine"})
-    push_folder(trained, "you/clip")
-    files = {name for name in hub.repos["model", "you/clip"].files() if name.startswith(("report/", "notes"))}
-    assert files == {"notes.md", *(("report/evaluation.json", "report/report.html") if same else ())}
-
-
-@pytest.mark.parametrize("account", [{"weights_sha256": "0123"}, {}])
+@pytest.mark.parametrize("account", [{"weights_sha256": "0123"}, {"weights_sha256": None}])
 def test_a_report_of_other_weights_is_not_published(hub, trained, caplog, account):
     caplog.set_level("INFO", "modeling_clipscratch")
     write_account(trained, **account)
     push_folder(trained, "you/clip")
     assert not any(name.startswith("report") for name in hub.repos["model", "you/clip"].files())
-    assert "not published: report" in caplog.text
+    assert "is of other weights and is not published" in caplog.text
 
 
 def test_sharded_weights_are_published(hub, trained):
@@ -173,16 +162,3 @@ def test_transformers_own_push_publishes_model_and_processor(hub, trained, word_
     shutil.rmtree(trained)
     again = AutoModel.from_pretrained("you/hidden")
     assert again.state_dict().keys() == model.state_dict().keys()
-
-
-def test_a_report_is_published_beside_the_model_in_one_commit(hub, tmp_path):
-    hub.add("you/clip", {"report/old/grid.png": b"old", "report/table.md": b"old", "config.json": b"{}"})
-    names = ["table.md", "digits/a.png", "digits/predictions.parquet"]
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("new")
-    page = push_report(tmp_path, [tmp_path / name for name in names], "you/clip")
-    assert page == f"{hub.url}/you/clip/tree/main/report"
-    repo = hub.repos["model", "you/clip"]
-    assert repo.files() == {"report/table.md": b"new", "report/digits/a.png": b"new", "config.json": b"{}"}
-    assert repo.history == ["initial commit", "Evaluation report"]
