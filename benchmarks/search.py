@@ -90,7 +90,8 @@ def unpack(folder: Path, images: Path, most: int) -> list[str]:
 
 
 def start_index(options: argparse.Namespace, images: Path) -> subprocess.Popen:
-    command = [sys.executable, "run_inference.py", "index", str(images), "--model", options.model, "--device", "cpu"]
+    program = "from modeling_clipscratch.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "index", str(images), "--model", options.model, "--device", "cpu"]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=os.environ)
 
 

@@ -1,6 +1,5 @@
 """Convert a two-tower model of another format to a ClipScratch folder with the same features."""
 
-import logging
 from pathlib import Path
 
 import torch
@@ -10,8 +9,6 @@ from ..hub.configuration_clipscratch import MAX_LOGIT_SCALE
 from ..hub.modeling_clipscratch import ClipScratchModel
 from ..utils.atomic_files import check_new_folder, write_whole
 from ..utils.errors import ClipScratchError
-
-logger = logging.getLogger(__name__)
 
 TYPES = ("clip", "vision-text-dual-encoder")
 
@@ -61,6 +58,4 @@ def convert(source: str, output: str | Path) -> Path:
     with torch.no_grad():
         model.logit_scale.fill_(original.logit_scale)
     write_whole(output, lambda new: (model.save_pretrained(new), processor.save_pretrained(new)), folder=True)
-    kinds = model.config.text_config.model_type, model.config.vision_config.model_type
-    logger.info("%s: text tower %s, vision tower %s", source, *kinds)
     return Path(output)

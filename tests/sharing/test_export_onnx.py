@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.sharing.export.export_onnx import OPSET, export_onnx, open_session
+from modeling_clipscratch.sharing.export.export_onnx import export_onnx, open_session
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'clipscratch[export]'")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'clipscratch[export]'")
@@ -88,8 +88,6 @@ def test_the_table_suffices_to_compute_logits(exported, batch):
     )
     logits = np.exp(table["logit_scale"]) * images @ texts.T + (table["logit_bias"] or 0)
     torch.testing.assert_close(logits, model(**batch).logits_per_image.detach(), rtol=0, atol=1e-3)
-    opsets = {entry.domain: entry.version for entry in onnx.load(where / "text_model.onnx").opset_import}
-    assert opsets[""] == table["opset"] == OPSET
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,6 @@ from ...hub.losses_clipscratch import unit_length
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.errors import ClipScratchError
 from ...utils.names import once_each
-from ...utils.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +71,9 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
 
     Returns:
         The content of `onnx.json`: `files` and `largest_distance` by precision and side, `logit_scale` (natural
-        logarithm of the inverse temperature), `logit_bias`, `image_size`, `max_length` in tokens, `opset`, the source
-        with the SHA-256 of its weights, and versions. The logit of an image and a text is exp(logit_scale) times the
-        inner product of their embeddings, plus the bias where there is one.
+        logarithm of the inverse temperature), `logit_bias`, `image_size`, `max_length` in tokens, and the source with
+        the SHA-256 of its weights. The logit of an image and a text is exp(logit_scale) times the inner product of
+        their embeddings, plus the bias where there is one.
 
     Raises:
         ClipScratchError: If there is no model, something is at `output_dir`, or a file differs too much.
@@ -88,13 +87,10 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
     table = {
         "source": Path(folder).resolve().name,
         "source_sha256": weights_sha256(folder),
-        "opset": OPSET,
-        "embedding_size": model.config.projection_dim,
         "logit_scale": log_scale(model),
         "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
         "image_size": list(Preprocess(processor.image_processor).image_size),
         "max_length": longest_text(model, processor.tokenizer),
-        "versions": versions(),
     }
 
     def fill(new):
@@ -109,7 +105,7 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
 def write_towers(model, processor, folder: Path, precisions: Sequence[str]) -> dict:
     """Write and compare the ONNX files alone; return `files` and `largest_distance`, {precision: {side: value}}."""
     image_size = Preprocess(processor.image_processor).image_size
-    longest = longest_text(model, processor.tokenizer)
+    vocabulary, longest = model.config.text_config.vocab_size, longest_text(model, processor.tokenizer)
     files, largest = ({precision: {} for precision in precisions} for _ in range(2))
     for side in SIDES:
         plain = folder / f"{side}_model.onnx"
@@ -120,8 +116,11 @@ def write_towers(model, processor, folder: Path, precisions: Sequence[str]) -> d
             if precision == "int8":
                 path = folder / f"{side}_model_int8.onnx"
                 _write_int8(plain, path)
-            parity = check_parity(model, side, path, precision, image_size=image_size, longest=longest)
-            files[precision][side], largest[precision][side] = path.name, parity
+            inputs = _texts(vocabulary, longest) if side == "text" else _images(image_size)
+            files[precision][side], largest[precision][side] = (
+                path.name,
+                _check_parity(model, side, path, precision, inputs),
+            )
         if "fp32" not in precisions:
             plain.unlink()
     return {"files": files, "largest_distance": largest}
@@ -154,8 +153,7 @@ def tower(model, side: str) -> nn.Module:
 def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> None:
     """Write one tower in float32, for batches and texts of any size.
 
-    The attention of the model is set to `eager`, which gives the smallest graph: that of `sdpa` has a third more
-    nodes, for rows without any token.
+    The model's attention is set to `eager`: the graph of `sdpa` has a third more nodes, for rows without any token.
     """
     model.set_attn_implementation("eager")
     if side == "text":
@@ -232,17 +230,9 @@ def open_session(path: Path, *, threads: int | None = None):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def check_parity(model, side: str, path: Path, precision: str, *, image_size: tuple[int, int], longest: int) -> float:
-    """Compare a file with its model on batches of one and several, and texts of several lengths and paddings.
-
-    Returns:
-        The largest distance between two embeddings of one input.
-
-    Raises:
-        ClipScratchError: If it is above the bound of the precision, or NaN.
-    """
+def _check_parity(model, side, path, precision, inputs):
+    """Compare a file with its model; return the largest distance between two embeddings of one input."""
     session, reference, largest = open_session(path), tower(model, side), 0.0
-    inputs = _texts(model.config.text_config.vocab_size, longest) if side == "text" else _images(image_size)
     for batch in inputs:
         with torch.inference_mode():
             expected = reference(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()
@@ -256,8 +246,8 @@ def check_parity(model, side: str, path: Path, precision: str, *, image_size: tu
     return largest
 
 
-def _texts(vocabulary: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield random tokens, the first row of each batch whole, the others with holes."""
+def _texts(vocabulary, longest):
+    """Yield random tokens of several lengths, the first row of each batch whole, the others with holes."""
     random = np.random.default_rng(0)
     for batch, share in ((1, 0.0), (1, 0.3), (4, 1.0), (7, 0.5)):  # share of the longest text
         mask = random.random((batch, max(1, round(share * longest)))) < 0.7
@@ -265,7 +255,7 @@ def _texts(vocabulary: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
         yield {"input_ids": random.integers(0, vocabulary, mask.shape), "attention_mask": mask.astype(np.int64)}
 
 
-def _images(image_size: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
+def _images(image_size):
     random = np.random.default_rng(0)
     for batch in (1, 3):
         yield {"pixel_values": random.uniform(-2, 2, (batch, 3, *image_size)).astype(np.float32)}
