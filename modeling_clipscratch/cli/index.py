@@ -14,13 +14,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rebuild", action="store_true", help="encode all images again, for instance with a new model")
     options = parser.parse_args(arguments)
     model, processor = load_model(options.model, options.device)
-    index, changes = update_index(
-        options.folder,
-        model,
-        processor,
-        model_name=options.model,
-        where=options.index,
-        rebuild=options.rebuild,
-        progress=sys.stderr.isatty(),
-    )
+    settings = {"model_name": options.model, "where": options.index, "rebuild": options.rebuild}
+    index, changes = update_index(options.folder, model, processor, progress=sys.stderr.isatty(), **settings)
     print(f"{len(index.images):,} images in the index: {changes}")

@@ -56,13 +56,7 @@ def split_labels(text: str) -> list[str]:
 
 
 def build_page(model, processor, index: ImageIndex | None = None, *, model_name: str):
-    """Build the page, which starts with the model's own classes and template; return `gradio.Blocks`.
-
-    Args:
-        model, processor: As `load_model` returns them.
-        index: Made by this model; without it the page has no search.
-        model_name: Folder or Hub id of the model.
-    """
+    """Build the page, which starts with the model's own classes and template; without an index it has no search."""
     gr = gradio_library()
 
     def classify(path, labels, template):
@@ -121,9 +115,6 @@ def serve(page, port: int, *, wait: bool = True) -> str:
     """Serve the page to this machine only, and return its address; with `wait` not before it is stopped.
 
     Requests that name another host are answered with 400.
-
-    Raises:
-        ClipScratchError: If the port is in use.
     """
     gr = gradio_library()
     from starlette.middleware import Middleware  # comes with gradio

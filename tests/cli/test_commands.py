@@ -278,7 +278,6 @@ def test_wrong_model_leaves_no_empty_report(run, tmp_path):
             None,
             "--labels and --template are for the page",
         ),
-        ("export", ["runs/a", "--page", "site", "--precision", "fp32"], None, "for the ONNX files; give --output_dir"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_model_is_loaded(run, monkeypatch, command, words, package, sentence):

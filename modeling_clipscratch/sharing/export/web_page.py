@@ -30,7 +30,7 @@ from ...search.image_index import list_images
 from ...search.result_page import thumbnail
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.errors import ClipScratchError
-from ...utils.names import printable
+from ...utils.names import on_one_line, printable
 from .export_onnx import load_for_export, write_towers
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def write_page(
     labels: Sequence[str] | None = None,
     template: str | None = None,
 ) -> Path:
-    """Write the page's folder.
+    """Write the page's folder, and return the path of its `index.html`.
 
     Args:
         folder: The folder that training wrote.
@@ -67,13 +67,6 @@ def write_page(
             Unreadable images are left out; a warning counts them.
         labels: Two or more that the page starts with; default: the model's own classes.
         template: What the page starts with; default: the model's own first template.
-
-    Returns:
-        The path of its `index.html`.
-
-    Raises:
-        ClipScratchError: If there is no model, something is at `page`, the page cannot prepare images as the model
-            does, npm cannot fetch the two packages, or an ONNX file differs too much from the model.
     """
     names = check_page(page, images=images, labels=labels, template=template)
     model, processor = load_for_export(folder)
@@ -112,10 +105,8 @@ def check_page(
 ) -> list[str]:
     """Check the arguments of `write_page` before anything is loaded, and return the names of the images."""
     check_new_folder("page", page)
-    if labels:
-        check_labels(labels, ["{}" if template is None else template])
-    elif template is not None:
-        check_templates([template])
+    templates = ["{}" if template is None else template]
+    check_labels(labels, templates) if labels else check_templates(templates)
     return [] if images is None else list(list_images(Path(images)))
 
 
@@ -153,29 +144,22 @@ def read_programs() -> dict[str, bytes]:
 
 
 def read_package(package: str, sha512: str, members: Sequence[str]) -> list[bytes]:
-    """Fetch files of a package, `name@version`, through npm, and run nothing of it.
-
-    Raises:
-        ClipScratchError: If npm cannot fetch the package, or the base64 SHA-512 of its archive is another one.
-    """
+    """Fetch files of a package, `name@version`, through npm, and run nothing of it."""
     npm = shutil.which("npm")
     if npm is None:
         raise ClipScratchError(f"the page needs {package}, which npm fetches, and npm is missing; install Node.js.")
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", package, "--silent", "--ignore-scripts", "--pack-destination", folder]
         # In the temporary folder, since npm reads the package.json of the current one.
+        command = [npm, "pack", package, "--silent", "--ignore-scripts"]
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        archives = list(Path(folder).glob("*.tgz"))
-        if ended.returncode or len(archives) != 1:
-            lines = (ended.stderr or ended.stdout).strip().splitlines() or ["without a reason"]
-            raise ClipScratchError(f"npm cannot fetch {package} ({lines[-1]}); check the connection.")
-        digest = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
+        if ended.returncode:
+            raise ClipScratchError(f"npm cannot fetch {package} ({on_one_line(ended.stderr)}); check the connection.")
+        (archive,) = Path(folder).glob("*.tgz")
+        digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
         if digest != sha512:
-            raise ClipScratchError(
-                f"npm fetched an archive of {package} with SHA-512 {digest}, not {sha512}; check npm's registry."
-            )
-        with tarfile.open(archives[0]) as archive:
-            return [archive.extractfile(f"package/{member}").read() for member in members]
+            raise ClipScratchError(f"{package} has SHA-512 {digest} instead of {sha512}; check npm's registry.")
+        with tarfile.open(archive) as opened:
+            return [opened.extractfile(f"package/{member}").read() for member in members]
 
 
 def _write_payload(payload, folder):
