@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import re
 import shlex
 from pathlib import Path, PureWindowsPath
@@ -11,12 +10,11 @@ from urllib.parse import quote
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from safetensors import safe_open
 
 from ..data.columns import DATA_OPTIONS
 from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.report.markdown import Markdown, code, code_block, escaped
-from ..evaluation.report.metric_tables import INTERVAL, shown_of, values_only
+from ..evaluation.report.metric_tables import INTERVAL, markdown_table, values_only
 from ..evaluation.safe_loading import check_code, explaining_load_errors
 from ..hub.configuration_clipscratch import ClipScratchConfig
 from ..training.saving.run_folder import CARD, OUR_CARD, is_our_card
@@ -33,7 +31,6 @@ logger = logging.getLogger(__name__)
 _NEEDED = ("config.json", "model*.safetensors", f"modeling{CODE}", "tokenizer_config.json", "*processor_config.json")
 _CAPTIONS = ["a boat with a white sail on blue water", "a dog running through the snow", "two people at a table"]
 _METRICS = {"top1": "accuracy", "mean_per_class_recall": "recall"}  # our name: the Hub's, where it has one
-_TASKS = {"zero_shot": "Zero-Shot Image Classification", "retrieval": "Image-Text Retrieval"}
 
 
 def write_card(
@@ -94,18 +91,30 @@ def check_folder(folder: Path) -> None:
 
 def _render(folder, model, license, language):
     with explaining_load_errors(folder):
-        config, parameters = ClipScratchConfig.from_pretrained(folder), _count_parameters(folder)
-    size = _read(folder, "processor_config.json").get("image_processor", {})
-    size = size.get("crop_size") or size.get("size") or {}
+        config = ClipScratchConfig.from_pretrained(folder)
     state, recipe = _read(folder, "trainer_state.json"), read_recipe(folder)
     run = state.get("stateful_callbacks", {}).get("TrainingRecord", {}).get("attributes", {})  # of `run_facts`
-    data = run.get("dataset", {})
-    measured = _measured(folder, data, recipe, model)
-    rows, name = data.get("rows", {}), model.split("/")[-1]
+    data, rows, name = run.get("dataset", {}), run.get("dataset", {}).get("rows", {}), model.split("/")[-1]
+    metrics = _read(folder, "metrics.json")
+    dataset = data.get("name") or PureWindowsPath(next(iter(metrics), "")).name
+    metrics, split = next(iter(metrics.values()), {}), data.get("measured")
+    results = _eval_results(dataset, split, metrics, data)
     template = (data.get("templates") or config.templates or DEFAULT_TEMPLATES)[0]
     labels = (data.get("class_names") or config.class_names or [])[:10]
-    data_link = _hub_link(data["name"], "datasets/") if data.get("source") == "hub" else code(data.get("name", ""))
-
+    base = [tower["name"] for tower in run.get("towers", {}).values() if tower["source"] == "hub"]
+    front = ModelCardData(  # ids of the Hub, and no names of local data
+        license=license,
+        language=language,
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "clipscratch", "contrastive-learning", "image-text-retrieval"],
+        datasets=[dataset] if data.get("source") == "hub" else None,
+        base_model=base or None,
+        base_model_relation="finetune" if base else None,  # the Hub would take two bases for a merge
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, "."),
         trim_blocks=True,
@@ -114,8 +123,6 @@ def _render(folder, model, license, language):
         finalize=escaped,  # every expression that is not `Markdown`: anybody chose the names of data and classes
     )
     environment.filters.update(
-        shown_of=shown_of,
-        values_only=values_only,
         code=code,
         code_block=code_block,
         markdown=Markdown,
@@ -123,7 +130,7 @@ def _render(folder, model, license, language):
         hub_link=_hub_link,
     )
     page = environment.get_template("card.md.jinja").render(
-        front=Markdown(_metadata(run, measured, name, license, language).to_yaml()),
+        front=Markdown(front.to_yaml()),
         ours=Markdown(OUR_CARD),
         name=name,
         model=model,
@@ -133,10 +140,10 @@ def _render(folder, model, license, language):
         state=state,
         versions=_read(folder, "versions.json"),
         files={path.name for path in folder.iterdir()},
-        measured=measured,
-        parameters=parameters,
-        image_size=size.get("height") or size.get("shortest_edge"),
-        data_link=data_link,
+        split=split,
+        results=Markdown(markdown_table({dataset: metrics})) if metrics else None,
+        command=eval_command(model, dataset, split, recipe),
+        data_link=_hub_link(dataset, "datasets/") if data.get("source") == "hub" else code(dataset),
         rows={split: rows[split] for split in ("train", "validation", "test", *rows) if split in rows},
         texts=[template.replace("{}", label) for label in labels] or _CAPTIONS,
         recipe_yaml=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110).strip(),
@@ -148,38 +155,17 @@ def _hub_link(name, kind=""):
     return Markdown(f"[{escaped(name)}](https://huggingface.co/{kind}{quote(name)})")
 
 
-def _metadata(run, measured, name, license, language):
-    """What the Hub reads of a card: ids of the Hub, and no names of local data."""
-    data = run.get("dataset", {})
-    base = [tower["name"] for tower in run.get("towers", {}).values() if tower["source"] == "hub"]
-    results = [result for entry in measured for result in _eval_results(entry, data)]
-    return ModelCardData(
-        license=license,
-        language=language,
-        library_name="transformers",
-        pipeline_tag="zero-shot-image-classification",
-        tags=["clip", "clipscratch", "contrastive-learning", "image-text-retrieval"],
-        datasets=[data["name"]] if data.get("source") == "hub" else None,
-        base_model=base or None,
-        base_model_relation="finetune" if base else None,  # the Hub would take two bases for a merge
-        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
-        model_name=name if results else None,
-        eval_results=results or None,
-    )
-
-
-def _eval_results(entry, data):
-    """Convert an entry of `_measured` to results of a model index; an interval is an argument of its metric."""
-    name, metrics = entry["name"], entry["metrics"]
-    # The Hub takes one slash at most in a dataset's type.
+def _eval_results(name, split, metrics, data):
+    """What the model index of a card holds; an interval is an argument of its metric."""
+    # The Hub takes one slash at most in a dataset's type, and has no task of retrieval between images and texts.
     plain = re.sub(r"[^\w.-]+", "-", name.split("/")[-1], flags=re.ASCII).strip("-.") or "data"
     return [
         EvalResult(
-            task_type="zero-shot-image-classification",  # the Hub has no retrieval between images and texts
-            task_name=_TASKS[entry["task"]],
-            dataset_type=name if data.get("source") == "hub" and data["name"] == name else plain,
+            task_type="zero-shot-image-classification",
+            task_name="Zero-Shot Image Classification" if "top1" in metrics else "Image-Text Retrieval",
+            dataset_type=name if data.get("source") == "hub" else plain,
             dataset_name=name,
-            dataset_split=entry["split"],
+            dataset_split=split,
             metric_type=_METRICS.get(metric, metric),
             metric_name=metric,
             metric_value=value,
@@ -187,28 +173,6 @@ def _eval_results(entry, data):
         )
         for metric, value in values_only(metrics).items()
     ]
-
-
-def _count_parameters(folder):
-    """Count the weights of the text tower, the vision tower and the heads without loading them."""
-    counts = {"text": 0, "vision": 0, "heads": 0}
-    sides = {"text_model": "text", "vision_model": "vision"}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                counts[sides.get(name.split(".")[0], "heads")] += math.prod(tensors.get_slice(name).get_shape())
-    return counts
-
-
-def _measured(folder, data, recipe, model):
-    """What the run measured: a list of `name`, `split`, `task`, `rows`, `metrics`, `command`."""
-    entries = []
-    for dataset, metrics in _read(folder, "metrics.json").items():
-        split, task = data.get("measured"), "zero_shot" if "top1" in metrics else "retrieval"
-        name = data.get("name") or PureWindowsPath(dataset).name
-        about = {"name": name, "split": split, "task": task, "rows": data.get("rows", {}).get(split)}
-        entries.append({**about, "metrics": metrics, "command": eval_command(model, name, split, recipe)})
-    return [entry for entry in entries if entry["metrics"]]
 
 
 def eval_command(model: str, dataset: str, split: str | None, recipe: dict) -> str:
