@@ -1,5 +1,6 @@
 """Run a function as a program: one sentence and an exit status for errors and signals, quiet libraries."""
 
+import _thread
 import argparse
 import gc
 import logging
@@ -42,6 +43,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     quiet_libraries()
     stop = _Stop()
     _end_with_the_launcher(stop)
+    hook, sys.unraisablehook = sys.unraisablehook, stop.raise_again
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold bytes that are not UTF-8
@@ -67,6 +69,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         _print_once(f"error: {on_one_line(str(error)) or type(error).__name__}")
         sys.exit(2)
     finally:
+        sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
@@ -100,6 +103,13 @@ class _Stop:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(TERMINATED)
         if number == signal.SIGTERM:
             os._exit(TERMINATED)
+
+    def raise_again(self, unraisable):
+        """Raise later what Python discarded, as it does in finalizers and after a fork."""
+        if self.number is None:
+            sys.__unraisablehook__(unraisable)
+        elif os.getpid() == self.process:
+            threading.Timer(0.1, _thread.interrupt_main, [self.number]).start()
 
 
 def _leave(status):

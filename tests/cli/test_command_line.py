@@ -115,6 +115,19 @@ def signals(number):
     time.sleep(60)
 
 
+class SignalsWhenDeleted:
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)  # Python discards what its handler raises here
+
+
+def deletes(number):
+    SignalsWhenDeleted(number)
+    time.sleep(60)
+
+
 def fails_at_the_signal(arguments):
     try:
         signals(signal.SIGTERM)
@@ -139,6 +152,8 @@ def ends_as_after_sigterm(arguments):
     [
         (lambda arguments: signals(signal.SIGINT), 130, "stopped.\n"),
         (lambda arguments: signals(signal.SIGTERM), 143, "stopped by SIGTERM.\n"),
+        (lambda arguments: deletes(signal.SIGINT), 130, "stopped.\n"),
+        (lambda arguments: deletes(signal.SIGTERM), 143, "stopped by SIGTERM.\n"),
         (fails_at_the_signal, 143, "stopped by SIGTERM.\n"),
         (adds_a_note, 130, "stopped. To resume it, run it again.\n"),
         (ends_as_after_sigterm, 143, "stopped by SIGTERM.\n"),
