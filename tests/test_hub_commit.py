@@ -145,12 +145,6 @@ def test_who_may_not_write_is_refused(hub, push, files, monkeypatch):
     assert not published(hub, files) and not published(hub, files, "other/clip")
 
 
-def test_a_writer_of_a_gated_repository_may_push(hub, push, files):
-    hub.add("other/gated", BEFORE, gated=True, writers={"you"})
-    push("other/gated")
-    assert published(hub, files, "other/gated")
-
-
 @pytest.mark.parametrize("repo_id", ["a/b/c", "you/my clip"])
 def test_a_malformed_name_is_refused_before_the_hub_is_asked(hub, repo_id):
     with pytest.raises(ValueError, match=f"repo_id='{repo_id}' is malformed: "):

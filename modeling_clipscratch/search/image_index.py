@@ -6,7 +6,7 @@ An index is one file, which is replaced atomically: a reader finds the old or th
 import json
 import logging
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,24 +54,21 @@ class ImageIndex:
 
 @dataclass
 class Changes:
-    """What an update did: images encoded, known by their content (moved or copied), known by name, size and time, gone,
-    and the errors of those left out.
+    """What an update did: images encoded, recognised by their content (moved or copied), known by name, size and time,
+    gone, and left out.
 
     >>> print(Changes(encoded=2, unchanged=7))
-    2 encoded, 0 known by their content, 7 unchanged, 0 gone, 0 unreadable
+    2 encoded, 0 recognised, 7 unchanged, 0 gone, 0 unreadable
     """
 
     encoded: int = 0
     recognised: int = 0
     unchanged: int = 0
     gone: int = 0
-    errors: list[Exception] = field(default_factory=list)
+    unreadable: int = 0
 
     def __str__(self):
-        return (
-            f"{self.encoded:,} encoded, {self.recognised:,} known by their content, {self.unchanged:,} unchanged, "
-            f"{self.gone:,} gone, {len(self.errors):,} unreadable"
-        )
+        return ", ".join(f"{number:,} {what}" for what, number in vars(self).items())
 
 
 def model_fingerprint(model, image_processor) -> str:
@@ -243,7 +240,7 @@ def update_index(
                 images.update((name, (*files[name], digest)) for name, digest, _ in good)
                 for name, error in ((name, error) for name, error, _ in batch if isinstance(error, Exception)):
                     images.pop(name, None)
-                    changes.errors.append(error)
+                    changes.unreadable += 1
                     logger.warning("left out: %s", error)
                 changes.encoded += len(new)
                 changes.recognised += len(good) - len(new)
@@ -257,7 +254,7 @@ def update_index(
         if images and (index is None or images != before or index.folder != folder):
             index = save()
     if not images:
-        raise ClipScratchError(f"{folder}: none of {len(files)} images can be read; {changes.errors[0]}")
+        raise ClipScratchError(f"{folder}: none of {len(files)} images can be read; see the warnings above.")
     contents = {digest for *_, digest in images.values()}
     changes.gone = sum(name not in images and image[2] not in contents for name, image in before.items())
     return index, changes

@@ -20,7 +20,7 @@ NAMES = [*(f"{n}.png" for n in range(5)), *(f"deep/er/{n}.png" for n in range(5,
 
 
 def counts(changes):
-    return {name: number for name, number in asdict(changes).items() if name != "errors" and number}
+    return {name: number for name, number in asdict(changes).items() if number}
 
 
 def embeds_by_name(index):
@@ -73,7 +73,7 @@ def test_unreadable_images_are_named_and_left_out(images, update, caplog):
     (images / "broken.jpg").write_bytes(b"no image")
     (images / "3.png").write_bytes((images / "3.png").read_bytes()[:60])
     index, changes = update(images)
-    assert counts(changes) == {"unchanged": 9, "gone": 1} and len(changes.errors) == 2 and len(index.embeds) == 9
+    assert counts(changes) == {"unchanged": 9, "gone": 1, "unreadable": 2} and len(index.embeds) == 9
     assert f"{images / 'broken.jpg'}: cannot be decoded" in caplog.text and str(images / "3.png") in caplog.text
 
 
@@ -170,7 +170,7 @@ def test_an_index_elsewhere_follows_a_moved_folder_and_refuses_another(images, u
     [
         (None, ValueError, "is not a folder"),
         ({}, ValueError, "hold no image"),
-        ({"a.jpg": b"no image"}, ValueError, "none of 1 images can be read; .*a.jpg"),
+        ({"a.jpg": b"no image"}, ValueError, "none of 1 images can be read"),
         ({"index": b"", "a.png": b""}, OSError, "index cannot be written"),
     ],
 )

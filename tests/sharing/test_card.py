@@ -265,12 +265,6 @@ def test_a_card_of_a_folder_with_missing_files_reads_well(copy, missing):
     assert len(examples(text)) == 2
 
 
-def test_empty_metrics_make_no_section(copy):
-    (copy / "metrics.json").write_text('{"digits": {}}')
-    assert "## Results" not in write_card(copy).read_text()
-    assert "model-index" not in metadata_load(copy / "README.md")
-
-
 EVIL = [
     "<script>alert(1)</script>", "a|b", "[x](javascript:y)", "`c` *d*", "two\nlines\n---\n# head", "```",
     "_e_ $f$ &lt;",
@@ -334,14 +328,3 @@ def test_a_card_of_the_user_is_kept(copy, caplog):
     (copy / "README.md").write_text(own)
     write_card(copy)
     assert text_of(copy) == own and "was written by hand and is kept" in caplog.text
-
-
-@pytest.mark.slow
-def test_a_new_run_overwrites_its_card_but_not_the_user_s(copy):
-    again = [str(copy.parent / "again.yaml"), "--output_dir", str(copy), "--overwrite_output_dir"]
-    Path(again[0]).write_text(yaml.safe_dump({**TINY, "dataset": "digits", "freeze_text": False, "max_steps": 1}))
-    run_train.main(again)
-    assert "images seen in 1 steps" in text_of(copy)
-    (copy / "README.md").write_text("mine")
-    run_train.main(again)
-    assert text_of(copy) == "mine"

@@ -23,7 +23,7 @@ from modeling_clipscratch.sharing.convert_model import convert
 from modeling_clipscratch.sharing.export.export_onnx import export_onnx
 from modeling_clipscratch.sharing.export.web_page import write_page
 from modeling_clipscratch.sharing.push_model import push_folder
-from tests.sharing.test_card import ALONE, examples
+from tests.sharing.test_card import ALONE
 from tests.sharing.test_convert import clip, dual
 
 FOREIGN = "evil_module"
@@ -117,22 +117,6 @@ def test_training_saves_references_to_our_code_alone(trained, towers):
         files = {"config.json", "tokenizer_config.json", "processor_config.json", *OURS}
         assert {place + name for name in files} <= names
     assert not any(mark.exists() for mark in towers[2])
-
-
-@pytest.mark.slow
-def test_examples_of_the_card_run_no_foreign_code_and_ask_nothing(trained, towers, tmp_path):
-    """At the end a saved reference does run, with `trust_remote_code=True`, so that this test can fail."""
-    planted = Path(shutil.copytree(trained, tmp_path / "planted"))
-    mark = plant(planted, "tokenizer_config.json")
-    marks = [str(mark), *map(str, towers[2])]
-    look = f"from pathlib import Path\nprint('ran:', [Path(mark).exists() for mark in {marks}])"
-    load = "from transformers import AutoProcessor\nAutoProcessor.from_pretrained({!r}, trust_remote_code={})"
-    codes = [*examples((trained / "README.md").read_text()), load.format(str(planted), False), look]
-    codes.append(load.format(str(planted), True))
-    done = alone(trained, *codes, home=tmp_path)
-    assert "ran: [False, False, False]" in done.stdout, done.stderr[-3000:]
-    assert "custom code" not in done.stdout + done.stderr and "of type" not in done.stderr
-    assert mark.exists() and "no attribute 'Evil'" in done.stderr
 
 
 @pytest.mark.parametrize("make", [clip, dual])

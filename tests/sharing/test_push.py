@@ -1,7 +1,6 @@
 """Check what is on the Hub after a push, and what is reported if there is nothing."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -150,15 +149,3 @@ def test_visibility_branch_licence_and_language_reach_the_hub(hub, trained):
     assert repo.private and "config.json" not in repo.files("main")
     card = repo.files("trial")["README.md"].decode()
     assert "license: mit\n" in card and "language: de\n" in card
-
-
-def test_transformers_own_push_publishes_model_and_processor(hub, trained, word_processor):
-    model = AutoModel.from_pretrained(trained)
-    for repo_id, settings in {"you/open": {}, "you/hidden": {"private": True}}.items():
-        model.push_to_hub(repo_id, **settings)
-        word_processor.push_to_hub(repo_id)
-        repo = hub.repos["model", repo_id]
-        assert set(repo.files()) - {".gitattributes", "README.md"} == CODE | MODEL and repo.private == bool(settings)
-    shutil.rmtree(trained)
-    again = AutoModel.from_pretrained("you/hidden")
-    assert again.state_dict().keys() == model.state_dict().keys()
