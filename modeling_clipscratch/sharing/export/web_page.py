@@ -8,7 +8,6 @@ import base64
 import gzip
 import hashlib
 import json
-import logging
 import shutil
 import subprocess
 import tarfile
@@ -19,21 +18,18 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from ...data.images.decode import BadImageError, decode_image
 from ...data.images.preprocess import Preprocess
 from ...data.templates import check_templates
-from ...evaluation.encode import encode_pixels, longest_text
+from ...evaluation.encode import longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.rank_labels import check_labels
 from ...search.demo_page import join_labels, own_prompts
-from ...search.image_index import list_images
+from ...search.image_index import list_images, update_index
 from ...search.result_page import thumbnail
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.errors import ClipScratchError
 from ...utils.names import on_one_line, printable
 from .export_onnx import load_for_export, write_towers
-
-logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "browser"
 _PIECE = 3 * 2**20  # bytes of a script's content before base64
@@ -64,11 +60,11 @@ def write_page(
         folder: The folder that training wrote.
         page: A new folder.
         images: Folder to search on the page: thumbnails, and embeddings made by PyTorch, go into the page's folder.
-            Unreadable images are left out; a warning counts them.
+            Unreadable images are left out, with a warning for each.
         labels: Two or more that the page starts with; default: the model's own classes.
         template: What the page starts with; default: the model's own first template.
     """
-    names = check_page(page, images=images, labels=labels, template=template)
+    check_page(page, images=images, labels=labels, template=template)
     model, processor = load_for_export(folder)
     own_labels, own_template = own_prompts(model.config)
     settings = {
@@ -79,6 +75,7 @@ def write_page(
         "preprocess": preprocess_settings(processor.image_processor),
         "labels": join_labels(list(labels or own_labels)),
         "template": own_template if template is None else template,
+        "images": {"names": [], "embeds": "", "size": 1},
     }
     payload = read_programs()
 
@@ -91,8 +88,11 @@ def write_page(
             processor.tokenizer.save_pretrained(work)
             for name in ("tokenizer", "tokenizer_config"):
                 payload[name] = Path(work, f"{name}.json").read_bytes()
+            if images is not None:
+                index, _ = update_index(images, model, processor, model_name=str(folder), where=Path(work, "index"))
+                (new / "images").mkdir()
+                settings["images"] = _write_images(index, new / "images")
         settings["payload"] = _write_payload(payload, new / "payload")
-        settings["images"] = _write_images(model, processor, images, names, new / "images")
         text = json.dumps(settings, indent=1)
         (new / "settings.js").write_text(f"const SETTINGS = {text};\n", encoding="utf-8")
 
@@ -102,12 +102,13 @@ def write_page(
 
 def check_page(
     page: str | Path, *, images: str | Path | None, labels: Sequence[str] | None, template: str | None
-) -> list[str]:
-    """Check the arguments of `write_page` before anything is loaded, and return the names of the images."""
+) -> None:
+    """Check the arguments of `write_page` before anything is loaded."""
     check_new_folder("page", page)
     templates = ["{}" if template is None else template]
     check_labels(labels, templates) if labels else check_templates(templates)
-    return [] if images is None else list(list_images(Path(images)))
+    if images is not None:
+        list_images(Path(images))
 
 
 def preprocess_settings(image_processor) -> dict:
@@ -176,21 +177,9 @@ def _write_payload(payload, folder):
     return pieces
 
 
-def _write_images(model, processor, folder, names, thumbnails):
+def _write_images(index, folder):
     """Write thumbnails; return the images' names, and their embeddings as base64 of (N, P) float32."""
-    thumbnails.mkdir()
-    preprocess, kept, embeds, errors = Preprocess(processor.image_processor), [], [], []
-    for name in names:
-        path = Path(folder, name)
-        try:
-            pixels = preprocess(decode_image(path, name=str(path)))[None].copy()  # torch warns of a read-only array
-        except BadImageError as error:
-            errors.append(error)
-            continue
-        thumbnail(path).save(thumbnails / f"{len(kept)}.jpg", quality=82)
-        kept.append(printable(name))
-        embeds.append(encode_pixels(model, pixels, preprocess.mean, preprocess.std)[0].numpy())
-    if errors:
-        logger.warning("%d of %d images are left out; the first: %s", len(errors), len(names), errors[0])
-    packed = np.stack(embeds).astype("<f4").tobytes() if embeds else b""
-    return {"names": kept, "embeds": base64.b64encode(packed).decode(), "size": model.config.projection_dim}
+    for number, name in enumerate(index.images):
+        thumbnail(index.folder / name).save(folder / f"{number}.jpg", quality=82)
+    embeds = base64.b64encode(index.embeds.astype("<f4").tobytes()).decode()
+    return {"names": [printable(name) for name in index.images], "embeds": embeds, "size": index.embeds.shape[1]}
