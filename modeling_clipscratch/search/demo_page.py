@@ -42,6 +42,7 @@ def own_prompts(config) -> tuple[list[str], str]:
 
 
 def join_labels(labels: list[str]) -> str:
+    """Write labels as `split_labels` reads them."""
     return ("\n" if any("," in label for label in labels) else ", ").join(labels)
 
 

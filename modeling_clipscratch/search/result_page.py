@@ -58,6 +58,7 @@ def thumbnail(path: Path) -> Image.Image | None:
 
 
 def note_of(hits: Sequence[Hit]) -> str:
+    """Return the line above the images."""
     return f"The {len(hits)} nearest images, best first. The number is the cosine, at most 1."
 
 
