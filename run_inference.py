@@ -1,6 +1,6 @@
-"""Use a model, as `clipscratch classify`, `index` and `search` do: python run_inference.py COMMAND [...]"""
+"""Rank labels for images, as `clipscratch classify` does."""
 
 from modeling_clipscratch.cli.main import main
 
 if __name__ == "__main__":
-    main("classify", "index", "search")
+    main("classify")

@@ -21,10 +21,9 @@ import numpy as np
 import torch
 
 from modeling_clipscratch.cli.command_line import quiet_libraries, run_command
-from modeling_clipscratch.data.dataset import image_digest
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.search.index_files import INSIDE, ImageIndex, IndexedImage, open_index, save_index
+from modeling_clipscratch.search.image_index import FILE, INSIDE, ImageIndex, open_index, save_index
 from modeling_clipscratch.search.search_index import nearest
 
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
@@ -38,23 +37,19 @@ def random_units(count: int, width: int, seed: int) -> np.ndarray:
 
 
 def random_index(folder: Path, count: int, width: int) -> ImageIndex:
-    names = [f"{number:07d}.jpg" for number in range(count)]
-    digests = [image_digest(name.encode()) for name in names]
-    images = {name: IndexedImage(0, 0, digest) for name, digest in zip(names, digests, strict=True)}
-    embeds = random_units(count, width, seed=0)
-    return ImageIndex(folder=folder, model="", model_name="", images=images, digests=digests, embeds=embeds)
+    images = {f"{number:07d}.jpg": (0, 0, "") for number in range(count)}
+    return ImageIndex(folder=folder, model="", model_name="", images=images, embeds=random_units(count, width, seed=0))
 
 
 def measured(index: ImageIndex, queries: torch.Tensor) -> dict:
-    """Milliseconds a query, and for how many the names are, in order, those of a stable argsort in float64."""
-    rows = {digest: row for row, digest in enumerate(index.digests)}
+    """Milliseconds a query, and for how many the names are, in order, those of float64 rounded to 1e-6."""
     names, seconds, same = list(index.images), [], 0
-    embeds = index.embeds[[rows[image.digest] for image in index.images.values()]].astype(np.float64)
+    embeds = index.embeds.astype(np.float64)
     for query in queries:
         began = time.perf_counter()
         hits = nearest(index, query, TOP)
         seconds.append(time.perf_counter() - began)
-        scores = (embeds @ query.double().numpy()).astype(np.float32)
+        scores = (embeds @ query.double().numpy()).round(6)
         same += [hit.name for hit in hits] == [names[n] for n in np.argsort(-scores, kind="stable")[:TOP]]
     median, most = np.quantile(seconds, [0.5, 0.95]) * 1000
     return {"median_ms": median, "ms_of_95_percent": most, "queries": len(queries), "as_brute_force": same}
@@ -95,7 +90,8 @@ def unpack(folder: Path, images: Path, most: int) -> list[str]:
 
 
 def start_index(options: argparse.Namespace, images: Path) -> subprocess.Popen:
-    command = [sys.executable, "run_inference.py", "index", str(images), "--model", options.model, "--device", "cpu"]
+    program = "from modeling_clipscratch.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "index", str(images), "--model", options.model, "--device", "cpu"]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=os.environ)
 
 
@@ -109,12 +105,14 @@ def update(options: argparse.Namespace, images: Path) -> tuple[list[int], float]
     return [int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*(?= )", printed)], time.monotonic() - began
 
 
-def kill_midway(options: argparse.Namespace, images: Path, parts: int) -> float:
-    """Start a build, kill it as soon as so many parts are on disk, and return how many seconds it ran."""
+def kill_midway(options: argparse.Namespace, images: Path) -> float:
+    """Start a build, kill it as soon as it has saved for the second time, and return how many seconds it ran."""
     began = time.monotonic()
     with start_index(options, images) as run:
-        while run.poll() is None and len([*images.glob(f"{INSIDE}/parts-*/part-*")]) < parts:
+        path, saved = images / INSIDE / FILE, set()
+        while run.poll() is None and len(saved) < 2:
             time.sleep(0.05)
+            saved |= {path.stat().st_mtime_ns} if path.is_file() else set()
         run.send_signal(signal.SIGKILL)
     if run.returncode != -signal.SIGKILL:
         raise RuntimeError("the build ended before it could be killed; give more --images.")
@@ -146,7 +144,7 @@ def main(arguments: list[str]) -> None:
 
         images = folder / "images"
         captions = unpack(options.data / "wds_flickr8k", images, options.images)
-        killed = kill_midway(options, images, max(1, options.images // 512 // 3))
+        killed = kill_midway(options, images)
         calls.append(["built, then SIGKILL", f"{killed:.0f} s", *["-"] * 6])
 
         def call(name):

@@ -4,7 +4,7 @@ import sys
 
 from ..evaluation.load_model import load_model
 from ..search.demo_page import build_page, gradio_library, serve
-from ..search.update_index import update_index
+from ..search.image_index import update_index
 from ..utils.errors import ClipScratchError
 from .command_line import model_parser
 

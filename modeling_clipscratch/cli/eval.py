@@ -10,8 +10,7 @@ from ..data.columns import DATA_OPTIONS
 from ..data.load import ImageTextData, describe_data, load_data
 from ..data.splits import NoSuchSplitError
 from ..evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
-from ..evaluation.report.write_report import write_report
-from ..sharing.push_model import open_report, push_report
+from ..evaluation.report.write_report import open_folder, write_report
 from ..training.recipe.arguments import recipe_fields
 from ..utils.errors import ClipScratchError
 from ..utils.names import once_each, public_name
@@ -50,9 +49,6 @@ def main(arguments: list[str]) -> None:
     add("--split", default="auto", help="split to measure on (default: test, or validation where there is no test)")
     add("--output_dir", help="folder for report.html, tables and images; without it only a table is printed")
     add("--save_predictions", action="store_true", help="write predictions.parquet into the report's folder")
-    add(
-        "--push_to_hub", metavar="ID", help="publish the report, with images of the dataset, in that model's repository"
-    )
     add("--batch_size", type=int, default=256, help="images encoded at once (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
     add("--validation_fraction", type=float, default=0.1, help="as in training, for data without a validation split")
@@ -62,15 +58,15 @@ def main(arguments: list[str]) -> None:
         raise ClipScratchError(f"batch_size={options.batch_size} is less than 1; choose 1 or more.")
     once_each("model", options.model)
     once_each("dataset", options.dataset)
-    if options.output_dir is None and (options.save_predictions or options.push_to_hub):
-        raise ClipScratchError("--save_predictions and --push_to_hub need --output_dir.")
+    if options.output_dir is None and options.save_predictions:
+        raise ClipScratchError("--save_predictions needs --output_dir.")
     # All datasets are opened before any is measured, so that a wrong name is reported at once.
     data = {name: load_split(name, options) for name in options.dataset}
     for name, parts in data.items():
         for line in describe_data(parts):
             logger.info("%s, %s", name, line)
     if options.output_dir is not None:
-        options.push_to_hub = open_report(options.output_dir, options.push_to_hub)
+        open_folder(options.output_dir)
     settings = {name: vars(options)[name] for name in ("device", "batch_size", "on_bad_row")}
     settings |= {"templates": options.templates} if options.templates else {}
     evaluations = evaluate_models(options.model, data, progress=True, **settings)
@@ -81,5 +77,3 @@ def main(arguments: list[str]) -> None:
         saved = {"command": command, "predictions": options.save_predictions}
         page, *others = write_report(options.output_dir, evaluations, differences, **saved)
         print(f"wrote {page} and {len(others)} files beside it")
-        if options.push_to_hub:
-            print(f"published: {push_report(options.output_dir, [page, *others], options.push_to_hub)}")

@@ -3,7 +3,7 @@
 import sys
 
 from ..evaluation.load_model import load_model
-from ..search.update_index import update_index
+from ..search.image_index import update_index
 from .command_line import model_parser
 
 
@@ -12,22 +12,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", help="folder of images, at any depth")
     parser.add_argument("--index", help="folder of the index (default: .clipscratch-index in the folder)")
     parser.add_argument("--rebuild", action="store_true", help="encode all images again, for instance with a new model")
-    parser.add_argument(
-        "--on_bad_row",
-        choices=["skip", "raise"],
-        default="skip",
-        help="name and skip images that cannot be read, or stop at the first (default: %(default)s)",
-    )
     options = parser.parse_args(arguments)
     model, processor = load_model(options.model, options.device)
-    index, changes = update_index(
-        options.folder,
-        model,
-        processor,
-        model_name=options.model,
-        where=options.index,
-        rebuild=options.rebuild,
-        on_bad_row=options.on_bad_row,
-        progress=sys.stderr.isatty(),
-    )
+    settings = {"model_name": options.model, "where": options.index, "rebuild": options.rebuild}
+    index, changes = update_index(options.folder, model, processor, progress=sys.stderr.isatty(), **settings)
     print(f"{len(index.images):,} images in the index: {changes}")

@@ -38,33 +38,20 @@ def close_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at its end
 
 
-def main(*offered: str) -> None:
-    """Run the command that `sys.argv` names.
-
-    Args:
-        offered: names of the commands to choose from; all by default. A single one is not named on the command line;
-            of several given here, the first is run where the arguments begin with an option.
-    """
-    program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
-    names = offered or tuple(COMMANDS)
-    first = arguments[0] if arguments else "--help"
-    if len(offered) == 1 or (offered and first.startswith("-") and first not in ("-h", "--help")):
-        name = offered[0]
-    elif first in names:
-        name, *arguments = arguments
-    elif first in ("-h", "--help"):
-        lines = [f"  {name:<10}{COMMANDS[name]}" for name in names]
+def main(name: str | None = None) -> None:
+    """Run a command, by default the one that the first word of `sys.argv` names."""
+    arguments = sys.argv[1:]
+    if name is None:
+        name, *arguments = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        lines = [f"  {command:<10}{about}" for command, about in COMMANDS.items()]
         try:
-            print(f"usage: {program} COMMAND ...\n\ncommands (each has a --help):", *lines, sep="\n", flush=True)
+            print("usage: clipscratch COMMAND ...\n\ncommands (each has a --help):", *lines, sep="\n", flush=True)
         except BrokenPipeError:
             close_stdout()
         return
-    else:
-        from difflib import get_close_matches
-
-        near = get_close_matches(first, names, 1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(names)}."
-        print(f"error: {first} is not a command; {hint}", file=sys.stderr)
+    if name not in COMMANDS:
+        print(f"error: {name} is not a command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)
         sys.exit(2)
 
     from .. import register

@@ -6,7 +6,7 @@ import sys
 
 from ..data.images.decode import decode_image
 from ..evaluation.load_model import load_model
-from ..search.index_files import check_model, find_index, model_fingerprint, open_index
+from ..search.image_index import check_model, model_fingerprint, open_index
 from ..search.result_page import check_result_page, write_result_page
 from ..search.search_index import check_query, search_index
 from ..utils.names import on_one_line
@@ -25,11 +25,10 @@ def main(arguments: list[str]) -> None:
     check_query(text=options.text, image=options.image, top=options.top)
     if options.page:
         check_result_page(options.page)
-    folder = find_index(options.index)
+    index = open_index(options.index)
     image = decode_image(options.image, name=options.image) if options.image else None
-    index = open_index(folder)
     model, processor = load_model(options.model, options.device)
-    check_model(index, folder, model_fingerprint(model, processor.image_processor))
+    check_model(index, model_fingerprint(model, processor.image_processor))
     hits = search_index(index, model, processor, text=options.text, image=image, top=options.top)
     if options.json:
         print(json.dumps([{"image": str(hit.path), "score": hit.score} for hit in hits], indent=2))

@@ -14,7 +14,7 @@ from ..evaluation.rank_labels import rank_labels
 from ..evaluation.report.markdown import code, escaped
 from ..utils.errors import ClipScratchError
 from ..utils.names import on_one_line
-from .index_files import ImageIndex
+from .image_index import ImageIndex
 from .result_page import HITS_CSS, hits_html, note_of
 from .search_index import UNKNOWN, search_index, unknown_words
 
@@ -57,13 +57,7 @@ def split_labels(text: str) -> list[str]:
 
 
 def build_page(model, processor, index: ImageIndex | None = None, *, model_name: str):
-    """Build the page, which starts with the model's own classes and template; return `gradio.Blocks`.
-
-    Args:
-        model, processor: As `load_model` returns them.
-        index: Made by this model; without it the page has no search.
-        model_name: Folder or Hub id of the model.
-    """
+    """Build the page, which starts with the model's own classes and template; without an index it has no search."""
     gr = gradio_library()
 
     def classify(path, labels, template):
@@ -122,9 +116,6 @@ def serve(page, port: int, *, wait: bool = True) -> str:
     """Serve the page to this machine only, and return its address; with `wait` not before it is stopped.
 
     Requests that name another host are answered with 400.
-
-    Raises:
-        ClipScratchError: If the port is in use.
     """
     gr = gradio_library()
     from starlette.middleware import Middleware  # comes with gradio

@@ -29,12 +29,7 @@ def check_result_page(path: str | Path) -> None:
 
 
 def write_result_page(path: str | Path, hits: Sequence[Hit], *, query: str, image: Image.Image | None = None) -> None:
-    """Write the hits of a search as one page.
-
-    Args:
-        query: The text, or the name of the image.
-        image: The image that similar ones were searched for.
-    """
+    """Write the hits of a search for a text, or for images similar to the one called `query`, as one page."""
     check_result_page(path)
     title = html.escape(printable(query))
     if image is not None:
@@ -51,15 +46,12 @@ def write_result_page(path: str | Path, hits: Sequence[Hit], *, query: str, imag
 
 
 def thumbnail(path: Path) -> Image.Image | None:
-    """Return an upright RGB image of at most 320 pixels a side; `None` if the file is gone or broken.
-
-    Tiny images are enlarged without smoothing, so that their pixels are visible.
-    """
+    """Return an upright RGB image of at most 320 pixels a side; `None` if the file is gone or broken."""
     try:
         image = decode_image(path, name=str(path), draft_size=SIDE)
     except BadImageError:
         return None
-    if max(image.size) <= SIDE // 4:
+    if max(image.size) <= SIDE // 4:  # enlarged without smoothing, so that its pixels are visible
         image = ImageOps.scale(image, SIDE // max(image.size), resample=Image.Resampling.NEAREST)
     image.thumbnail((SIDE, SIDE))
     return image

@@ -11,9 +11,8 @@ from PIL import Image
 
 from ..data.images.preprocess import Preprocess
 from ..evaluation.encode import encode_pixels, encode_texts
-from ..evaluation.metrics.zero_shot import cosines
 from ..utils.errors import ClipScratchError
-from .index_files import ImageIndex
+from .image_index import ImageIndex
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def search_index(
         The nearest first; equal ones in the order of their names.
 
     Raises:
-        ClipScratchError: See `check_query`; also if the model gives NaN or infinity.
+        ClipScratchError: See `check_query`.
 
     >>> from modeling_clipscratch import load_model, update_index
     >>> model, processor = load_model("runs/digits")
@@ -78,22 +77,10 @@ def search_index(
 
 def nearest(index: ImageIndex, query: torch.Tensor, top: int) -> list[Hit]:
     """Find the images nearest to a (P,) embedding of unit length; otherwise like `search_index`."""
-    if not torch.isfinite(query).all():
-        raise ClipScratchError("the model gives NaN or infinity for the query; check its weights.")
     scores = index.embeds @ query.float().numpy()
-    kept = min(top, len(scores))
-    # A float32 sum of P products is off by at most P halves of epsilon, as |x| |y| is 1. What may belong to the top by
-    # that is scored again in float64, which gives equal vectors equal scores.
-    least = np.partition(scores, -kept)[-kept] - len(query) * np.finfo(np.float32).eps
-    rows = np.flatnonzero(scores >= least)
-    exact = cosines(query[None], torch.from_numpy(index.embeds[rows]))[0].tolist()
-    names = ((score, name) for row, score in zip(rows, exact, strict=True) for name in _names(index, row))
-    ranked = sorted(names, key=lambda pair: (-pair[0], pair[1]))
-    return [Hit(path=index.folder / name, name=name, score=score) for score, name in ranked[:top]]
-
-
-def _names(index, row):
-    return index.names_of[index.digests[row]]
+    rows = np.argsort(-scores.round(6), kind="stable")[:top]  # equal images differ by float32's rounding
+    names = list(index.images)
+    return [Hit(path=index.folder / names[row], name=names[row], score=float(scores[row])) for row in rows]
 
 
 def unknown_words(tokenizer, text: str) -> list[str]:

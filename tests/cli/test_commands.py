@@ -119,7 +119,7 @@ def test_label_that_is_not_utf8_is_refused_and_a_path_of_any_bytes_is_printed(sa
 
 
 def test_index_reports_what_it_did_and_search_finds_by_text_and_by_image(run, saved, images, tmp_path):
-    report = "10 images in the index: {} encoded, 0 known by their content, {} unchanged, 0 gone, 0 unreadable\n"
+    report = "10 images in the index: {} encoded, 0 recognised, {} unchanged, 0 gone, 0 unreadable\n"
     assert run("index", images, "--model", saved) == report.format(10, 0)
     assert run("index", images, "--model", saved) == report.format(0, 10)
     words = ["--model", saved, "--index", images]
@@ -130,18 +130,6 @@ def test_index_reports_what_it_did_and_search_finds_by_text_and_by_image(run, sa
     assert (tmp_path / "page.html").is_file()
 
 
-def test_index_elsewhere_is_found_by_its_own_folder(run, saved, images, tmp_path):
-    run("index", images, "--model", saved, "--index", tmp_path / "index")
-    assert len(run("search", "red", "--model", saved, "--index", tmp_path / "index").splitlines()) == 10
-
-
-def test_file_of_the_user_is_not_taken_for_an_index(run, saved, images):
-    (images / "index.json").write_text("[1]")
-    run("index", images, "--model", saved)
-    assert (images / "index.json").read_text() == "[1]"
-    assert len(run("search", "red", "--model", saved, "--index", images).splitlines()) == 10
-
-
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -150,7 +138,7 @@ def test_file_of_the_user_is_not_taken_for_an_index(run, saved, images):
         ([""], "is empty"),
         (["red", "--top", "-1"], "top=-1"),
         (["red", "--page", "a.txt"], "page=a.txt"),
-        (["red"], "holds no finished index"),
+        (["red"], "holds no index"),
     ],
 )
 def test_search_refuses_in_a_sentence_before_it_loads_the_model(run, images, words, sentence):
@@ -289,21 +277,7 @@ def test_eval_refuses_before_it_loads_the_model(run, changed, sentence):
         ("demo", ["--model", "nowhere", "--port", "0"], None, "port=0 is not a port; choose 1024 to 65535"),
         ("demo", ["--model", "nowhere"], "gradio", r"pip install 'clipscratch\[demo\]'"),
         ("export", ["runs/a"], None, "nothing to write: give --output_dir for ONNX files, --page for a page, or both"),
-        (
-            "export",
-            ["runs/a", "--output_dir", "o", "--labels", "cat"],
-            None,
-            "--labels and --template are for the page",
-        ),
         ("export", ["runs/a", "--output_dir", "o", "--images", "i"], None, "--labels and --template are for the page"),
-        (
-            "export",
-            ["runs/a", "--output_dir", "o", "--template", "a"],
-            None,
-            "--labels and --template are for the page",
-        ),
-        ("export", ["runs/a", "--page", "site", "--precision", "fp32"], None, "for the ONNX files; give --output_dir"),
-        ("convert", ["owner/clip", "made", "--text_model", "t"], None, "owner/clip is not a file; leave them out"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_model_is_loaded(run, monkeypatch, command, words, package, sentence):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_clipscratch.search.update_index import update_index
+from modeling_clipscratch.search.image_index import update_index
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from PIL import Image
 
 from modeling_clipscratch.cli import train as run_train
-from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
 from modeling_clipscratch.sharing.model_card import eval_command, write_card
 from modeling_clipscratch.training.saving.run_folder import OUR_CARD
 from modeling_clipscratch.utils.checksums import SUMS
@@ -100,35 +99,22 @@ def change_run(copy, **changes):
 def test_examples_run_unchanged_where_the_package_is_not_installed(request, run, first, tmp_path):
     folder = request.getfixturevalue(run)
     code = examples(text_of(folder))
-    assert len(code) == 3
+    assert len(code) == 2
     places = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     settings = {"cwd": folder.parent, "env": {**os.environ, **places}, "stdin": subprocess.DEVNULL}
     done = subprocess.run([sys.executable, "-I", "-c", ALONE, *code], capture_output=True, text=True, **settings)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "custom code" not in done.stdout + done.stderr  # nobody is asked anything
     assert "of type" not in done.stderr  # transformers' warning of an unknown model type
-    ranked, piped, nearest = done.stdout.split("----\n")[1:]
-    assert first in ranked and ranked.count("%") >= 3 and piped.count("%") == 3
-    pattern = rf"the image nearest to '.*{first}.*' is number [012], with a cosine of -?[01]\.\d\d\n"
-    assert re.fullmatch(pattern, nearest)
+    ranked, piped = done.stdout.split("----\n")[1:]
+    assert first in ranked and ranked.count("%") >= 3 and piped.count("%") == 3 and "tensor([[" in ranked
 
 
 def test_examples_name_the_repository_if_there_is_one(copy):
     write_card(copy, repo_id="ann/my-clip")
     text = text_of(copy)
-    assert text.count('"ann/my-clip"') == 5 and "# my-clip\n" in text and "--model ann/my-clip" in text
+    assert text.count('"ann/my-clip"') == 3 and "# my-clip\n" in text and "--model ann/my-clip" in text
     assert "beside the folder" not in text and "beside the folder" in write_card(copy).read_text()
-
-
-@pytest.mark.parametrize(
-    ("template", "label"),
-    [("a {} or a {}.", r"a (\w+) or a \1\."), ("{size} of {}", r"\{size\} of \w+"), ("100 % {}", r"\w+")],
-)
-def test_the_pipeline_example_takes_any_template(copy, template, label, monkeypatch, capsys):
-    change_run(copy, dataset={"templates": [template]})
-    monkeypatch.chdir(copy.parent)
-    exec(examples(write_card(copy).read_text())[1], {})
-    assert len(re.findall(rf"%  {label}$", capsys.readouterr().out, re.MULTILINE)) == 3
 
 
 def check_like_the_hub(data):
@@ -188,23 +174,21 @@ def test_the_card_holds_what_the_run_knows(class_run):
     text = text_of(class_run)
     assert text.index("---\n") == 0 and OUR_CARD in text
     for part in (
-        "| text tower | distilbert, 1 layer of width 16, from scratch; ",
-        "to 16 dimensions; 513 parameters, all trained",  # two heads of 16 x 16 and the temperature
+        "| text tower | distilbert from scratch; all parameters trained |",
         "1,257 train, 180 validation, 360 test images",
         "10 classes: zero, one, two,",
-        "- `the digit {}.`",
-        "**digits**, split test, 360 images, zero-shot:",
+        "prompts, such as `a photo of the digit {}.`.",
+        "Split test, 360 images:",
         "clipscratch eval --model tiny-digits --dataset digits\n",
-        "512 images seen in 2 steps; ",
+        " s with evaluations; fp32; 1 process(es) on ",
         "![Loss, learning rate and validation during the run](curves.png)",
-        "trained on 1,257 images",
-        "It sees 8x8 pixels",
+        "| images | 8x8 pixels |",
         "The weights are those of the last step, 2; no validation result chose them.",
     ):
         assert part in text, part
     metrics = json.loads((class_run / "metrics.json").read_text())["digits"]
     value, low, high = (f"{100 * share:.1f}" for share in (metrics["top1"], *metrics["top1_ci95"]))
-    assert f"| top1 | {value} % ({low} to {high}) |" in text
+    assert f"| `top1` | {value} % ({low} to {high}) |" in text
     recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1))
     assert recipe == yaml.safe_load((class_run / "recipe.yaml").read_text())
 
@@ -212,16 +196,16 @@ def test_the_card_holds_what_the_run_knows(class_run):
 def test_a_card_of_captions_says_what_chose_the_checkpoint_and_names_no_path(caption_run):
     text = text_of(caption_run)
     assert "54 train, 6 validation images, 54 captions to train on" in text
-    assert "split validation, 6 images, retrieval:" in text and "--split validation" in text
-    assert "pairwise sigmoid" in text and "classes:" not in text and "prompt" not in text
-    assert re.search(r"image to text recall@1 \| [\d.]+ % \([\d.]+ to [\d.]+\)", text)
+    assert "Split validation, 6 images:" in text and "--split validation" in text
+    assert "| loss | sigmoid |" in text and "classes:" not in text and "prompt" not in text
+    assert re.search(r"`image_to_text_recall@1` \| [\d.]+ % \([\d.]+ to [\d.]+\)", text)
     assert re.search(r"weights are those of step [12] of 2, which had the best `\S+` on the validation split", text)
     assert "This split also chose the checkpoint, so these figures are optimistic." in text
     assert "secret" not in text and str(caption_run.parent) not in text
-    assert "on `photos`" in text and "`photos` in a command stands for" in text and "dataset: photos\n" in text
+    assert "on `photos`" in text and "dataset: photos\n" in text
 
 
-def test_the_files_of_the_folder_are_explained(class_run, copy):
+def test_the_files_of_the_folder_are_explained(class_run):
     rows = dict(re.findall(r"^\| (`.*`) \| (.*) \|$", text_of(class_run).split("## Files")[1], re.MULTILINE))
     for path in class_run.iterdir():
         names = " ".join(rows)
@@ -235,8 +219,7 @@ def test_the_files_of_the_folder_are_explained(class_run, copy):
             ".gitattributes",
         )
         assert shown in names or path.name.endswith(known), path
-    assert rows["`metrics.json`"] == "the figures of the run on the test split" and "`checkpoint-*/`" in rows
-    assert "`checkpoint-*/`" not in write_card(copy).read_text()
+    assert rows["`metrics.json`"] == "the figures of the run on the test split"
 
 
 @pytest.mark.parametrize(("name", "plain"), [("bücher & co", "b-cher-co"), ("照片", "data")])
@@ -252,7 +235,7 @@ def test_the_command_has_the_data_options_of_the_recipe_and_no_path():
     recipe = {"dataset_config": "en", "split_column": "none", "class_names": ["a", "b c"], "on_bad_row": "skip"}
     recipe |= {"cache_dir": "cache", "learning_rate": 0.1, "templates": None}
     words = "--split validation --class_names a 'b c' --split_column none --on_bad_row skip --dataset_config en"
-    command = eval_command("birds", "validation", recipe)
+    command = eval_command("MODEL", "birds", "validation", recipe)
     assert command == f"clipscratch eval --model MODEL --dataset birds {words}"
 
 
@@ -266,7 +249,6 @@ def headings_of_empty_sections(text):
     "missing",
     [
         ("trainer_state.json",), ("metrics.json",), ("versions.json",), ("curves.png",),
-        ("recipe.yaml", "trainer_state.json"),
         ("metrics.json", "recipe.yaml", "versions.json", "curves.png", "trainer_state.json"),
     ],
     ids=lambda names: "-".join(names),
@@ -280,32 +262,7 @@ def test_a_card_of_a_folder_with_missing_files_reads_well(copy, missing):
     assert "None" not in text and "\n\n\n" not in text and ".." not in text.replace("...", "")
     assert ("## Results" in text) == ("metrics.json" not in missing)
     assert "curves.png" not in text or "curves.png" not in missing
-    assert len(examples(text)) == 3
-
-
-def test_empty_metrics_make_no_section(copy):
-    (copy / "metrics.json").write_text('{"digits": {}}')
-    assert "## Results" not in write_card(copy).read_text()
-    assert "model-index" not in metadata_load(copy / "README.md")
-
-
-def write_report(copy, **account):
-    (copy / "report").mkdir(exist_ok=True)
-    about = {"name": "digits", "split": "validation", "task": "zero_shot", "rows": 180}
-    account = {"command": "eval --model /x/y/digits --output_dir /x/report", "data": {"digits": about}, **account}
-    (copy / "report" / "evaluation.json").write_text(json.dumps(account))
-    (copy / "report" / "metrics.json").write_text(json.dumps({"digits": {"top1": 0.75}}))
-
-
-def test_a_report_of_these_weights_is_shown_and_of_others_is_not(copy, caplog):
-    caplog.set_level("INFO", "modeling_clipscratch")
-    write_report(copy, weights_sha256=weights_sha256(copy))
-    text = write_card(copy).read_text()
-    assert "**digits**, split test, 360 images" in text and "**digits**, split validation, 180 images" in text
-    assert "| top1 | 75.0 % |" in text and "eval --model tiny-digits --output_dir report\n" in text
-    write_report(copy, weights_sha256="0" * 64)
-    assert "split validation" not in write_card(copy).read_text()
-    assert "is of other weights; the card leaves it out" in caplog.text
+    assert len(examples(text)) == 2
 
 
 EVIL = [
@@ -320,7 +277,7 @@ def test_names_are_never_read_as_markdown_or_html(copy, name):
     data = {"name": name, "source": "local", "class_names": [*EVIL, "z"], "templates": [f"{name} {{}}"]}
     change_run(copy, dataset=data)
     change_run(copy, towers={side: {"name": name, "source": "local"} for side in ("text", "vision")})
-    change(copy / "versions.json", torch=name)
+    change(copy / "versions.json", device=name)
     recipe = {"dataset": name, "text_tower": " ".join(["x" * 90, "```", "y" * 90])}
     (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     text = write_card(copy, repo_id="ann/clip").read_text()
@@ -330,24 +287,12 @@ def test_names_are_never_read_as_markdown_or_html(copy, name):
     shown, one_line = html.unescape(re.sub("<[^>]+>", "", page)), " ".join(name.split())
     assert f"local weights {one_line};" in shown and f"{one_line} {{}}" in shown
     assert ", ".join(" ".join(evil.split()) for evil in EVIL) + ", z." in shown
-    assert page.count("<table>") == 3 and page.count("<h1>") == 1 and page.count("<pre>") == 5
+    assert page.count("<table>") == 3 and page.count("<h1>") == 1 and page.count("<pre>") == 4
 
 
-DAMAGED = ["config.json", "model.safetensors", "tokenizer_config.json", "processor_config.json"]
-DAMAGED += [
-    "metrics.json",
-    "trainer_state.json",
-    "versions.json",
-    "recipe.yaml",
-    "report/metrics.json",
-    "report/evaluation.json",
-]
-
-
-@pytest.mark.parametrize("content", ["", '{"a": ', "[]", b"\x80\xff" * 50], ids=["empty", "cut", "list", "bytes"])
-@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("content", ["", '{"a": ', b"\x80\xff" * 50], ids=["empty", "cut", "bytes"])
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "metrics.json"])
 def test_a_damaged_file_is_named_and_the_card_kept(copy, name, content):
-    write_report(copy, weights_sha256=weights_sha256(copy))
     before = (copy / "README.md").read_bytes()
     (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=f"{name} is damaged") as error:
@@ -359,8 +304,8 @@ def test_a_damaged_file_is_named_and_the_card_kept(copy, name, content):
     ("name", "content"),
     [
         ("metrics.json", {"digits": 1}),
-        ("trainer_state.json", {"stateful_callbacks": {"TrainingRecord": {"attributes": {"towers": "x"}}}}),
         ("trainer_state.json", {"stateful_callbacks": "x"}),
+        ("recipe.yaml", [1]),
         ("config.json", {"model_type": "clipscratch", "text_config": "x"}),
     ],
 )
@@ -383,14 +328,3 @@ def test_a_card_of_the_user_is_kept(copy, caplog):
     (copy / "README.md").write_text(own)
     write_card(copy)
     assert text_of(copy) == own and "was written by hand and is kept" in caplog.text
-
-
-@pytest.mark.slow
-def test_a_new_run_overwrites_its_card_but_not_the_user_s(copy):
-    again = [str(copy.parent / "again.yaml"), "--output_dir", str(copy), "--overwrite_output_dir"]
-    Path(again[0]).write_text(yaml.safe_dump({**TINY, "dataset": "digits", "freeze_text": False, "max_steps": 1}))
-    run_train.main(again)
-    assert "images seen in 1 steps" in text_of(copy)
-    (copy / "README.md").write_text("mine")
-    run_train.main(again)
-    assert text_of(copy) == "mine"

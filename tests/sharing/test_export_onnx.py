@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.sharing.export.export_onnx import OPSET, export_onnx, open_session
+from modeling_clipscratch.sharing.export.export_onnx import export_onnx, open_session
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'clipscratch[export]'")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'clipscratch[export]'")
@@ -36,7 +36,7 @@ def all_precisions(save_model, tmp_path_factory):
     """(folder of the export, model, content of `onnx.json`, the model's folder); DistilBERT and ViT, first tokens."""
     folder, model = save_model()
     where = tmp_path_factory.mktemp("exports") / "onnx"
-    return where, model, export_onnx(folder, where, precisions=["fp32", "fp16", "int8"]), folder
+    return where, model, export_onnx(folder, where, precisions=["fp32", "int8"]), folder
 
 
 @pytest.fixture(scope="module", params=["default", *MODELS])
@@ -88,8 +88,6 @@ def test_the_table_suffices_to_compute_logits(exported, batch):
     )
     logits = np.exp(table["logit_scale"]) * images @ texts.T + (table["logit_bias"] or 0)
     torch.testing.assert_close(logits, model(**batch).logits_per_image.detach(), rtol=0, atol=1e-3)
-    opsets = {entry.domain: entry.version for entry in onnx.load(where / "text_model.onnx").opset_import}
-    assert opsets[""] == table["opset"] == OPSET
 
 
 @pytest.mark.slow
@@ -105,19 +103,15 @@ def test_the_folder_suffices_to_embed_texts(all_precisions):
 
 
 @pytest.mark.slow
-def test_smaller_precisions_are_smaller_and_close(all_precisions, batch):
+def test_int8_is_smaller_and_close(all_precisions, batch):
     where, model, table, _ = all_precisions
     expected = model(**batch)
-    for precision, apart in (("fp16", 2e-3), ("int8", 0.1)):
-        images = run(where / f"vision_model_{precision}.onnx", pixel_values=batch["pixel_values"])
-        assert 0 < (images - expected.image_embeds).norm(dim=-1).max() < apart
-        torch.testing.assert_close(images.norm(dim=-1), torch.ones(len(images)), rtol=0, atol=ROUNDING)
-        assert table["largest_distance"][precision]["vision"] < apart
-    kinds = {
-        precision: {weight.data_type for weight in onnx.load(where / f"text_model_{precision}.onnx").graph.initializer}
-        for precision in ("fp16", "int8")
-    }
-    assert onnx.TensorProto.FLOAT16 in kinds["fp16"] and onnx.TensorProto.INT8 in kinds["int8"]
+    images = run(where / "vision_model_int8.onnx", pixel_values=batch["pixel_values"])
+    assert 0 < (images - expected.image_embeds).norm(dim=-1).max() < 0.1
+    torch.testing.assert_close(images.norm(dim=-1), torch.ones(len(images)), rtol=0, atol=ROUNDING)
+    assert table["largest_distance"]["int8"]["vision"] < 0.1
+    kinds = {weight.data_type for weight in onnx.load(where / "text_model_int8.onnx").graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
 
 
 @pytest.mark.slow
@@ -150,6 +144,6 @@ def test_bad_input_is_refused(save_model, word_processor, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             export_onnx(*arguments)
-    with pytest.raises(ValueError, match="precision fp16 is named twice"):
-        export_onnx(folder, tmp_path / "new", precisions=["fp16", "fp16"])
+    with pytest.raises(ValueError, match="precision int8 is named twice"):
+        export_onnx(folder, tmp_path / "new", precisions=["int8", "int8"])
     assert (tmp_path / "there" / "notes.txt").read_text() == "mine" and not (tmp_path / "new").exists()

@@ -25,11 +25,8 @@ inputs, questions = sys.argv[1], json.loads(sys.argv[2])
 batch = torch.load(inputs)
 
 def ask(repo_id, **settings):
-    try:
-        model = AutoModel.from_pretrained(repo_id, trust_remote_code=True, **settings).eval()
-        processor = AutoProcessor.from_pretrained(repo_id, **settings)
-    except OSError as error:
-        return {"error": str(error)}
+    model = AutoModel.from_pretrained(repo_id, trust_remote_code=True, **settings).eval()
+    processor = AutoProcessor.from_pretrained(repo_id, **settings)
     with torch.no_grad():
         logits = model(**batch).logits_per_image
     words = processor(text=["a red square"], return_tensors="pt")["input_ids"].tolist()
@@ -42,15 +39,8 @@ print("ANSWERS", json.dumps({name: ask(**question) for name, question in questio
 WAYS = {
     "newest": {"repo_id": "you/clip"},
     "by commit": {"repo_id": "you/clip", "revision": None},  # the first one's sha
-    "by branch": {"repo_id": "you/clip", "revision": "trial"},
     "by tag": {"repo_id": "you/clip", "revision": "v1"},
     "hidden": {"repo_id": "you/hidden"},
-}
-REFUSED = {
-    "others' hidden": {"repo_id": "other/hidden"},
-    "gated": {"repo_id": "other/gated"},
-    "wrong token": {"repo_id": "you/hidden", "token": "hf_wrong"},
-    "no such revision": {"repo_id": "you/clip", "revision": "nowhere"},
 }
 
 
@@ -87,26 +77,23 @@ def published(trained_once, make_model, tmp_path_factory):
         repos[generation] = {**files, "modeling_clipscratch.py": marked.encode()}
     with LoopbackHub() as hub:
         repo = hub.add("you/clip", repos[1])
-        first = repo.tags["v1"] = repo.branches["trial"] = repo.sha("main")
+        first = repo.tags["v1"] = repo.sha("main")
         repo.commit(repos[2], "second")
-        for name, access in (("you/hidden", "private"), ("other/hidden", "private"), ("other/gated", "gated")):
-            hub.add(name, repos[2], **{access: True})
+        hub.add("you/hidden", repos[2], private=True)
         hub.add("you/again", repos[2])
         hub.fail("GET /you/clip/resolve/.*/model.safetensors", drop="answer")
         ways = {name: {**way, "revision": first} if name == "by commit" else way for name, way in WAYS.items()}
-        online = ask(hub, base, {**ways, **REFUSED, "again": {"repo_id": "you/again"}})
-    offline = {**ways, "never fetched": {"repo_id": "you/unknown"}}
-    return hub, online, ask(hub, base, offline, HF_HUB_OFFLINE="1"), expected
+        online = ask(hub, base, {**ways, "again": {"repo_id": "you/again"}})
+    return hub, online, ask(hub, base, ways, HF_HUB_OFFLINE="1"), expected
 
 
-GENERATION = {"newest": 2, "by commit": 1, "by branch": 1, "by tag": 1, "hidden": 2}
+GENERATION = {"newest": 2, "by commit": 1, "by tag": 1, "hidden": 2}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_code_and_weights_are_those_of_the_revision(published, way):
     _, online, _, expected = published
     answer = online[way]
-    assert "error" not in answer, answer
     assert answer["generation"] == GENERATION[way] and answer["words"] == [[2, 4, 8, 10, 3]]
     assert torch.equal(torch.tensor(answer["logits"]), expected[GENERATION[way]])
     assert not torch.equal(expected[1], expected[2])
@@ -122,23 +109,6 @@ def test_a_download_resumes_after_a_lost_connection(published):
 def test_a_fetched_model_is_loaded_again_without_the_hub(published, way):
     _, online, offline, _ = published
     assert offline[way] == online[way]
-
-
-@pytest.mark.parametrize(
-    ("way", "message"),
-    [
-        ("others' hidden", "other/hidden is not a local folder and is not a valid model identifier"),
-        ("gated", "You are trying to access a gated repo"),
-        ("wrong token", "you/hidden"),
-        ("no such revision", "nowhere is not a valid git identifier"),
-    ],
-)
-def test_a_model_that_may_not_be_read_is_an_error_of_transformers(published, way, message):
-    assert message in published[1][way].get("error", "")
-
-
-def test_a_model_that_was_never_fetched_is_reported_without_the_hub(published):
-    assert "couldn't find them in the cached files" in published[2]["never fetched"]["error"]
 
 
 def test_a_model_from_the_hub_is_pushed_again_with_its_code(published):

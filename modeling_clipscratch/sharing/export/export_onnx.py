@@ -3,7 +3,8 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,14 @@ from ...hub.losses_clipscratch import unit_length
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.errors import ClipScratchError
 from ...utils.names import once_each
-from ...utils.versions import versions
 
 logger = logging.getLogger(__name__)
 
 SIDES = ("text", "vision")
-# Largest distance between the two unit embeddings of one input; measured on trained models: 2e-6, 7e-4, 0.08.
-BOUNDS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.25}
+# Largest distance between the two unit embeddings of one input; measured on trained models: 2e-6 and 0.08.
+BOUNDS = {"fp32": 1e-4, "int8": 0.25}
 PRECISIONS = tuple(BOUNDS)
 OPSET = 20  # the first with Gelu, one node in place of five
-_LARGEST = 2**31  # bytes of one protobuf message
 _BLOCK = 32  # 8-bit weights that share a scale
 
 
@@ -60,7 +59,7 @@ def load_for_export(folder: str | Path):
 
 
 def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Sequence[str] = ("fp32",)) -> dict:
-    """Write `text_model.onnx`, `vision_model.onnx` (`..._fp16.onnx`, `..._int8.onnx`), `onnx.json` and the processor.
+    """Write `text_model.onnx`, `vision_model.onnx` (with int8 `..._int8.onnx`), `onnx.json` and the processor.
 
     Every file is compared with PyTorch before the folder gets its name. With int8 the embedding of an input depends a
     little on the other inputs of its batch, since scales belong to whole batches.
@@ -68,13 +67,13 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
     Args:
         folder: The folder that training wrote.
         output_dir: A new folder.
-        precisions: At least one of `fp32`, `fp16`, `int8`.
+        precisions: `fp32`, `int8` or both.
 
     Returns:
         The content of `onnx.json`: `files` and `largest_distance` by precision and side, `logit_scale` (natural
-        logarithm of the inverse temperature), `logit_bias`, `image_size`, `max_length` in tokens, `opset`, the source
-        with the SHA-256 of its weights, and versions. The logit of an image and a text is exp(logit_scale) times the
-        inner product of their embeddings, plus the bias where there is one.
+        logarithm of the inverse temperature), `logit_bias`, `image_size`, `max_length` in tokens, and the source with
+        the SHA-256 of its weights. The logit of an image and a text is exp(logit_scale) times the inner product of
+        their embeddings, plus the bias where there is one.
 
     Raises:
         ClipScratchError: If there is no model, something is at `output_dir`, or a file differs too much.
@@ -88,13 +87,10 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
     table = {
         "source": Path(folder).resolve().name,
         "source_sha256": weights_sha256(folder),
-        "opset": OPSET,
-        "embedding_size": model.config.projection_dim,
         "logit_scale": log_scale(model),
         "logit_bias": None if model.logit_bias is None else model.logit_bias.item(),
         "image_size": list(Preprocess(processor.image_processor).image_size),
         "max_length": longest_text(model, processor.tokenizer),
-        "versions": versions(),
     }
 
     def fill(new):
@@ -109,113 +105,95 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
 def write_towers(model, processor, folder: Path, precisions: Sequence[str]) -> dict:
     """Write and compare the ONNX files alone; return `files` and `largest_distance`, {precision: {side: value}}."""
     image_size = Preprocess(processor.image_processor).image_size
-    longest = longest_text(model, processor.tokenizer)
+    vocabulary, longest = model.config.text_config.vocab_size, longest_text(model, processor.tokenizer)
     files, largest = ({precision: {} for precision in precisions} for _ in range(2))
     for side in SIDES:
         plain = folder / f"{side}_model.onnx"
         logger.info("exporting the %s tower ...", side)
         write_tower(model, side, image_size, plain)
         for precision in precisions:
-            path = plain if precision == "fp32" else folder / f"{side}_model_{precision}.onnx"
-            if precision != "fp32":
-                (_write_half if precision == "fp16" else _write_int8)(plain, path)
-            parity = check_parity(model, side, path, precision, image_size=image_size, longest=longest)
-            files[precision][side], largest[precision][side] = path.name, parity
+            path = plain
+            if precision == "int8":
+                path = folder / f"{side}_model_int8.onnx"
+                _write_int8(plain, path)
+            inputs = _texts(vocabulary, longest) if side == "text" else _images(image_size)
+            files[precision][side], largest[precision][side] = (
+                path.name,
+                _check_parity(model, side, path, precision, inputs),
+            )
         if "fp32" not in precisions:
             plain.unlink()
     return {"files": files, "largest_distance": largest}
 
 
-class _Tower(nn.Module):
+class _TextTower(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-
-class _TextTower(_Tower):
     def forward(self, input_ids, attention_mask):
         output = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
         return unit_length(output.pooler_output)
 
 
-class _VisionTower(_Tower):
+class _VisionTower(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
     def forward(self, pixel_values):
         return unit_length(self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output)
 
 
 def tower(model, side: str) -> nn.Module:
-    """Return the module that one file is made of: (B, P) of unit length from `input_ids` and `attention_mask`,
-    (B, T) int64, with `text`, or from `pixel_values`, (B, 3, H, W) float32, with `vision`."""
+    """Return the module that one file is made of: its outputs are (B, P) of unit length."""
     return (_TextTower if side == "text" else _VisionTower)(model)
 
 
 def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> None:
     """Write one tower in float32, for batches and texts of any size.
 
-    The attention of the model is set to `eager`, which gives the smallest graph: that of `sdpa` has a third more
-    nodes, for rows without any token.
-
-    Raises:
-        ClipScratchError: If the tower's weights do not fit into one file.
+    The model's attention is set to `eager`: the graph of `sdpa` has a third more nodes, for rows without any token.
     """
-    parts = (getattr(model, f"{side}_model"), model.text_projection if side == "text" else model.visual_projection)
-    size = sum(weight.numel() * weight.element_size() for part in parts for weight in part.parameters())
-    if size >= _LARGEST:
-        raise ClipScratchError(
-            f"the {side} tower has {size / 1e9:.1f} GB of weights, and an ONNX file holds {_LARGEST / 1e9:.1f} GB; "
-            "export a smaller tower."
-        )
     model.set_attn_implementation("eager")
     if side == "text":
         ids = torch.zeros(2, 2, dtype=torch.int64)  # a size of 1 would be taken for a constant
         inputs, axes = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {0: "batch", 1: "tokens"}
     else:
         inputs, axes = {"pixel_values": torch.zeros(2, 3, *image_size)}, {0: "batch"}
-    # The exporter warns of missing operators of torchvision and of its own deprecated calls.
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    with _quiet():
+        torch.onnx.export(
+            tower(model, side),
+            kwargs=inputs,
+            f=str(path),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=["text_embeds" if side == "text" else "image_embeds"],
+            dynamic_shapes=dict.fromkeys(inputs, axes),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+
+
+@contextmanager
+def _quiet():
+    """Suppress the exporter's warnings of missing operators of torchvision, and the progress of the quantisation."""
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                tower(model, side),
-                kwargs=inputs,
-                f=str(path),
-                dynamo=True,
-                input_names=list(inputs),
-                output_names=["text_embeds" if side == "text" else "image_embeds"],
-                dynamic_shapes=dict.fromkeys(inputs, axes),
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-            )
+            yield
     finally:
-        exporter.setLevel(level)
-
-
-def _write_half(source, path):
-    onnx, _ = onnx_libraries()
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
-    # A norm in half precision is off by up to 5e-4, so the float32 output is normalised once more.
-    name = model.graph.output[0].name
-    last = next(node for node in model.graph.node if name in node.output)
-    last.output[0] = f"{name}_half"
-    model.graph.node.append(onnx.helper.make_node("LpNormalization", [f"{name}_half"], [name], axis=-1, p=2))
-    onnx.save(model, path)
+        logging.disable(logging.NOTSET)
 
 
 def _write_int8(source, path):
     """Quantise dynamically, but with a scale for each 32 weights in the matrices that narrow.
 
-    Dynamic quantisation has one scale for a whole activation, and the output of an MLP's widening half has outliers:
-    a ViT-tiny keeps a mean cosine of 0.91 to its float32 self with all matrices dynamic, and 0.9993 this way; the file
-    is 7 % larger. With `accuracy_level=4` those activations are in 8 bits too; floats would give 0.9995, but a single
-    text would take a MiniLM six times as long. The other matrices have a scale a column: a MiniLM keeps 0.993 by it,
-    all dynamic, and 0.89 with a scale a matrix. Their weights have seven bits (`reduce_range`), which costs 0.001: with
-    eight a CPU with AVX2 but without VNNI overflows. The table of tokens, half of a small tower, is in 8 bits too.
+    The output of an MLP's widening half has outliers: a ViT-tiny keeps a mean cosine of 0.91 to its float32 self with
+    all matrices dynamic, and 0.9993 this way. Weights of the others have a scale a column (a MiniLM keeps 0.993, with a
+    scale a matrix 0.89) and seven bits: with eight a CPU with AVX2 but without VNNI overflows.
     """
     onnx, _ = onnx_libraries()
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -225,10 +203,9 @@ def _write_int8(source, path):
     shapes = {weight.name: list(weight.dims) for weight in model.graph.initializer}
     products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in shapes]
     narrowing = [node.name for node in products if shapes[node.input[1]][0] > shapes[node.input[1]][1]]
-    root, level = logging.getLogger(), logging.getLogger().level
-    root.setLevel(logging.ERROR)  # both log their progress through the root logger
-    try:
+    with _quiet():
         if narrowing:
+            # `accuracy_level=4`: activations in 8 bits; with floats a text takes a MiniLM six times as long.
             blocks = MatMulNBitsQuantizer(
                 model, bits=8, block_size=_BLOCK, is_symmetric=True, accuracy_level=4, nodes_to_include=narrowing
             )
@@ -242,8 +219,6 @@ def _write_int8(source, path):
             reduce_range=True,
             weight_type=QuantType.QInt8,
         )
-    finally:
-        root.setLevel(level)
 
 
 def open_session(path: Path, *, threads: int | None = None):
@@ -255,45 +230,32 @@ def open_session(path: Path, *, threads: int | None = None):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def check_parity(model, side: str, path: Path, precision: str, *, image_size: tuple[int, int], longest: int) -> float:
-    """Compare a file with its model on batches of one and several, and texts of several lengths and paddings.
-
-    Returns:
-        The largest distance between two embeddings of one input.
-
-    Raises:
-        ClipScratchError: If it is above the bound of the precision, or NaN.
-    """
+def _check_parity(model, side, path, precision, inputs):
+    """Compare a file with its model; return the largest distance between two embeddings of one input."""
     session, reference, largest = open_session(path), tower(model, side), 0.0
-    inputs = _texts(model.config.text_config.vocab_size, longest) if side == "text" else _images(image_size)
     for batch in inputs:
         with torch.inference_mode():
             expected = reference(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()
         (embeds,) = session.run(None, batch)
         largest = max(largest, float(np.linalg.norm(embeds - expected, axis=1).max()))
         if not largest <= BOUNDS[precision]:  # NaN too
-            remedy = "report it with the names of the towers" if precision == "fp32" else "leave that precision out"
             raise ClipScratchError(
                 f"the {side} tower in {precision} differs from PyTorch's embeddings by {largest:.2g}, and at most "
-                f"{BOUNDS[precision]:g} is accepted; nothing was written, {remedy}."
+                f"{BOUNDS[precision]:g} is accepted; nothing was written, leave that precision out."
             )
     return largest
 
 
-def _texts(vocabulary: int, longest: int) -> Iterator[dict[str, np.ndarray]]:
-    """Yield random tokens, padded on the right, on the left, and with holes."""
+def _texts(vocabulary, longest):
+    """Yield random tokens of several lengths, the first row of each batch whole, the others with holes."""
     random = np.random.default_rng(0)
     for batch, share in ((1, 0.0), (1, 0.3), (4, 1.0), (7, 0.5)):  # share of the longest text
-        length = max(1, round(share * longest))
-        place, kept = np.arange(length), random.integers(1, length + 1, (batch, 1))
-        masks = [place < kept, place >= length - kept, random.random((batch, length)) < 0.7]
-        mask = np.stack([masks[row % 3][row] for row in range(batch)])
-        mask[0] = True
-        mask[np.arange(batch), random.integers(length, size=batch)] = True
+        mask = random.random((batch, max(1, round(share * longest)))) < 0.7
+        mask[0], mask[:, mask.shape[1] // 2] = True, True
         yield {"input_ids": random.integers(0, vocabulary, mask.shape), "attention_mask": mask.astype(np.int64)}
 
 
-def _images(image_size: tuple[int, int]) -> Iterator[dict[str, np.ndarray]]:
+def _images(image_size):
     random = np.random.default_rng(0)
     for batch in (1, 3):
         yield {"pixel_values": random.uniform(-2, 2, (batch, 3, *image_size)).astype(np.float32)}

@@ -8,7 +8,6 @@ import base64
 import gzip
 import hashlib
 import json
-import logging
 import shutil
 import subprocess
 import tarfile
@@ -21,22 +20,19 @@ import PIL
 
 from ...data.images.preprocess import Preprocess
 from ...data.templates import check_templates
-from ...evaluation.encode import encode_pixels, longest_text
+from ...evaluation.encode import longest_text
 from ...evaluation.evaluate_dataset import log_scale
 from ...evaluation.rank_labels import check_labels
 from ...search.demo_page import join_labels, own_prompts
-from ...search.image_files import list_images, read_images
+from ...search.image_index import list_images, update_index
 from ...search.result_page import thumbnail
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.errors import ClipScratchError
-from ...utils.names import printable
+from ...utils.names import on_one_line, printable
 from .export_onnx import load_for_export, write_towers
-
-logger = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "browser"
 _PIECE = 3 * 2**20  # bytes of a script's content before base64
-_BATCH = 64  # images
 _PRECISION = "int8"  # 28 % of the size of float32 for MiniLM and ViT-tiny; its losses: benchmarks/RESULTS.md
 _RESAMPLES = (1, 2, 3)  # Pillow's filters in pixels.js
 
@@ -58,24 +54,17 @@ def write_page(
     labels: Sequence[str] | None = None,
     template: str | None = None,
 ) -> Path:
-    """Write the page's folder.
+    """Write the page's folder, and return the path of its `index.html`.
 
     Args:
         folder: The folder that training wrote.
         page: A new folder.
         images: Folder to search on the page: thumbnails, and embeddings made by PyTorch, go into the page's folder.
-            Unreadable images are left out; a warning counts them.
+            Unreadable images are left out, with a warning for each.
         labels: Two or more that the page starts with; default: the model's own classes.
         template: What the page starts with; default: the model's own first template.
-
-    Returns:
-        The path of its `index.html`.
-
-    Raises:
-        ClipScratchError: If there is no model, something is at `page`, the page cannot prepare images as the model
-            does, npm cannot fetch the two packages, or an ONNX file differs too much from the model.
     """
-    names = check_page(page, images=images, labels=labels, template=template)
+    check_page(page, images=images, labels=labels, template=template)
     model, processor = load_for_export(folder)
     own_labels, own_template = own_prompts(model.config)
     settings = {
@@ -86,6 +75,7 @@ def write_page(
         "preprocess": preprocess_settings(processor.image_processor),
         "labels": join_labels(list(labels or own_labels)),
         "template": own_template if template is None else template,
+        "images": {"names": [], "embeds": "", "size": 1},
     }
     payload = read_programs()
 
@@ -98,8 +88,11 @@ def write_page(
             processor.tokenizer.save_pretrained(work)
             for name in ("tokenizer", "tokenizer_config"):
                 payload[name] = Path(work, f"{name}.json").read_bytes()
-        settings["payload"], settings["payload_bytes"] = _write_payload(payload, new / "payload")
-        settings["images"] = _write_images(model, processor, images, names, new / "images")
+            if images is not None:
+                index, _ = update_index(images, model, processor, model_name=str(folder), where=Path(work, "index"))
+                (new / "images").mkdir()
+                settings["images"] = _write_images(index, new / "images")
+        settings["payload"] = _write_payload(payload, new / "payload")
         text = json.dumps(settings, indent=1)
         (new / "settings.js").write_text(f"const SETTINGS = {text};\n", encoding="utf-8")
 
@@ -109,14 +102,13 @@ def write_page(
 
 def check_page(
     page: str | Path, *, images: str | Path | None, labels: Sequence[str] | None, template: str | None
-) -> list[str]:
-    """Check the arguments of `write_page` before anything is loaded, and return the names of the images."""
+) -> None:
+    """Check the arguments of `write_page` before anything is loaded."""
     check_new_folder("page", page)
-    if labels:
-        check_labels(labels, ["{}" if template is None else template])
-    elif template is not None:
-        check_templates([template])
-    return [] if images is None else list(list_images(Path(images)))
+    templates = ["{}" if template is None else template]
+    check_labels(labels, templates) if labels else check_templates(templates)
+    if images is not None:
+        list_images(Path(images))
 
 
 def preprocess_settings(image_processor) -> dict:
@@ -125,15 +117,12 @@ def preprocess_settings(image_processor) -> dict:
     target = [size.height, size.width] if size.shortest_edge is None else size.shortest_edge
     if image_processor.do_center_crop:
         crop = [image_processor.crop_size.height, image_processor.crop_size.width]
-    if not image_processor.do_resize or image_processor.resample not in _RESAMPLES or size.longest_edge is not None:
+    known = image_processor.do_resize and image_processor.resample in _RESAMPLES and size.longest_edge is None
+    if not known or crop is not None and (np.array(crop) > target).any():
         values = f"do_resize={image_processor.do_resize}, resample={image_processor.resample}, size={dict(size)}"
         raise ClipScratchError(
-            f"the page cannot prepare images as this image processor does ({values}); it can resize with resample 1, 2 "
-            "or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge."
-        )
-    if crop is not None and (np.array(crop) > target).any():
-        raise ClipScratchError(
-            f"crop_size={crop} exceeds size={target}, and the page cannot pad; choose a smaller one."
+            f"the page cannot prepare images as this image processor does ({values}, crop={crop}); it can resize with "
+            "resample 1, 2 or 3 (Lanczos, bilinear, bicubic) to a size or a shorter edge, and crop, but not pad."
         )
     return {
         "size": target,
@@ -156,59 +145,41 @@ def read_programs() -> dict[str, bytes]:
 
 
 def read_package(package: str, sha512: str, members: Sequence[str]) -> list[bytes]:
-    """Fetch files of a package, `name@version`, through npm, and run nothing of it.
-
-    Raises:
-        ClipScratchError: If npm cannot fetch the package, or the base64 SHA-512 of its archive is another one.
-    """
+    """Fetch files of a package, `name@version`, through npm, and run nothing of it."""
     npm = shutil.which("npm")
     if npm is None:
         raise ClipScratchError(f"the page needs {package}, which npm fetches, and npm is missing; install Node.js.")
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", package, "--silent", "--ignore-scripts", "--pack-destination", folder]
         # In the temporary folder, since npm reads the package.json of the current one.
+        command = [npm, "pack", package, "--silent", "--ignore-scripts"]
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        archives = list(Path(folder).glob("*.tgz"))
-        if ended.returncode or len(archives) != 1:
-            lines = (ended.stderr or ended.stdout).strip().splitlines() or ["without a reason"]
-            raise ClipScratchError(f"npm cannot fetch {package} ({lines[-1]}); check the connection.")
-        digest = base64.b64encode(hashlib.sha512(archives[0].read_bytes()).digest()).decode()
+        if ended.returncode:
+            raise ClipScratchError(f"npm cannot fetch {package} ({on_one_line(ended.stderr)}); check the connection.")
+        (archive,) = Path(folder).glob("*.tgz")
+        digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
         if digest != sha512:
-            raise ClipScratchError(
-                f"npm fetched an archive of {package} with SHA-512 {digest}, not {sha512}; check npm's registry."
-            )
-        with tarfile.open(archives[0]) as archive:
-            return [archive.extractfile(f"package/{member}").read() for member in members]
+            raise ClipScratchError(f"{package} has SHA-512 {digest} instead of {sha512}; check npm's registry.")
+        with tarfile.open(archive) as opened:
+            return [opened.extractfile(f"package/{member}").read() for member in members]
 
 
 def _write_payload(payload, folder):
-    """Return ({name: number of pieces}, bytes of all pieces)."""
+    """Write the pieces; return how many each name has."""
     folder.mkdir()
-    pieces, size = {}, 0
+    pieces = {}
     for name, content in payload.items():
         packed = gzip.compress(content, 9, mtime=0)
         starts = range(0, len(packed), _PIECE)
         for place, start in enumerate(starts):
             text = base64.b64encode(packed[start : start + _PIECE]).decode()
             (folder / f"{name}-{place}.js").write_text(f'received("{name}", {place}, "{text}");\n', encoding="ascii")
-        pieces[name], size = len(starts), size + len(packed)
-    return pieces, size
+        pieces[name] = len(starts)
+    return pieces
 
 
-def _write_images(model, processor, source, names, folder):
+def _write_images(index, folder):
     """Write thumbnails; return the images' names, and their embeddings as base64 of (N, P) float32."""
-    folder.mkdir()
-    preprocess, kept, embeds, errors = Preprocess(processor.image_processor), [], [], []
-    for batch in read_images(Path(source or "."), names, preprocess, batch_size=_BATCH):
-        for read in batch:
-            small = None if read.error else thumbnail(Path(source, read.name))
-            if small is None:
-                errors.append(read.error or f"{read.name} was deleted meanwhile")
-                continue
-            small.save(folder / f"{len(kept)}.jpg", quality=82)
-            kept.append(printable(read.name))
-            embeds.append(encode_pixels(model, read.pixels[None].copy(), preprocess.mean, preprocess.std)[0].numpy())
-    if errors:
-        logger.warning("%d of %d images are left out; the first: %s", len(errors), len(names), errors[0])
-    packed = np.stack(embeds).astype("<f4").tobytes() if embeds else b""
-    return {"names": kept, "embeds": base64.b64encode(packed).decode(), "size": model.config.projection_dim}
+    for number, name in enumerate(index.images):
+        thumbnail(index.folder / name).save(folder / f"{number}.jpg", quality=82)
+    embeds = base64.b64encode(index.embeds.astype("<f4").tobytes()).decode()
+    return {"names": [printable(name) for name in index.images], "embeds": embeds, "size": index.embeds.shape[1]}

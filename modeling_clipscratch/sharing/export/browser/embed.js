@@ -3,28 +3,22 @@
 
 const model = {};
 
-// `report(stage, share)`: what is being loaded, and the share of all bytes that is loaded, 0 to 1.
+// `report(stage)`: what is being loaded.
 async function loadModel(report) {
-  let done = 0;
-  const read = async (name, stage) => {
-    report(stage, done / SETTINGS.payload_bytes);
-    return payload(name, (bytes) => { done += bytes; report(stage, done / SETTINGS.payload_bytes); });
-  };
   const asModule = async (name) =>
-    import(URL.createObjectURL(new Blob([await read(name, "Loading the program ...")], { type: "text/javascript" })));
+    import(URL.createObjectURL(new Blob([await payload(name)], { type: "text/javascript" })));
+  const json = async (name) => JSON.parse(new TextDecoder().decode(await payload(name)));
+  report("Loading the program ...");
   const { Tokenizer } = await asModule("tokenizers");
+  model.tokenizer = new Tokenizer(await json("tokenizer"), await json("tokenizer_config"));
   model.ort = await asModule("onnxruntime");
   // More threads would need headers that only a server can send.
   model.ort.env.wasm.numThreads = 1;
-  model.ort.env.wasm.wasmBinary = await read("wasm", "Loading the program ...");
-  const text = new TextDecoder();
-  const json = async (name) => JSON.parse(text.decode(await read(name, "Loading the tokenizer ...")));
-  model.tokenizer = new Tokenizer(await json("tokenizer"), await json("tokenizer_config"));
+  model.ort.env.wasm.wasmBinary = await payload("wasm");
   for (const side of ["vision", "text"]) {
-    const stage = `Loading the ${side} tower ...`;
-    model[side] = await model.ort.InferenceSession.create(await read(side, stage), { executionProviders: ["wasm"] });
+    report(`Loading the ${side} tower ...`);
+    model[side] = await model.ort.InferenceSession.create(await payload(side), { executionProviders: ["wasm"] });
   }
-  report("Ready.", 1);
 }
 
 // Token numbers of a text. A text that is too long loses its end, but not the special tokens after it.

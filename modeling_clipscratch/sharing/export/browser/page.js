@@ -78,9 +78,9 @@ async function rankLabels() {
   return say("label-note", `Probabilities of these labels; they sum to 100 %.${unknown}`);
 }
 
-function make(tag, content) {
+function make(tag, content = "") {
   const element = document.createElement(tag);
-  if (content !== undefined) element.textContent = content;
+  element.textContent = content;
   return element;
 }
 
@@ -187,7 +187,7 @@ async function start() {
   if (typeof WebAssembly === "undefined" || typeof DecompressionStream === "undefined") {
     throw new Error("This browser is too old for this page: it has no WebAssembly or DecompressionStream (2023).");
   }
-  await loadModel((stage, share) => { say("stage", stage); $("progress").value = share; });
+  await loadModel((stage) => say("stage", stage));
   $("loading").hidden = true;
   listen();
   await rankLabels();

@@ -26,12 +26,9 @@ function addScript(path) {
   });
 }
 
-// SETTINGS.payload: name -> number of pieces. `report(bytes)` is called after each.
-async function payload(name, report) {
-  for (let place = 0; place < SETTINGS.payload[name]; place++) {
-    await addScript(`payload/${name}-${place}.js`);
-    report(pieces[name][place].length);
-  }
+// SETTINGS.payload: name -> number of pieces.
+async function payload(name) {
+  for (let place = 0; place < SETTINGS.payload[name]; place++) await addScript(`payload/${name}-${place}.js`);
   const packed = new Blob(pieces[name]).stream().pipeThrough(new DecompressionStream("gzip"));
   delete pieces[name];
   return new Uint8Array(await new Response(packed).arrayBuffer());

@@ -35,34 +35,36 @@ function resizeWeights(before, after, filter) {
   });
 }
 
-// One direction. `from`: bytes of `lines` lines; `step` and `nextLine`: bytes from pixel to pixel and line to line.
-function resizeLines(from, lines, step, nextLine, plan, to, toStep, toNextLine) {
-  for (let line = 0; line < lines; line++) {
-    for (let place = 0; place < plan.length; place++) {
-      const { first, weights } = plan[place];
+function resizeWidth({ width, height, data }, newWidth, filter) {
+  if (newWidth === width) return { width, height, data };
+  const plan = resizeWeights(width, newWidth, filter);
+  const to = new Uint8Array(newWidth * height * 3);
+  let next = 0;
+  for (let line = 0; line < height; line++) {
+    for (const { first, weights } of plan) {
       for (let channel = 0; channel < 3; channel++) {
         let sum = 2 ** (BITS - 1);
-        let at = line * nextLine + first * step + channel;
-        for (let k = 0; k < weights.length; k++, at += step) sum += from[at] * weights[k];
-        to[line * toNextLine + place * toStep + channel] = Math.min(255, Math.max(0, Math.floor(sum / 2 ** BITS)));
+        let at = (line * width + first) * 3 + channel;
+        for (let k = 0; k < weights.length; k++, at += 3) sum += data[at] * weights[k];
+        to[next++] = Math.min(255, Math.max(0, Math.floor(sum / 2 ** BITS)));
       }
     }
   }
-}
-
-function resizeWidth({ width, height, data }, newWidth, filter) {
-  if (newWidth === width) return { width, height, data };
-  const to = new Uint8Array(newWidth * height * 3);
-  resizeLines(data, height, 3, width * 3, resizeWeights(width, newWidth, filter), to, 3, newWidth * 3);
   return { width: newWidth, height, data: to };
 }
 
-function resizeHeight({ width, height, data }, newHeight, filter) {
-  if (newHeight === height) return { width, height, data };
-  const to = new Uint8Array(width * newHeight * 3);
-  resizeLines(data, width, width * 3, 3, resizeWeights(height, newHeight, filter), to, width * 3, 3);
-  return { width, height: newHeight, data: to };
+function transpose({ width, height, data }) {
+  const to = new Uint8Array(data.length);
+  let next = 0;
+  for (let x = 0; x < width; x++) {
+    for (let y = 0; y < height; y++) {
+      for (let channel = 0; channel < 3; channel++) to[next++] = data[(y * width + x) * 3 + channel];
+    }
+  }
+  return { width: height, height: width, data: to };
 }
+
+const resizeHeight = (image, newHeight, filter) => transpose(resizeWidth(transpose(image), newHeight, filter));
 
 // {width, height, data: RGB bytes} -> the same of another size, bit for bit as PIL.Image.resize. Bytes are rounded
 // between the two directions, so their order counts: before Pillow 13 the width comes first. Pillow 13 (`tallFirst`) starts
