@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..data.columns import DATA_OPTIONS
 from ..data.templates import DEFAULT_TEMPLATES
 from ..evaluation.report.markdown import Markdown, code, code_block, escaped
-from ..evaluation.report.metric_tables import INTERVAL, markdown_table, values_only
+from ..evaluation.report.metric_tables import INTERVAL, shown_of, values_only
 from ..evaluation.safe_loading import check_code, explaining_load_errors
 from ..hub.configuration_clipscratch import ClipScratchConfig
 from ..training.saving.run_folder import CARD, OUR_CARD, is_our_card
@@ -141,7 +141,8 @@ def _render(folder, model, license, language):
         versions=_read(folder, "versions.json"),
         files={path.name for path in folder.iterdir()},
         split=split,
-        results=Markdown(markdown_table({dataset: metrics})) if metrics else None,
+        results={metric: shown_of(metrics, metric) for metric in values_only(metrics)},
+        dataset=dataset,
         command=eval_command(model, dataset, split, recipe),
         data_link=_hub_link(dataset, "datasets/") if data.get("source") == "hub" else code(dataset),
         rows={split: rows[split] for split in ("train", "validation", "test", *rows) if split in rows},

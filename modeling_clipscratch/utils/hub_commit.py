@@ -13,12 +13,7 @@ from .names import on_one_line
 
 
 def open_repository(
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    create: bool = True,
+    repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | None = None
 ) -> str:
     """Check, before anything long begins, that a model repository can be written to, and return its full id.
 
@@ -27,7 +22,6 @@ def open_repository(
         private: Visibility of a repository that is created now. With `True` an existing public one is refused.
         revision: Branch; created if it is missing.
         token: Default: the one that `hf auth login` or `HF_TOKEN` set.
-        create: Create the repository if it is missing.
 
     Raises:
         ClipScratchError: If the id is malformed, there is no token, or the repository is public against `private`.
@@ -44,10 +38,7 @@ def open_repository(
         )
     api = HfApi(token=token)
     with _explaining_refusals(repo_id):
-        if create:
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        elif "/" not in repo_id:
-            repo_id = f"{api.whoami()['name']}/{repo_id}"
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         api.auth_check(repo_id, write=True)  # `create_repo` succeeds for one of somebody else
         public = private and not api.repo_info(repo_id).private
         if revision is not None and not revision.startswith("refs/pr/") and not public:
