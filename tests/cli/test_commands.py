@@ -255,7 +255,7 @@ def test_two_models_are_compared_on_the_same_images(run, saved, make_model, word
         ({"batch_size": ["0"]}, "batch_size=0"),
         ({"split": ["nosuch"]}, "nosuch"),
         ({"model": ["a", "a"]}, "model a is named twice"),
-        ({"save_predictions": []}, "need --output_dir"),
+        ({"save_predictions": []}, "needs --output_dir"),
         ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
         ({"class_names": ["a", ""]}, "label 2 of 2 is empty"),
         ({"templates": ["imagnet"]}, "is not a published list .*imagenet"),

@@ -152,7 +152,7 @@ def test_pixels_are_those_of_the_image_processor_to_the_bit(image_processor, siz
     )
     ended = subprocess.run([NODE, "-e", script], input=json.dumps(given), capture_output=True, text=True, check=True)
     found = json.loads(ended.stdout)
-    expected = Preprocess(image_processor)(pixels)
+    expected = Preprocess(image_processor)(Image.fromarray(pixels))
     assert (found["height"], found["width"]) == expected.shape[:2]
     np.testing.assert_array_equal(np.array(found["data"]).reshape(expected.shape), expected)
     whole = image_processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]

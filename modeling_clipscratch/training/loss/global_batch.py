@@ -58,6 +58,7 @@ def settle_global_batch(args) -> None:
 
 
 def describe_batch(args, chunk: int | None) -> str:
+    """Return the arithmetic of a global batch for the log."""
     rows = args.per_device_train_batch_size
     line = f"global batch of {args.global_batch_size:,} pairs = {args.world_size} x {rows:,}"
     if chunk is None:

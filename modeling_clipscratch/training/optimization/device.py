@@ -9,6 +9,7 @@ from ..towers.attention import choose_attention
 
 
 def no_accelerator() -> bool:
+    """Return whether a run can only use CPUs."""
     return not torch.accelerator.is_available()
 
 
@@ -23,6 +24,7 @@ def choose_precision(*, use_cpu: bool) -> str:
 
 
 def describe_device(args) -> str:
+    """Return what a run computes on, for the log."""
     processes = f"{args.world_size} processes on " if args.world_size > 1 else ""
     attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
     return f"{processes}{args.device.type}, {args.precision}, {attention} attention"

@@ -48,6 +48,7 @@ def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> li
 
 
 def build_optimizer(groups: list[dict], kind: type, settings: dict, args) -> torch.optim.Optimizer:
+    """Return the optimizer of a run, with a group of parameters for each learning rate and weight decay."""
     if args.muon_learning_rate is None:
         return kind(groups, **settings)
     return MuonAdamW(groups, dtype=torch.bfloat16 if args.bf16 else torch.float32, **settings)
