@@ -48,7 +48,7 @@ def parameter_groups(model, decaying: list[str], args, matrices: set[str]) -> li
 
 
 def build_optimizer(groups: list[dict], kind: type, settings: dict, args) -> torch.optim.Optimizer:
-    """Return the optimizer of a run, with a group of parameters for each learning rate and weight decay."""
+    """Return the optimizer of the groups: Muon with AdamW if `muon_learning_rate` is set, else one of `kind`."""
     if args.muon_learning_rate is None:
         return kind(groups, **settings)
     return MuonAdamW(groups, dtype=torch.bfloat16 if args.bf16 else torch.float32, **settings)
