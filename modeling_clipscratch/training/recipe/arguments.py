@@ -26,13 +26,17 @@ class ModelArguments:
     """Towers, pooling, projection and loss."""
 
     text_tower: str = _option(
-        "distilbert/distilbert-base-uncased", "Hub id or folder, or a model type to train from scratch (distilbert)."
+        "distilbert/distilbert-base-uncased",
+        "Hub id or folder of pretrained weights, or a model type to train from scratch (distilbert).",
     )
     vision_tower: str = _option(
-        "google/vit-base-patch16-224-in21k", "Hub id or folder, or a model type to train from scratch (vit)."
+        "google/vit-base-patch16-224-in21k",
+        "Hub id or folder of pretrained weights, or a model type to train from scratch (vit).",
     )
-    freeze_text: bool | None = _option(None, "Do not train the text tower. Default: if it is pretrained.", **_FLAG)
-    freeze_vision: bool | None = _option(None, "Do not train the vision tower. Default: if it is pretrained.", **_FLAG)
+    freeze_text: bool | None = _option(None, "Do not train the text tower. Default: true if it is pretrained.", **_FLAG)
+    freeze_vision: bool | None = _option(
+        None, "Do not train the vision tower. Default: true if it is pretrained.", **_FLAG
+    )
     unfreeze_text_layers: int = _option(0, "Last blocks of a frozen text tower to train.")
     unfreeze_vision_layers: int = _option(0, "Last blocks of a frozen vision tower to train.")
     text_lora_rank: int = _option(0, "Rank of LoRA adapters to train in a frozen text tower; 0 for none.")
@@ -45,9 +49,14 @@ class ModelArguments:
     vision_state_norm: str = _option("none", "Normalisation of image features.", choices=STATE_NORMS)
     loss: str = _option("softmax", "Contrastive loss.", choices=LOSSES)
     logit_scale_init_value: float = _option(2.6592, "Natural log of the initial inverse temperature.")
-    tokenizer: str | None = _option(None, "Hub id or folder. Default: the text tower's, or the captions' words.")
+    tokenizer: str | None = _option(
+        None,
+        "Hub id or folder. Default: the text tower's; for a tower from scratch, one of the training captions' words.",
+    )
     max_length: int | None = _option(None, "Tokens read of a caption. Default: as many as the text tower can.")
-    image_size: int | None = _option(None, "Edge of the image in pixels. Default: the pretrained vision tower's.")
+    image_size: int | None = _option(
+        None, "Edge of the square image in pixels. Default: the pretrained tower's; needed for one from scratch."
+    )
     patch_size: int = _option(4, "Patch of a vision tower from scratch, in pixels.")
     text_hidden_size: int = _option(128, "Width of a text tower from scratch.")
     text_num_layers: int = _option(4, "Layers of a text tower from scratch.")
@@ -87,12 +96,20 @@ class DataArguments:
     templates: list[str] | None = _option(
         None, "Prompts for classes, with {} for the class; a .txt; or CLIP's: cifar10, cifar100, imagenet."
     )
-    test_split: str | None = _option("auto", "Split to measure the finished run on, or none. Default: test, if any.")
+    test_split: str | None = _option(
+        "auto", "Split to measure the finished run on; none: validation; auto: test if there is one, else validation."
+    )
     validation_fraction: float = _option(0.1, "Share of the training rows for validation, if there is no such split.")
     split_column: str | None = _option(None, "Column that names a row's split, or none. Default: one called split.")
     image_root: str | None = _option(None, "Folder that paths in a table are relative to. Default: the table's.")
-    folder_names: str | None = _option(None, "What sub-folders are, if ambiguous.", choices=("classes", "splits"))
-    caption_lines: str | None = _option(None, "Lines of a text file: captions or one.", choices=("split", "join"))
+    folder_names: str | None = _option(
+        None, "What the names of sub-folders are, if that is ambiguous.", choices=("classes", "splits")
+    )
+    caption_lines: str | None = _option(
+        None,
+        "Whether the lines of a text file are several captions or one, if that is ambiguous.",
+        choices=("split", "join"),
+    )
     streaming: bool = _option(False, "Read the training rows on the fly, from tar shards or parquet; needs max_steps.")
 
     def reading(self) -> DataOptions:
@@ -120,19 +137,35 @@ class ClipScratchTrainingArguments(TrainingArguments):
     output_dir: str | None = _option("runs/clipscratch", "Folder of the run.")
     overwrite_output_dir: bool = _option(False, "Replace another run in the folder.")
     num_train_epochs: float = _option(-1, f"Passes over the training rows. Default: {EPOCHS}, at least {STEPS} steps.")
-    global_batch_size: int | None = _option(None, "Pairs that the loss compares, in all processes. Default: 256.")
-    per_device_train_batch_size: int | None = _option(None, "Pairs of a process. Default: by encode_chunk_size.")
-    encode_chunk_size: str = _option("auto", "Pairs that a process encodes at once; auto: as many as fit.")
-    memory_budget_gb: float | None = _option(None, "Memory of a process. Default: half of a CPU's, 90 % of a GPU's.")
+    global_batch_size: int | None = _option(
+        None,
+        "Pairs that the loss compares, over all processes; at most all training rows. Default: 256, or as many as "
+        "per_device_train_batch_size gives.",
+    )
+    per_device_train_batch_size: int | None = _option(
+        None, "Pairs that a process encodes at once. Default: follows from global_batch_size and encode_chunk_size."
+    )
+    encode_chunk_size: str = _option(
+        "auto", "Pairs that a process encodes at once, a number; auto: as many as the memory budget allows."
+    )
+    memory_budget_gb: float | None = _option(
+        None, "Memory for encode_chunk_size=auto, each process. Default: half of the memory of a CPU, 90 % of a GPU's."
+    )
     per_device_eval_batch_size: int = _option(256, "Images or texts that a process encodes at once in evaluation.")
     learning_rate: float = _option(1e-3, "Highest learning rate.")
-    tower_learning_rate: float | None = _option(None, "Learning rate of the towers, e.g. 1e-5 if pretrained.")
-    muon_learning_rate: float | None = _option(None, "Learning rate of Muon, for towers from scratch.")
+    tower_learning_rate: float | None = _option(
+        None, "Highest learning rate of the towers, such as 1e-5 for pretrained ones. Default: learning_rate."
+    )
+    muon_learning_rate: float | None = _option(
+        None, "Highest learning rate of Muon, for the blocks' matrices of towers from scratch. Default: AdamW for all."
+    )
     weight_decay: float = _option(0.1, "Weight decay of matrices; norms, biases and the temperature have none.")
     adam_beta2: float = _option(0.98, "Decay of AdamW's second moment.")
     lr_scheduler_type: str = _option("cosine", "Schedule of the learning rate.")
     warmup_steps: float = _option(0.05, "Steps of rising learning rate; below 1, a share of all steps.")
-    ema_decay: float | None = _option(None, "Decay of an average of the weights, e.g. 0.999, to end with.")
+    ema_decay: float | None = _option(
+        None, "Decay of a moving average of the weights, e.g. 0.999, which evaluations and the finished model use."
+    )
     patch_dropout: float = _option(0.0, "Share of an image's patches that the vision tower does not see in training.")
     random_shift: int = _option(0, "Shift training images by up to this many pixels each way.")
     random_crop_min_area: float = _option(1.0, "Smallest share of the image that a random crop keeps; 1: no crop.")
@@ -146,20 +179,36 @@ class ClipScratchTrainingArguments(TrainingArguments):
     save_steps: float | None = _option(None, "Steps between checkpoints; below 1, a share. Default: eval_steps.")
     save_total_limit: int | None = _option(2, "Checkpoints to keep, the best one among them.")
     load_best_model_at_end: bool = _option(True, "Finish with the checkpoint that was best on validation.")
-    early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better metric.")
+    early_stopping_patience: int | None = _option(
+        None, "Stop after so many evaluations without a better metric. Default: never."
+    )
     logging_steps: float = _option(10, "Steps between log lines.")
-    logging_nan_inf_filter: bool = _option(False, "Wait for the device at each step, to log no NaN.")
+    logging_nan_inf_filter: bool = _option(
+        False, "Wait for the device at each step and log no NaN; such a loss ends the run in any case."
+    )
     report_to: list[str] | str | None = _option("none", "tensorboard, trackio, wandb, ..., or several.", nargs="+")
     disable_tqdm: bool | None = _option(False, "Show no progress bars.")
     seed: int = _option(0, "Seed of weights, order, captions and augmentation.")
-    bf16: bool | None = _option(None, "Compute in bf16; false: in fp32. Default: as the device is fast.", **_FLAG)
-    fp16: bool | None = _option(None, "Compute in fp16.", **_FLAG)
-    attention: str = _option("auto", "Kernel; auto: eager_bf16 for bf16 on CPUs, else sdpa.", choices=ATTENTIONS)
-    on_bad_row: str = _option("raise", "At a broken image or missing text: raise or skip.", choices=("raise", "skip"))
-    keep_in_memory: bool | None = _option(None, "Keep decoded images in memory. Default: up to 4 GB a split.")
+    bf16: bool | None = _option(
+        None, "Compute the towers in bf16; false: in fp32. Default: bf16 if the device is fast at it.", **_FLAG
+    )
+    fp16: bool | None = _option(None, "Compute the towers in fp16. Default: false.", **_FLAG)
+    attention: str = _option(
+        "auto", "Attention kernel; auto: eager_bf16 for bf16 on CPUs, else sdpa.", choices=ATTENTIONS
+    )
+    on_bad_row: str = _option(
+        "raise",
+        "At a row with a broken image, no caption or no label: raise an error, or skip and count it.",
+        choices=("raise", "skip"),
+    )
+    keep_in_memory: bool | None = _option(
+        None, "Decode all images once and keep them in memory. Default: if a split takes less than 4 GB."
+    )
     stream_shuffle_rows: int = _option(2048, "Rows that each reader of a stream holds and shuffles at a time.")
     cache_features: bool = _option(True, "Compute the features of a frozen tower once and keep them on disk.")
-    cache_dir: str | None = _option(None, "Folder of cached features. Default: in the Hugging Face cache.")
+    cache_dir: str | None = _option(
+        None, "Folder of the cached features. Default: clipscratch in the Hugging Face cache."
+    )
     hub_strategy: str = _option("end", "Only end: the finished folder is published, in one commit.")
 
     def __post_init__(self):
