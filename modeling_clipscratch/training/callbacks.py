@@ -4,11 +4,13 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import threading
 import time
 
 import torch
 import torch.distributed as dist
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as trainer_module
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback, TrainerState
@@ -204,18 +206,38 @@ def _obey_the_parent(worker):
     threading.Thread(target=wait, daemon=True).start()
 
 
-class Progress(ProgressCallback):
-    """Show the last loss with its floor and the last metrics beside transformers' bar, instead of printing each log."""
+class Progress(TrainerCallback):
+    """Show a bar of the training: images, images/s, time left, last loss with its floor, last evaluation."""
 
     def __init__(self):
-        super().__init__()
-        self.shown = {}
+        self.bar, self.shown = None, {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            self.bar = tqdm(
+                total=state.max_steps * args.global_batch_size,
+                initial=state.global_step * args.global_batch_size,
+                unit=" images",
+                desc="training",
+                dynamic_ncols=True,
+                smoothing=0,  # the mean rate since the start: evaluations and checkpoints count too
+                mininterval=1.0 if sys.stderr.isatty() else 30.0,
+            )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.update(args.global_batch_size)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is None:
+        if self.bar is None or not logs:
             return
         if "loss" in logs:
             floor = f" (floor {logs['loss_floor']:.2f})" if "loss_floor" in logs else ""
             self.shown["loss"] = f"{logs['loss']:.2f}{floor}"
         self.shown |= {name.removeprefix("eval_"): f"{logs[name]:.1%}" for name in _SHOWN & logs.keys()}
-        self.training_bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.shown.items()))
+        self.bar.set_postfix_str(", ".join(f"{name} {value}" for name, value in self.shown.items()), refresh=False)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

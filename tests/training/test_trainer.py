@@ -153,14 +153,15 @@ def test_bf16_steps_keep_weights_in_float32(make_trainer):
     assert len(losses) == 2 and all(0 < loss < 2 * math.log(16) for loss in losses)
 
 
-def test_progress_bar_shows_the_loss_with_its_floor(make_trainer, capfd):
-    trainer = make_trainer(disable_tqdm=False, max_steps=2, logging_steps=1)
+def test_progress_bar_counts_images_and_shows_the_loss_with_its_floor(make_trainer, capfd):
+    trainer = make_trainer(disable_tqdm=False, max_steps=30, logging_steps=1)
     trainer.train()
     trainer.evaluate()
-    last, bars = trainer.state.log_history[1], capfd.readouterr().err
-    assert re.search(r"100%.* 2/2 ", bars)
+    last, bars = trainer.state.log_history[29], capfd.readouterr().err
+    assert re.search(r"training: 100%.* 480/480 .* images/s", bars)
     assert f"loss {last['loss']:.2f} (floor {last['loss_floor']:.2f})" in bars
     assert re.search(r"embedding train: 100%.* 64/64 ", bars)  # of the evaluation after the training
+    assert bars.count("training: ") < 10  # a file does not get a line for each step
 
 
 def test_model_callbacks_and_optimizer_may_be_given_as_to_transformers_trainer(make_trainer):
