@@ -18,7 +18,7 @@ from .public_text import public_content
 logger = logging.getLogger(__name__)
 
 REPORT = "report"  # folder with the report of a model, in its folder and repository
-OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # pages, tables and images; not predictions, not embeddings
+OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # pages, tables and images; not predictions
 
 
 def push_folder(

@@ -296,10 +296,12 @@ class ClipScratchTrainer(Trainer):
 
     def _check_finite(self, loss: float | None = None) -> None:
         """Raise `DivergedError` if a logged loss, or without one a trained weight, is NaN or infinite."""
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        averages = [] if self.ema is None else list(self.ema.weights.values())
-        if not (are_finite([*trained, *averages]) if loss is None else math.isfinite(loss)):
-            what = "weights are" if loss is None else "loss is"
+        what, finite = "loss is", loss is not None and math.isfinite(loss)
+        if loss is None:
+            trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+            averages = [] if self.ema is None else self.ema.weights.values()
+            what, finite = "weights are", are_finite([*trained, *averages])
+        if not finite:
             raise DivergedError(
                 f"the {what} not finite at step {self.state.global_step}: training diverged and was stopped before "
                 "anything of it was saved; checkpoints of earlier steps are whole. Train again with a lower "

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from modeling_clipscratch.data.batches.captions import CaptionTable
 from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.saving.checkpoints import read_weights
 from modeling_clipscratch.training.towers.build import build_model
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
@@ -32,7 +32,8 @@ RECIPE = {
 
 def weights(folder):
     """Return the state dict of a run's folder or a checkpoint."""
-    return read_weights(Path(folder))
+    files = Path(folder).glob("model*.safetensors")
+    return {name: tensor for path in files for name, tensor in load_file(path).items()}
 
 
 def state_of(folder):

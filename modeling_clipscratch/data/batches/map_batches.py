@@ -30,7 +30,7 @@ _CAPTION_DRAW = 100  # a draw number apart from those of the augmentation
 class TextSide:
     """Draw a caption of each row by (seed, epoch, key), and return its tokens or its cached features.
 
-    Of the three, one is given: `tokens` of the texts of a caption table, `features` (U, D) of each text of it, or a
+    It has one of three: `tokens` of the texts of a caption table, `features` (U, D) of each text of it, or a
     `tokenizer` for texts that are not known beforehand, which are cut at its `model_max_length`.
     """
 

@@ -14,11 +14,11 @@ import torch
 
 from ...utils.errors import ClipScratchError
 from ..columns import DEFAULT_OPTIONS, DataOptions
-from ..dataset import class_names, image_digest, read_member, title
+from ..dataset import class_names, image_digest, title
 from ..images.decode import BadImageError
 from ..images.preprocess import Preprocess
 from ..images.randomness import epoch_order, key_ids
-from ..sources.streams import prepare_stream, shard_names, shard_rows
+from ..sources.streams import image_cell, prepare_stream, shard_names, shard_rows
 from ..splits import hash_of
 from .captions import CaptionTable, link_ids
 from .map_batches import TextSide
@@ -52,10 +52,8 @@ class StreamedRows:
 
         The row is `number` of a shard. A missing part raises.
         """
-        cell = raw["image"] or {}
-        image, where = cell.get("bytes") or cell.get("path"), cell.get("path") or f"{self.shards[shard]}: row {number}"
-        if tar := cell.get("shard"):
-            image, where = read_member(cell), f"{tar}: {cell['member']}"
+        cell = image_cell(raw["image"])
+        image, where = cell["bytes"] or cell["path"], cell["path"] or f"{self.shards[shard]}: row {number}"
         if not image:
             raise BadImageError(f"{where}: has no image; remove the row.")
         if self.class_names is None:

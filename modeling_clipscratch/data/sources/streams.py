@@ -59,7 +59,7 @@ def prepare_stream(
 
 
 def _prepare(raw: dict, row: int, name, image, captions, label, key, root, count, numbers, on_bad_row) -> dict:
-    cell = _image_cell(raw[image])
+    cell = image_cell(raw[image])
     if (path := cell["path"]) and not cell["bytes"]:
         cell["path"] = path_of_cell(root, path)
     stored = cell["bytes"] or cell["path"]
@@ -76,8 +76,8 @@ def _prepare(raw: dict, row: int, name, image, captions, label, key, root, count
     return prepared | {"label": number}
 
 
-def _image_cell(cell) -> dict:
-    """Return the `bytes` and `path` of an image's cell, as far as it has them."""
+def image_cell(cell) -> dict:
+    """Return the `bytes` and `path` of an image's cell, as far as it has them; of a tar's cell the bytes are read."""
     if isinstance(cell, Image.Image):  # after a user's `map`, before which `datasets` decodes
         cell = ppm(np.asarray(cell.convert("RGB")))
     cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}

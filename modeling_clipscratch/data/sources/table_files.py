@@ -141,10 +141,10 @@ def _image_root(folder: Path, cells: Sequence[str], options: DataOptions, split:
     if not cells or count(folder):
         return folder
     top = folder.parent if folder.name == "annotations" else folder  # of COCO
-    near = {path: found for place in ("*/", "*/*/") for path in top.glob(place) if (found := count(path))}
+    near = {path: images for place in ("*/", "*/*/") for path in top.glob(place) if (images := count(path))}
     # Of folders with files of the same names, such as COCO's, the one that is named after the split.
-    near = {path: found for path, found in near.items() if split and split_of_path(path.name) == split} or near
-    best = [path for path, found in near.items() if found == max(near.values())]
+    near = {path: images for path, images in near.items() if split and split_of_path(path.name) == split} or near
+    best = [path for path, images in near.items() if images == max(near.values())]
     return best[0] if len(best) == 1 else folder
 
 
@@ -302,17 +302,17 @@ def by_rows(source: Source, names: Mapping[str, Sequence], column: str | None = 
     """
     regrouped: Source = {}
     for split, part in source.items():
-        found = [canonical_split(str(name or "").strip()) for name in names.get(split, [split])]
-        wrong = next((row for row, name in enumerate(found) if not name or (len(source) > 1 and name != split)), None)
+        splits = [canonical_split(str(name or "").strip()) for name in names.get(split, [split])]
+        wrong = next((row for row, name in enumerate(splits) if not name or (len(source) > 1 and name != split)), None)
         if wrong is not None:
             raise ClipScratchError(
-                f"{part.origin}: row {wrong + 1} has the split {found[wrong]!r}, by its "
+                f"{part.origin}: row {wrong + 1} has the split {splits[wrong]!r}, by its "
                 f"{f'column {column!r}' if column else 'folder'}, among others or in a file of {split}; correct it, or "
                 "ignore the column with --split_column none."
             )
-        for name in dict.fromkeys(found):
-            rows = [row for row, other in enumerate(found) if other == name]
-            if len(rows) == len(found):
+        for name in dict.fromkeys(splits):
+            rows = [row for row, other in enumerate(splits) if other == name]
+            if len(rows) == len(splits):
                 regrouped[name] = part
             else:
                 origin = f"{part.origin}, {column or 'folder'} {name}"

@@ -59,7 +59,7 @@ def write_page(
     Args:
         folder: The folder that training wrote.
         page: A new folder.
-        images: Folder to search on the page: thumbnails, and embeddings made by PyTorch, go into the page's folder.
+        images: Folder to search on the page: the page's folder gets thumbnails, and embeddings made by PyTorch.
             Unreadable images are left out, with a warning for each.
         labels: Two or more that the page starts with; default: the model's own classes.
         template: What the page starts with; default: the model's own first template.

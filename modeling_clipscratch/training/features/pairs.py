@@ -1,4 +1,4 @@
-"""Make batches of the datasets that the Trainer is given: pixels in memory, cached features, augmentation."""
+"""Make batches of a Trainer's datasets: pixels in memory, cached features, augmentation."""
 
 import logging
 from dataclasses import fields

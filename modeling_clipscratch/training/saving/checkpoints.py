@@ -49,11 +49,6 @@ def save_split(model, folder: Path, weights: dict[str, torch.Tensor] | None, *, 
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict of a checkpoint or a run's folder."""
-    return {name: tensor for path in folder.glob("model*.safetensors") for name, tensor in load_file(path).items()}
-
-
 def save_checkpoint(trainer, write, trial) -> None:
     """Write a checkpoint beside the others and rename it, so that it is complete or not there; delete older ones.
 
