@@ -158,17 +158,20 @@ def run_facts(model_options, data, trainer, splits: dict, templates, measured: s
     elif not data.streaming:
         dataset["captions"] = sum(map(len, trainer.train_pairs.dataset["captions"][:]))
     towers = {side: getattr(model_options, f"{side}_tower") for side in ("text", "vision")}
-    timed = [line["seconds"] for line in trainer.state.log_history if "seconds" in line]
+    args, state = trainer.args, trainer.state
+    chosen = args.load_best_model_at_end and state.best_model_checkpoint is not None
+    timed = [line["seconds"] for line in state.log_history if "seconds" in line]
     return {
         **trainer.record.state()["attributes"],
         "dataset": dataset,
         "towers": {side: _source(name, scratch=name in CONFIG_MAPPING) for side, name in towers.items()},
         "trained_parameters": trained,
-        "steps": trainer.state.global_step,
+        "steps": state.global_step,
+        "chosen_by": args.metric_for_best_model if chosen else None,  # of validation
         "seconds": round(timed[-1], 1) if timed else None,
-        "processes": trainer.args.world_size,
+        "processes": args.world_size,
         "cores": os.cpu_count(),
-        "precision": trainer.args.precision,
+        "precision": args.precision,
     }
 
 
