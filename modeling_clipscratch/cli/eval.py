@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of `DataOptions`, with the help that it has in a recipe."""
+    """Add an option for each field of `DataOptions`."""
     for option, field in DATA_OPTIONS.items():
         about = {**recipe_fields()[option].metadata, "default": field.default}
         if option == "cache_dir":  # that of a recipe is for features

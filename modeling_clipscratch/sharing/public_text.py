@@ -16,12 +16,8 @@ _PATH = re.compile(rf"{_START}(?:{_END}+/)*({_END}+)/(?:({_END}+)|(?!{_END}))")
 def hide_paths(text: str, recipe: Mapping) -> str:
     """Replace each absolute path, and each one below `~`, `.` or `..`, by its last part.
 
-    Args:
-        recipe: Of the run; its values that are folders or files are replaced first: they may be relative, or hold
-            spaces.
+    The values of the run's recipe that are folders or files are replaced first: they may be relative, or hold spaces.
 
-    >>> hide_paths('{"text_tower": "/home/ann/models/bert", "page": "https://huggingface.co/bert"}', {})
-    '{"text_tower": "bert", "page": "https://huggingface.co/bert"}'
     >>> hide_paths("clipscratch eval --model ../runs/digits --dataset=/data/birds/ --split test", {})
     'clipscratch eval --model digits --dataset=birds --split test'
     """

@@ -39,7 +39,10 @@ def push_folder(
 
     Args:
         folder: Folder of a run, or of `save_pretrained` of a model and its processor.
-        repo_id, private, revision, token: As for `hub_commit.open_repository`.
+        repo_id: `you/name`, or `name` for a repository of the token's owner; created if it does not exist.
+        private: Visibility of a repository that is created now. With `True` an existing public one is refused.
+        revision: Branch; created if it does not exist.
+        token: Default: the one that `hf auth login` or `HF_TOKEN` set.
         license, language: As for `write_card`.
 
     Returns:
@@ -80,15 +83,11 @@ def push_folder(
 
 
 def push_trained(args) -> str:
-    """Publish the folder of a finished run, as its `push_to_hub` and `hub_*` arguments say; return the address.
-
-    Raises:
-        OSError: If the Hub refuses, with the command that pushes the folder later.
-    """
+    """Publish the folder of a finished run as its `hub_*` arguments say. An error names the command to do it later."""
     where = {"private": args.hub_private_repo, "revision": args.hub_revision, "token": args.hub_token}
     try:
         return push_folder(args.output_dir, args.hub_model_id, **where)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         command = ["clipscratch", "share", "push", args.output_dir, args.hub_model_id]
         command += ["--private", "true"] if args.hub_private_repo else []
         command += ["--revision", args.hub_revision] if args.hub_revision else []

@@ -9,10 +9,6 @@ _NAMES = {
 
 
 def is_of_a_model(path: str) -> bool:
-    """Return whether a file, by its path in a folder or repository, is one of those that load the model.
-
-    >>> [is_of_a_model(path) for path in ("config.json", "model-00001-of-00002.safetensors", "last/config.json")]
-    [True, True, False]
-    """
+    """Return whether a file, by its path in a folder or repository, is one of those that load the model."""
     shard = path.startswith("model") and path.endswith((".safetensors", ".safetensors.index.json"))
     return "/" not in path and (shard or path in _NAMES or path.endswith(CODE))

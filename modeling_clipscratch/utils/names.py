@@ -9,11 +9,7 @@ from .errors import ClipScratchError
 
 
 def is_local(name: str) -> bool:
-    """Return whether a name is a path on this machine rather than a Hub id.
-
-    >>> is_local("/data/birds"), is_local("~/birds"), is_local("clip-benchmark/wds_flickr8k")
-    (True, True, False)
-    """
+    """Return whether a name is a path on this machine rather than a Hub id."""
     return name.startswith((".", "~", "/")) or os.path.exists(name)
 
 
@@ -27,11 +23,7 @@ def public_name(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """Replace lone surrogates (bytes of a file name that are not UTF-8) and terminal control characters by `\\ufffd`.
-
-    >>> printable("caf\\udce9.jpg") == "caf\\ufffd.jpg"
-    True
-    """
+    """Replace lone surrogates (bytes that are not UTF-8) and terminal control characters by `\\ufffd`."""
     return re.sub("[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", name)
 
 

@@ -32,7 +32,7 @@ _BLOCK = 32  # 8-bit weights that share a scale
 
 
 def onnx_libraries():
-    """Import (onnx, onnxruntime); raise `ClipScratchError` if a library of the export is not installed."""
+    """Import (onnx, onnxruntime)."""
     try:
         import onnx
         import onnxruntime
@@ -45,7 +45,7 @@ def onnx_libraries():
 
 
 def load_for_export(folder: str | Path):
-    """Load (model in float32 on the CPU, processor); raise `ClipScratchError` if it is no ClipScratch model."""
+    """Load (model in float32 on the CPU, processor) of a ClipScratch folder."""
     onnx_libraries()  # before the model is loaded
     if not Path(folder).is_dir():
         raise ClipScratchError(f"{folder} is not a folder; give one that training wrote, or a copy from the Hub.")
@@ -117,37 +117,26 @@ def write_towers(model, processor, folder: Path, precisions: Sequence[str]) -> d
                 path = folder / f"{side}_model_int8.onnx"
                 _write_int8(plain, path)
             inputs = _texts(vocabulary, longest) if side == "text" else _images(image_size)
-            files[precision][side], largest[precision][side] = (
-                path.name,
-                _check_parity(model, side, path, precision, inputs),
-            )
+            files[precision][side] = path.name
+            largest[precision][side] = _check_parity(model, side, path, precision, inputs)
         if "fp32" not in precisions:
             plain.unlink()
     return {"files": files, "largest_distance": largest}
 
 
-class _TextTower(nn.Module):
+class Tower(nn.Module):
+    """The module that one file is made of: its outputs are (B, P) of unit length."""
+
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids, attention_mask):
-        output = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+    def forward(self, input_ids=None, attention_mask=None, pixel_values=None):
+        if pixel_values is None:
+            output = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        else:
+            output = self.model.get_image_features(pixel_values=pixel_values, return_dict=True)
         return unit_length(output.pooler_output)
-
-
-class _VisionTower(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values):
-        return unit_length(self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output)
-
-
-def tower(model, side: str) -> nn.Module:
-    """Return the module that one file is made of: its outputs are (B, P) of unit length."""
-    return (_TextTower if side == "text" else _VisionTower)(model)
 
 
 def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> None:
@@ -163,7 +152,7 @@ def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> No
         inputs, axes = {"pixel_values": torch.zeros(2, 3, *image_size)}, {0: "batch"}
     with _quiet():
         torch.onnx.export(
-            tower(model, side),
+            Tower(model),
             kwargs=inputs,
             f=str(path),
             dynamo=True,
@@ -180,12 +169,12 @@ def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> No
 def _quiet():
     """Suppress the exporter's warnings of missing operators of torchvision, and the progress of the quantisation."""
     logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
             yield
-    finally:
-        logging.disable(logging.NOTSET)
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _write_int8(source, path):
@@ -231,8 +220,7 @@ def open_session(path: Path, *, threads: int | None = None):
 
 
 def _check_parity(model, side, path, precision, inputs):
-    """Compare a file with its model; return the largest distance between two embeddings of one input."""
-    session, reference, largest = open_session(path), tower(model, side), 0.0
+    session, reference, largest = open_session(path), Tower(model), 0.0
     for batch in inputs:
         with torch.inference_mode():
             expected = reference(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()
