@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 
@@ -17,18 +16,16 @@ from transformers.utils import logging as transformers_logging
 
 from ..utils.errors import ClipScratchError
 from ..utils.names import on_one_line, printable
-from .main import close_stdout
 
 TERMINATED = 143  # exit status after SIGTERM, as a shell reports it
-TRACEBACK = "--traceback"
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
     """Run `main(arguments)`, by default those of `sys.argv`, as a program.
 
-    Errors that a user can correct are printed as one sentence, with exit status 2; `--traceback` anywhere in the
-    arguments adds the traceback. Any other exception is a bug and is raised. Ctrl-C ends the program with exit status
-    130, SIGTERM with 143, each with one sentence, to which notes of the exception are added.
+    Errors that a user can correct are printed as one sentence, with exit status 2. Any other exception is a bug and is
+    raised. Ctrl-C ends the program with exit status 130, SIGTERM with 143, each with one sentence, to which notes of
+    the exception are added.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     quiet_libraries()
@@ -38,7 +35,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         sys.stdout.reconfigure(errors="backslashreplace")  # paths may hold bytes that are not UTF-8
     gc.freeze()  # the libraries' objects are never freed, so garbage collection can leave them out
     try:
-        main([argument for argument in arguments if argument != TRACEBACK])
+        main(arguments)
         sys.stdout.flush()
     except BaseException as error:
         number = signal.SIGTERM if getattr(error, "code", None) == TERMINATED else stop.number
@@ -50,12 +47,10 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
                 child.kill()
             os._exit(128 + number)  # Python's own exit would wait for threads
         if isinstance(error, BrokenPipeError):
-            close_stdout()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at its end
             sys.exit(1)
         if not isinstance(error, (ClipScratchError, OSError, SafetensorError)):  # safetensors' own, for a full disk
             raise
-        if TRACEBACK in arguments:
-            traceback.print_exc()
         print(f"error: {on_one_line(str(error)) or type(error).__name__}", file=sys.stderr, flush=True)
         sys.exit(2)
     finally:

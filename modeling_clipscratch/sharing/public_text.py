@@ -4,8 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..utils.model_files import is_of_a_model
-from ..utils.names import is_local, public_name
+from ..utils.names import is_local, is_of_a_model, public_name
 
 _TEXTS = (".json", ".yaml", ".md", ".html", ".csv")
 # In base64 and web addresses another character is before the slash.

@@ -11,7 +11,7 @@ from ..training.saving.run_folder import OF_A_RUN
 from ..utils.checksums import SUMS
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
-from ..utils.model_files import is_of_a_model
+from ..utils.names import is_of_a_model
 from .model_card import check_folder, read_recipe, write_card
 from .public_text import public_content
 

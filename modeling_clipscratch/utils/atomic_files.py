@@ -17,7 +17,7 @@ _PART = ".part"  # ends the names of what is being written
 
 
 class WriteError(OSError):
-    """A write that failed. The message names the place and the free space."""
+    """A write that failed. The message names the place."""
 
 
 @contextmanager
@@ -31,15 +31,9 @@ def explaining_failures(place: str | Path, *, also: tuple[type[Exception], ...] 
         cause = error.__cause__ if isinstance(error, WriteError) else error
         reason = getattr(cause, "strerror", None) or first_line(cause)
         raise WriteError(
-            f"{place} cannot be written ({reason}; {free_space(place)} free there), and what was there before is kept; "
-            "make room, change its permissions or choose another place."
+            f"{place} cannot be written ({reason}), and what was there before is kept; make room, change its "
+            "permissions or choose another place."
         ) from cause
-
-
-def free_space(place: str | Path) -> str:
-    """Return how much can still be written at a place, such as `12 MB`."""
-    folder = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
-    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB"
 
 
 def write_text(path: str | Path, text: str) -> None:

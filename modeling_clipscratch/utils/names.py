@@ -1,11 +1,15 @@
-"""Recognise names of local paths, and make names and messages safe to show on one line."""
+"""Recognise names of local paths and of a model's files, and make names and messages safe to show on one line."""
 
 import os.path
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import ClipScratchError
+CODE = "_clipscratch.py"  # ends the names of the files with the model's code
+_OF_A_MODEL = {
+    "config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+}  # fmt: skip
 
 
 def is_local(name: str) -> bool:
@@ -37,8 +41,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def once_each(kind: str, names: Sequence[str]) -> None:
-    """Raise `ClipScratchError` if a name is given twice."""
-    duplicate = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if duplicate is not None:
-        raise ClipScratchError(f"{kind} {duplicate} is named twice; name each once.")
+def is_of_a_model(path: str) -> bool:
+    """Return whether a file, by its path in a folder or repository, is one of those that load the model."""
+    shard = path.startswith("model") and path.endswith((".safetensors", ".safetensors.index.json"))
+    return "/" not in path and (shard or path in _OF_A_MODEL or path.endswith(CODE))

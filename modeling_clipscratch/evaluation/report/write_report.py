@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ...utils.atomic_files import free_space, replacing_files, write_text, write_whole
+from ...utils.atomic_files import replacing_files, write_text, write_whole
 from ...utils.errors import ClipScratchError
 from ...utils.names import printable, public_name
 from ..evaluate_dataset import Result
@@ -26,8 +26,7 @@ def open_folder(folder: str | Path) -> Path:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ClipScratchError(
-            f"output_dir={folder} cannot be written to ({error.strerror}; {free_space(folder)} free there); "
-            "choose another folder."
+            f"output_dir={folder} cannot be written to ({error.strerror}); choose another folder."
         ) from error
     return folder
 

@@ -19,7 +19,6 @@ from ...evaluation.report.metric_tables import weights_sha256
 from ...hub.losses_clipscratch import unit_length
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.errors import ClipScratchError
-from ...utils.names import once_each
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +46,6 @@ def onnx_libraries():
 def load_for_export(folder: str | Path):
     """Load (model in float32 on the CPU, processor) of a ClipScratch folder."""
     onnx_libraries()  # before the model is loaded
-    if not Path(folder).is_dir():
-        raise ClipScratchError(f"{folder} is not a folder; give one that training wrote, or a copy from the Hub.")
     model, processor = load_model(folder, "cpu")
     if model.config.model_type != "clipscratch":
         raise ClipScratchError(
@@ -81,7 +78,6 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
     >>> export_onnx("runs/digits", "onnx")["files"]  # doctest: +SKIP
     {'fp32': {'text': 'text_model.onnx', 'vision': 'vision_model.onnx'}}
     """
-    once_each("precision", precisions)
     check_new_folder("output_dir", output_dir)
     model, processor = load_for_export(folder)
     table = {
@@ -103,7 +99,7 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
 
 
 def write_towers(model, processor, folder: Path, precisions: Sequence[str]) -> dict:
-    """Write and compare the ONNX files alone; return `files` and `largest_distance`, {precision: {side: value}}."""
+    """Write and compare the ONNX files alone; return the `files` and `largest_distance` of `onnx.json`."""
     image_size = Preprocess(processor.image_processor).image_size
     vocabulary, longest = model.config.text_config.vocab_size, longest_text(model, processor.tokenizer)
     files, largest = ({precision: {} for precision in precisions} for _ in range(2))
@@ -140,11 +136,8 @@ class Tower(nn.Module):
 
 
 def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> None:
-    """Write one tower in float32, for batches and texts of any size.
-
-    The model's attention is set to `eager`: the graph of `sdpa` has a third more nodes, for rows without any token.
-    """
-    model.set_attn_implementation("eager")
+    """Write one tower in float32, for batches and texts of any size."""
+    model.set_attn_implementation("eager")  # the graph of `sdpa` has a third more nodes, for rows without any token
     if side == "text":
         ids = torch.zeros(2, 2, dtype=torch.int64)  # a size of 1 would be taken for a constant
         inputs, axes = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {0: "batch", 1: "tokens"}
