@@ -81,7 +81,7 @@ def published(trained_once, make_model, tmp_path_factory):
         repo.commit(repos[2], "second")
         hub.add("you/hidden", repos[2], private=True)
         hub.add("you/again", repos[2])
-        hub.fail("GET /you/clip/resolve/.*/model.safetensors", drop="answer")
+        hub.fail("GET /you/clip/resolve/.*/model.safetensors", drop=True)
         ways = {name: {**way, "revision": first} if name == "by commit" else way for name, way in WAYS.items()}
         online = ask(hub, base, {**ways, "again": {"repo_id": "you/again"}})
     return hub, online, ask(hub, base, ways, HF_HUB_OFFLINE="1"), expected
