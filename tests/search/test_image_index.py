@@ -223,7 +223,7 @@ def test_an_index_that_cannot_be_written_stays_the_old_one(images, update, save_
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=rf"{INSIDE}/.* cannot be written \(No space left .* MB free there\)"):
+        with pytest.raises(OSError, match=rf"{INSIDE}/.* cannot be written \(No space left "):
             update(images)
     assert (images / INSIDE / FILE).read_bytes() == before
     assert len(update(images)[0].images) == 11
