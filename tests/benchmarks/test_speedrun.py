@@ -34,14 +34,6 @@ def test_evaluations_count_images_and_seconds_of_training_only(tmp_path, monkeyp
     assert ClipScratchTrainer.evaluate is slow  # restored
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [32, 64])
-def test_the_last_step_is_evaluated(tmp_path, batch):
-    options = Namespace(images=320, evaluations=3, output=tmp_path, dataset=None, text_tower=None)
-    run = attempt(DIGITS, 0, options, [*SMALL, "--global_batch_size", str(batch)])
-    assert run["evaluations"][-1]["images"] == 320
-
-
 def test_table_counts_the_seeds_that_reached_a_mark():
     low, high = ({"images": 1000, "top1": 0.55, "seconds": 8}, {"images": 3000, "top1": 0.72, "seconds": 24})
     lines = table([{"operations": 1e9, "evaluations": part} for part in ([low], [low, high])])
