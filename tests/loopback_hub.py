@@ -33,7 +33,7 @@ class Fault:
 
 @dataclass
 class Repo:
-    """Commits with all their files, and the branches and tags that point at them."""
+    """Commits with all their files, and the branches that point at them."""
 
     name: str
     private: bool = False
@@ -41,7 +41,6 @@ class Repo:
     commits: dict = field(default_factory=dict)  # sha -> {path: bytes}
     history: list = field(default_factory=list)  # messages of all commits, the oldest first
     branches: dict = field(default_factory=dict)
-    tags: dict = field(default_factory=dict)
 
     def commit(self, files: dict[str, bytes], message: str, branch: str = "main") -> str:
         content = [self.name, *self.history, message, *(f"{path} {git_hash(files[path])}" for path in sorted(files))]
@@ -52,8 +51,9 @@ class Repo:
 
     def sha(self, revision: str) -> str | None:
         revision = revision.removeprefix("refs/heads/")
-        found = self.branches.get(revision) or self.tags.get(revision)
-        return found or next((sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision)), None)
+        return self.branches.get(revision) or next(
+            (sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision)), None
+        )
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         return self.commits[self.sha(revision)]

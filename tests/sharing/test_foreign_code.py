@@ -3,10 +3,8 @@
 import base64
 import gzip
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from modeling_clipscratch.sharing.convert_model import convert
 from modeling_clipscratch.sharing.export.export_onnx import export_onnx
 from modeling_clipscratch.sharing.export.web_page import write_page
 from modeling_clipscratch.sharing.push_model import push_folder
-from tests.sharing.test_card import ALONE
 from tests.sharing.test_convert import clip, dual
 
 FOREIGN = "evil_module"
@@ -67,14 +64,6 @@ def check_clean(folder):
 def check_part(part):
     assert part.get("auto_map", AUTO_MAP) == AUTO_MAP and "custom_pipelines" not in part
     return part
-
-
-def alone(folder, *codes, home):
-    """Run each piece of code beside `folder` in a process without the package and without stdin."""
-    places = {"HF_MODULES_CACHE": str(home / "modules"), "HF_HOME": str(home / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-I", "-c", ALONE, *codes]
-    settings = {"cwd": folder.parent, "env": {**os.environ, **places}, "stdin": subprocess.DEVNULL}
-    return subprocess.run(command, **settings, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
