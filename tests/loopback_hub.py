@@ -51,9 +51,8 @@ class Repo:
 
     def sha(self, revision: str) -> str | None:
         revision = revision.removeprefix("refs/heads/")
-        return self.branches.get(revision) or next(
-            (sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision)), None
-        )
+        matches = (sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision))
+        return self.branches.get(revision) or next(matches, None)
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         return self.commits[self.sha(revision)]
@@ -136,13 +135,6 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
     def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def json(self):
@@ -201,10 +193,6 @@ class Answer(BaseHTTPRequestHandler):
                 return self.answer(200, {})
             case ["tree", revision, *under]:
                 return self.answer(200, self.tree(repo, self.sha(repo, revision), "/".join(under)))
-            case ["paths-info", revision]:
-                asked = parse_qs(self.body().decode()).get("paths", [])
-                files = repo.commits[self.sha(repo, revision)]
-                return self.answer(200, [entry for path in asked if (entry := self.entry(files, path))])
         self.check_write(repo)
         match rest:
             case ["branch", branch]:
@@ -261,8 +249,7 @@ class Answer(BaseHTTPRequestHandler):
 
     def entry(self, files, path):
         if path not in files:
-            below = any(name.startswith(f"{path}/") for name in files)
-            return {"type": "directory", "path": path, "oid": git_hash(path.encode())} if below else None
+            return {"type": "directory", "path": path, "oid": git_hash(path.encode())}
         data = files[path]
         entry = {"type": "file", "path": path, "size": len(data), "oid": git_hash(data)}
         if is_large(path, len(data)):

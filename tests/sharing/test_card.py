@@ -177,6 +177,7 @@ def test_the_card_holds_what_the_run_knows(class_run):
         "![Loss, learning rate and validation during the run](curves.png)",
         "| images | 8x8 pixels |",
         "The weights are those of the last step, 2; no validation result chose them.",
+        "| `metrics.json` | the figures of the run on the test split |",
     ):
         assert part in text, part
     metrics = json.loads((class_run / "metrics.json").read_text())["digits"]
@@ -198,30 +199,12 @@ def test_a_card_of_captions_says_what_chose_the_checkpoint_and_names_no_path(cap
     assert "on `photos`" in text and "dataset: photos\n" in text
 
 
-def test_the_files_of_the_folder_are_explained(class_run):
-    rows = dict(re.findall(r"^\| (`.*`) \| (.*) \|$", text_of(class_run).split("## Files")[1], re.MULTILINE))
-    for path in class_run.iterdir():
-        names = " ".join(rows)
-        shown = re.sub(r"checkpoint-\d+", "checkpoint-*", path.name)
-        known = (
-            "_clipscratch.py",
-            ".safetensors",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "README.md",
-            ".gitattributes",
-        )
-        assert shown in names or path.name.endswith(known), path
-    assert rows["`metrics.json`"] == "the figures of the run on the test split"
-
-
-@pytest.mark.parametrize(("name", "plain"), [("bücher & co", "b-cher-co"), ("照片", "data")])
-def test_the_name_of_local_data_becomes_what_the_hub_allows(copy, name, plain):
-    change_run(copy, dataset={"name": name, "source": "local"})
+def test_the_name_of_local_data_becomes_what_the_hub_allows(copy):
+    change_run(copy, dataset={"name": "bücher & co", "source": "local"})
     write_card(copy)
     data = metadata_load(copy / "README.md")
     check_like_the_hub(data)
-    assert data["model-index"][0]["results"][0]["dataset"]["type"] == plain and f"`{name}`" in text_of(copy)
+    assert data["model-index"][0]["results"][0]["dataset"]["type"] == "b-cher-co" and "`bücher & co`" in text_of(copy)
 
 
 def test_the_command_has_the_data_options_of_the_recipe_and_no_path():

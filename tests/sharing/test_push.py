@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoModel
 
 from modeling_clipscratch import hub as package
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
@@ -100,16 +99,6 @@ def test_a_report_of_other_weights_is_not_published(hub, trained, caplog):
     push_folder(trained, "you/clip")
     assert not any(name.startswith("report") for name in hub.repos["model", "you/clip"].files())
     assert "is of other weights and is not published" in caplog.text
-
-
-def test_sharded_weights_are_published(hub, trained):
-    model = AutoModel.from_pretrained(trained)
-    (trained / "model.safetensors").unlink()
-    model.save_pretrained(trained, max_shard_size="20KB")
-    shards = {path.name for path in trained.glob("model-*.safetensors")}
-    push_folder(trained, "you/clip")
-    files = set(hub.repos["model", "you/clip"].files())
-    assert len(shards) > 1 and shards | {"model.safetensors.index.json"} <= files and "model.safetensors" not in files
 
 
 @pytest.mark.parametrize("gone", ["model.safetensors", "modeling_clipscratch.py", "processor_config.json"])

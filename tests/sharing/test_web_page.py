@@ -185,18 +185,11 @@ def test_long_names_do_not_break_the_layout(browser, site, images, width):
     page.close()
 
 
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ("echo a > a.tgz", "some@1 has SHA-512 .* instead of right"),
-        ("echo 'npm error 404 not found' >&2; exit 1", r"npm cannot fetch some@1 \(npm error 404 not found\)"),
-    ],
-)
-def test_a_package_that_was_changed_or_is_missing_is_refused(tmp_path, monkeypatch, lines, message):
-    (tmp_path / "npm").write_text(f"#!/bin/sh\n{lines}\n")
+def test_a_package_that_was_changed_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "npm").write_text("#!/bin/sh\necho a > a.tgz\n")
     (tmp_path / "npm").chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / "npm"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="some@1 has SHA-512 .* instead of right"):
         read_package("some@1", "right", ["file"])
 
 
