@@ -8,12 +8,8 @@ from ..sharing.push_model import push_folder
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="clipscratch share", description="Share a trained model.")
     commands = parser.add_subparsers(required=True, title="commands (each has a --help)")
-    push = commands.add_parser(
-        "push",
-        help="publish the folder on the Hub in one commit: model, code, processor, card, results",
-        description="Publish a trained folder on the Hub in one commit. A report in the folder is published too; its "
-        "pages show images of the dataset. Checkpoints are not published.",
-    )
+    about = "Publish a trained folder on the Hub in one commit, with its report, which shows images of the dataset."
+    push = commands.add_parser("push", help=about, description=about)
     push.add_argument("folder", help="folder that training wrote")
     push.add_argument("repo_id", help="you/name; created if it does not exist")
     push.add_argument("--private", choices=["true", "false"], help="who may see it, if it is created now")

@@ -22,8 +22,7 @@ from ..utils.atomic_files import write_text
 from ..utils.checksums import SUMS, find_damage
 from ..utils.errors import ClipScratchError
 from ..utils.local_files import read_json
-from ..utils.names import CODE
-from .public_text import hide_paths
+from ..utils.names import CODE, hide_paths
 
 logger = logging.getLogger(__name__)
 

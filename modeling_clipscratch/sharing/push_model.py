@@ -11,13 +11,13 @@ from ..training.saving.run_folder import OF_A_RUN
 from ..utils.checksums import SUMS
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
-from ..utils.names import is_of_a_model
+from ..utils.names import hide_paths, is_of_a_model
 from .model_card import check_folder, read_recipe, write_card
-from .public_text import public_content
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report"  # folder with the report of a model, in its folder and repository
+_TEXTS = (".json", ".yaml", ".md", ".html", ".csv")
 OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # pages, tables and images; not predictions
 
 
@@ -71,8 +71,11 @@ def push_folder(
     elif account:
         logger.info("%s is of other weights and is not published.", folder / REPORT)
     recipe = read_recipe(folder)
+    for name, path in files.items():
+        if path.suffix in _TEXTS and not is_of_a_model(name):
+            files[name] = hide_paths(path.read_text(encoding="utf-8"), recipe).encode()
     commit_files(
-        {name: public_content(name, path, recipe) for name, path in files.items()},
+        files,
         repo_id,
         message="Trained ClipScratch model",
         stale=lambda name: is_of_a_model(name) or name.startswith(f"{REPORT}/"),

@@ -1,7 +1,8 @@
-"""Recognise names of local paths and of a model's files, and make names and messages safe to show on one line."""
+"""Recognise names of local paths and of a model's files, and make names and texts fit to be shown or published."""
 
 import os.path
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 CODE = "_clipscratch.py"  # ends the names of the files with the model's code
@@ -10,6 +11,9 @@ _OF_A_MODEL = {
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
 }  # fmt: skip
+# In base64 and web addresses another character is before the slash.
+_START, _END = r"(?<![^\s\"'`(\[{>=;])(?:~|\.{1,2})?/", r"[^\s\"'`<>|()\[\]{},;&/]"
+_PATH = re.compile(rf"{_START}(?:{_END}+/)*({_END}+)/(?:({_END}+)|(?!{_END}))")
 
 
 def is_local(name: str) -> bool:
@@ -24,6 +28,21 @@ def public_name(name: str) -> str:
     ('birds', 'clip-benchmark/wds_flickr8k', 'digits')
     """
     return Path(name).name if is_local(name) else name
+
+
+def hide_paths(text: str, recipe: Mapping) -> str:
+    """Replace each absolute path, and each one below `~`, `.` or `..`, by its last part.
+
+    The values of the run's recipe that are folders or files are replaced first: they may be relative, or hold spaces.
+
+    >>> hide_paths("clipscratch eval --model ../runs/digits --dataset=/data/birds/ --split test", {})
+    'clipscratch eval --model digits --dataset=birds --split test'
+    """
+    values = [part for value in recipe.values() for part in (value if isinstance(value, list) else [value])]
+    for value in values:
+        if isinstance(value, str) and is_local(value) and (name := public_name(value)) not in ("", ".", ".."):
+            text = text.replace(value, name)
+    return _PATH.sub(lambda match: match[2] or match[1], text)
 
 
 def printable(name: str) -> str:

@@ -8,9 +8,9 @@ import pytest
 from modeling_clipscratch import hub as package
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
 from modeling_clipscratch.sharing.model_card import check_folder
-from modeling_clipscratch.sharing.public_text import hide_paths
 from modeling_clipscratch.sharing.push_model import push_folder
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
+from modeling_clipscratch.utils.names import hide_paths
 
 CODE = {path.name for path in Path(package.__file__).parent.glob("*_clipscratch.py")}
 MODEL = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}

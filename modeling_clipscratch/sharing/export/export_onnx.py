@@ -30,22 +30,16 @@ OPSET = 20  # the first with Gelu, one node in place of five
 _BLOCK = 32  # 8-bit weights that share a scale
 
 
-def onnx_libraries():
-    """Import (onnx, onnxruntime)."""
+def load_for_export(folder: str | Path):
+    """Load (model in float32 on the CPU, processor) of a ClipScratch folder."""
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401  (torch's exporter needs it)
     except ImportError as error:
         raise ClipScratchError(
             f"an export needs {error.name}, which is not installed: pip install 'clipscratch[export]'"
         ) from error
-    return onnx, onnxruntime
-
-
-def load_for_export(folder: str | Path):
-    """Load (model in float32 on the CPU, processor) of a ClipScratch folder."""
-    onnx_libraries()  # before the model is loaded
     model, processor = load_model(folder, "cpu")
     if model.config.model_type != "clipscratch":
         raise ClipScratchError(
@@ -177,7 +171,7 @@ def _write_int8(source, path):
     all matrices dynamic, and 0.9993 this way. Weights of the others have a scale a column (a MiniLM keeps 0.993, with a
     scale a matrix 0.89) and seven bits: with eight a CPU with AVX2 but without VNNI overflows.
     """
-    onnx, _ = onnx_libraries()
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -205,7 +199,8 @@ def _write_int8(source, path):
 
 def open_session(path: Path, *, threads: int | None = None):
     """Open an onnxruntime session on the CPU, by default with as many threads as torch uses."""
-    _, onnxruntime = onnx_libraries()
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3  # errors; it warns of unused initialisers

@@ -34,7 +34,6 @@ from .export_onnx import load_for_export, write_towers
 ASSETS = Path(__file__).parent / "browser"
 _PIECE = 3 * 2**20  # bytes of a script's content before base64
 _PRECISION = "int8"  # 28 % of the size of float32 for MiniLM and ViT-tiny; its losses: benchmarks/RESULTS.md
-_RESAMPLES = (1, 2, 3)  # Pillow's filters in pixels.js
 
 
 def write_page(
@@ -101,7 +100,7 @@ def preprocess_settings(image_processor) -> dict:
     target = [size.height, size.width] if size.shortest_edge is None else size.shortest_edge
     if image_processor.do_center_crop:
         crop = [image_processor.crop_size.height, image_processor.crop_size.width]
-    known = image_processor.do_resize and image_processor.resample in _RESAMPLES and size.longest_edge is None
+    known = image_processor.do_resize and image_processor.resample in (1, 2, 3) and size.longest_edge is None
     if not known or crop is not None and (np.array(crop) > target).any():
         values = f"do_resize={image_processor.do_resize}, resample={image_processor.resample}, size={dict(size)}"
         raise ClipScratchError(
