@@ -1,7 +1,7 @@
 """Serve a Hub on 127.0.0.1 that `huggingface_hub` can talk to, and that fails on demand.
 
-It serves models and datasets: owners of tokens, creation, information, trees, branches, uploads (small files in the
-commit, large ones by LFS), atomic commits, downloads with ranges, private and gated repositories.
+It serves models and datasets: owners of tokens, creation, information, trees, branches, atomic commits (files in the
+commit, none by LFS), downloads with ranges, private and gated repositories.
 """
 
 import base64
@@ -14,9 +14,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
-
-LARGE = (".safetensors", ".bin", ".pt", ".parquet", ".tar")  # by LFS, as are other files over `LARGE_SIZE` bytes
-LARGE_SIZE = 1_000_000
 
 
 @dataclass
@@ -65,7 +62,7 @@ class LoopbackHub:
         self.tokens = {"hf_owner": ("you", True), "hf_reader": ("you", False)}  # {token: (user, may write)}
         self.repos = {}  # {(kind, name): Repo}; kinds are model and dataset
         self.seen = []  # "METHOD path" of every request, in order
-        self.blobs, self.faults, self.lock = {}, [], threading.RLock()
+        self.faults, self.lock = [], threading.RLock()
 
     def __enter__(self):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
@@ -170,11 +167,6 @@ class Answer(BaseHTTPRequestHandler):
                 return self.answer(200, {"errors": [], "warnings": []})
             case ["api", ("models" | "datasets") as kinds, owner, name, *rest]:
                 return self.ask(kinds[:-1], f"{owner}/{name}", rest)
-            case ["_blobs", oid]:
-                self.server.hub.blobs[oid] = self.body()
-                return self.answer(200)
-            case [*prefix, owner, name, "info", "lfs", "objects", "batch"]:
-                return self.batch("dataset" if prefix else "model", f"{owner}/{name.removesuffix('.git')}")
             case ["datasets", owner, name, "resolve", revision, *path]:
                 return self.resolve("dataset", f"{owner}/{name}", revision, "/".join(path))
             case [owner, name, "resolve", revision, *path]:
@@ -202,7 +194,9 @@ class Answer(BaseHTTPRequestHandler):
                 return self.answer(200, {})
             case ["preupload", revision]:
                 files = repo.commits[self.sha(repo, revision)]
-                return self.answer(200, {"files": [self.mode(file, files) for file in self.json()["files"]]})
+                paths = [file["path"] for file in self.json()["files"]]
+                mode = {"uploadMode": "regular", "shouldIgnore": False}
+                return self.answer(200, {"files": [{"path": p, **mode, "oid": git_hash(files.get(p))} for p in paths]})
             case ["commit", revision]:
                 return self.commit(repo, revision)
         raise Refused(404, f"no such question: {self.path}")
@@ -252,8 +246,6 @@ class Answer(BaseHTTPRequestHandler):
             return {"type": "directory", "path": path, "oid": git_hash(path.encode())}
         data = files[path]
         entry = {"type": "file", "path": path, "size": len(data), "oid": git_hash(data)}
-        if is_large(path, len(data)):
-            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         return entry
 
     def sha(self, repo, revision):
@@ -261,20 +253,6 @@ class Answer(BaseHTTPRequestHandler):
         if sha is None:
             raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha
-
-    def mode(self, file, files):
-        path, large = file["path"], is_large(file["path"], file["size"])
-        data = files.get(path)
-        oid = None if data is None else hashlib.sha256(data).hexdigest() if large else git_hash(data)
-        return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
-
-    def batch(self, kind, name):
-        self.check_write(self.find(kind, name))
-        hub, objects = self.server.hub, []
-        for asked in self.json()["objects"]:
-            actions = {"actions": {"upload": {"href": f"{hub.url}/_blobs/{asked['oid']}"}}}
-            objects.append(asked if asked["oid"] in hub.blobs else {**asked, **actions})
-        self.answer(200, {"transfer": "basic", "objects": objects})
 
     def commit(self, repo, branch):
         lines = [json.loads(line) for line in self.body().splitlines()]
@@ -287,8 +265,6 @@ class Answer(BaseHTTPRequestHandler):
                 value = line["value"]
                 if line["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
-                elif line["key"] == "lfsFile":
-                    files[value["path"]] = self.server.hub.blobs[value["oid"]]
                 else:
                     del files[value["path"]]
             sha = repo.commit(files, header["summary"], branch)
@@ -303,11 +279,7 @@ class Answer(BaseHTTPRequestHandler):
         data = repo.commits[sha].get(path)
         if data is None:
             raise Refused(404, "Entry not found", "EntryNotFound")
-        large = is_large(path, len(data))
-        etag = hashlib.sha256(data).hexdigest() if large else git_hash(data)
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
-        if large:
-            headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+        headers = {"ETag": f'"{git_hash(data)}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if wanted is None:
             return self.answer(200, data, headers)
@@ -315,9 +287,5 @@ class Answer(BaseHTTPRequestHandler):
         self.answer(206, data[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(data)}"})
 
 
-def is_large(path: str, size: int) -> bool:
-    return size > 0 and (path.endswith(LARGE) or size > LARGE_SIZE)
-
-
-def git_hash(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+def git_hash(data: bytes | None) -> str | None:
+    return None if data is None else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -1,10 +1,14 @@
-"""Check imports between the parts of the package, what travels with a saved model, and what may run foreign code."""
+"""Check imports between the parts of the package, public names, what travels with a model and may run foreign code."""
 
 import ast
+import doctest
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import modeling_clipscratch
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "modeling_clipscratch"
@@ -122,3 +126,10 @@ def test_file_names_are_unique_and_folders_small():
     assert sorted(names) == sorted(set(names))
     folders = [path.parent for path in modules()]
     assert max(map(folders.count, folders)) <= 12
+
+
+@pytest.mark.parametrize("name", modeling_clipscratch.__all__)
+def test_public_name_has_an_example(name):
+    shown = getattr(modeling_clipscratch, name)
+    assert shown.__name__ == name and name in dir(modeling_clipscratch)
+    assert doctest.DocTestParser().get_examples(inspect.getdoc(shown)), f"{name}: no >>> in its docstring"

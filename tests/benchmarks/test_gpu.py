@@ -38,10 +38,3 @@ def test_figures_of_a_part_that_fails_are_kept(tmp_path, monkeypatch):
         figures_of(tmp_path, "--parts", "b")
     kept = json.loads((tmp_path / "gpu_b.json").read_text())
     assert kept["ways"]["first"]["rate"] == 5.0 and "out of memory" in kept["error"]
-
-
-@pytest.mark.parametrize(
-    ("intervals", "share"), [([(0, 4)], 1.0), ([(0, 1), (3, 4)], 0.5), ([(2, 3), (0, 1), (0.5, 1)], 2 / 3)]
-)
-def test_busy_share_counts_overlaps_once(intervals, share):
-    assert gpu.busy_share(intervals) == pytest.approx(share)

@@ -128,9 +128,3 @@ def adds_a_note(arguments):
 )
 def test_signal_ends_a_command_with_one_sentence(main, status, sentence):
     assert run_in_fork(main) == (status, sentence)
-
-
-def test_command_restores_the_signal_handlers():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    run_command(lambda arguments: None, [])
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,7 @@ from modeling_clipscratch import ClipScratchModel, hub
 from modeling_clipscratch.cli import train as run_train
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.hub.configuration_clipscratch import AUTO_MAP
-from modeling_clipscratch.sharing.convert_model import convert
 from modeling_clipscratch.sharing.push_model import push_folder
-from tests.sharing.test_convert import clip, dual
 
 FOREIGN = "evil_module"
 OURS = {path.name for path in Path(hub.__file__).parent.glob("*_clipscratch.py")}
@@ -101,28 +98,6 @@ def test_training_saves_references_to_our_code_alone(trained, towers):
         files = {"config.json", "tokenizer_config.json", "processor_config.json", *OURS}
         assert {place + name for name in files} <= names
     assert not any(mark.exists() for mark in towers[2])
-
-
-@pytest.mark.parametrize("make", [clip, dual])
-def test_conversion_saves_references_to_our_code_alone(make, tower_config, word_processor, tmp_path):
-    source = tmp_path / "source"
-    make(tower_config).save_pretrained(source)
-    word_processor.save_pretrained(source)
-    mark = plant(source)
-    assert check_clean(convert(str(source), tmp_path / "made"))
-    assert not mark.exists()
-
-
-def test_push_publishes_references_to_our_code_alone(hub, trained, tmp_path):
-    folder = Path(shutil.copytree(trained, tmp_path / "run"))
-    (folder / f"{FOREIGN}.py").write_text("")
-    push_folder(folder, "you/clip")
-    ClipScratchModel.from_pretrained(folder).push_to_hub("you/model")
-    for name in ("you/clip", "you/model"):
-        for path, content in hub.repos["model", name].files().items():
-            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name / path).write_bytes(content)
-        assert {path.name for path in check_clean(tmp_path / name)} >= {"config.json", *OURS}
 
 
 @pytest.mark.parametrize("file", SETTINGS[:3])
