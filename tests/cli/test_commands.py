@@ -202,18 +202,14 @@ def test_eval_refuses_before_it_loads_the_model(run, changed, sentence):
 # demo, export, convert
 
 
-@pytest.mark.parametrize(
-    ("command", "words", "package", "sentence"),
-    [
-        ("demo", ["--model", "nowhere"], "gradio", r"pip install 'clipscratch\[demo\]'"),
-        ("export", ["runs/a"], None, "nothing to write: give --output_dir for ONNX files, --page for a page, or both"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_a_model_is_loaded(run, monkeypatch, command, words, package, sentence):
-    if package:
-        monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=sentence):
-        run(command, *words)
+def test_what_does_not_fit_is_refused_before_a_model_is_loaded(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ValueError, match=r"pip install 'clipscratch\[demo\]'"):
+        run("demo", "--model", "nowhere")
+    with pytest.raises(
+        ValueError, match="nothing to write: give --output_dir for ONNX files, --page for a page, or both"
+    ):
+        run("export", "runs/a")
 
 
 @pytest.mark.parametrize(
