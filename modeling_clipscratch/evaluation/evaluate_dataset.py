@@ -12,6 +12,7 @@ from typing import Literal
 import datasets
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from ..data.columns import DataOptions
 from ..data.dataset import class_names, is_class_data, labels_of, prepare_dataset, title
@@ -21,8 +22,7 @@ from ..utils.errors import ClipScratchError
 from .encode import encode_images, encode_texts, warn_of_unknown
 from .metrics.intervals import confidence_intervals
 from .metrics.outcomes import Outcomes
-from .metrics.retrieval import retrieval_outcomes
-from .metrics.zero_shot import class_embeddings, confusion_matrix, zero_shot_outcomes
+from .metrics.ranking import retrieval_outcomes, zero_shot_outcomes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,9 @@ class Result:
         """(C, C) counts, row = true class; `None` for caption data."""
         if self.predicted is None:
             return None
-        return confusion_matrix(self.predicted, self.outcomes.labels, self.outcomes.classes)
+        classes = self.outcomes.classes
+        cells = np.bincount(self.outcomes.labels * classes + self.predicted, minlength=classes**2)
+        return cells.reshape(classes, classes)
 
     @property
     def per_class_recall(self) -> dict[str, float | None] | None:
@@ -182,9 +184,12 @@ def evaluate_embeddings(
 
 
 def encode_classes(encode, class_names, templates) -> torch.Tensor:
-    """(C, P) unit embeddings of classes, each the mean over its templates; `encode` as in `evaluate_embeddings`."""
+    """Return (C, P) unit embeddings of classes, each the mean over its prompts; `encode` as in `evaluate_embeddings`.
+
+    Source: Radford et al. 2021, arXiv 2103.00020, section 3.1.4; CLIP_benchmark's `zero_shot_classifier`.
+    """
     prompts = [prompt for name in class_names for prompt in class_prompts(name, templates)]
-    return class_embeddings(encode(prompts).view(len(class_names), len(templates), -1))
+    return normalize(encode(prompts).view(len(class_names), len(templates), -1).mean(1), dim=-1)
 
 
 def log_scale(model) -> float:

@@ -11,7 +11,7 @@ from ..data.templates import DEFAULT_TEMPLATES, check_class_names, check_templat
 from ..utils.errors import ClipScratchError
 from .encode import encode_pixels, encode_texts, warn_of_unknown
 from .evaluate_dataset import encode_classes, log_scale
-from .metrics.zero_shot import class_probabilities, cosines
+from .metrics.ranking import class_probabilities, cosines
 
 BAR = 20  # characters of a bar of 100 %
 

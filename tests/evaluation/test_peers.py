@@ -10,7 +10,7 @@ from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.evaluation.encode import encode_pixels, encode_texts, longest_text
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset, log_scale
 from modeling_clipscratch.evaluation.load_model import load_model
-from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
+from modeling_clipscratch.evaluation.metrics.ranking import cosines
 
 TEXTS = ["a picture of something bright red", "blue", "bright green"]
 TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -15,7 +15,7 @@ from sklearn.manifold import TSNE
 from ...data.dataset import ImageReader
 from ..evaluate_dataset import Result
 from ..metrics.outcomes import CALIBRATION, CALIBRATION_BINS, ClassOutcomes, calibration_bins, share_interval
-from ..metrics.zero_shot import cosines
+from ..metrics.ranking import cosines
 from ..report.metric_tables import percent
 from .figures import BLACK, BLUE, VERMILLION, WIDTH, heading, new_figure, plain_legend, save_figure, show, tidy
 
