@@ -19,7 +19,7 @@ from ..data.dataset import class_names, is_class_data, labels_of, prepare_datase
 from ..data.images.preprocess import Preprocess
 from ..data.templates import ALIKE, DEFAULT_TEMPLATES, class_prompts
 from ..utils.errors import ClipScratchError
-from .encode import encode_images, encode_texts, warn_of_unknown
+from .encode import encode_images, encode_texts
 from .metrics.intervals import confidence_intervals
 from .metrics.outcomes import Outcomes
 from .metrics.ranking import retrieval_outcomes, zero_shot_outcomes
@@ -130,13 +130,10 @@ def evaluate_dataset(
     options = DataOptions(templates=templates, on_bad_row=on_bad_row)
     dataset = prepare_dataset(dataset, options)
     check_measurable(dataset)
-    names = class_names(dataset)
-    trained = model.config.to_dict()
+    names, trained = class_names(dataset), model.config.to_dict()
     own = trained.get("templates") if names is not None and trained.get("class_names") == names else None
-    if names is not None:
-        warn_of_unknown(processor.tokenizer, names, "class names")
-    read = {"batch_size": batch_size, "on_bad_row": on_bad_row, "progress": progress}
-    embeds, kept = encode_images(model, Preprocess(processor.image_processor), dataset, **read)
+    preprocess, read = Preprocess(processor.image_processor), {"on_bad_row": on_bad_row, "progress": progress}
+    embeds, kept = encode_images(model, preprocess, dataset, batch_size=batch_size, **read)
     skipped = len(dataset) - len(kept)
     dataset = dataset.select(kept) if skipped else dataset
     encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)

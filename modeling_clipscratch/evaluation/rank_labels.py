@@ -9,7 +9,7 @@ from PIL import Image
 from ..data.images.preprocess import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES, check_class_names, check_templates
 from ..utils.errors import ClipScratchError
-from .encode import encode_pixels, encode_texts, warn_of_unknown
+from .encode import encode_pixels, encode_texts
 from .evaluate_dataset import encode_classes, log_scale
 from .metrics.ranking import class_probabilities, cosines
 
@@ -33,7 +33,7 @@ def rank_labels(
     templates: Sequence[str] | None = None,
     batch_size: int = 64,
 ) -> list[list[dict]]:
-    """Rank labels for images by zero-shot classification. A label without a known word is named in a warning.
+    """Rank labels for images by zero-shot classification. Words that the tokenizer does not know are logged.
 
     Args:
         model, processor: from `load_model`.
@@ -69,7 +69,6 @@ def rank_labels(
     pixels = np.stack([preprocess(image) for image in images])
     image_embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size)
     label_embeds = encode_classes(partial(encode_texts, model, processor.tokenizer), labels, templates)
-    warn_of_unknown(processor.tokenizer, labels, "labels")
     ranked = []
     for scores in class_probabilities(cosines(image_embeds, label_embeds), log_scale(model)).tolist():
         entries = [{"label": label, "score": score} for label, score in zip(labels, scores, strict=True)]

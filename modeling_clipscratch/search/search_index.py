@@ -1,7 +1,5 @@
 """Find the images of an index that are nearest to a text or to another image."""
 
-import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +11,6 @@ from ..data.images.preprocess import Preprocess
 from ..evaluation.encode import encode_pixels, encode_texts
 from ..utils.errors import ClipScratchError
 from .image_index import ImageIndex
-
-logger = logging.getLogger(__name__)
-
-UNKNOWN = "The tokenizer does not know these words: %s."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +61,6 @@ def search_index(
     """
     check_query(text=text, image=image, top=top)
     if text is not None:
-        if unknown := unknown_words(processor.tokenizer, text):
-            logger.warning(UNKNOWN, ", ".join(unknown))
         return nearest(index, encode_texts(model, processor.tokenizer, [text])[0], top)
     preprocess = Preprocess(processor.image_processor)
     pixels = preprocess(image)[None].copy()  # Pillow's array is read-only, of which torch warns
@@ -81,9 +73,3 @@ def nearest(index: ImageIndex, query: torch.Tensor, top: int) -> list[Hit]:
     rows = np.argsort(-scores.round(6), kind="stable")[:top]  # equal images differ by float32's rounding
     names = list(index.images)
     return [Hit(path=index.folder / names[row], name=names[row], score=float(scores[row])) for row in rows]
-
-
-def unknown_words(tokenizer, text: str) -> list[str]:
-    """Return the words of a text that the tokenizer maps to its token for unknown words."""
-    words = dict.fromkeys(re.findall(r"\w[\w'-]*", text))
-    return [word for word in words if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False).input_ids]
