@@ -152,10 +152,8 @@ def evaluate_embeddings(
 ) -> Result:
     """Measure unit embeddings (N, P) of the images of a prepared dataset, without intervals.
 
-    Args:
-        encode: M texts -> (M, P) unit embeddings; called with the prompts or captions.
-        templates: prompts of class data, default `a photo of a {}.`; ignored for caption data.
-        logit_scale: natural log of the inverse temperature.
+    `encode` takes M prompts or captions and returns (M, P) unit embeddings; `logit_scale` is the natural log of the
+    inverse temperature; `templates` are ignored for caption data.
     """
     predicted = None
     if is_class_data(dataset):

@@ -23,7 +23,7 @@ class Hit:
 
 
 def check_query(*, text: str | None, image: object | None, top: int) -> None:
-    """Raise `ClipScratchError` if not exactly one of text and image is given, the text is empty, or `top` below 1."""
+    """Raise `ClipScratchError` for a query without an answer."""
     if (text is None) == (image is None):
         raise ClipScratchError(
             f"search takes a text or --image, and {'neither is' if text is None else 'both are'} given; give one."
@@ -50,7 +50,7 @@ def search_index(
         The nearest first; equal ones in the order of their names.
 
     Raises:
-        ClipScratchError: See `check_query`.
+        ClipScratchError: If not exactly one of text and image is given, the text is empty, or `top` is below 1.
 
     >>> from modeling_clipscratch import load_model, update_index
     >>> model, processor = load_model("runs/digits")

@@ -83,6 +83,7 @@ def test_what_was_encoded_before_an_error_is_kept(images, update, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(image_index, "decode_image", failing)
+        patch.setattr(image_index, "SAVE_EVERY", 3)
         with pytest.raises(ZeroDivisionError):
             update(images, batch_size=5)
     assert counts(update(images)[1]) == {"encoded": 5, "unchanged": 5}

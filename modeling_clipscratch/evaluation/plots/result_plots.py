@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -33,20 +32,12 @@ TEN_COLOURS = (
 TEN_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 
 
-class Plot(NamedTuple):
-    """A PNG with its title and a sentence or two on how to read it."""
-
-    path: Path
-    title: str
-    reading: str
-
-
-def draw_plots(result: Result, folder: Path) -> list[Plot]:
-    """Draw the plots into a folder, the most important first; skip those without data."""
+def draw_plots(result: Result, folder: Path) -> list[tuple[Path, str, str]]:
+    """Draw the plots into a folder, and return path, title and how to read it; without those that lack data."""
     plots = _CAPTION if result.class_names is None else _CLASS
     for name, (draw, _, _) in plots.items():
         draw(result, folder / name)
-    return [Plot(folder / name, *about) for name, (_, *about) in plots.items() if (folder / name).is_file()]
+    return [(folder / name, *about) for name, (_, *about) in plots.items() if (folder / name).is_file()]
 
 
 def shortened(text: str, longest: int) -> str:

@@ -11,31 +11,25 @@ import jinja2
 import numpy as np
 from datasets import Dataset
 
-from ...utils.atomic_files import free_space, replacing_files, write_text, write_whole
+from ...utils.atomic_files import explaining_failures, replacing_files, write_text, write_whole
 from ...utils.errors import ClipScratchError
 from ...utils.names import printable, public_name
 from ...utils.versions import versions
 from ..evaluate_dataset import Result
-from ..plots.result_plots import FILES, Plot, draw_plots
+from ..plots.result_plots import FILES, draw_plots
 from .metric_tables import ACCOUNT, Differences, percent, rows_of_page, short_names, weights_sha256, write_json
 
 TITLES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "zero_shot": "zero-shot classification"}
 
 
-def open_folder(folder: str | Path) -> Path:
+def check_folder(folder: str | Path) -> None:
     """Check, before a long evaluation, that a folder can be written to and holds no model."""
     folder = Path(folder)
     if (folder / "config.json").is_file():
         raise ClipScratchError(f"output_dir={folder} holds a model with its own metrics; choose {folder / 'report'}.")
-    try:
+    with explaining_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ClipScratchError(
-            f"output_dir={folder} cannot be written to ({error.strerror}; {free_space(folder)} free there); "
-            "choose another folder."
-        ) from error
-    return folder
 
 
 def write_report(
@@ -101,7 +95,7 @@ def write_report(
 
 def render_page(
     evaluations: Mapping[str, Mapping[str, Result]],
-    plots: Mapping[tuple[str, str], Sequence[Plot]],
+    plots: Mapping[tuple[str, str], Sequence[tuple]],
     differences: Differences,
     command: str,
 ) -> str:
