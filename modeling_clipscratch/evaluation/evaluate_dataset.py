@@ -27,34 +27,17 @@ from .metrics.ranking import retrieval_outcomes, zero_shot_outcomes
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a model did on one split of a dataset.
+    """What a model did on one split of a dataset. What is of class data only is `None` for caption data."""
 
-    Args:
-        dataset: the N measured rows, prepared; without those whose images are broken.
-        templates: prompts of class data; `None` for caption data.
-        task: `zero_shot` (class data) or `retrieval` (caption data).
-        outcomes: ranks, and for class data labels and confidences.
-        metrics: name -> fraction or rank, and `<name>_ci95` -> its 95 % interval, if computed.
-        image_embeds: (N, P) float32, unit length.
-        text_embeds: (C, P) of the classes, or (M, P) of the captions in the order of the rows; unit length.
-        skipped: number of broken images that were left out.
-        predicted: (N,) int64 classes; class data only.
-    """
-
-    dataset: datasets.Dataset
-    templates: Sequence[str] | None = None
-    task: str
+    dataset: datasets.Dataset  # the N measured rows, prepared; without those whose images are broken
+    templates: Sequence[str] | None = None  # prompts of class data
+    task: str  # `zero_shot` (class data) or `retrieval` (caption data)
     outcomes: Outcomes
-    metrics: dict[str, float | list[float]]
-    image_embeds: torch.Tensor
-    text_embeds: torch.Tensor
-    skipped: int = 0
-    predicted: np.ndarray | None = None
-
-    @property
-    def split(self) -> str:
-        """Name of the split, `-` where the dataset has none."""
-        return str(self.dataset.split or "-")
+    metrics: dict[str, float | list[float]]  # name -> fraction or rank; `<name>_ci95` -> its 95 % interval, if computed
+    image_embeds: torch.Tensor  # (N, P) float32, unit length
+    text_embeds: torch.Tensor  # (C, P) of the classes, or (M, P) of the captions in the order of the rows
+    skipped: int = 0  # number of broken images that were left out
+    predicted: np.ndarray | None = None  # (N,) int64 classes
 
     @property
     def class_names(self) -> list[str] | None:
@@ -62,7 +45,7 @@ class Result:
 
     @property
     def confusion(self) -> np.ndarray | None:
-        """(C, C) counts, row = true class; `None` for caption data."""
+        """(C, C) counts, row = true class."""
         if self.predicted is None:
             return None
         classes = self.outcomes.classes
@@ -71,7 +54,7 @@ class Result:
 
     @property
     def per_class_recall(self) -> dict[str, float | None] | None:
-        """Class name -> recall, `None` for a class without images; `None` for caption data."""
+        """Class name -> recall, `None` for a class without images."""
         if self.predicted is None:
             return None
         names = [name.replace(ALIKE, " (again)") for name in self.dataset.features["label"].names]

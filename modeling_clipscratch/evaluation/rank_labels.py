@@ -13,8 +13,6 @@ from .encode import encode_pixels, encode_texts
 from .evaluate_dataset import encode_classes, log_scale
 from .metrics.ranking import class_probabilities, cosines
 
-BAR = 20  # characters of a bar of 100 %
-
 
 def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
     """Raise ClipScratchError if there are fewer than two labels, one is empty or twice, or a template has no `{}`."""
@@ -85,7 +83,7 @@ def bars(ranked: Sequence[dict]) -> str:
     """
     width = max(len(entry["label"]) for entry in ranked)
     lines = (
-        f"  {entry['label']:<{width}}  {100 * entry['score']:5.1f} %  {'#' * round(BAR * entry['score'])}"
+        f"  {entry['label']:<{width}}  {100 * entry['score']:5.1f} %  {'#' * round(20 * entry['score'])}"
         for entry in ranked
     )
     return "\n".join(line.rstrip() for line in lines)

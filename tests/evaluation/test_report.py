@@ -81,8 +81,8 @@ def difference(value, low, high, p_value):
 
 def test_comparison_table_has_a_model_and_its_difference_side_by_side():
     first = SimpleNamespace(metrics={"top1": 0.5, "top1_ci95": [0.4, 0.6]}, skipped=0)
-    both = {"runs/a": {"d": first}, "runs/b": {"d": SimpleNamespace(metrics={"top1": 0.75}, skipped=0)}}
-    gain = {"d": {"runs/b": {"top1": difference(0.25, 0.1, 0.4, 0.004)}}}
+    both = {"./runs/a": {"d": first}, "./runs/b": {"d": SimpleNamespace(metrics={"top1": 0.75}, skipped=0)}}
+    gain = {"d": {"./runs/b": {"top1": difference(0.25, 0.1, 0.4, 0.004)}}}
     assert [line.split("  ") for line in re.sub("   +", "  ", text_summary(both, gain)).splitlines()] == [
         ["d"],
         ["", "a", "b", "b - a"],

@@ -1,6 +1,5 @@
 """Plot the training log of a run."""
 
-import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,6 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from .figures import COLOURS, DASHES, MARKERS, heading, new_figure, plain_legend, save_figure, tidy
-
-logger = logging.getLogger(__name__)
 
 FEW = 30  # points; markers of more run together
 # Title of a panel, pattern of the keys of the log that it shows, label of its y axis.
@@ -35,8 +32,7 @@ def plot_curves(log_history: Sequence[Mapping], path: str | Path) -> None:
         path: of the PNG.
     """
     panels = [(title, lines, unit) for title, pattern, unit in PANELS if (lines := _lines(log_history, pattern))]
-    if not panels:
-        logger.info("no curves are drawn: the run was shorter than logging_steps and had no evaluation.")
+    if not panels:  # the run was shorter than logging_steps and had no evaluation
         return
     rows = math.ceil(len(panels) / 3)
     figure = new_figure(4.2 * math.ceil(len(panels) / rows), 3.1 * rows)

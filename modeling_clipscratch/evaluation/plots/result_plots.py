@@ -41,21 +41,13 @@ def draw_plots(result: Result, folder: Path) -> list[tuple[Path, str, str]]:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Put a text on one line of at most `longest` characters.
-
-    >>> shortened("a very  long name", 10)
-    'a very lo…'
-    """
+    """Put a text on one line of at most `longest` characters, the last one `…` if it is cut."""
     text = " ".join(text.split())
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Choose at most `most` of the numbers from 0 to `count` - 1, evenly spread.
-
-    >>> spread(10, 4)
-    [0, 3, 6, 9]
-    """
+    """Choose at most `most` of the numbers from 0 to `count` - 1, evenly spread."""
     return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...utils.atomic_files import write_text
 from ...utils.checksums import sha256
-from ...utils.names import on_one_line
+from ...utils.names import is_local, on_one_line
 from ..metrics.intervals import Difference
 
 Differences = Mapping[str, Mapping[str, Mapping[str, Difference]]]  # dataset -> model -> metric -> minus the first
@@ -87,11 +87,7 @@ def values_only(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def shown_value(metrics: Mapping[str, float], name: str) -> tuple[str, str]:
-    """Return a metric and its interval, in per cent or ranks; empty where there is none.
-
-    >>> shown_value({"top1": 0.975, "top1_ci95": [0.958, 0.986]}, "top1")
-    ('97.5 %', '95.8 to 98.6')
-    """
+    """Return a metric and its interval, in per cent or ranks; empty where there is none."""
     if name not in metrics:
         return "", ""
     ends = metrics.get(name + INTERVAL)
@@ -106,11 +102,7 @@ def shown_of(metrics: Mapping[str, float], name: str) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Write a fraction in per cent, as tables and pages do.
-
-    >>> percent(0.9825), percent(0.5, 0)
-    ('98.2 %', '50 %')
-    """
+    """Write a fraction in per cent, such as `98.2 %`, as tables and pages do."""
     return f"{100 * share:.{digits}f} %"
 
 
@@ -119,20 +111,18 @@ def is_rank(name: str) -> bool:
     return "rank" in name
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Shorten paths and Hub ids to their last part, or to as many parts as make them differ.
+def public_names(names: Sequence[str]) -> dict[str, str]:
+    """Shorten paths to their last part, or to as many parts as make all names differ; Hub ids stay.
 
-    >>> short_names(["runs/a", "owner/b"])
-    {'runs/a': 'a', 'owner/b': 'b'}
-    >>> short_names(["one/clip/", "two/clip"])
-    {'one/clip/': 'one/clip', 'two/clip': 'two/clip'}
+    >>> public_names(["./runs/one/clip/", "./runs/two/clip", "owner/clip"])
+    {'./runs/one/clip/': 'one/clip', './runs/two/clip': 'two/clip', 'owner/clip': 'owner/clip'}
     """
-    parts = {name: Path(name).parts or (Path(name).resolve().name,) for name in names}  # "." has none
+    parts = {name: Path(name).absolute().parts if is_local(name) else (name,) for name in names}
     for length in range(1, max(map(len, parts.values())) + 1):
         short = {name: "/".join(of[-length:]) for name, of in parts.items()}
         if len(set(short.values())) == len(names):
-            return short
-    return {name: name for name in names}
+            break
+    return short
 
 
 def write_json(path: str | Path, values: object) -> None:

@@ -13,11 +13,11 @@ from datasets import Dataset
 
 from ...utils.atomic_files import explaining_failures, replacing_files, write_text, write_whole
 from ...utils.errors import ClipScratchError
-from ...utils.names import printable, public_name
+from ...utils.names import printable
 from ...utils.versions import versions
 from ..evaluate_dataset import Result
 from ..plots.result_plots import FILES, draw_plots
-from .metric_tables import ACCOUNT, Differences, percent, rows_of_page, short_names, weights_sha256, write_json
+from .metric_tables import ACCOUNT, Differences, percent, public_names, rows_of_page, weights_sha256, write_json
 
 TITLES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "zero_shot": "zero-shot classification"}
 
@@ -54,7 +54,7 @@ def write_report(
         The written files, the page first.
     """
     folder, weights = Path(folder), weights_sha256(next(iter(evaluations)))
-    models, data = _public(evaluations), _public(next(iter(evaluations.values())))
+    models, data = public_names([*evaluations]), public_names([*next(iter(evaluations.values()))])
     evaluations = {models[name]: {data[where]: of for where, of in rest.items()} for name, rest in evaluations.items()}
     differences = {data[where]: {models[name]: of for name, of in rest.items()} for where, rest in differences.items()}
     plots, stale = {}, set()
@@ -75,7 +75,12 @@ def write_report(
         written = [page, *sorted(path for path in staging.rglob("*") if path.is_file() and path != page)]
         if len(models) == 1:
             about = {
-                name: {"name": name, "split": result.split, "task": result.task, "rows": len(result.dataset)}
+                name: {
+                    "name": name,
+                    "split": str(result.dataset.split or "-"),
+                    "task": result.task,
+                    "rows": len(result.dataset),
+                }
                 for name, result in results.items()
             }
             files = [path.relative_to(staging).as_posix() for path in written]
@@ -162,12 +167,6 @@ def save_predictions(path: str | Path, result: Result) -> None:
             "image_to_text_rank": outcomes.image_ranks[owners],
         }
     write_whole(path, Dataset.from_dict(columns).to_parquet)
-
-
-def _public(names):
-    """Name -> Hub id, or last part of a path; as many parts as make the names differ."""
-    public = {name: public_name(name) for name in names}
-    return public if len(set(public.values())) == len(public) else short_names(list(public))
 
 
 def _folder(name):
