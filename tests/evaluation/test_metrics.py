@@ -35,6 +35,7 @@ def retrieval_metrics(*inputs):
 def test_perfect_reversed_and_tied_scores_give_one_and_zero(scores, share):
     metrics = accuracy_metrics(scores, torch.arange(7))
     assert metrics == dict.fromkeys(("top1", "top5", "mean_per_class_recall"), share)
+    assert "top5" not in accuracy_metrics(scores[:5, :5], torch.arange(5))  # it would always be 1
 
 
 def test_accuracies_of_a_literal_matrix_are_those_worked_out_by_hand():
@@ -51,11 +52,6 @@ def test_collapsed_embeddings_score_zero_in_every_column():
     labels = torch.tensor([0, 7, 300, 511, 512])
     outcomes, _ = ranking.zero_shot_outcomes(one.repeat(5, 1), one.repeat(513, 1), labels, 2.6)
     assert outcomes.metrics()["top1"] == outcomes.metrics()["top5"] == 0
-
-
-def test_top5_is_absent_where_it_would_always_be_one():
-    assert "top5" not in accuracy_metrics(torch.eye(5), torch.arange(5))
-    assert accuracy_metrics(torch.zeros(3, 1), torch.zeros(3))["top1"] == 1.0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -88,12 +84,6 @@ def test_calibration_error_agrees_with_a_loop_over_bins():
     assert outcomes.metrics()["expected_calibration_error"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_temperature_changes_calibration_only():
-    images, classes, labels = units(20, 5, seed=1), units(6, 5, seed=2), torch.arange(20) % 6
-    cold, warm = (ranking.zero_shot_outcomes(images, classes, labels, s)[0].metrics() for s in (0.0, 3.0))
-    assert {name for name in cold if cold[name] != warm[name]} == {"expected_calibration_error"}
-
-
 def test_blocks_of_images_change_nothing(monkeypatch):
     images, classes, labels = units(20, 5, seed=1), units(6, 5, seed=2), torch.arange(20) % 6
     one, predicted = ranking.zero_shot_outcomes(images, classes, labels, 1.0)
@@ -106,13 +96,6 @@ def test_blocks_of_images_change_nothing(monkeypatch):
 
 
 # Retrieval
-
-
-@pytest.mark.parametrize(("texts", "share", "rank"), [(torch.eye(12), 1.0, 1.0), (-torch.eye(12), 0.0, 12.0)])
-def test_perfect_and_reversed_rankings_give_one_and_zero(texts, share, rank):
-    metrics = retrieval_metrics(torch.eye(12), texts, torch.arange(12))
-    assert all(metrics[name] == share for name in RECALLS)
-    assert metrics["image_to_text_median_rank"] == metrics["text_to_image_median_rank"] == rank
 
 
 def test_recalls_of_literal_similarities_are_those_worked_out_by_hand():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from .figures import COLOURS, DASHES, MARKERS, heading, new_figure, plain_legend, save_figure, tidy
+from .figures import BOLD, COLOURS, DASHES, MARKERS, new_figure, plain_legend, save_figure, tidy
 
 FEW = 30  # points; markers of more run together
 # Title of a panel, pattern of the keys of the log that it shows, label of its y axis.
@@ -42,7 +42,7 @@ def plot_curves(log_history: Sequence[Mapping], path: str | Path) -> None:
         of_row = panels[len(panels) * row // rows : len(panels) * (row + 1) // rows]  # which fill it
         for axes, (title, lines, unit) in zip(band.subplots(1, len(of_row), squeeze=False)[0], of_row, strict=True):
             _draw_lines(axes, lines, unit)
-            heading(axes, title)
+            axes.set_title(title, loc="left", **BOLD)
             if len(lines) > 1 or title not in ("learning rate", "temperature"):
                 plain_legend(axes, handlelength=2.6)
             axes.set(xlabel=f"step (of {seen[-1]:,.0f} images)" if seen else "step", xlim=(0, 1.02 * last))

@@ -21,6 +21,7 @@ WIDTH = 8.0  # inches of a grid; wider ones cannot be read on a phone
 SIDE = 224  # pixels that the longer side of an image in a figure has
 SMALL = 64  # pixels up to which images are enlarged without smoothing, as the model reads them
 DPI = 130
+BOLD = {"fontsize": 11, "fontweight": "bold", "parse_math": False}  # a title; `$` in a name is a dollar sign
 # For characters that the first one lacks; matplotlib comes with that one, the others may be installed.
 _FONTS = (
     "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Hiragino Sans GB",
@@ -39,12 +40,6 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     for text in figure.findobj(Text):
         text.set_fontfamily(INSTALLED_FONTS)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
-
-
-def heading(where, text: str, **options) -> None:
-    """Set the bold title of axes or of a figure; a `$` in a name is a dollar sign."""
-    style = {"fontsize": 11, "fontweight": "bold", "parse_math": False, **options}
-    where.set_title(text, loc="left", **style) if hasattr(where, "set_title") else where.suptitle(text, **style)
 
 
 def show(axes, image: Image.Image, colour: str, dashes: str) -> None:

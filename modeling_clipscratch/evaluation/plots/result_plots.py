@@ -16,7 +16,7 @@ from ..evaluate_dataset import Result
 from ..metrics.outcomes import CALIBRATION, CALIBRATION_BINS, ClassOutcomes, calibration_bins, share_interval
 from ..metrics.ranking import cosines
 from ..report.metric_tables import percent
-from .figures import BLACK, BLUE, VERMILLION, WIDTH, heading, new_figure, plain_legend, save_figure, show, tidy
+from .figures import BLACK, BLUE, BOLD, VERMILLION, WIDTH, new_figure, plain_legend, save_figure, show, tidy
 
 MOST_TICKS = 40  # class names on an axis; more cannot be read
 MOST_COUNTS = 20  # classes whose counts are written into the cells
@@ -73,7 +73,9 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], path: str 
     for row, column in np.argwhere(confusion) if counted else ():
         colour = "white" if shares[row, column] > 30 else "black"
         axes.text(column, row, confusion[row, column], ha="center", va="center", fontsize=7, color=colour)
-    heading(axes, f"{percent(confusion.trace() / confusion.sum())} of {confusion.sum():,} images right")
+    axes.set_title(
+        f"{percent(confusion.trace() / confusion.sum())} of {confusion.sum():,} images right", loc="left", **BOLD
+    )
     save_figure(figure, path)
 
 
@@ -93,7 +95,7 @@ def plot_calibration(outcomes: ClassOutcomes, path: str | Path) -> None:
     upper.plot([0, 100], [0, 100], color=BLACK, linestyle="--", linewidth=1, label="accuracy = confidence")
     upper.errorbar(100 * confidence, 100 * accuracy, whiskers, color=BLUE, fmt="o", capsize=3, label="accuracy")
     upper.set(ylabel="accuracy, %", xlim=(0, 101), ylim=(-3, 103))
-    heading(upper, f"calibration error {percent(outcomes.metrics()[CALIBRATION])} (mean gap)")
+    upper.set_title(f"calibration error {percent(outcomes.metrics()[CALIBRATION])} (mean gap)", loc="left", **BOLD)
     plain_legend(upper, loc="upper left")
     width = 100 / CALIBRATION_BINS
     lower.bar(width * np.arange(CALIBRATION_BINS), counts, width, align="edge", color="0.55", edgecolor="white")
@@ -122,7 +124,7 @@ def plot_predictions(result: Result, path: str | Path, *, right: bool) -> None:
         return
     names, lines, read_image = result.class_names, -(-len(rows) // COLUMNS), ImageReader(result.dataset)
     figure = new_figure(WIDTH, 2.03 * lines + 0.4)
-    heading(figure, text)
+    figure.suptitle(text, **BOLD)
     for place, row in enumerate(rows.tolist(), start=1):
         axes = figure.add_subplot(lines, COLUMNS, place)
         show(axes, read_image(row), colour, dashes)
@@ -158,7 +160,8 @@ def plot_embeddings(result: Result, path: str | Path) -> None:
         axes.scatter(*places[rest].T, s=size / 2, label=others, color="0.8", marker=".", zorder=0)
     plain_legend(figure, loc="outside right upper", markerscale=1.4)
     axes.set(xticks=[], yticks=[])
-    heading(figure, f"{len(chosen):,} images, similar ones close to each other (t-SNE)", x=0.01, ha="left")
+    text = f"{len(chosen):,} images, similar ones close to each other (t-SNE)"
+    figure.suptitle(text, x=0.01, ha="left", **BOLD)
     save_figure(figure, path)
 
 
@@ -184,7 +187,7 @@ def plot_searches(result: Result, path: str | Path, *, failed: bool = False) -> 
     scores = cosines(result.text_embeds[captions], result.image_embeds)
     best = scores.topk(min(COLUMNS, len(outcomes))).indices.tolist()
     figure = new_figure(WIDTH, 1.95 * len(captions) + 0.4)
-    heading(figure, text)
+    figure.suptitle(text, **BOLD)
     for band, caption, rows in zip(np.atleast_1d(figure.subfigures(len(captions), 1)), captions, best, strict=True):
         own = int(outcomes.caption_to_image[caption])
         band.suptitle(shortened(texts[caption], 110), fontsize=9.5, x=0.01, ha="left", parse_math=False)

@@ -127,7 +127,7 @@ def public_names(names: Sequence[str]) -> dict[str, str]:
 
 def write_json(path: str | Path, values: object) -> None:
     """Write JSON, whole or not at all; raise ValueError for NaN and infinity, which it cannot hold."""
-    write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False, default=vars) + "\n")
 
 
 def weights_sha256(folder: str | Path) -> str | None:

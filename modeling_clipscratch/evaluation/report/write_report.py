@@ -75,12 +75,7 @@ def write_report(
         written = [page, *sorted(path for path in staging.rglob("*") if path.is_file() and path != page)]
         if len(models) == 1:
             about = {
-                name: {
-                    "name": name,
-                    "split": str(result.dataset.split or "-"),
-                    "task": result.task,
-                    "rows": len(result.dataset),
-                }
+                name: {"task": result.task, "split": str(result.dataset.split or "-"), "rows": len(result.dataset)}
                 for name, result in results.items()
             }
             files = [path.relative_to(staging).as_posix() for path in written]
@@ -88,11 +83,7 @@ def write_report(
             write_json(written[-1], {"command": command, "weights_sha256": weights, "data": about, "files": files})
         else:
             written.append(staging / "comparison.json")
-            plain = {
-                where: {name: {metric: vars(d) for metric, d in of.items()} for name, of in rest.items()}
-                for where, rest in differences.items()
-            }
-            write_json(written[-1], plain)
+            write_json(written[-1], differences)
     for path in stale.difference(written):
         (folder / path.relative_to(staging)).unlink(missing_ok=True)  # an earlier report's
     return [folder / path.relative_to(staging) for path in written]
