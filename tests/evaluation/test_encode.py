@@ -11,12 +11,7 @@ from sklearn.metrics import confusion_matrix
 from modeling_clipscratch.data.dataset import ImageReader, class_names, labels_of
 from modeling_clipscratch.data.images.decode import BadImageError
 from modeling_clipscratch.data.images.preprocess import Preprocess
-from modeling_clipscratch.evaluation.encode import (
-    encode_images,
-    encode_pixels,
-    encode_texts,
-    reading,
-)
+from modeling_clipscratch.evaluation.encode import encode_images, encode_pixels, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
 
