@@ -255,7 +255,7 @@ def test_two_models_are_compared_on_the_same_images(run, saved, make_model, word
         ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
         ({"class_names": ["a", ""]}, "label 2 of 2 is empty"),
         ({"templates": ["imagnet"]}, "is not a published list .*imagenet"),
-        ({"output_dir": [f"{__file__}/report"]}, "cannot be written to"),
+        ({"output_dir": [f"{__file__}/report"]}, "cannot be written"),
     ],
 )
 def test_eval_refuses_before_it_loads_the_model(run, changed, sentence):
