@@ -17,8 +17,6 @@ from modeling_clipscratch.evaluation.metrics import ranking
 from modeling_clipscratch.evaluation.metrics.outcomes import ClassOutcomes
 from modeling_clipscratch.evaluation.metrics.ranking import accuracy_metrics
 
-RECALLS = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)]
-
 
 def units(*shape, seed):
     return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
