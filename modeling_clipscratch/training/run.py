@@ -20,14 +20,7 @@ from .optimization.sharding import whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .recipe.checks import warn_of_tower_rates
 from .saving.checkpoints import check_fits, check_settings, find_checkpoint, wants_to_resume
-from .saving.run_folder import (
-    begin_run_folder,
-    check_run_folder,
-    count_trained,
-    finish_run_folder,
-    lock_run_folder,
-    run_facts,
-)
+from .saving.run_folder import begin_run_folder, check_run_folder, finish_run_folder, lock_run_folder, run_facts
 from .towers.adapters import add_adapters, merge_adapters
 from .towers.build import build_model, check_towers
 from .trainer import ClipScratchTrainer
@@ -81,7 +74,6 @@ def _train(model_options, data, args, settings):
         splits, templates, measured = _load(data, args)
     model, processor = built or build_model(model_options, _known_captions(splits["train"], templates, data.streaming))
     adapters = add_adapters(model, model_options)
-    trained = count_trained(model)
     trainer = ClipScratchTrainer(
         model,
         args,
@@ -107,10 +99,10 @@ def _train(model_options, data, args, settings):
     if measured in splits:
         result = trainer.measure(splits[measured])
         metrics = {data.dataset: {**result.metrics, **trainer.intervals(result)}}
+    facts = run_facts(model_options, data, trainer, splits, templates, measured)
     merge_adapters(adapters)
     weights = whole_state_dict(trainer.accelerator, trainer.model)
     if args.should_save:
-        facts = run_facts(model_options, data, trainer, splits, templates, measured, trained)
         finish_run_folder(trainer, weights, metrics, facts)
     trainer.accelerator.wait_for_everyone()
     return metrics

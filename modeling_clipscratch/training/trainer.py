@@ -5,6 +5,7 @@ import copy
 import hashlib
 import logging
 import math
+from collections import Counter
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import datasets
 import torch
 from accelerate.utils import broadcast_object_list, send_to_device
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
@@ -27,7 +30,7 @@ from ..evaluation.metrics.intervals import confidence_intervals
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
 from ..utils.errors import ClipScratchError
-from .callbacks import TrainingRecord, set_callbacks, worker_init
+from .callbacks import TrainingRecord, outlive_sigterm, set_callbacks
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
@@ -37,7 +40,6 @@ from .loss.tiled_loss import global_loss, loss_floor
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
-from .optimization.step_values import DivergedError, StepMeans, are_finite
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, continue_from, find_checkpoint, save_checkpoint, save_split
@@ -140,7 +142,7 @@ class ClipScratchTrainer(Trainer):
         self.ema, self.record = None, TrainingRecord()
         self.frozen_file = None  # weights of frozen towers in the last checkpoint
         self._checkpoint = None
-        self._statistics = StepMeans()
+        self._statistics = Counter()  # sums since the last log line, on the device, so that no step waits for it
         self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
         check_sharding(self)
         self._settle()
@@ -224,7 +226,7 @@ class ClipScratchTrainer(Trainer):
             "pin_memory": args.dataloader_pin_memory,
             # transformers 5.9 has no such field.
             "multiprocessing_context": getattr(args, "dataloader_multiprocessing_context", None),
-            "worker_init_fn": worker_init(args),
+            "worker_init_fn": outlive_sigterm if args.enable_jit_checkpoint else None,
         }
         if self.stream is not None:  # each process reads its own batches: accelerate has nothing to split
             return DataLoader(self.stream.begin(), batch_size=None, **reading)
@@ -259,7 +261,7 @@ class ClipScratchTrainer(Trainer):
         if model.training:
             if kind == "softmax" and mixture is None:
                 statistics["loss_floor"] = loss_floor(all_rows(group))
-            self._statistics.add({**statistics, "temperature": (-outputs.logit_scale.detach()).exp()})
+            self._statistics.update({**statistics, "temperature": (-outputs.logit_scale.detach()).exp(), "steps": 1})
         loss = share * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
@@ -289,20 +291,23 @@ class ClipScratchTrainer(Trainer):
 
     def log(self, logs, start_time=None):
         """Log the means of the steps' statistics beside the loss."""
-        if "loss" in logs and (means := self._statistics.take()):
+        if "loss" in logs and (steps := self._statistics.pop("steps", 0)):
             self._check_finite(logs["loss"])
+            means = {name: float(total) / steps for name, total in self._statistics.items()}
+            self._statistics.clear()
             logs.update(means, images_seen=self.record.images_seen)
         super().log(logs, start_time)
 
     def _check_finite(self, loss: float | None = None) -> None:
-        """Raise `DivergedError` if a logged loss, or without one a trained weight, is NaN or infinite."""
-        what, finite = "loss is", loss is not None and math.isfinite(loss)
+        """Raise `ClipScratchError` if a logged loss, or without one a trained weight, is NaN or infinite."""
+        what, value = "loss is", loss
         if loss is None:
-            trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-            averages = [] if self.ema is None else self.ema.weights.values()
-            what, finite = "weights are", are_finite([*trained, *averages])
-        if not finite:
-            raise DivergedError(
+            weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+            weights += [] if self.ema is None else self.ema.weights.values()
+            local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
+            what, value = "weights are", get_total_norm([w.detach() for w in local if w.numel()], math.inf)
+        if not math.isfinite(value):
+            raise ClipScratchError(
                 f"the {what} not finite at step {self.state.global_step}: training diverged and was stopped before "
                 "anything of it was saved; checkpoints of earlier steps are whole. Train again with a lower "
                 f"learning_rate (it is {self.args.learning_rate:g})."

@@ -1,6 +1,4 @@
-"""Choose the arithmetic of a run by what its device can do, and check how its processes were launched."""
-
-import os
+"""Choose the arithmetic of a run by what its device can do, and check how it was launched."""
 
 import torch
 
@@ -31,13 +29,7 @@ def describe_device(args) -> str:
 
 
 def check_processes(args) -> None:
-    """Raise `ClipScratchError` if processes have no connection or several GPUs."""
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != args.world_size:
-        raise ClipScratchError(
-            f"the launcher started {launched} processes but this one counts {args.world_size}; they would not share "
-            "their batch and would overwrite each other's files: launch with a file of configuration/accelerate/."
-        )
+    """Raise `ClipScratchError` if a process has several GPUs."""
     if args.n_gpu > 1:
         raise ClipScratchError(
             f"one process sees {args.n_gpu} GPUs and would copy the model to each at every step; start one process a "

@@ -185,15 +185,16 @@ def check_fits(checkpoint: str, trainer) -> None:
 def continue_from(checkpoint: str, trainer, steps: int) -> bool:
     """Let the record and early stopping of a run of so many steps continue; return whether it has none left."""
     state, record, patience = read_state(checkpoint), trainer.record, trainer.args.early_stopping_patience
-    record.best_checkpoint, record.notes = _best(checkpoint, state), TrainingRecord.of(state).get("notes", [])
+    record.best_checkpoint = _best(checkpoint, state)
     saved = state.stateful_callbacks.get("EarlyStoppingCallback")
     without_gain = saved["attributes"]["early_stopping_patience_counter"] if saved else 0
     if state.global_step >= steps or (patience is not None and without_gain >= patience):
         return True
     if state.max_steps != steps:
-        note = f"Resumed from step {state.global_step} of a run of {state.max_steps} steps."
-        logger.warning("%s From there on the learning rate follows the new length, %d.", note, steps)
-        record.notes.append(note)
+        logger.warning(
+            "resumed from step %d of a run of %d steps: from there on the learning rate follows the new length, %d.",
+            state.global_step, state.max_steps, steps,
+        )  # fmt: skip
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, EarlyStoppingCallback):
             callback.early_stopping_patience_counter = without_gain
