@@ -44,14 +44,11 @@ def set_callbacks(trainer) -> None:
 
 
 class TrainingRecord(TrainerCallback, ExportableState):
-    """Keep in `trainer_state.json` how many images the model was trained on, for how long, and with which settings.
-
-    `best_checkpoint` replaces the path in the state of a resumed run, whose folder may have been moved.
-    """
+    """Keep in `trainer_state.json` how many images the model was trained on, for how long, and with which settings."""
 
     def __init__(self):
-        self.settings, self.images_seen, self.first_step = {}, 0, 0
-        self.best_checkpoint, self._last_log = None, time.monotonic()
+        self.settings, self.images_seen, self.first_step, self._last_log = {}, 0, 0, time.monotonic()
+        self.best_checkpoint = None  # replaces that of a resumed run, whose folder may have been moved
 
     def settle(self, model, processor, args, rows: str | None) -> None:
         """Take the settings of a run, or of a trial of a search; `rows` is the digest of the training rows."""

@@ -102,12 +102,11 @@ class ClipScratchTrainer(Trainer):
         **kwargs,
     ):
         args = ClipScratchTrainingArguments() if args is None else args
-        parameters = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
-        check_options(args, {**kwargs, **parameters})
+        check_options(args, model, processing_class, muon_matrices, kwargs)
         args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
         self.options = replace(options or DEFAULT_OPTIONS, on_bad_row=args.on_bad_row)
         self.templates, self.muon_matrices = templates, muon_matrices
-        self.train_rows, self.stream, self.sampler = None, None, None
+        self.train_rows = self.stream = self.sampler = self._class_names = None
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         with args.main_process_first(desc="preparing the data"):  # the others find what it cached
             if train_dataset is not None:

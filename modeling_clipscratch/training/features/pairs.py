@@ -68,9 +68,7 @@ def map_pairs(
 ) -> PairDataset:
     """Make batches of a prepared dataset, with cached features of frozen towers.
 
-    Args:
-        training: whether the rows are trained on, so augmented and read in a faster way; else they are measured.
-        once: whether they are measured one time only, so each process reads no more than its share.
+    `training` rows are augmented and read in a faster way; of those measured `once` each process reads its share only.
     """
     captions = CaptionTable.of(dataset, templates)
     # No process of FSDP has the whole of a weight.
@@ -134,19 +132,15 @@ def text_side(captions: CaptionTable | None, model, processor, args, *, caches: 
 
 
 def _cache(args):
-    settings = {"folder": args.cache_dir, "batch_size": args.per_device_eval_batch_size}
-    return {**settings, "progress": not args.disable_tqdm}
+    return dict(folder=args.cache_dir, batch_size=args.per_device_eval_batch_size, progress=not args.disable_tqdm)
 
 
 def check_stream(args) -> None:
     """Raise `ClipScratchError` for options that a stream does not support, and set what resuming it needs."""
     if args.max_steps <= 0:
         raise ClipScratchError(
-            "streaming: the number of rows is not known, so num_train_epochs has no use; set max_steps."
+            "streaming: the number of rows is unknown, so num_train_epochs has no use; set max_steps."
         )
-    if args.eval_strategy == "epoch" or args.save_strategy == "epoch":
-        logger.warning(
-            "a stream's epochs have no known end: evaluation and checkpoint come at the end of the run only; set "
-            "eval_strategy and save_strategy to steps."
-        )
+    if "epoch" in (args.eval_strategy, args.save_strategy):
+        logger.warning("a stream's epochs have no known end; set eval_strategy and save_strategy to steps.")
     args.ignore_data_skip = True  # it resumes by its states

@@ -12,9 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 class ModelEma:
     """Exponential moving average of an unwrapped model's trained weights; under FSDP it is sharded as they are.
 
-    In the first steps `decay` is at most (1 + step) / (10 + step), so that the initial weights are forgotten.
-
-    Source: Polyak & Juditsky 1992; the warm-up is that of TensorFlow's `ExponentialMovingAverage`.
+    Source: Polyak & Juditsky 1992; the warm-up of the decay is that of TensorFlow's `ExponentialMovingAverage`.
     """
 
     def __init__(self, model, decay: float):

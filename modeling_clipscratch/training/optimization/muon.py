@@ -11,8 +11,7 @@ _COEFFICIENTS, _ROUNDS = (3.4445, -4.7750, 2.0315), 5
 class MuonAdamW(torch.optim.AdamW):
     """torch's `AdamW`, except for groups with `muon=True`, whose matrices take the steps of `torch.optim.Muon`.
 
-    One optimizer rather than two has one schedule, one state to save and one gradient norm to clip;
-    and weights may be sharded. `dtype` is that of the orthogonalisation, where bfloat16 is enough.
+    One optimizer has one schedule, one state to save and one gradient norm to clip; and weights may be sharded.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; the step is lr max(1, rows / columns) ** 0.5.
     """

@@ -44,10 +44,7 @@ def whole_state_dict(accelerator, model) -> dict[str, torch.Tensor] | None:
 
 
 def has_unused_parameters(model, inputs) -> bool:
-    """Return whether some trained weight has no part in the embeddings (DINOv2's mask token).
-
-    DDP waits for every gradient unless it is told to look for missing ones, which costs time at every step.
-    """
+    """Return whether some trained weight has no part in the embeddings (DINOv2's mask token), which DDP must know."""
     output = model(**inputs, return_logits=False)
     parts = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)
     total = sum(part.float().sum() for part in parts if part is not None)

@@ -54,8 +54,6 @@ def check_fields(part) -> None:
             raise ClipScratchError(f"{name}={value} is not above 0; choose a greater number, or leave it out.")
         if name in _NOT_BELOW_ZERO and value < 0:
             raise ClipScratchError(f"{name}={value} is less than 0; choose 0 or more.")
-        if name == "ema_decay" and value is not None and value >= 1:
-            raise ClipScratchError(f"ema_decay={value} is not between 0 and 1; choose 0.999.")
         if name in _NOT_SUPPORTED and value and value != item.default:
             raise ClipScratchError(f"{name}={value} is not supported: {_NOT_SUPPORTED[name]}; leave it out.")
 
@@ -66,6 +64,8 @@ def check_parts(args) -> None:
     if missing:
         name = min(missing)
         raise ClipScratchError(f"report_to={name}: its package is not installed; pip install {name}, or leave it out.")
+    if args.ema_decay is not None and args.ema_decay >= 1:
+        raise ClipScratchError(f"ema_decay={args.ema_decay} is not between 0 and 1; choose 0.999.")
     options = args.gradient_checkpointing_kwargs or {}
     if not isinstance(options, dict) or options.keys() - _CHECKPOINTING or options.get("use_reentrant"):
         raise ClipScratchError(
@@ -92,13 +92,12 @@ def check_parts(args) -> None:
         )
 
 
-def check_options(args, options: dict) -> None:
+def check_options(args, model, processor, muon_matrices, options: dict) -> None:
     """Raise `ClipScratchError` for parameters of `ClipScratchTrainer` that do not fit or would have no effect."""
     if not hasattr(args, "global_batch_size"):
         raise ClipScratchError(
             f"args is a {type(args).__name__}; give ClipScratchTrainingArguments, which take the same fields."
         )
-    model, processor = options["model"], options["processing_class"]
     if model is not None and not (isinstance(model, PreTrainedModel) and model.config.model_type == "clipscratch"):
         raise ClipScratchError(
             f"model is a {type(model).__name__}; give a ClipScratchModel (from_towers returns it with its processor)."
@@ -111,7 +110,7 @@ def check_options(args, options: dict) -> None:
     for name in _NOT_TAKEN:
         if options.get(name) is not None:
             raise ClipScratchError(f"{name} is not supported: batches, loss and metrics are our own; leave it out.")
-    if args.muon_learning_rate and not options["muon_matrices"]:
+    if args.muon_learning_rate and not muon_matrices:
         raise ClipScratchError(
             f"muon_learning_rate={args.muon_learning_rate} would have no effect without muon_matrices, the names of "
             "the weights that it is for; give them, or leave it out."

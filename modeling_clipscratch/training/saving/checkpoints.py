@@ -147,7 +147,6 @@ def _last_usable(folder):
 
 
 def read_state(checkpoint: str) -> TrainerState:
-    """Return the Trainer's state in a checkpoint."""
     return TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
 
 
