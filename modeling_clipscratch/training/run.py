@@ -13,13 +13,12 @@ from ..data.load import describe_data, load_splits, open_source
 from ..data.splits import canonical_split
 from ..utils.errors import ClipScratchError
 from ..utils.hub_commit import open_repository
-from .features.pairs import check_stream
 from .optimization.device import check_processes, describe_device
 from .optimization.optimizer import muon_matrices
 from .optimization.sharding import whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .recipe.checks import warn_of_tower_rates
-from .saving.checkpoints import check_fits, check_settings, find_checkpoint, wants_to_resume
+from .saving.checkpoints import check_fits, check_settings, find_checkpoint
 from .saving.run_folder import begin_run_folder, check_run_folder, finish_run_folder, lock_run_folder, run_facts
 from .towers.adapters import add_adapters, merge_adapters
 from .towers.build import build_model, check_towers
@@ -48,10 +47,9 @@ def _train(model_options, data, args, settings):
     settings = {**settings, "global_batch_size": args.global_batch_size}  # a resumed run may have other processes
     options = {name: str(value) for part in (model_options, data) for name, value in vars(part).items()}
     del options["test_split"]  # what is measured may change
-    resume = wants_to_resume(args.resume_from_checkpoint)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     if args.should_save:
-        check_run_folder(args.output_dir, checkpoint, overwrite=args.overwrite_output_dir, resume=resume)
+        check_run_folder(args, checkpoint)
     if checkpoint is not None:
         check_settings(checkpoint, options)
     if not args.should_log:
@@ -59,8 +57,6 @@ def _train(model_options, data, args, settings):
     logger.info("running on %s", describe_device(args))
 
     set_seed(args.seed)
-    if data.streaming:
-        check_stream(args)
     built = check_towers(model_options)
     if args.push_to_hub and args.process_index == 0:
         args.hub_model_id = open_repository(  # raises before the training if it may not be written to
@@ -95,10 +91,7 @@ def _train(model_options, data, args, settings):
         begin_run_folder(args.output_dir, settings, checkpoint)
     trainer.train_from(checkpoint)
 
-    metrics = {data.dataset: {}}
-    if measured in splits:
-        result = trainer.measure(splits[measured])
-        metrics = {data.dataset: {**result.metrics, **trainer.intervals(result)}}
+    metrics = {data.dataset: trainer.measure_as("", splits[measured])[1] if measured in splits else {}}
     facts = run_facts(model_options, data, trainer, splits, templates, measured)
     merge_adapters(adapters)
     weights = whole_state_dict(trainer.accelerator, trainer.model)

@@ -37,6 +37,7 @@ from .loss.gather import all_rows, own_rows, process_count
 from .loss.global_batch import choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
 from .loss.tiled_loss import global_loss, loss_floor
+from .optimization.device import choose_attention, set_attention
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
 from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
@@ -45,7 +46,6 @@ from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, continue_from, find_checkpoint, save_checkpoint, save_split
 from .saving.run_folder import lock_run_folder
 from .saving.stream_state import StreamStates
-from .towers.attention import choose_attention, set_attention
 from .towers.drop import add_patch_dropout
 
 logger = logging.getLogger(__name__)
@@ -414,7 +414,7 @@ class ClipScratchTrainer(Trainer):
             prefixes = {name: f"{metric_key_prefix}_{name}" for name in eval_dataset}
             parts = [self.evaluate(eval_dataset[name], ignore_keys, prefix) for name, prefix in prefixes.items()]
             return {name: value for part in parts for name, value in part.items()}
-        _, metrics = self._measure_as(metric_key_prefix, eval_dataset)
+        _, metrics = self.measure_as(f"{metric_key_prefix}_", eval_dataset)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         is_scheduled = self.is_in_train and self.state.global_step > self.record.first_step
@@ -431,21 +431,20 @@ class ClipScratchTrainer(Trainer):
             `predictions`: embeddings of the images (N, P) and of the classes (C, P) or captions (M, P); `label_ids`
             (N,): the classes, `None` of caption data.
         """
-        result, metrics = self._measure_as(metric_key_prefix, test_dataset)
+        result, metrics = self.measure_as(f"{metric_key_prefix}_", test_dataset)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         embeddings = (result.image_embeds.numpy(), result.text_embeds.numpy())
         return PredictionOutput(predictions=embeddings, label_ids=labels_of(result.dataset), metrics=metrics)
 
-    def _measure_as(self, prefix, dataset):
+    def measure_as(self, prefix: str, dataset) -> tuple[Result, dict]:
+        """Measure a dataset, with the average of the weights if there is one; outside of training also intervals."""
         with contextlib.nullcontext() if self.ema is None else self.ema.in_place():
             result = self.measure(dataset)
-        metrics = result.metrics if self.is_in_train else {**result.metrics, **self.intervals(result)}
-        return result, {f"{prefix}_{name}": value for name, value in metrics.items()}
-
-    def intervals(self, result: Result) -> dict[str, list[float]]:
-        """Return the 95 % intervals of a result's metrics; one process computes them for all."""
-        part = [confidence_intervals(result.outcomes) if self.args.process_index == 0 else None]
-        return broadcast_object_list(part)[0]
+        metrics = result.metrics
+        if not self.is_in_train:  # one process computes the intervals for all
+            part = [confidence_intervals(result.outcomes) if self.args.process_index == 0 else None]
+            metrics = {**metrics, **broadcast_object_list(part)[0]}
+        return result, {f"{prefix}{name}": value for name, value in metrics.items()}
 
     def measure(self, dataset) -> Result:
         """Compute zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work."""

@@ -5,7 +5,7 @@ import torch
 from transformers import DistilBertConfig, DistilBertModel, MPNetConfig, MPNetModel, ViTConfig, ViTModel
 from transformers.models.vit.modeling_vit import eager_attention_forward
 
-from modeling_clipscratch.training.towers.attention import attend, choose_attention, set_attention
+from modeling_clipscratch.training.optimization.device import attend, choose_attention, set_attention
 
 
 @pytest.fixture

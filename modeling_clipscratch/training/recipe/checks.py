@@ -81,9 +81,9 @@ def check_parts(args) -> None:
         get_scheduler(schedule, optimizer, 1, 100, args.lr_scheduler_kwargs)
     except (ImportError, ValueError, TypeError, RuntimeError) as error:
         raise ClipScratchError(
-            f"optim={name} with optim_args={args.optim_args}, or lr_scheduler_type={schedule} with "
-            f"lr_scheduler_kwargs={args.lr_scheduler_kwargs}, cannot be made: {' '.join(str(error).split())} They are "
-            "written like momentum=0.9,nesterov=true and '{\"num_decay_steps\": 100}'."
+            f"optim={name} with optim_args={args.optim_args}, or lr_scheduler_type={schedule} with lr_scheduler_kwargs="
+            f"{args.lr_scheduler_kwargs}, cannot be made: {' '.join(str(error).split())} They are written like "
+            "momentum=0.9,nesterov=true and '{\"num_decay_steps\": 100}'."
         ) from error
     if args.muon_learning_rate is not None and kind is not torch.optim.AdamW:
         raise ClipScratchError(
@@ -118,11 +118,7 @@ def check_options(args, model, processor, muon_matrices, options: dict) -> None:
 
 
 def fit_to_rows(args, rows: int) -> None:
-    """Fit batch and length of a run, in place, to the number of training rows.
-
-    A global batch of more rows than there are becomes one of all rows. A run whose length is not given gets at least
-    `EPOCHS` epochs and `STEPS` steps.
-    """
+    """Fit batch and length of a run, in place, to the number of training rows."""
     if rows < max(2, args.world_size):
         raise ClipScratchError(
             f"{rows} training rows are too few for a contrastive loss on {args.world_size} processes; give more rows."

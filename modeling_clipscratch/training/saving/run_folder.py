@@ -20,7 +20,7 @@ from ...utils.model_files import is_of_a_model
 from ...utils.names import is_local, public_name
 from ...utils.versions import versions
 from ..optimization.sharding import own_class
-from .checkpoints import STAGING
+from .checkpoints import STAGING, wants_to_resume
 
 RECIPE = "recipe.yaml"
 CARD = "README.md"
@@ -65,15 +65,12 @@ def _resumes(folder, checkpoint):
     return checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
 
 
-def check_run_folder(folder: str | Path, checkpoint: str | None, *, overwrite: bool, resume: bool) -> None:
-    """Raise `ClipScratchError` if a folder holds another run, or files that no run wrote; change nothing.
-
-    With `resume` a checkpoint was asked for, also where there is none yet.
-    """
-    folder = Path(folder)
+def check_run_folder(args, checkpoint: str | None) -> None:
+    """Raise `ClipScratchError` if the folder of a run holds another run, or files that no run wrote; change nothing."""
+    folder, resume = Path(args.output_dir), wants_to_resume(args.resume_from_checkpoint)
     names = sorted(path.name for path in folder.iterdir() if not _is_leftover(path)) if folder.is_dir() else []
     stopped_early = names == [RECIPE] or (resume and checkpoint is None and "config.json" not in names)
-    if not names or _resumes(folder, checkpoint) or (RECIPE in names and (overwrite or stopped_early)):
+    if not names or _resumes(folder, checkpoint) or (RECIPE in names and (args.overwrite_output_dir or stopped_early)):
         return
     content, remedy = f"other files ({names[0]}{', ...' if len(names) > 1 else ''})", ""
     if RECIPE in names:
