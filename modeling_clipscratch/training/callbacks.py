@@ -172,8 +172,8 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.update(args.global_batch_size)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar is None or not logs:
+    def on_log(self, args, state, control, logs, **kwargs):
+        if self.bar is None:
             return
         if "loss" in logs:
             floor = f" (floor {logs['loss_floor']:.2f})" if "loss_floor" in logs else ""

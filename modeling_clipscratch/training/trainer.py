@@ -34,13 +34,13 @@ from .callbacks import TrainingRecord, outlive_sigterm, set_callbacks
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
-from .loss.global_batch import choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
+from .loss.global_batch import choose_chunk, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
 from .loss.tiled_loss import global_loss, loss_floor
 from .optimization.device import choose_attention, set_attention
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
-from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
+from .optimization.sharding import check_sharding, open_methods, own_class, whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, continue_from, find_checkpoint, save_checkpoint, save_split
@@ -52,7 +52,6 @@ logger = logging.getLogger(__name__)
 
 # Private parts of transformers' Trainer, read in 5.9 and 5.23: `_save_checkpoint` is overridden, since no event comes
 # before a checkpoint is written or before older ones are deleted; `_get_output_dir` names the folder of a trial.
-_BATCH_FIELDS = ("global_batch_size", "per_device_train_batch_size")  # the second is this process's share
 
 
 class ClipScratchTrainer(Trainer):
@@ -142,7 +141,7 @@ class ClipScratchTrainer(Trainer):
         self.frozen_file = None  # weights of frozen towers in the last checkpoint
         self._checkpoint = None
         self._statistics = Counter()  # sums since the last log line, on the device, so that no step waits for it
-        self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
+        self._batch = args.global_batch_size
         check_sharding(self)
         self._settle()
         set_callbacks(self)
@@ -164,7 +163,12 @@ class ClipScratchTrainer(Trainer):
         self._measured = list(zip(self._eval_datasets.values(), pairs, strict=True))
         if self.train_rows is None:
             return
-        self._settle_batch()
+        if args.global_batch_size != args.per_device_train_batch_size * args.world_size:  # a trial changed one of them
+            other = "per_device_train" if args.global_batch_size != self._batch else "global"
+            setattr(args, f"{other}_batch_size", None)
+            settle_global_batch(args)
+            if not streamed:
+                fit_to_rows(args, len(self.train_rows))
         model.config.class_names = self._class_names  # what the model is tried with by default
         model.config.templates = self._class_names and list(self.templates or DEFAULT_TEMPLATES)
         parts = (self.train_rows, model, self.processing_class)
@@ -176,22 +180,12 @@ class ClipScratchTrainer(Trainer):
             if len(self.train_pairs) < len(self.train_rows):  # broken images were left out
                 fit_to_rows(args, len(self.train_pairs))
             self.sampler.count, self.sampler.seed = len(self.train_pairs), args.seed
-        self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
+        self._batch = args.global_batch_size
         digest = None if streamed else self.train_pairs.digest()
         self.record.settle(model, self.processing_class, args, digest)
         self.chunk_size = self._measure_chunk()
         if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
-            self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
-
-    def _settle_batch(self):
-        """Where a trial of a search changed one field of the batch, let the other one follow."""
-        changed = [name for name in _BATCH_FIELDS if getattr(self.args, name) != self._batch[name]]
-        if changed:
-            for name in {*_BATCH_FIELDS}.difference(changed):
-                setattr(self.args, name, None)
-            settle_global_batch(self.args)
-            if self.stream is None:
-                fit_to_rows(self.args, len(self.train_rows))
+            self.accelerator.ddp_handler.find_unused_parameters = True  # DINOv2's mask token, also with checkpointing
 
     @property
     def _eval_datasets(self) -> dict:
@@ -278,7 +272,11 @@ class ClipScratchTrainer(Trainer):
             enable_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with self.accelerator.autocast():  # as accelerate wraps the model's forward pass later
             chunk = choose_chunk(self.args, self.model, self._largest_rows)
-        logger.info(describe_batch(self.args, chunk))
+        rows = self.args.per_device_train_batch_size
+        logger.info(
+            "global batch of %s pairs = %d x %s, encoded %s at a time",
+            f"{self.args.global_batch_size:,}", self.args.world_size, f"{rows:,}", f"{chunk or rows:,}",
+        )  # fmt: skip
         return chunk
 
     def _largest_rows(self, count):
@@ -352,17 +350,9 @@ class ClipScratchTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, trial=None, **kwargs):
         """Train as `Trainer.train` does; with `ema_decay` the model ends with the averaged weights.
 
-        Args:
-            resume_from_checkpoint: path of a checkpoint; `True` or `auto` for the last whole one in `output_dir`.
-            trial: as `Trainer.train` takes it.
-            kwargs: as `Trainer.train` takes them.
-
-        Returns:
-            `TrainOutput`, also where the checkpoint has made all steps already.
-
-        Raises:
-            ClipScratchError: If the checkpoint is damaged or of another run, `output_dir` is in use by another run, or
-                a loss or weight is no longer finite.
+        `resume_from_checkpoint` is a path, or `True` or `auto` for the last whole checkpoint in `output_dir`. Where it
+        has made all steps already, none is made. `ClipScratchError` is raised if the checkpoint is damaged or of
+        another run, `output_dir` is in use by another run, or a loss or weight is no longer finite.
         """
         with lock_run_folder(self.args.output_dir, writes=self.args.should_save):
             checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
@@ -393,15 +383,9 @@ class ClipScratchTrainer(Trainer):
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Compute the metrics of a whole split from its embeddings.
+        """Compute the metrics of a whole split from its embeddings, outside of training with 95 % intervals (`_ci95`).
 
-        Args:
-            eval_dataset: a dataset, {name: dataset}, or a name of the trainer's. Default: what the trainer has.
-            ignore_keys: without effect, since no outputs are gathered.
-            metric_key_prefix: of the metrics' names.
-
-        Returns:
-            {name: value}; outside of training also {name_ci95: [low, high]}, the 95 % intervals.
+        `eval_dataset` is a dataset, {name: dataset}, or a name of the trainer's; `ignore_keys` has no effect.
         """
         if self.is_in_train:
             self._check_finite()
@@ -425,11 +409,10 @@ class ClipScratchTrainer(Trainer):
         return metrics
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test") -> PredictionOutput:
-        """Compute the metrics of a split, and return the embeddings too; arguments as those of `evaluate`.
+        """Compute the metrics of a split as `evaluate`, and return the embeddings too.
 
-        Returns:
-            `predictions`: embeddings of the images (N, P) and of the classes (C, P) or captions (M, P); `label_ids`
-            (N,): the classes, `None` of caption data.
+        `predictions` are those of the images (N, P) and of the classes (C, P) or captions (M, P); `label_ids` (N,) are
+        the classes, `None` of caption data.
         """
         result, metrics = self.measure_as(f"{metric_key_prefix}_", test_dataset)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_clipscratch.training.optimization.ema import ModelEma
-from modeling_clipscratch.training.optimization.sharding import has_unused_parameters
 from modeling_clipscratch.training.recipe.arguments import ModelArguments
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.training.towers.adapters import add_adapters, merge_adapters
@@ -215,11 +214,3 @@ def test_a_schedule_that_looks_at_the_metric_knows_which_way_is_better(run_recip
     steps = {**SHORT, "eval_strategy": "epoch", "lr_scheduler_type": "reduce_lr_on_plateau"}
     run_recipe(tmp_path, **steps, metric_for_best_model=metric)
     assert seen == [mode]
-
-
-def test_weights_without_a_part_in_the_embeddings_are_found(make_trainer):
-    found = {}
-    for vision in ("vit", "dinov2"):
-        trainer = make_trainer({"vision_tower": vision})
-        found[vision] = has_unused_parameters(trainer.model, trainer._largest_rows(2))
-    assert found == {"vit": False, "dinov2": True}

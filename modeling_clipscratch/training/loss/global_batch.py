@@ -51,15 +51,6 @@ def settle_global_batch(args) -> None:
     args.gradient_accumulation_steps, args.encode_chunk_size = 1, chunk if chunk == "auto" else int(chunk)
 
 
-def describe_batch(args, chunk: int | None) -> str:
-    """Return the arithmetic of a global batch for the log."""
-    rows = args.per_device_train_batch_size
-    how = "at once"
-    if chunk is not None:
-        how = f"{chunk:,} at a time ({-(-rows // chunk)} chunks, encoded again for the backward pass)"
-    return f"global batch of {args.global_batch_size:,} pairs = {args.world_size} x {rows:,}, encoded {how}"
-
-
 def enable_checkpointing(model, options: dict | None) -> None:
     """Enable activation checkpointing as the Trainer does, but before a step's memory is measured."""
     options = dict(options or {})

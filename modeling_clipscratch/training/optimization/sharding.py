@@ -41,12 +41,3 @@ def own_class(model):
 def whole_state_dict(accelerator, model) -> dict[str, torch.Tensor] | None:
     """Gather all weights from the processes, which must all call this; `None` where each process has them."""
     return accelerator.get_state_dict(model) if isinstance(accelerator.unwrap_model(model), FSDPModule) else None
-
-
-def has_unused_parameters(model, inputs) -> bool:
-    """Return whether some trained weight has no part in the embeddings (DINOv2's mask token), which DDP must know."""
-    output = model(**inputs, return_logits=False)
-    parts = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)
-    total = sum(part.float().sum() for part in parts if part is not None)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return any(gradient is None for gradient in torch.autograd.grad(total, trained, allow_unused=True))

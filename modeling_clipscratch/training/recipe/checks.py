@@ -167,8 +167,7 @@ def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
         mode = "max" if args.greater_is_better else "min"
         args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
     if args.metric_for_best_model.removeprefix("eval_") not in names:
-        kind = "caption" if classes is None else "class"
         raise ClipScratchError(
-            f"metric_for_best_model={args.metric_for_best_model} is not measured on this {kind} data; choose one of "
+            f"metric_for_best_model={args.metric_for_best_model} is not measured on this data; choose one of "
             f"{', '.join(names)}."
         )

@@ -50,10 +50,7 @@ def save_split(model, folder: Path, weights: dict[str, torch.Tensor] | None, *, 
 
 
 def save_checkpoint(trainer, write, trial) -> None:
-    """Write a checkpoint beside the others and rename it, so that it is complete or not there; delete older ones.
-
-    `write` has transformers' Trainer write its files below `args.output_dir`.
-    """
+    """Have `write` save a checkpoint beside the others, and rename it, so that it is whole or not there."""
     args, state, wait = trainer.args, trainer.state, trainer.accelerator.wait_for_everyone
     run, place, name = Path(trainer._get_output_dir(trial)), args.output_dir, f"checkpoint-{state.global_step}"
     staging = run / STAGING
@@ -107,15 +104,11 @@ def _publish(trainer, written, place):
 
 
 def wants_to_resume(option: str | bool | None) -> bool:
-    """Return whether `resume_from_checkpoint` asks for it: `None`, `false` and `no` do not."""
     return option is not None and str(option).lower() not in ("false", "no")
 
 
 def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None:
-    """Return the checkpoint that `resume_from_checkpoint` names: a path, or `auto` for the last usable one in a folder.
-
-    `None` means to start from the first step; `ClipScratchError` is raised for one that cannot be used.
-    """
+    """Return the checkpoint that `resume_from_checkpoint` names, or with `auto` the last usable one in a folder."""
     if not wants_to_resume(option):
         return None
     if str(option).lower() in ("auto", "true"):  # another machine may have another disk
