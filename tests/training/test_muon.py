@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from modeling_clipscratch.training.optimization.muon import MuonAdamW, orthogonalize
+from modeling_clipscratch.training.optimization.muon import MuonAdamW
 from tests.training.conftest import same, weights
 
 MUON = {"muon_learning_rate": 0.02, "freeze_text": False, "test_split": "none", "eval_strategy": "no"}
@@ -40,22 +40,6 @@ def test_steps_are_those_of_torch_muon_and_torch_adamw():
     assert torch.equal(bias, alone[-1])
     for ours, theirs in zip(matrices, alone, strict=False):
         assert torch.allclose(ours, theirs, atol=0.05 * 0.02)  # bfloat16 products round otherwise
-
-
-def test_every_direction_of_a_step_is_about_as_long():
-    torch.manual_seed(0)
-    matrices = [torch.randn(shape) @ torch.diag(torch.logspace(-1.5, 0, shape[1])) for shape in SHAPES]
-    for matrix in matrices:
-        result = orthogonalize(matrix, dtype=torch.float32)
-        values = torch.linalg.svdvals(result)
-        assert result.shape == matrix.shape and values.min() > 0.5 and values.max() < 1.3
-        assert torch.linalg.svdvals(matrix).max() > 5 * torch.linalg.svdvals(matrix).min()
-
-
-def test_a_weight_without_gradient_stays():
-    weight = torch.nn.Parameter(torch.ones(2, 2))
-    MuonAdamW([{"params": [weight], "muon": True}], dtype=torch.float32, lr=1.0, weight_decay=0.5).step()
-    assert torch.equal(weight, torch.ones(2, 2))
 
 
 @pytest.mark.slow

@@ -115,12 +115,6 @@ def test_finished_run_is_its_best_checkpoint_to_the_bit_with_the_frozen_tower_un
 
 
 @pytest.mark.slow
-def test_best_metric_need_not_be_named_and_is_the_highest(run_recipe, tmp_path, worse_and_worse):
-    folder, _ = run_recipe(tmp_path, **FROZEN, metric_for_best_model=None)
-    assert state_of(folder)["best_global_step"] == 3
-
-
-@pytest.mark.slow
 def test_of_equal_checkpoints_the_last_is_kept(run_recipe, tmp_path):
     still = {**FROZEN, "learning_rate": 1e-30, "weight_decay": 0.0}  # no weight changes, so all evaluations are equal
     assert state_of(run_recipe(tmp_path, **still)[0])["best_global_step"] == 6
@@ -242,15 +236,6 @@ def test_second_run_with_cached_features_decodes_no_image(run_recipe, tmp_path, 
     assert metrics == expected and (again / "model.safetensors").read_bytes() == bits
 
 
-@pytest.mark.slow
-def test_mixed_images_are_trained_with_weighted_targets(run_recipe, tmp_path):
-    shares = []
-    for changes in ({"cutmix": 0.5, "mixup": 0.5}, {}):
-        run, _ = run_recipe(tmp_path / str(len(shares)), encode_chunk_size=150, max_steps=1, **changes)
-        shares.append(state_of(run)["log_history"][0]["positive_share"])
-    assert shares[0] > 1.6 * shares[1]  # nearly every mixed image has two of ten classes
-
-
 # Resuming
 
 
@@ -265,13 +250,6 @@ def test_resumed_run_equals_the_straight_one_to_the_bit(run_recipe, straight, tm
     assert all(same(ends[0][number], ends[1][number]) for number in ends[0])
     losses = [[line["loss"] for line in state_of(run)["log_history"] if "loss" in line] for run in (straight, resumed)]
     assert losses[0] == losses[1] and len(losses[0]) == 7
-
-
-@pytest.mark.slow
-def test_finished_run_is_lengthened_from_its_checkpoint_whatever_that_is_called(run_recipe, straight, tmp_path):
-    renamed = shutil.copytree(straight / "checkpoint-7", tmp_path / "last-checkpoint")
-    folder, _ = run_recipe(tmp_path, **{**LEARNED, "max_steps": 9}, resume_from_checkpoint=str(renamed))
-    assert state_of(folder)["global_step"] == 9 and not same(weights(folder), weights(straight))
 
 
 @pytest.mark.slow
