@@ -15,7 +15,6 @@ from ..utils.errors import ClipScratchError
 from ..utils.hub_commit import open_repository
 from .optimization.device import check_processes, describe_device
 from .optimization.optimizer import muon_matrices
-from .optimization.sharding import whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .recipe.checks import warn_of_tower_rates
 from .saving.checkpoints import check_fits, check_settings, find_checkpoint
@@ -79,11 +78,6 @@ def _train(model_options, data, args, settings):
         templates=templates,
         muon_matrices=muon_matrices(model, model_options, args.muon_learning_rate),
     )
-    if adapters and trainer.is_fsdp_enabled:
-        raise ClipScratchError(
-            "adapters cannot be merged into weights that FSDP shards; launch with DDP "
-            "(configuration/accelerate/gpu_8.yaml)."
-        )
     trainer.record.settings |= options
     if checkpoint is not None:
         check_fits(checkpoint, trainer)
@@ -94,9 +88,8 @@ def _train(model_options, data, args, settings):
     metrics = {data.dataset: trainer.measure_as("", splits[measured])[1] if measured in splits else {}}
     facts = run_facts(model_options, data, trainer, splits, templates, measured)
     merge_adapters(adapters)
-    weights = whole_state_dict(trainer.accelerator, trainer.model)
     if args.should_save:
-        finish_run_folder(trainer, weights, metrics, facts)
+        finish_run_folder(trainer, metrics, facts)
     trainer.accelerator.wait_for_everyone()
     return metrics
 

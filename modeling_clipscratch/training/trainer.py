@@ -13,7 +13,6 @@ from pathlib import Path
 import datasets
 import torch
 from accelerate.utils import broadcast_object_list, send_to_device
-from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
@@ -40,7 +39,6 @@ from .loss.tiled_loss import global_loss, loss_floor
 from .optimization.device import choose_attention, set_attention
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
-from .optimization.sharding import check_sharding, open_methods, own_class, whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, continue_from, find_checkpoint, save_checkpoint, save_split
@@ -142,7 +140,8 @@ class ClipScratchTrainer(Trainer):
         self._checkpoint = None
         self._statistics = Counter()  # sums since the last log line, on the device, so that no step waits for it
         self._batch = args.global_batch_size
-        check_sharding(self)
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ClipScratchError("weights are not sharded here; launch with configuration/accelerate/gpu_8.yaml.")
         self._settle()
         set_callbacks(self)
 
@@ -184,7 +183,7 @@ class ClipScratchTrainer(Trainer):
         digest = None if streamed else self.train_pairs.digest()
         self.record.settle(model, self.processing_class, args, digest)
         self.chunk_size = self._measure_chunk()
-        if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
+        if args.world_size > 1 and args.ddp_find_unused_parameters is None:
             self.accelerator.ddp_handler.find_unused_parameters = True  # DINOv2's mask token, also with checkpointing
 
     @property
@@ -301,8 +300,7 @@ class ClipScratchTrainer(Trainer):
         if loss is None:
             weights = [weight for weight in self.model.parameters() if weight.requires_grad]
             weights += [] if self.ema is None else self.ema.weights.values()
-            local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
-            what, value = "weights are", get_total_norm([w.detach() for w in local if w.numel()], math.inf)
+            what, value = "weights are", get_total_norm([weight.detach() for weight in weights], math.inf)
         if not math.isfinite(value):
             raise ClipScratchError(
                 f"the {what} not finite at step {self.state.global_step}: training diverged and was stopped before "
@@ -434,7 +432,6 @@ class ClipScratchTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         own = [pairs for one, pairs in self._measured if one is dataset]
         pairs = own[0] if own else self._eval_pairs(self._rows_of(dataset), once=True)
-        open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
         progress = not (self.args.disable_tqdm or self.is_in_train)  # the training has a bar of its own
         # Outside of training in full precision, as `evaluate_dataset`: both report the same digits.
@@ -448,13 +445,11 @@ class ClipScratchTrainer(Trainer):
     def save_model(self, output_dir=None, _internal_call=False):
         """Save the model with its code and processor; no `training_args.bin`, a pickle that could hold a token."""
         folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)
-        weights = whole_state_dict(self.accelerator, self.model)
         if self.args.should_save:
-            with own_class(model):
-                if _internal_call and output_dir is not None:  # a checkpoint
-                    save_split(model, folder, weights, link=self.frozen_file)
-                else:
-                    model.save_pretrained(folder, state_dict=weights)
+            if _internal_call and output_dir is not None:  # a checkpoint
+                save_split(model, folder, link=self.frozen_file)
+            else:
+                model.save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")

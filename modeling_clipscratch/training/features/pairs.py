@@ -5,7 +5,6 @@ from dataclasses import fields
 
 import datasets
 import numpy as np
-from torch.distributed.fsdp import FSDPModule
 
 from ...data.batches.captions import CaptionTable, TokenTable
 from ...data.batches.map_batches import PairDataset, TextSide
@@ -71,9 +70,7 @@ def map_pairs(
     `training` rows are augmented and read in a faster way; of those measured `once` each process reads its share only.
     """
     captions = CaptionTable.of(dataset, templates)
-    # No process of FSDP has the whole of a weight.
-    caches = args.cache_features and not isinstance(model, FSDPModule)
-    cache_images = caches and is_fixed(model.vision_model)
+    cache_images = args.cache_features and is_fixed(model.vision_model)
     # Features outlive the run, and evaluation uses the image processor's own pixels.
     preprocess = Preprocess(processor.image_processor, exact=cache_images or not training)
     height, width = preprocess.image_size
@@ -90,7 +87,7 @@ def map_pairs(
         kept = preprocess.readable(dataset, progress=progress)
     if len(kept) < len(dataset):
         dataset, captions = dataset.select(kept), captions.select(kept)
-    texts = text_side(captions, model, processor, args, caches=caches, split=dataset.split)
+    texts = text_side(captions, model, processor, args, split=dataset.split)
     source = {"preprocess": preprocess, "on_bad_row": args.on_bad_row} if pixels is None else {"pixels": pixels}
     pairs = PairDataset(dataset, captions, texts, **source)
     if not cache_images:
@@ -108,7 +105,7 @@ def stream_pairs(rows: StreamedRows, model, processor, args, *, templates=None) 
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
     return StreamedPairs(
         rows,
-        text_side(captions, model, processor, args, caches=args.cache_features),
+        text_side(captions, model, processor, args),
         captions,
         batch_size=args.per_device_train_batch_size,
         seed=args.seed,
@@ -121,12 +118,12 @@ def stream_pairs(rows: StreamedRows, model, processor, args, *, templates=None) 
     )
 
 
-def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool, split=None) -> TextSide:
+def text_side(captions: CaptionTable | None, model, processor, args, *, split=None) -> TextSide:
     """Use cached features, or tokens, of texts that are known beforehand; else the tokenizer."""
     if captions is None:
         return TextSide(seed=args.seed, tokenizer=processor.tokenizer)
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
-    if caches and is_fixed(model.text_model):
+    if args.cache_features and is_fixed(model.text_model):
         return TextSide(seed=args.seed, features=cached_text_features(model, tokens, split=split, **_cache(args)))
     return TextSide(seed=args.seed, tokens=tokens)
 

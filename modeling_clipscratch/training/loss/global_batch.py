@@ -4,10 +4,9 @@ from pathlib import Path
 
 import psutil
 import torch
-import torch.distributed as dist
 
 from ...utils.errors import ClipScratchError
-from .gather import local_process_count, process_count
+from .gather import local_process_count
 
 DEFAULT_BATCH = 256
 _MARGIN = 1.5  # a step needs more than the activations kept for the backward pass: gradients, a layer's temporaries
@@ -71,10 +70,6 @@ def choose_chunk(args, model, example) -> int | None:
         one, two = (_kept_bytes(model, example(count)) for count in (1, 2))
         fits = int((memory_budget(args, model) - one) / max(_MARGIN * (two - one), 1))
         chunk = rows if fits >= rows else 2 ** max(fits, 1).bit_length() // 2
-        if process_count() > 1:  # FSDP gathers weights for each chunk: all processes need the same number
-            least = torch.tensor(chunk, device=args.device)
-            dist.all_reduce(least, dist.ReduceOp.MIN)
-            chunk = int(least)
     return chunk if chunk < rows else None
 
 

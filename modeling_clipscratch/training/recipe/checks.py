@@ -25,9 +25,7 @@ _ABOVE_ZERO = (
 _NOT_BELOW_ZERO = ("text_lora_rank", "vision_lora_rank", "random_shift")
 # Fields of transformers that would change the loss, the order of the data or what is published, or that have no effect.
 _REASONS = {
-    "sharding is launched with accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml": (
-        "fsdp", "deepspeed", "parallelism_config",
-    ),
+    "each process holds all weights": ("fsdp", "deepspeed", "parallelism_config"),
     "seed sets the order of the rows": ("data_seed", "train_sampling_strategy"),
     "evaluation has the precision of the training": ("bf16_full_eval", "fp16_full_eval"),
     "such checkpoints could not be resumed": ("save_only_model",),

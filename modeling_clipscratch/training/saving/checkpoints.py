@@ -29,9 +29,9 @@ _TRAINED, FROZEN = "model-00001-of-00002.safetensors", "model-00002-of-00002.saf
 # Write
 
 
-def save_split(model, folder: Path, weights: dict[str, torch.Tensor] | None, *, link: Path | None) -> None:
+def save_split(model, folder: Path, *, link: Path | None) -> None:
     """Save a model for `from_pretrained`, frozen weights apart: as a link of the file `link` where that is possible."""
-    weights = model.state_dict() if weights is None else weights
+    weights = model.state_dict()
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     trained = {name: tensor for name, tensor in weights.items() if name not in frozen}
     model.save_pretrained(folder, state_dict=trained, max_shard_size="1000GB")
@@ -63,8 +63,8 @@ def save_checkpoint(trainer, write, trial) -> None:
             args.output_dir = str(staging)
             written = Path(trainer._get_output_dir(trial)) / name
             write()
-            if trainer.ema is not None:
-                trainer.ema.save(written, writes=args.should_save)
+            if trainer.ema is not None and args.should_save:
+                trainer.ema.save(written)
             if trainer.stream is not None:
                 trainer.stream.save(written)
             wait()

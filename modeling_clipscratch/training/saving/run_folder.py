@@ -19,7 +19,6 @@ from ...utils.errors import ClipScratchError
 from ...utils.model_files import is_of_a_model
 from ...utils.names import is_local, public_name
 from ...utils.versions import versions
-from ..optimization.sharding import own_class
 from .checkpoints import STAGING, wants_to_resume
 
 RECIPE = "recipe.yaml"
@@ -110,7 +109,7 @@ def is_our_card(path: Path) -> bool:
     return OUR_CARD in path.read_text(encoding="utf-8", errors="replace")
 
 
-def finish_run_folder(trainer, weights, metrics: dict, facts: dict) -> None:
+def finish_run_folder(trainer, metrics: dict, facts: dict) -> None:
     """Write the model, its processor and the run's results: first beside their places, then renamed into them."""
     from ...evaluation.plots.curves import plot_curves  # brings matplotlib, which is slow to import
 
@@ -119,8 +118,8 @@ def finish_run_folder(trainer, weights, metrics: dict, facts: dict) -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     machine = {"platform": platform.platform(), "device": device}
     # The config last: with it the folder can be loaded.
-    with own_class(model), replacing_files(folder, last="config.json") as staging:
-        model.save_pretrained(staging, state_dict=weights)
+    with replacing_files(folder, last="config.json") as staging:
+        model.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
         state.save_to_json(str(staging / "trainer_state.json"))
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
