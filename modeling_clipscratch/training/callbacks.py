@@ -63,7 +63,6 @@ class TrainingRecord(TrainerCallback, ExportableState):
 
     @staticmethod
     def of(state: TrainerState) -> dict:
-        """Return what the record saved in a state; empty if there is none."""
         return state.stateful_callbacks.get("TrainingRecord", {}).get("attributes", {})
 
     def on_train_begin(self, args, state, control, **kwargs):

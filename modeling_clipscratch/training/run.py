@@ -13,7 +13,7 @@ from ..data.load import describe_data, load_splits, open_source
 from ..data.splits import canonical_split
 from ..utils.errors import ClipScratchError
 from ..utils.hub_commit import open_repository
-from .optimization.device import check_processes, describe_device
+from .optimization.device import check_processes, choose_attention
 from .optimization.optimizer import muon_matrices
 from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .recipe.checks import warn_of_tower_rates
@@ -53,7 +53,9 @@ def _train(model_options, data, args, settings):
         check_settings(checkpoint, options)
     if not args.should_log:
         logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)
-    logger.info("running on %s", describe_device(args))
+    attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
+    processes = f"{args.world_size} processes on " if args.world_size > 1 else ""
+    logger.info("running on %s%s, %s, %s attention", processes, args.device.type, args.precision, attention)
 
     set_seed(args.seed)
     built = check_towers(model_options)
@@ -95,10 +97,7 @@ def _train(model_options, data, args, settings):
 
 
 def _load(data, args):
-    """Return {split: dataset}, the prompts, and the split to measure the finished run on.
-
-    All splits are opened now, so that an error in the test split is raised before the training.
-    """
+    """Return {split: dataset}, the prompts, and the split to measure the finished run on, which is opened too."""
     options = replace(data.reading(), on_bad_row=args.on_bad_row)
     source = open_source(data.dataset, options)
     if data.streaming and "validation" not in source and args.eval_strategy != "no":

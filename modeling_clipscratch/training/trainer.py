@@ -135,9 +135,7 @@ class ClipScratchTrainer(Trainer):
             **kwargs,
         )
         args.enable_jit_checkpoint = saves_on_sigterm
-        self.ema, self.record = None, TrainingRecord()
-        self.frozen_file = None  # weights of frozen towers in the last checkpoint
-        self._checkpoint = None
+        self.ema, self._checkpoint, self.record = None, None, TrainingRecord()
         self._statistics = Counter()  # sums since the last log line, on the device, so that no step waits for it
         self._batch = args.global_batch_size
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -148,7 +146,8 @@ class ClipScratchTrainer(Trainer):
     def _settle(self):
         """Make what depends on the model and the arguments; each trial of a search has its own."""
         args, model = self.args, self.model
-        self._settled, self.train_pairs, self.frozen_file = model, None, None
+        self._settled, self.train_pairs = model, None
+        self.frozen_file = None  # weights of frozen towers in the last checkpoint
         streamed = isinstance(self.train_dataset, datasets.IterableDataset)
         for tower in (model.text_model, model.vision_model):
             # Features of a cache are computed once, in full precision.
@@ -188,13 +187,11 @@ class ClipScratchTrainer(Trainer):
 
     @property
     def _eval_datasets(self) -> dict:
-        """{name: dataset}; the name of a single one is empty."""
         if isinstance(self.eval_dataset, dict):
             return self.eval_dataset
         return {} if self.eval_dataset is None else {"": self.eval_dataset}
 
     def _rows_of(self, dataset) -> datasets.Dataset:
-        """Return the prepared rows of a dataset to measure."""
         if isinstance(dataset, datasets.IterableDataset):
             return read_stream(dataset, self.options)
         return prepare(dataset, self.options, "eval_dataset", train=self.train_dataset)

@@ -54,8 +54,6 @@ def text_encoder(model, tokenizer, pairs: PairDataset, batch_size: int) -> Calla
 def _split(count: int, encode: Callable[[torch.Tensor], torch.Tensor], device) -> torch.Tensor:
     """Return (count, P) of `encode`, which takes rows: each process encodes its share, all get all."""
     processes = process_count()
-    if processes == 1:
-        return encode(torch.arange(count))
     share = math.ceil(count / processes)
     own = torch.arange(process_index(), share * processes, processes)
     own = torch.where(own < count, own, 0)  # gathered parts must be equal

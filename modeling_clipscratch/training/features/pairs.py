@@ -99,7 +99,6 @@ def map_pairs(
 
 
 def stream_pairs(rows: StreamedRows, model, processor, args, *, templates=None) -> StreamedPairs:
-    """Return batches of streamed rows for training."""
     captions = None
     if rows.class_names is not None:
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)

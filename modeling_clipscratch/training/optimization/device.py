@@ -57,7 +57,6 @@ def set_attention(tower: PreTrainedModel, attention: str) -> None:
 
 
 def no_accelerator() -> bool:
-    """Return whether a run can only use CPUs."""
     return not torch.accelerator.is_available()
 
 
@@ -69,13 +68,6 @@ def choose_precision(*, use_cpu: bool) -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "fp32"
-
-
-def describe_device(args) -> str:
-    """Return what a run computes on, for the log."""
-    processes = f"{args.world_size} processes on " if args.world_size > 1 else ""
-    attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
-    return f"{processes}{args.device.type}, {args.precision}, {attention} attention"
 
 
 def check_processes(args) -> None:

@@ -260,5 +260,4 @@ RECIPE_GROUPS = (ModelArguments, DataArguments, ClipScratchTrainingArguments)
 
 
 def recipe_fields() -> dict[str, dataclasses.Field]:
-    """The fields of a recipe by name."""
     return {item.name: item for group in RECIPE_GROUPS for item in dataclasses.fields(group) if item.init}

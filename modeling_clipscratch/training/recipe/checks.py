@@ -147,10 +147,7 @@ def warn_of_tower_rates(model, args) -> None:
 
 
 def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
-    """Choose the metric of the best checkpoint if none is named, and its direction for schedules that follow it.
-
-    `measured` has for each evaluation dataset its name ("" for a single one) and class names, `None` for caption data.
-    """
+    """Choose the metric of the best checkpoint and its direction; `measured` has class names, `None` for captions."""
     names = [
         f"{name}_{metric}" if name else metric
         for name, classes in measured.items()

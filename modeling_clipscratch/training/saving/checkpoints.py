@@ -44,8 +44,7 @@ def save_split(model, folder: Path, *, link: Path | None) -> None:
         tensors = {name: weights[name].cpu().contiguous() for name in frozen}
         save_file(tensors, folder / FROZEN, metadata={"format": "pt"})
     places = {name: FROZEN if name in frozen else _TRAINED for name in weights}
-    size = sum(tensor.nbytes for tensor in weights.values())
-    index = {"metadata": {"total_size": size}, "weight_map": places}
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in weights.values())}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
@@ -139,13 +138,9 @@ def _last_usable(folder):
     return None
 
 
-def read_state(checkpoint: str) -> TrainerState:
-    return TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
-
-
 def check_settings(checkpoint: str, settings: dict[str, str]) -> None:
     """Raise `ClipScratchError` if a checkpoint was trained with another value of one of the settings."""
-    for name, before in TrainingRecord.of(read_state(checkpoint)).get("settings", {}).items():
+    for name, before in TrainingRecord.of(_state(checkpoint)).get("settings", {}).items():
         if before != (now := settings.get(name, before)):
             raise ClipScratchError(
                 f"{checkpoint} was trained with {name}={before}, and now it is {now}; resume with what it was trained "
@@ -176,7 +171,7 @@ def check_fits(checkpoint: str, trainer) -> None:
 
 def continue_from(checkpoint: str, trainer, steps: int) -> bool:
     """Let the record and early stopping of a run of so many steps continue; return whether it has none left."""
-    state, record, patience = read_state(checkpoint), trainer.record, trainer.args.early_stopping_patience
+    state, record, patience = _state(checkpoint), trainer.record, trainer.args.early_stopping_patience
     record.best_checkpoint = _best(checkpoint, state)
     saved = state.stateful_callbacks.get("EarlyStoppingCallback")
     without_gain = saved["attributes"]["early_stopping_patience_counter"] if saved else 0
@@ -191,6 +186,10 @@ def continue_from(checkpoint: str, trainer, steps: int) -> bool:
         if isinstance(callback, EarlyStoppingCallback):
             callback.early_stopping_patience_counter = without_gain
     return False
+
+
+def _state(checkpoint):
+    return TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
 
 
 def _best(checkpoint, state):

@@ -161,7 +161,6 @@ def run_facts(model_options, data, trainer, splits: dict, templates, measured: s
 
 
 def count_trained(module) -> int:
-    """Count the weights with a gradient, adapters among them."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 

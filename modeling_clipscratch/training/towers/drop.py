@@ -7,9 +7,7 @@ import torch
 from ...utils.errors import ClipScratchError
 
 # Types whose embeddings are a grid of patches behind tokens of other kinds, and whose blocks need not see all of it.
-_TYPES = (
-    "vit", "deit", "dinov2", "dinov2_with_registers", "ijepa", "clip_vision_model", "siglip_vision_model",
-)  # fmt: skip
+_TYPES = ("vit", "deit", "dinov2", "dinov2_with_registers", "ijepa", "clip_vision_model", "siglip_vision_model")
 
 
 def add_patch_dropout(model, share: float, image_size: tuple[int, int]) -> None:
