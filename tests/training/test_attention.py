@@ -53,13 +53,6 @@ def test_in_bfloat16_it_is_as_exact_as_eager_attention():
         assert 0 < ours < 1.1 * theirs
 
 
-def test_several_queries_share_a_head(heads):
-    query, key, value = heads
-    grouped, _ = attend(module(), query, key[:, :2], value[:, :2])
-    repeated, _ = attend(module(), query, key[:, [0, 0, 1, 1]], value[:, [0, 0, 1, 1]])
-    assert torch.equal(grouped, repeated)
-
-
 def test_dropout_is_for_training_only(heads):
     torch.manual_seed(0)
     _, dropped = attend(module(training=True), *heads, dropout=0.5)

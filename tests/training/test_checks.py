@@ -107,19 +107,6 @@ def test_pretrained_tower_at_the_rate_of_one_from_scratch_is_warned_of(caplog, m
     assert (f"the pretrained {warned} tower is trained at a learning rate of 0.001" in caplog.text) == bool(warned)
 
 
-@pytest.mark.parametrize(
-    ("options", "frozen"),
-    [
-        ({}, (True, True)),
-        ({"text_tower": "distilbert", "vision_tower": "vit"}, (False, False)),
-        ({"text_tower": "distilbert", "freeze_text": True, "freeze_vision": False}, (True, False)),
-    ],
-)
-def test_pretrained_towers_are_frozen_unless_it_is_set(options, frozen):
-    model = ModelArguments(**options)
-    assert (model.freeze_text, model.freeze_vision) == frozen
-
-
 OF_TORCH = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
 
 

@@ -98,19 +98,6 @@ def test_frozen_text_tower_is_cached_and_the_run_is_tested(run_recipe, classes, 
     assert [path.name[:5] for path in (tmp_path / "cache").iterdir()] == ["text-"]
 
 
-def test_own_validation_split_is_measured(run_recipe, classes, tmp_path):
-    folder = tmp_path / "set"
-    folder.mkdir()
-    for path in classes.iterdir():
-        (folder / path.name).symlink_to(path)
-    (folder / "validation").symlink_to(classes / "test")
-    changes = {**STREAMED, "dataset": str(folder), "eval_strategy": "steps", "eval_steps": 1, "max_steps": 2}
-    run, metrics = run_recipe(tmp_path, **changes)
-    history = state_of(run)["log_history"]
-    assert [line["step"] for line in history if "eval_top1" in line] == [1, 2]
-    assert "top1" in metrics[str(folder)]
-
-
 @pytest.mark.parametrize("changes, sentence", [
     ({"eval_strategy": "steps", "eval_steps": 1}, "has no validation split, .* set --eval_strategy no"),
     ({"max_steps": -1}, "num_train_epochs has no use; set max_steps"),

@@ -11,7 +11,6 @@ from transformers import AutoModel
 
 from modeling_clipscratch.training.optimization.ema import ModelEma
 from modeling_clipscratch.training.recipe.arguments import ModelArguments
-from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.training.towers.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from tests.training.conftest import history, same, state_of, weights
@@ -96,13 +95,6 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
     assert best < 6, "else it is the last one's"
     averaged = load_file(run / f"checkpoint-{best}" / "ema.safetensors")
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
-
-
-def test_checkpoint_without_an_average_is_refused(run_recipe, tmp_path):
-    steps = {**SHORT, "save_strategy": "steps", "save_steps": 2}
-    run, _ = run_recipe(tmp_path / "a", **steps)
-    with pytest.raises(ValueError, match="was trained with ema_decay=None, and now it is 0.5"):
-        run_recipe(tmp_path / "b", **steps, ema_decay=0.5, resume_from_checkpoint=find_checkpoint(run, "auto"))
 
 
 def test_adapters_learn_while_the_tower_stays_and_are_merged_at_the_end(run_recipe, tmp_path, plain):
