@@ -125,6 +125,7 @@ def finish_run_folder(trainer, metrics: dict, facts: dict) -> None:
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         (staging / "versions.json").write_text(json.dumps({**versions(), **machine}, indent=2) + "\n")
         plot_curves(state.log_history, staging / "curves.png")
+        shutil.copy(folder / RECIPE, staging)  # so that its digest is among the others
         write_sums(staging)
 
 
