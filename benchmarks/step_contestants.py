@@ -32,10 +32,9 @@ from modeling_clipscratch.data.dataset import ImageReader, class_names, labels_o
 from modeling_clipscratch.data.images.augment import Augment
 from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.data.templates import class_prompts
-from modeling_clipscratch.training.optimization.device import choose_precision
+from modeling_clipscratch.training.optimization.device import choose_attention, choose_precision
 from modeling_clipscratch.training.recipe.recipe import parse_recipe
 from modeling_clipscratch.training.run import train
-from modeling_clipscratch.training.towers.attention import choose_attention
 from modeling_clipscratch.training.towers.word_tokenizer import word_tokenizer
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 
 import torch
@@ -14,7 +13,6 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as trainer_module
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback, TrainerState
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .loss.gather import process_count
 
@@ -27,8 +25,6 @@ _FIELDS_OF_A_STEP = (
 )  # fmt: skip
 _OF_IMAGES = ("size", "crop_size", "resample", "image_mean", "image_std")  # of an image processor
 _SHOWN = {"eval_top1", "eval_image_to_text_recall@5", "eval_text_to_image_recall@5"}  # in the progress bar
-# A worker may take SIGTERM from its parent only (`worker_init`); macOS and Windows have no sigwaitinfo.
-_SHIELDS_WORKERS = hasattr(signal, "sigwaitinfo")
 
 
 def set_callbacks(trainer) -> None:
@@ -37,7 +33,6 @@ def set_callbacks(trainer) -> None:
     callbacks = [trainer.record, StepUpdates(trainer)]
     if args.enable_jit_checkpoint:
         callbacks.append(SaveOnSigterm())
-    callbacks.append(SaveAfterEvaluation())
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     if not args.disable_tqdm:
@@ -49,15 +44,11 @@ def set_callbacks(trainer) -> None:
 
 
 class TrainingRecord(TrainerCallback, ExportableState):
-    """Keep in `trainer_state.json` how many images the model was trained on, for how long, and with which settings.
-
-    `notes` are sentences about resumed parts of another length. `best_checkpoint` replaces the path in the state of a
-    resumed run, whose folder may have been moved.
-    """
+    """Keep in `trainer_state.json` how many images the model was trained on, for how long, and with which settings."""
 
     def __init__(self):
-        self.settings, self.images_seen, self.notes, self.first_step = {}, 0, [], 0
-        self.best_checkpoint, self._last_log = None, time.monotonic()
+        self.settings, self.images_seen, self.first_step, self._last_log = {}, 0, 0, time.monotonic()
+        self.best_checkpoint = None  # replaces that of a resumed run, whose folder may have been moved
 
     def settle(self, model, processor, args, rows: str | None) -> None:
         """Take the settings of a run, or of a trial of a search; `rows` is the digest of the training rows."""
@@ -68,12 +59,10 @@ class TrainingRecord(TrainerCallback, ExportableState):
         self.settings = {name: str(value) for name, value in values.items()}
 
     def state(self) -> dict:
-        values = {"settings": self.settings, "images_seen": self.images_seen, "notes": self.notes}
-        return {"args": {}, "attributes": values}
+        return {"args": {}, "attributes": {"settings": self.settings, "images_seen": self.images_seen}}
 
     @staticmethod
     def of(state: TrainerState) -> dict:
-        """Return what the record saved in a state; empty if there is none."""
         return state.stateful_callbacks.get("TrainingRecord", {}).get("attributes", {})
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -115,26 +104,6 @@ class StepUpdates(TrainerCallback):
             state.epoch = state.global_step / state.max_steps
 
 
-class SaveAfterEvaluation(TrainerCallback):
-    """Delay a checkpoint of an epoch's last step until the evaluation of that epoch is done.
-
-    A run resumed from a checkpoint before the evaluation would skip it. `save_strategy: best` needs no delay.
-    """
-
-    def __init__(self):
-        self.delayed = False
-
-    def on_step_end(self, args, state, control, **kwargs):
-        last = state.epoch is not None and float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        by_epoch = args.eval_strategy == IntervalStrategy.EPOCH and args.save_strategy != SaveStrategy.BEST
-        if control.should_save and by_epoch and last:
-            control.should_save, self.delayed = False, True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        if self.delayed:
-            control.should_save, self.delayed = True, False
-
-
 class SaveOnSigterm(TrainerCallback):
     """After SIGTERM, save a checkpoint at the end of the step and exit with status 143, as a shell reports it.
 
@@ -144,20 +113,13 @@ class SaveOnSigterm(TrainerCallback):
     """
 
     def __init__(self):
-        self.signalled = self.stops = self.trains = False
-        self.handler = signal.SIG_DFL
+        self.signalled = self.stops = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.handler, self.trains = signal.signal(signal.SIGTERM, self._note), True
+        self.handler = signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number, frame):
         self.signalled = True
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        _mask_sigterm("SIG_BLOCK")  # the workers are started between here and the first step, and inherit it
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        _mask_sigterm("SIG_UNBLOCK")
 
     def on_step_end(self, args, state, control, **kwargs):
         self.stops = self.signalled
@@ -167,43 +129,24 @@ class SaveOnSigterm(TrainerCallback):
             self.stops = bool(signalled)
         control.should_save |= self.stops
 
-    def on_evaluate(self, args, state, control, **kwargs):
-        if self.trains:  # the one after the last step may take minutes, and no step follows
-            self.on_step_end(args, state, control)
+    on_evaluate = on_step_end  # the one after the last step may take minutes, and no step follows
 
     def on_save(self, args, state, control, **kwargs):
         if self.stops:
             raise SystemExit(128 + signal.SIGTERM)
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.trains = False
-        _mask_sigterm("SIG_UNBLOCK")
         signal.signal(signal.SIGTERM, self.handler)
         if self.signalled:
             signal.raise_signal(signal.SIGTERM)
 
 
-def _mask_sigterm(how):
-    if _SHIELDS_WORKERS:
-        signal.pthread_sigmask(getattr(signal, how), {signal.SIGTERM})
+def outlive_sigterm(worker):
+    """Let a worker of the data loader end at the second SIGTERM: who signals a run signals its workers too.
 
-
-def worker_init(args):
-    """Return the `worker_init_fn` of a run's data loader.
-
-    Whoever signals a launched run signals the loader's workers too, whose batches the step may still need. With
-    `enable_jit_checkpoint` they start with SIGTERM blocked, and end if their own parent sends it.
+    Their batches may still be needed for the step. The second one is that of the loader that shuts down.
     """
-    return _obey_the_parent if args.enable_jit_checkpoint and _SHIELDS_WORKERS else None
-
-
-def _obey_the_parent(worker):
-    def wait():
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, lambda *_: os._exit(0)))
 
 
 class Progress(TrainerCallback):
@@ -228,8 +171,8 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.update(args.global_batch_size)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.bar is None or not logs:
+    def on_log(self, args, state, control, logs, **kwargs):
+        if self.bar is None:
             return
         if "loss" in logs:
             floor = f" (floor {logs['loss_floor']:.2f})" if "loss_floor" in logs else ""

@@ -13,21 +13,12 @@ from ..data.load import describe_data, load_splits, open_source
 from ..data.splits import canonical_split
 from ..utils.errors import ClipScratchError
 from ..utils.hub_commit import open_repository
-from .features.pairs import check_stream
-from .optimization.device import check_processes, describe_device
+from .optimization.device import check_processes, choose_attention
 from .optimization.optimizer import muon_matrices
-from .optimization.sharding import whole_state_dict
 from .recipe.arguments import ClipScratchTrainingArguments, DataArguments, ModelArguments
 from .recipe.checks import warn_of_tower_rates
-from .saving.checkpoints import check_fits, check_settings, find_checkpoint, wants_to_resume
-from .saving.run_folder import (
-    begin_run_folder,
-    check_run_folder,
-    count_trained,
-    finish_run_folder,
-    lock_run_folder,
-    run_facts,
-)
+from .saving.checkpoints import check_fits, check_settings, find_checkpoint
+from .saving.run_folder import begin_run_folder, check_run_folder, finish_run_folder, lock_run_folder, run_facts
 from .towers.adapters import add_adapters, merge_adapters
 from .towers.build import build_model, check_towers
 from .trainer import ClipScratchTrainer
@@ -55,19 +46,18 @@ def _train(model_options, data, args, settings):
     settings = {**settings, "global_batch_size": args.global_batch_size}  # a resumed run may have other processes
     options = {name: str(value) for part in (model_options, data) for name, value in vars(part).items()}
     del options["test_split"]  # what is measured may change
-    resume = wants_to_resume(args.resume_from_checkpoint)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     if args.should_save:
-        check_run_folder(args.output_dir, checkpoint, overwrite=args.overwrite_output_dir, resume=resume)
+        check_run_folder(args, checkpoint)
     if checkpoint is not None:
         check_settings(checkpoint, options)
     if not args.should_log:
         logging.getLogger("modeling_clipscratch").setLevel(logging.WARNING)
-    logger.info("running on %s", describe_device(args))
+    attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
+    processes = f"{args.world_size} processes on " if args.world_size > 1 else ""
+    logger.info("running on %s%s, %s, %s attention", processes, args.device.type, args.precision, attention)
 
     set_seed(args.seed)
-    if data.streaming:
-        check_stream(args)
     built = check_towers(model_options)
     if args.push_to_hub and args.process_index == 0:
         args.hub_model_id = open_repository(  # raises before the training if it may not be written to
@@ -81,7 +71,6 @@ def _train(model_options, data, args, settings):
         splits, templates, measured = _load(data, args)
     model, processor = built or build_model(model_options, _known_captions(splits["train"], templates, data.streaming))
     adapters = add_adapters(model, model_options)
-    trained = count_trained(model)
     trainer = ClipScratchTrainer(
         model,
         args,
@@ -91,11 +80,6 @@ def _train(model_options, data, args, settings):
         templates=templates,
         muon_matrices=muon_matrices(model, model_options, args.muon_learning_rate),
     )
-    if adapters and trainer.is_fsdp_enabled:
-        raise ClipScratchError(
-            "adapters cannot be merged into weights that FSDP shards; launch with DDP "
-            "(configuration/accelerate/gpu_8.yaml)."
-        )
     trainer.record.settings |= options
     if checkpoint is not None:
         check_fits(checkpoint, trainer)
@@ -103,24 +87,17 @@ def _train(model_options, data, args, settings):
         begin_run_folder(args.output_dir, settings, checkpoint)
     trainer.train_from(checkpoint)
 
-    metrics = {data.dataset: {}}
-    if measured in splits:
-        result = trainer.measure(splits[measured])
-        metrics = {data.dataset: {**result.metrics, **trainer.intervals(result)}}
+    metrics = {data.dataset: trainer.measure_as("", splits[measured])[1] if measured in splits else {}}
+    facts = run_facts(model_options, data, trainer, splits, templates, measured)
     merge_adapters(adapters)
-    weights = whole_state_dict(trainer.accelerator, trainer.model)
     if args.should_save:
-        facts = run_facts(model_options, data, trainer, splits, templates, measured, trained)
-        finish_run_folder(trainer, weights, metrics, facts)
+        finish_run_folder(trainer, metrics, facts)
     trainer.accelerator.wait_for_everyone()
     return metrics
 
 
 def _load(data, args):
-    """Return {split: dataset}, the prompts, and the split to measure the finished run on.
-
-    All splits are opened now, so that an error in the test split is raised before the training.
-    """
+    """Return {split: dataset}, the prompts, and the split to measure the finished run on, which is opened too."""
     options = replace(data.reading(), on_bad_row=args.on_bad_row)
     source = open_source(data.dataset, options)
     if data.streaming and "validation" not in source and args.eval_strategy != "no":

@@ -5,6 +5,7 @@ import copy
 import hashlib
 import logging
 import math
+from collections import Counter
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import datasets
 import torch
 from accelerate.utils import broadcast_object_list, send_to_device
+from torch.nn.utils import get_total_norm
 from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
@@ -27,30 +29,27 @@ from ..evaluation.metrics.intervals import confidence_intervals
 from ..hub.processor_clipscratch import forget_code
 from ..hub.towers_clipscratch import is_fixed
 from ..utils.errors import ClipScratchError
-from .callbacks import TrainingRecord, set_callbacks, worker_init
+from .callbacks import TrainingRecord, outlive_sigterm, set_callbacks
 from .features.embed import embed_split, text_encoder
 from .features.pairs import build_augment, check_stream, map_pairs, prepare, read_stream, stream_pairs
 from .loss.gather import all_rows, own_rows, process_count
-from .loss.global_batch import choose_chunk, describe_batch, enable_checkpointing, settle_global_batch
+from .loss.global_batch import choose_chunk, enable_checkpointing, settle_global_batch
 from .loss.positives import connected_groups
 from .loss.tiled_loss import global_loss, loss_floor
+from .optimization.device import choose_attention, set_attention
 from .optimization.ema import ModelEma
 from .optimization.optimizer import build_optimizer, parameter_groups
-from .optimization.sharding import check_sharding, has_unused_parameters, open_methods, own_class, whole_state_dict
-from .optimization.step_values import DivergedError, StepMeans, are_finite
 from .recipe.arguments import ClipScratchTrainingArguments
 from .recipe.checks import check_options, fit_to_rows, settle_metric
 from .saving.checkpoints import check_fits, continue_from, find_checkpoint, save_checkpoint, save_split
 from .saving.run_folder import lock_run_folder
 from .saving.stream_state import StreamStates
-from .towers.attention import choose_attention, set_attention
 from .towers.drop import add_patch_dropout
 
 logger = logging.getLogger(__name__)
 
 # Private parts of transformers' Trainer, read in 5.9 and 5.23: `_save_checkpoint` is overridden, since no event comes
 # before a checkpoint is written or before older ones are deleted; `_get_output_dir` names the folder of a trial.
-_BATCH_FIELDS = ("global_batch_size", "per_device_train_batch_size")  # the second is this process's share
 
 
 class ClipScratchTrainer(Trainer):
@@ -100,12 +99,11 @@ class ClipScratchTrainer(Trainer):
         **kwargs,
     ):
         args = ClipScratchTrainingArguments() if args is None else args
-        parameters = {"model": model, "processing_class": processing_class, "muon_matrices": muon_matrices}
-        check_options(args, {**kwargs, **parameters})
+        check_options(args, model, processing_class, muon_matrices, kwargs)
         args = copy.copy(args)  # some follow from the data, and the caller may use them for other data
         self.options = replace(options or DEFAULT_OPTIONS, on_bad_row=args.on_bad_row)
         self.templates, self.muon_matrices = templates, muon_matrices
-        self.train_rows, self.stream, self.sampler = None, None, None
+        self.train_rows = self.stream = self.sampler = self._class_names = None
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         with args.main_process_first(desc="preparing the data"):  # the others find what it cached
             if train_dataset is not None:
@@ -137,19 +135,19 @@ class ClipScratchTrainer(Trainer):
             **kwargs,
         )
         args.enable_jit_checkpoint = saves_on_sigterm
-        self.ema, self.record = None, TrainingRecord()
-        self.frozen_file = None  # weights of frozen towers in the last checkpoint
-        self._checkpoint = None
-        self._statistics = StepMeans()
-        self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
-        check_sharding(self)
+        self.ema, self._checkpoint, self.record = None, None, TrainingRecord()
+        self._statistics = Counter()  # sums since the last log line, on the device, so that no step waits for it
+        self._batch = args.global_batch_size
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ClipScratchError("weights are not sharded here; launch with configuration/accelerate/gpu_8.yaml.")
         self._settle()
         set_callbacks(self)
 
     def _settle(self):
         """Make what depends on the model and the arguments; each trial of a search has its own."""
         args, model = self.args, self.model
-        self._settled, self.train_pairs, self.frozen_file = model, None, None
+        self._settled, self.train_pairs = model, None
+        self.frozen_file = None  # weights of frozen towers in the last checkpoint
         streamed = isinstance(self.train_dataset, datasets.IterableDataset)
         for tower in (model.text_model, model.vision_model):
             # Features of a cache are computed once, in full precision.
@@ -163,7 +161,12 @@ class ClipScratchTrainer(Trainer):
         self._measured = list(zip(self._eval_datasets.values(), pairs, strict=True))
         if self.train_rows is None:
             return
-        self._settle_batch()
+        if args.global_batch_size != args.per_device_train_batch_size * args.world_size:  # a trial changed one of them
+            other = "per_device_train" if args.global_batch_size != self._batch else "global"
+            setattr(args, f"{other}_batch_size", None)
+            settle_global_batch(args)
+            if not streamed:
+                fit_to_rows(args, len(self.train_rows))
         model.config.class_names = self._class_names  # what the model is tried with by default
         model.config.templates = self._class_names and list(self.templates or DEFAULT_TEMPLATES)
         parts = (self.train_rows, model, self.processing_class)
@@ -175,32 +178,20 @@ class ClipScratchTrainer(Trainer):
             if len(self.train_pairs) < len(self.train_rows):  # broken images were left out
                 fit_to_rows(args, len(self.train_pairs))
             self.sampler.count, self.sampler.seed = len(self.train_pairs), args.seed
-        self._batch = {name: getattr(args, name) for name in _BATCH_FIELDS}
+        self._batch = args.global_batch_size
         digest = None if streamed else self.train_pairs.digest()
         self.record.settle(model, self.processing_class, args, digest)
         self.chunk_size = self._measure_chunk()
-        if args.world_size > 1 and args.ddp_find_unused_parameters is None and not self.is_fsdp_enabled:
-            self.accelerator.ddp_handler.find_unused_parameters = has_unused_parameters(model, self._largest_rows(2))
-
-    def _settle_batch(self):
-        """Where a trial of a search changed one field of the batch, let the other one follow."""
-        changed = [name for name in _BATCH_FIELDS if getattr(self.args, name) != self._batch[name]]
-        if changed:
-            for name in {*_BATCH_FIELDS}.difference(changed):
-                setattr(self.args, name, None)
-            settle_global_batch(self.args)
-            if self.stream is None:
-                fit_to_rows(self.args, len(self.train_rows))
+        if args.world_size > 1 and args.ddp_find_unused_parameters is None:
+            self.accelerator.ddp_handler.find_unused_parameters = True  # DINOv2's mask token, also with checkpointing
 
     @property
     def _eval_datasets(self) -> dict:
-        """{name: dataset}; the name of a single one is empty."""
         if isinstance(self.eval_dataset, dict):
             return self.eval_dataset
         return {} if self.eval_dataset is None else {"": self.eval_dataset}
 
     def _rows_of(self, dataset) -> datasets.Dataset:
-        """Return the prepared rows of a dataset to measure."""
         if isinstance(dataset, datasets.IterableDataset):
             return read_stream(dataset, self.options)
         return prepare(dataset, self.options, "eval_dataset", train=self.train_dataset)
@@ -224,7 +215,7 @@ class ClipScratchTrainer(Trainer):
             "pin_memory": args.dataloader_pin_memory,
             # transformers 5.9 has no such field.
             "multiprocessing_context": getattr(args, "dataloader_multiprocessing_context", None),
-            "worker_init_fn": worker_init(args),
+            "worker_init_fn": outlive_sigterm if args.enable_jit_checkpoint else None,
         }
         if self.stream is not None:  # each process reads its own batches: accelerate has nothing to split
             return DataLoader(self.stream.begin(), batch_size=None, **reading)
@@ -259,7 +250,7 @@ class ClipScratchTrainer(Trainer):
         if model.training:
             if kind == "softmax" and mixture is None:
                 statistics["loss_floor"] = loss_floor(all_rows(group))
-            self._statistics.add({**statistics, "temperature": (-outputs.logit_scale.detach()).exp()})
+            self._statistics.update({**statistics, "temperature": (-outputs.logit_scale.detach()).exp(), "steps": 1})
         loss = share * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
@@ -277,7 +268,11 @@ class ClipScratchTrainer(Trainer):
             enable_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with self.accelerator.autocast():  # as accelerate wraps the model's forward pass later
             chunk = choose_chunk(self.args, self.model, self._largest_rows)
-        logger.info(describe_batch(self.args, chunk))
+        rows = self.args.per_device_train_batch_size
+        logger.info(
+            "global batch of %s pairs = %d x %s, encoded %s at a time",
+            f"{self.args.global_batch_size:,}", self.args.world_size, f"{rows:,}", f"{chunk or rows:,}",
+        )  # fmt: skip
         return chunk
 
     def _largest_rows(self, count):
@@ -289,20 +284,22 @@ class ClipScratchTrainer(Trainer):
 
     def log(self, logs, start_time=None):
         """Log the means of the steps' statistics beside the loss."""
-        if "loss" in logs and (means := self._statistics.take()):
+        if "loss" in logs and (steps := self._statistics.pop("steps", 0)):
             self._check_finite(logs["loss"])
+            means = {name: float(total) / steps for name, total in self._statistics.items()}
+            self._statistics.clear()
             logs.update(means, images_seen=self.record.images_seen)
         super().log(logs, start_time)
 
     def _check_finite(self, loss: float | None = None) -> None:
-        """Raise `DivergedError` if a logged loss, or without one a trained weight, is NaN or infinite."""
-        what, finite = "loss is", loss is not None and math.isfinite(loss)
+        """Raise `ClipScratchError` if a logged loss, or without one a trained weight, is NaN or infinite."""
+        what, value = "loss is", loss
         if loss is None:
-            trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-            averages = [] if self.ema is None else self.ema.weights.values()
-            what, finite = "weights are", are_finite([*trained, *averages])
-        if not finite:
-            raise DivergedError(
+            weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+            weights += [] if self.ema is None else self.ema.weights.values()
+            what, value = "weights are", get_total_norm([weight.detach() for weight in weights], math.inf)
+        if not math.isfinite(value):
+            raise ClipScratchError(
                 f"the {what} not finite at step {self.state.global_step}: training diverged and was stopped before "
                 "anything of it was saved; checkpoints of earlier steps are whole. Train again with a lower "
                 f"learning_rate (it is {self.args.learning_rate:g})."
@@ -348,17 +345,9 @@ class ClipScratchTrainer(Trainer):
     def train(self, resume_from_checkpoint=None, trial=None, **kwargs):
         """Train as `Trainer.train` does; with `ema_decay` the model ends with the averaged weights.
 
-        Args:
-            resume_from_checkpoint: path of a checkpoint; `True` or `auto` for the last whole one in `output_dir`.
-            trial: as `Trainer.train` takes it.
-            kwargs: as `Trainer.train` takes them.
-
-        Returns:
-            `TrainOutput`, also where the checkpoint has made all steps already.
-
-        Raises:
-            ClipScratchError: If the checkpoint is damaged or of another run, `output_dir` is in use by another run, or
-                a loss or weight is no longer finite.
+        `resume_from_checkpoint` is a path, or `True` or `auto` for the last whole checkpoint in `output_dir`. Where it
+        has made all steps already, none is made. `ClipScratchError` is raised if the checkpoint is damaged or of
+        another run, `output_dir` is in use by another run, or a loss or weight is no longer finite.
         """
         with lock_run_folder(self.args.output_dir, writes=self.args.should_save):
             checkpoint = find_checkpoint(self.args.output_dir, resume_from_checkpoint)
@@ -389,15 +378,9 @@ class ClipScratchTrainer(Trainer):
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
-        """Compute the metrics of a whole split from its embeddings.
+        """Compute the metrics of a whole split from its embeddings, outside of training with 95 % intervals (`_ci95`).
 
-        Args:
-            eval_dataset: a dataset, {name: dataset}, or a name of the trainer's. Default: what the trainer has.
-            ignore_keys: without effect, since no outputs are gathered.
-            metric_key_prefix: of the metrics' names.
-
-        Returns:
-            {name: value}; outside of training also {name_ci95: [low, high]}, the 95 % intervals.
+        `eval_dataset` is a dataset, {name: dataset}, or a name of the trainer's; `ignore_keys` has no effect.
         """
         if self.is_in_train:
             self._check_finite()
@@ -410,7 +393,7 @@ class ClipScratchTrainer(Trainer):
             prefixes = {name: f"{metric_key_prefix}_{name}" for name in eval_dataset}
             parts = [self.evaluate(eval_dataset[name], ignore_keys, prefix) for name, prefix in prefixes.items()]
             return {name: value for part in parts for name, value in part.items()}
-        _, metrics = self._measure_as(metric_key_prefix, eval_dataset)
+        _, metrics = self.measure_as(f"{metric_key_prefix}_", eval_dataset)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         is_scheduled = self.is_in_train and self.state.global_step > self.record.first_step
@@ -421,34 +404,31 @@ class ClipScratchTrainer(Trainer):
         return metrics
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test") -> PredictionOutput:
-        """Compute the metrics of a split, and return the embeddings too; arguments as those of `evaluate`.
+        """Compute the metrics of a split as `evaluate`, and return the embeddings too.
 
-        Returns:
-            `predictions`: embeddings of the images (N, P) and of the classes (C, P) or captions (M, P); `label_ids`
-            (N,): the classes, `None` of caption data.
+        `predictions` are those of the images (N, P) and of the classes (C, P) or captions (M, P); `label_ids` (N,) are
+        the classes, `None` of caption data.
         """
-        result, metrics = self._measure_as(metric_key_prefix, test_dataset)
+        result, metrics = self.measure_as(f"{metric_key_prefix}_", test_dataset)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         embeddings = (result.image_embeds.numpy(), result.text_embeds.numpy())
         return PredictionOutput(predictions=embeddings, label_ids=labels_of(result.dataset), metrics=metrics)
 
-    def _measure_as(self, prefix, dataset):
+    def measure_as(self, prefix: str, dataset) -> tuple[Result, dict]:
+        """Measure a dataset, with the average of the weights if there is one; outside of training also intervals."""
         with contextlib.nullcontext() if self.ema is None else self.ema.in_place():
             result = self.measure(dataset)
-        metrics = result.metrics if self.is_in_train else {**result.metrics, **self.intervals(result)}
-        return result, {f"{prefix}_{name}": value for name, value in metrics.items()}
-
-    def intervals(self, result: Result) -> dict[str, list[float]]:
-        """Return the 95 % intervals of a result's metrics; one process computes them for all."""
-        part = [confidence_intervals(result.outcomes) if self.args.process_index == 0 else None]
-        return broadcast_object_list(part)[0]
+        metrics = result.metrics
+        if not self.is_in_train:  # one process computes the intervals for all
+            part = [confidence_intervals(result.outcomes) if self.args.process_index == 0 else None]
+            metrics = {**metrics, **broadcast_object_list(part)[0]}
+        return result, {f"{prefix}{name}": value for name, value in metrics.items()}
 
     def measure(self, dataset) -> Result:
         """Compute zero-shot accuracy (labels) or retrieval (captions) of a dataset; the processes share the work."""
         model = self.accelerator.unwrap_model(self.model)
         own = [pairs for one, pairs in self._measured if one is dataset]
         pairs = own[0] if own else self._eval_pairs(self._rows_of(dataset), once=True)
-        open_methods(model)
         batch_size = self.args.per_device_eval_batch_size
         progress = not (self.args.disable_tqdm or self.is_in_train)  # the training has a bar of its own
         # Outside of training in full precision, as `evaluate_dataset`: both report the same digits.
@@ -462,13 +442,11 @@ class ClipScratchTrainer(Trainer):
     def save_model(self, output_dir=None, _internal_call=False):
         """Save the model with its code and processor; no `training_args.bin`, a pickle that could hold a token."""
         folder, model = Path(output_dir or self.args.output_dir), self.accelerator.unwrap_model(self.model)
-        weights = whole_state_dict(self.accelerator, self.model)
         if self.args.should_save:
-            with own_class(model):
-                if _internal_call and output_dir is not None:  # a checkpoint
-                    save_split(model, folder, weights, link=self.frozen_file)
-                else:
-                    model.save_pretrained(folder, state_dict=weights)
+            if _internal_call and output_dir is not None:  # a checkpoint
+                save_split(model, folder, link=self.frozen_file)
+            else:
+                model.save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")

@@ -1,7 +1,6 @@
 """Kill a short run again and again, start it again, and print the SHA-256 of its weights.
 
 python -m tests.training.kills --kills 20 --processes 1 2 --workers 0 1 4
-python -m tests.training.kills --kills 20 --processes 2 --workers 1 --one
 python -m tests.training.kills --stream --kills 20 --processes 1 2 --workers 0 2
 
 The program forks each attempt from itself, after the imports, so that a kill can fall anywhere in a run, not mostly
@@ -67,8 +66,6 @@ def _fork(folder, rank, processes, port, workers):
         arguments = [str(recipe), "--output_dir", str(folder), "--dataloader_num_workers", str(workers)]
         train(*parse_recipe(arguments))
         status = 0
-    except SystemExit as stop:  # of SIGTERM
-        status = stop.code
     except BaseException:
         traceback.print_exc()
     finally:
@@ -81,16 +78,8 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def end_within(children: list[int], seconds: float, *, number: int = signal.SIGKILL, one: bool = False) -> bool:
-    """Wait for processes, and send those that are not done in time a signal, all at once.
-
-    Args:
-        number: of the signal.
-        one: send it to the last process only; the others get 10 s to end by themselves.
-
-    Returns:
-        Whether they were done in time.
-    """
+def end_within(children: list[int], seconds: float) -> bool:
+    """Wait for processes, kill all of those that are not done in time, and return whether there were none."""
     deadline, left, well = time.monotonic() + seconds, set(children), True
     while left and time.monotonic() < deadline:
         for child in list(left):
@@ -99,18 +88,10 @@ def end_within(children: list[int], seconds: float, *, number: int = signal.SIGK
                 left.discard(child)
                 well = well and status == 0
         time.sleep(0.005)
-    for child in sorted(left)[-1 if one else 0 :]:
-        os.killpg(child, number)
-    patience = time.monotonic() + 10
     for child in left:
-        while number != signal.SIGKILL or one:
-            if os.waitpid(child, os.WNOHANG)[0]:
-                break
-            if time.monotonic() > patience:
-                os.killpg(child, signal.SIGKILL)
-            time.sleep(0.01)
-        else:
-            os.waitpid(child, 0)
+        os.killpg(child, signal.SIGKILL)
+    for child in left:
+        os.waitpid(child, 0)
     if not well:
         raise RuntimeError("a process ended by itself, and not well")
     return not left
@@ -120,9 +101,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def killed_run(
-    folder: Path, *, processes: int, workers: int, kills: int, seconds: float, draw, **how
-) -> tuple[str, int]:
+def killed_run(folder: Path, *, processes: int, workers: int, kills: int, seconds: float, draw) -> tuple[str, int]:
     """Start the run, kill it `kills` times at moments drawn from its whole length, and let it end.
 
     Returns:
@@ -131,7 +110,7 @@ def killed_run(
     writing = 0
     for _ in range(kills):
         moment = draw.uniform(0.05, seconds)
-        while end_within(start(folder, processes, workers), moment, **how):  # it reached its end: start another one
+        while end_within(start(folder, processes, workers), moment):  # it reached its end: start another one
             if not (folder / "model.safetensors").is_file():
                 raise RuntimeError("ended without weights")
             shutil.rmtree(folder)
@@ -179,8 +158,6 @@ def main():
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 4])
     parser.add_argument("--stream", action="store_true")
-    parser.add_argument("--signal", default="SIGKILL", choices=["SIGKILL", "SIGTERM", "SIGINT"])
-    parser.add_argument("--one", action="store_true", help="of several processes only one gets the signal")
     options = parser.parse_args()
     draw, failed = random.Random(0), 0
     with tempfile.TemporaryDirectory() as base:
@@ -196,7 +173,7 @@ def main():
                 expected, seconds = straight_run(base / f"straight-{name}", processes=processes, workers=workers)
                 found, writing = killed_run(
                     base / f"killed-{name}", processes=processes, workers=workers, kills=options.kills,
-                    seconds=seconds, draw=draw, number=signal.Signals[options.signal], one=options.one,
+                    seconds=seconds, draw=draw,
                 )  # fmt: skip
                 failed += found != expected
                 same = "the same weights" if found == expected else "OTHER WEIGHTS"

@@ -7,18 +7,13 @@ import sys
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Dinov2Config, DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.images.mix import Mixture
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
-from modeling_clipscratch.hub.towers_clipscratch import last_blocks
 from modeling_clipscratch.training.loss.tiled_loss import global_loss
-from modeling_clipscratch.training.optimization.sharding import open_methods
 from modeling_clipscratch.training.towers.drop import add_patch_dropout
 
 ROWS = 12
@@ -81,7 +76,7 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             mine["text_features"] = model.text_tower_features(mine.pop("input_ids"), mine.pop("attention_mask"))[1]
     torch.manual_seed(100 + rank)
-    wrapped = wrap(model, case.get("fsdp")) if world > 1 else model
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
     output = wrapped(**mine, return_logits=False, encode_chunk_size=case["chunk"])
     embeddings = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)
     options = {"loss": case["loss"], "tile": case["tile"], "group": group, "mixture": mixture}
@@ -92,16 +87,6 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
         dist.all_reduce(total)
     answer = gradients_of(model, total) | {f"statistic {name}": value for name, value in statistics.items()}
     return answer | {"features": features_between_steps(model, case)}
-
-
-def wrap(model, fsdp):
-    """The model on several processes, as the Trainer wraps it."""
-    if not fsdp:  # DINOv2 has a weight that only masked images use
-        return DistributedDataParallel(model, find_unused_parameters=True)
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for block in [*last_blocks(model.text_model, 2), *last_blocks(model.vision_model, 2)]:
-        fully_shard(block, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
 
 
 def plain(case, world=1) -> dict[str, torch.Tensor]:
@@ -133,16 +118,14 @@ def plain(case, world=1) -> dict[str, torch.Tensor]:
 
 
 def features_between_steps(model, case):
-    """Call what evaluation calls in the middle of training; under FSDP it leaves weights gathered, so it is last."""
-    open_methods(model)
+    """Call what evaluation calls in the middle of training."""
     with torch.no_grad():
         return model.eval().get_image_features(batch_of(case)["pixel_values"]).pooler_output
 
 
 def gradients_of(model, loss):
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    whole = {name: g.full_tensor() if isinstance(g, DTensor) else g for name, g in gradients.items()}
-    return {"loss": loss, **whole}
+    return {"loss": loss, **gradients}
 
 
 if __name__ == "__main__":

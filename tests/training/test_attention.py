@@ -5,7 +5,7 @@ import torch
 from transformers import DistilBertConfig, DistilBertModel, MPNetConfig, MPNetModel, ViTConfig, ViTModel
 from transformers.models.vit.modeling_vit import eager_attention_forward
 
-from modeling_clipscratch.training.towers.attention import attend, choose_attention, set_attention
+from modeling_clipscratch.training.optimization.device import attend, choose_attention, set_attention
 
 
 @pytest.fixture
@@ -51,20 +51,6 @@ def test_in_bfloat16_it_is_as_exact_as_eager_attention():
 
     for ours, theirs in zip(errors(attend), errors(eager_attention_forward), strict=True):
         assert 0 < ours < 1.1 * theirs
-
-
-def test_weights_stay_bfloat16(heads):
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        attend(module(), *(each.detach().bfloat16().requires_grad_() for each in heads))
-    assert {tensor.dtype for tensor in kept} == {torch.bfloat16}
-
-
-def test_several_queries_share_a_head(heads):
-    query, key, value = heads
-    grouped, _ = attend(module(), query, key[:, :2], value[:, :2])
-    repeated, _ = attend(module(), query, key[:, [0, 0, 1, 1]], value[:, [0, 0, 1, 1]])
-    assert torch.equal(grouped, repeated)
 
 
 def test_dropout_is_for_training_only(heads):

@@ -4,7 +4,7 @@ import inspect
 import logging
 
 import pytest
-from transformers import SchedulerType, Trainer
+from transformers import Trainer
 from transformers.training_args import OptimizerNames
 
 from modeling_clipscratch.training.recipe import checks
@@ -107,19 +107,6 @@ def test_pretrained_tower_at_the_rate_of_one_from_scratch_is_warned_of(caplog, m
     assert (f"the pretrained {warned} tower is trained at a learning rate of 0.001" in caplog.text) == bool(warned)
 
 
-@pytest.mark.parametrize(
-    ("options", "frozen"),
-    [
-        ({}, (True, True)),
-        ({"text_tower": "distilbert", "vision_tower": "vit"}, (False, False)),
-        ({"text_tower": "distilbert", "freeze_text": True, "freeze_vision": False}, (True, False)),
-    ],
-)
-def test_pretrained_towers_are_frozen_unless_it_is_set(options, frozen):
-    model = ModelArguments(**options)
-    assert (model.freeze_text, model.freeze_vision) == frozen
-
-
 OF_TORCH = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
 
 
@@ -135,19 +122,6 @@ def test_optimizer_works_or_is_refused_before_any_data_are_read(monkeypatch, mak
         return
     with pytest.raises(ClipScratchError, match=f"^optim={name} (is not supported; choose|.* cannot be made: )"):
         ClipScratchTrainingArguments(optim=name)
-
-
-NEEDS = {
-    "cosine_with_min_lr": {"min_lr": 1e-5}, "cosine_warmup_with_min_lr": {"min_lr": 1e-5},
-    "warmup_stable_decay": {"num_decay_steps": 1},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", [item.value for item in SchedulerType])
-def test_schedule_is_taken_with_what_it_needs(kind):
-    options = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "top1"}
-    args = ClipScratchTrainingArguments(lr_scheduler_type=kind, lr_scheduler_kwargs=NEEDS.get(kind), **options)
-    assert args.lr_scheduler_type == kind
 
 
 # Parameters of transformers' Trainer: those that ClipScratchTrainer reads, and those that it refuses.

@@ -42,16 +42,6 @@ def test_precision_is_that_of_the_device_unless_a_flag_is_given(monkeypatch, bes
     assert dataclasses.replace(args, seed=1).precision == expected
 
 
-def test_processes_without_a_connection_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    check_processes(SimpleNamespace(world_size=2, n_gpu=1))
-    with pytest.raises(ValueError, match="the launcher started 2 processes but this one counts 1"):
-        check_processes(SimpleNamespace(world_size=1, n_gpu=1))
-    monkeypatch.delenv("WORLD_SIZE")
-    check_processes(SimpleNamespace(world_size=1, n_gpu=0))
-
-
-def test_one_process_with_several_gpus_is_refused(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+def test_one_process_with_several_gpus_is_refused():
     with pytest.raises(ValueError, match="one process sees 2 GPUs"):
         check_processes(SimpleNamespace(world_size=1, n_gpu=2))

@@ -2,24 +2,21 @@
 
 import pytest
 import torch
-from transformers import DINOv3ViTConfig, DINOv3ViTModel, ResNetConfig, ResNetModel, SwinConfig, SwinModel
 
-from modeling_clipscratch.hub.configuration_clipscratch import ClipScratchConfig
 from modeling_clipscratch.training.towers.drop import add_patch_dropout
-from tests.training.conftest import same, weights
 
 FROZEN = "but the vision tower is frozen"
 PIXELS = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("vision", ["vit", "dinov2", "clip_vision_model"])
+@pytest.mark.parametrize("vision", ["vit", "deit", "dinov2", "ijepa", "clip_vision_model", "siglip_vision_model"])
 def test_towers_see_fewer_patches_in_training_and_all_in_evaluation(make_trainer, vision):
-    model = make_trainer({"vision_tower": vision, "patch_size": 2}).model
+    model = make_trainer({"vision_tower": vision, "patch_size": 2, "vision_pooling": "mean"}).model
     before = model.eval().vision_model(PIXELS).last_hidden_state
     add_patch_dropout(model, 0.75, (8, 8))
     assert torch.equal(model.vision_model(PIXELS).last_hidden_state, before)
     seen = model.train().vision_model(PIXELS).last_hidden_state
-    assert (before.shape[1], seen.shape[1]) == (17, 5)
+    assert before.shape[1] - seen.shape[1] == 12 and seen.shape[1] in (4, 5, 6)
 
 
 def test_the_class_token_stays_and_patches_are_drawn_for_each_image(make_trainer):
@@ -37,38 +34,6 @@ def test_the_class_token_stays_and_patches_are_drawn_for_each_image(make_trainer
     assert counts.min() > 15 and counts.max() < 49  # 32 each, four standard deviations
 
 
-@pytest.mark.parametrize("registers", [0, 12])  # with twelve as many tokens are left as there are patches
-def test_a_tower_whose_blocks_count_on_all_patches_is_refused(registers):
-    sizes = {"image_size": 8, "patch_size": 2, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    tower = DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_attention_heads=2, num_register_tokens=registers))
-    model = torch.nn.Module()
-    model.vision_model, model.config = tower, ClipScratchConfig()
-    state = torch.get_rng_state()
-    with pytest.raises(ValueError, match="^patch_dropout: a dinov3_vit tower cannot leave patches out"):
-        add_patch_dropout(model, 0.5, (8, 8))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.slow
-def test_drops_are_drawn_anew_for_a_chunks_backward_pass_and_a_resumed_run(run_recipe, tmp_path):
-    steps = {
-        "max_steps": 4, "patch_dropout": 0.5, "test_split": "none",
-        "eval_strategy": "no", "save_strategy": "steps", "save_steps": 2, "encode_chunk_size": 150,
-    }  # fmt: skip
-    run, _ = run_recipe(tmp_path / "run", **steps)
-    again, _ = run_recipe(tmp_path / "again", **steps, resume_from_checkpoint=str(run / "checkpoint-2"))
-    assert same(weights(again), weights(run))
-
-
-def test_the_argument_changes_what_is_learned(make_trainer):
-    def trained(**shares):
-        trainer = make_trainer(rows=32, **shares)
-        trainer.train()
-        return trainer.model.vision_model.layers[0].mlp.fc1.weight
-
-    assert not torch.equal(trained(patch_dropout=0.5), trained())
-
-
 @pytest.mark.parametrize(
     ("model", "share", "sentence"),
     [
@@ -76,24 +41,10 @@ def test_the_argument_changes_what_is_learned(make_trainer):
         ({}, -0.1, "patch_dropout=-0.1 is not a share"),
         ({"freeze_vision": True}, 0.5, FROZEN),
         ({"freeze_vision": True, "unfreeze_vision_layers": 1}, 0.5, FROZEN),
+        ({"vision_tower": "dinov3_vit"}, 0.5, "a dinov3_vit tower cannot leave patches out; .* choose one of vit, "),
     ],
 )
 def test_shares_that_do_not_fit_are_refused(make_trainer, model, share, sentence):
     trainer = make_trainer({**model, **({"freeze_text": False} if model else {})})
     with pytest.raises(ValueError, match=sentence):
         add_patch_dropout(trainer.model, share, (8, 8))
-
-
-def test_patches_are_those_of_the_images_not_of_the_tower_s_first_training(make_trainer):
-    model = make_trainer({"vision_tower": "dinov2", "image_size": 16, "patch_size": 2}).model.train()
-    add_patch_dropout(model, 0.5, (8, 8))
-    assert model.vision_model.embeddings(PIXELS).shape[1] == 1 + 8
-
-
-def test_tower_without_a_grid_of_patches_is_refused(make_trainer):
-    model = make_trainer({}).model
-    swin = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=2, image_size=8, patch_size=2)
-    for tower in (SwinModel(swin), ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))):
-        model.vision_model = tower
-        with pytest.raises(ValueError, match=f"a {tower.config.model_type} tower cannot leave patches out"):
-            add_patch_dropout(model, 0.5, (8, 8))

@@ -17,7 +17,7 @@ from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.training import trainer as trainer_module
 from modeling_clipscratch.training.features import embed
-from modeling_clipscratch.training.features.embed import embed_images, text_encoder
+from modeling_clipscratch.training.features.embed import embed_split, text_encoder
 from modeling_clipscratch.training.features.feature_cache import cached_image_features, cached_text_features
 from modeling_clipscratch.training.loss.gather import process_index
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments, ModelArguments
@@ -43,7 +43,7 @@ def test_embeddings_from_cached_features_are_those_from_pixels_and_tokens(make_m
     texts = TextSide(seed=0, features=cached_text_features(model, tokens, **cache))
     cached = PairDataset(dataset, captions, texts, image_features=features)
     chosen, words = torch.tensor([4, 0, 2, 2]), ["red", "a red square", "the blue circle", "red"]
-    images = [embed_images(model, pairs, chosen, LOOK, 3) for pairs in (live, cached)]
+    images = [embed_split(model, pairs, LOOK, 3)[chosen] for pairs in (live, cached)]
     assert torch.allclose(*images, **CLOSE) and torch.allclose(images[1][2], images[1][3], **CLOSE)
     texts = [text_encoder(model, word_processor.tokenizer, pairs, 3)(words) for pairs in (live, cached)]
     assert torch.allclose(*texts, **CLOSE) and torch.allclose(texts[1][0], texts[1][3], **CLOSE)

@@ -134,11 +134,6 @@ def test_another_vision_tower_or_image_has_another_file(make_model, pixels, tmp_
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_tower_with_a_scalar_in_its_state_can_be_cached(model, tokens, tmp_path):
-    model.text_model.register_buffer("steps_seen", torch.tensor(3))  # as batch norm has one
-    assert text(model, tokens, tmp_path).shape == (5, 16)
-
-
 @pytest.mark.parametrize("rows", [1, 4, 1024])
 def test_progress_bar_has_the_true_total_and_moves_with_each_batch(model, pixels, tmp_path, monkeypatch, rows):
     bars = []
@@ -187,20 +182,6 @@ def test_cut_file_is_computed_again(model, tokens, tmp_path, size):
     [path] = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:size])
     assert torch.equal(text(model, tokens, tmp_path), expected)
-
-
-def test_another_run_may_finish_the_file_first(model, tokens, tmp_path, monkeypatch):
-    expected, own = text(model, tokens, tmp_path / "theirs"), model.text_tower_features
-    [theirs] = (tmp_path / "theirs").iterdir()
-
-    def overtaken(*args, **options):
-        [part] = (tmp_path / "ours").iterdir()
-        part.unlink()
-        (tmp_path / "ours" / theirs.name).write_bytes(theirs.read_bytes())
-        return own(*args, **options)
-
-    monkeypatch.setattr(model, "text_tower_features", overtaken)
-    assert torch.equal(text(model, tokens, tmp_path / "ours"), expected)
 
 
 def test_full_disk_or_wrong_folder_names_the_place(model, tokens, tmp_path, monkeypatch):

@@ -7,12 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
 from modeling_clipscratch.data.images.augment import Augment
 from modeling_clipscratch.data.images.mix import Mix
 from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
-from modeling_clipscratch.training.features.pairs import build_augment, map_pairs, prepare, stream_pairs
+from modeling_clipscratch.training.features.pairs import build_augment, map_pairs
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
 
 
@@ -29,13 +28,6 @@ def test_every_field_of_the_arguments_reaches_the_images(make_model, word_proces
     )
     assert build_augment(args, preprocess, make_model()) == Augment(**expected)
     assert build_augment(ClipScratchTrainingArguments(), preprocess, make_model()).mix is None
-
-
-@pytest.mark.parametrize("name", ["horizontal_flip", "random_erasing"])
-def test_a_probability_above_1_is_refused(make_model, word_processor, name):
-    args = ClipScratchTrainingArguments(**{name: 1.5})
-    with pytest.raises(ValueError, match=f"{name}=1.5 is not a probability"):
-        build_augment(args, Preprocess(word_processor.image_processor), make_model())
 
 
 @pytest.mark.parametrize(
@@ -84,13 +76,6 @@ def test_images_are_the_image_processor_s_own_unless_they_are_to_train_on(
         assert distances[0] < 1e-5 < distances[1]  # float32 in batches of other sizes; one level of 255
     else:
         assert torch.equal(pairs.pixels, pixels if exact else others)
-
-
-def test_streamed_images_are_read_the_fast_way(make_model, word_processor, tmp_path):
-    stream = captioned(np.zeros((4, 8, 8, 3), dtype=np.uint8), [["a red square"]] * 4).to_iterable_dataset()
-    rows = prepare(stream, DataOptions(), "train_dataset")
-    pairs = stream_pairs(rows, make_model(), word_processor, arguments(tmp_path, global_batch_size=4))
-    assert not pairs.preprocess.exact
 
 
 @pytest.mark.parametrize("once", [False, True])

@@ -22,8 +22,6 @@ CASES = {
     "diagonal": {"loss": "diagonal"},
     "softmax, mixed images": {"loss": "softmax", "mixed": True},
     "sigmoid, mixed images": {"loss": "sigmoid", "mixed": True},
-    "softmax, FSDP": {"loss": "softmax", "fsdp": True},
-    "softmax, FSDP, dropout": {"loss": "softmax", "fsdp": True, "dropout": True},
     "softmax, cached texts": {"loss": "softmax", "cached": True},
     "softmax, dropout, patches dropped": {"loss": "softmax", **DROPPED},
     "sigmoid, dropout and stochastic depth": {"loss": "sigmoid", "dropout": True, "vision": "dinov2"},

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel
 
 from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from tests.training.conftest import state_of
@@ -107,28 +105,3 @@ def test_processes_end_with_their_launcher_and_say_so_once(write_recipe, tmp_pat
         stderr = launcher.stderr.read()  # to its end: until the last process is gone
     assert stderr.count("stopped") == stderr.count(sentence) == 1
     assert (find_checkpoint(tmp_path / "run", "auto") is not None) and not (tmp_path / "run" / "config.json").exists()
-
-
-def test_sharded_weights_make_the_run_of_whole_ones_and_its_resumed_half_too(write_recipe, run_recipe, tmp_path):
-    steps = {**FOUR_STEPS, "ema_decay": 0.5}
-    one, _ = run_recipe(tmp_path / "one", **steps)
-    recipe = write_recipe(tmp_path / "two", **steps, per_device_train_batch_size=200)
-    sharded = ("torch.distributed.run", "--nproc_per_node", "2", "--master_port")
-    launch(*sharded, str(free_port()), "-m", "tests.training.fsdp_on_cpu", str(recipe))
-    two = tmp_path / "two" / "run"
-    straight, expected = load_file(two / "model.safetensors"), load_file(one / "model.safetensors")
-    for name, tensor in expected.items():
-        assert torch.allclose(straight[name], tensor, atol=1e-5), name
-
-    adam = ("--optim", "adamw_torch", "--learning_rate", "0.01", "--output_dir", str(tmp_path / "three"))
-    adam += ("--muon_learning_rate", "0.02")
-    adam += ("--eval_strategy", "no")  # the first to call another method than forward is the measuring at the end
-    launch(*sharded, str(free_port()), "-m", "tests.training.fsdp_on_cpu", str(recipe), *adam)
-    straight = load_file(tmp_path / "three" / "model.safetensors")
-    shutil.rmtree(tmp_path / "three" / "checkpoint-4")
-    again = (*adam, "--resume_from_checkpoint", "auto")
-    launch(*sharded, str(free_port()), "-m", "tests.training.fsdp_on_cpu", str(recipe), *again)
-    resumed = load_file(tmp_path / "three" / "model.safetensors")
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in straight.items())
-    assert AutoModel.from_pretrained(tmp_path / "three", trust_remote_code=True).config.model_type == "clipscratch"
-    assert not list(tmp_path.glob("*/**/_fsdp*.py"))  # torch's code, where the model's belongs

@@ -35,12 +35,6 @@ def test_command_line_overrides_the_recipe_and_that_the_defaults(recipe):
     }  # fmt: skip
 
 
-def test_recipe_may_be_left_out():
-    model, data, args, settings = parse_recipe(["--dataset", "scenes"])
-    assert data.dataset == "scenes" and settings == {"dataset": "scenes"}
-    assert (args.per_device_train_batch_size, args.seed, model.projection_dim) == (256, 0, 512)
-
-
 def test_name_of_a_recipe_stands_for_its_path_also_in_a_wheel(monkeypatch, tmp_path):
     path = CONFIGURATION / "digits.yaml"
     assert recipes()["digits"] == path and read_recipe("digits") == read_recipe(path)

@@ -1,5 +1,7 @@
 """Begin, resume, refuse and overwrite folders in every state, and find their checkpoints."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 
@@ -11,7 +13,8 @@ SETTINGS = {"dataset": "digits", "learning_rate": 0.001, "output_dir": "somewher
 
 
 def begin(folder, settings=SETTINGS, *, checkpoint=None, overwrite=False, resume=False):
-    check_run_folder(folder, checkpoint, overwrite=overwrite, resume=resume)
+    options = {"overwrite_output_dir": overwrite, "resume_from_checkpoint": "auto" if resume else None}
+    check_run_folder(SimpleNamespace(output_dir=folder, **options), checkpoint)
     begin_run_folder(folder, settings, checkpoint)
 
 

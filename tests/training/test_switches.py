@@ -10,9 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_clipscratch.training.optimization.ema import ModelEma
-from modeling_clipscratch.training.optimization.sharding import has_unused_parameters
 from modeling_clipscratch.training.recipe.arguments import ModelArguments
-from modeling_clipscratch.training.saving.checkpoints import find_checkpoint
 from modeling_clipscratch.training.towers.adapters import add_adapters, merge_adapters
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from tests.training.conftest import history, same, state_of, weights
@@ -99,13 +97,6 @@ def test_best_checkpoint_gives_its_own_average(run_recipe, tmp_path):
     assert all(torch.equal(weights(run)[name], tensor) for name, tensor in averaged.items())
 
 
-def test_checkpoint_without_an_average_is_refused(run_recipe, tmp_path):
-    steps = {**SHORT, "save_strategy": "steps", "save_steps": 2}
-    run, _ = run_recipe(tmp_path / "a", **steps)
-    with pytest.raises(ValueError, match="was trained with ema_decay=None, and now it is 0.5"):
-        run_recipe(tmp_path / "b", **steps, ema_decay=0.5, resume_from_checkpoint=find_checkpoint(run, "auto"))
-
-
 def test_adapters_learn_while_the_tower_stays_and_are_merged_at_the_end(run_recipe, tmp_path, plain):
     start, _ = run_recipe(tmp_path / "start", **{**SHORT, "max_steps": 1, "learning_rate": 0.0, "freeze_text": True})
     run, _ = run_recipe(
@@ -177,14 +168,6 @@ def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_r
         (folder / "trainer_state.json").unlink()
 
 
-def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_recipe, tmp_path):
-    steps = {"max_steps": 5, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 1, "test_split": "none"}
-    folder, _ = run_recipe(tmp_path, **steps, load_best_model_at_end=False, save_total_limit=None)
-    for step, looks in ((2, []), (3, [3]), (4, [3]), (5, [3, 5])):  # an epoch is three steps
-        state = state_of(folder / f"checkpoint-{step}")
-        assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
-
-
 @pytest.mark.parametrize(("place", "number"), [("training_step", 3), ("measure", 6)])
 def test_sigterm_leaves_the_checkpoint_of_a_whole_step_to_resume_from(run_recipe, tmp_path, monkeypatch, place, number):
     """Also in the evaluation after the last step. `test_kill` stops real processes."""
@@ -223,11 +206,3 @@ def test_a_schedule_that_looks_at_the_metric_knows_which_way_is_better(run_recip
     steps = {**SHORT, "eval_strategy": "epoch", "lr_scheduler_type": "reduce_lr_on_plateau"}
     run_recipe(tmp_path, **steps, metric_for_best_model=metric)
     assert seen == [mode]
-
-
-def test_weights_without_a_part_in_the_embeddings_are_found(make_trainer):
-    found = {}
-    for vision in ("vit", "dinov2"):
-        trainer = make_trainer({"vision_tower": vision})
-        found[vision] = has_unused_parameters(trainer.model, trainer._largest_rows(2))
-    assert found == {"vit": False, "dinov2": True}

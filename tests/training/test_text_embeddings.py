@@ -3,7 +3,6 @@
 import itertools
 import logging
 
-import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -158,27 +157,3 @@ def test_an_embedding_depends_on_its_text_alone(tower, tokens, tower_folder, tmp
 def test_a_tower_from_scratch_reads_the_words_of_its_captions(tower, pooling, tmp_path):
     model, processor = build(tower, text_pooling=pooling, max_length=8)
     assert_text_alone_counts(model, processor, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("tower", "tokens", "pooling"),
-    [("distilbert", "left", "cls"), ("clip", "clip", "tower"), ("roberta", "fixed", "mean")],
-)
-def test_onnx_files_with_their_tokenizer_give_the_same_embeddings(tower, tokens, pooling, tower_folder, tmp_path):
-    for library in ("onnx", "onnxruntime", "onnxscript"):
-        pytest.importorskip(library, reason="pip install 'clipscratch[export]'")
-    from modeling_clipscratch.sharing.export.export_onnx import export_onnx, open_session
-
-    TOKENIZERS[tokens]().save_pretrained(tmp_path / "tokenizer")
-    model, processor = build(tower_folder(tower), tmp_path / "tokenizer", text_pooling=pooling)
-    expected = encode_texts(model, processor.tokenizer, TEXTS)
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    export_onnx(tmp_path / "model", tmp_path / "onnx")
-    session = open_session(tmp_path / "onnx" / "text_model.onnx")
-    tokenizer = Tokenizer.from_file(str(tmp_path / "onnx" / "tokenizer.json"))
-    for number in (0, 1, 3, 4):
-        ids = np.array([tokenizer.encode(TEXTS[number]).ids])
-        (embedding,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-        assert embedding[0] @ expected[number].numpy() >= 1 - 1e-6

@@ -49,18 +49,6 @@ def test_half_precision_embeddings_are_compared_in_float32():
         assert global_loss(images, texts, scale, loss="softmax", group=group)[0].dtype == torch.float32
 
 
-def test_without_gradients_no_second_pass_is_made(monkeypatch):
-    images, texts, scale, group = pairs(20)
-    calls = []
-    own = torch.Tensor.addmm_
-    monkeypatch.setattr(torch.Tensor, "addmm_", lambda self, *a: (calls.append(1), own(self, *a))[1])
-    with torch.no_grad():
-        global_loss(images, texts, scale, loss="softmax", group=group, tile=8)
-    assert not calls
-    global_loss(images, texts, scale, loss="softmax", group=group, tile=8)
-    assert len(calls) == 2 * 9  # two products a tile
-
-
 def test_floor_is_the_mean_logarithm_of_the_positives():
     groups = torch.tensor([2**40, 3, 2**40, -7, 2**40, 3])  # three rows with three positives, two with two, one alone
     assert loss_floor(groups).item() == pytest.approx((3 * math.log(3) + 2 * math.log(2)) / 6)

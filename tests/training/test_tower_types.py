@@ -6,9 +6,9 @@ from transformers import CONFIG_MAPPING
 
 from modeling_clipscratch import ClipScratchModel
 from modeling_clipscratch.hub.towers_clipscratch import check_tower_type
+from modeling_clipscratch.training.optimization.device import set_attention
 from modeling_clipscratch.training.optimization.optimizer import parameter_groups
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
-from modeling_clipscratch.training.towers.attention import set_attention
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 from tests.tiny_towers import tiny_config
 

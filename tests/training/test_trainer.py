@@ -34,14 +34,6 @@ def test_frozen_text_tower_is_bitwise_unchanged_and_not_in_the_optimizer(make_tr
     assert not any(module.training for module in trainer.model.text_model.modules())
 
 
-def test_both_towers_are_trained_where_neither_is_frozen(make_trainer):
-    trainer = make_trainer({"freeze_text": False}, learning_rate=0.1)
-    before = trainer.model.text_model.embeddings.word_embeddings.weight.clone()
-    trainer.train()
-    assert not torch.equal(trainer.model.text_model.embeddings.word_embeddings.weight, before)
-    assert set(in_optimizer(trainer)) == {name for name, _ in trainer.model.named_parameters()}
-
-
 @pytest.mark.parametrize(
     ("text", "vision", "loss", "tower_learning_rate"),
     [

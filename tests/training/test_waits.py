@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_clipscratch.training.optimization.ema import ModelEma
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 aten = torch.ops.aten
@@ -74,31 +73,3 @@ def test_the_watch_sees_a_step_that_asks(run_recipe, tmp_path, watched):
     """Else the test above could not fail: transformers' filter of losses that are no number asks at each step."""
     with pytest.raises(AssertionError, match="_local_scalar_dense"):
         run_recipe(tmp_path, logging_nan_inf_filter=True, **SHORT)
-
-
-def test_the_watch_sees_a_copy_to_the_host(run_recipe, tmp_path, watched, monkeypatch):
-    loss = ClipScratchTrainer.compute_loss
-
-    def copies(*args, **kwargs):
-        value = loss(*args, **kwargs)
-        value.detach().cpu()
-        return value
-
-    monkeypatch.setattr(ClipScratchTrainer, "compute_loss", copies)
-    with pytest.raises(pytest.fail.Exception, match="cpu.. makes the host wait"):
-        run_recipe(tmp_path, **SHORT)
-
-
-def test_the_average_of_all_weights_is_one_call(make_model):
-    model = make_model()
-    average = ModelEma(model, 0.9)
-    calls = []
-
-    class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            calls.append(func.overloadpacket)
-            return func(*args, **(kwargs or {}))
-
-    with Count():
-        average.update(5)
-    assert calls.count(aten._foreach_lerp_) == 1

@@ -15,22 +15,21 @@ from ..loss.gather import all_rows, process_count, process_index
 
 def embed_split(model, pairs: PairDataset, look: Augment, batch_size: int, *, progress: bool = False) -> torch.Tensor:
     """Return the (N, P) float32 unit embeddings of all images, not augmented, on the CPU."""
-    embed = lambda rows: embed_images(model, pairs, rows, look, batch_size, progress=progress)  # noqa: E731
-    return _split(len(pairs), embed, model.device)
+    features, quiet = pairs.image_features, not progress or process_index() > 0
 
+    def encode(rows):
+        embeds = []
+        batches = pairs.plain_images(rows, batch_size) if features is None else features[rows].split(batch_size)
+        with tqdm(total=len(rows), unit=" images", desc=f"embedding {pairs.dataset.split}", disable=quiet) as bar:
+            for batch in batches:
+                if features is None:
+                    embeds.append(encode_pixels(model, batch, look.mean, look.std, batch_size))
+                else:
+                    embeds.append(_project(model, model.get_image_features, image_features=batch))
+                bar.update(len(batch))
+        return torch.cat(embeds)
 
-def embed_images(model, pairs: PairDataset, rows, look: Augment, batch_size: int, *, progress=False) -> torch.Tensor:
-    """Return the (n, P) float32 unit embeddings of the images of (n,) rows, not augmented, on the CPU."""
-    embeds, features, quiet = [], pairs.image_features, not progress or process_index() > 0
-    batches = pairs.plain_images(rows, batch_size) if features is None else features[rows].split(batch_size)
-    with tqdm(total=len(rows), unit=" images", desc=f"embedding {pairs.dataset.split}", disable=quiet) as bar:
-        for batch in batches:
-            if features is None:
-                embeds.append(encode_pixels(model, batch, look.mean, look.std, batch_size))
-            else:
-                embeds.append(_project(model, model.get_image_features, image_features=batch))
-            bar.update(len(batch))
-    return torch.cat(embeds)
+    return _split(len(pairs), encode, model.device)
 
 
 def text_encoder(model, tokenizer, pairs: PairDataset, batch_size: int) -> Callable[[list[str]], torch.Tensor]:
@@ -55,8 +54,6 @@ def text_encoder(model, tokenizer, pairs: PairDataset, batch_size: int) -> Calla
 def _split(count: int, encode: Callable[[torch.Tensor], torch.Tensor], device) -> torch.Tensor:
     """Return (count, P) of `encode`, which takes rows: each process encodes its share, all get all."""
     processes = process_count()
-    if processes == 1:
-        return encode(torch.arange(count))
     share = math.ceil(count / processes)
     own = torch.arange(process_index(), share * processes, processes)
     own = torch.where(own < count, own, 0)  # gathered parts must be equal

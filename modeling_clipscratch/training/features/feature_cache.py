@@ -28,7 +28,7 @@ _VERSION = 1  # of the files; raise it when other features would be found under 
 
 
 def cached_text_features(model, tokens: TokenTable, *, batch_size=256, **cache) -> torch.Tensor:
-    """Return the pooled features of U captions, (U, D) float32, memory-mapped; `cache` as of `_find_or_build`."""
+    """Return the pooled features of U captions, (U, D) float32, memory-mapped."""
 
     def encode(start, stop, advance):
         features = torch.empty(stop - start, model.config.text_feature_dim)
@@ -45,11 +45,8 @@ def cached_text_features(model, tokens: TokenTable, *, batch_size=256, **cache) 
 def cached_image_features(model, read, content, count: int, *, mean, std, batch_size=256, **cache) -> torch.Tensor:
     """Return the pooled features of `count` images, (N, D) float32, memory-mapped.
 
-    Args:
-        read: function of (n,) row indices and a batch size -> their images, uint8 (B, H, W, 3) one batch after
-            another. It is called for rows that are not in the cache.
-        content: what the pixels depend on (fingerprint of the rows, preprocessing).
-        mean, std: (3,) of the image processor.
+    `read` returns the uint8 (B, H, W, 3) batches of (n,) row indices and a batch size; `content` is what the pixels
+    depend on: fingerprint of the rows, preprocessing.
     """
     batch_size = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
 
@@ -82,12 +79,8 @@ def find_or_build(path: Path, shape: tuple[int, int], encode, **bar) -> tuple[to
     """Return the features in a file of float32 numbers, and whether it was there; if not, it is computed first.
 
     The processes of a machine compute it together: rows are NaN until they are computed, so a killed run is resumed,
-    and two runs that need the same file share the work. All processes must call this.
-
-    Args:
-        encode: function (start, stop, advance) -> features of these rows, on the CPU. It calls advance(n) whenever n
-            rows are done.
-        bar: options of tqdm.
+    and two runs that need the same file share the work. All processes must call this. `encode` computes rows start to
+    stop on the CPU and calls advance(n) whenever n are done; `bar` are options of tqdm.
     """
     part = path.with_suffix(".part")
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of this machine, which may have a disk of its own

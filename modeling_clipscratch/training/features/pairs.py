@@ -5,7 +5,6 @@ from dataclasses import fields
 
 import datasets
 import numpy as np
-from torch.distributed.fsdp import FSDPModule
 
 from ...data.batches.captions import CaptionTable, TokenTable
 from ...data.batches.map_batches import PairDataset, TextSide
@@ -68,14 +67,10 @@ def map_pairs(
 ) -> PairDataset:
     """Make batches of a prepared dataset, with cached features of frozen towers.
 
-    Args:
-        training: whether the rows are trained on, so augmented and read in a faster way; else they are measured.
-        once: whether they are measured one time only, so each process reads no more than its share.
+    `training` rows are augmented and read in a faster way; of those measured `once` each process reads its share only.
     """
     captions = CaptionTable.of(dataset, templates)
-    # No process of FSDP has the whole of a weight.
-    caches = args.cache_features and not isinstance(model, FSDPModule)
-    cache_images = caches and is_fixed(model.vision_model)
+    cache_images = args.cache_features and is_fixed(model.vision_model)
     # Features outlive the run, and evaluation uses the image processor's own pixels.
     preprocess = Preprocess(processor.image_processor, exact=cache_images or not training)
     height, width = preprocess.image_size
@@ -92,7 +87,7 @@ def map_pairs(
         kept = preprocess.readable(dataset, progress=progress)
     if len(kept) < len(dataset):
         dataset, captions = dataset.select(kept), captions.select(kept)
-    texts = text_side(captions, model, processor, args, caches=caches, split=dataset.split)
+    texts = text_side(captions, model, processor, args, split=dataset.split)
     source = {"preprocess": preprocess, "on_bad_row": args.on_bad_row} if pixels is None else {"pixels": pixels}
     pairs = PairDataset(dataset, captions, texts, **source)
     if not cache_images:
@@ -104,13 +99,12 @@ def map_pairs(
 
 
 def stream_pairs(rows: StreamedRows, model, processor, args, *, templates=None) -> StreamedPairs:
-    """Return batches of streamed rows for training."""
     captions = None
     if rows.class_names is not None:
         captions = CaptionTable.of_classes(rows.class_names, templates or DEFAULT_TEMPLATES)
     return StreamedPairs(
         rows,
-        text_side(captions, model, processor, args, caches=args.cache_features),
+        text_side(captions, model, processor, args),
         captions,
         batch_size=args.per_device_train_batch_size,
         seed=args.seed,
@@ -123,30 +117,26 @@ def stream_pairs(rows: StreamedRows, model, processor, args, *, templates=None) 
     )
 
 
-def text_side(captions: CaptionTable | None, model, processor, args, *, caches: bool, split=None) -> TextSide:
+def text_side(captions: CaptionTable | None, model, processor, args, *, split=None) -> TextSide:
     """Use cached features, or tokens, of texts that are known beforehand; else the tokenizer."""
     if captions is None:
         return TextSide(seed=args.seed, tokenizer=processor.tokenizer)
     tokens = TokenTable(captions.texts, processor.tokenizer, processor.tokenizer.model_max_length)
-    if caches and is_fixed(model.text_model):
+    if args.cache_features and is_fixed(model.text_model):
         return TextSide(seed=args.seed, features=cached_text_features(model, tokens, split=split, **_cache(args)))
     return TextSide(seed=args.seed, tokens=tokens)
 
 
 def _cache(args):
-    settings = {"folder": args.cache_dir, "batch_size": args.per_device_eval_batch_size}
-    return {**settings, "progress": not args.disable_tqdm}
+    return dict(folder=args.cache_dir, batch_size=args.per_device_eval_batch_size, progress=not args.disable_tqdm)
 
 
 def check_stream(args) -> None:
     """Raise `ClipScratchError` for options that a stream does not support, and set what resuming it needs."""
     if args.max_steps <= 0:
         raise ClipScratchError(
-            "streaming: the number of rows is not known, so num_train_epochs has no use; set max_steps."
+            "streaming: the number of rows is unknown, so num_train_epochs has no use; set max_steps."
         )
-    if args.eval_strategy == "epoch" or args.save_strategy == "epoch":
-        logger.warning(
-            "a stream's epochs have no known end: evaluation and checkpoint come at the end of the run only; set "
-            "eval_strategy and save_strategy to steps."
-        )
+    if "epoch" in (args.eval_strategy, args.save_strategy):
+        logger.warning("a stream's epochs have no known end; set eval_strategy and save_strategy to steps.")
     args.ignore_data_skip = True  # it resumes by its states

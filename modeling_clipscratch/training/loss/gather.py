@@ -7,12 +7,10 @@ import torch.distributed as dist
 
 
 def process_count() -> int:
-    """Return the number of processes of the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Return the rank of this process."""
     return dist.get_rank() if process_count() > 1 else 0
 
 
@@ -36,7 +34,6 @@ def own_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a tensor over all processes."""
     if process_count() == 1:
         return tensor
     total = tensor.clone()

@@ -1,16 +1,12 @@
-"""Split the global batch among processes and chunks.
-
-How many of its rows a process encodes at once, its chunk, changes memory and time, never the loss.
-"""
+"""Split the global batch among processes and chunks, of which a process encodes one at once; no loss depends on it."""
 
 from pathlib import Path
 
 import psutil
 import torch
-import torch.distributed as dist
 
 from ...utils.errors import ClipScratchError
-from .gather import local_process_count, process_count
+from .gather import local_process_count
 
 DEFAULT_BATCH = 256
 _MARGIN = 1.5  # a step needs more than the activations kept for the backward pass: gradients, a layer's temporaries
@@ -19,16 +15,13 @@ _MARGIN = 1.5  # a step needs more than the activations kept for the backward pa
 def settle_global_batch(args) -> None:
     """Set the rows of a process and its chunk from `global_batch_size` and the Trainer's own two fields.
 
-    `per_device_train_batch_size` x `gradient_accumulation_steps` x processes is the global batch, in chunks of
-    `per_device_train_batch_size`, so that accumulation makes a true larger contrastive batch. Afterwards
-    `per_device_train_batch_size` holds all rows of a process and `gradient_accumulation_steps` is 1.
+    Accumulation makes a true larger contrastive batch, in chunks of `per_device_train_batch_size`. Afterwards that
+    field holds all rows of a process and `gradient_accumulation_steps` is 1.
     """
     processes, accumulated = args.world_size, args.gradient_accumulation_steps
     at_once, chunk = args.per_device_train_batch_size, args.encode_chunk_size
-    if chunk != "auto":
-        if not str(chunk).isdigit() or int(chunk) == 0:
-            raise ClipScratchError(f"encode_chunk_size={chunk!r} is neither auto nor a number of pairs, such as 64.")
-        chunk = int(chunk)
+    if chunk != "auto" and not (str(chunk).isdigit() and int(chunk)):
+        raise ClipScratchError(f"encode_chunk_size={chunk!r} is neither auto nor a number of pairs, such as 64.")
     batch = args.global_batch_size
     if batch is None:
         batch = DEFAULT_BATCH if at_once is None else at_once * accumulated * processes
@@ -51,47 +44,32 @@ def settle_global_batch(args) -> None:
             f"global_batch_size={batch} is not {processes} processes x per_device_train_batch_size={at_once} x "
             f"gradient_accumulation_steps={accumulated}; leave the last two out (they follow), or change one."
         )
-    if at_once < rows and chunk == "auto":
+    if chunk == "auto" and at_once < rows:
         chunk = at_once
     args.global_batch_size, args.per_device_train_batch_size = batch, rows
-    args.gradient_accumulation_steps, args.encode_chunk_size = 1, chunk
-
-
-def describe_batch(args, chunk: int | None) -> str:
-    """Return the arithmetic of a global batch for the log."""
-    rows = args.per_device_train_batch_size
-    line = f"global batch of {args.global_batch_size:,} pairs = {args.world_size} x {rows:,}"
-    if chunk is None:
-        return f"{line}, encoded at once"
-    return f"{line}, encoded {chunk:,} at a time ({-(-rows // chunk)} chunks, encoded again for the backward pass)"
+    args.gradient_accumulation_steps, args.encode_chunk_size = 1, chunk if chunk == "auto" else int(chunk)
 
 
 def enable_checkpointing(model, options: dict | None) -> None:
     """Enable activation checkpointing as the Trainer does, but before a step's memory is measured."""
     options = dict(options or {})
-    if hasattr(model, "activation_checkpointing_enable"):
-        own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
-        model.activation_checkpointing_enable(options or None, **own)
-    else:  # its name in older versions of transformers, without options of its own
-        model.gradient_checkpointing_enable(options or None)
+    own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+    # Its name in older versions of transformers is without options of its own.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(options or None, **own)
 
 
 def choose_chunk(args, model, example) -> int | None:
     """Choose how many rows a process encodes at once; `None` for all.
 
     `auto` measures what the backward pass would keep of one row more, and takes the largest power of two that fits
-    the memory budget. It depends on model, shapes and machine only, so a resumed run chooses the same. `example(n)`
-    makes the model's inputs for n rows of the largest size.
+    the memory budget. `example(n)` makes the model's inputs for n rows of the largest size.
     """
     rows, chunk = args.per_device_train_batch_size, args.encode_chunk_size
     if chunk == "auto":
         one, two = (_kept_bytes(model, example(count)) for count in (1, 2))
         fits = int((memory_budget(args, model) - one) / max(_MARGIN * (two - one), 1))
         chunk = rows if fits >= rows else 2 ** max(fits, 1).bit_length() // 2
-        if process_count() > 1:  # FSDP gathers weights for each chunk: all processes need the same number
-            least = torch.tensor(chunk, device=args.device)
-            dist.all_reduce(least, dist.ReduceOp.MIN)
-            chunk = int(least)
     return chunk if chunk < rows else None
 
 
@@ -112,7 +90,7 @@ def _kept_bytes(model, inputs):
 
 
 def memory_budget(args, model) -> float:
-    """Return the bytes that a step of one process may take: `memory_budget_gb`, or half of a CPU's, most of a GPU's."""
+    """Return the bytes that a step of one process may take."""
     if args.memory_budget_gb is not None:
         return args.memory_budget_gb * 1e9
     if args.device.type == "cuda":

@@ -17,9 +17,6 @@ GPU_TILE = 4096
 def loss_floor(groups: torch.Tensor) -> torch.Tensor:
     """Compute the lowest value that the `softmax` loss can take for (B,) groups: the entropy of its targets.
 
-    The targets of a row are spread equally over its positives, so their entropy is the logarithm of the number of
-    positives. Not a bound where images are mixed.
-
     >>> loss_floor(torch.tensor([7, 7, 3, 5])).item()  # ln 2 for two of the four rows
     0.3465735912322998
     """
@@ -40,13 +37,10 @@ def global_loss(image_embeds, text_embeds, logit_scale, logit_bias=None, *, loss
 
     Args:
         image_embeds, text_embeds: (b, P), unit length; b is equal on all processes.
-        logit_scale: scalar, natural log of the inverse temperature, already clamped.
-        logit_bias: scalar or `None`.
-        loss: `softmax`, `sigmoid` or `diagonal`.
+        logit_scale, logit_bias: scalars; the natural log of the inverse temperature, already clamped; or `None`.
         group: (b,) int64; rows of equal group, on whatever process, are positives. `diagonal` ignores it.
         mixture: `Mixture` of the images. A text of an image's own group weighs as much as the image is its own, a
             text of its partner's group weighs the rest.
-        tile: edge of a tile in rows and columns; `None` chooses it by the device.
 
     Returns:
         (share, statistics): shares, and their gradients, sum over the processes to those of the global loss (nats).

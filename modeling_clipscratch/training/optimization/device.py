@@ -1,15 +1,62 @@
-"""Choose the arithmetic of a run by what its device can do, and check how its processes were launched."""
+"""Choose the arithmetic and the attention kernel of a run by what its device can do, and define `eager_bf16`."""
 
-import os
+import logging
 
 import torch
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from ...utils.errors import ClipScratchError
-from ..towers.attention import choose_attention
+
+logger = logging.getLogger(__name__)
+
+ATTENTIONS = ("auto", "eager", "eager_bf16", "sdpa")
+
+
+def attend(module, query, key, value, attention_mask=None, scaling=None, dropout=0.0, **kwargs):
+    """Compute transformers' eager attention without copying the weights to float32 and back (`eager_bf16`).
+
+    Softmax sums in float32 and rounds once, as the copy would be rounded. On a CPU those copies take an eighth of a
+    ViT-B/16's training step.
+    """
+    batch, heads, _, width = query.shape
+    key, value = (repeat_kv(each, heads // each.shape[1]) for each in (key, value))
+    query = query * (width**-0.5 if scaling is None else scaling)
+    # Heads as one dimension of contiguous matrices: matmul would copy the keys transposed before it multiplies.
+    scores = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)).unflatten(0, (batch, heads))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1).to(value.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    mixed = torch.bmm(weights.flatten(0, 1), value.flatten(0, 1)).unflatten(0, (batch, heads))
+    return mixed.transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register("eager_bf16", attend)
+AttentionMaskInterface.register("eager_bf16", eager_mask)
+
+
+def choose_attention(attention: str, *, precision: str, use_cpu: bool) -> str:
+    """Resolve `auto` to one of `ATTENTIONS`; leave the others as they are.
+
+    On CPUs in bf16, eager was 1.7 to 2.3 times as fast as sdpa, and eager_bf16 1.0 to 1.16 times as fast as eager.
+    """
+    best = "eager_bf16" if use_cpu and precision == "bf16" else "sdpa"
+    return best if attention == "auto" else attention
+
+
+def set_attention(tower: PreTrainedModel, attention: str) -> None:
+    """Set a tower's attention kernel; a tower that does not support it gets `eager`."""
+    supported = {"eager_bf16": tower._supports_attention_backend, "sdpa": tower._supports_sdpa}
+    if not supported.get(attention, True):
+        logger.info("a %s tower has no %s attention; it is trained with eager.", tower.config.model_type, attention)
+        attention = "eager"
+    tower.set_attn_implementation(attention)
 
 
 def no_accelerator() -> bool:
-    """Return whether a run can only use CPUs."""
     return not torch.accelerator.is_available()
 
 
@@ -23,21 +70,8 @@ def choose_precision(*, use_cpu: bool) -> str:
     return "fp32"
 
 
-def describe_device(args) -> str:
-    """Return what a run computes on, for the log."""
-    processes = f"{args.world_size} processes on " if args.world_size > 1 else ""
-    attention = choose_attention(args.attention, precision=args.precision, use_cpu=args.use_cpu)
-    return f"{processes}{args.device.type}, {args.precision}, {attention} attention"
-
-
 def check_processes(args) -> None:
-    """Raise `ClipScratchError` if processes have no connection or several GPUs."""
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != args.world_size:
-        raise ClipScratchError(
-            f"the launcher started {launched} processes but this one counts {args.world_size}; they would not share "
-            "their batch and would overwrite each other's files: launch with a file of configuration/accelerate/."
-        )
+    """Raise `ClipScratchError` if a process has several GPUs."""
     if args.n_gpu > 1:
         raise ClipScratchError(
             f"one process sees {args.n_gpu} GPUs and would copy the model to each at every step; start one process a "

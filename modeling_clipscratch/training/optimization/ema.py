@@ -5,20 +5,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class ModelEma:
-    """Exponential moving average of an unwrapped model's trained weights; under FSDP it is sharded as they are.
+    """Exponential moving average of an unwrapped model's trained weights.
 
-    In the first steps `decay` is at most (1 + step) / (10 + step), so that the initial weights are forgotten.
-
-    Source: Polyak & Juditsky 1992; the warm-up is that of TensorFlow's `ExponentialMovingAverage`.
+    Source: Polyak & Juditsky 1992; the warm-up of the decay is that of TensorFlow's `ExponentialMovingAverage`.
     """
 
     def __init__(self, model, decay: float):
-        self.model, self.decay = model, decay
+        self.decay = decay
         self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.weights = {name: p.detach().clone() for name, p in self.trained.items()}
 
@@ -34,9 +30,6 @@ class ModelEma:
             weight = self.trained[name].detach().clone()
             self.trained[name].copy_(average)
             average.copy_(weight)
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()  # else it would use the copy that it had gathered
 
     @contextlib.contextmanager
     def in_place(self):
@@ -46,17 +39,12 @@ class ModelEma:
         finally:
             self.swap()
 
-    def save(self, folder: Path, *, writes: bool) -> None:
-        """Write the average into a checkpoint; all processes gather it, those with `writes` write."""
-        whole = {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in self.weights.items()}
-        if writes:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in whole.items()}, folder / "ema.safetensors")
+    def save(self, folder: Path) -> None:
+        weights = {name: tensor.cpu().contiguous() for name, tensor in self.weights.items()}
+        save_file(weights, folder / "ema.safetensors")
 
     @torch.no_grad()
     def load(self, folder: str | Path) -> None:
         saved = load_file(Path(folder) / "ema.safetensors")
         for name, average in self.weights.items():
-            tensor = saved[name].to(average.device)
-            if isinstance(average, DTensor):
-                tensor = distribute_tensor(tensor, average.device_mesh, average.placements)
-            average.copy_(tensor)
+            average.copy_(saved[name])

@@ -1,7 +1,6 @@
 """Train matrices with Muon and all other weights with AdamW, in one optimizer."""
 
 import torch
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 MOMENTUM = 0.95
 # A polynomial whose slope at 0 is large; five rounds bring every singular value into 0.7 to 1.2.
@@ -11,8 +10,7 @@ _COEFFICIENTS, _ROUNDS = (3.4445, -4.7750, 2.0315), 5
 class MuonAdamW(torch.optim.AdamW):
     """torch's `AdamW`, except for groups with `muon=True`, whose matrices take the steps of `torch.optim.Muon`.
 
-    One optimizer rather than two has one schedule, one state to save and one gradient norm to clip;
-    and weights may be sharded. `dtype` is that of the orthogonalisation, where bfloat16 is enough.
+    One optimizer has one schedule, one state to save and one gradient norm to clip.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; the step is lr max(1, rows / columns) ** 0.5.
     """
@@ -47,15 +45,11 @@ class MuonAdamW(torch.optim.AdamW):
 
 def orthogonalize(matrix: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
     """Approximate the nearest (semi-)orthogonal matrix, with singular values of 0.7 to 1.2, computed in `dtype`."""
-    whole = matrix.full_tensor() if isinstance(matrix, DTensor) else matrix
-    is_tall = whole.shape[0] > whole.shape[1]
-    wide = (whole.t() if is_tall else whole).to(dtype)
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    wide = (matrix.t() if is_tall else matrix).to(dtype)
     wide = wide / wide.norm().clamp(min=1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ROUNDS):
         gram = wide @ wide.t()
         wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    result = (wide.t() if is_tall else wide).to(matrix.dtype)
-    if isinstance(matrix, DTensor):  # all processes have it
-        return distribute_tensor(result, matrix.device_mesh, matrix.placements, src_data_rank=None)
-    return result
+    return (wide.t() if is_tall else wide).to(matrix.dtype)

@@ -10,8 +10,7 @@ from ...data.columns import DataOptions
 from ...hub.configuration_clipscratch import LOSSES, POOLINGS, PROJECTIONS, STATE_NORMS
 from ...utils.errors import ClipScratchError
 from ..loss.global_batch import settle_global_batch
-from ..optimization.device import choose_precision, no_accelerator
-from ..towers.attention import ATTENTIONS
+from ..optimization.device import ATTENTIONS, choose_precision, no_accelerator
 from .checks import EPOCHS, STEPS, check_fields, check_parts
 
 _FLAG = {"nargs": "?", "const": True}  # --freeze_text alone means true
@@ -261,5 +260,4 @@ RECIPE_GROUPS = (ModelArguments, DataArguments, ClipScratchTrainingArguments)
 
 
 def recipe_fields() -> dict[str, dataclasses.Field]:
-    """The fields of a recipe by name."""
     return {item.name: item for group in RECIPE_GROUPS for item in dataclasses.fields(group) if item.init}

@@ -25,9 +25,7 @@ _ABOVE_ZERO = (
 _NOT_BELOW_ZERO = ("text_lora_rank", "vision_lora_rank", "random_shift")
 # Fields of transformers that would change the loss, the order of the data or what is published, or that have no effect.
 _REASONS = {
-    "sharding is launched with accelerate launch --config_file configuration/accelerate/gpu_8_fsdp.yaml": (
-        "fsdp", "deepspeed", "parallelism_config",
-    ),
+    "each process holds all weights": ("fsdp", "deepspeed", "parallelism_config"),
     "seed sets the order of the rows": ("data_seed", "train_sampling_strategy"),
     "evaluation has the precision of the training": ("bf16_full_eval", "fp16_full_eval"),
     "such checkpoints could not be resumed": ("save_only_model",),
@@ -54,8 +52,6 @@ def check_fields(part) -> None:
             raise ClipScratchError(f"{name}={value} is not above 0; choose a greater number, or leave it out.")
         if name in _NOT_BELOW_ZERO and value < 0:
             raise ClipScratchError(f"{name}={value} is less than 0; choose 0 or more.")
-        if name == "ema_decay" and value is not None and value >= 1:
-            raise ClipScratchError(f"ema_decay={value} is not between 0 and 1; choose 0.999.")
         if name in _NOT_SUPPORTED and value and value != item.default:
             raise ClipScratchError(f"{name}={value} is not supported: {_NOT_SUPPORTED[name]}; leave it out.")
 
@@ -66,6 +62,8 @@ def check_parts(args) -> None:
     if missing:
         name = min(missing)
         raise ClipScratchError(f"report_to={name}: its package is not installed; pip install {name}, or leave it out.")
+    if args.ema_decay is not None and args.ema_decay >= 1:
+        raise ClipScratchError(f"ema_decay={args.ema_decay} is not between 0 and 1; choose 0.999.")
     options = args.gradient_checkpointing_kwargs or {}
     if not isinstance(options, dict) or options.keys() - _CHECKPOINTING or options.get("use_reentrant"):
         raise ClipScratchError(
@@ -81,9 +79,9 @@ def check_parts(args) -> None:
         get_scheduler(schedule, optimizer, 1, 100, args.lr_scheduler_kwargs)
     except (ImportError, ValueError, TypeError, RuntimeError) as error:
         raise ClipScratchError(
-            f"optim={name} with optim_args={args.optim_args}, or lr_scheduler_type={schedule} with "
-            f"lr_scheduler_kwargs={args.lr_scheduler_kwargs}, cannot be made: {' '.join(str(error).split())} They are "
-            "written like momentum=0.9,nesterov=true and '{\"num_decay_steps\": 100}'."
+            f"optim={name} with optim_args={args.optim_args}, or lr_scheduler_type={schedule} with lr_scheduler_kwargs="
+            f"{args.lr_scheduler_kwargs}, cannot be made: {' '.join(str(error).split())} They are written like "
+            "momentum=0.9,nesterov=true and '{\"num_decay_steps\": 100}'."
         ) from error
     if args.muon_learning_rate is not None and kind is not torch.optim.AdamW:
         raise ClipScratchError(
@@ -92,13 +90,12 @@ def check_parts(args) -> None:
         )
 
 
-def check_options(args, options: dict) -> None:
+def check_options(args, model, processor, muon_matrices, options: dict) -> None:
     """Raise `ClipScratchError` for parameters of `ClipScratchTrainer` that do not fit or would have no effect."""
     if not hasattr(args, "global_batch_size"):
         raise ClipScratchError(
             f"args is a {type(args).__name__}; give ClipScratchTrainingArguments, which take the same fields."
         )
-    model, processor = options["model"], options["processing_class"]
     if model is not None and not (isinstance(model, PreTrainedModel) and model.config.model_type == "clipscratch"):
         raise ClipScratchError(
             f"model is a {type(model).__name__}; give a ClipScratchModel (from_towers returns it with its processor)."
@@ -111,7 +108,7 @@ def check_options(args, options: dict) -> None:
     for name in _NOT_TAKEN:
         if options.get(name) is not None:
             raise ClipScratchError(f"{name} is not supported: batches, loss and metrics are our own; leave it out.")
-    if args.muon_learning_rate and not options["muon_matrices"]:
+    if args.muon_learning_rate and not muon_matrices:
         raise ClipScratchError(
             f"muon_learning_rate={args.muon_learning_rate} would have no effect without muon_matrices, the names of "
             "the weights that it is for; give them, or leave it out."
@@ -119,11 +116,7 @@ def check_options(args, options: dict) -> None:
 
 
 def fit_to_rows(args, rows: int) -> None:
-    """Fit batch and length of a run, in place, to the number of training rows.
-
-    A global batch of more rows than there are becomes one of all rows. A run whose length is not given gets at least
-    `EPOCHS` epochs and `STEPS` steps.
-    """
+    """Fit batch and length of a run, in place, to the number of training rows."""
     if rows < max(2, args.world_size):
         raise ClipScratchError(
             f"{rows} training rows are too few for a contrastive loss on {args.world_size} processes; give more rows."
@@ -154,10 +147,7 @@ def warn_of_tower_rates(model, args) -> None:
 
 
 def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
-    """Choose the metric of the best checkpoint if none is named, and its direction for schedules that follow it.
-
-    `measured` has for each evaluation dataset its name ("" for a single one) and class names, `None` for caption data.
-    """
+    """Choose the metric of the best checkpoint and its direction; `measured` has class names, `None` for captions."""
     names = [
         f"{name}_{metric}" if name else metric
         for name, classes in measured.items()
@@ -172,8 +162,7 @@ def settle_metric(args, measured: dict[str, Sequence[str] | None]) -> None:
         mode = "max" if args.greater_is_better else "min"
         args.lr_scheduler_kwargs = {"mode": mode, **(args.lr_scheduler_kwargs or {})}
     if args.metric_for_best_model.removeprefix("eval_") not in names:
-        kind = "caption" if classes is None else "class"
         raise ClipScratchError(
-            f"metric_for_best_model={args.metric_for_best_model} is not measured on this {kind} data; choose one of "
+            f"metric_for_best_model={args.metric_for_best_model} is not measured on this data; choose one of "
             f"{', '.join(names)}."
         )

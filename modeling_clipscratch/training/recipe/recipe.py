@@ -37,9 +37,7 @@ class _Parser(HfArgumentParser):
 
 
 def parse_recipe(arguments: list[str]) -> tuple[ModelArguments, DataArguments, ClipScratchTrainingArguments, dict]:
-    """Parse `[recipe] [--field value ...]`. The command line overrides the recipe, the recipe overrides the defaults.
-
-    A recipe is the name of one in `configuration/`, or a path. The last value has the fields that were named.
+    """Parse `[recipe] [--field value ...]`, a name in `configuration/` or a path; the last value has the named fields.
 
     >>> model, data, args, settings = parse_recipe(["digits", "--learning_rate", "5e-4"])
     >>> data.dataset, args.learning_rate, settings["patch_size"]

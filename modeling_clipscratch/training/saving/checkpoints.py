@@ -29,9 +29,9 @@ _TRAINED, FROZEN = "model-00001-of-00002.safetensors", "model-00002-of-00002.saf
 # Write
 
 
-def save_split(model, folder: Path, weights: dict[str, torch.Tensor] | None, *, link: Path | None) -> None:
+def save_split(model, folder: Path, *, link: Path | None) -> None:
     """Save a model for `from_pretrained`, frozen weights apart: as a link of the file `link` where that is possible."""
-    weights = model.state_dict() if weights is None else weights
+    weights = model.state_dict()
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     trained = {name: tensor for name, tensor in weights.items() if name not in frozen}
     model.save_pretrained(folder, state_dict=trained, max_shard_size="1000GB")
@@ -44,16 +44,12 @@ def save_split(model, folder: Path, weights: dict[str, torch.Tensor] | None, *, 
         tensors = {name: weights[name].cpu().contiguous() for name in frozen}
         save_file(tensors, folder / FROZEN, metadata={"format": "pt"})
     places = {name: FROZEN if name in frozen else _TRAINED for name in weights}
-    size = sum(tensor.nbytes for tensor in weights.values())
-    index = {"metadata": {"total_size": size}, "weight_map": places}
+    index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in weights.values())}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def save_checkpoint(trainer, write, trial) -> None:
-    """Write a checkpoint beside the others and rename it, so that it is complete or not there; delete older ones.
-
-    `write` has transformers' Trainer write its files below `args.output_dir`.
-    """
+    """Have `write` save a checkpoint beside the others, and rename it, so that it is whole or not there."""
     args, state, wait = trainer.args, trainer.state, trainer.accelerator.wait_for_everyone
     run, place, name = Path(trainer._get_output_dir(trial)), args.output_dir, f"checkpoint-{state.global_step}"
     staging = run / STAGING
@@ -66,8 +62,8 @@ def save_checkpoint(trainer, write, trial) -> None:
             args.output_dir = str(staging)
             written = Path(trainer._get_output_dir(trial)) / name
             write()
-            if trainer.ema is not None:
-                trainer.ema.save(written, writes=args.should_save)
+            if trainer.ema is not None and args.should_save:
+                trainer.ema.save(written)
             if trainer.stream is not None:
                 trainer.stream.save(written)
             wait()
@@ -107,15 +103,11 @@ def _publish(trainer, written, place):
 
 
 def wants_to_resume(option: str | bool | None) -> bool:
-    """Return whether `resume_from_checkpoint` asks for it: `None`, `false` and `no` do not."""
     return option is not None and str(option).lower() not in ("false", "no")
 
 
 def find_checkpoint(folder: str | Path, option: str | bool | None) -> str | None:
-    """Return the checkpoint that `resume_from_checkpoint` names: a path, or `auto` for the last usable one in a folder.
-
-    `None` means to start from the first step; `ClipScratchError` is raised for one that cannot be used.
-    """
+    """Return the checkpoint that `resume_from_checkpoint` names, or with `auto` the last usable one in a folder."""
     if not wants_to_resume(option):
         return None
     if str(option).lower() in ("auto", "true"):  # another machine may have another disk
@@ -146,14 +138,9 @@ def _last_usable(folder):
     return None
 
 
-def read_state(checkpoint: str) -> TrainerState:
-    """Return the Trainer's state in a checkpoint."""
-    return TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
-
-
 def check_settings(checkpoint: str, settings: dict[str, str]) -> None:
     """Raise `ClipScratchError` if a checkpoint was trained with another value of one of the settings."""
-    for name, before in TrainingRecord.of(read_state(checkpoint)).get("settings", {}).items():
+    for name, before in TrainingRecord.of(_state(checkpoint)).get("settings", {}).items():
         if before != (now := settings.get(name, before)):
             raise ClipScratchError(
                 f"{checkpoint} was trained with {name}={before}, and now it is {now}; resume with what it was trained "
@@ -184,20 +171,25 @@ def check_fits(checkpoint: str, trainer) -> None:
 
 def continue_from(checkpoint: str, trainer, steps: int) -> bool:
     """Let the record and early stopping of a run of so many steps continue; return whether it has none left."""
-    state, record, patience = read_state(checkpoint), trainer.record, trainer.args.early_stopping_patience
-    record.best_checkpoint, record.notes = _best(checkpoint, state), TrainingRecord.of(state).get("notes", [])
+    state, record, patience = _state(checkpoint), trainer.record, trainer.args.early_stopping_patience
+    record.best_checkpoint = _best(checkpoint, state)
     saved = state.stateful_callbacks.get("EarlyStoppingCallback")
     without_gain = saved["attributes"]["early_stopping_patience_counter"] if saved else 0
     if state.global_step >= steps or (patience is not None and without_gain >= patience):
         return True
     if state.max_steps != steps:
-        note = f"Resumed from step {state.global_step} of a run of {state.max_steps} steps."
-        logger.warning("%s From there on the learning rate follows the new length, %d.", note, steps)
-        record.notes.append(note)
+        logger.warning(
+            "resumed from step %d of a run of %d steps: from there on the learning rate follows the new length, %d.",
+            state.global_step, state.max_steps, steps,
+        )  # fmt: skip
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, EarlyStoppingCallback):
             callback.early_stopping_patience_counter = without_gain
     return False
+
+
+def _state(checkpoint):
+    return TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
 
 
 def _best(checkpoint, state):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -14,13 +13,12 @@ from filelock import FileLock, Timeout
 from transformers import CONFIG_MAPPING
 
 from ...data.dataset import class_names
-from ...utils.atomic_files import replacing_files, write_text
+from ...utils.atomic_files import explaining_failures, replacing_files, write_text
 from ...utils.checksums import SUMS, write_sums
 from ...utils.errors import ClipScratchError
 from ...utils.names import is_local, is_of_a_model, public_name
 from ...utils.versions import versions
-from ..optimization.sharding import own_class
-from .checkpoints import STAGING
+from .checkpoints import STAGING, wants_to_resume
 
 RECIPE = "recipe.yaml"
 CARD = "README.md"
@@ -37,32 +35,27 @@ _PATIENCE = 10  # seconds for which workers that a killed run leaves behind may 
 def lock_run_folder(folder: str | Path, *, writes: bool = True) -> Iterator[None]:
     """Keep other runs out of a folder while this process writes there; raise `ClipScratchError` if another run does.
 
-    The end of the process frees the folder in any case. A folder that was made for the lock alone is removed. Of the
-    processes of a run only the one that writes locks it.
+    Of the processes of a run only the one that writes locks it; its end frees the folder in any case.
     """
     if not writes:
         yield
         return
-    folder = Path(folder)
-    existed, lock = folder.is_dir(), FileLock(folder / LOCK)
-    try:
+    folder, lock = Path(folder), FileLock(Path(folder) / LOCK)
+    with explaining_failures(folder, remedy="choose another output_dir."):
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout as error:
-        raise ClipScratchError(
-            f"output_dir={folder} is in use by another run; wait until it ends, stop it, or choose another output_dir."
-        ) from error
-    except OSError as error:
-        raise OSError(
-            f"output_dir={folder} cannot be written to ({error.strerror}); choose another output_dir."
-        ) from error
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout as error:
+            raise ClipScratchError(
+                f"output_dir={folder} is in use by another run; wait until it ends, stop it, or choose another "
+                "output_dir."
+            ) from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError):  # Windows deletes no locked file
             (folder / LOCK).unlink()
-            if not existed and not any(folder.iterdir()):
-                folder.rmdir()
+            folder.rmdir()  # if nothing was written
         lock.release()
 
 
@@ -70,15 +63,12 @@ def _resumes(folder, checkpoint):
     return checkpoint is not None and Path(checkpoint).resolve().parent == folder.resolve()
 
 
-def check_run_folder(folder: str | Path, checkpoint: str | None, *, overwrite: bool, resume: bool) -> None:
-    """Raise `ClipScratchError` if a folder holds another run, or files that no run wrote; change nothing.
-
-    With `resume` a checkpoint was asked for, also where there is none yet.
-    """
-    folder = Path(folder)
+def check_run_folder(args, checkpoint: str | None) -> None:
+    """Raise `ClipScratchError` if the folder of a run holds another run, or files that no run wrote; change nothing."""
+    folder, resume = Path(args.output_dir), wants_to_resume(args.resume_from_checkpoint)
     names = sorted(path.name for path in folder.iterdir() if not _is_leftover(path)) if folder.is_dir() else []
     stopped_early = names == [RECIPE] or (resume and checkpoint is None and "config.json" not in names)
-    if not names or _resumes(folder, checkpoint) or (RECIPE in names and (overwrite or stopped_early)):
+    if not names or _resumes(folder, checkpoint) or (RECIPE in names and (args.overwrite_output_dir or stopped_early)):
         return
     content, remedy = f"other files ({names[0]}{', ...' if len(names) > 1 else ''})", ""
     if RECIPE in names:
@@ -118,35 +108,33 @@ def is_our_card(path: Path) -> bool:
     return OUR_CARD in path.read_text(encoding="utf-8", errors="replace")
 
 
-def finish_run_folder(trainer, weights, metrics: dict, facts: dict) -> None:
+def finish_run_folder(trainer, metrics: dict, facts: dict) -> None:
     """Write the model, its processor and the run's results: first beside their places, then renamed into them."""
     from ...evaluation.plots.curves import plot_curves  # brings matplotlib, which is slow to import
 
     folder, state, model = Path(trainer.args.output_dir), trainer.state, trainer.accelerator.unwrap_model(trainer.model)
     state.stateful_callbacks["TrainingRecord"] = {"args": {}, "attributes": facts}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
-    depends_on = {**versions(), "platform": platform.platform(), "device": device}
-    notes = "".join(f"# {note}\n" for note in trainer.record.notes)
+    machine = {"platform": platform.platform(), "device": device}
     # The config last: with it the folder can be loaded.
-    with own_class(model), replacing_files(folder, last="config.json") as staging:
-        model.save_pretrained(staging, state_dict=weights)
+    with replacing_files(folder, last="config.json") as staging:
+        model.save_pretrained(staging)
         trainer.processing_class.save_pretrained(staging)
         state.save_to_json(str(staging / "trainer_state.json"))
         (staging / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        (staging / "versions.json").write_text(json.dumps(depends_on, indent=2) + "\n")
-        (staging / RECIPE).write_text(notes + (folder / RECIPE).read_text(encoding="utf-8"), encoding="utf-8")
+        (staging / "versions.json").write_text(json.dumps({**versions(), **machine}, indent=2) + "\n")
         plot_curves(state.log_history, staging / "curves.png")
+        shutil.copy(folder / RECIPE, staging)  # so that its digest is among the others
         write_sums(staging)
 
 
-def run_facts(model_options, data, trainer, splits: dict, templates, measured: str, trained: dict) -> dict:
-    """Describe what a run was trained on, and measured on (a split), for its card; no path of the user's machine.
+def run_facts(model_options, data, trainer, splits: dict, templates, measured: str) -> dict:
+    """Describe for the card what a run was trained on, and measured on (a split); no path of the user's machine.
 
     `seconds` are those of training with its evaluations, over all resumed parts.
     """
-    names = class_names(splits["train"])
-    dataset = _source(data.dataset, built_in=data.dataset in ("digits", "scenes"))
-    dataset |= {"kind": "caption" if names is None else "class", "streamed": data.streaming, "measured": measured}
+    names, args, state, model = class_names(splits["train"]), trainer.args, trainer.state, trainer.model
+    dataset = _source(data.dataset, built_in=data.dataset in ("digits", "scenes")) | {"measured": measured}
     if dataset["source"] == "hub":
         dataset["revision"] = data.dataset_revision
     dataset["rows"] = {split: len(part) for split, part in splits.items() if not (data.streaming and split == "train")}
@@ -157,30 +145,23 @@ def run_facts(model_options, data, trainer, splits: dict, templates, measured: s
     elif not data.streaming:
         dataset["captions"] = sum(map(len, trainer.train_pairs.dataset["captions"][:]))
     towers = {side: getattr(model_options, f"{side}_tower") for side in ("text", "vision")}
-    args, state = trainer.args, trainer.state
     chosen = args.load_best_model_at_end and state.best_model_checkpoint is not None
     timed = [line["seconds"] for line in state.log_history if "seconds" in line]
     return {
         **trainer.record.state()["attributes"],
         "dataset": dataset,
         "towers": {side: _source(name, scratch=name in CONFIG_MAPPING) for side, name in towers.items()},
-        "trained_parameters": trained,
+        "trained_parameters": {side: count_trained(getattr(model, f"{side}_model")) for side in towers},
         "steps": state.global_step,
         "chosen_by": args.metric_for_best_model if chosen else None,  # of validation
         "seconds": round(timed[-1], 1) if timed else None,
         "processes": args.world_size,
-        "cores": os.cpu_count(),
         "precision": args.precision,
     }
 
 
-def count_trained(model) -> dict[str, int]:
-    """Count the weights with a gradient, adapters among them, of the text tower, the vision tower and the heads."""
-    counts = {"text": 0, "vision": 0, "heads": 0}
-    sides = {"text_model": "text", "vision_model": "vision"}
-    for name, parameter in model.named_parameters():
-        counts[sides.get(name.split(".")[0], "heads")] += parameter.numel() * parameter.requires_grad
-    return counts
+def count_trained(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def _source(name, *, built_in=False, scratch=False):

@@ -10,12 +10,13 @@ from ...utils.errors import ClipScratchError
 
 logger = logging.getLogger(__name__)
 
+_FILE = "stream_state_{}.json"
+
 
 class StreamStates:
-    """The position of each reader of this process: behind its last batch that was trained on, not behind those fetched.
+    """The position of each reader of this process, as a queue: a `DataLoader` takes a batch of each worker in turn.
 
-    A `DataLoader` takes a batch of each worker in turn and begins with the first, so the positions are a queue, the
-    next reader's at its head: a resumed run's first worker continues the head, whichever worker that was before.
+    A resumed run's first worker continues the head, whichever worker that was before.
     """
 
     def __init__(self, pairs: StreamedPairs):
@@ -23,7 +24,6 @@ class StreamStates:
         self._start, self.queue = list(pairs.states), deque(pairs.states)
 
     def restart(self) -> None:
-        """Go back to the first row."""
         self.queue = deque(self._start)
 
     def begin(self) -> StreamedPairs:
@@ -45,13 +45,12 @@ class StreamStates:
                 logger.warning("%d rows are left out so far, the last since %s", self.skipped, warning)
 
     def save(self, folder: Path) -> None:
-        """Write `stream_state_<process>.json`."""
         text = json.dumps({**self._readers(), "states": list(self.queue)})
-        (folder / _file(self.pairs.process)).write_text(text + "\n", encoding="utf-8")
+        (folder / _FILE.format(self.pairs.process)).write_text(text + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote; `ClipScratchError` if it is of other readers or shards."""
-        before, now = json.loads((folder / _file(0)).read_text()), self._readers()
+        before, now = json.loads((folder / _FILE.format(0)).read_text()), self._readers()
         for name, value in now.items():
             if before[name] != value:
                 raise ClipScratchError(
@@ -59,12 +58,8 @@ class StreamStates:
                     "among its readers; resume with the same processes, dataloader_num_workers and shards, or start a "
                     "new run."
                 )
-        self.queue = deque(json.loads((folder / _file(self.pairs.process)).read_text())["states"])
+        self.queue = deque(json.loads((folder / _FILE.format(self.pairs.process)).read_text())["states"])
 
     def _readers(self):
         pairs = self.pairs
         return {"processes": pairs.processes, "workers": pairs.workers, "shards": pairs.rows.fingerprint()}
-
-
-def _file(process):
-    return f"stream_state_{process}.json"

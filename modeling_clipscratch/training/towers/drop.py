@@ -6,42 +6,34 @@ import torch
 
 from ...utils.errors import ClipScratchError
 
+# Types whose embeddings are a grid of patches behind tokens of other kinds, and whose blocks need not see all of it.
+_TYPES = ("vit", "deit", "dinov2", "dinov2_with_registers", "ijepa", "clip_vision_model", "siglip_vision_model")
+
 
 def add_patch_dropout(model, share: float, image_size: tuple[int, int]) -> None:
-    """Add a hook to a vision tower on the CPU that leaves a share of patches out in training only, and is not saved.
+    """Add a hook to a vision tower that leaves a share of patches out in training only, and is not saved.
 
     Source: Li et al. 2022, arXiv 2212.00794.
     """
+    kind = model.vision_model.config.model_type
     if not 0 <= share < 1:
         raise ClipScratchError(f"patch_dropout={share} is not a share from 0 to below 1; choose 0.5 or less.")
     if share and model.config.freeze_vision:  # also with adapters: the tower itself is in evaluation mode
         raise ClipScratchError(
             f"patch_dropout={share} drops parts of a tower in training, but the vision tower is frozen; leave it out."
         )
+    if share and kind not in _TYPES:
+        raise ClipScratchError(
+            f"patch_dropout: a {kind} tower cannot leave patches out; leave patch_dropout out, or choose one of "
+            f"{', '.join(_TYPES)}."
+        )
     if "_patch_hook" in vars(model):  # of another Trainer
         model._patch_hook.remove()
-    if not share:
-        return
-    tower, cause = model.vision_model, None
-    was_training, images = tower.training, torch.zeros(1, 3, *image_size)
-    fits = not any("rope" in name for name, _ in tower.named_modules())  # DINOv3 may not notice what is missing
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        try:
-            grid = math.prod(edge // tower.config.patch_size for edge in image_size)
-            fits &= tower.embeddings(images).shape[1] >= grid
-            model._patch_hook = tower.embeddings.register_forward_hook(
-                lambda module, _, tokens: _drop_patches(tokens, grid, share) if module.training else tokens
-            )
-            tower.train()(pixel_values=images)
-        except (AttributeError, RuntimeError, TypeError) as error:  # no grid of patches, or blocks that expect all
-            fits, cause = False, error
-        finally:
-            tower.train(was_training)
-    if not fits:
-        raise ClipScratchError(
-            f"patch_dropout: a {tower.config.model_type} tower cannot leave patches out; leave patch_dropout out, or "
-            "choose vit, deit, dinov2 or clip."
-        ) from cause
+    if share:
+        grid = math.prod(edge // model.vision_model.config.patch_size for edge in image_size)
+        model._patch_hook = model.vision_model.embeddings.register_forward_hook(
+            lambda module, _, tokens: _drop_patches(tokens, grid, share) if module.training else tokens
+        )
 
 
 def _drop_patches(tokens, grid, share):

@@ -51,10 +51,7 @@ def mimic_trained_weights(tower) -> None:
 
 
 def _whitening_filters(width: int, channels: int, edge: int) -> torch.Tensor:
-    """Draw filters (width, channels, edge, edge) to which patches of images, in -1 to 1, look like noise.
-
-    The mean square of their outputs is at most a half, a quarter on CIFAR-10: contrasts of a few percent stay low.
-    """
+    """Draw filters (width, channels, edge, edge) to which patches of images, in -1 to 1, look like noise."""
     grid = torch.cartesian_prod(torch.arange(edge), torch.arange(edge)).double()
     colours = torch.full((channels, channels), _COLOURS).fill_diagonal_(1).double()
     correlation = torch.kron(colours, torch.exp(-_DECAY * torch.cdist(grid, grid)))
