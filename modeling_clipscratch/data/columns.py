@@ -88,12 +88,10 @@ def check_no_columns(name: str, options: DataOptions) -> None:
 
 
 def is_text(feature) -> bool:
-    """Return whether a column holds one text a row."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
 def is_text_or_number(feature) -> bool:
-    """Return whether a column holds one text or one whole number a row."""
     return is_text(feature) or (isinstance(feature, datasets.Value) and "int" in feature.dtype)
 
 
@@ -102,22 +100,18 @@ def _is_texts(feature) -> bool:
 
 
 def _is_image(feature) -> bool:
-    fields = set(feature) if isinstance(feature, dict) else set()
-    return isinstance(feature, datasets.Image) or {"bytes", "path"} <= fields or {"shard", "member"} <= fields
+    is_struct = isinstance(feature, dict) and ({"bytes", "path"} <= {*feature} or {"shard", "member"} <= {*feature})
+    return is_struct or isinstance(feature, datasets.Image)
 
 
 def _may_be_image(feature) -> bool:  # also a path or the bytes of a file
-    is_binary = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
-    return _is_image(feature) or is_text(feature) or is_binary
+    return _is_image(feature) or is_text(feature) or getattr(feature, "dtype", "") in ("binary", "large_binary")
 
 
 def find_columns(
     features: datasets.Features, options: DataOptions, *, origin: str
 ) -> tuple[str, list[str], str | None]:
-    """Return the image column, the caption columns (none for class data) and the label column (`None` for captions).
-
-    A missing column, and several that types and names allow, raise `ClipScratchError`.
-    """
+    """Return the image column, the caption columns (none for class data) and the label column (`None` for captions)."""
     images = [column for column, feature in features.items() if _is_image(feature)]
     if len(images) != 1:
         possible = images or [column for column, feature in features.items() if _may_be_image(feature)]
@@ -191,8 +185,7 @@ def read_labels(
 ) -> tuple[list[int | None], list[str]]:
     """Return (N,) labels, `None` where a row has none, and (C,) names of their classes.
 
-    Classes written as words are numbered by `train`, which opens the training split of the same data if this is
-    another one, so that all splits number them alike.
+    Classes written as words are numbered as in `train`, which opens the training split if this is another one.
     """
     feature, values = table.features[column], _stripped(table[column][:])
     names = known_classes(feature, options, column=column, origin=origin)
@@ -217,11 +210,9 @@ def read_labels(
 def _train_classes(train: datasets.Dataset, column: str) -> list[str]:
     """Return the class names of the training split, prepared or not, in the order of their numbers."""
     column = column if column in train.features else "label"
-    if column not in train.features:
-        return []
-    if isinstance(train.features[column], datasets.ClassLabel):
-        return [readable_class(name) for name in train.features[column].names]
-    return sorted({*_stripped(train[column][:])} - {None, ""}, key=_by_number)
+    if isinstance(feature := train.features.get(column), datasets.ClassLabel):
+        return [*map(readable_class, feature.names)]
+    return class_order({*_stripped(train[column][:])} - {None, ""}, ()) if feature else []
 
 
 def _stripped(values):
@@ -229,17 +220,17 @@ def _stripped(values):
 
 
 def class_order(train: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Order class names: first those of train, then those of other splits alone, so that train's numbers stay.
+    """Order class names, numbers by value: first those of train, then those of other splits alone.
 
-    >>> class_order(["dog", "cat"], ["ant", "cat"])
-    ['cat', 'dog', 'ant']
+    >>> class_order(["10", "9", "cat"], ["ant", "cat"])
+    ['9', '10', 'cat', 'ant']
     """
+
+    def by_number(name):
+        return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+
     train = set(train)
-    return [*sorted(train, key=_by_number), *sorted(set(others) - train, key=_by_number)]
-
-
-def _by_number(name: str) -> tuple:  # folders named 0, 1, ..., 10 are in label order
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+    return [*sorted(train, key=by_number), *sorted(set(others) - train, key=by_number)]
 
 
 def readable_class(name: str) -> str:
@@ -255,33 +246,27 @@ def written_lists(values: Sequence) -> Sequence:
     """
     lists = []
     for value in values:
-        if (texts := _written_list(value)) is None:
+        text = "[]" if value is None else value.strip() or "[]" if isinstance(value, str) else ""
+        try:
+            if not text.startswith("["):
+                return values
+            texts = _parsed(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return values
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             return values
         lists.append(texts)
     return lists
 
 
-def _written_list(value) -> list[str] | None:
-    text = value.strip() if isinstance(value, str) else ("" if value is None else "?")
-    if not text:
-        return []
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    # NumPy writes no commas between texts, and Python would join these.
-    for parse in (json.loads, lambda text: ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))):
-        try:
-            texts = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
-    return None
+def _parsed(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:  # NumPy writes no commas between texts, and Python would join these
+        return ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))
 
 
 def cell_texts(values: tuple) -> list[str]:
-    """Return the captions of a row, of whose cells each holds a text or a list of texts. Empty ones are left out.
-
-    >>> cell_texts((["a dog ", ""], "a cat", None))
-    ['a dog', 'a cat']
-    """
+    """Return the captions of a row, of whose cells each holds a text or a list of texts. Empty ones are left out."""
     flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
     return [str(text).strip() for text in flat if text is not None and str(text).strip()]

@@ -9,6 +9,7 @@ A prepared dataset is a `datasets.Dataset` or `IterableDataset` with three colum
 Prompt templates belong to class data and travel beside the dataset.
 """
 
+import copy
 import hashlib
 import logging
 import os
@@ -50,7 +51,6 @@ KEY_FEATURE = datasets.Value("string")
 
 
 def is_class_data(dataset) -> bool:
-    """Return whether the rows of a prepared dataset have labels rather than captions."""
     return "label" in dataset.features
 
 
@@ -65,7 +65,7 @@ def labels_of(dataset: datasets.Dataset) -> np.ndarray | None:
 
 
 def title(dataset) -> str:
-    """Return what messages call a dataset: its name and split."""
+    """Return what messages call a dataset."""
     name, split = dataset.info.dataset_name or "the dataset", dataset.split
     return name if split is None else f"{name}, split {split}"
 
@@ -100,20 +100,15 @@ def prepare_dataset(
 ) -> datasets.Dataset:
     """Give a table of images the columns `image`, `label` or `captions`, and `key`. Images are not decoded or copied.
 
-    Rows that hold one caption each and share an image become one row with all its captions.
-
-    Args:
-        dataset: N rows with an image column (`datasets.Image`, bytes or paths) and a label or captions.
-        options: Names of columns and classes, where types and names leave them open, and `on_bad_row`.
-        name, split: What messages call the dataset. Default: its own.
-        train: Opens the training split of the same data, if this is another split, which numbers classes.
-        root: Folder that paths are relative to. Default: the working directory.
+    Rows that hold one caption each and share an image become one row with all its captions. `name` and `split` are what
+    messages call the dataset, `train` opens the training split of the same data if this is another one, and paths are
+    relative to `root`, by default the working directory.
     """
     dataset = dataset.with_format(None)  # a copy, whose info is its own
     if name is not None:
         dataset.info.dataset_name = name
     if split is not None:
-        dataset = _changed(dataset, split=datasets.NamedSplit(split))
+        dataset._split = datasets.NamedSplit(split)
     if not len(dataset):
         raise ClipScratchError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
     if (rows := _positions(dataset)) is not None and len(np.unique(rows)) < len(rows):
@@ -138,12 +133,6 @@ def prepare_dataset(
         text_column = {"label": (labels, datasets.ClassLabel(names=names))}
     prepared = _add_columns(images, {**text_column, "key": (keys, KEY_FEATURE)})
     return _without_bad_rows(prepared.select(first) if len(first) < len(dataset) else prepared, options)
-
-
-def _changed(dataset, **changes) -> datasets.Dataset:
-    """Return a dataset with another split or indices table. Without a fingerprint, `Dataset` would hash every image."""
-    parts = {"info": dataset.info, "split": dataset.split, "indices_table": dataset._indices, **changes}
-    return datasets.Dataset(dataset.data, **parts, fingerprint=dataset._fingerprint)
 
 
 def _image_column(dataset, column, root) -> tuple[datasets.Dataset, list[str | None] | None]:
@@ -176,16 +165,11 @@ def _keys(dataset, image, paths, root) -> list[str]:
     if paths is None:
         return keys
     cells = dataset[image][:]
-    return [
-        utf8_key(_relative(cell, path, root)) if path else key
-        for cell, path, key in zip(cells, paths, keys, strict=True)
-    ]
-
-
-def _relative(cell: str, path: str, root: Path | None) -> str:
-    """Return the path of an image from the root, in one spelling; a path outside of the root as it is written."""
-    relative = os.path.relpath(path, root or Path())
-    return cell if relative.startswith("..") else relative
+    for row, (cell, path) in enumerate(zip(cells, paths, strict=True)):
+        if path:  # in one spelling from the root; outside of the root as it is written
+            relative = os.path.relpath(path, root or Path())
+            keys[row] = utf8_key(cell if relative.startswith("..") else relative)
+    return keys
 
 
 def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[list[int]]:
@@ -204,10 +188,7 @@ def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[li
 
 
 def _digests(images: datasets.Dataset) -> list[str | None]:
-    """Return a digest of each row's encoded image or path; `None` for a row without one.
-
-    `map` keeps them in the cache of `datasets`, so a table is read once, not at each start of each process.
-    """
+    """Return a digest of each row's encoded image or path, which `map` caches; `None` for a row without one."""
     folders = {os.path.dirname(file["filename"]) for file in images.cache_files}  # where `map` writes
     digests = images.map(
         _digest, batched=True, batch_size=64, remove_columns=["image"], desc="finding equal images",
@@ -228,18 +209,15 @@ def image_digest(image: bytes | str) -> str:
 
 
 def _positions(dataset: datasets.Dataset) -> np.ndarray | None:
-    """Return the (N,) rows of `dataset.data` that a dataset selects; `None` for all of them in order.
-
-    `Dataset` has no public way to see them, and without them adding a column copies every image.
-    """
+    """Return the (N,) rows of `dataset.data` that a dataset selects; `None` for all in order. No public way exists."""
     return None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
 
 def _add_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Dataset:
-    """Add columns, {name: (values, feature)}, without copying the images."""
-    positions = _positions(images)
-    if positions is not None:
-        images = _changed(images, indices_table=None)
+    """Add columns, {name: (values, feature)}, without copying the images, as `add_column` would of selected rows."""
+    if (positions := _positions(images)) is not None:
+        images = copy.copy(images)
+        images._indices = None
         places = np.full(len(images), -1)
         places[positions] = np.arange(len(positions))
     for name, (values, feature) in columns.items():
@@ -290,10 +268,7 @@ def build_dataset(
     labels: Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> datasets.Dataset:
-    """Make a prepared dataset of (N,) images, unique keys, and captions or labels with their class names.
-
-    The images are cells of `image_files` or `image_bytes`, or structs with the fields of `TAR_IMAGE_FEATURE`.
-    """
+    """Make a prepared dataset of (N,) cells of images, unique keys, and captions or labels with their class names."""
     image = TAR_IMAGE_FEATURE if pa.types.is_struct(images.type) and images.type.num_fields == 4 else IMAGE_FEATURE
     features = prepared_features(class_names, image)
     columns = [images, labels if captions is None else captions, keys]
@@ -304,15 +279,12 @@ def build_dataset(
 
 def image_files(paths: Sequence[str | None]) -> pa.Array:
     """Return the (N,) cells of an `image` column whose images are files; `None` for a row without an image."""
-    names = pa.array([path and utf8_key(path) for path in paths], pa.string())
-    return pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), names], ["bytes", "path"])
+    return pa.array([{"path": path and utf8_key(path)} for path in paths], IMAGE_FEATURE.pa_type)
 
 
 def image_bytes(files: Sequence[bytes]) -> pa.Array:
     """Return the (N,) cells of an `image` column whose encoded images are in memory."""
-    return pa.StructArray.from_arrays(
-        [pa.array(files, pa.binary()), pa.nulls(len(files), pa.string())], ["bytes", "path"]
-    )
+    return pa.array([{"bytes": file} for file in files], IMAGE_FEATURE.pa_type)
 
 
 def ppm(pixels: np.ndarray) -> bytes:
@@ -334,7 +306,7 @@ def utf8_key(name: str) -> str:
 class ImageReader:
     """Read the images of a prepared dataset by their row, from memory, files or tars.
 
-    A reader holds no open file: it can be pickled, and used in several threads and worker processes.
+    It holds no open file: it can be pickled, and used in several threads and worker processes.
     """
 
     def __init__(self, dataset: datasets.Dataset):

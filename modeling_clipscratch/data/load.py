@@ -18,19 +18,12 @@ from .sources.streams import prepare_stream, with_features
 from .splits import NoSuchSplitError, Source, Split, canonical_split, carve_out
 from .templates import DEFAULT_TEMPLATES
 
-_SHOWN = 10  # class names in the log
-
 
 class ImageTextData(datasets.DatasetDict):
-    """A `DatasetDict` of prepared datasets, with what travels beside them.
+    """A `DatasetDict` of prepared datasets, with what travels beside them."""
 
-    Attributes:
-        templates: Prompts of class data, `{}` stands for the class; `None` for caption data.
-        origin: Split -> where its rows come from: files, or an id with its revision.
-    """
-
-    templates: Sequence[str] | None
-    origin: Mapping[str, str]
+    templates: Sequence[str] | None  # prompts of class data, `{}` stands for the class
+    origin: Mapping[str, str]  # split -> where its rows come from: files, or an id with its revision
 
 
 def load_data(
@@ -79,7 +72,7 @@ def load_data(
 
 
 def open_source(name: str, options: DataOptions) -> Source:
-    """Find the splits of a dataset without reading more than that takes. Args and Raises: As of `load_data`."""
+    """Find the splits of a dataset without reading more than that takes."""
     if name in ("digits", "scenes"):
         check_no_columns(name, options)
         return digits_source(options) if name == "digits" else scenes_source()
@@ -96,7 +89,7 @@ def load_splits(
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> ImageTextData | datasets.IterableDatasetDict:
-    """Load splits of a source of `open_source`. Args, Returns and Raises: As of `load_data`."""
+    """Load splits of a source of `open_source`; the arguments are those of `load_data`."""
     if not 0 <= validation_fraction < 1:
         raise ClipScratchError(
             f"validation_fraction={validation_fraction} is not in [0, 1); choose the share of train that validation "
@@ -173,12 +166,10 @@ def describe_data(data: Mapping[str, datasets.Dataset | datasets.IterableDataset
     """Return a line for each split: rows, kind, classes or a caption, and where the rows come from."""
     lines = []
     for split, part in data.items():
-        whole = isinstance(part, datasets.Dataset)
-        if (names := class_names(part)) is not None:
-            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-            kind = f"{len(names)} classes: {shown}"
-        else:
-            kind = f"captions, such as {part[0]['captions'][0][:60]!r}" if whole else "captions"
+        names, whole = class_names(part), isinstance(part, datasets.Dataset)
+        kind = f"captions, such as {part[0]['captions'][0][:60]!r}" if whole and names is None else "captions"
+        if names is not None:
+            kind = f"{len(names)} classes: {', '.join([*names[:10], '...'][: len(names)])}"
         rows = f"{len(part):,} rows" if whole else "streamed"
         lines.append(on_one_line(f"{split}: {rows}, {kind} (from {part.info.description or title(part)})"))
     return lines

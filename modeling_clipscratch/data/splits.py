@@ -47,11 +47,6 @@ def canonical_split(name: str) -> str:
     return next((split for split, words in KEYWORDS.items() if name.lower() in words), name)
 
 
-def is_split_name(name: str) -> bool:
-    """Return whether the whole name means train, validation or test."""
-    return canonical_split(name) in KEYWORDS
-
-
 def split_words(name: str) -> set[str]:
     """Return the splits that words in a name of a file or folder mean, as `datasets` finds them.
 
@@ -117,18 +112,10 @@ def check_one_folder(paths: Iterable[str], dataset: str) -> None:
 def carve_out(
     keys: Sequence[str], *, labels: np.ndarray | None = None, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows by a hash of (seed, key), in each class alike.
+    """Return ascending indices of the rest and of a held-out share of (N,) unique keys, in each class alike.
 
-    So the order of the rows does not matter, and rows that are added later move few others. A class of at least two
-    rows gives at least one and keeps at least one.
-
-    Args:
-        keys: (N,) unique names.
-        labels: (N,) classes; `None` counts all rows as one class.
-        fraction: Share of the rows to hold out, in [0, 1).
-
-    Returns:
-        Indices of the rest and of the held-out rows, both ascending.
+    It follows from (seed, key): the order of the rows does not matter, and rows that are added later move few others. A
+    class of at least two rows gives at least one and keeps at least one.
     """
     hashes = np.array([hash_of(seed, key) for key in keys], dtype=np.uint64)
     labels = np.zeros(len(keys), dtype=np.int64) if labels is None else np.asarray(labels)
@@ -143,6 +130,6 @@ def carve_out(
 
 
 def hash_of(seed: int, key: str) -> int:
-    """Return 64 bits that depend on (seed, key) alone, on every machine and in every process."""
+    """Return 64 bits that depend on (seed, key) alone."""
     text = f"{seed}\0{key}".encode(errors="surrogateescape")  # file names may be no UTF-8
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from modeling_clipscratch.data.images import augment as module
-from modeling_clipscratch.data.images.augment import Augment, Views
-from modeling_clipscratch.data.images.mix import Mix
+from modeling_clipscratch.data.images.augment import Augment, Mix, Views
 from modeling_clipscratch.data.images.preprocess import normalize
 from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
 

@@ -21,16 +21,10 @@ _SIDES = re.compile(r"\b(left|right|leftmost|rightmost)\b", re.IGNORECASE)
 
 
 class CaptionTable:
-    """Hold every caption of a dataset once, and which rows have it.
+    """Hold every caption of (N,) rows once in `texts` (U,), and which rows have it.
 
-    Args:
-        captions: (N,) lists of one or more texts.
-        links: (N, K) int64; rows that share a number are positives of each other. Default: rows of one image, by its
-            key, and rows that share a caption.
-
-    Attributes:
-        texts: (U,) unique captions.
-        survives_flip: (U,) bool tensor, False if a mirrored image would make the caption wrong.
+    Rows that share a number of `links` (N, K) are positives of each other: by default those of one key, and those that
+    share a caption. `survives_flip` (U,) is False where a mirrored image would make the caption wrong.
 
     >>> table = CaptionTable([["a dog", "a pet"], ["a cat"], ["a pet"]], keys=["0", "1", "2"])
     >>> table.texts, (table.links[0] == table.links[2]).any(), (table.links[0] == table.links[1]).any()
@@ -65,7 +59,6 @@ class CaptionTable:
         return torch.from_numpy(self._flat[first + (draws.numpy() * count).astype(np.int64)])
 
     def digest(self, ids: torch.Tensor) -> str:
-        """Return a digest of (N,) `key_ids` of the rows, of the texts and of the rows that have them."""
         digest = hashlib.blake2b(ids.numpy().tobytes(), digest_size=8)
         for part in (self._flat, self._offsets, self.links.numpy()):
             digest.update(part.tobytes())
@@ -100,7 +93,7 @@ def _links(captions, keys):
 
 
 def link_ids(names: Sequence[list[str]]) -> torch.Tensor:
-    """Return (N, K) int64 numbers of (N,) lists of one or more names; a shorter list repeats its first name."""
+    """Return (N, K) numbers of (N,) lists of one or more names; a shorter list repeats its first name."""
     width = max(map(len, names))
     return key_ids([name for row in names for name in row + row[:1] * (width - len(row))]).view(-1, width)
 
@@ -129,7 +122,6 @@ class TokenTable:
         self._flat = np.fromiter(chain.from_iterable(encoded), np.int64, count=self._offsets[-1])
 
     def fingerprint(self) -> str:
-        """Return a hash of all token ids and of where each text ends."""
         return hashlib.blake2b(self._flat.tobytes() + self._offsets.tobytes(), digest_size=16).hexdigest()
 
     def __len__(self):

@@ -30,12 +30,11 @@ _CAPTION_DRAW = 100  # a draw number apart from those of the augmentation
 class TextSide:
     """Draw a caption of each row by (seed, epoch, key), and return its tokens or its cached features.
 
-    It has one of three: `tokens` of the texts of a caption table, `features` (U, D) of each text of it, or a
-    `tokenizer` for texts that are not known beforehand, which are cut at its `model_max_length`.
+    It has `tokens` of the texts of a caption table, or `features` (U, D) of each text of it, or a `tokenizer` for texts
+    that are not known beforehand, which are cut at its `model_max_length`.
     """
 
     def __init__(self, *, seed: int, tokens: TokenTable | None = None, features=None, tokenizer=None):
-        assert sum(part is not None for part in (tokens, features, tokenizer)) == 1
         self.seed, self.tokens, self.features, self.tokenizer = seed, tokens, features, tokenizer
 
     def samples(self, ids: torch.Tensor, epochs: torch.Tensor) -> torch.Tensor:
@@ -43,7 +42,6 @@ class TextSide:
         return sample_ids(ids, seed=self.seed, epoch=epochs)
 
     def batch(self, table: CaptionTable, rows: torch.Tensor, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the text part of a batch: of (B,) rows of a caption table and their (B,) samples."""
         chosen = table.choose(rows, uniform(samples, _CAPTION_DRAW))
         if self.features is not None:
             part = {"text_features": self.features[chosen]}
@@ -83,7 +81,6 @@ class PairDataset(torch.utils.data.Dataset):
         image_features: torch.Tensor | None = None,
         on_bad_row: str = "raise",
     ):
-        assert sum(part is not None for part in (pixels, preprocess, image_features)) == 1
         self.dataset, self.captions, self.texts = dataset, captions, texts
         self.pixels = None if pixels is None else torch.from_numpy(pixels)
         self.preprocess, self.image_features = preprocess, image_features
@@ -96,23 +93,20 @@ class PairDataset(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def digest(self) -> str:
-        """Return a digest of keys, captions and classes, by which a resumed run knows its data; pixels are not read."""
+        """Return a digest of keys, captions and classes, by which a resumed run knows its data."""
         return self.captions.digest(self._ids)
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """Return the batch of [(epoch, row index), ...]; in a worker that meets a broken image, `error` alone."""
-        try:
-            return self._batch(places)
-        except BadImageError as error:
-            if torch.utils.data.get_worker_info() is None:
-                raise
-            return {"error": str(error)}  # raised here, it would reach the user as a traceback
-
-    def _batch(self, places):
         epochs, rows = torch.tensor(places).unbind(1)
         batch = {}
         if self.preprocess is not None:
-            rows, batch["images"] = self._read(rows)
+            try:
+                rows, batch["images"] = self._read(rows)
+            except BadImageError as error:
+                if torch.utils.data.get_worker_info() is None:
+                    raise
+                return {"error": str(error)}  # raised here, it would reach the user as a traceback
         elif self.pixels is not None:
             batch["images"] = self.pixels.index_select(0, rows)  # copies rows; self.pixels[...] goes byte by byte
         else:
@@ -143,18 +137,14 @@ class PairDataset(torch.utils.data.Dataset):
                 except BadImageError as error:
                     if self.on_bad_row == "raise":
                         raise
-                    self._count_skipped(place, error)
+                    before = len(self._skipped)
+                    self._skipped.add(place)  # each counts once, not once an epoch
+                    if (count := len(self._skipped)) > before and str(count).strip("0") == "1":  # 1, 10, 100, ...
+                        message = "%s: skipped %d of %d images so far; the last: %s"
+                        logger.warning(message, title(self.dataset), count, len(self), error)
             else:
                 raise ClipScratchError(f"{title(self.dataset)}: none of its images can be read.")
         return torch.tensor(kept), torch.from_numpy(np.stack(images))
-
-    def _count_skipped(self, row, error):
-        """Log the 1st, 10th, 100th, ... broken image. Each counts once, not once an epoch."""
-        if row not in self._skipped:
-            self._skipped.add(row)
-            if str(count := len(self._skipped)).strip("0") == "1":
-                message = "%s: skipped %d of %d images so far; the last: %s"
-                logger.warning(message, title(self.dataset), count, len(self), error)
 
 
 class EpochSampler(torch.utils.data.Sampler):

@@ -31,10 +31,7 @@ class BadRowError(ClipScratchError):
 
 
 class StreamedRows:
-    """The rows of any stream that `prepare_stream` understands, prepared as they are read.
-
-    `class_names` are (C,) names, `None` for caption data.
-    """
+    """The rows of any stream that `prepare_stream` understands, prepared as they are read."""
 
     def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS):
         self.stream = prepare_stream(stream, options)
@@ -48,10 +45,7 @@ class StreamedRows:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def row(self, raw: dict, shard: int, number: int) -> tuple[str, bytes | str, str, list[str] | int]:
-        """Return key, encoded image or path, its name for errors, and captions or label of a prepared row.
-
-        The row is `number` of a shard. A missing part raises.
-        """
+        """Return key, encoded image or path, its name for errors, and captions or label of row `number` of a shard."""
         cell = image_cell(raw["image"])
         image, where = cell["bytes"] or cell["path"], cell["path"] or f"{self.shards[shard]}: row {number}"
         if not image:
@@ -75,12 +69,8 @@ class StreamedPairs(torch.utils.data.IterableDataset):
     behind the batch, and `warnings`, sentences about rows that were left out; or, if reading failed, `error` alone.
     (An exception of a worker would reach the user as a traceback, its log lines once a worker.)
 
-    Args:
-        captions: For class data, `CaptionTable.of_classes`.
-        batch_size: Pairs of a batch, this process's share of the global batch.
-        workers: Workers of the `DataLoader` of each process, 1 if it has none.
-        shuffle_rows: Rows of a block, the only (encoded) rows in memory.
-        on_bad_row: `raise`, or `skip` to take the next row instead.
+    `captions` are `CaptionTable.of_classes` for class data, `workers` those of the `DataLoader` of each process (1 if
+    it has none), and `shuffle_rows` the rows of a block, the only (encoded) rows in memory.
     """
 
     def __init__(
@@ -195,8 +185,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
     def deal(self, slot: int, epoch: int) -> list[tuple[int, bool]]:
         """Return the shards that a slot reads in an epoch, each with whether it is split by rows among all slots.
 
-        Shards that an even deal leaves over are split by rows if a slot has few whole ones. Otherwise they go to other
-        slots in each epoch.
+        Those that an even deal leaves over are split if a slot has few whole ones, else go to other slots by epoch.
         """
         count, slots = self.rows.stream.num_shards, self.processes * self.workers
         order, whole = epoch_order(count, seed=self.seed, epoch=epoch), count // slots

@@ -28,12 +28,7 @@ class Preprocess:
         exact: Take the image processor's own pixels, for all that is measured, cached or searched. Otherwise, for
             training, large JPEGs are decoded at a part of their scale, and images are resized by torch, in about half
             of the time. Resizing differs by 0.03 of 255 levels in the mean of photographs, by 6 at most; a JPEG at half
-            its scale by 1, at a quarter by 1.3, at sharp edges by up to some 30. Image processors that do more than
-            resize (bilinear, bicubic) and crop are always used exactly.
-
-    Raises:
-        ClipScratchError: If the image processor does anything else than resize, crop, scale to [0, 1] and normalise, or
-            returns images of differing shapes.
+            its scale by 1, at a quarter by 1.3. Image processors that do more are always used exactly.
     """
 
     def __init__(self, image_processor, *, exact: bool = True):
@@ -69,8 +64,7 @@ class Preprocess:
             raise ClipScratchError(
                 f"the image processor {type(processor).__name__} does more to images of three channels than resize and "
                 f"crop them to one shape, multiply them by 1/255 and normalise them ({reason}); give its size a height "
-                "and a width, or crop_size with do_center_crop, or give a tower with such an image processor, such as "
-                "a ViT, DINOv2 or CLIP."
+                "and a width, or crop_size with do_center_crop, or give a tower such as a ViT, DINOv2 or CLIP."
             )
 
     def decode(self, data, *, name: str) -> Image.Image:
@@ -118,11 +112,6 @@ class Preprocess:
             pixels[len(kept)] = image
             kept.append(index)
         return pixels[: len(kept)], np.array(kept, dtype=np.int64)
-
-    def readable(self, dataset, *, progress: bool = False) -> np.ndarray:
-        """Return the int64 indices of the rows whose images can be read."""
-        pairs = self.read_each(dataset, on_bad_row="skip", progress=progress)
-        return np.array([index for index, _ in pairs], dtype=np.int64)
 
     def read_each(
         self, dataset, *, on_bad_row: str = "raise", progress: bool = False, batch_size: int = 256

@@ -97,19 +97,13 @@ def _naming_errors(name: str, cause: Exception | None = None) -> Iterator[None]:
     except ClipScratchError:
         raise
     except Exception as error:  # of the network, the Hub, the file format or the builder
-        raise _hub_error(name, cause or error) from error
-
-
-def _hub_error(name: str, error: Exception) -> ClipScratchError:
-    reason = on_one_line(str(error)).rstrip(".") or type(error).__name__
-    unreachable = isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError)
-    if unreachable or "httpx" in type(error).__module__:
-        return ClipScratchError(
-            f"{name}: there is no such local folder, the Hub ({constants.ENDPOINT}) cannot be reached ({reason}) "
-            f"and its cache ({constants.HF_HUB_CACHE}) does not hold it; connect, give a local folder, or set HF_HOME "
-            "to where it is kept."
+        reason = on_one_line(str(cause or error)).rstrip(".") or type(cause or error).__name__
+        answer = (
+            f"cannot be reached ({reason}), nor does its cache hold it. Connect, or set HF_HOME to where it is kept"
         )
-    return ClipScratchError(
-        f"{name}: is not a local folder, and the Hub ({constants.ENDPOINT}) answers: {reason}. Check the spelling, "
-        "--dataset_config and the revision, `hf auth login` for a private or gated dataset, or give a local folder."
-    )
+        if cause is None:
+            answer = f"answers: {reason}. Check the spelling, --dataset_config and the revision, and use `hf auth "
+            answer += "login` for a private or gated dataset"
+        raise ClipScratchError(
+            f"{name}: is not a local folder, and the Hub ({constants.ENDPOINT}) {answer}, or give a local folder."
+        ) from error

@@ -7,10 +7,10 @@ from pathlib import Path
 import datasets
 
 from ...utils.errors import ClipScratchError
-from ...utils.local_files import read_json, walk_files
+from ...utils.local_files import list_files, read_json, walk_files
 from ...utils.names import first_line
 from ..columns import DataOptions, split_column
-from ..images.decode import is_unread_name, warn_of_unread
+from ..images.decode import warn_of_unread
 from ..splits import KEYWORDS, Source, Split, by_split, canonical_split
 from .folders import image_folder_source
 from .table_files import by_rows, is_table, metadata_source, table_file_source, table_source
@@ -37,7 +37,7 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
     if source := _saved_source(folder, name, options):
         return source
     listing = dict(walk_files(folder))
-    warn_of_unread([str(folder / i / file) for i, files in listing.items() for file in files if is_unread_name(file)])
+    warn_of_unread(f"{folder}/{file}" for file in list_files(listing))
     of_texts = (metadata_source, table_source) if options.folder_names != "classes" else ()
     for find in (tar_source, *of_texts, image_folder_source):
         if source := find(folder, listing, name, options):

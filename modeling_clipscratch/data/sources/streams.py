@@ -29,9 +29,8 @@ _HEAD = 5  # rows that show the features of a stream without known features
 def prepare_stream(
     stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS, *, root: Path | None = None
 ) -> datasets.IterableDataset:
-    """Give a stream the columns of a prepared dataset. A row that lacks something keeps an empty cell.
-
-    Args: As of `prepare_dataset`. `on_bad_row` `skip` leaves an empty cell for an unknown label, too.
+    """Give a stream the columns of a prepared dataset. A row that lacks something keeps an empty cell, and with
+    `on_bad_row` `skip` also one with an unknown label.
     """
     stream = with_features(stream).with_format(None)
     name, features = title(stream), stream.features
@@ -77,7 +76,7 @@ def _prepare(raw: dict, row: int, name, image, captions, label, key, root, count
 
 
 def image_cell(cell) -> dict:
-    """Return the `bytes` and `path` of an image's cell, as far as it has them; of a tar's cell the bytes are read."""
+    """Return the `bytes` and `path` of an image's cell of any form; of a tar's cell the bytes are read."""
     if isinstance(cell, Image.Image):  # after a user's `map`, before which `datasets` decodes
         cell = ppm(np.asarray(cell.convert("RGB")))
     cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
@@ -129,38 +128,28 @@ def shard_names(stream: datasets.IterableDataset) -> list[str]:
 
 
 def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None = None) -> Iterator[tuple[dict, dict]]:
-    """Yield the rows of one shard, undecoded, with the state behind each, which JSON can hold.
-
-    Args:
-        state: Where to resume. Default: the start.
-    """
+    """Yield the rows of one shard from `state` on, undecoded, with the state behind each, which JSON can hold."""
     name = shard_names(stream)[shard]
     stream = undecoded(stream) if stream.features else stream
+    stream = stream.shard(num_shards=stream.num_shards, index=shard)
     try:
-        yield from _read(stream.shard(num_shards=stream.num_shards, index=shard), state)
+        if state is not None:
+            stream.load_state_dict(state["state"])
+        # `datasets` returns batches, and its state is exact between them.
+        before, skip = (stream.state_dict(), 0) if state is None else (state["state"], state["skip"])
+        # Not iter(stream): in a worker of a DataLoader that yields a part of the shards only.
+        for columns in stream.iter(batch_size=_AT_ONCE):
+            for number, cells in enumerate(zip(*columns.values(), strict=True), 1):
+                if number > skip:
+                    yield dict(zip(columns, cells, strict=True)), {"state": before, "skip": number}
+            before, skip = stream.state_dict(), 0
     except ClipScratchError:
         raise
     except Exception as error:  # the reader of each format has errors of its own
         raise shard_error(name, error) from error
 
 
-def _read(stream, state):
-    # `datasets` returns batches, and its state is exact between them.
-    skip = 0
-    if state is not None:
-        stream.load_state_dict(state["state"])
-        skip = state["skip"]
-    before = stream.state_dict() if state is None else state["state"]
-    # Not iter(stream): in a worker of a DataLoader that yields a part of the shards only.
-    for columns in stream.iter(batch_size=_AT_ONCE):
-        for number, cells in enumerate(zip(*columns.values(), strict=True), 1):
-            if number > skip:
-                yield dict(zip(columns, cells, strict=True)), {"state": before, "skip": number}
-        before, skip = stream.state_dict(), 0
-
-
 def shard_error(name: str, error: Exception) -> ClipScratchError:
-    """Return what to raise for an error of a shard's reader."""
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     if isinstance(error, MAY_PASS):  # `datasets` has tried dropped connections again before
         problem, remedy = "cannot be read", "check the file, the connection or the disk, then resume with "
