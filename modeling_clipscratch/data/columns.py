@@ -40,7 +40,7 @@ class DataOptions:
         cache_dir: Folder for files of the Hub and Arrow copies of tables. Default: that of `datasets`.
 
     Raises:
-        ClipScratchError: If class names or templates are invalid, or a caption and a label column are both named.
+        ClipScratchError: If class names or templates are invalid.
 
     >>> DataOptions(caption_column="text", image_column="photo").caption_column
     'text'
@@ -66,11 +66,6 @@ class DataOptions:
             object.__setattr__(self, "class_names", class_names_from(self.class_names))
         if self.templates:
             object.__setattr__(self, "templates", templates_from(self.templates))
-        if self.caption_column and self.label_column:
-            raise ClipScratchError(
-                f"caption_column={self.caption_column!r} and label_column={self.label_column!r} are both named; name "
-                "captions for caption data or a label for class data."
-            )
 
 
 # Option of a command line -> field of `DataOptions`.
@@ -220,11 +215,7 @@ def _stripped(values):
 
 
 def class_order(train: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Order class names, numbers by value: first those of train, then those of other splits alone.
-
-    >>> class_order(["10", "9", "cat"], ["ant", "cat"])
-    ['9', '10', 'cat', 'ant']
-    """
+    """Order class names, numbers by value: first those of train, then those of other splits alone."""
 
     def by_number(name):
         return (0, int(name), name) if name.isdecimal() else (1, 0, name)
@@ -239,11 +230,7 @@ def readable_class(name: str) -> str:
 
 
 def written_lists(values: Sequence) -> Sequence:
-    """Parse a caption column whose non-empty cells are all lists written as text; return any other as it is.
-
-    >>> written_lists(["['a dog', 'a cat']", '["a cow"]', None]), written_lists(["[a dog]", "['a cat']"])
-    ([['a dog', 'a cat'], ['a cow'], []], ['[a dog]', "['a cat']"])
-    """
+    """Parse a caption column whose non-empty cells are all lists written as text; return any other as it is."""
     lists = []
     for value in values:
         text = "[]" if value is None else value.strip() or "[]" if isinstance(value, str) else ""

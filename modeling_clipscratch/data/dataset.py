@@ -72,10 +72,9 @@ def title(dataset) -> str:
 
 def is_prepared(dataset) -> bool:
     """Return whether a dataset has exactly the columns of a prepared one."""
-    features = dict(dataset.features or {})
-    text = isinstance(features.get("label"), datasets.ClassLabel) or features.get("captions") == CAPTIONS_FEATURE
-    image = features.get("image") in (IMAGE_FEATURE, TAR_IMAGE_FEATURE)
-    return text and image and features.get("key") == KEY_FEATURE and len(features) == 3
+    features = dataset.features or {}
+    names = getattr(features.get("label"), "names", None)
+    return features in [prepared_features(names, image) for image in (IMAGE_FEATURE, TAR_IMAGE_FEATURE)]
 
 
 def prepared_features(class_names: Sequence[str] | None, image=IMAGE_FEATURE) -> datasets.Features:
@@ -233,7 +232,7 @@ def _without_bad_rows(dataset, options: DataOptions):
     if is_class_data(dataset):
         labels, count = dataset["label"][:], len(class_names(dataset))
         needs = f"one of the {count} classes that have names (-1 stands for a hidden label)"
-        bad = {row: label for row, label in enumerate(labels) if label is None or not 0 <= label < count}
+        bad = {row: label for row, label in enumerate(labels) if label not in range(count)}
         bad = {row: "no label" if label is None else f"label {label}" for row, label in bad.items()}
     else:
         needs = "a caption"
@@ -311,10 +310,7 @@ class ImageReader:
 
     def __init__(self, dataset: datasets.Dataset):
         self.title, self._positions = title(dataset), _positions(dataset)
-        self._table, self._count = dataset.data.select(["image", "key"]), len(dataset)
-
-    def __len__(self):
-        return self._count
+        self._table = dataset.data.select(["image", "key"])
 
     def __call__(self, index: int, decode=decode_image):
         """Return `decode(bytes or path, name=...)` of a row. A missing image raises `BadImageError`."""
@@ -344,15 +340,9 @@ def read_member(cell: dict) -> bytes:
 def content_fingerprint(dataset: datasets.Dataset) -> str:
     """Return a digest of the images alone: of bytes in the table, and of size and time of files that it names."""
     table, positions = dataset.data.select(["image"]).replace_schema_metadata(), _positions(dataset)
-    digest = hashlib.blake2b(Hasher.hash([table, positions]).encode(), digest_size=16)
     field = "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path"
     names = pa.compute.struct_field(table.column("image"), field)
     names = (names if positions is None else names.take(pa.array(positions))).unique().to_pylist()
-    for name in [*names, *(file["filename"] for file in dataset.cache_files)]:
-        if name:
-            try:
-                state = stamp(name)
-            except OSError:  # reported when it is read
-                state = "missing"
-            digest.update(f"{name}\0{state}\n".encode())
-    return digest.hexdigest()
+    names += [file["filename"] for file in dataset.cache_files]
+    files = [(name, os.path.exists(name) and stamp(name)) for name in names if name]  # a missing one raises when read
+    return Hasher.hash([table, positions, files])

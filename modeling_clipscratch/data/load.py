@@ -1,5 +1,6 @@
 """Load a built-in dataset, a local path or a dataset of the Hub as a `datasets.DatasetDict` of prepared splits."""
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -7,15 +8,18 @@ from pathlib import Path
 import datasets
 
 from ..utils.errors import ClipScratchError
+from ..utils.local_files import list_files, walk_files
 from ..utils.names import on_one_line
-from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, find_columns
+from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, find_columns, split_column
 from .dataset import class_names, is_prepared, labels_of, prepare_dataset, title
-from .sources.digits import digits_source
+from .images.decode import warn_of_unread
+from .sources.built_in import digits_source, scenes_source
+from .sources.folders import image_folder_source
 from .sources.hub import hub_source
-from .sources.local import local_source
-from .sources.scenes import scenes_source
 from .sources.streams import prepare_stream, with_features
-from .splits import NoSuchSplitError, Source, Split, canonical_split, carve_out
+from .sources.table_files import by_rows, is_table, metadata_source, naming_errors, table_file_source, table_source
+from .sources.tars import tar_source
+from .splits import KEYWORDS, NoSuchSplitError, Source, Split, by_split, canonical_split, carve_out
 from .templates import DEFAULT_TEMPLATES
 
 
@@ -76,7 +80,53 @@ def open_source(name: str, options: DataOptions) -> Source:
     if name in ("digits", "scenes"):
         check_no_columns(name, options)
         return digits_source(options) if name == "digits" else scenes_source()
-    return local_source(name, options) or hub_source(name, options)
+    return _local_source(name, options) or hub_source(name, options)
+
+
+def _local_source(name: str, options: DataOptions) -> Source | None:
+    """Return the splits of a local folder or file; `None` if the name is not a path."""
+    path = Path(name or "?").expanduser()  # Path("") would be the current folder
+    if path.is_dir():
+        source = _folder_source(path, name, options)
+        return {split: source[split] for split in sorted(source, key=lambda s: ([*KEYWORDS, s].index(s), s))}
+    if path.exists():
+        if is_table(path):
+            return table_file_source(path, options)
+        raise ClipScratchError(f"{name}: is a file of an unknown kind; give its folder, or a .parquet, .csv or .jsonl.")
+    if name.startswith((".", "~")) or path.is_absolute() or name.count(os.sep) > 1 or is_table(path):
+        raise ClipScratchError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
+    return None
+
+
+def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
+    folder /= options.dataset_config or ""
+    if source := _saved_source(folder, name, options):
+        return source
+    listing = dict(walk_files(folder))
+    warn_of_unread(f"{folder}/{file}" for file in list_files(listing))
+    of_texts = (metadata_source, table_source) if options.folder_names != "classes" else ()
+    for find in (tar_source, *of_texts, image_folder_source):
+        if source := find(folder, listing, name, options):
+            return source
+    raise ClipScratchError(
+        f"{folder}: holds none of the known forms: tar shards (<split>/0.tar), tables (.parquet, .csv, .jsonl), images "
+        "with a metadata.csv, with a text file beside each, or in one sub-folder a class."
+    )
+
+
+def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | None:
+    """Return the splits that `save_to_disk` wrote."""
+    if not any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
+        return None
+    with naming_errors(folder):
+        saved = datasets.load_from_disk(str(folder))
+    saved = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
+    tables = {split: saved[own] for split, own in by_split(saved, name).items()}
+    source = {
+        split: Split(partial(datasets.Dataset.with_format, table), str(folder)) for split, table in tables.items()
+    }
+    column = split_column(next(iter(tables.values())).column_names, options, name)
+    return by_rows(source, {split: table[column][:] for split, table in tables.items()} if column else {}, column)
 
 
 def load_splits(

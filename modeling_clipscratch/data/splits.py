@@ -39,29 +39,17 @@ class NoSuchSplitError(ClipScratchError):
 
 
 def canonical_split(name: str) -> str:
-    """Return `train`, `validation` or `test` if `datasets` counts the name as one of them, else the name.
-
-    >>> canonical_split("val"), canonical_split("Dev"), canonical_split("restval")
-    ('validation', 'validation', 'restval')
-    """
+    """Return `train`, `validation` or `test` if `datasets` counts the name as one of them, else the name."""
     return next((split for split, words in KEYWORDS.items() if name.lower() in words), name)
 
 
 def split_words(name: str) -> set[str]:
-    """Return the splits that words in a name of a file or folder mean, as `datasets` finds them.
-
-    >>> split_words("flickr30k_val.csv"), split_words("train2017"), split_words("latest.csv")
-    ({'validation'}, {'train'}, set())
-    """
+    """Return the splits that words in a name of a file or folder mean, as `datasets` finds them."""
     return set(map(canonical_split, SPLIT_WORD.findall(name)))
 
 
 def split_of_path(path: str) -> str | None:
-    """Return the split that a relative path with `/` means, by the words in it. Several splits raise.
-
-    >>> split_of_path("data/restval-00000-of-00002.parquet"), split_of_path("eval/rows.csv"), split_of_path("rows.csv")
-    ('restval', 'test', None)
-    """
+    """Return the split that a relative path with `/` means, by the words in it. Several splits raise."""
     if shard := _SHARD.fullmatch(path):
         return canonical_split(shard[1])
     splits = split_words(path.replace("/", " "))

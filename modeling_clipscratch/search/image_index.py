@@ -16,8 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.dataset import image_digest
 from ..data.images.decode import BadImageError, decode_image, is_image_name, warn_of_unread
-from ..data.images.preprocess import Preprocess
-from ..data.images.read_ahead import read_ahead
+from ..data.images.preprocess import Preprocess, read_ahead
 from ..evaluation.encode import encode_pixels
 from ..utils.atomic_files import explaining_failures, write_whole
 from ..utils.checksums import weights_fingerprint

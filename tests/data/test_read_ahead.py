@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from modeling_clipscratch.data.images.read_ahead import PROBE, WORTH_A_THREAD, read_ahead
+from modeling_clipscratch.data.images.preprocess import PROBE, WORTH_A_THREAD, read_ahead
 
 
 @pytest.mark.parametrize("count", [0, 1, PROBE, 8, 9, 24])

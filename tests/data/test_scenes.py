@@ -7,14 +7,14 @@ import pytest
 
 from modeling_clipscratch.data.dataset import ImageReader
 from modeling_clipscratch.data.load import load_data
-from modeling_clipscratch.data.sources import scenes
-from modeling_clipscratch.data.sources.scenes import COLOURS, SHAPES, Combination, combinations, draw_scene
+from modeling_clipscratch.data.sources import built_in
+from modeling_clipscratch.data.sources.built_in import COLOURS, SHAPES, Combination, combinations, draw_scene
 
 
 @pytest.fixture
 def train(monkeypatch):
     """The training split with two images of each combination, which are quicker to draw than 22."""
-    monkeypatch.setitem(scenes._COPIES, "train", 2)
+    monkeypatch.setitem(built_in._COPIES, "train", 2)
     return load_data("scenes", splits=["train"], seed=7)["train"]
 
 

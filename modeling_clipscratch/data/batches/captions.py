@@ -25,10 +25,6 @@ class CaptionTable:
 
     Rows that share a number of `links` (N, K) are positives of each other: by default those of one key, and those that
     share a caption. `survives_flip` (U,) is False where a mirrored image would make the caption wrong.
-
-    >>> table = CaptionTable([["a dog", "a pet"], ["a cat"], ["a pet"]], keys=["0", "1", "2"])
-    >>> table.texts, (table.links[0] == table.links[2]).any(), (table.links[0] == table.links[1]).any()
-    (['a dog', 'a pet', 'a cat'], tensor(True), tensor(False))
     """
 
     def __init__(self, captions: Sequence[Sequence[str]], *, links=None, keys: Sequence[str] | None = None):
@@ -124,12 +120,8 @@ class TokenTable:
     def fingerprint(self) -> str:
         return hashlib.blake2b(self._flat.tobytes() + self._offsets.tobytes(), digest_size=16).hexdigest()
 
-    def __len__(self):
-        return len(self.lengths)
-
-    def by_length(self, ids: torch.Tensor | None = None) -> torch.Tensor:
-        """Return (n,) ids of texts, default all, shortest first."""
-        ids = torch.arange(len(self)) if ids is None else ids
+    def by_length(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return (n,) ids of texts, shortest first."""
         return ids[torch.from_numpy(np.argsort(self.lengths[ids.numpy()], kind="stable"))]
 
     def batch(self, ids: torch.Tensor, *, length: int | None = None) -> dict[str, torch.Tensor]:

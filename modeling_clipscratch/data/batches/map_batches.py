@@ -17,9 +17,8 @@ import torch
 from ...utils.errors import ClipScratchError
 from ..dataset import ImageReader, title
 from ..images.decode import BadImageError
-from ..images.preprocess import Preprocess
+from ..images.preprocess import Preprocess, read_ahead
 from ..images.randomness import epoch_order, key_ids, sample_ids, uniform
-from ..images.read_ahead import read_ahead
 from .captions import CaptionTable, TokenTable
 
 logger = logging.getLogger(__name__)
@@ -37,11 +36,9 @@ class TextSide:
     def __init__(self, *, seed: int, tokens: TokenTable | None = None, features=None, tokenizer=None):
         self.seed, self.tokens, self.features, self.tokenizer = seed, tokens, features, tokenizer
 
-    def samples(self, ids: torch.Tensor, epochs: torch.Tensor) -> torch.Tensor:
-        """Return (B,) `sample_ids`, from which all randomness follows, of (B,) `key_ids` and epochs."""
-        return sample_ids(ids, seed=self.seed, epoch=epochs)
-
-    def batch(self, table: CaptionTable, rows: torch.Tensor, samples: torch.Tensor) -> dict[str, torch.Tensor]:
+    def batch(self, table: CaptionTable, rows: torch.Tensor, ids: torch.Tensor, epochs) -> dict[str, torch.Tensor]:
+        """Return the text part of a batch of (B,) rows of a caption table, their `key_ids` and epochs."""
+        samples = sample_ids(ids, seed=self.seed, epoch=epochs)
         chosen = table.choose(rows, uniform(samples, _CAPTION_DRAW))
         if self.features is not None:
             part = {"text_features": self.features[chosen]}
@@ -58,7 +55,7 @@ class TextSide:
         if self.features is not None:
             return {"text_features": self.features[:1].repeat(count, 1)}
         if self.tokens is not None:
-            return self.tokens.batch(self.tokens.by_length()[-1:].repeat(count))
+            return self.tokens.batch(torch.full((count,), int(self.tokens.lengths.argmax())))
         ids = torch.full((count, self.tokenizer.model_max_length), self.tokenizer.pad_token_id)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -111,8 +108,7 @@ class PairDataset(torch.utils.data.Dataset):
             batch["images"] = self.pixels.index_select(0, rows)  # copies rows; self.pixels[...] goes byte by byte
         else:
             batch["image_features"] = self.image_features[rows]
-        samples = self.texts.samples(self._ids[rows], epochs)
-        return {**batch, **self.texts.batch(self.captions, rows, samples)}
+        return {**batch, **self.texts.batch(self.captions, rows, self._ids[rows], epochs)}
 
     def largest_batch(self, count: int) -> dict[str, torch.Tensor]:
         """Return a batch of `count` rows with the longest caption, to measure the memory of a batch."""
@@ -161,8 +157,3 @@ class EpochSampler(torch.utils.data.Sampler):
 
     def __iter__(self):
         return ((self.epoch, index) for index in epoch_order(self.count, seed=self.seed, epoch=self.epoch))
-
-
-def as_they_are(batch):
-    """Collate batches that are whole already."""
-    return batch

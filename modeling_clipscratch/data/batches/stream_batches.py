@@ -50,16 +50,13 @@ class StreamedRows:
         image, where = cell["bytes"] or cell["path"], cell["path"] or f"{self.shards[shard]}: row {number}"
         if not image:
             raise BadImageError(f"{where}: has no image; remove the row.")
-        if self.class_names is None:
-            if not raw["captions"]:
-                raise BadRowError(f"{where}: has no caption; every row needs one.")
-            return raw["key"], image, where, raw["captions"]
-        label, count = raw["label"], len(self.class_names)
-        if label is None:
-            raise BadRowError(f"{where}: has no label; every row of class data needs one.")
-        if not 0 <= label < count:
-            raise BadRowError(f"{where}: label {label} has no class name; there are {count} names.")
-        return raw["key"], image, where, label
+        text = raw["captions" if self.class_names is None else "label"]
+        if self.class_names is None and not text:
+            raise BadRowError(f"{where}: has no caption; every row needs one.")
+        if self.class_names is not None and text not in range(len(self.class_names)):
+            label = "no label" if text is None else f"label {text}"
+            raise BadRowError(f"{where}: has {label}; every row needs one of the {len(self.class_names)} with names.")
+        return raw["key"], image, where, text
 
 
 class StreamedPairs(torch.utils.data.IterableDataset):
@@ -132,7 +129,6 @@ class StreamedPairs(torch.utils.data.IterableDataset):
                 kept, warnings = [], []
 
     def _batch(self, epochs, keys, images, texts, pixels):
-        samples = self.texts.samples(key_ids(keys), torch.tensor(epochs))
         if self.captions is not None:
             table, places = self.captions, torch.tensor(texts)
         else:
@@ -140,7 +136,10 @@ class StreamedPairs(torch.utils.data.IterableDataset):
             rows = zip(images, texts, strict=True)
             names = [[image_digest(image), *(f"\0{text}" for text in dict.fromkeys(own))] for image, own in rows]
             table, places = CaptionTable(texts, links=link_ids(names)), torch.arange(len(texts))
-        return {"images": torch.from_numpy(np.stack(pixels)), **self.texts.batch(table, places, samples)}
+        return {
+            "images": torch.from_numpy(np.stack(pixels)),
+            **self.texts.batch(table, places, key_ids(keys), torch.tensor(epochs)),
+        }
 
     def _shuffled(self, state):
         """Yield (epoch, arguments of `StreamedRows.row`, state behind the row) without end, each block shuffled."""

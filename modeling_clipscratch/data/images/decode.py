@@ -31,11 +31,7 @@ class BadImageError(ClipScratchError):
 
 
 def is_image_name(name: str | PathLike) -> bool:
-    """Return whether a name ends like that of an image file. Files that begin with a dot belong to the system.
-
-    >>> is_image_name("cat.JPG"), is_image_name("notes.txt"), is_image_name("._cat.jpg")
-    (True, False, False)
-    """
+    """Return whether a name ends like that of an image file. Files that begin with a dot belong to the system."""
     base = os.path.basename(name)
     return base.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not base.startswith(".")
 

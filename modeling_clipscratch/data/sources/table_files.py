@@ -156,12 +156,13 @@ def _file_names(rows: Iterable[dict]) -> list[str]:
 
 
 @contextmanager
-def _naming_errors(path: Path) -> Iterator[None]:
+def naming_errors(path: Path) -> Iterator[None]:
+    """Raise errors of readers, which each format has of its own, as one sentence."""
     try:
         yield
     except ClipScratchError:
         raise
-    except Exception as error:  # the reader of each format has errors of its own
+    except Exception as error:
         raise ClipScratchError(
             f"{path}: cannot be read ({first_line(error.__cause__ or error)}); correct it (in CSV, texts with commas "
             "or quotes stand in double quotes), or fetch it again (git lfs pull, if it is a Git LFS pointer)."
@@ -171,13 +172,13 @@ def _naming_errors(path: Path) -> Iterator[None]:
 def _head(path: Path) -> list[dict]:
     if _suffix(path) != ".parquet":
         return _read_text_table(path, *stamp(path)).slice(0, _HEAD).to_pylist()
-    with _naming_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+    with naming_errors(path), pyarrow.parquet.ParquetFile(path) as file:
         return next(file.iter_batches(batch_size=_HEAD)).to_pylist() if file.metadata.num_rows else []
 
 
 def _read_parquet(paths: Sequence[Path], options: DataOptions, kind=datasets.Dataset):
     files, origin = [glob.escape(str(path)) for path in paths], str(paths[0])
-    with _naming_errors(paths[0]):
+    with naming_errors(paths[0]):
         features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(paths[0]))
         image, captions, label = find_columns(features, options, origin=origin)
         needed = {image, *captions, label, split_column(features, options, origin), "key"}
@@ -188,7 +189,7 @@ def _read_parquet(paths: Sequence[Path], options: DataOptions, kind=datasets.Dat
 
 def _read_text_tables(paths: Sequence[Path], root: Path, options: DataOptions) -> datasets.Dataset:
     tables = [_read_text_table(path, *stamp(path)) for path in paths]
-    with _naming_errors(paths[0]):
+    with naming_errors(paths[0]):
         table = pa.concat_tables(tables, promote_options="permissive")
     features = datasets.Features.from_arrow_schema(table.schema)
     image, _, label = find_columns(features, options, origin=str(paths[0]))
@@ -215,7 +216,7 @@ def _as_numbers(cells: list[str | None]) -> pa.Array:
 
 @lru_cache(maxsize=4)  # which tables hold images is found out before they are read
 def _read_text_table(path: Path, size: int, mtime_ns: int) -> pa.Table:
-    with _naming_errors(path):
+    with naming_errors(path):
         return (_read_json if _suffix(path).startswith(".json") else _read_csv)(read_text(path))
 
 

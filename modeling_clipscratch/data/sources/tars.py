@@ -38,9 +38,6 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     """Return the tars among the files of a dataset by split, named as by `datasets`, in the order of their numbers.
 
     Tars beside tables, or beside more images than there are tars, are not the data.
-
-    >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
-    {'train': ['train-2.tar', 'train-10.tar'], 'test': ['flickr_test_00.tar']}
     """
     tars = [file for file in files if file.endswith(".tar") and not os.path.basename(file).startswith(".")]
     folders = {os.path.dirname(tar) for tar in tars}
