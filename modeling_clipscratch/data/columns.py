@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import datasets
@@ -21,7 +20,7 @@ _CAPTION_NAME = re.compile(r"(caption|text|sentence|description|comment|txt)s?(_
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "class_name", "cls", "target")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """How to read a dataset whose files leave it open.
 
@@ -163,11 +162,9 @@ def known_classes(feature, options: DataOptions, *, column: str, origin: str) ->
     """Return the class names of a label column by `options` or by its type; `None` if neither has them."""
     if not isinstance(feature, datasets.ClassLabel) and not is_text_or_number(feature):
         raise ClipScratchError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
-    if options.class_names or not isinstance(feature, datasets.ClassLabel):
-        return list(options.class_names) if options.class_names else None
-    names = [*map(readable_class, feature.names)]
+    names = list(options.class_names or map(readable_class, getattr(feature, "names", ())))
     check_class_names(names)
-    return names
+    return names or None
 
 
 def read_labels(

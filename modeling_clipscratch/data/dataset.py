@@ -50,18 +50,14 @@ CAPTIONS_FEATURE = datasets.List(datasets.Value("string"))
 KEY_FEATURE = datasets.Value("string")
 
 
-def is_class_data(dataset) -> bool:
-    return "label" in dataset.features
-
-
 def class_names(dataset) -> list[str] | None:
     """Return the (C,) class names of a prepared dataset; `None` for caption data."""
-    return [name.rstrip(ALIKE) for name in dataset.features["label"].names] if is_class_data(dataset) else None
+    return [name.rstrip(ALIKE) for name in dataset.features["label"].names] if "label" in dataset.features else None
 
 
 def labels_of(dataset: datasets.Dataset) -> np.ndarray | None:
     """Return the (N,) int64 labels of a prepared dataset; `None` for caption data."""
-    return np.asarray(dataset["label"][:], dtype=np.int64) if is_class_data(dataset) else None
+    return np.asarray(dataset["label"][:], dtype=np.int64) if "label" in dataset.features else None
 
 
 def title(dataset) -> str:
@@ -83,9 +79,6 @@ def prepared_features(class_names: Sequence[str] | None, image=IMAGE_FEATURE) ->
     if class_names is not None:
         text = {"label": datasets.ClassLabel(names=list(class_names))}
     return datasets.Features({"image": image, **text, "key": KEY_FEATURE})
-
-
-# Prepare
 
 
 def prepare_dataset(
@@ -179,7 +172,7 @@ def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[li
     elif compare:
         names = _digests(images)
     else:
-        return [[row] for row in range(len(images))]
+        names = [None] * len(images)
     rows_of: dict[Hashable, list[int]] = {}
     for row, name in enumerate(names):
         rows_of.setdefault(row if name is None else name, []).append(row)
@@ -229,7 +222,7 @@ def _add_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Da
 
 def _without_bad_rows(dataset, options: DataOptions):
     """Return the rows that have a caption or a label. Raise for other rows, unless they are to be skipped."""
-    if is_class_data(dataset):
+    if "label" in dataset.features:
         labels, count = dataset["label"][:], len(class_names(dataset))
         needs = f"one of the {count} classes that have names (-1 stands for a hidden label)"
         bad = {row: label for row, label in enumerate(labels) if label not in range(count)}
@@ -254,9 +247,6 @@ def warn_left_out(dataset: datasets.Dataset, problems: Sequence[str], kind: str)
     if problems:
         shown = "; ".join([*problems[:3], "..."][: len(problems)])
         logger.warning("%s: left out %d of %d %s: %s", title(dataset), len(problems), len(dataset), kind, shown)
-
-
-# Build
 
 
 def build_dataset(
@@ -299,9 +289,6 @@ def utf8_key(name: str) -> str:
     return name
 
 
-# Read
-
-
 class ImageReader:
     """Read the images of a prepared dataset by their row, from memory, files or tars.
 
@@ -328,13 +315,9 @@ class ImageReader:
 
 def read_member(cell: dict) -> bytes:
     """Read the bytes of a cell of `TAR_IMAGE_FEATURE`."""
-    try:
-        with open(cell["shard"], "rb") as file:
-            file.seek(cell["offset"])
-            return file.read(cell["size"])
-    except OSError as error:
-        name = f"{cell['shard']}: {cell['member']}"
-        raise BadImageError(f"{name}: cannot be read ({error.strerror or error}); restore the shard.") from error
+    with open(cell["shard"], "rb") as file:
+        file.seek(cell["offset"])
+        return file.read(cell["size"])
 
 
 def content_fingerprint(dataset: datasets.Dataset) -> str:

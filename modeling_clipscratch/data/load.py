@@ -89,9 +89,9 @@ def _local_source(name: str, options: DataOptions) -> Source | None:
     if path.is_dir():
         source = _folder_source(path, name, options)
         return {split: source[split] for split in sorted(source, key=lambda s: ([*KEYWORDS, s].index(s), s))}
+    if path.exists() and is_table(path):
+        return table_file_source(path, options)
     if path.exists():
-        if is_table(path):
-            return table_file_source(path, options)
         raise ClipScratchError(f"{name}: is a file of an unknown kind; give its folder, or a .parquet, .csv or .jsonl.")
     if name.startswith((".", "~")) or path.is_absolute() or name.count(os.sep) > 1 or is_table(path):
         raise ClipScratchError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
@@ -122,9 +122,7 @@ def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | Non
         saved = datasets.load_from_disk(str(folder))
     saved = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
     tables = {split: saved[own] for split, own in by_split(saved, name).items()}
-    source = {
-        split: Split(partial(datasets.Dataset.with_format, table), str(folder)) for split, table in tables.items()
-    }
+    source = {split: Split(partial(lambda table: table, own), str(folder)) for split, own in tables.items()}
     column = split_column(next(iter(tables.values())).column_names, options, name)
     return by_rows(source, {split: table[column][:] for split, table in tables.items()} if column else {}, column)
 
@@ -141,10 +139,7 @@ def load_splits(
 ) -> ImageTextData | datasets.IterableDatasetDict:
     """Load splits of a source of `open_source`; the arguments are those of `load_data`."""
     if not 0 <= validation_fraction < 1:
-        raise ClipScratchError(
-            f"validation_fraction={validation_fraction} is not in [0, 1); choose the share of train that validation "
-            "gets, such as 0.1, or 0 for no validation."
-        )
+        raise ClipScratchError(f"validation_fraction={validation_fraction} is not in [0, 1); choose 0.1, or 0.")
     carves = "train" in source and "validation" not in source and validation_fraction > 0 and not streaming
     available = [*source, *(["validation"] if carves else [])]
     names = list(dict.fromkeys(map(canonical_split, available if splits is None else splits)))

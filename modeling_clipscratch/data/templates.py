@@ -26,9 +26,6 @@ def templates_from(values: str | Sequence[str]) -> list[str]:
     """Return the templates of one published list, of one `.txt` file with a prompt a line, or these prompts.
 
     In a file `{c}` stands for the class as well, which is how CLIP_benchmark writes it.
-
-    >>> templates_from("imagenet")[0], templates_from(["a drawing of a {}."])
-    ('a bad photo of a {}.', ['a drawing of a {}.'])
     """
     values = [values] if isinstance(values, str) else list(values)
     if len(values) == 1 and (name := values[0]) in PUBLISHED:

@@ -131,11 +131,6 @@ def test_an_image_that_cannot_be_read_is_named_and_alone(files, cell, message, c
     assert len(dataset) == 4  # nor are the two rows without an image one
 
 
-def test_names_that_are_not_utf8_are_refused():
-    with pytest.raises(ValueError, match="caf\ufffd.png: its name is not UTF-8; rename it"):
-        image_files(["caf\udce9.png"])
-
-
 # Rows
 
 ROWS = [("red", "1"), ("blue", "2"), ("red", "3"), ("lime", "4"), ("red", "5"), ("blue", "6")]

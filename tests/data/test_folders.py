@@ -68,7 +68,7 @@ def test_classes_and_their_order(load, write_files, names, options, expected):
             {"folder_names": "splits"},
             "'train1' and 'train2' both mean train",
         ),
-        (["cat/1.png"], {"folder_names": "splits"}, "none of 'cat' is named after a split"),
+        (["cat/1.png"], {"folder_names": "splits"}, "neither classes nor captions in a split"),
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], {}, "test has 'c', none of them; give all splits"),
         (["maple tree/1.png", "maple_tree/1.png"], {}, "label 'maple tree' is given twice"),
         (["cat/1.png"], {"image_column": "image"}, "image_column='image': .* is not a table and has no columns"),

@@ -132,7 +132,6 @@ def test_classes_written_as_words_are_numbered_by_train_in_every_split():
 
 
 TRAIN = {"train": labelled([0, 1])}
-NAMED = {"caption_column": "a", "label_column": "b"}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,6 @@ NAMED = {"caption_column": "a", "label_column": "b"}
         ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
         ("digits", {"templates": ["a photo of {}", "a photo"]}, "template 'a photo' has no {} for the class"),
         ("digits", {"image_column": "image"}, "image_column='image': digits is not a table and has no columns"),
-        ("digits", NAMED, "are both named; name captions for caption data"),
         ("digits", {"splits": ["dev", "restval"]}, "digits has no split 'restval'; it has: train, validation, test"),
         ("scenes", {"templates": ["a {}"], "splits": ["validation"]}, "scenes has captions of its own, so templates"),
     ],
@@ -176,12 +174,6 @@ def test_what_cannot_be_loaded_raises_one_sentence(parts, arguments, message):
 def test_templates_are_the_user_s_or_the_data_s_or_the_default(own, option, expected):
     source = {"test": Split(lambda: labelled([0, 1]), "here", templates=own)}
     assert load_splits(source, "toy", DataOptions(templates=option)).templates == expected
-
-
-def test_templates_may_be_the_name_of_a_list_and_captions_have_none():
-    lists = [load_data("digits", splits=["test"], templates=option).templates for option in ("cifar10", ["cifar10"])]
-    assert lists[0] == lists[1] and len(lists[0]) == 18
-    assert load({"test": captioned(3)}).templates is None
 
 
 def test_description_is_a_line_a_split():

@@ -83,7 +83,7 @@ def test_broken_image_stops_the_reading_or_is_left_out(caplog):
     with pytest.raises(BadImageError, match="noise: k1: cannot be decoded"):
         preprocess.read_all(dataset_of(images))
     pixels, kept = preprocess.read_all(dataset_of(images), on_bad_row="skip")
-    assert kept.tolist() == preprocess.readable(dataset_of(images)).tolist() == [0, 2]
+    assert kept.tolist() == [0, 2]
     assert np.array_equal(pixels, np.stack([images[0], images[2]]))
 
 

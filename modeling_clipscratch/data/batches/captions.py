@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...utils.errors import ClipScratchError
-from ..dataset import class_names, is_class_data, labels_of
+from ..dataset import class_names, labels_of
 from ..images.randomness import key_ids
 from ..templates import DEFAULT_TEMPLATES, class_prompts
 
@@ -38,7 +38,7 @@ class CaptionTable:
     @classmethod
     def of(cls, dataset, templates: Sequence[str] | None = None) -> "CaptionTable":
         """Make the table of a prepared dataset; of class data with `templates` (default: "a photo of a {}.")."""
-        if not is_class_data(dataset):
+        if "label" not in dataset.features:
             return cls(dataset["captions"][:], keys=dataset["key"][:])
         return cls.of_classes(class_names(dataset), templates or DEFAULT_TEMPLATES).select(labels_of(dataset))
 

@@ -29,8 +29,7 @@ _CAPTION_DRAW = 100  # a draw number apart from those of the augmentation
 class TextSide:
     """Draw a caption of each row by (seed, epoch, key), and return its tokens or its cached features.
 
-    It has `tokens` of the texts of a caption table, or `features` (U, D) of each text of it, or a `tokenizer` for texts
-    that are not known beforehand, which are cut at its `model_max_length`.
+    It has `tokens` or `features` (U, D) of the texts of a caption table, or a `tokenizer` for texts not known before.
     """
 
     def __init__(self, *, seed: int, tokens: TokenTable | None = None, features=None, tokenizer=None):
@@ -61,7 +60,7 @@ class TextSide:
 
 
 class PairDataset(torch.utils.data.Dataset):
-    """Make batches of a prepared dataset of N rows, each whole (`__getitems__`).
+    """Make whole batches (`__getitems__`) of a prepared dataset of N rows.
 
     Images are decoded `pixels`, uint8 (N, H, W, 3); or read by `preprocess`, where `on_bad_row` `skip` takes the next
     row that can be read; or cached `image_features` (N, D) of a frozen vision tower.

@@ -26,10 +26,6 @@ from .map_batches import TextSide
 FEW_SHARDS = 4  # a slot; with fewer, one shard more or less makes too great a difference between slots
 
 
-class BadRowError(ClipScratchError):
-    """A row without a caption or a label."""
-
-
 class StreamedRows:
     """The rows of any stream that `prepare_stream` understands, prepared as they are read."""
 
@@ -39,7 +35,7 @@ class StreamedRows:
         self.shards = shard_names(self.stream)
 
     def fingerprint(self) -> str:
-        """Return a digest that distinguishes streams before they are read: of columns and names of shards."""
+        """Return a digest of columns and names of shards."""
         names = [name.rpartition("/")[2] for name in self.shards]
         text = repr((sorted(map(str, self.stream.features.items())), names))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -52,10 +48,10 @@ class StreamedRows:
             raise BadImageError(f"{where}: has no image; remove the row.")
         text = raw["captions" if self.class_names is None else "label"]
         if self.class_names is None and not text:
-            raise BadRowError(f"{where}: has no caption; every row needs one.")
+            raise ClipScratchError(f"{where}: has no caption; every row needs one.")
         if self.class_names is not None and text not in range(len(self.class_names)):
             label = "no label" if text is None else f"label {text}"
-            raise BadRowError(f"{where}: has {label}; every row needs one of the {len(self.class_names)} with names.")
+            raise ClipScratchError(f"{where}: has {label}; every row needs one of the {len(self.class_names)} named.")
         return raw["key"], image, where, text
 
 
@@ -107,8 +103,6 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         batch |= {"links": numbers[:, None], "may_flip": torch.ones(count, dtype=torch.bool)}
         return batch | self.texts.longest(count)
 
-    # Rows
-
     def _batches(self, state):
         kept, warnings, last = [], [], state["epoch"]
         for epoch, raw, behind in self._shuffled(state):
@@ -117,7 +111,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
             try:
                 key, image, where, text = self.rows.row(*raw)
                 pixels = self.preprocess(self.preprocess.decode(image, name=where))
-            except (BadImageError, BadRowError) as error:
+            except ClipScratchError as error:
                 if self.on_bad_row == "raise":
                     raise
                 warnings.append(str(error))

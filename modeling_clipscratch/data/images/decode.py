@@ -17,7 +17,7 @@ from ...utils.local_files import is_lfs_pointer
 logger = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
+    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif"]
 )
 _UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg", ".eps")
 _UNREAD += (".tga", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr")

@@ -124,10 +124,7 @@ class Preprocess:
     def read_each(
         self, dataset, *, on_bad_row: str = "raise", progress: bool = False, batch_size: int = 256
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield index and image of each row of a prepared dataset in order, `batch_size` read ahead.
-
-        An image that cannot be decoded raises `BadImageError`, or is left out with `on_bad_row="skip"`.
-        """
+        """Yield index and image of each row in order, `batch_size` read ahead; with `skip`, without broken images."""
         images, errors = ImageReader(dataset), []
 
         def read(index):

@@ -38,9 +38,6 @@ def image_folder_source(folder: Path, listing: Listing, name: str, options: Data
     return _class_source(folder, images, name, options)
 
 
-# Texts beside images
-
-
 def _texts_beside(images: Images, listing: Listing) -> dict[str, str]:
     """Map images to the text files of the same names; none if fewer than half of the images have one."""
     texts = {}
@@ -79,9 +76,6 @@ def _read_captions(folder, paths, texts, one, options) -> datasets.Dataset:
     return build_dataset(images, [*map(utf8_key, paths)], captions=captions)
 
 
-# Classes
-
-
 def _class_source(folder: Path, images: Images, name: str, options: DataOptions) -> Source:
     """Return a split for each split folder; `class_names` renames the classes in the order of `class_order`."""
     tops = _split_folders(images, name, options)
@@ -99,8 +93,8 @@ def _class_source(folder: Path, images: Images, name: str, options: DataOptions)
     every = class_order(classes.get("train", ()), itertools.chain(*classes.values()))
     if not every:
         raise ClipScratchError(
-            f"{name}: its folders hold images, but neither classes nor captions; add a captions.csv with the columns "
-            "image and caption, a .txt beside each image, or one sub-folder a class."
+            f"{name}: its folders hold images, but neither classes nor captions in a split; add a captions.csv with "
+            "the columns image and caption, a .txt beside each image, or one sub-folder a class."
         )
     for split, own in classes.items():
         if not own & (train := classes.get("train", own)):
@@ -129,9 +123,7 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
     for inside in filter(None, images):
         tops.setdefault(_top(inside), set()).add(_top(inside.partition("/")[2]))
     if options.folder_names == "splits":
-        if splits := by_split(tops, name, split_of_path):
-            return splits
-        raise ClipScratchError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
+        return by_split(tops, name, split_of_path)
     if options.folder_names == "classes" or not tops:
         return {"train": ""}
     exact = [top for top in tops if canonical_split(top) in KEYWORDS]

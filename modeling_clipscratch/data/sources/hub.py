@@ -71,7 +71,11 @@ def _table_source(name, options, *, streams):
     names = datasets.get_dataset_split_names(name, options.dataset_config, **where)
     origin = f"{name} on the Hub" + (f", {options.dataset_config}" if options.dataset_config else "")
     origin += f" at revision {options.revision}" if options.revision else ""
-    load = partial(_load, name, options.dataset_config, where)
+
+    def load(split, **streaming):
+        with _naming_errors(name):
+            return datasets.load_dataset(name, options.dataset_config, split=split, **where, **streaming)
+
     source = {
         split: Split(partial(load, of), origin, partial(load, of, streaming=True) if streams else None)
         for split, of in by_split(names, name).items()
@@ -82,11 +86,6 @@ def _table_source(name, options, *, streams):
     table = with_features(part.stream()) if streams else part.open()
     column = split_column(table.features, options, origin)
     return by_rows(source, {split: part.open()[column][:]}, column) if column else source
-
-
-def _load(name, config, where, split, **streaming):
-    with _naming_errors(name):
-        return datasets.load_dataset(name, config, split=split, **where, **streaming)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
 from PIL import Image
 
 from ...utils.errors import ClipScratchError
@@ -21,7 +20,6 @@ from ..columns import (
 )
 from ..dataset import image_digest, is_prepared, ppm, prepared_features, read_member, title
 
-MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
 _AT_ONCE = 32  # rows that `datasets` returns together
 _HEAD = 5  # rows that show the features of a stream without known features
 
@@ -34,7 +32,13 @@ def prepare_stream(
     """
     stream = with_features(stream).with_format(None)
     name, features = title(stream), stream.features
-    _check_resumable(stream, name)
+    if stream._distributed is not None:
+        raise ClipScratchError(f"{name} was split by node; give the whole stream, which is split among processes here.")
+    if "BufferShuffledExamplesIterable" in (type(layer).__name__ for layer in _layers(stream)):
+        raise ClipScratchError(  # its state lacks the rows in its buffer
+            f"{name} was shuffled with a buffer, so a stopped run cannot resume it; leave `shuffle` out: "
+            "--stream_shuffle_rows shuffles rows as they are read."
+        )
     if is_prepared(stream) and not options.class_names:
         return stream
     image, captions, label = find_columns(features, DEFAULT_OPTIONS if is_prepared(stream) else options, origin=name)
@@ -108,17 +112,6 @@ def _layers(stream: datasets.IterableDataset) -> list:
     return layers
 
 
-def _check_resumable(stream: datasets.IterableDataset, name: str) -> None:
-    if stream._distributed is not None:
-        raise ClipScratchError(f"{name} was split by node; give the whole stream, which is split among processes here.")
-    # The state of such a layer lacks the rows in its buffer.
-    if "BufferShuffledExamplesIterable" in (type(layer).__name__ for layer in _layers(stream)):
-        raise ClipScratchError(
-            f"{name} was shuffled with a buffer, so a stopped run cannot resume it; leave `shuffle` out: "
-            "--stream_shuffle_rows shuffles rows as they are read."
-        )
-
-
 def shard_names(stream: datasets.IterableDataset) -> list[str]:
     """Return the (S,) files of the shards; `shard 3` if a stream is not made of files."""
     for value in getattr(_layers(stream)[-1], "kwargs", {}).values():
@@ -151,9 +144,7 @@ def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None 
 
 def shard_error(name: str, error: Exception) -> ClipScratchError:
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if isinstance(error, MAY_PASS):  # `datasets` has tried dropped connections again before
-        problem, remedy = "cannot be read", "check the file, the connection or the disk, then resume with "
-        remedy += "--resume_from_checkpoint auto"
-    else:
-        problem, remedy = "damaged or cut short", "fetch or write it again (git lfs pull, if it is a Git LFS pointer)"
-    return ClipScratchError(f"{name}: {problem} ({reason}); {remedy}.")
+    return ClipScratchError(
+        f"{name}: cannot be read ({reason}); check disk and connection, or fetch it again (git lfs pull, if it is "
+        "a Git LFS pointer), then resume with --resume_from_checkpoint auto."
+    )

@@ -41,9 +41,6 @@ def _suffix(path: str | Path) -> str:
     return Path(path).suffix.lower()
 
 
-# Find tables
-
-
 def table_file_source(path: Path, options: DataOptions) -> Source:
     """Return the splits of one table: those of its split column, else the one that its name means, else train."""
     return _source({split_of_path(path.name) or "train": [path]}, options)
@@ -150,9 +147,6 @@ def _holds_images(path: Path, options: DataOptions) -> bool:
 def _file_names(rows: Iterable[dict]) -> list[str]:
     cells = [cell.get("path") if isinstance(cell, dict) else cell for row in rows for cell in row.values()]
     return [cell for cell in cells if isinstance(cell, str) and is_image_name(cell)]
-
-
-# Read tables
 
 
 @contextmanager
@@ -275,14 +269,10 @@ def _read_csv(text: str) -> pa.Table:
     return pa.table({name: pa.array([row[n] for row in rows[1:]], pa.string()) for n, name in enumerate(rows[0])})
 
 
-# Splits of rows
-
-
 def by_rows(source: Source, names: Mapping[str, Sequence], column: str | None = None) -> Source:
-    """Move rows to the splits that are named for each; none, or another than that of a file, raises.
+    """Move rows to the splits that `names` (split of `source` -> a name a row, of `column` or of folders) has for them.
 
-    `names` maps a split of `source` to the name for each of its rows, which are those of `column`, or without it follow
-    from the paths of images.
+    A row without a name, or with another than that of its file, raises.
     """
     regrouped: Source = {}
     for split, part in source.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
-from datasets.utils.file_utils import xopen
+from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY, xopen
 
 from ...utils.errors import ClipScratchError
 from ...utils.local_files import Listing, decode_text, list_files, read_text
@@ -21,7 +21,7 @@ from ..dataset import TAR_IMAGE_FEATURE, build_dataset, prepared_features, utf8_
 from ..images.decode import is_image_name
 from ..splits import Source, Split, check_one_folder, group_by_split, split_words
 from ..templates import published_class_names, templates_from
-from .streams import MAY_PASS, shard_error
+from .streams import shard_error
 
 # The files beside the splits, as CLIP_benchmark's writer names them.
 CLASSES_FILE, TEMPLATES_FILE = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -229,7 +229,7 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                 else:
                     sample.member, sample.image = utf8_key(member.name), data
                     sample.offset, sample.size = member.offset_data, member.size
-    except (tarfile.TarError, *MAY_PASS) as error:
+    except (tarfile.TarError, OSError, *CONNECTION_ERRORS_TO_RETRY) as error:
         raise shard_error(shard, error) from error
     if sample.member:
         yield sample
