@@ -48,13 +48,6 @@ def levels(made):
     return (made[:, 0] * 255).round().int().tolist()
 
 
-def test_without_augmentation_a_view_is_the_normalised_image():
-    made = Augment(mean=[0.5, 0.25, 0.0], std=[0.5, 0.25, 1.0])(grid(), *ONE)
-    expected = (grid()[0].double().numpy() / 255 - [0.5, 0.25, 0.0]) / [0.5, 0.25, 1.0]
-    assert made.shape == (1, 3, 4, 4)
-    assert np.allclose(made[0].numpy().transpose(1, 2, 0), expected, atol=1e-6)  # float32 numbers below 1
-
-
 # Each number is 10 * row + column of the image's pixel. Beyond an edge its last pixel is repeated.
 @pytest.mark.parametrize(
     ("down", "right", "expected"),

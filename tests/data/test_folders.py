@@ -3,7 +3,6 @@
 import pytest
 
 from modeling_clipscratch.data.dataset import ImageReader
-from modeling_clipscratch.data.images.decode import BadImageError
 from modeling_clipscratch.data.load import load_data
 
 
@@ -78,13 +77,6 @@ def test_classes_and_their_order(load, write_files, names, options, expected):
 def test_what_makes_no_classes_is_named(load, write_files, names, options, message):
     with pytest.raises(ValueError, match=message):
         load(write_files(names), **options)
-
-
-def test_link_to_an_image_that_went_away_is_a_bad_image(load, write_files):
-    folder = write_files(["red/a.png"])
-    (folder / "red" / "b.png").symlink_to(folder / "gone.png")
-    with pytest.raises(BadImageError, match="b.png: there is no such image"):
-        ImageReader(load(folder))(1)
 
 
 def test_images_that_are_left_out_are_counted_and_their_classes_logged(load, write_files, caplog):

@@ -28,15 +28,6 @@ def colour(dataset, row):
     return ImageReader(dataset)(row).getpixel((0, 0))
 
 
-def test_parquet_with_class_labels_is_read_as_cifar10_is_published(tmp_path, load, write_parquet):
-    label = {"label": datasets.ClassLabel(names=["air_plane", "cat"])}
-    write_parquet(tmp_path / "set" / "plain_text" / "train-00000-of-00001.parquet", {"label": [1, 0, 1]}, label)
-    train = load(tmp_path / "set")
-    assert (train.features["label"].names, train["label"][:]) == (["air plane", "cat"], [1, 0, 1])
-    assert train["key"][:] == ["row-00000000", "row-00000001", "row-00000002"]
-    assert colour(train, 1) == (0, 0, 255)
-
-
 DIALECTS = {
     "commas": 'image,caption\na.png,NA\nb.png,"two, or\nthree"\n',
     "semicolons": "image;caption\na.png;NA\nb.png;two, or three\n",

@@ -141,13 +141,10 @@ def test_a_stream_has_the_prepared_columns_and_a_shard_a_tar(tmp_path, write_cla
     assert list(pickle.loads(pickle.dumps(stream))) == rows
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_every_kind_of_image_is_read_and_repeated_keys_name_their_shard(tmp_path, write_shard, encode, format):
+def test_repeated_keys_name_their_shard(tmp_path, write_shard, encode):
     for number in range(2):
-        members = {f"x.{format.lower()}": encode("red", format), "x.txt": b"red"}
-        write_shard(tmp_path / "test" / f"{number}.tar", members)
-    assert np.abs(np.array(color_of(open_split(tmp_path), 0)) - RED).max() <= 2  # JPEG is lossy
-    assert open_split(tmp_path)["key"][:] == ["0/x", "1/x"]
+        write_shard(tmp_path / "test" / f"{number}.tar", {"x.bmp": encode("red", "BMP"), "x.txt": b"red"})
+    assert open_split(tmp_path)["key"][:] == ["0/x", "1/x"] and color_of(open_split(tmp_path), 0) == RED
 
 
 MEMBERS = {  # members beside an image, the image's name, the captions or label
@@ -240,12 +237,6 @@ def test_row_without_text_is_named_or_skipped(case, tmp_path, write_shard, encod
     if "tar: " in message:
         with pytest.raises(ValueError, match=message):
             stream_split(tmp_path)
-
-
-def test_the_first_sample_may_be_a_bad_one(tmp_path, write_shard, encode):
-    write_shard(tmp_path / "test" / "0.tar", {"a.png": encode(), "b.png": encode(), "b.txt": b"red"})
-    assert open_split(tmp_path, on_bad_row="skip")["captions"][:] == [["red"]]
-    assert [row["captions"] for row in stream_split(tmp_path, on_bad_row="skip")] == [[], ["red"]]
 
 
 @pytest.mark.parametrize(
