@@ -23,7 +23,7 @@ from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.data.dataset import class_names, labels_of
 from modeling_clipscratch.data.templates import templates_from
 from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_embeddings
-from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
+from modeling_clipscratch.evaluation.metrics.ranking import cosines
 
 from .embeddings import Embedded, embedded, parser_with_model
 from .reporting import machine, print_table, save_figures

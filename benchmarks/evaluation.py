@@ -10,7 +10,7 @@ the prompts encoded again for each batch of 256. Wall clock and processor time; 
 Probes: k nearest neighbours and logistic regression, 50,000 training rows and 10,000 test rows.
 
 Retrieval: 25,000 captions of 5,000 images, 512 numbers each, each way in a process of its own (Linux): time, and the
-peak resident memory less that before. "In blocks" is `retrieval_metrics`; "in float32" the same with float32 products,
+peak resident memory less that before. "In blocks" is `retrieval_outcomes`; "in float32" the same with float32 products,
 which would settle ties by chance; "full matrix" keeps a float32 matrix and ranks it. Then more captions than a matrix
 of which would fit.
 """
@@ -34,9 +34,9 @@ from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
 from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.evaluation.encode import CPU_BATCH, encode_images, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_dataset import encode_classes, evaluate_dataset
-from modeling_clipscratch.evaluation.metrics import retrieval
+from modeling_clipscratch.evaluation.metrics import ranking
 from modeling_clipscratch.evaluation.metrics.outcomes import RECALLS
-from modeling_clipscratch.evaluation.metrics.zero_shot import ranks, zero_shot_outcomes
+from modeling_clipscratch.evaluation.metrics.ranking import ranks, zero_shot_outcomes
 
 from .memory import memory_of_process
 from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
@@ -114,8 +114,8 @@ def cell(way: str, caption_count: int, image_count: int) -> dict:
     )
     owners = torch.arange(caption_count) * image_count // caption_count
     if way == "in float32":
-        retrieval.in_float64 = lambda name, embeds: embeds
-    work = {"full matrix": full_matrix}.get(way, retrieval.retrieval_metrics)
+        ranking.in_float64 = lambda name, embeds: embeds
+    work = {"full matrix": full_matrix}.get(way, ranking.retrieval_outcomes)
     work(images[:64], texts[:64], torch.arange(64))  # libraries that load themselves at their first use
     Path("/proc/self/clear_refs").write_text("5")  # the highest size is counted from here
     before = memory_of_process("VmRSS")
@@ -126,7 +126,7 @@ def cell(way: str, caption_count: int, image_count: int) -> dict:
 def full_matrix(images, texts, owners):
     scores = texts @ images.t()
     own = owners[:, None] == torch.arange(len(images))
-    found = {"text_to_image": ranks(scores, owners), "image_to_text": retrieval.best_own_ranks(scores.t(), own.t())}
+    found = {"text_to_image": ranks(scores, owners), "image_to_text": ranking.best_own_ranks(scores.t(), own.t())}
     return {(way, k): float((rank <= k).double().mean()) for way, rank in found.items() for k in RECALLS}
 
 

@@ -12,8 +12,7 @@ import torch
 
 from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.evaluation.metrics.outcomes import RECALLS
-from modeling_clipscratch.evaluation.metrics.retrieval import retrieval_metrics
-from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
+from modeling_clipscratch.evaluation.metrics.ranking import cosines, retrieval_outcomes
 
 from .embeddings import Embedded, embedded, parser_with_model
 from .reporting import machine, print_table, save_figures
@@ -21,12 +20,12 @@ from .reporting import machine, print_table, save_figures
 
 def definition(found: Embedded) -> dict[str, float]:
     captions, owners = captions_of(found)
-    return retrieval_metrics(found.image_embeds, found.of(captions), owners)
+    return retrieval_outcomes(found.image_embeds, found.of(captions), owners).metrics()
 
 
 def one_caption(found: Embedded) -> dict[str, float]:
     firsts = [texts[0] for texts in found.captions]
-    return retrieval_metrics(found.image_embeds, found.of(firsts), torch.arange(len(firsts)))
+    return retrieval_outcomes(found.image_embeds, found.of(firsts), torch.arange(len(firsts))).metrics()
 
 
 def pairs(found: Embedded) -> dict[str, float]:

@@ -21,7 +21,7 @@ from modeling_clipscratch.data.load import load_data
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.evaluation.metrics.intervals import paired_differences
-from modeling_clipscratch.evaluation.metrics.zero_shot import cosines
+from modeling_clipscratch.evaluation.metrics.ranking import cosines
 from modeling_clipscratch.sharing.export.export_onnx import PRECISIONS, SIDES, export_onnx, open_session, tower
 
 TOP = 10

@@ -10,7 +10,7 @@ from ..data.columns import DATA_OPTIONS
 from ..data.load import ImageTextData, describe_data, load_data
 from ..data.splits import NoSuchSplitError
 from ..evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
-from ..evaluation.report.write_report import open_folder, write_report
+from ..evaluation.report.write_report import check_folder, write_report
 from ..training.recipe.arguments import recipe_fields
 from ..utils.errors import ClipScratchError
 from ..utils.names import once_each, public_name
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
         for line in describe_data(parts):
             logger.info("%s, %s", name, line)
     if options.output_dir is not None:
-        open_folder(options.output_dir)
+        check_folder(options.output_dir)
     settings = {name: vars(options)[name] for name in ("device", "batch_size", "on_bad_row")}
     settings |= {"templates": options.templates} if options.templates else {}
     evaluations = evaluate_models(options.model, data, progress=True, **settings)

@@ -7,7 +7,7 @@ import sys
 from ..data.images.decode import decode_image
 from ..evaluation.load_model import load_model
 from ..search.image_index import check_model, model_fingerprint, open_index
-from ..search.result_page import check_result_page, write_result_page
+from ..search.result_page import write_result_page
 from ..search.search_index import check_query, search_index
 from ..utils.names import on_one_line
 from .command_line import model_parser
@@ -23,8 +23,6 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--page", help="write a page of the results: an .html that needs no other file")
     options = parser.parse_args(arguments)
     check_query(text=options.text, image=options.image, top=options.top)
-    if options.page:
-        check_result_page(options.page)
     index = open_index(options.index)
     image = decode_image(options.image, name=options.image) if options.image else None
     model, processor = load_model(options.model, options.device)

@@ -1,6 +1,7 @@
 """Encode images and texts to unit embeddings: (N, P), float32 on the CPU, in the given order."""
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -14,8 +15,6 @@ from torch.nn.functional import normalize as unit_length
 from ..data.batches.captions import TokenTable
 from ..data.images.preprocess import normalize
 from ..hub.towers_clipscratch import first_position
-from ..utils.errors import ClipScratchError
-from ..utils.names import printable
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +37,7 @@ def reading(model: torch.nn.Module) -> Iterator[None]:
 
 
 def encode_pixels(model, pixels, mean: Sequence[float], std: Sequence[float], batch_size: int = 256) -> torch.Tensor:
-    """Encode preprocessed images: (N, H, W, 3) uint8 -> (N, P) float32 on the CPU, unit length.
-
-    `mean` and `std` (3,) normalise pixels in [0, 1]. On a CPU at most `CPU_BATCH` images are encoded at once.
-    """
+    """Encode (N, H, W, 3) uint8 images; `mean` and `std` (3,) normalise pixels in [0, 1]."""
     batch_size = min(batch_size, CPU_BATCH) if model.device.type == "cpu" else batch_size
     # The towers may have different dtypes (a frozen one in bfloat16), which `model.dtype` does not tell.
     dtype = next(model.vision_model.parameters()).dtype
@@ -65,8 +61,8 @@ def encode_images(
 ) -> tuple[torch.Tensor, np.ndarray]:
     """Read, preprocess and encode the image of every row of a prepared dataset, with at most two batches in memory.
 
-    Returns embeddings (N, P), and the row of each (N,): all rows unless broken images were skipped. `preprocess` is a
-    `Preprocess` of the model's image processor; the options and errors are those of its `read_each`.
+    Returns embeddings (N, P), and the row of each (N,): all rows unless broken images were skipped. The options and
+    errors are those of `preprocess.read_each`.
     """
     images = preprocess.read_each(dataset, on_bad_row=on_bad_row, progress=progress, batch_size=batch_size)
     embeds, kept = [], []
@@ -78,23 +74,20 @@ def encode_images(
 
 
 def encode_texts(model, tokenizer, texts: Sequence[str], *, batch_size: int = 256, warn: bool = True) -> torch.Tensor:
-    """Encode M texts, each different text once: (M, P) float32 on the CPU, unit length.
+    """Encode M texts, each different text once.
 
     Texts of similar length share a batch; those longer than the text tower reads are cut. `warn` logs how many are cut,
-    and how many have no known word.
+    and which words are unknown.
     """
     unique = list(dict.fromkeys(texts))
-    for text in unique:
-        if printable(text) != text:
-            raise ClipScratchError(f"the text {text!r} holds bytes that are not UTF-8; write it in UTF-8.")
     place = {text: number for number, text in enumerate(unique)}
     longest = longest_text(model, tokenizer)
     # SigLIP pools the last token, and was trained with texts padded to the full length, without a mask.
     full = longest if model.config.model_type == "siglip" else None
     if full and "Gemma" in type(tokenizer).__name__:  # SigLIP 2, trained with lower-case texts
         unique = [text.lower() for text in unique]
-    if warn:
-        warn_of_unknown(tokenizer, unique, "texts")
+    if warn and (note := note_of_unknown(tokenizer, unique)):
+        logger.warning(note)
     tokens = TokenTable(unique, tokenizer, longest, warn=warn)
     # Longest first, so that a lack of memory shows at once.
     order = torch.from_numpy(np.argsort(-tokens.lengths, kind="stable"))
@@ -118,14 +111,12 @@ def longest_text(model, tokenizer) -> int:
     return min(tokenizer.model_max_length, text["max_position_embeddings"] - first_position(model.text_model))
 
 
-def warn_of_unknown(tokenizer, texts: Sequence[str], what: str) -> None:
-    """Log how many of `texts`, called `what`, have no word that the tokenizer knows."""
-    if tokenizer.unk_token_id is None or not texts:  # tokenizers of bytes know every word
-        return
-    tokens = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    unknown = [text for text, ids in zip(texts, tokens, strict=True) if set(ids) <= {tokenizer.unk_token_id}]
-    if unknown:
-        logger.warning(
-            "%d of %d %s have no word that the tokenizer knows (%s), so the model cannot distinguish them.",
-            len(unknown), len(texts), what, ", ".join(map(repr, unknown[:3])) + (", ..." if len(unknown) > 3 else ""),
-        )  # fmt: skip
+def note_of_unknown(tokenizer, texts: Sequence[str]) -> str:
+    """Name the words of texts that the tokenizer maps to its token for unknown words; empty if there are none."""
+    words = list(dict.fromkeys(word for text in texts for word in re.findall(r"\w[\w'-]*", text)))
+    tokens = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"] if words else []
+    unknown = [word for word, ids in zip(words, tokens, strict=True) if tokenizer.unk_token_id in ids]
+    if not unknown:
+        return ""
+    more = f" and {len(unknown) - 10:,} others" if len(unknown) > 10 else ""
+    return f"The tokenizer does not know these words: {', '.join(unknown[:10])}{more}."

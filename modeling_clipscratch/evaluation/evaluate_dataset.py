@@ -12,49 +12,32 @@ from typing import Literal
 import datasets
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from ..data.columns import DataOptions
 from ..data.dataset import class_names, labels_of, prepare_dataset, title
 from ..data.images.preprocess import Preprocess
 from ..data.templates import ALIKE, DEFAULT_TEMPLATES, class_prompts
 from ..utils.errors import ClipScratchError
-from .encode import encode_images, encode_texts, warn_of_unknown
+from .encode import encode_images, encode_texts
 from .metrics.intervals import confidence_intervals
 from .metrics.outcomes import Outcomes
-from .metrics.retrieval import retrieval_outcomes
-from .metrics.zero_shot import class_embeddings, confusion_matrix, zero_shot_outcomes
+from .metrics.ranking import retrieval_outcomes, zero_shot_outcomes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a model did on one split of a dataset.
+    """What a model did on one split of a dataset. What is of class data only is `None` for caption data."""
 
-    Args:
-        dataset: the N measured rows, prepared; without those whose images are broken.
-        templates: prompts of class data; `None` for caption data.
-        task: `zero_shot` (class data) or `retrieval` (caption data).
-        outcomes: ranks, and for class data labels and confidences.
-        metrics: name -> fraction or rank, and `<name>_ci95` -> its 95 % interval, if computed.
-        image_embeds: (N, P) float32, unit length.
-        text_embeds: (C, P) of the classes, or (M, P) of the captions in the order of the rows; unit length.
-        skipped: number of broken images that were left out.
-        predicted: (N,) int64 classes; class data only.
-    """
-
-    dataset: datasets.Dataset
-    templates: Sequence[str] | None = None
-    task: str
+    dataset: datasets.Dataset  # the N measured rows, prepared; without those whose images are broken
+    templates: Sequence[str] | None = None  # prompts of class data
+    task: str  # `zero_shot` (class data) or `retrieval` (caption data)
     outcomes: Outcomes
-    metrics: dict[str, float | list[float]]
-    image_embeds: torch.Tensor
-    text_embeds: torch.Tensor
-    skipped: int = 0
-    predicted: np.ndarray | None = None
-
-    @property
-    def split(self) -> str:
-        """Name of the split, `-` where the dataset has none."""
-        return str(self.dataset.split or "-")
+    metrics: dict[str, float | list[float]]  # name -> fraction or rank; `<name>_ci95` -> its 95 % interval, if computed
+    image_embeds: torch.Tensor  # (N, P) float32, unit length
+    text_embeds: torch.Tensor  # (C, P) of the classes, or (M, P) of the captions in the order of the rows
+    skipped: int = 0  # number of broken images that were left out
+    predicted: np.ndarray | None = None  # (N,) int64 classes
 
     @property
     def class_names(self) -> list[str] | None:
@@ -62,14 +45,16 @@ class Result:
 
     @property
     def confusion(self) -> np.ndarray | None:
-        """(C, C) counts, row = true class; `None` for caption data."""
+        """(C, C) counts, row = true class."""
         if self.predicted is None:
             return None
-        return confusion_matrix(self.predicted, self.outcomes.labels, self.outcomes.classes)
+        classes = self.outcomes.classes
+        cells = np.bincount(self.outcomes.labels * classes + self.predicted, minlength=classes**2)
+        return cells.reshape(classes, classes)
 
     @property
     def per_class_recall(self) -> dict[str, float | None] | None:
-        """Class name -> recall, `None` for a class without images; `None` for caption data."""
+        """Class name -> recall, `None` for a class without images."""
         if self.predicted is None:
             return None
         names = [name.replace(ALIKE, " (again)") for name in self.dataset.features["label"].names]
@@ -128,13 +113,10 @@ def evaluate_dataset(
     options = DataOptions(templates=templates, on_bad_row=on_bad_row)
     dataset = prepare_dataset(dataset, options)
     check_measurable(dataset)
-    names = class_names(dataset)
-    trained = model.config.to_dict()
+    names, trained = class_names(dataset), model.config.to_dict()
     own = trained.get("templates") if names is not None and trained.get("class_names") == names else None
-    if names is not None:
-        warn_of_unknown(processor.tokenizer, names, "class names")
-    read = {"batch_size": batch_size, "on_bad_row": on_bad_row, "progress": progress}
-    embeds, kept = encode_images(model, Preprocess(processor.image_processor), dataset, **read)
+    preprocess, read = Preprocess(processor.image_processor), {"on_bad_row": on_bad_row, "progress": progress}
+    embeds, kept = encode_images(model, preprocess, dataset, batch_size=batch_size, **read)
     skipped = len(dataset) - len(kept)
     dataset = dataset.select(kept) if skipped else dataset
     encode = partial(encode_texts, model, processor.tokenizer, batch_size=batch_size)
@@ -153,10 +135,8 @@ def evaluate_embeddings(
 ) -> Result:
     """Measure unit embeddings (N, P) of the images of a prepared dataset, without intervals.
 
-    Args:
-        encode: M texts -> (M, P) unit embeddings; called with the prompts or captions.
-        templates: prompts of class data, default `a photo of a {}.`; ignored for caption data.
-        logit_scale: natural log of the inverse temperature.
+    `encode` takes M prompts or captions and returns (M, P) unit embeddings; `logit_scale` is the natural log of the
+    inverse temperature; `templates` are ignored for caption data.
     """
     predicted = None
     if "label" in dataset.features:
@@ -182,9 +162,12 @@ def evaluate_embeddings(
 
 
 def encode_classes(encode, class_names, templates) -> torch.Tensor:
-    """(C, P) unit embeddings of classes, each the mean over its templates; `encode` as in `evaluate_embeddings`."""
+    """Return (C, P) unit embeddings of classes, each the mean over its prompts; `encode` as in `evaluate_embeddings`.
+
+    Source: Radford et al. 2021, arXiv 2103.00020, section 3.1.4; CLIP_benchmark's `zero_shot_classifier`.
+    """
     prompts = [prompt for name in class_names for prompt in class_prompts(name, templates)]
-    return class_embeddings(encode(prompts).view(len(class_names), len(templates), -1))
+    return normalize(encode(prompts).view(len(class_names), len(templates), -1).mean(1), dim=-1)
 
 
 def log_scale(model) -> float:

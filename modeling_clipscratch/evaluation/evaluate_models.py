@@ -7,7 +7,7 @@ from ..data.templates import DEFAULT_TEMPLATES
 from .evaluate_dataset import Result, check_measurable, evaluate_dataset
 from .load_model import load_model
 from .metrics.intervals import paired_differences
-from .report.metric_tables import Differences, short_names, text_table
+from .report.metric_tables import Differences, public_names, text_table
 
 Evaluations = Mapping[str, Mapping[str, Result]]  # model -> dataset -> result
 
@@ -43,7 +43,7 @@ def differences_to_first(evaluations: Evaluations) -> Differences:
 
 def text_summary(evaluations: Evaluations, differences: Differences) -> str:
     """Write the figures for a terminal, with the number of broken images that were left out."""
-    short, results = short_names(list(evaluations)), next(iter(evaluations.values()))
+    short, results = public_names(list(evaluations)), next(iter(evaluations.values()))
     if len(evaluations) == 1:
         parts = [text_table({where: result.metrics for where, result in results.items()})]
     else:

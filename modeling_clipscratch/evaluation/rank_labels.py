@@ -9,11 +9,9 @@ from PIL import Image
 from ..data.images.preprocess import Preprocess
 from ..data.templates import DEFAULT_TEMPLATES, check_class_names, check_templates
 from ..utils.errors import ClipScratchError
-from .encode import encode_pixels, encode_texts, warn_of_unknown
+from .encode import encode_pixels, encode_texts
 from .evaluate_dataset import encode_classes, log_scale
-from .metrics.zero_shot import class_probabilities, cosines
-
-BAR = 20  # characters of a bar of 100 %
+from .metrics.ranking import class_probabilities, cosines
 
 
 def check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
@@ -33,7 +31,7 @@ def rank_labels(
     templates: Sequence[str] | None = None,
     batch_size: int = 64,
 ) -> list[list[dict]]:
-    """Rank labels for images by zero-shot classification. A label without a known word is named in a warning.
+    """Rank labels for images by zero-shot classification. Words that the tokenizer does not know are logged.
 
     Args:
         model, processor: from `load_model`.
@@ -69,7 +67,6 @@ def rank_labels(
     pixels = np.stack([preprocess(image) for image in images])
     image_embeds = encode_pixels(model, pixels, preprocess.mean, preprocess.std, batch_size)
     label_embeds = encode_classes(partial(encode_texts, model, processor.tokenizer), labels, templates)
-    warn_of_unknown(processor.tokenizer, labels, "labels")
     ranked = []
     for scores in class_probabilities(cosines(image_embeds, label_embeds), log_scale(model)).tolist():
         entries = [{"label": label, "score": score} for label, score in zip(labels, scores, strict=True)]
@@ -86,7 +83,7 @@ def bars(ranked: Sequence[dict]) -> str:
     """
     width = max(len(entry["label"]) for entry in ranked)
     lines = (
-        f"  {entry['label']:<{width}}  {100 * entry['score']:5.1f} %  {'#' * round(BAR * entry['score'])}"
+        f"  {entry['label']:<{width}}  {100 * entry['score']:5.1f} %  {'#' * round(20 * entry['score'])}"
         for entry in ranked
     )
     return "\n".join(line.rstrip() for line in lines)

@@ -16,15 +16,8 @@ from ..utils.names import first_line
 def explaining_load_errors(*sources: str | Path | None) -> Iterator[None]:
     """Turn an error inside into one sentence that names the code or the damaged file that causes it.
 
-    Whatever is loaded inside must be loaded with `trust_remote_code=False`. A folder may name code and yet load without
-    it, if transformers knows the type, as it does for ClipScratch folders.
-
-    Args:
-        sources: folders or Hub ids that are loaded inside; `None` is ignored.
-
-    Raises:
-        ClipScratchError: If a source needs code of its own, a file of a folder is damaged, or a library raises anything
-            but an `OSError`.
+    `sources`, folders or Hub ids, must be loaded with `trust_remote_code=False`. A folder may name code and yet load
+    without it, if transformers knows the type, as it does for ClipScratch folders. An `OSError` is raised as it is.
     """
     try:
         yield
@@ -37,7 +30,13 @@ def explaining_load_errors(*sources: str | Path | None) -> Iterator[None]:
                     "knows."
                 ) from error
         for folder in filter(Path.is_dir, map(Path, names)):
-            _check_files(folder)
+            for path in sorted(folder.glob("*.json")):
+                read_json(path)
+            for path in sorted(folder.glob("*.safetensors")):
+                try:
+                    safe_open(path, framework="numpy")
+                except (SafetensorError, OSError) as damage:
+                    raise ClipScratchError(f"{path} is damaged ({first_line(damage)}); copy it again.") from damage
         if isinstance(error, (ClipScratchError, OSError)) or not names:
             raise
         remedy = "copy the folder again, or save it again where it was trained"
@@ -50,11 +49,7 @@ def explaining_load_errors(*sources: str | Path | None) -> Iterator[None]:
 
 
 def check_code(folder: str | Path) -> None:
-    """Check that the JSON files of a folder name no code but ClipScratch's.
-
-    Raises:
-        ClipScratchError: If one names other code, or cannot be read.
-    """
+    """Raise `ClipScratchError` if a JSON file of a folder names code that is not ClipScratch's, or cannot be read."""
     for path in sorted(Path(folder).glob("*.json")):
         if foreign := [name for name in _references(read_json(path)) if name not in AUTO_MAP.values()]:
             raise ClipScratchError(
@@ -62,17 +57,6 @@ def check_code(folder: str | Path) -> None:
                 "loaded with trust_remote_code=True; delete that reference, or load the model and its processor with "
                 "modeling_clipscratch.load_model and save them again."
             )
-
-
-def _check_files(folder):
-    """Raise ClipScratchError if a JSON file or weights in safetensors are damaged."""
-    for path in sorted(folder.glob("*.json")):
-        read_json(path)
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            safe_open(path, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise ClipScratchError(f"{path} is damaged ({first_line(error)}); copy or write it again.") from error
 
 
 def _references(settings, inside=False) -> Iterator[str]:

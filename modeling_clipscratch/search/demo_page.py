@@ -10,13 +10,14 @@ from pathlib import Path
 
 from ..data.images.decode import decode_image
 from ..data.templates import DEFAULT_TEMPLATES
+from ..evaluation.encode import note_of_unknown
 from ..evaluation.rank_labels import rank_labels
 from ..evaluation.report.markdown import code, escaped
 from ..utils.errors import ClipScratchError
 from ..utils.names import on_one_line
 from .image_index import ImageIndex
 from .result_page import HITS_CSS, hits_html, note_of
-from .search_index import UNKNOWN, search_index, unknown_words
+from .search_index import search_index
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")  # any other may be a foreign page's, led here by its DNS
 TOP = 12  # images of a search
@@ -67,13 +68,14 @@ def build_page(model, processor, index: ImageIndex | None = None, *, model_name:
             labels = split_labels(labels)
             image = decode_image(path, name=Path(path).name)
             (ranked,) = rank_labels(model, processor, [image], labels, templates=[template])
-        note = _note_of_unknown(processor, " ".join([template.replace("{}", " "), *labels]))
-        return {entry["label"]: entry["score"] for entry in ranked}, note
+        note = note_of_unknown(processor.tokenizer, [template.replace("{}", " "), *labels])
+        return {entry["label"]: entry["score"] for entry in ranked}, html.escape(note)
 
     def find(text):
         with _showing_errors(gr):
             hits = search_index(index, model, processor, text=text, top=TOP)
-        return f"<p>{note_of(hits)} {_note_of_unknown(processor, text)}</p>{hits_html(hits)}"
+        note = note_of_unknown(processor.tokenizer, [text])
+        return f"<p>{note_of(hits)} {html.escape(note)}</p>{hits_html(hits)}"
 
     own_labels, own_template = own_prompts(model.config)
     with gr.Blocks(title="ClipScratch", analytics_enabled=False, fill_width=True) as page:
@@ -152,11 +154,6 @@ def serve(page, port: int, *, wait: bool = True) -> str:
         print(f"The page is at {address} (stop it with Ctrl-C).", flush=True)
         page.block_thread()
     return address
-
-
-def _note_of_unknown(processor, text):
-    unknown = unknown_words(processor.tokenizer, text)
-    return html.escape(UNKNOWN % ", ".join(unknown)) if unknown else ""
 
 
 @contextmanager

@@ -34,35 +34,22 @@ _SETTINGS = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "im
 
 @dataclass(kw_only=True)
 class ImageIndex:
-    """The embeddings of a folder's images by one model.
-
-    Args:
-        folder: The folder of images.
-        model: `model_fingerprint` of the model.
-        model_name: Folder or Hub id of the model.
-        images: {path below the folder, with `/`: (bytes, time of the last change in ns, digest)}, sorted.
-        embeds: (N, P) float32 of unit length, in the order of `images`.
-    """
+    """The embeddings of a folder's images by one model."""
 
     folder: Path
-    model: str
-    model_name: str
-    images: dict[str, tuple[int, int, str]]
-    embeds: np.ndarray
+    model: str  # its `model_fingerprint`
+    model_name: str  # folder or Hub id
+    images: dict[str, tuple[int, int, str]]  # path below the folder, with `/` -> bytes, time in ns, digest; sorted
+    embeds: np.ndarray  # (N, P) float32 of unit length, in the order of `images`
 
 
 @dataclass
 class Changes:
-    """What an update did: images encoded, recognised by their content (moved or copied), known by name, size and time,
-    gone, and left out.
-
-    >>> print(Changes(encoded=2, unchanged=7))
-    2 encoded, 0 recognised, 7 unchanged, 0 gone, 0 unreadable
-    """
+    """What an update did, in numbers of images."""
 
     encoded: int = 0
-    recognised: int = 0
-    unchanged: int = 0
+    recognised: int = 0  # by their content: moved or copied
+    unchanged: int = 0  # name, size and time
     gone: int = 0
     unreadable: int = 0
 
@@ -77,14 +64,6 @@ def model_fingerprint(model, image_processor) -> str:
     if not image_processor.do_normalize:
         settings["do_normalize"] = False
     return weights_fingerprint(model, settings)
-
-
-def find_index(place: str | Path) -> Path:
-    """Return the file of an index, given its folder or the folder of images that this lies in."""
-    for path in (Path(place, INSIDE, FILE), Path(place, FILE)):
-        if path.is_file():
-            return path
-    raise ClipScratchError(f"{place} holds no index; run: clipscratch index FOLDER --model DIR")
 
 
 def open_index(where: str | Path) -> ImageIndex:
@@ -102,12 +81,14 @@ def open_index(where: str | Path) -> ImageIndex:
     >>> open_index("photos").model_name
     'runs/digits'
     """
-    path = find_index(where).absolute()
+    path = next((path for path in (Path(where, INSIDE, FILE), Path(where, FILE)) if path.is_file()), None)
+    if path is None:
+        raise ClipScratchError(f"{where} holds no index; run: clipscratch index FOLDER --model DIR")
     try:
         arrays = load_file(path)
         table = json.loads(arrays["table"].tobytes())
         if path.parent.name == INSIDE:  # such an index moves with its folder
-            table["folder"] = path.parents[1]
+            table["folder"] = path.absolute().parents[1]
         images = {name: tuple(entry) for name, entry in table.pop("images").items()}
         return ImageIndex(**{**table, "folder": Path(table["folder"])}, images=images, embeds=arrays["embeds"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -136,10 +117,7 @@ def check_model(index: ImageIndex, model: str) -> None:
 def list_images(folder: Path) -> dict[str, tuple[int, int]]:
     """Return {path below the folder, with `/`: (bytes, time of the last change in ns)}, sorted.
 
-    Links to folders are followed unless they lead back up. One warning counts the images of formats that are not read.
-
-    Raises:
-        ClipScratchError: If the folder, or one in it, cannot be read, or no image is there.
+    One warning counts the images of formats that are not read. No image, or a folder that cannot be read, raises.
     """
     if not folder.is_dir():
         raise ClipScratchError(f"{folder} is not a folder; give the one that holds the images.")
@@ -167,7 +145,7 @@ def update_index(
 
     An image whose name, size and time are those of the index counts as unchanged. Any other one is read, and encoded
     unless the index has the same content under whatever name. Unreadable images are left out, with a warning for each.
-    The index is saved from time to time, so that a call after one that was killed encodes little twice.
+    The index is saved from time to time, so that a call after one that was stopped encodes little twice.
 
     Args:
         folder: The images, at any depth; folders that begin with a dot are left out.
@@ -215,10 +193,10 @@ def update_index(
     def read(name):
         try:
             digest = image_digest(data := (folder / name).read_bytes())
-            pixels = None if digest in vectors else preprocess(decode_image(data, name=str(folder / name)))
-            return name, digest, pixels
+            return name, digest, None if digest in vectors else preprocess(decode_image(data, name=str(folder / name)))
         except (BadImageError, OSError) as error:
-            return name, error, None
+            logger.warning("left out: %s", error)
+            return name, None, None
 
     def save():
         embeds = np.stack([vectors[images[name][2]] for name in sorted(images)])
@@ -226,34 +204,32 @@ def update_index(
         save_index(new, where)
         return new
 
-    try:
-        with tqdm(total=len(names), desc="encoding images", unit="image", disable=not progress, leave=False) as bar:
-            for batch in read_ahead(read, names, batch_size):
-                good = [entry for entry in batch if isinstance(entry[1], str)]
-                new = {digest: pixels for _, digest, pixels in good if digest not in vectors}  # one may come twice
-                if new:
-                    encoded = encode_pixels(model, np.stack([*new.values()]), preprocess.mean, preprocess.std).numpy()
-                    if not np.isfinite(encoded).all():
-                        raise ClipScratchError("the model gives NaN or infinity for an image; check its weights.")
-                    vectors.update(zip(new, encoded, strict=True))
-                images.update((name, (*files[name], digest)) for name, digest, _ in good)
-                for name, error in ((name, error) for name, error, _ in batch if isinstance(error, Exception)):
+    with tqdm(total=len(names), desc="encoding images", unit="image", disable=not progress, leave=False) as bar:
+        for batch in read_ahead(read, names, batch_size):
+            # An image may come twice, or have been encoded since it was read.
+            new = {digest: pixels for _, digest, pixels in batch if digest is not None and digest not in vectors}
+            if new:
+                encoded = encode_pixels(model, np.stack([*new.values()]), preprocess.mean, preprocess.std)
+                vectors.update(zip(new, encoded.numpy(), strict=True))
+            for name, digest, _ in batch:
+                if digest is None:
                     images.pop(name, None)
                     changes.unreadable += 1
-                    logger.warning("left out: %s", error)
-                changes.encoded += len(new)
-                changes.recognised += len(good) - len(new)
-                unsaved += len(new)
-                if unsaved >= max(SAVE_EVERY, len(vectors) // 10):
-                    save()
-                    unsaved = 0
-                bar.update(len(batch))
-        images = {name: image for name, image in images.items() if name in files}
-    finally:  # an error or Ctrl-C loses nothing
-        if images and (index is None or images != before or index.folder != folder):
-            index = save()
+                else:
+                    images[name] = (*files[name], digest)
+                    changes.recognised += 1
+            changes.encoded += len(new)
+            changes.recognised -= len(new)
+            unsaved += len(new)
+            if unsaved >= max(SAVE_EVERY, len(vectors) // 10):
+                save()
+                unsaved = 0
+            bar.update(len(batch))
+    images = {name: image for name, image in images.items() if name in files}
     if not images:
         raise ClipScratchError(f"{folder}: none of {len(files)} images can be read; see the warnings above.")
+    if index is None or images != before or index.folder != folder:
+        index = save()
     contents = {digest for *_, digest in images.values()}
     changes.gone = sum(name not in images and image[2] not in contents for name, image in before.items())
     return index, changes

@@ -11,7 +11,6 @@ from PIL import Image, ImageOps
 
 from ..data.images.decode import BadImageError, decode_image
 from ..utils.atomic_files import write_text
-from ..utils.errors import ClipScratchError
 from ..utils.names import printable
 from .search_index import Hit
 
@@ -22,15 +21,8 @@ HITS_CSS = (_FOLDER / "hits.css").read_text(encoding="utf-8")
 _PAGE = Template((_FOLDER / "result_page.html").read_text(encoding="utf-8"))
 
 
-def check_result_page(path: str | Path) -> None:
-    """Raise `ClipScratchError` if the name of a page does not end in `.html`."""
-    if Path(path).suffix.lower() != ".html":
-        raise ClipScratchError(f"page={path} is written as HTML; let its name end in .html.")
-
-
 def write_result_page(path: str | Path, hits: Sequence[Hit], *, query: str, image: Image.Image | None = None) -> None:
     """Write the hits of a search for a text, or for images similar to the one called `query`, as one page."""
-    check_result_page(path)
     title = html.escape(printable(query))
     if image is not None:
         image = image.copy()
@@ -58,7 +50,6 @@ def thumbnail(path: Path) -> Image.Image | None:
 
 
 def note_of(hits: Sequence[Hit]) -> str:
-    """Return the line above the images."""
     return f"The {len(hits)} nearest images, best first. The number is the cosine, at most 1."
 
 

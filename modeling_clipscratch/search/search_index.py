@@ -1,7 +1,5 @@
 """Find the images of an index that are nearest to a text or to another image."""
 
-import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +12,6 @@ from ..evaluation.encode import encode_pixels, encode_texts
 from ..utils.errors import ClipScratchError
 from .image_index import ImageIndex
 
-logger = logging.getLogger(__name__)
-
-UNKNOWN = "The tokenizer does not know these words: %s."
-
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
@@ -29,7 +23,7 @@ class Hit:
 
 
 def check_query(*, text: str | None, image: object | None, top: int) -> None:
-    """Raise `ClipScratchError` if not exactly one of text and image is given, the text is empty, or `top` below 1."""
+    """Raise `ClipScratchError` for a query without an answer."""
     if (text is None) == (image is None):
         raise ClipScratchError(
             f"search takes a text or --image, and {'neither is' if text is None else 'both are'} given; give one."
@@ -56,7 +50,7 @@ def search_index(
         The nearest first; equal ones in the order of their names.
 
     Raises:
-        ClipScratchError: See `check_query`.
+        ClipScratchError: If not exactly one of text and image is given, the text is empty, or `top` is below 1.
 
     >>> from modeling_clipscratch import load_model, update_index
     >>> model, processor = load_model("runs/digits")
@@ -67,8 +61,6 @@ def search_index(
     """
     check_query(text=text, image=image, top=top)
     if text is not None:
-        if unknown := unknown_words(processor.tokenizer, text):
-            logger.warning(UNKNOWN, ", ".join(unknown))
         return nearest(index, encode_texts(model, processor.tokenizer, [text])[0], top)
     preprocess = Preprocess(processor.image_processor)
     pixels = preprocess(image)[None].copy()  # Pillow's array is read-only, of which torch warns
@@ -81,9 +73,3 @@ def nearest(index: ImageIndex, query: torch.Tensor, top: int) -> list[Hit]:
     rows = np.argsort(-scores.round(6), kind="stable")[:top]  # equal images differ by float32's rounding
     names = list(index.images)
     return [Hit(path=index.folder / names[row], name=names[row], score=float(scores[row])) for row in rows]
-
-
-def unknown_words(tokenizer, text: str) -> list[str]:
-    """Return the words of a text that the tokenizer maps to its token for unknown words."""
-    words = dict.fromkeys(re.findall(r"\w[\w'-]*", text))
-    return [word for word in words if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False).input_ids]

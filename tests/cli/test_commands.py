@@ -101,18 +101,15 @@ def test_classify_refuses_in_a_sentence(run, saved, images, changed, sentence):
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
-def test_label_that_is_not_utf8_is_refused_and_a_path_of_any_bytes_is_printed(saved, images, monkeypatch):
+def test_a_path_of_any_bytes_is_printed(saved, images, monkeypatch):
     strict = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr(sys, "stdout", strict)
     monkeypatch.setattr("modeling_clipscratch.cli.command_line.quiet_libraries", lambda: None)
     raw = str(images / os.fsdecode(b"caf\xe9.png"))
     shutil.copy(images / "0.png", raw)
-    words = ["--model", saved, "--images", raw, "--labels", "red"]
-    run_command(classify.main, [*words, "blue"])
+    run_command(classify.main, ["--model", saved, "--images", raw, "--labels", "red", "blue"])
     strict.flush()
     assert "caf\\udce9.png\n  " in strict.buffer.getvalue().decode()
-    with pytest.raises(ValueError, match=r"the text 'a photo of a bl\\udce9.' holds bytes that are no"):
-        classify.main([*words, os.fsdecode(b"bl\xe9")])
 
 
 # index and search
@@ -137,7 +134,6 @@ def test_index_reports_what_it_did_and_search_finds_by_text_and_by_image(run, sa
         (["red", "--image", "a.jpg"], "both are given"),
         ([""], "is empty"),
         (["red", "--top", "-1"], "top=-1"),
-        (["red", "--page", "a.txt"], "page=a.txt"),
         (["red"], "holds no index"),
     ],
 )
@@ -259,7 +255,7 @@ def test_two_models_are_compared_on_the_same_images(run, saved, make_model, word
         ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
         ({"class_names": ["a", ""]}, "label 2 of 2 is empty"),
         ({"templates": ["imagnet"]}, "is not a published list .*imagenet"),
-        ({"output_dir": [f"{__file__}/report"]}, "cannot be written to"),
+        ({"output_dir": [f"{__file__}/report"]}, "cannot be written"),
     ],
 )
 def test_eval_refuses_before_it_loads_the_model(run, changed, sentence):

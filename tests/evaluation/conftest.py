@@ -7,7 +7,7 @@ from transformers import DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm, prepare_dataset
-from modeling_clipscratch.evaluation.plots import all_plots
+from modeling_clipscratch.evaluation.plots import result_plots
 from tests.conftest import processor_of
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 230)}
@@ -57,8 +57,8 @@ def templates():
 @pytest.fixture
 def quick_plots(monkeypatch):
     """A report of one small plot, so that a test of its files is quick."""
-    kept = dict(list(all_plots._CLASS.items())[:1])
-    monkeypatch.setattr(all_plots, "_CLASS", kept)
+    kept = dict(list(result_plots._CLASS.items())[:1])
+    monkeypatch.setattr(result_plots, "_CLASS", kept)
 
 
 def rows_of(count, *, labels=None, captions=None, broken=(), keys=None, name="colours", split="test"):

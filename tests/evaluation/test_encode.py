@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 
 from modeling_clipscratch.data.dataset import ImageReader, class_names, labels_of
 from modeling_clipscratch.data.images.decode import BadImageError
 from modeling_clipscratch.data.images.preprocess import Preprocess
-from modeling_clipscratch.evaluation.encode import (
-    encode_images,
-    encode_pixels,
-    encode_texts,
-    reading,
-)
+from modeling_clipscratch.evaluation.encode import encode_images, encode_pixels, encode_texts, reading
 from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.rank_labels import rank_labels
 
@@ -71,15 +67,11 @@ def test_long_texts_are_cut_and_counted_in_one_warning(model, processor, caplog)
     assert torch.allclose(found[1], found[3], **CLOSE)  # they differ only in what is cut off
 
 
-def test_unknown_texts_are_named_in_one_warning(model, processor, caplog):
+def test_unknown_words_are_named_in_one_warning(model, processor, caplog):
     texts = ["red", "a giraffe", "giraffe", "zebra zebra"]
     encode_texts(model, processor.tokenizer, texts)
     rank_labels(model, processor, [Image.new("RGB", (8, 8))], ["red", "giraffe"], templates=["a picture of {}"])
-    first, second = caplog.messages
-    assert first.startswith(
-        "2 of 4 texts have no word that the tokenizer knows ('giraffe', 'zebra zebra'), so the model"
-    )
-    assert second.startswith("1 of 2 labels have no word that the tokenizer knows ('giraffe'), so")
+    assert caplog.messages == [f"The tokenizer does not know these words: {x}." for x in ("giraffe, zebra", "giraffe")]
     caplog.clear()
     encode_texts(model, processor.tokenizer, texts, warn=False)
     assert not caplog.records
@@ -96,14 +88,6 @@ def test_the_mode_of_every_module_is_restored_also_after_an_error(model):
     model.eval()
 
 
-def test_embeddings_can_be_used_where_gradients_are_wanted(model, processor, class_rows):
-    images = encode_pixels(model, pixels_of(class_rows), [0.5] * 3, [0.5] * 3)
-    texts = encode_texts(model, processor.tokenizer, ["red"])
-    weight = torch.ones(8, requires_grad=True)
-    ((images * weight).sum() + (texts * weight).sum()).backward()
-    assert weight.grad is not None
-
-
 def test_a_half_precision_vision_tower_gives_float32_embeddings(model, class_rows):
     half = type(model)(model.config)
     half.load_state_dict(model.state_dict())
@@ -118,18 +102,12 @@ def test_a_broken_image_raises_or_is_left_out_with_one_warning(model, processor,
     with pytest.raises(BadImageError, match="colours-4"):
         evaluate_dataset(model, processor, rows)
     with caplog.at_level(logging.WARNING):
-        result = evaluate_dataset(model, processor, rows, on_bad_row="skip", batch_size=5)
+        result = evaluate_dataset(model, processor, rows, templates=["a {}"], on_bad_row="skip", batch_size=5)
     assert result.skipped == 2 and len(result.dataset) == 10 and "colours-4" not in result.dataset["key"][:]
     assert result.confusion.sum() == 10
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.startswith("colours, split test: left out 2 of 12 images: colours, split test: colours-4: cannot be")
     assert "; colours, split test: colours-9: cannot be decoded" in warning
-
-
-def test_no_readable_image_is_an_error(model, processor, make_rows):
-    rows = make_rows(3, labels=np.arange(3), broken={0, 1, 2})
-    with pytest.raises(ValueError, match="none of 3 images can be read"):
-        evaluate_dataset(model, processor, rows, on_bad_row="skip")
 
 
 def test_class_data_is_measured_through_all_its_templates(model, processor, class_rows, templates):
@@ -147,7 +125,7 @@ def test_class_data_is_measured_through_all_its_templates(model, processor, clas
     best = (images @ classes.T).argmax(1).numpy()
     assert np.array_equal(result.predicted, best)
     assert result.metrics["top1"] == np.mean(best == labels_of(class_rows))
-    assert result.metrics["top1"] == result.confusion.trace() / 12
+    assert np.array_equal(result.confusion, confusion_matrix(labels_of(class_rows), best))
     assert set(result.per_class_recall) == {"red", "green", "blue"}
 
 

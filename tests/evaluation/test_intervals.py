@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from benchmarks import coverage
 from modeling_clipscratch.evaluation.metrics.intervals import confidence_intervals, paired_differences
 from modeling_clipscratch.evaluation.metrics.outcomes import ClassOutcomes, RetrievalOutcomes, Share
 
@@ -155,23 +154,3 @@ def test_captions_are_exchanged_with_their_image():
 def test_metrics_that_only_one_model_has_are_left_out():
     first = calibrated(4, 30)
     assert set(paired_differences(first, replace(first, confidence=None))) == {"top1", "mean_per_class_recall"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("setting", coverage.SINGLE)
-def test_intervals_of_simulated_models_hold_the_truth_as_often_as_promised(setting):
-    """In small: 200 draws; `python -m benchmarks.coverage` has the real ones."""
-    for (name, _), draws in coverage.single(*coverage.SINGLE[setting], draws=200).items():
-        share = np.mean([held for held, _ in draws])
-        if name.startswith("(captions as independent)") and "easy" in setting:
-            assert share < 0.92, name
-        elif not name.startswith("("):
-            assert share > 0.95 - 3.5 * (0.95 * 0.05 / 200) ** 0.5, name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("setting", coverage.PAIRS)
-def test_differences_of_simulated_models_hold_the_truth_as_often_as_promised(setting):
-    for (name, change), draws in coverage.pairs(*coverage.PAIRS[setting], draws=100, flips=1).items():
-        share = np.mean([held for held, *_ in draws])
-        assert share > 0.95 - 3.5 * (0.95 * 0.05 / 100) ** 0.5, (name, change)

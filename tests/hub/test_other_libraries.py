@@ -12,7 +12,7 @@ from transformers import pipeline
 
 from modeling_clipscratch import ClipScratchModel
 from modeling_clipscratch.evaluation.encode import encode_texts
-from modeling_clipscratch.evaluation.metrics.retrieval import retrieval_metrics
+from modeling_clipscratch.evaluation.metrics.ranking import retrieval_outcomes
 
 COLOURS = ("red", "blue", "green", "white", "black", "yellow", "pink")
 LABELS = ["red square", "blue circle", "a photo"]
@@ -106,7 +106,7 @@ def test_clip_benchmark_retrieval_equals_ours_through_the_adapter_of_the_docs(mo
         documented["ForClipBenchmark"](model), loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 5]
     )
     embeds = encode_texts(model, word_processor.tokenizer, [text for own in captions for text in own])
-    ours = retrieval_metrics(outputs.image_embeds, embeds, torch.arange(7).repeat_interleave(2))
+    ours = retrieval_outcomes(outputs.image_embeds, embeds, torch.arange(7).repeat_interleave(2)).metrics()
     for name, other in (("image_to_text", "text_retrieval"), ("text_to_image", "image_retrieval")):
         for k in (1, 5):
             assert theirs[f"{other}_recall@{k}"] == pytest.approx(ours[f"{name}_recall@{k}"])

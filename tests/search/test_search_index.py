@@ -8,7 +8,7 @@ from PIL import Image
 from modeling_clipscratch.data.images.decode import decode_image
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.search.image_index import ImageIndex
-from modeling_clipscratch.search.search_index import check_query, nearest, search_index, unknown_words
+from modeling_clipscratch.search.search_index import check_query, nearest, search_index
 
 
 def index_of(embeds, folder):
@@ -59,13 +59,6 @@ def test_a_text_finds_what_the_model_s_cosines_say(images, update, model, word_p
     hits = search_index(index, model, word_processor, text="a red square")
     assert [hit.name for hit in hits] == [names[n] for n in order]
     np.testing.assert_allclose([hit.score for hit in hits], scores[order], atol=1e-6)
-
-
-def test_words_that_the_tokenizer_does_not_know_are_named(images, update, model, word_processor, caplog):
-    index, _ = update(images)
-    search_index(index, model, word_processor, text="a red lemur, the blue axolotl")
-    assert "does not know these words: lemur, axolotl." in caplog.text
-    assert unknown_words(word_processor.tokenizer, "a photo of the red square.") == []
 
 
 @pytest.mark.parametrize(

@@ -52,19 +52,12 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassOutcomes:
-    """Classification, one entry for each image.
+    """Classification, one entry for each image."""
 
-    Args:
-        labels: (N,) int64 in [0, C).
-        ranks: (N,) int64, the rank of the right class, 1 for the best.
-        classes: C.
-        confidence: (N,) probability of the predicted class; `None` where the scores are no probabilities.
-    """
-
-    labels: np.ndarray
-    ranks: np.ndarray
-    classes: int
-    confidence: np.ndarray | None = None
+    labels: np.ndarray  # (N,) int64 in [0, C)
+    ranks: np.ndarray  # (N,) int64, the rank of the right class, 1 for the best
+    classes: int  # C
+    confidence: np.ndarray | None = None  # (N,) probability of the predicted class; `None` if scores are none
 
     def __len__(self):
         return len(self.labels)
@@ -99,17 +92,11 @@ class ClassOutcomes:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOutcomes:
-    """Retrieval in both directions.
+    """Retrieval in both directions."""
 
-    Args:
-        image_ranks: (N,) int64, the rank of the best caption of each image.
-        text_ranks: (M,) int64, the rank of the image of each caption.
-        caption_to_image: (M,) int64 in [0, N).
-    """
-
-    image_ranks: np.ndarray
-    text_ranks: np.ndarray
-    caption_to_image: np.ndarray
+    image_ranks: np.ndarray  # (N,) int64, the rank of the best caption of each image
+    text_ranks: np.ndarray  # (M,) int64, the rank of the image of each caption
+    caption_to_image: np.ndarray  # (M,) int64 in [0, N)
 
     def __len__(self):
         return len(self.image_ranks)
@@ -144,11 +131,7 @@ Outcomes = ClassOutcomes | RetrievalOutcomes
 
 
 def metric_names(classes: int | None) -> list[str]:
-    """Return the names of the metrics of class data with so many classes; with `None`, of caption data.
-
-    >>> metric_names(2)
-    ['top1', 'mean_per_class_recall', 'expected_calibration_error']
-    """
+    """Return the names of the metrics of class data with so many classes; with `None`, of caption data."""
     zero, one = np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64)
     if classes is None:
         return list(RetrievalOutcomes(image_ranks=one, text_ranks=one, caption_to_image=zero).metrics())

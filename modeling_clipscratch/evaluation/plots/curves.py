@@ -1,6 +1,5 @@
 """Plot the training log of a run."""
 
-import logging
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,9 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from .figures import COLOURS, DASHES, MARKERS, new_figure, plain_legend, save_figure, tidy
-
-logger = logging.getLogger(__name__)
+from .figures import BOLD, COLOURS, DASHES, MARKERS, new_figure, plain_legend, save_figure, tidy
 
 FEW = 30  # points; markers of more run together
 # Title of a panel, pattern of the keys of the log that it shows, label of its y axis.
@@ -35,30 +32,26 @@ def plot_curves(log_history: Sequence[Mapping], path: str | Path) -> None:
         path: of the PNG.
     """
     panels = [(title, lines, unit) for title, pattern, unit in PANELS if (lines := _lines(log_history, pattern))]
-    if not panels:
-        logger.info("no curves are drawn: the run was shorter than logging_steps and had no evaluation.")
+    if not panels:  # the run was shorter than logging_steps and had no evaluation
         return
     rows = math.ceil(len(panels) / 3)
-    rows_of_panels = [panels[len(panels) * row // rows : len(panels) * (row + 1) // rows] for row in range(rows)]
-    figure = new_figure(4.2 * max(map(len, rows_of_panels)), 3.1 * rows)
-    grid = figure.add_gridspec(rows, 6)  # 1, 2 or 3 panels fill a row
-    step, seen = max(
-        ((entry["step"], entry["images_seen"]) for entry in log_history if "images_seen" in entry), default=(0, 0)
-    )
-    label = f"step (of {seen / step:,.0f} images)" if step else "step"
+    figure = new_figure(4.2 * math.ceil(len(panels) / rows), 3.1 * rows)
+    seen = [entry["images_seen"] / entry["step"] for entry in log_history if "images_seen" in entry]
     last = max(steps[-1] for _, lines, _ in panels for _, steps, _ in lines)
-    for row, of_row in enumerate(rows_of_panels):
-        wide = 6 // len(of_row)
-        for place, (title, lines, unit) in enumerate(of_row):
-            axes = figure.add_subplot(grid[row, place * wide : (place + 1) * wide])
-            _draw_panel(axes, title, lines, unit)
-            axes.set(xlabel=label, xlim=(0, 1.02 * last))
+    for row, band in enumerate(figure.subfigures(rows, 1, squeeze=False)[:, 0]):
+        of_row = panels[len(panels) * row // rows : len(panels) * (row + 1) // rows]  # which fill it
+        for axes, (title, lines, unit) in zip(band.subplots(1, len(of_row), squeeze=False)[0], of_row, strict=True):
+            _draw_lines(axes, lines, unit)
+            axes.set_title(title, loc="left", **BOLD)
+            if len(lines) > 1 or title not in ("learning rate", "temperature"):
+                plain_legend(axes, handlelength=2.6)
+            axes.set(xlabel=f"step (of {seen[-1]:,.0f} images)" if seen else "step", xlim=(0, 1.02 * last))
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             tidy(axes)
     save_figure(figure, path)
 
 
-def _draw_panel(axes, title, lines, unit):
+def _draw_lines(axes, lines, unit):
     for place, (key, steps, values) in enumerate(lines):
         style = {"color": COLOURS[place % len(COLOURS)], "linestyle": DASHES[place % len(DASHES)]}
         style["marker"] = MARKERS[place % len(MARKERS)] if len(steps) <= FEW else None
@@ -66,12 +59,9 @@ def _draw_panel(axes, title, lines, unit):
         width = min(4.0, 1.5 + 0.8 * (len(lines) - 1 - place))
         values = 100 * values if unit == "%" else values
         axes.plot(steps, values, label=key.replace("_", " "), linewidth=width, markersize=2 + width, **style)
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.set_ylabel(unit)
     axes.margins(y=0.2)  # room for the legend
     axes.ticklabel_format(axis="y", scilimits=(-2, 4))  # of learning rates, a power of ten above the axis
-    if len(lines) > 1 or title not in ("learning rate", "temperature"):
-        plain_legend(axes, handlelength=2.6)
 
 
 def _lines(log_history, pattern):

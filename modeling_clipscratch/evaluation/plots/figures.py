@@ -4,10 +4,8 @@ Colours are Okabe and Ito's, shades have one hue, so they differ for colour-blin
 differ in dashes and markers, right and wrong in a sign.
 """
 
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.text import Text
@@ -23,11 +21,13 @@ WIDTH = 8.0  # inches of a grid; wider ones cannot be read on a phone
 SIDE = 224  # pixels that the longer side of an image in a figure has
 SMALL = 64  # pixels up to which images are enlarged without smoothing, as the model reads them
 DPI = 130
+BOLD = {"fontsize": 11, "fontweight": "bold", "parse_math": False}  # a title; `$` in a name is a dollar sign
 # For characters that the first one lacks; matplotlib comes with that one, the others may be installed.
-FONTS = (
+_FONTS = (
     "DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Hiragino Sans GB",
     "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai",
 )  # fmt: skip
+INSTALLED_FONTS = [name for name in _FONTS if name in get_font_names()]
 
 
 def new_figure(width: float, height: float, *, layout: str = "constrained") -> Figure:
@@ -38,49 +38,16 @@ def new_figure(width: float, height: float, *, layout: str = "constrained") -> F
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a PNG, whole or not at all. Characters that no font has are drawn as boxes."""
     for text in figure.findobj(Text):
-        text.set_fontfamily(_installed_fonts())
+        text.set_fontfamily(INSTALLED_FONTS)
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
-@cache
-def _installed_fonts() -> list[str]:
-    return [name for name in FONTS if name in get_font_names()]
-
-
-def shortened(text: str, longest: int) -> str:
-    """Put a text on one line of at most `longest` characters.
-
-    >>> shortened("a very  long name", 10)
-    'a very lo…'
-    """
-    text = " ".join(text.split())
-    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Choose at most `most` of the numbers from 0 to `count` - 1, evenly spread.
-
-    >>> spread(10, 4)
-    [0, 3, 6, 9]
-    """
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
-
-
-def title(where, text: str, *, size: float = 11, **options) -> None:
-    """Set a bold title of a figure or sub-figure; a `$` in a name is a dollar sign."""
-    where.suptitle(text, fontsize=size, fontweight="bold", parse_math=False, **options)
-
-
-def resized(image: Image.Image) -> Image.Image:
-    """Resize an RGB image so that its longer side has `SIDE` pixels."""
+def show(axes, image: Image.Image, colour: str, dashes: str) -> None:
+    """Draw an RGB image in a frame, its longer side resized to `SIDE` pixels."""
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.NEAREST if max(image.size) <= SMALL else Image.Resampling.LANCZOS)
-
-
-def show(axes, image: Image.Image, colour: str = "0.8", dashes: str = "-") -> None:
-    """Draw an image in a frame."""
-    axes.imshow(resized(image))
+    small = max(image.size) <= SMALL
+    axes.imshow(image.resize(size, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS))
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=2.5, linestyle=dashes)

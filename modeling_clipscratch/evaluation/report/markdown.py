@@ -1,10 +1,9 @@
 """Write texts of others into Markdown, so that they show as the characters that they are."""
 
+import html
 import re
 
 from ...utils.names import on_one_line, printable
-
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 class Markdown(str):
@@ -21,7 +20,7 @@ def escaped(value) -> object:
         return value
     text = printable(re.sub(r"\s+", " ", value))
     text = re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
-    return Markdown(re.sub("[&<>]", lambda match: _HTML[match[0]], text))
+    return Markdown(html.escape(text, quote=False))
 
 
 def code(text: str) -> Markdown:

@@ -1,17 +1,17 @@
-"""Write metrics of models on datasets as tables of text and as JSON.
-
-A difference is a `Difference` of `metrics/intervals.py`, of a model minus the first.
-"""
+"""Write metrics of models on datasets as tables of text and as JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ...utils.atomic_files import write_text
 from ...utils.checksums import sha256
-from ...utils.names import on_one_line
+from ...utils.names import is_local, on_one_line
+from ..metrics.intervals import Difference
 
-Differences = Mapping[str, Mapping[str, Mapping[str, object]]]  # dataset -> model -> metric -> difference
+Differences = Mapping[str, Mapping[str, Mapping[str, Difference]]]  # dataset -> model -> metric -> minus the first
 INTERVAL = "_ci95"
 ACCOUNT = "evaluation.json"  # of a report: what was measured, of which weights, and its files
 SURE = 0.05  # larger p-values may be chance
@@ -27,14 +27,16 @@ def text_table(metrics: Mapping[str, Mapping[str, float]], differences: Mapping[
     top1         98.2 % (97.0 to 99.0)       -
     median_rank                      -     2.0
     """
-    differences, first = differences or {}, next(iter(metrics))
+    first = next(iter(metrics))
     names = list(dict.fromkeys(name for column in metrics.values() for name in values_only(column)))
     columns = [["", *names]]
     for head, column in metrics.items():
         columns.append([head, *(shown_of(column, name) for name in names)])
-        if head in differences:
-            apart = [_shown_difference(name, differences[head].get(name)) for name in names]
-            columns.append([f"{head} - {first}", *apart])
+        if apart := (differences or {}).get(head):
+            shown = (
+                "{} ({}), {}".format(*shown_difference(name, apart[name])) if name in apart else "-" for name in names
+            )
+            columns.append([f"{head} - {first}", *shown])
     columns = [[on_one_line(cell) for cell in column] for column in columns]
     widths = [max(map(len, column)) for column in columns]
     lines = []
@@ -44,13 +46,29 @@ def text_table(metrics: Mapping[str, Mapping[str, float]], differences: Mapping[
     return "\n".join(lines)
 
 
-def shown_difference(name: str, difference) -> tuple[str, str, str]:
+def rows_of_page(models: Sequence[Mapping[str, float]], differences: Mapping[str, Mapping]) -> list[tuple]:
+    """Return [(metric, cells)]; a cell of a model: value, interval, their places in % of its scale, difference."""
+    rows = []
+    for name in values_only(models[0]):
+        spans = [(of[name], *of.get(name + INTERVAL, [of[name]] * 2)) for of in models]  # value, low, high
+        step = 1.0 if is_rank(name) else 0.05
+        least = np.floor(np.min(spans) / step) * step
+        width = max(np.ceil(np.max(spans) / step) * step - least, step)
+        cells = []
+        for metrics, span, apart in zip(models, spans, [{}, *differences.values()], strict=False):
+            at, left, right = (round(float(100 * (end - least) / width), 2) for end in span)
+            difference = shown_difference(name, apart[name]) if name in apart else None
+            cells.append((*shown_value(metrics, name), (at, left, right - left), difference))
+        rows.append((name, cells))
+    return rows
+
+
+def shown_difference(name: str, difference: Difference) -> tuple[str, str, str]:
     """Return a difference in percentage points or ranks, its interval with the p-value, and what they say.
 
     `better` or `worse` where the interval excludes 0 and p is below 0.05, else `may be chance`.
 
-    >>> from types import SimpleNamespace
-    >>> shown_difference("top1", SimpleNamespace(value=0.02, low=-0.01, high=0.05, p_value=0.2))
+    >>> shown_difference("top1", Difference(value=0.02, low=-0.01, high=0.05, p_value=0.2))
     ('+2.0', '-1.0 to +5.0, p 0.20', 'may be chance')
     """
     value, low, high = (_number(name, end, "+") for end in (difference.value, difference.low, difference.high))
@@ -69,11 +87,7 @@ def values_only(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def shown_value(metrics: Mapping[str, float], name: str) -> tuple[str, str]:
-    """Return a metric and its interval, in per cent or ranks; empty where there is none.
-
-    >>> shown_value({"top1": 0.975, "top1_ci95": [0.958, 0.986]}, "top1")
-    ('97.5 %', '95.8 to 98.6')
-    """
+    """Return a metric and its interval, in per cent or ranks; empty where there is none."""
     if name not in metrics:
         return "", ""
     ends = metrics.get(name + INTERVAL)
@@ -82,21 +96,13 @@ def shown_value(metrics: Mapping[str, float], name: str) -> tuple[str, str]:
 
 
 def shown_of(metrics: Mapping[str, float], name: str) -> str:
-    """Return a metric with its interval in parentheses, `-` where there is none.
-
-    >>> shown_of({"top1": 0.975, "top1_ci95": [0.958, 0.986]}, "top1")
-    '97.5 % (95.8 to 98.6)'
-    """
+    """Return a metric with its interval in parentheses, `-` where there is none."""
     value, interval = shown_value(metrics, name)
     return f"{value} ({interval})" if interval else value or "-"
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Write a fraction in per cent, as tables and pages do.
-
-    >>> percent(0.9825), percent(0.5, 0)
-    ('98.2 %', '50 %')
-    """
+    """Write a fraction in per cent, such as `98.2 %`, as tables and pages do."""
     return f"{100 * share:.{digits}f} %"
 
 
@@ -105,25 +111,23 @@ def is_rank(name: str) -> bool:
     return "rank" in name
 
 
-def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Shorten paths and Hub ids to their last part, or to as many parts as make them differ.
+def public_names(names: Sequence[str]) -> dict[str, str]:
+    """Shorten paths to their last part, or to as many parts as make all names differ; Hub ids stay.
 
-    >>> short_names(["runs/a", "owner/b"])
-    {'runs/a': 'a', 'owner/b': 'b'}
-    >>> short_names(["one/clip/", "two/clip"])
-    {'one/clip/': 'one/clip', 'two/clip': 'two/clip'}
+    >>> public_names(["./runs/one/clip/", "./runs/two/clip", "owner/clip"])
+    {'./runs/one/clip/': 'one/clip', './runs/two/clip': 'two/clip', 'owner/clip': 'owner/clip'}
     """
-    parts = {name: Path(name).parts or (Path(name).resolve().name,) for name in names}  # "." has none
+    parts = {name: Path(name).absolute().parts if is_local(name) else (name,) for name in names}
     for length in range(1, max(map(len, parts.values())) + 1):
         short = {name: "/".join(of[-length:]) for name, of in parts.items()}
         if len(set(short.values())) == len(names):
-            return short
-    return {name: name for name in names}
+            break
+    return short
 
 
 def write_json(path: str | Path, values: object) -> None:
     """Write JSON, whole or not at all; raise ValueError for NaN and infinity, which it cannot hold."""
-    write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, allow_nan=False, ensure_ascii=False, default=vars) + "\n")
 
 
 def weights_sha256(folder: str | Path) -> str | None:
@@ -134,7 +138,3 @@ def weights_sha256(folder: str | Path) -> str | None:
 
 def _number(name, value, sign=""):
     return f"{round(value if is_rank(name) else 100 * value, 1) + 0.0:{sign}.1f}"  # no negative zero
-
-
-def _shown_difference(name, difference):
-    return "-" if difference is None else "{} ({}), {}".format(*shown_difference(name, difference))

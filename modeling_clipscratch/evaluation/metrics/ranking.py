@@ -1,28 +1,19 @@
-"""Rank classes for image embeddings, and count what the ranking does with each image.
+"""Rank classes for images, captions for images and images for captions by cosine similarity.
 
-Shapes: N images, C classes, T templates, P projection. A tie counts against the model: a wrong class that scores as
-high as the right one stands above it. Thus a collapsed model scores 0, not chance or 1.
+Shapes: N images, C classes, M captions, P projection. A tie counts against the model: a wrong candidate
+that scores as high as the right one stands above it. Thus a collapsed model scores 0, not chance or 1.
 """
 
 import math
+from collections.abc import Iterator
 
-import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 from ...utils.errors import ClipScratchError
-from .outcomes import ClassOutcomes
+from .outcomes import ClassOutcomes, RetrievalOutcomes
 
 # Similarities held at once: about 100 MB with all that is computed from them, for any number of candidates.
 BLOCK = 2**22
-
-
-def class_embeddings(text_embeds: torch.Tensor) -> torch.Tensor:
-    """Return (C, P) unit embeddings of classes: the mean of the unit embeddings (C, T, P) of their prompts.
-
-    Source: Radford et al. 2021, arXiv 2103.00020, section 3.1.4; CLIP_benchmark's `zero_shot_classifier`.
-    """
-    return normalize(text_embeds.float().mean(1), dim=-1)
 
 
 def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -31,12 +22,7 @@ def cosines(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     The sums are in float64 and rounded once, so that equal embeddings score equal in every column. A float32 product
     differs in the last bit from one column to another, which would settle ties by chance.
     """
-    return products(in_float64("left", left), in_float64("right", right))
-
-
-def products(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """(N, P) and (M, P) float64 -> (N, M) float32, rounded once."""
-    return (left @ right.t()).float()
+    return (in_float64("left", left) @ in_float64("right", right).t()).float()
 
 
 def in_float64(name: str, embeds: torch.Tensor) -> torch.Tensor:
@@ -58,6 +44,12 @@ def ranks(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """
     # The right candidate scores as high as itself, which counts the 1.
     return (scores >= scores.gather(1, right[:, None])).sum(1)
+
+
+def best_own_ranks(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """(N, M) scores, (N, M) bool of right candidates -> (N,) rank of the best right one among all wrong ones."""
+    best = scores.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
+    return 1 + ((scores >= best) & ~own).sum(1)
 
 
 def predictions(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -101,19 +93,47 @@ def zero_shot_outcomes(
     """
     labels = torch.as_tensor(labels).long().to(image_embeds.device)
     images, classes = in_float64("image", image_embeds), in_float64("class", class_embeds)
-    rows = max(1, BLOCK // len(classes))  # the memory is the same for any C
     # Filled in place: small results kept between the blocks would leave holes that no later block fits into.
     right, predicted = torch.empty_like(labels), torch.empty_like(labels)
     confidence = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
-    for start in range(0, len(labels), rows):
-        some = slice(start, start + rows)
-        scores = products(images[some], classes)
+    for some in _blocks(len(labels), len(classes)):
+        scores = (images[some] @ classes.t()).float()
         right[some], predicted[some] = ranks(scores, labels[some]), predictions(scores, labels[some])
         confidence[some] = class_probabilities(scores, logit_scale).amax(1).double()
     arrays = {"labels": labels.cpu().numpy(), "ranks": right.cpu().numpy(), "confidence": confidence.cpu().numpy()}
     return ClassOutcomes(classes=len(classes), **arrays), predicted.cpu()
 
 
-def confusion_matrix(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return (C, C) int64 counts: row = true class, column = predicted class."""
-    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+def retrieval_outcomes(
+    image_embeds: torch.Tensor, text_embeds: torch.Tensor, caption_to_image: torch.Tensor
+) -> RetrievalOutcomes:
+    """Compute the ranks in both directions; the metrics are those of CLIP_benchmark's `zeroshot_retrieval.py`.
+
+    1. Image to text: the rank of the best caption of an image among all captions of other images.
+    2. Text to image: the rank of the image of a caption among all images.
+
+    Args:
+        image_embeds, text_embeds: (N, P) and (M, P), unit length.
+        caption_to_image: (M,) integers in [0, N), the image of each caption.
+    """
+    owners = torch.as_tensor(caption_to_image).long().to(text_embeds.device)
+    numbers = torch.arange(len(image_embeds), device=owners.device)
+    if len(owners) != len(text_embeds) or not torch.equal(owners.unique(), numbers):
+        raise ClipScratchError(
+            f"caption_to_image must give each of the {len(text_embeds)} captions the number of its image, and each of "
+            f"the {len(numbers)} images, 0 to {len(numbers) - 1}, at least one caption; leave images without one out."
+        )
+    images, texts = in_float64("image", image_embeds), in_float64("text", text_embeds)
+    text_ranks, image_ranks = torch.empty_like(owners), torch.empty_like(numbers)
+    for some in _blocks(len(texts), max(len(images), len(texts))):
+        text_ranks[some] = ranks((texts[some] @ images.t()).float(), owners[some])
+    for some in _blocks(len(images), max(len(images), len(texts))):
+        image_ranks[some] = best_own_ranks((images[some] @ texts.t()).float(), owners == numbers[some, None])
+    arrays = {"image_ranks": image_ranks, "text_ranks": text_ranks, "caption_to_image": owners}
+    return RetrievalOutcomes(**{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
+
+
+def _blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices of so many rows that the memory is the same for any number of columns."""
+    step = max(1, BLOCK // columns)
+    return (slice(start, start + step) for start in range(0, rows, step))
