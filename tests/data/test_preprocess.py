@@ -1,4 +1,7 @@
-"""Prepare images of any size as the image processor does."""
+"""Prepare images of any size as the image processor does, and read them ahead in threads."""
+
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ViTIm
 
 from modeling_clipscratch.data.dataset import ImageReader, build_dataset, image_bytes, image_files, ppm
 from modeling_clipscratch.data.images.decode import BadImageError, decode_image
-from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
+from modeling_clipscratch.data.images.preprocess import PROBE, WORTH_A_THREAD, Preprocess, normalize, read_ahead
 
 SIZES = [(13, 9), (9, 13), (5, 31), (40, 8), (8, 8), (1, 3), (3, 7), (100, 101)]
 
@@ -176,3 +179,41 @@ def test_images_are_resized_in_threads_and_in_forked_workers(tmp_path):
 def read_one(item):
     fast, images, index = item
     return fast.read(images, index)
+
+
+@pytest.mark.parametrize("count", [0, 1, PROBE, 8, 9, 24])
+@pytest.mark.parametrize("seconds", [0, 2 * WORTH_A_THREAD])
+def test_batches_are_in_the_order_of_the_items(count, seconds):
+    def read(item):
+        time.sleep(seconds)
+        return 2 * item
+
+    expected = [[2 * item for item in range(count)[start : start + 8]] for start in range(0, count, 8)]
+    assert list(read_ahead(read, range(count), 8)) == expected
+
+
+def test_one_batch_is_read_ahead_and_a_caller_that_stops_leaves_no_thread_behind():
+    begun, before = [], threading.active_count()
+    batches = read_ahead(begun.append, range(32), 8)
+    assert not begun
+    next(batches)
+    deadline = time.monotonic() + 10
+    while len(begun) < 16 and time.monotonic() < deadline:
+        time.sleep(1e-3)
+    time.sleep(0.05)
+    assert begun == list(range(16))
+    batches.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("broken", [8, 15])
+def test_an_error_is_raised_in_the_turn_of_its_batch(broken):
+    def read(item):
+        if item == broken:
+            raise ValueError(f"item {item}")
+        return item
+
+    batches = read_ahead(read, range(24), 8)
+    assert next(batches) == list(range(8))
+    with pytest.raises(ValueError, match=f"item {broken}"):
+        next(batches)
