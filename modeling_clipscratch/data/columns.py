@@ -230,10 +230,9 @@ def written_lists(values: Sequence) -> Sequence:
     """Parse a caption column whose non-empty cells are all lists written as text; return any other as it is."""
     lists = []
     for value in values:
-        text = "[]" if value is None else value.strip() or "[]" if isinstance(value, str) else ""
+        if not isinstance(value, str | None) or not (text := (value or "").strip() or "[]").startswith("["):
+            return values
         try:
-            if not text.startswith("["):
-                return values
             texts = _parsed(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             return values

@@ -116,7 +116,8 @@ def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
 
 def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | None:
     """Return the splits that `save_to_disk` wrote."""
-    if not any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
+    is_one = (folder / "state.json").exists() and (folder / "dataset_info.json").exists()
+    if not is_one and not (folder / "dataset_dict.json").exists():
         return None
     with naming_errors(folder):
         saved = datasets.load_from_disk(str(folder))
