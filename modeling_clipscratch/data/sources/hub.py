@@ -97,7 +97,7 @@ def _naming_errors(name: str, cause: Exception | None = None) -> Iterator[None]:
         raise
     except Exception as error:  # of the network, the Hub, the file format or the builder
         reason = on_one_line(str(cause or error)).rstrip(".") or type(cause or error).__name__
-        answer = f"cannot be reached ({reason}), nor does its cache hold it. Set HF_HOME to where it is kept"
+        answer = f"cannot be reached ({reason}), nor does its cache hold it; set HF_HOME to where it is kept"
         if cause is None:
             answer = f"answers: {reason}. Check the spelling, --dataset_config and the revision, and use `hf auth "
             answer += "login` for a private or gated dataset"
