@@ -26,12 +26,11 @@ For scale, `dropout itself` is ||g - mean g|| / ||mean g||, how much the gradien
 import torch
 
 from modeling_clipscratch.cli.command_line import run_command
-from modeling_clipscratch.evaluation.plots.figures import BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.training.loss.tiled_loss import global_loss
 from tests.training import parity
 
-from .reporting import machine, parser_of, print_table, save_figures, tidy
+from .reporting import machine, parser_of, print_table, save_figures
 
 TEMPERATURE = "logit_scale"
 WORDS = ("input_ids", "attention_mask")
@@ -153,26 +152,6 @@ def mean_and_spread(values):
     return f"{values.mean():.1e} ± {values.std():.0e}"
 
 
-def plot(answers, path):
-    figure = new_figure(6.6, 3.4)
-    axes = figure.add_subplot()
-    for place, answer in enumerate(answers):
-        for key, colour, marker in (("gradient_error", VERMILLION, "s"), ("chunked_gradient_error", BLUE, "o")):
-            spread = torch.linspace(-0.16, 0.16, len(answer[key]))
-            values = torch.tensor(answer[key]).clamp(min=1e-17)
-            axes.plot(place + spread, values, marker, color=colour, markersize=3, markerfacecolor="none", linewidth=0)
-    axes.set_yscale("log")
-    axes.set_ylim(1e-17, 30)
-    axes.set_yticks([1e-16, 1e-12, 1e-8, 1e-4, 1])
-    last = len(answers) - 1
-    axes.set_xlim(-0.5, last + 0.5)
-    axes.set_xticks(range(len(answers)), [_setting(answer) for answer in answers])
-    tidy(axes, f"error of one step's gradient, {len(answers[0]['gradient_error'])} draws each", "", "||error|| / ||g||")
-    axes.text(last / 2, 2e-3, "accumulation with a second pass", color=VERMILLION, ha="center", fontsize=9)
-    axes.text(last / 2, 3e-14, "ClipScratch, chunks with their draws replayed", color=BLUE, ha="center", fontsize=9)
-    save_figure(figure, path)
-
-
 def _setting(answer):
     return f"{answer['micro_batches']} micro-batches,\ndropout {answer['dropout']}"
 
@@ -202,7 +181,6 @@ def main(arguments: list[str]) -> None:
     print_table(["setting", *"ABCDE"], rows)
     figures = {"pairs": parity.ROWS, "seeds": options.seeds, "settings": columns}
     save_figures(options.output / "accumulation_error.json", figures)
-    plot(columns[:-1], options.output / "accumulation_error.png")
 
 
 if __name__ == "__main__":

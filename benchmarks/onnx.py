@@ -22,7 +22,7 @@ from modeling_clipscratch.evaluation.evaluate_dataset import evaluate_dataset
 from modeling_clipscratch.evaluation.load_model import load_model
 from modeling_clipscratch.evaluation.metrics.intervals import paired_differences
 from modeling_clipscratch.evaluation.metrics.ranking import cosines
-from modeling_clipscratch.sharing.export.export_onnx import PRECISIONS, SIDES, export_onnx, open_session, tower
+from modeling_clipscratch.sharing.export.export_onnx import PRECISIONS, SIDES, Tower, export_onnx, open_session
 
 TOP = 10
 TOKENS = 16
@@ -102,7 +102,7 @@ def speeds(model, folder: Path, exported: dict, rounds: int) -> list[dict]:
 
 
 def _torch_run(model, side, attention):
-    reference = tower(model, side)
+    reference = Tower(model)
 
     @torch.inference_mode()
     def run(inputs):

@@ -33,13 +33,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from modeling_clipscratch.cli import train as run_train
 from modeling_clipscratch.cli.command_line import run_command
-from modeling_clipscratch.evaluation.plots.figures import BLACK, BLUE, VERMILLION, new_figure, save_figure
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
-from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures, tidy
+from .reporting import REPOSITORY, machine, parser_of, print_table, save_figures
 
 RUNS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes, 1 thread each": (2, 1)}
-STYLES = [(BLACK, "-", "o"), (BLUE, "--", "s"), (VERMILLION, "-.", "^")]
 FIRST = 5  # steps to warm up
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast")
 
@@ -168,31 +166,6 @@ def median(found, name):
     return statistics.median(step[name] for step in found["steps"])
 
 
-def plot(found, batch, path):
-    figure = new_figure(10, 3.6)
-    left, right = figure.subplots(1, 2)
-    rates = [batch / median(answer, "seconds") for answer in found.values()]
-    for number, (name, answer) in enumerate(found.items()):
-        colour, dashes, marker = STYLES[number]
-        steps = range(1, len(answer["losses"]) + 1)
-        left.plot(
-            steps, answer["losses"], color=colour, linestyle=dashes, marker=marker, markersize=6 - number,
-            markerfacecolor="none", markevery=(2 * number, 6), linewidth=2.2 - 0.5 * number, label=name,
-        )  # fmt: skip
-        right.barh(number, rates[number], color=colour, hatch=("", "//", "..")[number], edgecolor="white", height=0.6)
-        right.text(
-            rates[number], number, f" {rates[number]:,.0f} ({rates[number] / rates[0]:.2f})", va="center", fontsize=9
-        )
-    tidy(left, f"loss, global batch {batch:,}", "step", "nats")
-    left.legend(fontsize=8, frameon=False, handlelength=3.2)
-    tidy(right, "throughput (relative to one thread)", "images/s", "")
-    right.set_yticks(range(len(found)), list(found))
-    right.set_xlim(0, 1.3 * max(rates))
-    right.invert_yaxis()
-    right.grid(visible=False)
-    save_figure(figure, path)
-
-
 def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--worker"]:
         recorded_run(arguments[1], arguments[3:])
@@ -236,7 +209,6 @@ def main(arguments: list[str]) -> None:
           "twice the last column, the reduce-scatter as in gloo)")  # fmt: skip
     figures = {"batch": batch, "steps": options.steps, "recipe": options.recipe, "runs": found, "traffic": lines}
     save_figures(options.output / "scaling.json", figures)
-    plot(found, batch, options.output / "scaling.png")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from .cli.main import end_at_interrupt, is_program
+from .cli.main import is_program
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,5 @@ def register() -> None:
     AutoModelForZeroShotImageClassification.register(ClipScratchConfig, ClipScratchModel)
 
 
-if is_program():  # `main` registers once it knows the command: the libraries take seconds to import
-    end_at_interrupt()
-else:
+if not is_program():  # there `main` registers once it knows the command: the libraries take seconds to import
     register()

@@ -13,44 +13,14 @@ import torch
 from huggingface_hub import close_session, constants, hf_api
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    CLIPVisionConfig,
-    Dinov2Config,
-    DistilBertConfig,
-    PreTrainedTokenizerFast,
-    VisionTextDualEncoderProcessor,
-    ViTConfig,
-    ViTImageProcessorPil,
-)
+from transformers import PreTrainedTokenizerFast, VisionTextDualEncoderProcessor, ViTImageProcessorPil
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
 from tests.loopback_hub import LoopbackHub
+from tests.tiny_towers import tiny_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "photo", "of", "the", "red", "blue", "square", "circle"]
-
-_BERT_SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-_SIZES = {
-    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
-    "bert": _BERT_SIZES,
-    "vit": {**_BERT_SIZES, "image_size": 8, "patch_size": 4},
-    "clip_vision_model": {**_BERT_SIZES, "image_size": 8, "patch_size": 4},
-    "dinov2": {
-        **{name: size for name, size in _BERT_SIZES.items() if name != "intermediate_size"},
-        "mlp_ratio": 2,
-        "image_size": 8,
-        "patch_size": 4,
-    },
-}
-_CLASSES = {
-    "distilbert": DistilBertConfig,
-    "bert": BertConfig,
-    "vit": ViTConfig,
-    "clip_vision_model": CLIPVisionConfig,
-    "dinov2": Dinov2Config,
-}
-_TEXT = {"vocab_size": len(WORDS), "max_position_embeddings": 12}
 
 
 @pytest.fixture(scope="session")
@@ -67,8 +37,9 @@ def tower_config():
     """(model type, changes) -> config of a tower of width 16 that reads 12 tokens of `WORDS` or 8x8 pixels."""
 
     def make(model_type, **changes):
-        words = _TEXT if model_type in ("distilbert", "bert") else {}
-        return _CLASSES[model_type](**{**_SIZES[model_type], **words, **changes})
+        text = model_type in ("distilbert", "bert")
+        sizes = {"vocab_size": len(WORDS), "max_position_embeddings": 12} if text else {"image_size": 8}
+        return tiny_config(model_type, **{**sizes, **changes})
 
     return make
 

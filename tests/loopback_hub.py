@@ -1,7 +1,7 @@
 """Serve a Hub on 127.0.0.1 that `huggingface_hub` can talk to, and that fails on demand.
 
-It serves models and datasets: owners of tokens, creation, information, trees, branches and tags, uploads (small files
-in the commit, large ones by LFS), atomic commits, downloads with ranges, private and gated repositories.
+It serves models and datasets: owners of tokens, creation, information, trees, branches, atomic commits (files in the
+commit, none by LFS), downloads with ranges, private and gated repositories.
 """
 
 import base64
@@ -15,80 +15,54 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
-
-LARGE = (".safetensors", ".bin", ".pt", ".parquet", ".tar")  # by LFS, as are other files over `LARGE_SIZE` bytes
-LARGE_SIZE = 1_000_000
-
 
 @dataclass
 class Fault:
-    """What goes wrong with a request whose "METHOD path" matches the pattern.
-
-    Args:
-        status: Answer; with `None` the request is served.
-        drop: The connection closes in the middle of the `"request"`, or of the `"answer"` after all was done.
-        meanwhile: Called before the answer.
-        times: How often this happens.
-    """
+    """What goes wrong with a request whose "METHOD path" matches the pattern."""
 
     pattern: str
-    status: int | None = None
-    drop: str | None = None
-    meanwhile: Callable[[], object] | None = None
+    status: int | None = None  # with None the request is served
+    drop: bool = False  # the connection closes in the middle of the answer
+    meanwhile: Callable[[], object] | None = None  # called before the answer
     message: str = "requested by the test"
     times: int = 1
 
 
 @dataclass
 class Repo:
-    """Commits with all their files, and the branches and tags that point at them."""
+    """Commits with all their files, and the branches that point at them."""
 
-    kind: str
     name: str
     private: bool = False
     gated: bool = False
-    readers: set = field(default_factory=set)  # besides the owner, if it is private or gated
-    writers: set = field(default_factory=set)
     commits: dict = field(default_factory=dict)  # sha -> {path: bytes}
-    messages: dict = field(default_factory=dict)  # sha -> message
+    history: list = field(default_factory=list)  # messages of all commits, the oldest first
     branches: dict = field(default_factory=dict)
-    tags: dict = field(default_factory=dict)
 
     def commit(self, files: dict[str, bytes], message: str, branch: str = "main") -> str:
-        parent = self.branches.get(branch, "")
-        content = [parent, message, *(f"{path} {hashlib.sha1(files[path]).hexdigest()}" for path in sorted(files))]
-        sha = hashlib.sha1("\n".join(content).encode()).hexdigest()
-        self.commits[sha], self.messages[sha], self.branches[branch] = dict(files), message, sha
+        content = [self.name, *self.history, message, *(f"{path} {git_hash(files[path])}" for path in sorted(files))]
+        sha = self.branches[branch] = hashlib.sha1("\n".join(content).encode()).hexdigest()
+        self.commits[sha] = dict(files)
+        self.history.append(message)
         return sha
 
     def sha(self, revision: str) -> str | None:
         revision = revision.removeprefix("refs/heads/")
-        found = self.branches.get(revision) or self.tags.get(revision)
-        return found or next((sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision)), None)
+        matches = (sha for sha in self.commits if len(revision) >= 7 and sha.startswith(revision))
+        return self.branches.get(revision) or next(matches, None)
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         return self.commits[self.sha(revision)]
 
-    @property
-    def history(self) -> list[str]:
-        """Messages of all commits, the oldest first."""
-        return list(self.messages.values())
-
 
 class LoopbackHub:
-    """`with LoopbackHub() as hub:` serves at `hub.url` until the end.
-
-    Attributes:
-        tokens: {token: (user, may write)}.
-        repos: {(kind, name): `Repo`}; kinds are `model` and `dataset`.
-        seen: "METHOD path" of every request, in order.
-    """
+    """`with LoopbackHub() as hub:` serves at `hub.url` until the end."""
 
     def __init__(self):
-        self.tokens = {"hf_owner": ("you", True), "hf_reader": ("you", False), "hf_other": ("other", True)}
-        self.repos, self.blobs, self.faults, self.seen = {}, {}, [], []
-        self.lock = threading.RLock()
+        self.tokens = {"hf_owner": ("you", True), "hf_reader": ("you", False)}  # {token: (user, may write)}
+        self.repos = {}  # {(kind, name): Repo}; kinds are model and dataset
+        self.seen = []  # "METHOD path" of every request, in order
+        self.faults, self.lock = [], threading.RLock()
 
     def __enter__(self):
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
@@ -105,7 +79,7 @@ class LoopbackHub:
         """Add a repository with one commit of these files, or of those of a folder."""
         if isinstance(files, Path):
             files = {str(p.relative_to(files)): p.read_bytes() for p in sorted(files.rglob("*")) if p.is_file()}
-        repo = self.repos[kind, name] = Repo(kind, name, **settings)
+        repo = self.repos[kind, name] = Repo(name, **settings)
         repo.commit(files, "initial commit")
         return repo
 
@@ -121,13 +95,13 @@ class LoopbackHub:
                 found.times -= 1
             return found
 
-    def environment(self, home: Path, token: str | None = "hf_owner") -> dict[str, str]:
+    def environment(self, home: Path) -> dict[str, str]:
         """Return the environment of a process that uses this Hub and no other."""
-        settings = {
+        return {
             "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
+            "HF_TOKEN": "hf_owner",
         }  # fmt: skip
-        return settings | ({} if token is None else {"HF_TOKEN": token})
 
 
 class Refused(Exception):
@@ -151,8 +125,6 @@ class Answer(BaseHTTPRequestHandler):
         except Refused as no:
             code = {"X-Error-Code": no.code} if no.code else {}
             self.answer(no.status, {"error": no.message}, {**code, "X-Error-Message": no.message})
-        except (ConnectionError, BrokenPipeError):
-            pass
 
     do_HEAD = do_POST = do_PUT = do_GET
 
@@ -160,18 +132,7 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
     def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-        size = int(self.headers.get("Content-Length") or 0)
-        if self.fault and self.fault.drop == "request":
-            self.rfile.read(size // 2)
-            raise self.hang_up()
-        return self.rfile.read(size)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def json(self):
         return json.loads(self.body() or b"{}")
@@ -182,10 +143,6 @@ class Answer(BaseHTTPRequestHandler):
             raise Refused(401, "Invalid credentials in Authorization header")
         return self.server.hub.tokens.get(token, (None, False))
 
-    def hang_up(self) -> ConnectionError:
-        self.close_connection = True
-        return ConnectionError()
-
     def answer(self, status: int, content=b"", headers=()):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
@@ -194,9 +151,9 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if self.fault and self.fault.drop == "answer":
-            self.wfile.write(data[: len(data) // 2])
-            raise self.hang_up()
+        if self.fault and self.fault.drop:
+            self.close_connection = True
+            data = data[: len(data) // 2]
         self.wfile.write(data)
 
     def route(self):
@@ -204,22 +161,12 @@ class Answer(BaseHTTPRequestHandler):
         words = [unquote(word) for word in address.path.strip("/").split("/")]
         self.query = parse_qs(address.query)
         match words:
-            case ["api", "whoami-v2"]:
-                return self.whoami()
             case ["api", "repos", "create"]:
                 return self.create()
             case ["api", "validate-yaml"]:
-                return self.validate_yaml()
+                return self.answer(200, {"errors": [], "warnings": []})
             case ["api", ("models" | "datasets") as kinds, owner, name, *rest]:
                 return self.ask(kinds[:-1], f"{owner}/{name}", rest)
-            case ["_blobs", "verify"]:
-                asked = self.json()
-                there = len(self.server.hub.blobs.get(asked["oid"], b"")) == asked["size"]
-                return self.answer(200 if there else 404)
-            case ["_blobs", oid]:
-                return self.store(oid)
-            case [*prefix, owner, name, "info", "lfs", "objects", "batch"]:
-                return self.batch("dataset" if prefix else "model", f"{owner}/{name.removesuffix('.git')}")
             case ["datasets", owner, name, "resolve", revision, *path]:
                 return self.resolve("dataset", f"{owner}/{name}", revision, "/".join(path))
             case [owner, name, "resolve", revision, *path]:
@@ -238,17 +185,6 @@ class Answer(BaseHTTPRequestHandler):
                 return self.answer(200, {})
             case ["tree", revision, *under]:
                 return self.answer(200, self.tree(repo, self.sha(repo, revision), "/".join(under)))
-            case ["paths-info", revision]:
-                asked = parse_qs(self.body().decode()).get("paths", [])
-                files = repo.commits[self.sha(repo, revision)]
-                return self.answer(200, [entry for path in asked if (entry := self.entry(files, path))])
-            case ["refs"]:
-                named = {"branches": ("heads", repo.branches), "tags": ("tags", repo.tags)}
-                listed = {
-                    what: [{"name": n, "ref": f"refs/{ref}/{n}", "targetCommit": sha} for n, sha in at.items()]
-                    for what, (ref, at) in named.items()
-                }
-                return self.answer(200, {**listed, "converts": []})
         self.check_write(repo)
         match rest:
             case ["branch", branch]:
@@ -256,12 +192,11 @@ class Answer(BaseHTTPRequestHandler):
                     raise Refused(409, "Reference already exists")
                 repo.branches[branch] = self.sha(repo, self.json().get("startingPoint") or "main")
                 return self.answer(200, {})
-            case ["tag", revision]:
-                repo.tags[self.json()["tag"]] = self.sha(repo, revision)
-                return self.answer(200, {})
             case ["preupload", revision]:
                 files = repo.commits[self.sha(repo, revision)]
-                return self.answer(200, {"files": [self.mode(file, files) for file in self.json()["files"]]})
+                paths = [file["path"] for file in self.json()["files"]]
+                mode = {"uploadMode": "regular", "shouldIgnore": False}
+                return self.answer(200, {"files": [{"path": p, **mode, "oid": git_hash(files.get(p))} for p in paths]})
             case ["commit", revision]:
                 return self.commit(repo, revision)
         raise Refused(404, f"no such question: {self.path}")
@@ -269,62 +204,32 @@ class Answer(BaseHTTPRequestHandler):
     def find(self, kind, name) -> Repo:
         repo = self.server.hub.repos.get((kind, name))
         if repo is None or (repo.private and not self.belongs(repo)):
-            status = 404 if self.user else 401  # like the real one, which hides private repositories
-            raise Refused(
-                status, "Repository not found" if self.user else "Invalid username or password.", "RepoNotFound"
-            )
+            raise Refused(404, "Repository not found", "RepoNotFound")  # the real one hides private repositories, too
         return repo
 
     def belongs(self, repo):
-        return self.user is not None and self.user in {repo.name.split("/")[0], *repo.readers, *repo.writers}
+        return self.user == repo.name.split("/")[0]
 
     def check_write(self, repo):
-        if self.user is None:
-            raise Refused(401, "Invalid username or password.")
-        if repo.gated and not self.belongs(repo):
-            raise Refused(403, f"Access to model {repo.name} is restricted", "GatedRepo")
-        if not self.may_write or self.user not in {repo.name.split("/")[0], *repo.writers}:
+        if not self.may_write or not self.belongs(repo):
             raise Refused(403, "you don't have the rights to write here")
 
-    def whoami(self):
-        if self.user is None:
-            raise Refused(401, "Invalid username or password.")
-        role = "write" if self.may_write else "read"
-        self.answer(200, {"name": self.user, "type": "user", "auth": {"accessToken": {"role": role}}})
-
     def create(self):
-        asked = self.json()
-        if self.user is None:
-            raise Refused(401, "Invalid username or password.")
+        asked, hub = self.json(), self.server.hub
         owner = asked.get("organization") or self.user
-        name, kind = f"{owner}/{asked['name']}", asked.get("type", "model")
+        name = f"{owner}/{asked['name']}"
         if not self.may_write or owner != self.user:
-            raise Refused(403, f"You don't have the rights to create a {kind} under the namespace {owner!r}")
-        url = f"{self.server.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
-        with self.server.hub.lock:
-            if (kind, name) in self.server.hub.repos:
-                return self.answer(409, {"error": "You already created this repo", "url": url})
-            private = asked.get("visibility") == "private"
-            self.server.hub.add(name, {".gitattributes": b""}, kind=kind, private=private)
-        self.answer(200, {"url": url})
-
-    def validate_yaml(self):
-        head = re.match(r"---\n(.*?)\n---", self.json()["content"], re.DOTALL)
-        try:
-            settings = yaml.safe_load(head[1]) if head else {}
-        except yaml.YAMLError as error:
-            return self.answer(400, {"errors": [{"message": f"not YAML: {error}"}]})
-        if not isinstance(settings, dict):
-            return self.answer(400, {"errors": [{"message": '"metadata" must be of type object'}]})
-        self.answer(200, {"errors": [], "warnings": []})
+            raise Refused(403, f"You don't have the rights to create a model under the namespace {owner!r}")
+        with hub.lock:
+            if ("model", name) in hub.repos:
+                return self.answer(409, {"error": "You already created this repo", "url": f"{hub.url}/{name}"})
+            hub.add(name, {".gitattributes": b""}, private=asked.get("visibility") == "private")
+        self.answer(200, {"url": f"{hub.url}/{name}"})
 
     def info(self, repo, sha):
-        files = repo.commits[sha]
-        card = re.match(rb"---\n(.*?)\n---", files.get("README.md", b""), re.DOTALL)
-        siblings = [{"rfilename": path} for path in sorted(files)]
+        siblings = [{"rfilename": path} for path in sorted(repo.commits[sha])]
         access = {"private": repo.private, "gated": "manual" if repo.gated else False}
-        about = {"cardData": yaml.safe_load(card[1])} if card else {}
-        return {"id": repo.name, "modelId": repo.name, "sha": sha, "siblings": siblings, "tags": [], **access, **about}
+        return {"id": repo.name, "modelId": repo.name, "sha": sha, "siblings": siblings, "tags": [], **access}
 
     def tree(self, repo, sha, under):
         files = repo.commits[sha]
@@ -338,14 +243,9 @@ class Answer(BaseHTTPRequestHandler):
 
     def entry(self, files, path):
         if path not in files:
-            below = any(name.startswith(f"{path}/") for name in files)
-            return (
-                {"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()} if below else None
-            )
+            return {"type": "directory", "path": path, "oid": git_hash(path.encode())}
         data = files[path]
         entry = {"type": "file", "path": path, "size": len(data), "oid": git_hash(data)}
-        if is_large(path, len(data)):
-            entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
         return entry
 
     def sha(self, repo, revision):
@@ -354,34 +254,10 @@ class Answer(BaseHTTPRequestHandler):
             raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return sha
 
-    def mode(self, file, files):
-        path, large = file["path"], is_large(file["path"], file["size"])
-        data = files.get(path)
-        oid = None if data is None else hashlib.sha256(data).hexdigest() if large else git_hash(data)
-        return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False, "oid": oid}
-
-    def batch(self, kind, name):
-        self.check_write(self.find(kind, name))
-        hub, objects = self.server.hub, []
-        for asked in self.json()["objects"]:
-            upload, verify = ({"href": f"{hub.url}/_blobs/{place}"} for place in (asked["oid"], "verify"))
-            more = {"actions": {"upload": upload, "verify": verify}}
-            objects.append(asked if asked["oid"] in hub.blobs else {**asked, **more})
-        self.answer(200, {"transfer": "basic", "objects": objects})
-
-    def store(self, oid):
-        data = self.body()
-        if hashlib.sha256(data).hexdigest() != oid:
-            raise Refused(400, "these are other bytes")
-        self.server.hub.blobs[oid] = data
-        self.answer(200)
-
     def commit(self, repo, branch):
         lines = [json.loads(line) for line in self.body().splitlines()]
         with self.server.hub.lock:
             head = self.sha(repo, branch)
-            if branch not in repo.branches:
-                raise Refused(400, f"{branch} is no branch")
             files, header = dict(repo.commits[head]), lines[0]["value"]
             if header.get("parentCommit", head) != head:
                 raise Refused(412, "A commit has happened since. Please refresh and try again.")
@@ -389,12 +265,8 @@ class Answer(BaseHTTPRequestHandler):
                 value = line["value"]
                 if line["key"] == "file":
                     files[value["path"]] = base64.b64decode(value["content"])
-                elif line["key"] == "lfsFile":
-                    if value["oid"] not in self.server.hub.blobs:
-                        raise Refused(400, f"the bytes of {value['path']} never came")
-                    files[value["path"]] = self.server.hub.blobs[value["oid"]]
-                elif files.pop(value["path"], None) is None:
-                    raise Refused(404, "A file with this name doesn't exist", "EntryNotFound")
+                else:
+                    del files[value["path"]]
             sha = repo.commit(files, header["summary"], branch)
         url = f"{self.server.hub.url}/{repo.name}/commit/{sha}"
         self.answer(200, {"commitUrl": url, "commitOid": sha, "success": True})
@@ -407,11 +279,7 @@ class Answer(BaseHTTPRequestHandler):
         data = repo.commits[sha].get(path)
         if data is None:
             raise Refused(404, "Entry not found", "EntryNotFound")
-        large = is_large(path, len(data))
-        etag = hashlib.sha256(data).hexdigest() if large else git_hash(data)
-        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
-        if large:
-            headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+        headers = {"ETag": f'"{git_hash(data)}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if wanted is None:
             return self.answer(200, data, headers)
@@ -419,9 +287,5 @@ class Answer(BaseHTTPRequestHandler):
         self.answer(206, data[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(data)}"})
 
 
-def is_large(path: str, size: int) -> bool:
-    return size > 0 and (path.endswith(LARGE) or size > LARGE_SIZE)
-
-
-def git_hash(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+def git_hash(data: bytes | None) -> str | None:
+    return None if data is None else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -1,10 +1,14 @@
-"""Check imports between the parts of the package, what travels with a saved model, and what may run foreign code."""
+"""Check imports between the parts of the package, public names, what travels with a model and may run foreign code."""
 
 import ast
+import doctest
+import inspect
 import re
 from pathlib import Path
 
 import pytest
+
+import modeling_clipscratch
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "modeling_clipscratch"
@@ -24,10 +28,10 @@ def modules():
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 
-def parts_used(path):
+def parts_used(path, source):
     """Yield the parts of the package that a file imports, at any depth of its code."""
     here = path.relative_to(ROOT).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             targets = [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -41,25 +45,17 @@ def parts_used(path):
                 yield target[1]
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path):
-    part = path.relative_to(PACKAGE).parts[0]
-    if part in MAY_USE:
-        assert set(parts_used(path)) - {part} <= MAY_USE[part]
+def test_imports_go_one_way():
+    for path in modules():
+        part = path.relative_to(PACKAGE).parts[0]
+        used = set(parts_used(path, path.read_text()))
+        assert part not in MAY_USE or used - {part} <= MAY_USE[part], path
 
 
-def test_parts_used_sees_every_form_of_import(tmp_path):
+def test_parts_used_sees_every_form_of_import():
     """Else the test above could not fail."""
-    inside = PACKAGE / "data" / "nowhere.py"
-
-    class Source:
-        def relative_to(self, root):
-            return inside.relative_to(root)
-
-        def read_text(self):
-            return "from ..training import run\nimport modeling_clipscratch.hub\nfrom . import rows"
-
-    assert sorted(parts_used(Source())) == ["data", "hub", "training"]
+    source = "from ..training import run\nimport modeling_clipscratch.hub\nfrom . import rows"
+    assert sorted(parts_used(PACKAGE / "data" / "nowhere.py", source)) == ["data", "hub", "training"]
 
 
 def test_what_travels_imports_torch_transformers_and_its_siblings_only():
@@ -93,9 +89,9 @@ def unsafe_calls(source):
             yield ast.unparse(node)
 
 
-@pytest.mark.parametrize("path", [*modules(), *ROOT.glob("run_*.py")], ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_call_may_run_code_from_a_file(path):
-    assert not list(unsafe_calls(path.read_text()))
+def test_no_call_may_run_code_from_a_file():
+    for path in [*modules(), *ROOT.glob("run_*.py")]:
+        assert not list(unsafe_calls(path.read_text())), path
 
 
 @pytest.mark.parametrize(
@@ -130,3 +126,10 @@ def test_file_names_are_unique_and_folders_small():
     assert sorted(names) == sorted(set(names))
     folders = [path.parent for path in modules()]
     assert max(map(folders.count, folders)) <= 12
+
+
+@pytest.mark.parametrize("name", modeling_clipscratch.__all__)
+def test_public_name_has_an_example(name):
+    shown = getattr(modeling_clipscratch, name)
+    assert shown.__name__ == name and name in dir(modeling_clipscratch)
+    assert doctest.DocTestParser().get_examples(inspect.getdoc(shown)), f"{name}: no >>> in its docstring"

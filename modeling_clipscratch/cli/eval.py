@@ -13,13 +13,13 @@ from ..evaluation.evaluate_models import differences_to_first, evaluate_models, 
 from ..evaluation.report.write_report import check_folder, write_report
 from ..training.recipe.arguments import recipe_fields
 from ..utils.errors import ClipScratchError
-from ..utils.names import once_each, public_name
+from ..utils.names import public_name
 
 logger = logging.getLogger(__name__)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each field of `DataOptions`, with the help that it has in a recipe."""
+    """Add an option for each field of `DataOptions`."""
     for option, field in DATA_OPTIONS.items():
         about = {**recipe_fields()[option].metadata, "default": field.default}
         if option == "cache_dir":  # that of a recipe is for features
@@ -54,10 +54,6 @@ def main(arguments: list[str]) -> None:
     add("--validation_fraction", type=float, default=0.1, help="as in training, for data without a validation split")
     add_data_options(parser)
     options = parser.parse_args(arguments)
-    if options.batch_size < 1:
-        raise ClipScratchError(f"batch_size={options.batch_size} is less than 1; choose 1 or more.")
-    once_each("model", options.model)
-    once_each("dataset", options.dataset)
     if options.output_dir is None and options.save_predictions:
         raise ClipScratchError("--save_predictions needs --output_dir.")
     # All datasets are opened before any is measured, so that a wrong name is reported at once.

@@ -1,8 +1,6 @@
 """Find the command that a command line names, and run it. Imports no library until then."""
 
 import multiprocessing
-import os
-import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +12,7 @@ COMMANDS = {
     "index": "make or update the search index of a folder of images",
     "search": "find the images nearest to a text or an image",
     "demo": "serve a web page to try a model",
-    "share": "write the model card, publish a model on the Hub",
+    "share": "publish a model with its card on the Hub",
     "export": "export a model to ONNX, or to a web page that runs it",
     "convert": "convert a CLIP of another format",
 }
@@ -28,16 +26,6 @@ def is_program() -> bool:
     return (script or path.name in ("clipscratch", "clipscratch.exe")) and multiprocessing.parent_process() is None
 
 
-def end_at_interrupt() -> None:
-    """End without a traceback at Ctrl-C, for the seconds until `run_command` has handlers of its own."""
-    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"stopped.\n"), os._exit(130)))
-
-
-def close_stdout() -> None:
-    """Discard what is still to be printed, after the reader of a pipe (`| head`) has gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout again at its end
-
-
 def main(name: str | None = None) -> None:
     """Run a command, by default the one that the first word of `sys.argv` names."""
     arguments = sys.argv[1:]
@@ -45,10 +33,7 @@ def main(name: str | None = None) -> None:
         name, *arguments = arguments or ["--help"]
     if name in ("-h", "--help"):
         lines = [f"  {command:<10}{about}" for command, about in COMMANDS.items()]
-        try:
-            print("usage: clipscratch COMMAND ...\n\ncommands (each has a --help):", *lines, sep="\n", flush=True)
-        except BrokenPipeError:
-            close_stdout()
+        print("usage: clipscratch COMMAND ...\n\ncommands (each has a --help):", *lines, sep="\n")
         return
     if name not in COMMANDS:
         print(f"error: {name} is not a command; choose one of {', '.join(COMMANDS)}.", file=sys.stderr)

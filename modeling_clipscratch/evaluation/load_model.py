@@ -12,8 +12,7 @@ from ..data.images.preprocess import Preprocess
 from ..hub.processor_clipscratch import forget_code, load_image_processor
 from ..utils.checksums import SUMS, find_damage
 from ..utils.errors import ClipScratchError
-from ..utils.model_files import is_of_a_model
-from ..utils.names import first_line
+from ..utils.names import first_line, is_of_a_model
 from .encode import encode_pixels, encode_texts
 from .evaluate_dataset import log_scale
 from .safe_loading import explaining_load_errors

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import shlex
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
@@ -22,9 +22,7 @@ from ..utils.atomic_files import write_text
 from ..utils.checksums import SUMS, find_damage
 from ..utils.errors import ClipScratchError
 from ..utils.local_files import read_json
-from ..utils.model_files import CODE
-from ..utils.names import first_line
-from .public_text import hide_paths
+from ..utils.names import CODE, hide_paths
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +55,7 @@ def write_card(
     """
     folder, path = Path(folder), Path(folder) / CARD
     check_folder(folder)
-    try:
-        text = _render(folder, repo_id or folder.resolve().name, license, language)
-    except ClipScratchError:
-        raise
-    except (jinja2.UndefinedError, yaml.YAMLError, TypeError, AttributeError, KeyError, ValueError) as error:
-        raise ClipScratchError(
-            f"{folder} has a JSON or YAML file that a run would not write ({first_line(error)}); copy the folder again."
-        ) from error
+    text = _render(folder, repo_id or folder.resolve().name, license, language)
     if path.is_file() and not is_our_card(path):
         logger.warning("%s was written by hand and is kept; delete it to have one written.", path)
     else:
@@ -94,10 +85,10 @@ def _render(folder, model, license, language):
         config = ClipScratchConfig.from_pretrained(folder)
     state, recipe = _read(folder, "trainer_state.json"), read_recipe(folder)
     run = state.get("stateful_callbacks", {}).get("TrainingRecord", {}).get("attributes", {})  # of `run_facts`
-    data, rows, name = run.get("dataset", {}), run.get("dataset", {}).get("rows", {}), model.split("/")[-1]
-    metrics = _read(folder, "metrics.json")
-    dataset = data.get("name") or PureWindowsPath(next(iter(metrics), "")).name
-    metrics, split = next(iter(metrics.values()), {}), data.get("measured")
+    data, name = run.get("dataset", {}), model.split("/")[-1]
+    rows, split = data.get("rows", {}), data.get("measured")
+    measured, metrics = next(iter(_read(folder, "metrics.json").items()), ("", {}))
+    dataset = data.get("name") or Path(measured).name
     results = _eval_results(dataset, split, metrics, data)
     template = (data.get("templates") or config.templates or DEFAULT_TEMPLATES)[0]
     labels = (data.get("class_names") or config.class_names or [])[:10]
@@ -157,7 +148,6 @@ def _hub_link(name, kind=""):
 
 
 def _eval_results(name, split, metrics, data):
-    """What the model index of a card holds; an interval is an argument of its metric."""
     # The Hub takes one slash at most in a dataset's type, and has no task of retrieval between images and texts.
     plain = re.sub(r"[^\w.-]+", "-", name.split("/")[-1], flags=re.ASCII).strip("-.") or "data"
     return [
@@ -188,11 +178,9 @@ def eval_command(model: str, dataset: str, split: str | None, recipe: dict) -> s
 
 def read_recipe(folder: Path) -> dict:
     """Return the options of the run; empty if the folder has none."""
-    return _read(folder, "recipe.yaml")
+    path = folder / "recipe.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _read(folder, name):
-    path = folder / name
-    if not path.is_file():
-        return {}
-    return read_json(path) if path.suffix == ".json" else yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_json(folder / name) if (folder / name).is_file() else {}

@@ -11,13 +11,13 @@ from ..training.saving.run_folder import OF_A_RUN
 from ..utils.checksums import SUMS
 from ..utils.hub_commit import commit_files, open_repository
 from ..utils.local_files import read_json
-from ..utils.model_files import is_of_a_model
+from ..utils.names import hide_paths, is_of_a_model
 from .model_card import check_folder, read_recipe, write_card
-from .public_text import public_content
 
 logger = logging.getLogger(__name__)
 
 REPORT = "report"  # folder with the report of a model, in its folder and repository
+_TEXTS = (".json", ".yaml", ".md", ".html", ".csv")
 OF_A_REPORT = (".html", ".json", ".md", ".csv", ".png")  # pages, tables and images; not predictions
 
 
@@ -39,7 +39,10 @@ def push_folder(
 
     Args:
         folder: Folder of a run, or of `save_pretrained` of a model and its processor.
-        repo_id, private, revision, token: As for `hub_commit.open_repository`.
+        repo_id: `you/name`, or `name` for a repository of the token's owner; created if it does not exist.
+        private: Visibility of a repository that is created now. With `True` an existing public one is refused.
+        revision: Branch; created if it does not exist.
+        token: Default: the one that `hf auth login` or `HF_TOKEN` set.
         license, language: As for `write_card`.
 
     Returns:
@@ -68,8 +71,11 @@ def push_folder(
     elif account:
         logger.info("%s is of other weights and is not published.", folder / REPORT)
     recipe = read_recipe(folder)
+    for name, path in files.items():
+        if path.suffix in _TEXTS and not is_of_a_model(name):
+            files[name] = hide_paths(path.read_text(encoding="utf-8"), recipe).encode()
     commit_files(
-        {name: public_content(name, path, recipe) for name, path in files.items()},
+        files,
         repo_id,
         message="Trained ClipScratch model",
         stale=lambda name: is_of_a_model(name) or name.startswith(f"{REPORT}/"),
@@ -80,15 +86,11 @@ def push_folder(
 
 
 def push_trained(args) -> str:
-    """Publish the folder of a finished run, as its `push_to_hub` and `hub_*` arguments say; return the address.
-
-    Raises:
-        OSError: If the Hub refuses, with the command that pushes the folder later.
-    """
+    """Publish the folder of a finished run as its `hub_*` arguments say. An error names the command to do it later."""
     where = {"private": args.hub_private_repo, "revision": args.hub_revision, "token": args.hub_token}
     try:
         return push_folder(args.output_dir, args.hub_model_id, **where)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         command = ["clipscratch", "share", "push", args.output_dir, args.hub_model_id]
         command += ["--private", "true"] if args.hub_private_repo else []
         command += ["--revision", args.hub_revision] if args.hub_revision else []

@@ -17,38 +17,23 @@ _PART = ".part"  # ends the names of what is being written
 
 
 class WriteError(OSError):
-    """A write that failed. The message names the place and the free space."""
+    """A write that failed. The message names the place."""
 
 
 @contextmanager
-def explaining_failures(
-    place: str | Path,
-    *,
-    remedy: str = "make room, change its permissions or choose another place.",
-    also: tuple[type[Exception], ...] = (),
-) -> Iterator[None]:
-    """Turn a failed write, whichever library made it, into a `WriteError` that names the place and the free space.
-
-    A `FileNotFoundError` is raised as it is: it names a file that was to be read. `remedy` ends the sentence; `also`
-    names errors of a failed write besides `OSError` and `SafetensorError`.
-    """
+def explaining_failures(place: str | Path, *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn a failed write into a `WriteError`; `also` names errors besides `OSError` and `SafetensorError`."""
     try:
         yield
-    except FileNotFoundError:
+    except FileNotFoundError:  # it names a file that was to be read
         raise
     except (OSError, SafetensorError, *also) as error:
         cause = error.__cause__ if isinstance(error, WriteError) else error
         reason = getattr(cause, "strerror", None) or first_line(cause)
         raise WriteError(
-            f"{place} cannot be written ({reason}; {free_space(place)} free there), and what was there before is kept; "
-            f"{remedy}"
+            f"{place} cannot be written ({reason}), and what was there before is kept; make room, change its "
+            "permissions or choose another place."
         ) from cause
-
-
-def free_space(place: str | Path) -> str:
-    """Return how much can still be written at a place, which need not exist yet, such as `12 MB`."""
-    folder = next(path for path in (Path(place).absolute(), *Path(place).absolute().parents) if path.exists())
-    return f"{shutil.disk_usage(folder).free / 1e6:,.0f} MB"
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -57,10 +42,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object], *, folder: bool = False) -> None:
-    """Call `write(temporary path)` and move the result to `path`, so that a reader sees the old content or the new.
-
-    A link is followed. A `folder` that is there must be empty. If writing fails, a `WriteError` is raised.
-    """
+    """Call `write(temporary path)` and move the result to `path`. A `folder` that is there must be empty."""
     target = Path(path).resolve()
     with explaining_failures(path), _temporary_folder(target.parent, target.name) as temporary:
         new = temporary / target.name
@@ -72,14 +54,13 @@ def write_whole(path: str | Path, write: Callable[[Path], object], *, folder: bo
 
 
 @contextmanager
-def replacing_files(folder: str | Path, *, last: str, **options) -> Iterator[Path]:
+def replacing_files(folder: str | Path, *, last: str) -> Iterator[Path]:
     """Yield a temporary folder whose files replace those of the same names in `folder` at the end.
 
-    Until then, and if an error is raised inside, `folder` stays as it was. The file `last` vouches for the others: the
-    old one is deleted first, the new one comes last. `options` are those of `explaining_failures`.
+    The file `last` vouches for the others: the old one is deleted first, the new one comes last.
     """
     folder = Path(folder)
-    with explaining_failures(folder, **options), _temporary_folder(folder, "new") as temporary:
+    with explaining_failures(folder), _temporary_folder(folder, "new") as temporary:
         yield temporary
         to_disk(temporary)
         names = sorted(path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file())
@@ -114,7 +95,6 @@ def _temporary_folder(parent, name):
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f".{glob.escape(name)}-????????{_PART}"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        dir=parent, prefix=f".{name}-", suffix=_PART, ignore_cleanup_errors=True
-    ) as folder:
+    options = {"dir": parent, "prefix": f".{name}-", "suffix": _PART, "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**options) as folder:
         yield Path(folder)

@@ -20,11 +20,7 @@ def sha256(*paths: Path) -> str:
 
 
 def weights_fingerprint(module: torch.nn.Module, settings: object) -> str:
-    """Return 32 hexadecimal digits that change with any weight of a module and with the settings.
-
-    Args:
-        settings: Whatever else the module's outputs depend on; must be fit for JSON.
-    """
+    """Return 32 hexadecimal digits that change with any weight of a module and with the settings, fit for JSON."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -47,10 +43,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def find_damage(folder: Path, *, concerns: Callable[[str], bool] = lambda name: True) -> str | None:
-    """Return what is wrong with the first file that differs from its folder's `SHA256SUMS`, for a sentence, or `None`.
-
-    `concerns` says whether a file, by its name, is to be checked.
-    """
+    """Return what is wrong with the first file, of those it `concerns`, that differs from `SHA256SUMS`, or `None`."""
     try:
         digests = read_sums(folder)
     except (FileNotFoundError, ValueError):  # UnicodeDecodeError among them

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HTTPError
 
 from .errors import ClipScratchError
 from .names import on_one_line
@@ -15,22 +14,7 @@ from .names import on_one_line
 def open_repository(
     repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | None = None
 ) -> str:
-    """Check, before anything long begins, that a model repository can be written to, and return its full id.
-
-    Args:
-        repo_id: `you/name`, or `name` for a repository of the token's owner.
-        private: Visibility of a repository that is created now. With `True` an existing public one is refused.
-        revision: Branch; created if it is missing.
-        token: Default: the one that `hf auth login` or `HF_TOKEN` set.
-
-    Raises:
-        ClipScratchError: If the id is malformed, there is no token, or the repository is public against `private`.
-        OSError: If the Hub refuses.
-    """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ClipScratchError(f"repo_id={repo_id!r} is malformed: {on_one_line(str(error))}") from error
+    """Create a model repository and its branch if they are missing, check write access, and return the full id."""
     if token is None and get_token() is None:
         raise ClipScratchError(
             "pushing needs a token; create one with write access at https://huggingface.co/settings/tokens, then run "
@@ -59,12 +43,8 @@ def commit_files(
     revision: str | None = None,
     token: str | None = None,
     stale: Callable[[str], bool] = lambda path: False,
-) -> str:
-    """Publish {path in the repository: file, or its content} in one commit, and return its address.
-
-    The commit deletes what is `stale` of the repository's other files. `open_repository` must be called first. A
-    refusal raises `OSError`.
-    """
+) -> None:
+    """Publish {path in the repository: file, or its content}, and delete `stale` other files, in one commit."""
     # Not `upload_folder`: over Xet it makes several commits of large files.
     api = HfApi(token=token)
     with _explaining_refusals(repo_id):
@@ -72,15 +52,11 @@ def commit_files(
         gone = [item.rfilename for item in info.siblings if item.rfilename not in files and stale(item.rfilename)]
         operations = [CommitOperationDelete(path, is_folder=False) for path in gone]
         operations += [CommitOperationAdd(path, file) for path, file in sorted(files.items())]
-        commit = api.create_commit(
-            repo_id, operations, commit_message=message, revision=revision, parent_commit=info.sha
-        )
-    return commit.commit_url
+        api.create_commit(repo_id, operations, commit_message=message, revision=revision, parent_commit=info.sha)
 
 
 @contextmanager
 def _explaining_refusals(repo_id: str) -> Iterator[None]:
-    """Raise `OSError` with the library's message."""
     try:
         yield
     except (HTTPError, RuntimeError, OSError, ValueError) as error:

@@ -22,8 +22,7 @@ def stamp(path: str) -> tuple[int, int]:
 def walk_files(folder: str | Path) -> Iterator[tuple[str, list[str]]]:
     """Yield each folder, relative to `folder` with `/`, and the sorted names of its files; `folder` itself first.
 
-    Links to folders are followed, except links to a parent. Hidden folders and those of file managers are left out. A
-    folder that cannot be read raises `ClipScratchError`, because passing over it would drop its files.
+    Links to folders are followed, except links to a parent. Hidden folders and those of file managers are left out.
     """
 
     def raise_unreadable(error):
@@ -48,11 +47,7 @@ def list_files(listing: Listing) -> list[str]:
 
 
 def decode_text(data: bytes) -> str | None:
-    r"""Decode UTF-8 or, with a byte-order mark, UTF-16. Return `None` if the bytes are neither.
-
-    >>> decode_text(b"\xef\xbb\xbfa caf\xc3\xa9"), decode_text(b"a caf\xe9")
-    ('a café', None)
-    """
+    """Decode UTF-8 or, with a byte-order mark, UTF-16. Return `None` if the bytes are neither."""
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -67,7 +62,7 @@ def is_lfs_pointer(data: bytes) -> bool:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a text file of UTF-8 or, with a byte-order mark, UTF-16. The error for any other file names the line."""
+    """Read a text file as `decode_text` does. The error for any other file names the line."""
     data = Path(path).read_bytes()
     if is_lfs_pointer(data):
         raise ClipScratchError(f"{path}: is a Git LFS pointer, which git lfs pull replaces with the file.")

@@ -1,19 +1,23 @@
-"""Recognise names of local paths, and make names and messages safe to show on one line."""
+"""Recognise names of local paths and of a model's files, and make names and texts fit to be shown or published."""
 
 import os.path
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import ClipScratchError
+CODE = "_clipscratch.py"  # ends the names of the files with the model's code
+_OF_A_MODEL = {
+    "config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+}  # fmt: skip
+# In base64 and web addresses another character is before the slash.
+_START, _END = r"(?<![^\s\"'`(\[{>=;])(?:~|\.{1,2})?/", r"[^\s\"'`<>|()\[\]{},;&/]"
+_PATH = re.compile(rf"{_START}(?:{_END}+/)*({_END}+)/(?:({_END}+)|(?!{_END}))")
 
 
 def is_local(name: str) -> bool:
-    """Return whether a name is a path on this machine rather than a Hub id.
-
-    >>> is_local("/data/birds"), is_local("~/birds"), is_local("clip-benchmark/wds_flickr8k")
-    (True, True, False)
-    """
+    """Return whether a name is a path on this machine rather than a Hub id."""
     return name.startswith((".", "~", "/")) or os.path.exists(name)
 
 
@@ -26,12 +30,23 @@ def public_name(name: str) -> str:
     return Path(name).name if is_local(name) else name
 
 
-def printable(name: str) -> str:
-    """Replace lone surrogates (bytes of a file name that are not UTF-8) and terminal control characters by `\\ufffd`.
+def hide_paths(text: str, recipe: Mapping) -> str:
+    """Replace each absolute path, and each one below `~`, `.` or `..`, by its last part.
 
-    >>> printable("caf\\udce9.jpg") == "caf\\ufffd.jpg"
-    True
+    The values of the run's recipe that are folders or files are replaced first: they may be relative, or hold spaces.
+
+    >>> hide_paths("clipscratch eval --model ../runs/digits --dataset=/data/birds/ --split test", {})
+    'clipscratch eval --model digits --dataset=birds --split test'
     """
+    values = [part for value in recipe.values() for part in (value if isinstance(value, list) else [value])]
+    for value in values:
+        if isinstance(value, str) and is_local(value) and (name := public_name(value)) not in ("", ".", ".."):
+            text = text.replace(value, name)
+    return _PATH.sub(lambda match: match[2] or match[1], text)
+
+
+def printable(name: str) -> str:
+    """Replace lone surrogates (bytes that are not UTF-8) and terminal control characters by `\\ufffd`."""
     return re.sub("[\ud800-\udfff\x00-\x08\x0b-\x1f\x7f-\x9f]", "\ufffd", name)
 
 
@@ -45,8 +60,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def once_each(kind: str, names: Sequence[str]) -> None:
-    """Raise `ClipScratchError` if a name is given twice."""
-    duplicate = next((name for place, name in enumerate(names) if name in names[:place]), None)
-    if duplicate is not None:
-        raise ClipScratchError(f"{kind} {duplicate} is named twice; name each once.")
+def is_of_a_model(path: str) -> bool:
+    """Return whether a file, by its path in a folder or repository, is one of those that load the model."""
+    shard = path.startswith("model") and path.endswith((".safetensors", ".safetensors.index.json"))
+    return "/" not in path and (shard or path in _OF_A_MODEL or path.endswith(CODE))

@@ -10,7 +10,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Return {name: version} of Python and of those packages that are installed; a clone need not be."""
+    """Return {name: version} of Python and of those packages that are installed."""
     installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

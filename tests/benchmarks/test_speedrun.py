@@ -7,7 +7,7 @@ from argparse import Namespace
 import pytest
 
 from benchmarks.reporting import REPOSITORY
-from benchmarks.speedrun import attempt, main, table
+from benchmarks.speedrun import attempt, main
 from modeling_clipscratch.training.trainer import ClipScratchTrainer
 
 DIGITS = str(REPOSITORY / "configuration" / "digits.yaml")
@@ -32,22 +32,6 @@ def test_evaluations_count_images_and_seconds_of_training_only(tmp_path, monkeyp
     assert run["images"] == 256 and run["operations"] > 1e6
     assert 0 <= run["test_top1"] <= 1
     assert ClipScratchTrainer.evaluate is slow  # restored
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [32, 64])
-def test_the_last_step_is_evaluated(tmp_path, batch):
-    options = Namespace(images=320, evaluations=3, output=tmp_path, dataset=None, text_tower=None)
-    run = attempt(DIGITS, 0, options, [*SMALL, "--global_batch_size", str(batch)])
-    assert run["evaluations"][-1]["images"] == 320
-
-
-def test_table_counts_the_seeds_that_reached_a_mark():
-    low, high = ({"images": 1000, "top1": 0.55, "seconds": 8}, {"images": 3000, "top1": 0.72, "seconds": 24})
-    lines = table([{"operations": 1e9, "evaluations": part} for part in ([low], [low, high])])
-    assert [line[0] for line in lines] == ["50%", "60%", "70%"]
-    assert lines[0] == ["50%", "1,000", "1", "8", "2 of 2"]
-    assert lines[2] == ["70%", "3,000", "3", "24", "1 of 2"]
 
 
 def test_runs_of_other_processes_are_joined(tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Check how the command is found, before and after the libraries are imported."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -47,56 +46,21 @@ def test_unknown_command_is_named(call, capsys):
     assert ended.value.code == 2 and "error: trian is not a command; choose one of train, " in capsys.readouterr().err
 
 
-PROGRAM = """
-import json, os, signal, sys
-class Finder:
-    def find_spec(name, path, target=None):
-        if name == sys.argv[-1]:
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Finder)
-sys.argv[0], script = sys.argv.pop(1), sys.argv.pop(1)
-import runpy
-runpy.run_path(script, run_name="__main__")
-print(json.dumps([name for name in ("torch", "transformers") if name in sys.modules]))
-"""
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    """The program that pip makes of the entry point."""
-    path = tmp_path_factory.mktemp("bin") / "clipscratch"
-    path.write_text("from modeling_clipscratch.cli.main import main\nmain()\n")
-    return path
-
-
-def run_program(path, *words):
-    command = [sys.executable, "-c", PROGRAM, str(path), str(path), *words]
+def run_program(path, code, *words):
+    path.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, path, *words], env=environment, capture_output=True, text=True, check=True)
 
 
-def test_help_imports_no_library_and_may_be_cut_off(program):
-    assert json.loads(run_program(program, "--help").stdout.splitlines()[-1]) == []
-    command = f"PYTHONPATH={ROOT} {sys.executable} {program} --help | true"
-    assert subprocess.run(command, shell=True, capture_output=True).stderr == b""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["clipscratch", "run_train.py", "run_eval.py", "run_inference.py"])
-def test_interrupt_while_the_libraries_are_imported_prints_no_traceback(program, name):
-    done = run_program(program if name == "clipscratch" else ROOT / name, "classify", "torch")
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped.\n")
+def test_help_imports_no_library(tmp_path):
+    code = "import sys\nfrom modeling_clipscratch.cli.main import main\nmain()\nprint('torch' in sys.modules)"
+    assert run_program(tmp_path / "clipscratch", code, "--help").stdout.endswith("\nFalse\n")
 
 
 @pytest.mark.slow
-def test_programs_of_others_keep_their_interrupt_and_have_the_model_registered(tmp_path):
-    script = tmp_path / "run_train.py"  # a script of the same name elsewhere
-    script.write_text(
-        "import signal\nbefore = signal.getsignal(signal.SIGINT)\n"
-        "import modeling_clipscratch\nfrom transformers import AutoConfig\n"
-        "AutoConfig.for_model('clipscratch')\nassert signal.getsignal(signal.SIGINT) == before\n"
-    )
-    assert run_program(script, "classify").returncode == 0
+def test_programs_of_others_have_the_model_registered(tmp_path):
+    code = "import modeling_clipscratch, transformers\ntransformers.AutoConfig.for_model('clipscratch')"
+    run_program(tmp_path / "run_train.py", code)  # a script of the same name elsewhere
 
 
 @pytest.mark.slow

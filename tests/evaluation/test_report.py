@@ -317,7 +317,7 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(report, writer, full)
-    with pytest.raises(OSError, match=r"report cannot be written \(No space left on device; [\d,]+ MB free there\)"):
+    with pytest.raises(OSError, match=r"report cannot be written \(No space left on device\)"):
         write_report(tmp_path / "report", {"a/model": {"a/set": replace(result, skipped=3)}}, {}, predictions=True)
     assert {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()} == before
     assert not killed.exists()
@@ -327,5 +327,5 @@ def test_a_report_folder_is_checked_before_anything_is_measured(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a model with its own metrics; choose .*report"):
         check_folder(tmp_path)
-    with pytest.raises(OSError, match=r"cannot be written \(.*; .* MB free there\), .* choose"):
+    with pytest.raises(OSError, match=r"cannot be written \(.*\), .* choose"):
         check_folder(tmp_path / "config.json" / "new")

@@ -121,21 +121,14 @@ def test_examples_name_the_repository_if_there_is_one(copy):
 def check_like_the_hub(data):
     """The rules of the Hub's `validate-yaml`, as far as its answers and huggingface_hub's sources show them."""
     repo = re.compile(r"^(?:[\w-]+/)?[\w.-]+$", re.ASCII)
-    words = ("library_name", "pipeline_tag", "license", "base_model_relation")
-    assert all(isinstance(data[name], str) for name in words if name in data)
-    assert re.fullmatch(r"[a-z]{2,3}", data.get("language", "en"))
-    assert data.get("base_model_relation", "finetune") in ("adapter", "merge", "quantized", "finetune")
+    assert data["library_name"] == "transformers" and data["pipeline_tag"] == "zero-shot-image-classification"
     for name in ("tags", "datasets", "metrics", "base_model"):
         values = data.get(name, [])
         assert isinstance(values, list) and len(set(values)) == len(values) and all(isinstance(v, str) for v in values)
     assert all(repo.fullmatch(name) for name in [*data.get("datasets", []), *data.get("base_model", [])])
-    for model in data.get("model-index", []):
-        assert isinstance(model["name"], str) and model["name"]
-        for result in model["results"]:
-            assert isinstance(result["task"]["type"], str) and result["metrics"]
-            assert isinstance(result["dataset"]["name"], str) and repo.fullmatch(result["dataset"]["type"])
-            for metric in result["metrics"]:
-                assert isinstance(metric["type"], str) and isinstance(metric["value"], (int, float))
+    for result in (result for model in data.get("model-index", []) for result in model["results"]):
+        assert isinstance(result["dataset"]["name"], str) and repo.fullmatch(result["dataset"]["type"])
+        assert all(isinstance(metric["value"], float) for metric in result["metrics"]) and result["metrics"]
 
 
 def test_metadata_are_what_huggingface_hub_reads_and_writes(class_run, caption_run):
@@ -145,7 +138,6 @@ def test_metadata_are_what_huggingface_hub_reads_and_writes(class_run, caption_r
     card = ModelCard.load(class_run / "README.md")
     assert isinstance(card.data, ModelCardData) and card.data.to_dict() == data
     assert eval_results_to_model_index("tiny-digits", card.data.eval_results) == data["model-index"]
-    assert data["library_name"] == "transformers" and data["pipeline_tag"] == "zero-shot-image-classification"
     assert not {"language", "license", "datasets", "base_model"} & set(data)
     (result,) = data["model-index"][0]["results"]
     assert result["dataset"] == {"name": "digits", "type": "digits", "split": "test"}
@@ -185,6 +177,7 @@ def test_the_card_holds_what_the_run_knows(class_run):
         "![Loss, learning rate and validation during the run](curves.png)",
         "| images | 8x8 pixels |",
         "The weights are those of the last step, 2; no validation result chose them.",
+        "| `metrics.json` | the figures of the run on the test split |",
     ):
         assert part in text, part
     metrics = json.loads((class_run / "metrics.json").read_text())["digits"]
@@ -200,39 +193,18 @@ def test_a_card_of_captions_says_what_chose_the_checkpoint_and_names_no_path(cap
     assert "Split validation, 6 images:" in text and "--split validation" in text
     assert "| loss | sigmoid |" in text and "classes:" not in text and "prompt" not in text
     assert re.search(r"`image_to_text_recall@1` \| [\d.]+ % \([\d.]+ to [\d.]+\)", text)
-    assert re.search(
-        r"weights are those of step [12] of 2, which had the best `text_to_image_recall@5` on the validation split",
-        text,
-    )
+    assert re.search(r"those of step [12] of 2, which had the best `text_to_image_recall@5` on the validation", text)
     assert "This split also chose the checkpoint, so these figures are optimistic." in text
     assert "secret" not in text and str(caption_run.parent) not in text
     assert "on `photos`" in text and "dataset: photos\n" in text
 
 
-def test_the_files_of_the_folder_are_explained(class_run):
-    rows = dict(re.findall(r"^\| (`.*`) \| (.*) \|$", text_of(class_run).split("## Files")[1], re.MULTILINE))
-    for path in class_run.iterdir():
-        names = " ".join(rows)
-        shown = re.sub(r"checkpoint-\d+", "checkpoint-*", path.name)
-        known = (
-            "_clipscratch.py",
-            ".safetensors",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "README.md",
-            ".gitattributes",
-        )
-        assert shown in names or path.name.endswith(known), path
-    assert rows["`metrics.json`"] == "the figures of the run on the test split"
-
-
-@pytest.mark.parametrize(("name", "plain"), [("bücher & co", "b-cher-co"), ("照片", "data")])
-def test_the_name_of_local_data_becomes_what_the_hub_allows(copy, name, plain):
-    change_run(copy, dataset={"name": name, "source": "local"})
+def test_the_name_of_local_data_becomes_what_the_hub_allows(copy):
+    change_run(copy, dataset={"name": "bücher & co", "source": "local"})
     write_card(copy)
     data = metadata_load(copy / "README.md")
     check_like_the_hub(data)
-    assert data["model-index"][0]["results"][0]["dataset"]["type"] == plain and f"`{name}`" in text_of(copy)
+    assert data["model-index"][0]["results"][0]["dataset"]["type"] == "b-cher-co" and "`bücher & co`" in text_of(copy)
 
 
 def test_the_command_has_the_data_options_of_the_recipe_and_no_path():
@@ -249,14 +221,10 @@ def headings_of_empty_sections(text):
     return [a for a, b in pairs if a.startswith("## ") and b.startswith("#")]
 
 
-@pytest.mark.parametrize(
-    "missing",
-    [
-        ("trainer_state.json",), ("metrics.json",), ("versions.json",), ("curves.png",),
-        ("metrics.json", "recipe.yaml", "versions.json", "curves.png", "trainer_state.json"),
-    ],
-    ids=lambda names: "-".join(names),
-)  # fmt: skip
+OF_A_RUN = ("trainer_state.json", "metrics.json", "versions.json", "curves.png", "recipe.yaml")
+
+
+@pytest.mark.parametrize("missing", [OF_A_RUN[:1], OF_A_RUN[1:2], OF_A_RUN])
 def test_a_card_of_a_folder_with_missing_files_reads_well(copy, missing):
     for name in missing:
         (copy / name).unlink()
@@ -294,30 +262,15 @@ def test_names_are_never_read_as_markdown_or_html(copy, name):
     assert page.count("<table>") == 3 and page.count("<h1>") == 1 and page.count("<pre>") == 4
 
 
-@pytest.mark.parametrize("content", ["", '{"a": ', b"\x80\xff" * 50], ids=["empty", "cut", "bytes"])
-@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "metrics.json"])
+@pytest.mark.parametrize(
+    ("name", "content"), [("config.json", b""), ("processor_config.json", b'{"a": '), ("metrics.json", b"\x80\xff")]
+)
 def test_a_damaged_file_is_named_and_the_card_kept(copy, name, content):
     before = (copy / "README.md").read_bytes()
-    (copy / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (copy / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name} is damaged") as error:
         write_card(copy)
     assert "\n" not in str(error.value) and (copy / "README.md").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("metrics.json", {"digits": 1}),
-        ("trainer_state.json", {"stateful_callbacks": "x"}),
-        ("recipe.yaml", [1]),
-        ("config.json", {"model_type": "clipscratch", "text_config": "x"}),
-    ],
-)
-def test_json_of_other_types_is_refused_in_one_sentence(copy, name, content):
-    (copy / name).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"{copy}.*; copy") as error:
-        write_card(copy)
-    assert "\n" not in str(error.value)
 
 
 def test_a_folder_that_does_not_match_its_digests_is_refused(class_run, tmp_path):

@@ -4,14 +4,16 @@ import hashlib
 import json
 import shutil
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import AutoTokenizer
 
 from modeling_clipscratch.evaluation.encode import encode_texts
 from modeling_clipscratch.sharing.export.export_onnx import export_onnx, open_session
+from tests.sharing.test_convert import clip
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'clipscratch[export]'")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'clipscratch[export]'")
@@ -56,38 +58,22 @@ def run(path, **inputs):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_one_and_several_images_and_texts_are_embedded_as_in_pytorch(exported, batch):
-    where, model, _ = exported
+def test_images_texts_and_logits_are_those_of_pytorch_in_any_batch(exported, batch):
+    where, model, table = exported
     expected = model(**batch)
     ids, mask, pixels = (batch[name] for name in ("input_ids", "attention_mask", "pixel_values"))
-    for rows in (slice(0, 1), slice(None)):
-        images = run(where / "vision_model.onnx", pixel_values=pixels[rows])
-        texts = run(where / "text_model.onnx", input_ids=ids[rows], attention_mask=mask[rows])
-        torch.testing.assert_close(images, expected.image_embeds[rows], rtol=0, atol=ROUNDING)
-        torch.testing.assert_close(texts, expected.text_embeds[rows], rtol=0, atol=ROUNDING)
-        torch.testing.assert_close(texts.norm(dim=-1), torch.ones(len(texts)), rtol=0, atol=ROUNDING)
-
-
-@pytest.mark.slow
-def test_padding_does_not_change_a_text(exported, batch):
-    where, _, _ = exported
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    padded = run(where / "text_model.onnx", input_ids=ids, attention_mask=mask)
+    images = run(where / table["files"]["fp32"]["vision"], pixel_values=pixels)
+    texts = run(where / table["files"]["fp32"]["text"], input_ids=ids, attention_mask=mask)
     alone = [run(where / "text_model.onnx", input_ids=i[m > 0][None], attention_mask=m[m > 0][None])
              for i, m in zip(ids, mask, strict=True)]  # fmt: skip
-    torch.testing.assert_close(padded, torch.cat(alone), rtol=0, atol=ROUNDING)
-
-
-@pytest.mark.slow
-def test_the_table_suffices_to_compute_logits(exported, batch):
-    where, model, table = exported
-    assert json.loads((where / "onnx.json").read_text()) == json.loads(json.dumps(table))
-    images = run(where / table["files"]["fp32"]["vision"], pixel_values=batch["pixel_values"])
-    texts = run(
-        where / table["files"]["fp32"]["text"], input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-    )
+    close = partial(torch.testing.assert_close, rtol=0, atol=ROUNDING)
+    close(images, expected.image_embeds)
+    close(run(where / "vision_model.onnx", pixel_values=pixels[:1]), expected.image_embeds[:1])
+    close(texts, expected.text_embeds)
+    close(torch.cat(alone), texts)
     logits = np.exp(table["logit_scale"]) * images @ texts.T + (table["logit_bias"] or 0)
-    torch.testing.assert_close(logits, model(**batch).logits_per_image.detach(), rtol=0, atol=1e-3)
+    close(logits, expected.logits_per_image, atol=1e-3)
+    assert json.loads((where / "onnx.json").read_text()) == json.loads(json.dumps(table))
 
 
 @pytest.mark.slow
@@ -127,23 +113,17 @@ def test_a_file_that_differs_from_the_model_is_never_published(all_precisions, s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_input_is_refused(save_model, word_processor, tmp_path):
+def test_bad_input_is_refused(save_model, tower_config, word_processor, tmp_path):
     folder, _ = save_model()
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "notes.txt").write_text("mine")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    text = {**sizes, "vocab_size": 12, "max_position_embeddings": 12}
-    vision = {**sizes, "image_size": 8, "patch_size": 4}
-    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-    clip.save_pretrained(tmp_path / "clip")
+    clip(tower_config).save_pretrained(tmp_path / "clip")
     word_processor.save_pretrained(tmp_path / "clip")
     for arguments, message in (
         ((folder, tmp_path / "there"), "there exists already; delete it, or choose another name"),
-        ((tmp_path / "nowhere", tmp_path / "new"), "nowhere is not a folder"),
+        ((tmp_path / "nowhere", tmp_path / "new"), "nowhere is neither a folder"),
         ((tmp_path / "clip", tmp_path / "new"), "a model of type 'clip', and only 'clipscratch' is exported"),
     ):
         with pytest.raises(ValueError, match=message):
             export_onnx(*arguments)
-    with pytest.raises(ValueError, match="precision int8 is named twice"):
-        export_onnx(folder, tmp_path / "new", precisions=["int8", "int8"])
     assert (tmp_path / "there" / "notes.txt").read_text() == "mine" and not (tmp_path / "new").exists()

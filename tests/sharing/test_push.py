@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoModel
 
 from modeling_clipscratch import hub as package
 from modeling_clipscratch.evaluation.report.metric_tables import weights_sha256
 from modeling_clipscratch.sharing.model_card import check_folder
-from modeling_clipscratch.sharing.public_text import hide_paths
 from modeling_clipscratch.sharing.push_model import push_folder
 from modeling_clipscratch.utils.checksums import SUMS, write_sums
+from modeling_clipscratch.utils.names import hide_paths
 
 CODE = {path.name for path in Path(package.__file__).parent.glob("*_clipscratch.py")}
 MODEL = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -39,13 +38,14 @@ def add_more(folder):
 
 def test_model_code_processor_card_and_results_are_published_and_nothing_else(hub, trained, caplog):
     caplog.set_level("INFO", "modeling_clipscratch")
+    hub.add("you/clip", {"report/report.html": b"old", "report/other/grid.png": b"old", ".gitattributes": b""})
     add_more(trained)
     assert push_folder(trained, "you/clip") == f"{hub.url}/you/clip"
     repo = hub.repos["model", "you/clip"]
     report = {f"report/{name}" for name in (*REPORT[:3], "evaluation.json")}
     assert set(repo.files()) - {".gitattributes"} == CODE | MODEL | RESULTS | report
     assert repo.history == ["initial commit", "Trained ClipScratch model"]
-    assert all(repo.files()[name] == (trained / name).read_bytes() for name in CODE | MODEL | RESULTS)
+    assert all(repo.files()[name] == (trained / name).read_bytes() for name in CODE | MODEL | RESULTS | report)
 
 
 def test_no_path_of_this_machine_is_published(hub, trained):
@@ -76,10 +76,7 @@ def test_relative_paths_of_the_recipe_are_hidden_if_they_exist(tmp_path, monkeyp
     ("text", "public"),
     [
         ('{"a": "/home/ann/x", "b": "~/x/y/"}', '{"a": "x", "b": "y"}'),
-        (
-            "a photo of a {}/{}. data:image/jpeg;base64,/9j/4A/x/",
-            "a photo of a {}/{}. data:image/jpeg;base64,/9j/4A/x/",
-        ),
+        ("of a {}/{}. data:image/jpeg;base64,/9j/4A/x/", "of a {}/{}. data:image/jpeg;base64,/9j/4A/x/"),
         ("`/tmp/x/y`, (/tmp/x/y) and https://huggingface.co/a/b", "`y`, (y) and https://huggingface.co/a/b"),
         ("</b> and/or 1 / 2, 1rem/1.5 \\_e\\_ /bin", "</b> and/or 1 / 2, 1rem/1.5 \\_e\\_ /bin"),
     ],
@@ -96,36 +93,15 @@ def test_files_of_an_earlier_model_are_deleted_and_those_of_others_kept(hub, tra
     assert set(hub.repos["model", "you/clip"].files()) == CODE | MODEL | RESULTS | set(others)
 
 
-def test_a_new_report_replaces_an_old_one(hub, trained):
-    hub.add("you/clip", {"report/report.html": b"old", "report/other/grid.png": b"old"})
-    add_more(trained)
-    push_folder(trained, "you/clip")
-    files = hub.repos["model", "you/clip"].files()
-    assert files["report/report.html"] == b"of the report" and "report/other/grid.png" not in files
-
-
-@pytest.mark.parametrize("account", [{"weights_sha256": "0123"}, {"weights_sha256": None}])
-def test_a_report_of_other_weights_is_not_published(hub, trained, caplog, account):
+def test_a_report_of_other_weights_is_not_published(hub, trained, caplog):
     caplog.set_level("INFO", "modeling_clipscratch")
-    write_account(trained, **account)
+    write_account(trained, weights_sha256="0123")
     push_folder(trained, "you/clip")
     assert not any(name.startswith("report") for name in hub.repos["model", "you/clip"].files())
     assert "is of other weights and is not published" in caplog.text
 
 
-def test_sharded_weights_are_published(hub, trained):
-    model = AutoModel.from_pretrained(trained)
-    (trained / "model.safetensors").unlink()
-    model.save_pretrained(trained, max_shard_size="20KB")
-    shards = {path.name for path in trained.glob("model-*.safetensors")}
-    push_folder(trained, "you/clip")
-    files = set(hub.repos["model", "you/clip"].files())
-    assert len(shards) > 1 and shards | {"model.safetensors.index.json"} <= files and "model.safetensors" not in files
-
-
-@pytest.mark.parametrize(
-    "gone", ["model.safetensors", "modeling_clipscratch.py", "processor_config.json", "config.json"]
-)
+@pytest.mark.parametrize("gone", ["model.safetensors", "modeling_clipscratch.py", "processor_config.json"])
 def test_an_incomplete_folder_is_refused(hub, trained, gone):
     (trained / gone).unlink()
     with pytest.raises(ValueError, match=f"has no .*{gone[-11:]}, so nobody could load it"):
@@ -133,12 +109,9 @@ def test_an_incomplete_folder_is_refused(hub, trained, gone):
     assert not hub.seen
 
 
-@pytest.mark.parametrize(
-    ("config", "message"), [('{"model_type": "bert"}', "type 'bert', not 'clipscratch'"), ("{", "is damaged")]
-)
-def test_a_folder_of_another_library_is_refused(trained, config, message):
-    (trained / "config.json").write_text(config)
-    with pytest.raises(ValueError, match=message):
+def test_a_folder_of_another_library_is_refused(trained):
+    (trained / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="type 'bert', not 'clipscratch'"):
         check_folder(trained)
 
 

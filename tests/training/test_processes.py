@@ -44,12 +44,12 @@ def accelerate():
     return [*launcher, "--config_file", "configuration/accelerate/cpu_2.yaml", "run_train.py"]
 
 
-def launch(*command, fails=False):
+def launch(*command):
     """Run a program of two processes to its end."""
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
     )
-    assert (done.returncode != 0) == fails, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
@@ -81,19 +81,9 @@ def test_two_processes_make_the_run_of_one_with_the_double_batch(write_recipe, r
     assert json.loads((two / "metrics.json").read_text())["digits"].keys() == metrics["digits"].keys()
 
 
-def test_error_that_every_process_finds_is_printed_once(write_recipe, tmp_path):
-    recipe = write_recipe(tmp_path, **FOUR_STEPS, per_device_train_batch_size=200)
-    done = launch(*accelerate(), str(recipe), "--learning_rte", "1", fails=True)
-    assert done.stderr.count("--learning_rte is not a field; did you mean --learning_rate?") == 1
-
-
 @pytest.mark.parametrize(
     ("number", "sentence"),
-    [
-        (signal.SIGINT, "stopped. To resume"),
-        (signal.SIGTERM, "stopped by SIGTERM. To resume"),
-        (signal.SIGKILL, "stopped, since the launcher is gone."),
-    ],
+    [(signal.SIGINT, "stopped. To resume"), (signal.SIGTERM, "stopped by SIGTERM. To resume")],
 )
 def test_processes_end_with_their_launcher_and_say_so_once(write_recipe, tmp_path, number, sentence):
     steps = {**FOUR_STEPS, "max_steps": 100_000, "eval_strategy": "no", "enable_jit_checkpoint": True}

@@ -20,7 +20,7 @@ SAVES = {"push_to_hub": True, "hub_model_id": "you/clip", "save_strategy": "step
         ({"hub_token": "hf_wrong"}, "401 Unauthorized"),
         ({"hub_token": "hf_reader"}, "403 Forbidden"),
         ({"hub_model_id": "other/clip"}, "403 Forbidden"),
-        ({"hub_model_id": "a b"}, "repo_id='a b' is malformed"),
+        ({"hub_model_id": "a b"}, "pushing to a b failed: Repo id must"),
         ({"hub_strategy": "every_save"}, "hub_strategy=every_save is not supported: the finished folder is pushed"),
     ],
 )

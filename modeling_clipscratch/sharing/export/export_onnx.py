@@ -19,7 +19,6 @@ from ...evaluation.report.metric_tables import weights_sha256
 from ...hub.losses_clipscratch import unit_length
 from ...utils.atomic_files import check_new_folder, write_whole
 from ...utils.errors import ClipScratchError
-from ...utils.names import once_each
 
 logger = logging.getLogger(__name__)
 
@@ -31,24 +30,16 @@ OPSET = 20  # the first with Gelu, one node in place of five
 _BLOCK = 32  # 8-bit weights that share a scale
 
 
-def onnx_libraries():
-    """Import (onnx, onnxruntime); raise `ClipScratchError` if a library of the export is not installed."""
+def load_for_export(folder: str | Path):
+    """Load (model in float32 on the CPU, processor) of a ClipScratch folder."""
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401  (torch's exporter needs it)
     except ImportError as error:
         raise ClipScratchError(
             f"an export needs {error.name}, which is not installed: pip install 'clipscratch[export]'"
         ) from error
-    return onnx, onnxruntime
-
-
-def load_for_export(folder: str | Path):
-    """Load (model in float32 on the CPU, processor); raise `ClipScratchError` if it is no ClipScratch model."""
-    onnx_libraries()  # before the model is loaded
-    if not Path(folder).is_dir():
-        raise ClipScratchError(f"{folder} is not a folder; give one that training wrote, or a copy from the Hub.")
     model, processor = load_model(folder, "cpu")
     if model.config.model_type != "clipscratch":
         raise ClipScratchError(
@@ -81,7 +72,6 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
     >>> export_onnx("runs/digits", "onnx")["files"]  # doctest: +SKIP
     {'fp32': {'text': 'text_model.onnx', 'vision': 'vision_model.onnx'}}
     """
-    once_each("precision", precisions)
     check_new_folder("output_dir", output_dir)
     model, processor = load_for_export(folder)
     table = {
@@ -103,7 +93,7 @@ def export_onnx(folder: str | Path, output_dir: str | Path, *, precisions: Seque
 
 
 def write_towers(model, processor, folder: Path, precisions: Sequence[str]) -> dict:
-    """Write and compare the ONNX files alone; return `files` and `largest_distance`, {precision: {side: value}}."""
+    """Write and compare the ONNX files alone; return the `files` and `largest_distance` of `onnx.json`."""
     image_size = Preprocess(processor.image_processor).image_size
     vocabulary, longest = model.config.text_config.vocab_size, longest_text(model, processor.tokenizer)
     files, largest = ({precision: {} for precision in precisions} for _ in range(2))
@@ -117,45 +107,31 @@ def write_towers(model, processor, folder: Path, precisions: Sequence[str]) -> d
                 path = folder / f"{side}_model_int8.onnx"
                 _write_int8(plain, path)
             inputs = _texts(vocabulary, longest) if side == "text" else _images(image_size)
-            files[precision][side], largest[precision][side] = (
-                path.name,
-                _check_parity(model, side, path, precision, inputs),
-            )
+            files[precision][side] = path.name
+            largest[precision][side] = _check_parity(model, side, path, precision, inputs)
         if "fp32" not in precisions:
             plain.unlink()
     return {"files": files, "largest_distance": largest}
 
 
-class _TextTower(nn.Module):
+class Tower(nn.Module):
+    """The module that one file is made of: its outputs are (B, P) of unit length."""
+
     def __init__(self, model):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids, attention_mask):
-        output = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+    def forward(self, input_ids=None, attention_mask=None, pixel_values=None):
+        if pixel_values is None:
+            output = self.model.get_text_features(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        else:
+            output = self.model.get_image_features(pixel_values=pixel_values, return_dict=True)
         return unit_length(output.pooler_output)
 
 
-class _VisionTower(nn.Module):
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values):
-        return unit_length(self.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output)
-
-
-def tower(model, side: str) -> nn.Module:
-    """Return the module that one file is made of: its outputs are (B, P) of unit length."""
-    return (_TextTower if side == "text" else _VisionTower)(model)
-
-
 def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> None:
-    """Write one tower in float32, for batches and texts of any size.
-
-    The model's attention is set to `eager`: the graph of `sdpa` has a third more nodes, for rows without any token.
-    """
-    model.set_attn_implementation("eager")
+    """Write one tower in float32, for batches and texts of any size."""
+    model.set_attn_implementation("eager")  # the graph of `sdpa` has a third more nodes, for rows without any token
     if side == "text":
         ids = torch.zeros(2, 2, dtype=torch.int64)  # a size of 1 would be taken for a constant
         inputs, axes = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, {0: "batch", 1: "tokens"}
@@ -163,7 +139,7 @@ def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> No
         inputs, axes = {"pixel_values": torch.zeros(2, 3, *image_size)}, {0: "batch"}
     with _quiet():
         torch.onnx.export(
-            tower(model, side),
+            Tower(model),
             kwargs=inputs,
             f=str(path),
             dynamo=True,
@@ -180,12 +156,12 @@ def write_tower(model, side: str, image_size: tuple[int, int], path: Path) -> No
 def _quiet():
     """Suppress the exporter's warnings of missing operators of torchvision, and the progress of the quantisation."""
     logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
             yield
-    finally:
-        logging.disable(logging.NOTSET)
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _write_int8(source, path):
@@ -195,7 +171,7 @@ def _write_int8(source, path):
     all matrices dynamic, and 0.9993 this way. Weights of the others have a scale a column (a MiniLM keeps 0.993, with a
     scale a matrix 0.89) and seven bits: with eight a CPU with AVX2 but without VNNI overflows.
     """
-    onnx, _ = onnx_libraries()
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
@@ -223,7 +199,8 @@ def _write_int8(source, path):
 
 def open_session(path: Path, *, threads: int | None = None):
     """Open an onnxruntime session on the CPU, by default with as many threads as torch uses."""
-    _, onnxruntime = onnx_libraries()
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 3  # errors; it warns of unused initialisers
@@ -231,8 +208,7 @@ def open_session(path: Path, *, threads: int | None = None):
 
 
 def _check_parity(model, side, path, precision, inputs):
-    """Compare a file with its model; return the largest distance between two embeddings of one input."""
-    session, reference, largest = open_session(path), tower(model, side), 0.0
+    session, reference, largest = open_session(path), Tower(model), 0.0
     for batch in inputs:
         with torch.inference_mode():
             expected = reference(**{name: torch.from_numpy(array) for name, array in batch.items()}).numpy()

@@ -34,16 +34,6 @@ from .export_onnx import load_for_export, write_towers
 ASSETS = Path(__file__).parent / "browser"
 _PIECE = 3 * 2**20  # bytes of a script's content before base64
 _PRECISION = "int8"  # 28 % of the size of float32 for MiniLM and ViT-tiny; its losses: benchmarks/RESULTS.md
-_RESAMPLES = (1, 2, 3)  # Pillow's filters in pixels.js
-
-ONNXRUNTIME = (
-    "onnxruntime-web@1.30.0",
-    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
-)
-TOKENIZERS = (
-    "@huggingface/tokenizers@0.2.0",
-    "LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
-)
 
 
 def write_page(
@@ -54,15 +44,10 @@ def write_page(
     labels: Sequence[str] | None = None,
     template: str | None = None,
 ) -> Path:
-    """Write the page's folder, and return the path of its `index.html`.
+    """Write the page of a trained `folder` to the new folder `page`, and return the path of its `index.html`.
 
-    Args:
-        folder: The folder that training wrote.
-        page: A new folder.
-        images: Folder to search on the page: the page's folder gets thumbnails, and embeddings made by PyTorch.
-            Unreadable images are left out, with a warning for each.
-        labels: Two or more that the page starts with; default: the model's own classes.
-        template: What the page starts with; default: the model's own first template.
+    The page gets thumbnails of `images`, and embeddings made by PyTorch. It starts with `labels` and `template`, by
+    default those of the model.
     """
     check_page(page, images=images, labels=labels, template=template)
     model, processor = load_for_export(folder)
@@ -100,9 +85,7 @@ def write_page(
     return Path(page) / "index.html"
 
 
-def check_page(
-    page: str | Path, *, images: str | Path | None, labels: Sequence[str] | None, template: str | None
-) -> None:
+def check_page(page, *, images, labels, template) -> None:
     """Check the arguments of `write_page` before anything is loaded."""
     check_new_folder("page", page)
     templates = ["{}" if template is None else template]
@@ -112,12 +95,12 @@ def check_page(
 
 
 def preprocess_settings(image_processor) -> dict:
-    """Return the settings for `pixels.js`; raise `ClipScratchError` if it cannot prepare images in this way."""
+    """Return the settings for `pixels.js`."""
     size, crop, preprocess = image_processor.size, None, Preprocess(image_processor)
     target = [size.height, size.width] if size.shortest_edge is None else size.shortest_edge
     if image_processor.do_center_crop:
         crop = [image_processor.crop_size.height, image_processor.crop_size.width]
-    known = image_processor.do_resize and image_processor.resample in _RESAMPLES and size.longest_edge is None
+    known = image_processor.do_resize and image_processor.resample in (1, 2, 3) and size.longest_edge is None
     if not known or crop is not None and (np.array(crop) > target).any():
         values = f"do_resize={image_processor.do_resize}, resample={image_processor.resample}, size={dict(size)}"
         raise ClipScratchError(
@@ -137,10 +120,18 @@ def preprocess_settings(image_processor) -> dict:
 def read_programs() -> dict[str, bytes]:
     """Fetch {name: program} of what the page runs."""
     names = ["dist/ort.wasm.bundle.min.mjs", "dist/ort-wasm-simd-threaded.wasm"]
-    onnxruntime, wasm = read_package(*ONNXRUNTIME, names)
-    tokenizers, licence = read_package(*TOKENIZERS, ["dist/tokenizers.min.mjs", "LICENSE"])
+    onnxruntime, wasm = read_package(
+        "onnxruntime-web@1.30.0",
+        "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
+        names,
+    )
+    tokenizers, licence = read_package(
+        "@huggingface/tokenizers@0.2.0",
+        "LidMHe1FpcSYH4vcSjXooda34pC0M8m1gmDOv7SQi6Iv+ib1zX7J3sHBCC9/3FPCkn2k1b55FneVqMRxrr99pg==",
+        ["dist/tokenizers.min.mjs", "LICENSE"],
+    )
     # Apache-2.0 asks for its text; onnxruntime-web names its licence, MIT, in its first lines.
-    comment = f"/* {TOKENIZERS[0]}\n{licence.decode()}*/\n".encode()
+    comment = b"/* @huggingface/tokenizers\n" + licence + b"*/\n"
     return {"onnxruntime": onnxruntime, "wasm": wasm, "tokenizers": comment + tokenizers}
 
 

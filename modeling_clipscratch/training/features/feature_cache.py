@@ -92,7 +92,7 @@ def find_or_build(path: Path, shape: tuple[int, int], encode, **bar) -> tuple[to
     part = path.with_suffix(".part")
     is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0  # of this machine, which may have a disk of its own
     if is_first and not _is_whole(path, shape) and not _is_whole(part, shape):
-        with explaining_failures(path, remedy="make room, or set cache_dir to another place."):
+        with explaining_failures(path):
             write_whole(part, lambda file: _fill(file, *shape))  # a full disk is noticed now
     _wait()
     was_there = _is_whole(path, shape)

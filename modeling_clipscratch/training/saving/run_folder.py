@@ -17,8 +17,7 @@ from ...data.dataset import class_names
 from ...utils.atomic_files import replacing_files, write_text
 from ...utils.checksums import SUMS, write_sums
 from ...utils.errors import ClipScratchError
-from ...utils.model_files import is_of_a_model
-from ...utils.names import is_local, public_name
+from ...utils.names import is_local, is_of_a_model, public_name
 from ...utils.versions import versions
 from ..optimization.sharding import own_class
 from .checkpoints import STAGING
