@@ -9,7 +9,7 @@ from collections import Counter
 from modeling_clipscratch.cli.command_line import run_command
 from modeling_clipscratch.data.images.preprocess import Preprocess
 from modeling_clipscratch.data.load import load_data
-from modeling_clipscratch.data.sources.scenes import combinations
+from modeling_clipscratch.data.sources.built_in import combinations
 from modeling_clipscratch.evaluation.encode import encode_images, encode_texts
 from modeling_clipscratch.evaluation.load_model import load_model
 
@@ -17,7 +17,7 @@ from modeling_clipscratch.evaluation.load_model import load_model
 def difference(right, wrong) -> str:
     """Name the difference of two combinations in the fewest words.
 
-    >>> from modeling_clipscratch.data.sources.scenes import Combination
+    >>> from modeling_clipscratch.data.sources.built_in import Combination
     >>> a, b = ("red", "ring"), ("blue", "ring")
     >>> difference(Combination("left", (a, b)), Combination("left", (b, a)))
     'the order of the objects only'

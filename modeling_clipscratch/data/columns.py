@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import datasets
@@ -21,7 +20,7 @@ _CAPTION_NAME = re.compile(r"(caption|text|sentence|description|comment|txt)s?(_
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "class_name", "cls", "target")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """How to read a dataset whose files leave it open.
 
@@ -40,7 +39,7 @@ class DataOptions:
         cache_dir: Folder for files of the Hub and Arrow copies of tables. Default: that of `datasets`.
 
     Raises:
-        ClipScratchError: If class names or templates are invalid, or a caption and a label column are both named.
+        ClipScratchError: If class names or templates are invalid.
 
     >>> DataOptions(caption_column="text", image_column="photo").caption_column
     'text'
@@ -66,11 +65,6 @@ class DataOptions:
             object.__setattr__(self, "class_names", class_names_from(self.class_names))
         if self.templates:
             object.__setattr__(self, "templates", templates_from(self.templates))
-        if self.caption_column and self.label_column:
-            raise ClipScratchError(
-                f"caption_column={self.caption_column!r} and label_column={self.label_column!r} are both named; name "
-                "captions for caption data or a label for class data."
-            )
 
 
 # Option of a command line -> field of `DataOptions`.
@@ -88,12 +82,10 @@ def check_no_columns(name: str, options: DataOptions) -> None:
 
 
 def is_text(feature) -> bool:
-    """Return whether a column holds one text a row."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
 def is_text_or_number(feature) -> bool:
-    """Return whether a column holds one text or one whole number a row."""
     return is_text(feature) or (isinstance(feature, datasets.Value) and "int" in feature.dtype)
 
 
@@ -102,22 +94,18 @@ def _is_texts(feature) -> bool:
 
 
 def _is_image(feature) -> bool:
-    fields = set(feature) if isinstance(feature, dict) else set()
-    return isinstance(feature, datasets.Image) or {"bytes", "path"} <= fields or {"shard", "member"} <= fields
+    is_struct = isinstance(feature, dict) and ({"bytes", "path"} <= {*feature} or {"shard", "member"} <= {*feature})
+    return is_struct or isinstance(feature, datasets.Image)
 
 
 def _may_be_image(feature) -> bool:  # also a path or the bytes of a file
-    is_binary = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
-    return _is_image(feature) or is_text(feature) or is_binary
+    return _is_image(feature) or is_text(feature) or getattr(feature, "dtype", "") in ("binary", "large_binary")
 
 
 def find_columns(
     features: datasets.Features, options: DataOptions, *, origin: str
 ) -> tuple[str, list[str], str | None]:
-    """Return the image column, the caption columns (none for class data) and the label column (`None` for captions).
-
-    A missing column, and several that types and names allow, raise `ClipScratchError`.
-    """
+    """Return the image column, the caption columns (none for class data) and the label column (`None` for captions)."""
     images = [column for column, feature in features.items() if _is_image(feature)]
     if len(images) != 1:
         possible = images or [column for column, feature in features.items() if _may_be_image(feature)]
@@ -174,11 +162,9 @@ def known_classes(feature, options: DataOptions, *, column: str, origin: str) ->
     """Return the class names of a label column by `options` or by its type; `None` if neither has them."""
     if not isinstance(feature, datasets.ClassLabel) and not is_text_or_number(feature):
         raise ClipScratchError(f"{origin}: label column {column!r} holds {feature}; labels are whole numbers or words.")
-    if options.class_names or not isinstance(feature, datasets.ClassLabel):
-        return list(options.class_names) if options.class_names else None
-    names = [*map(readable_class, feature.names)]
+    names = list(options.class_names or map(readable_class, getattr(feature, "names", ())))
     check_class_names(names)
-    return names
+    return names or None
 
 
 def read_labels(
@@ -191,8 +177,7 @@ def read_labels(
 ) -> tuple[list[int | None], list[str]]:
     """Return (N,) labels, `None` where a row has none, and (C,) names of their classes.
 
-    Classes written as words are numbered by `train`, which opens the training split of the same data if this is
-    another one, so that all splits number them alike.
+    Classes written as words are numbered as in `train`, which opens the training split if this is another one.
     """
     feature, values = table.features[column], _stripped(table[column][:])
     names = known_classes(feature, options, column=column, origin=origin)
@@ -217,11 +202,9 @@ def read_labels(
 def _train_classes(train: datasets.Dataset, column: str) -> list[str]:
     """Return the class names of the training split, prepared or not, in the order of their numbers."""
     column = column if column in train.features else "label"
-    if column not in train.features:
-        return []
-    if isinstance(train.features[column], datasets.ClassLabel):
-        return [readable_class(name) for name in train.features[column].names]
-    return sorted({*_stripped(train[column][:])} - {None, ""}, key=_by_number)
+    if isinstance(feature := train.features.get(column), datasets.ClassLabel):
+        return [*map(readable_class, feature.names)]
+    return class_order({*_stripped(train[column][:])} - {None, ""}, ()) if feature else []
 
 
 def _stripped(values):
@@ -229,17 +212,13 @@ def _stripped(values):
 
 
 def class_order(train: Iterable[str], others: Iterable[str]) -> list[str]:
-    """Order class names: first those of train, then those of other splits alone, so that train's numbers stay.
+    """Order class names, numbers by value: first those of train, then those of other splits alone."""
 
-    >>> class_order(["dog", "cat"], ["ant", "cat"])
-    ['cat', 'dog', 'ant']
-    """
+    def by_number(name):
+        return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+
     train = set(train)
-    return [*sorted(train, key=_by_number), *sorted(set(others) - train, key=_by_number)]
-
-
-def _by_number(name: str) -> tuple:  # folders named 0, 1, ..., 10 are in label order
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+    return [*sorted(train, key=by_number), *sorted(set(others) - train, key=by_number)]
 
 
 def readable_class(name: str) -> str:
@@ -248,40 +227,29 @@ def readable_class(name: str) -> str:
 
 
 def written_lists(values: Sequence) -> Sequence:
-    """Parse a caption column whose non-empty cells are all lists written as text; return any other as it is.
-
-    >>> written_lists(["['a dog', 'a cat']", '["a cow"]', None]), written_lists(["[a dog]", "['a cat']"])
-    ([['a dog', 'a cat'], ['a cow'], []], ['[a dog]', "['a cat']"])
-    """
+    """Parse a caption column whose non-empty cells are all lists written as text; return any other as it is."""
     lists = []
     for value in values:
-        if (texts := _written_list(value)) is None:
+        if not isinstance(value, str | None) or not (text := (value or "").strip() or "[]").startswith("["):
+            return values
+        try:
+            texts = _parsed(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return values
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             return values
         lists.append(texts)
     return lists
 
 
-def _written_list(value) -> list[str] | None:
-    text = value.strip() if isinstance(value, str) else ("" if value is None else "?")
-    if not text:
-        return []
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    # NumPy writes no commas between texts, and Python would join these.
-    for parse in (json.loads, lambda text: ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))):
-        try:
-            texts = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
-    return None
+def _parsed(text: str):
+    try:
+        return json.loads(text)
+    except ValueError:  # NumPy writes no commas between texts, and Python would join these
+        return ast.literal_eval(re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text))
 
 
 def cell_texts(values: tuple) -> list[str]:
-    """Return the captions of a row, of whose cells each holds a text or a list of texts. Empty ones are left out.
-
-    >>> cell_texts((["a dog ", ""], "a cat", None))
-    ['a dog', 'a cat']
-    """
+    """Return the captions of a row, of whose cells each holds a text or a list of texts. Empty ones are left out."""
     flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
     return [str(text).strip() for text in flat if text is not None and str(text).strip()]

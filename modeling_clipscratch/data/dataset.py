@@ -9,6 +9,7 @@ A prepared dataset is a `datasets.Dataset` or `IterableDataset` with three colum
 Prompt templates belong to class data and travel beside the dataset.
 """
 
+import copy
 import hashlib
 import logging
 import os
@@ -49,33 +50,27 @@ CAPTIONS_FEATURE = datasets.List(datasets.Value("string"))
 KEY_FEATURE = datasets.Value("string")
 
 
-def is_class_data(dataset) -> bool:
-    """Return whether the rows of a prepared dataset have labels rather than captions."""
-    return "label" in dataset.features
-
-
 def class_names(dataset) -> list[str] | None:
     """Return the (C,) class names of a prepared dataset; `None` for caption data."""
-    return [name.rstrip(ALIKE) for name in dataset.features["label"].names] if is_class_data(dataset) else None
+    return [name.rstrip(ALIKE) for name in dataset.features["label"].names] if "label" in dataset.features else None
 
 
 def labels_of(dataset: datasets.Dataset) -> np.ndarray | None:
     """Return the (N,) int64 labels of a prepared dataset; `None` for caption data."""
-    return np.asarray(dataset["label"][:], dtype=np.int64) if is_class_data(dataset) else None
+    return np.asarray(dataset["label"][:], dtype=np.int64) if "label" in dataset.features else None
 
 
 def title(dataset) -> str:
-    """Return what messages call a dataset: its name and split."""
+    """Return what messages call a dataset."""
     name, split = dataset.info.dataset_name or "the dataset", dataset.split
     return name if split is None else f"{name}, split {split}"
 
 
 def is_prepared(dataset) -> bool:
     """Return whether a dataset has exactly the columns of a prepared one."""
-    features = dict(dataset.features or {})
-    text = isinstance(features.get("label"), datasets.ClassLabel) or features.get("captions") == CAPTIONS_FEATURE
-    image = features.get("image") in (IMAGE_FEATURE, TAR_IMAGE_FEATURE)
-    return text and image and features.get("key") == KEY_FEATURE and len(features) == 3
+    features = dataset.features or {}
+    names = getattr(features.get("label"), "names", None)
+    return features in [prepared_features(names, image) for image in (IMAGE_FEATURE, TAR_IMAGE_FEATURE)]
 
 
 def prepared_features(class_names: Sequence[str] | None, image=IMAGE_FEATURE) -> datasets.Features:
@@ -84,9 +79,6 @@ def prepared_features(class_names: Sequence[str] | None, image=IMAGE_FEATURE) ->
     if class_names is not None:
         text = {"label": datasets.ClassLabel(names=list(class_names))}
     return datasets.Features({"image": image, **text, "key": KEY_FEATURE})
-
-
-# Prepare
 
 
 def prepare_dataset(
@@ -100,20 +92,15 @@ def prepare_dataset(
 ) -> datasets.Dataset:
     """Give a table of images the columns `image`, `label` or `captions`, and `key`. Images are not decoded or copied.
 
-    Rows that hold one caption each and share an image become one row with all its captions.
-
-    Args:
-        dataset: N rows with an image column (`datasets.Image`, bytes or paths) and a label or captions.
-        options: Names of columns and classes, where types and names leave them open, and `on_bad_row`.
-        name, split: What messages call the dataset. Default: its own.
-        train: Opens the training split of the same data, if this is another split, which numbers classes.
-        root: Folder that paths are relative to. Default: the working directory.
+    Rows that hold one caption each and share an image become one row with all its captions. `name` and `split` are what
+    messages call the dataset, `train` opens the training split of the same data if this is another one, and paths are
+    relative to `root`, by default the working directory.
     """
     dataset = dataset.with_format(None)  # a copy, whose info is its own
     if name is not None:
         dataset.info.dataset_name = name
     if split is not None:
-        dataset = _changed(dataset, split=datasets.NamedSplit(split))
+        dataset._split = datasets.NamedSplit(split)
     if not len(dataset):
         raise ClipScratchError(f"{title(dataset)}: no rows; choose another split or check where it comes from.")
     if (rows := _positions(dataset)) is not None and len(np.unique(rows)) < len(rows):
@@ -138,12 +125,6 @@ def prepare_dataset(
         text_column = {"label": (labels, datasets.ClassLabel(names=names))}
     prepared = _add_columns(images, {**text_column, "key": (keys, KEY_FEATURE)})
     return _without_bad_rows(prepared.select(first) if len(first) < len(dataset) else prepared, options)
-
-
-def _changed(dataset, **changes) -> datasets.Dataset:
-    """Return a dataset with another split or indices table. Without a fingerprint, `Dataset` would hash every image."""
-    parts = {"info": dataset.info, "split": dataset.split, "indices_table": dataset._indices, **changes}
-    return datasets.Dataset(dataset.data, **parts, fingerprint=dataset._fingerprint)
 
 
 def _image_column(dataset, column, root) -> tuple[datasets.Dataset, list[str | None] | None]:
@@ -176,16 +157,11 @@ def _keys(dataset, image, paths, root) -> list[str]:
     if paths is None:
         return keys
     cells = dataset[image][:]
-    return [
-        utf8_key(_relative(cell, path, root)) if path else key
-        for cell, path, key in zip(cells, paths, keys, strict=True)
-    ]
-
-
-def _relative(cell: str, path: str, root: Path | None) -> str:
-    """Return the path of an image from the root, in one spelling; a path outside of the root as it is written."""
-    relative = os.path.relpath(path, root or Path())
-    return cell if relative.startswith("..") else relative
+    for row, (cell, path) in enumerate(zip(cells, paths, strict=True)):
+        if path:  # in one spelling from the root; outside of the root as it is written
+            relative = os.path.relpath(path, root or Path())
+            keys[row] = utf8_key(cell if relative.startswith("..") else relative)
+    return keys
 
 
 def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[list[int]]:
@@ -196,7 +172,7 @@ def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[li
     elif compare:
         names = _digests(images)
     else:
-        return [[row] for row in range(len(images))]
+        names = [None] * len(images)
     rows_of: dict[Hashable, list[int]] = {}
     for row, name in enumerate(names):
         rows_of.setdefault(row if name is None else name, []).append(row)
@@ -204,10 +180,7 @@ def _rows_by_image(images: datasets.Dataset, paths, *, compare: bool) -> list[li
 
 
 def _digests(images: datasets.Dataset) -> list[str | None]:
-    """Return a digest of each row's encoded image or path; `None` for a row without one.
-
-    `map` keeps them in the cache of `datasets`, so a table is read once, not at each start of each process.
-    """
+    """Return a digest of each row's encoded image or path, which `map` caches; `None` for a row without one."""
     folders = {os.path.dirname(file["filename"]) for file in images.cache_files}  # where `map` writes
     digests = images.map(
         _digest, batched=True, batch_size=64, remove_columns=["image"], desc="finding equal images",
@@ -228,18 +201,15 @@ def image_digest(image: bytes | str) -> str:
 
 
 def _positions(dataset: datasets.Dataset) -> np.ndarray | None:
-    """Return the (N,) rows of `dataset.data` that a dataset selects; `None` for all of them in order.
-
-    `Dataset` has no public way to see them, and without them adding a column copies every image.
-    """
+    """Return the (N,) rows of `dataset.data` that a dataset selects; `None` for all in order. No public way exists."""
     return None if dataset._indices is None else dataset._indices.column(0).to_numpy().astype(np.int64)
 
 
 def _add_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Dataset:
-    """Add columns, {name: (values, feature)}, without copying the images."""
-    positions = _positions(images)
-    if positions is not None:
-        images = _changed(images, indices_table=None)
+    """Add columns, {name: (values, feature)}, without copying the images, as `add_column` would of selected rows."""
+    if (positions := _positions(images)) is not None:
+        images = copy.copy(images)
+        images._indices = None
         places = np.full(len(images), -1)
         places[positions] = np.arange(len(positions))
     for name, (values, feature) in columns.items():
@@ -252,10 +222,10 @@ def _add_columns(images, columns: dict[str, tuple[list, object]]) -> datasets.Da
 
 def _without_bad_rows(dataset, options: DataOptions):
     """Return the rows that have a caption or a label. Raise for other rows, unless they are to be skipped."""
-    if is_class_data(dataset):
+    if "label" in dataset.features:
         labels, count = dataset["label"][:], len(class_names(dataset))
         needs = f"one of the {count} classes that have names (-1 stands for a hidden label)"
-        bad = {row: label for row, label in enumerate(labels) if label is None or not 0 <= label < count}
+        bad = {row: label for row, label in enumerate(labels) if label not in range(count)}
         bad = {row: "no label" if label is None else f"label {label}" for row, label in bad.items()}
     else:
         needs = "a caption"
@@ -279,9 +249,6 @@ def warn_left_out(dataset: datasets.Dataset, problems: Sequence[str], kind: str)
         logger.warning("%s: left out %d of %d %s: %s", title(dataset), len(problems), len(dataset), kind, shown)
 
 
-# Build
-
-
 def build_dataset(
     images: pa.Array,
     keys: Sequence[str],
@@ -290,10 +257,7 @@ def build_dataset(
     labels: Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> datasets.Dataset:
-    """Make a prepared dataset of (N,) images, unique keys, and captions or labels with their class names.
-
-    The images are cells of `image_files` or `image_bytes`, or structs with the fields of `TAR_IMAGE_FEATURE`.
-    """
+    """Make a prepared dataset of (N,) cells of images, unique keys, and captions or labels with their class names."""
     image = TAR_IMAGE_FEATURE if pa.types.is_struct(images.type) and images.type.num_fields == 4 else IMAGE_FEATURE
     features = prepared_features(class_names, image)
     columns = [images, labels if captions is None else captions, keys]
@@ -304,15 +268,12 @@ def build_dataset(
 
 def image_files(paths: Sequence[str | None]) -> pa.Array:
     """Return the (N,) cells of an `image` column whose images are files; `None` for a row without an image."""
-    names = pa.array([path and utf8_key(path) for path in paths], pa.string())
-    return pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), names], ["bytes", "path"])
+    return pa.array([{"path": path and utf8_key(path)} for path in paths], IMAGE_FEATURE.pa_type)
 
 
 def image_bytes(files: Sequence[bytes]) -> pa.Array:
     """Return the (N,) cells of an `image` column whose encoded images are in memory."""
-    return pa.StructArray.from_arrays(
-        [pa.array(files, pa.binary()), pa.nulls(len(files), pa.string())], ["bytes", "path"]
-    )
+    return pa.array([{"bytes": file} for file in files], IMAGE_FEATURE.pa_type)
 
 
 def ppm(pixels: np.ndarray) -> bytes:
@@ -328,21 +289,15 @@ def utf8_key(name: str) -> str:
     return name
 
 
-# Read
-
-
 class ImageReader:
     """Read the images of a prepared dataset by their row, from memory, files or tars.
 
-    A reader holds no open file: it can be pickled, and used in several threads and worker processes.
+    It holds no open file: it can be pickled, and used in several threads and worker processes.
     """
 
     def __init__(self, dataset: datasets.Dataset):
         self.title, self._positions = title(dataset), _positions(dataset)
-        self._table, self._count = dataset.data.select(["image", "key"]), len(dataset)
-
-    def __len__(self):
-        return self._count
+        self._table = dataset.data.select(["image", "key"])
 
     def __call__(self, index: int, decode=decode_image):
         """Return `decode(bytes or path, name=...)` of a row. A missing image raises `BadImageError`."""
@@ -360,27 +315,17 @@ class ImageReader:
 
 def read_member(cell: dict) -> bytes:
     """Read the bytes of a cell of `TAR_IMAGE_FEATURE`."""
-    try:
-        with open(cell["shard"], "rb") as file:
-            file.seek(cell["offset"])
-            return file.read(cell["size"])
-    except OSError as error:
-        name = f"{cell['shard']}: {cell['member']}"
-        raise BadImageError(f"{name}: cannot be read ({error.strerror or error}); restore the shard.") from error
+    with open(cell["shard"], "rb") as file:
+        file.seek(cell["offset"])
+        return file.read(cell["size"])
 
 
 def content_fingerprint(dataset: datasets.Dataset) -> str:
     """Return a digest of the images alone: of bytes in the table, and of size and time of files that it names."""
     table, positions = dataset.data.select(["image"]).replace_schema_metadata(), _positions(dataset)
-    digest = hashlib.blake2b(Hasher.hash([table, positions]).encode(), digest_size=16)
     field = "shard" if dataset.features["image"] == TAR_IMAGE_FEATURE else "path"
     names = pa.compute.struct_field(table.column("image"), field)
     names = (names if positions is None else names.take(pa.array(positions))).unique().to_pylist()
-    for name in [*names, *(file["filename"] for file in dataset.cache_files)]:
-        if name:
-            try:
-                state = stamp(name)
-            except OSError:  # reported when it is read
-                state = "missing"
-            digest.update(f"{name}\0{state}\n".encode())
-    return digest.hexdigest()
+    names += [file["filename"] for file in dataset.cache_files]
+    files = [(name, os.path.exists(name) and stamp(name)) for name in names if name]  # a missing one raises when read
+    return Hasher.hash([table, positions, files])

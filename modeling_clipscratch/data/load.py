@@ -1,5 +1,6 @@
 """Load a built-in dataset, a local path or a dataset of the Hub as a `datasets.DatasetDict` of prepared splits."""
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -7,30 +8,26 @@ from pathlib import Path
 import datasets
 
 from ..utils.errors import ClipScratchError
+from ..utils.local_files import list_files, walk_files
 from ..utils.names import on_one_line
-from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, find_columns
+from .columns import DEFAULT_OPTIONS, DataOptions, check_no_columns, find_columns, split_column
 from .dataset import class_names, is_prepared, labels_of, prepare_dataset, title
-from .sources.digits import digits_source
+from .images.decode import warn_of_unread
+from .sources.built_in import digits_source, scenes_source
+from .sources.folders import image_folder_source
 from .sources.hub import hub_source
-from .sources.local import local_source
-from .sources.scenes import scenes_source
 from .sources.streams import prepare_stream, with_features
-from .splits import NoSuchSplitError, Source, Split, canonical_split, carve_out
+from .sources.table_files import by_rows, is_table, metadata_source, naming_errors, table_file_source, table_source
+from .sources.tars import tar_source
+from .splits import KEYWORDS, NoSuchSplitError, Source, Split, by_split, canonical_split, carve_out
 from .templates import DEFAULT_TEMPLATES
-
-_SHOWN = 10  # class names in the log
 
 
 class ImageTextData(datasets.DatasetDict):
-    """A `DatasetDict` of prepared datasets, with what travels beside them.
+    """A `DatasetDict` of prepared datasets, with what travels beside them."""
 
-    Attributes:
-        templates: Prompts of class data, `{}` stands for the class; `None` for caption data.
-        origin: Split -> where its rows come from: files, or an id with its revision.
-    """
-
-    templates: Sequence[str] | None
-    origin: Mapping[str, str]
+    templates: Sequence[str] | None  # prompts of class data, `{}` stands for the class
+    origin: Mapping[str, str]  # split -> where its rows come from: files, or an id with its revision
 
 
 def load_data(
@@ -79,11 +76,56 @@ def load_data(
 
 
 def open_source(name: str, options: DataOptions) -> Source:
-    """Find the splits of a dataset without reading more than that takes. Args and Raises: As of `load_data`."""
+    """Find the splits of a dataset without reading more than that takes."""
     if name in ("digits", "scenes"):
         check_no_columns(name, options)
         return digits_source(options) if name == "digits" else scenes_source()
-    return local_source(name, options) or hub_source(name, options)
+    return _local_source(name, options) or hub_source(name, options)
+
+
+def _local_source(name: str, options: DataOptions) -> Source | None:
+    """Return the splits of a local folder or file; `None` if the name is not a path."""
+    path = Path(name or "?").expanduser()  # Path("") would be the current folder
+    if path.is_dir():
+        source = _folder_source(path, name, options)
+        return {split: source[split] for split in sorted(source, key=lambda s: ([*KEYWORDS, s].index(s), s))}
+    if path.exists() and is_table(path):
+        return table_file_source(path, options)
+    if path.exists():
+        raise ClipScratchError(f"{name}: is a file of an unknown kind; give its folder, or a .parquet, .csv or .jsonl.")
+    if name.startswith((".", "~")) or path.is_absolute() or name.count(os.sep) > 1 or is_table(path):
+        raise ClipScratchError(f"{name}: there is no such file or folder; check the path (seen from {Path.cwd()}).")
+    return None
+
+
+def _folder_source(folder: Path, name: str, options: DataOptions) -> Source:
+    folder /= options.dataset_config or ""
+    if source := _saved_source(folder, name, options):
+        return source
+    listing = dict(walk_files(folder))
+    warn_of_unread(f"{folder}/{file}" for file in list_files(listing))
+    of_texts = (metadata_source, table_source) if options.folder_names != "classes" else ()
+    for find in (tar_source, *of_texts, image_folder_source):
+        if source := find(folder, listing, name, options):
+            return source
+    raise ClipScratchError(
+        f"{folder}: holds none of the known forms: tar shards (<split>/0.tar), tables (.parquet, .csv, .jsonl), images "
+        "with a metadata.csv, with a text file beside each, or in one sub-folder a class."
+    )
+
+
+def _saved_source(folder: Path, name: str, options: DataOptions) -> Source | None:
+    """Return the splits that `save_to_disk` wrote."""
+    is_one = (folder / "state.json").exists() and (folder / "dataset_info.json").exists()
+    if not is_one and not (folder / "dataset_dict.json").exists():
+        return None
+    with naming_errors(folder):
+        saved = datasets.load_from_disk(str(folder))
+    saved = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
+    tables = {split: saved[own] for split, own in by_split(saved, name).items()}
+    source = {split: Split(partial(lambda table: table, own), str(folder)) for split, own in tables.items()}
+    column = split_column(next(iter(tables.values())).column_names, options, name)
+    return by_rows(source, {split: table[column][:] for split, table in tables.items()} if column else {}, column)
 
 
 def load_splits(
@@ -96,12 +138,9 @@ def load_splits(
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> ImageTextData | datasets.IterableDatasetDict:
-    """Load splits of a source of `open_source`. Args, Returns and Raises: As of `load_data`."""
+    """Load splits of a source of `open_source`; the arguments are those of `load_data`."""
     if not 0 <= validation_fraction < 1:
-        raise ClipScratchError(
-            f"validation_fraction={validation_fraction} is not in [0, 1); choose the share of train that validation "
-            "gets, such as 0.1, or 0 for no validation."
-        )
+        raise ClipScratchError(f"validation_fraction={validation_fraction} is not in [0, 1); choose 0.1, or 0.")
     carves = "train" in source and "validation" not in source and validation_fraction > 0 and not streaming
     available = [*source, *(["validation"] if carves else [])]
     names = list(dict.fromkeys(map(canonical_split, available if splits is None else splits)))
@@ -173,12 +212,10 @@ def describe_data(data: Mapping[str, datasets.Dataset | datasets.IterableDataset
     """Return a line for each split: rows, kind, classes or a caption, and where the rows come from."""
     lines = []
     for split, part in data.items():
-        whole = isinstance(part, datasets.Dataset)
-        if (names := class_names(part)) is not None:
-            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-            kind = f"{len(names)} classes: {shown}"
-        else:
-            kind = f"captions, such as {part[0]['captions'][0][:60]!r}" if whole else "captions"
+        names, whole = class_names(part), isinstance(part, datasets.Dataset)
+        kind = f"captions, such as {part[0]['captions'][0][:60]!r}" if whole and names is None else "captions"
+        if names is not None:
+            kind = f"{len(names)} classes: {', '.join([*names[:10], '...'][: len(names)])}"
         rows = f"{len(part):,} rows" if whole else "streamed"
         lines.append(on_one_line(f"{split}: {rows}, {kind} (from {part.info.description or title(part)})"))
     return lines

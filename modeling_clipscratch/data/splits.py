@@ -39,34 +39,17 @@ class NoSuchSplitError(ClipScratchError):
 
 
 def canonical_split(name: str) -> str:
-    """Return `train`, `validation` or `test` if `datasets` counts the name as one of them, else the name.
-
-    >>> canonical_split("val"), canonical_split("Dev"), canonical_split("restval")
-    ('validation', 'validation', 'restval')
-    """
+    """Return `train`, `validation` or `test` if `datasets` counts the name as one of them, else the name."""
     return next((split for split, words in KEYWORDS.items() if name.lower() in words), name)
 
 
-def is_split_name(name: str) -> bool:
-    """Return whether the whole name means train, validation or test."""
-    return canonical_split(name) in KEYWORDS
-
-
 def split_words(name: str) -> set[str]:
-    """Return the splits that words in a name of a file or folder mean, as `datasets` finds them.
-
-    >>> split_words("flickr30k_val.csv"), split_words("train2017"), split_words("latest.csv")
-    ({'validation'}, {'train'}, set())
-    """
+    """Return the splits that words in a name of a file or folder mean, as `datasets` finds them."""
     return set(map(canonical_split, SPLIT_WORD.findall(name)))
 
 
 def split_of_path(path: str) -> str | None:
-    """Return the split that a relative path with `/` means, by the words in it. Several splits raise.
-
-    >>> split_of_path("data/restval-00000-of-00002.parquet"), split_of_path("eval/rows.csv"), split_of_path("rows.csv")
-    ('restval', 'test', None)
-    """
+    """Return the split that a relative path with `/` means, by the words in it. Several splits raise."""
     if shard := _SHARD.fullmatch(path):
         return canonical_split(shard[1])
     splits = split_words(path.replace("/", " "))
@@ -117,18 +100,10 @@ def check_one_folder(paths: Iterable[str], dataset: str) -> None:
 def carve_out(
     keys: Sequence[str], *, labels: np.ndarray | None = None, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows by a hash of (seed, key), in each class alike.
+    """Return ascending indices of the rest and of a held-out share of (N,) unique keys, in each class alike.
 
-    So the order of the rows does not matter, and rows that are added later move few others. A class of at least two
-    rows gives at least one and keeps at least one.
-
-    Args:
-        keys: (N,) unique names.
-        labels: (N,) classes; `None` counts all rows as one class.
-        fraction: Share of the rows to hold out, in [0, 1).
-
-    Returns:
-        Indices of the rest and of the held-out rows, both ascending.
+    It follows from (seed, key): the order of the rows does not matter, and rows that are added later move few others. A
+    class of at least two rows gives at least one and keeps at least one.
     """
     hashes = np.array([hash_of(seed, key) for key in keys], dtype=np.uint64)
     labels = np.zeros(len(keys), dtype=np.int64) if labels is None else np.asarray(labels)
@@ -143,6 +118,6 @@ def carve_out(
 
 
 def hash_of(seed: int, key: str) -> int:
-    """Return 64 bits that depend on (seed, key) alone, on every machine and in every process."""
+    """Return 64 bits that depend on (seed, key) alone."""
     text = f"{seed}\0{key}".encode(errors="surrogateescape")  # file names may be no UTF-8
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")

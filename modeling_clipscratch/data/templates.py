@@ -23,17 +23,9 @@ PUBLISHED = {
 
 
 def templates_from(values: str | Sequence[str]) -> list[str]:
-    """Return the templates that `--templates` names.
+    """Return the templates of one published list, of one `.txt` file with a prompt a line, or these prompts.
 
-    Args:
-        values: One name of a published list, one `.txt` file with a prompt a line, or prompts. In a file `{c}` stands
-            for the class as well, which is how CLIP_benchmark writes it.
-
-    Raises:
-        ClipScratchError: If the name is unknown, the file is missing or empty, or a prompt has no place for the class.
-
-    >>> templates_from("imagenet")[0], templates_from(["a drawing of a {}."])
-    ('a bad photo of a {}.', ['a drawing of a {}.'])
+    In a file `{c}` stands for the class as well, which is how CLIP_benchmark writes it.
     """
     values = [values] if isinstance(values, str) else list(values)
     if len(values) == 1 and (name := values[0]) in PUBLISHED:
@@ -50,7 +42,7 @@ def templates_from(values: str | Sequence[str]) -> list[str]:
 
 
 def class_names_from(values: str | Sequence[str]) -> list[str]:
-    """Return the class names of `--class_names`: names in label order, or one `.txt` file with a name a line."""
+    """Return class names in label order, or those of one `.txt` file with a name a line."""
     values = [values] if isinstance(values, str) else list(values)
     names = _lines(values[0]) if len(values) == 1 and values[0].endswith(".txt") else values
     check_class_names(names)
@@ -65,14 +57,13 @@ def published_class_names(path: Path) -> list[str]:
 
 
 def check_templates(templates: Sequence[str]) -> None:
-    """Raise `ClipScratchError` if a template has no `{}`."""
     wrong = next((template for template in templates if "{}" not in template), None)
     if wrong is not None:
         raise ClipScratchError(f"template {wrong!r} has no {{}} for the class; write for example 'a photo of a {{}}.'")
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Raise `ClipScratchError` if a name is empty or given twice: two classes of one name tie in every image."""
+    """Raise if a name is empty or given twice: two classes of one name tie in every image."""
     for number, (name, count) in enumerate(Counter(names).items(), 1):
         if not name.strip():
             raise ClipScratchError(f"label {number} of {len(names)} is empty; give each class a name.")
@@ -92,5 +83,4 @@ def _lines(path) -> list[str]:
 
 
 def class_prompts(class_name: str, templates: Sequence[str]) -> list[str]:
-    """Return a class's prompts, one for each template."""
     return [template.replace("{}", class_name) for template in templates]

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import normalize
 
 from ..data.columns import DataOptions
-from ..data.dataset import class_names, is_class_data, labels_of, prepare_dataset, title
+from ..data.dataset import class_names, labels_of, prepare_dataset, title
 from ..data.images.preprocess import Preprocess
 from ..data.templates import ALIKE, DEFAULT_TEMPLATES, class_prompts
 from ..utils.errors import ClipScratchError
@@ -139,7 +139,7 @@ def evaluate_embeddings(
     inverse temperature; `templates` are ignored for caption data.
     """
     predicted = None
-    if is_class_data(dataset):
+    if "label" in dataset.features:
         templates = list(templates or DEFAULT_TEMPLATES)
         text_embeds = encode_classes(encode, class_names(dataset), templates)
         outcomes, predicted = zero_shot_outcomes(image_embeds, text_embeds, labels_of(dataset), logit_scale)

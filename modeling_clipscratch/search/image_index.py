@@ -15,9 +15,8 @@ from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
 from ..data.dataset import image_digest
-from ..data.images.decode import BadImageError, decode_image, is_image_name, is_unread_name, warn_of_unread
-from ..data.images.preprocess import Preprocess
-from ..data.images.read_ahead import read_ahead
+from ..data.images.decode import BadImageError, decode_image, is_image_name, warn_of_unread
+from ..data.images.preprocess import Preprocess, read_ahead
 from ..evaluation.encode import encode_pixels
 from ..utils.atomic_files import explaining_failures, write_whole
 from ..utils.checksums import weights_fingerprint
@@ -123,7 +122,7 @@ def list_images(folder: Path) -> dict[str, tuple[int, int]]:
     if not folder.is_dir():
         raise ClipScratchError(f"{folder} is not a folder; give the one that holds the images.")
     paths = [folder / inside / file for inside, files in walk_files(folder) for file in files]
-    warn_of_unread([str(path) for path in paths if is_unread_name(path.name)])
+    warn_of_unread(map(str, paths))
     # Not a broken link, a pipe or a device.
     images = [path for path in paths if is_image_name(path.name) and path.is_file()]
     if not images:

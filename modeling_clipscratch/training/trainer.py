@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import IntervalStrategy, PredictionOutput, TrainOutput
 
-from ..data.batches.map_batches import EpochSampler, PairDataset, as_they_are
+from ..data.batches.map_batches import EpochSampler, PairDataset
 from ..data.columns import DEFAULT_OPTIONS, DataOptions
 from ..data.dataset import class_names, labels_of
 from ..data.images.augment import Views
@@ -131,7 +131,7 @@ class ClipScratchTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=as_they_are,
+            data_collator=dict,  # batches are whole already
             **kwargs,
         )
         args.enable_jit_checkpoint = saves_on_sigterm
@@ -220,7 +220,7 @@ class ClipScratchTrainer(Trainer):
         if self.stream is not None:  # each process reads its own batches: accelerate has nothing to split
             return DataLoader(self.stream.begin(), batch_size=None, **reading)
         reading |= {"persistent_workers": args.dataloader_persistent_workers, "drop_last": True}
-        batches = {"batch_size": args.per_device_train_batch_size, "sampler": self.sampler, "collate_fn": as_they_are}
+        batches = {"batch_size": args.per_device_train_batch_size, "sampler": self.sampler, "collate_fn": dict}
         return self.accelerator.prepare(DataLoader(self.train_pairs, **batches, **reading))
 
     def training_step(self, model, inputs, num_items_in_batch=None):

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from modeling_clipscratch.data.images import augment as module
-from modeling_clipscratch.data.images.augment import Augment, Views
-from modeling_clipscratch.data.images.mix import Mix
+from modeling_clipscratch.data.images.augment import Augment, Mix, Views
 from modeling_clipscratch.data.images.preprocess import normalize
 from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
 
@@ -47,13 +46,6 @@ def levels(made):
     """The first channel as whole numbers 0 to 255."""
     assert made.dtype == torch.float32 and made.is_contiguous()
     return (made[:, 0] * 255).round().int().tolist()
-
-
-def test_without_augmentation_a_view_is_the_normalised_image():
-    made = Augment(mean=[0.5, 0.25, 0.0], std=[0.5, 0.25, 1.0])(grid(), *ONE)
-    expected = (grid()[0].double().numpy() / 255 - [0.5, 0.25, 0.0]) / [0.5, 0.25, 1.0]
-    assert made.shape == (1, 3, 4, 4)
-    assert np.allclose(made[0].numpy().transpose(1, 2, 0), expected, atol=1e-6)  # float32 numbers below 1
 
 
 # Each number is 10 * row + column of the image's pixel. Beyond an edge its last pixel is repeated.

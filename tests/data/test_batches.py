@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from transformers import ViTImageProcessorPil
 
 from modeling_clipscratch.data.batches.captions import CaptionTable, TokenTable
-from modeling_clipscratch.data.batches.map_batches import EpochSampler, PairDataset, TextSide, as_they_are
+from modeling_clipscratch.data.batches.map_batches import EpochSampler, PairDataset, TextSide
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
 from modeling_clipscratch.data.images.decode import BadImageError
 from modeling_clipscratch.data.images.preprocess import Preprocess
@@ -58,7 +58,7 @@ def sampler_of(epoch, seed=0):
 
 def epoch_of(pairs, batch_size, workers=0, epoch=0):
     sampler = sampler_of(epoch, pairs.texts.seed)
-    return list(DataLoader(pairs, batch_size, sampler=sampler, collate_fn=as_they_are, num_workers=workers))
+    return list(DataLoader(pairs, batch_size, sampler=sampler, collate_fn=dict, num_workers=workers))
 
 
 def one_by_one(batches):

@@ -104,7 +104,7 @@ def test_images_are_read_in_threads_and_other_processes(tmp_path, files, in_tar,
         dataset = prepare(datasets.load_from_disk(tmp_path / "saved").shuffle(seed=1))
     read, rows = ImageReader(dataset), [0, 1, 2] * 8
     expected = [np.asarray(read(row)) for row in rows]
-    assert len(read) == 3 and len({image.tobytes() for image in expected}) == 3
+    assert len({image.tobytes() for image in expected}) == 3
     for reader in (read, pickle.loads(pickle.dumps(read))):  # the first has opened its files before the fork
         with ThreadPoolExecutor(4) as threads, multiprocessing.get_context("fork").Pool(2) as processes:
             for images in (threads.map(reader, rows), processes.map(reader, rows)):
@@ -129,11 +129,6 @@ def test_an_image_that_cannot_be_read_is_named_and_alone(files, cell, message, c
     with pytest.raises(BadImageError, match=message):
         ImageReader(dataset)(1)
     assert len(dataset) == 4  # nor are the two rows without an image one
-
-
-def test_names_that_are_not_utf8_are_refused():
-    with pytest.raises(ValueError, match="caf\ufffd.png: its name is not UTF-8; rename it"):
-        image_files(["caf\udce9.png"])
 
 
 # Rows

@@ -12,40 +12,42 @@ from tests.data.conftest import images
 SAME = "same"  # as load_dataset reads it
 
 
+def rows(names):
+    """Return {path of a table: number of its rows} of "path:number path:number"."""
+    return {name: int(count) for name, count in (word.split(":") for word in names.split())}
+
+
 # {path: number of rows of a table, rows of a metadata table, or None for an image}, then SAME, or a part of the error.
 TABLES = {
-    "names that begin with the split": ({"train.csv": 2, "test.csv": 1}, SAME),
-    "names that end with the split": (
-        {"flickr30k_train.csv": 2, "flickr30k_val.csv": 1, "flickr30k_test.csv": 3},
-        SAME,
-    ),
-    "jsonl": ({"flickr30k-train.jsonl": 2, "flickr30k-dev.jsonl": 1}, SAME),
-    "parquet": ({"partial-train-0000.parquet": 2, "partial-train-0001.parquet": 1, "partial-eval.parquet": 1}, SAME),
-    "shards in data": ({"data/train-00000-of-00002.parquet": 1, "data/train-00001-of-00002.parquet": 2}, SAME),
+    "names that begin with the split": (rows("train.csv:2 test.csv:1"), SAME),
+    "names that end with the split": (rows("flickr30k_train.csv:2 flickr30k_val.csv:1 flickr30k_test.csv:3"), SAME),
+    "jsonl": (rows("flickr30k-train.jsonl:2 flickr30k-dev.jsonl:1"), SAME),
+    "parquet": (rows("partial-train-0000.parquet:2 partial-train-0001.parquet:1 partial-eval.parquet:1"), SAME),
+    "shards in data": (rows("data/train-00000-of-00002.parquet:1 data/train-00001-of-00002.parquet:2"), SAME),
     "shards of a split of its own": (
-        {"data/train-00000-of-00001.parquet": 2, "data/restval-00000-of-00001.parquet": 1},
+        rows("data/train-00000-of-00001.parquet:2 data/restval-00000-of-00001.parquet:1"),
         SAME,
     ),
     "cifar10 as it is published": (
-        {"plain_text/train-00000-of-00001.parquet": 2, "plain_text/test-00000-of-00001.parquet": 1},
+        rows("plain_text/train-00000-of-00001.parquet:2 plain_text/test-00000-of-00001.parquet:1"),
         SAME,
     ),
-    "the word in the middle": ({"my.train.rows.csv": 2, "my.valid.rows.csv": 1}, SAME),
-    "digits after the word": ({"train2017.csv": 2, "val2017.csv": 1}, SAME),
-    "folders": ({"train/rows.csv": 2, "validation/rows.csv": 1, "testing/rows.csv": 1}, SAME),
-    "folders with a word among others": ({"my_train/rows.csv": 2, "my_test/rows.csv": 1}, SAME),
-    "folders of shards": ({"train/0.parquet": 2, "train/1.parquet": 1, "evaluation/0.parquet": 1}, SAME),
-    "folders in a folder": ({"rows/train/0.csv": 2, "rows/test/0.csv": 1}, SAME),
-    "latest is no test": ({"latest.csv": 3}, SAME),
-    "contest is no test": ({"contest.jsonl": 3}, SAME),
-    "trainer is no train": ({"trainer_notes.parquet": 3}, SAME),
-    "one table": ({"captions.csv": 3}, SAME),
-    "one table of a split": ({"val.csv": 3}, SAME),
-    "two tables without a split": ({"part_a.csv": 3, "part_b.csv": 1}, SAME),
-    "two words in a name": ({"train_test.csv": 3}, "test and train; name the file"),
-    "another word than the folder's": ({"train/test.csv": 2, "test/test.csv": 1}, "test and train; name the file"),
-    "configurations": ({"en/rows.csv": 2, "de/rows.csv": 1}, "'de', 'en' hold data .* --dataset_config de"),
-    "configurations with splits": ({"en/train.csv": 2, "de/train.csv": 1}, "--dataset_config de"),
+    "the word in the middle": (rows("my.train.rows.csv:2 my.valid.rows.csv:1"), SAME),
+    "digits after the word": (rows("train2017.csv:2 val2017.csv:1"), SAME),
+    "folders": (rows("train/rows.csv:2 validation/rows.csv:1 testing/rows.csv:1"), SAME),
+    "folders with a word among others": (rows("my_train/rows.csv:2 my_test/rows.csv:1"), SAME),
+    "folders of shards": (rows("train/0.parquet:2 train/1.parquet:1 evaluation/0.parquet:1"), SAME),
+    "folders in a folder": (rows("rows/train/0.csv:2 rows/test/0.csv:1"), SAME),
+    "latest is no test": (rows("latest.csv:3"), SAME),
+    "contest is no test": (rows("contest.jsonl:3"), SAME),
+    "trainer is no train": (rows("trainer_notes.parquet:3"), SAME),
+    "one table": (rows("captions.csv:3"), SAME),
+    "one table of a split": (rows("val.csv:3"), SAME),
+    "two tables without a split": (rows("part_a.csv:3 part_b.csv:1"), SAME),
+    "two words in a name": (rows("train_test.csv:3"), "test and train; name the file"),
+    "another word than the folder's": (rows("train/test.csv:2 test/test.csv:1"), "test and train; name the file"),
+    "configurations": (rows("en/rows.csv:2 de/rows.csv:1"), "'de', 'en' hold data .* --dataset_config de"),
+    "configurations with splits": (rows("en/train.csv:2 de/train.csv:1"), "--dataset_config de"),
 }
 IMAGES = {
     "classes": (images("cat/1 dog/2 dog/3"), SAME),

@@ -88,12 +88,6 @@ def test_validation_is_taken_from_train_and_train_is_the_rest(splits):
     assert sorted(whole["validation"]["label"]) == [0] * 5 + [1] * 5
 
 
-def test_seed_chooses_the_validation_rows():
-    chosen = [load({"train": captioned(20)}, validation_fraction=0.25, seed=seed)["validation"] for seed in (0, 0, 1)]
-    keys = [part["key"][:] for part in chosen]
-    assert len(keys[0]) == 5 and keys[0] == keys[1] != keys[2]
-
-
 @pytest.mark.parametrize("parts", [{"validation": labelled([1, 1], "validation")}, {"test": labelled([0, 1], "test")}])
 def test_train_is_whole_beside_its_own_validation_or_with_fraction_zero(parts):
     data = load({"train": labelled([0, 1]), **parts}, validation_fraction=0 if "test" in parts else 0.1)
@@ -132,7 +126,6 @@ def test_classes_written_as_words_are_numbered_by_train_in_every_split():
 
 
 TRAIN = {"train": labelled([0, 1])}
-NAMED = {"caption_column": "a", "label_column": "b"}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +145,6 @@ NAMED = {"caption_column": "a", "label_column": "b"}
         ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
         ("digits", {"templates": ["a photo of {}", "a photo"]}, "template 'a photo' has no {} for the class"),
         ("digits", {"image_column": "image"}, "image_column='image': digits is not a table and has no columns"),
-        ("digits", NAMED, "are both named; name captions for caption data"),
         ("digits", {"splits": ["dev", "restval"]}, "digits has no split 'restval'; it has: train, validation, test"),
         ("scenes", {"templates": ["a {}"], "splits": ["validation"]}, "scenes has captions of its own, so templates"),
     ],
@@ -176,12 +168,6 @@ def test_what_cannot_be_loaded_raises_one_sentence(parts, arguments, message):
 def test_templates_are_the_user_s_or_the_data_s_or_the_default(own, option, expected):
     source = {"test": Split(lambda: labelled([0, 1]), "here", templates=own)}
     assert load_splits(source, "toy", DataOptions(templates=option)).templates == expected
-
-
-def test_templates_may_be_the_name_of_a_list_and_captions_have_none():
-    lists = [load_data("digits", splits=["test"], templates=option).templates for option in ("cifar10", ["cifar10"])]
-    assert lists[0] == lists[1] and len(lists[0]) == 18
-    assert load({"test": captioned(3)}).templates is None
 
 
 def test_description_is_a_line_a_split():

@@ -1,4 +1,4 @@
-"""Read tables (parquet, CSV, JSON lines): dialects, types, paths and a split column, and name damaged ones."""
+"""Read tables (parquet, CSV, JSON) and caption files: dialects, types, paths and splits, and name damaged ones."""
 
 import json
 
@@ -7,6 +7,7 @@ import pytest
 
 from modeling_clipscratch.data.dataset import ImageReader
 from modeling_clipscratch.data.load import load_data
+from tests.data.conftest import images
 
 TEXT = datasets.Value("string")
 
@@ -26,15 +27,6 @@ def write_parquet(encode):
 
 def colour(dataset, row):
     return ImageReader(dataset)(row).getpixel((0, 0))
-
-
-def test_parquet_with_class_labels_is_read_as_cifar10_is_published(tmp_path, load, write_parquet):
-    label = {"label": datasets.ClassLabel(names=["air_plane", "cat"])}
-    write_parquet(tmp_path / "set" / "plain_text" / "train-00000-of-00001.parquet", {"label": [1, 0, 1]}, label)
-    train = load(tmp_path / "set")
-    assert (train.features["label"].names, train["label"][:]) == (["air plane", "cat"], [1, 0, 1])
-    assert train["key"][:] == ["row-00000000", "row-00000001", "row-00000002"]
-    assert colour(train, 1) == (0, 0, 255)
 
 
 DIALECTS = {
@@ -62,16 +54,16 @@ def test_dialects_of_csv(load, image_folder, number, content):
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
 BAD_TABLES = {  # name of the file -> content and a part of the error
     "rows.csv": {
-        "image,caption\na.png,a dog, running\nb.png,x\n": "Expected 2 columns, got 3: a.png,a dog, .* double quotes",
-        "image,caption\na.png,x,y\nb.png,x,y\n": "Expected 2 columns, got 3: a.png,x,y",
-        'image,caption\na.png,"x\ny"\n\nb.png,x,y\n': "Row #3: Expected 2 columns, got 3: b.png",
-        "image,caption,id\na.png,x,1\nb.png,x\n": "Expected 3 columns, got 2: b.png,x",
-        "image_name| n| comment\na.png| 0| x\nb.png| 4   y\n": "Expected 3 columns, got 2",  # Kaggle's broken row
+        "image,caption\na.png,a dog, running\nb.png,x\n": "line 2: expected 2 columns, got 3: a.png.* double quotes",
+        "image,caption\na.png,x,y\nb.png,x,y\n": "line 2: expected 2 columns, got 3: a.png,x,y",
+        'image,caption\na.png,"x\ny"\n\nb.png,x,y\n': "line 5: expected 2 columns, got 3: b.png",
+        "image,caption,id\na.png,x,1\nb.png,x\n": "line 3: expected 3 columns, got 2: b.png,x",
+        "image_name| n| comment\na.png| 0| x\nb.png| 4   y\n": "expected 3 columns, got 2",  # Kaggle's broken row
         'image,caption\na.png,x\nb.png,"y\na.png,z\n': "rows.csv: cannot be read .unexpected end of data.*quotes",
         'image,caption\na.png,"x\nb.png,"y"\n': "rows.csv: cannot be read .*quotes",
         "image,caption\na.png,x\nb.png,café\n".encode("latin1"): "rows.csv, line 3: is not UTF-8; save",
-        "image,caption,caption\na.png,x,y\n": "two columns are called 'caption'",
-        "": "rows.csv: cannot be read .Empty CSV file",
+        "image,caption,caption\na.png,x,y\n": "two columns have one name: image, caption, caption",
+        "": "rows.csv: cannot be read .it is empty",
         "image,caption\n": "split train: no rows",
         POINTER: "rows.csv: is a Git LFS pointer",
         f"image,caption\n/9j/{'A' * 5000},x\n": r"/9j/AAA.* which is missing",
@@ -213,12 +205,6 @@ def test_image_root_says_where_paths_start(load, image_folder, tmp_path):
     assert (train["key"][:], colour(train, 0)) == (["b.png"], (0, 0, 255))
 
 
-def test_flickr8k_captions_are_grouped_by_image(shared_folder, load):
-    train = load(shared_folder / "flickr8k_fullsize" / "captions.csv")
-    assert (len(train), {len(captions) for captions in train["captions"]}) == (60, {5})
-    assert load(shared_folder / "flickr8k_fullsize")["key"][:] == train["key"][:]
-
-
 def test_tables_are_found_by_any_name_that_a_system_allows(load, tmp_path, encode):
     folder = tmp_path / "photos [1]"
     folder.mkdir()
@@ -240,5 +226,71 @@ def test_what_save_to_disk_wrote_is_read(tmp_path, load, encode, as_dict):
     if as_dict:
         assert load(tmp_path / "set", "validation")["captions"][:] == [["a"]]
     next((tmp_path / "set").rglob("data-*.arrow")).write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="save_to_disk's files cannot be read"):
+    with pytest.raises(ValueError, match="set: cannot be read"):
         load(tmp_path / "set")
+
+
+def coco(*names):
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    captions = [{"image_id": number, "caption": f"{name} {turn}"} for turn in "ab" for number, name in enumerate(names)]
+    return json.dumps({"images": images, "annotations": captions})
+
+
+def karpathy(*rows):
+    images = [
+        {"filename": name, "filepath": path, "split": split, "sentences": [{"raw": f"{name} a"}, {"raw": f"{name} b"}]}
+        for path, name, split in rows
+    ]
+    return json.dumps({"images": images, "dataset": "coco"})
+
+
+COCO = {
+    "annotations/captions_train2017.json": coco("1.png", "2.png"),
+    "annotations/captions_val2017.json": coco("3.png"),
+    "annotations/instances_val2017.json": json.dumps({"images": [], "annotations": []}),
+}
+IN_COCO = [("val2014", "1.png", "restval"), ("train2014", "2.png", "train"), ("val2014", "3.png", "val")]
+FLICKR = "Flicker8k_Dataset/1 Flicker8k_Dataset/2 Flicker8k_Dataset/3"  # so it is spelled
+IN_FLICKR = [(None, "1.png", "train"), (None, "2.png", "test"), (None, "3.png", "val")]
+
+
+FORMS = {
+    "COCO": (COCO | images("train2017/1 train2017/2 val2017/3"), {"train": "12", "validation": "3"}),
+    "COCO with images together": (COCO | images("images/1 images/2 images/3"), {"train": "12", "validation": "3"}),
+    "Karpathy's COCO": (
+        {"dataset_coco.json": karpathy(*IN_COCO), **images("train2014/2 val2014/1 val2014/3")},
+        {"train": "12", "validation": "3"},
+    ),
+    "Karpathy's Flickr8k": (
+        {"dataset_flickr8k.json": karpathy(*IN_FLICKR), **images(FLICKR)},
+        {"train": "1", "test": "2", "validation": "3"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "expected"), FORMS.values(), ids=FORMS)
+def test_images_captions_and_splits(write_files, files, expected):
+    data = load_data(write_files(files), validation_fraction=0)
+    assert {split: [row["captions"] for row in part] for split, part in data.items()} == {
+        split: [[f"{name}.png a", f"{name}.png b"] for name in names] for split, names in expected.items()
+    }
+
+
+def test_a_file_is_read_by_its_path(write_files):
+    folder = write_files(FORMS["COCO"][0])
+    data = load_data(folder / "annotations" / "captions_val2017.json")
+    assert list(data) == ["validation"] and data["validation"]["key"][:] == ["3.png"]
+
+
+def test_of_files_of_one_name_those_in_the_folder_of_the_split_are_taken(write_files):
+    files = {"annotations/captions_train2017.json": coco("1.png", "2.png")}
+    files |= {"annotations/captions_val2017.json": coco("1.png")}
+    folder = write_files(files | images("train2017/1 train2017/2 val2017/1"))
+    (path,) = [cell["path"] for cell in load_data(folder, validation_fraction=0)["validation"]["image"]]
+    assert path == str(folder / "val2017" / "1.png")
+
+
+def test_a_table_that_is_only_called_like_one_is_a_table(write_files, tmp_path):
+    rows = [{"image": "1.png", "caption": "a"}]
+    folder = write_files({"dataset_train.json": json.dumps(rows), "captions_train.json": "{}", "1.png": None})
+    assert len(load_data(folder, validation_fraction=0, cache_dir=str(tmp_path / "cache"))["train"]) == 1

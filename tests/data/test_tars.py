@@ -1,6 +1,5 @@
 """Read tiny tars, and the shared real ones, indexed and streamed: their splits, samples, texts and faults."""
 
-import io
 import logging
 import os
 import pickle
@@ -13,10 +12,8 @@ import pytest
 
 from modeling_clipscratch.data.columns import DataOptions
 from modeling_clipscratch.data.dataset import ImageReader, class_names, prepare_dataset
-from modeling_clipscratch.data.images.decode import BadImageError
 from modeling_clipscratch.data.sources import tars
 from modeling_clipscratch.data.sources.streams import shard_rows
-from modeling_clipscratch.data.sources.tars import read_samples, tar_splits
 from modeling_clipscratch.utils.local_files import walk_files
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -107,11 +104,6 @@ def test_tars_that_can_be_read_in_two_ways_raise(names, message, write_files):
         tar_source(write_files(names.split()))
 
 
-def test_tars_of_no_split_are_left_out_with_a_warning(caplog):
-    assert tar_splits(["train-0.tar", "old.tar"], "set") == {"train": ["train-0.tar"]}
-    assert caplog.records[0].message == "set: 1 of no split are left out (old.tar, ...)."
-
-
 def test_columns_raise_and_shards_are_in_the_order_of_their_numbers(write_files):
     folder = write_files(["test/0.tar", "test/2.tar", "test/10.tar"])
     assert open_split(folder)["key"][:] == ["test_0_tar", "test_2_tar", "test_10_tar"]
@@ -149,13 +141,10 @@ def test_a_stream_has_the_prepared_columns_and_a_shard_a_tar(tmp_path, write_cla
     assert list(pickle.loads(pickle.dumps(stream))) == rows
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_every_kind_of_image_is_read_and_repeated_keys_name_their_shard(tmp_path, write_shard, encode, format):
+def test_repeated_keys_name_their_shard(tmp_path, write_shard, encode):
     for number in range(2):
-        members = {f"x.{format.lower()}": encode("red", format), "x.txt": b"red"}
-        write_shard(tmp_path / "test" / f"{number}.tar", members)
-    assert np.abs(np.array(color_of(open_split(tmp_path), 0)) - RED).max() <= 2  # JPEG is lossy
-    assert open_split(tmp_path)["key"][:] == ["0/x", "1/x"]
+        write_shard(tmp_path / "test" / f"{number}.tar", {"x.bmp": encode("red", "BMP"), "x.txt": b"red"})
+    assert open_split(tmp_path)["key"][:] == ["0/x", "1/x"] and color_of(open_split(tmp_path), 0) == RED
 
 
 MEMBERS = {  # members beside an image, the image's name, the captions or label
@@ -250,12 +239,6 @@ def test_row_without_text_is_named_or_skipped(case, tmp_path, write_shard, encod
             stream_split(tmp_path)
 
 
-def test_the_first_sample_may_be_a_bad_one(tmp_path, write_shard, encode):
-    write_shard(tmp_path / "test" / "0.tar", {"a.png": encode(), "b.png": encode(), "b.txt": b"red"})
-    assert open_split(tmp_path, on_bad_row="skip")["captions"][:] == [["red"]]
-    assert [row["captions"] for row in stream_split(tmp_path, on_bad_row="skip")] == [[], ["red"]]
-
-
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -302,37 +285,19 @@ def test_class_names_of_the_user_of_windows_and_of_two_alike_classes_are_read(tm
 # Damage
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-DAMAGES = {  # how the bytes of a shard change -> the message
-    **{f"cut at {cut}": (lambda data, cut=cut: data[:cut], "damaged or cut short") for cut in (700, 1536, 1596)},
-    **{f"cut at {cut}": (lambda data, cut=cut: data[:cut], "damaged or cut short") for cut in (2048, 3172)},
-    "garbage for a header": (lambda data: data[:1024] + b"\xaa" * 512 + data[1536:], "damaged or cut short"),
-    "a letter of a name": (lambda data: data[:1024] + b"x" + data[1025:], "damaged or cut short"),
-    "a Git LFS pointer": (lambda data: POINTER, "damaged or cut short .*git lfs pull, if it is a Git LFS pointer"),
+DAMAGES = {  # how the bytes of a shard change
+    **{f"cut at {cut}": lambda data, cut=cut: data[:cut] for cut in (700, 1536, 1596, 2048, 3172)},
+    "garbage for a header": lambda data: data[:1024] + b"\xaa" * 512 + data[1536:],
+    "a letter of a name": lambda data: data[:1024] + b"x" + data[1025:],
+    "a Git LFS pointer": lambda data: POINTER,
 }
 
 
 @pytest.mark.parametrize("case", DAMAGES)
 def test_damaged_shard_is_named(tmp_path, write_class_set, case):
-    change, message = DAMAGES[case]
     shard = write_class_set(tmp_path) / "test" / "1.tar"
-    shard.write_bytes(change(shard.read_bytes()))
-    raises_both_ways(tmp_path, f"{re.escape(str(shard))}: {message}")
-
-
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_are_where_tarfile_finds_them(form, tmp_path):
-    names = ["a.png", "café.png", "d/" * 40 + "a.png", "x" * 120 + "/" + "y" * 20 + ".png", "s p a c e.png"]
-    names += ["z" * 150 + ".png"] * (form != tarfile.USTAR_FORMAT)
-    with tarfile.open(tmp_path / "0.tar", "w", format=form) as tar:
-        for number, name in enumerate(names):
-            member = tarfile.TarInfo(name)
-            member.size, member.mtime, member.uname = 700 * number, 1.5e9 + 0.5, "someone"
-            tar.addfile(member, io.BytesIO(bytes(member.size)))
-    with tarfile.open(tmp_path / "0.tar") as tar:
-        expected = [(member.name, member.offset_data, member.size) for member in tar]
-    for streamed in (False, True):
-        samples = read_samples(str(tmp_path / "0.tar"), streamed=streamed)
-        assert [(sample.member, sample.offset, sample.size) for sample in samples] == expected
+    shard.write_bytes(DAMAGES[case](shard.read_bytes()))
+    raises_both_ways(tmp_path, f"{re.escape(str(shard))}: cannot be read .*git lfs pull, if it is a Git LFS pointer")
 
 
 def test_file_that_is_a_link_to_another_raises(tmp_path, encode):
@@ -343,13 +308,6 @@ def test_file_that_is_a_link_to_another_raises(tmp_path, encode):
         for name in ("a", "b"):
             tar.add(tmp_path / name, f"{name}.png")
     raises_both_ways(tmp_path, "b.png is a link; tar --hard-dereference writes files")
-
-
-def test_image_cut_short_inside_a_shard_is_named_with_its_member(tmp_path, write_shard, encode):
-    members = {"a.jpg": encode("red", "JPEG", (64, 64))[:400], "a.txt": b"red"}
-    shard = write_shard(tmp_path / "test" / "0.tar", members)
-    with pytest.raises(BadImageError, match=f"{re.escape(str(shard))}: a.jpg: cannot be decoded"):
-        color_of(open_split(tmp_path), 0)
 
 
 # Real data
@@ -364,14 +322,6 @@ def test_cifar10_is_whole(shared_folder):
     assert np.bincount(dataset["label"][:]).tolist() == [1000] * 10
     assert ImageReader(dataset)(9999).size == (32, 32)
     assert len(pickle.dumps(ImageReader(dataset))) < 2e6  # what a worker is sent
-
-
-def test_flickr8k_has_five_captions_an_image_indexed_and_streamed(shared_folder):
-    dataset = open_split(shared_folder / "wds_flickr8k", "validation")
-    assert len(dataset) == 1000 and {len(captions) for captions in dataset["captions"]} == {5}
-    assert min(ImageReader(dataset)(500).size) == 160
-    rows = stream_split(shared_folder / "wds_flickr8k", "validation")
-    assert [row["captions"] for row in rows] == dataset["captions"][:]
 
 
 def test_names_that_are_not_utf8_are_refused(tmp_path, write_shard, encode):

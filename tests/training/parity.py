@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Dinov2Config, DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
-from modeling_clipscratch.data.images.mix import Mixture
+from modeling_clipscratch.data.images.augment import Mixture
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.training.loss.tiled_loss import global_loss
 from modeling_clipscratch.training.towers.drop import add_patch_dropout

@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
-from modeling_clipscratch.data.images.augment import Augment
-from modeling_clipscratch.data.images.mix import Mix
+from modeling_clipscratch.data.images.augment import Augment, Mix
 from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
 from modeling_clipscratch.training.features.pairs import build_augment, map_pairs
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...utils.errors import ClipScratchError
-from ..dataset import class_names, is_class_data, labels_of
+from ..dataset import class_names, labels_of
 from ..images.randomness import key_ids
 from ..templates import DEFAULT_TEMPLATES, class_prompts
 
@@ -21,20 +21,10 @@ _SIDES = re.compile(r"\b(left|right|leftmost|rightmost)\b", re.IGNORECASE)
 
 
 class CaptionTable:
-    """Hold every caption of a dataset once, and which rows have it.
+    """Hold every caption of (N,) rows once in `texts` (U,), and which rows have it.
 
-    Args:
-        captions: (N,) lists of one or more texts.
-        links: (N, K) int64; rows that share a number are positives of each other. Default: rows of one image, by its
-            key, and rows that share a caption.
-
-    Attributes:
-        texts: (U,) unique captions.
-        survives_flip: (U,) bool tensor, False if a mirrored image would make the caption wrong.
-
-    >>> table = CaptionTable([["a dog", "a pet"], ["a cat"], ["a pet"]], keys=["0", "1", "2"])
-    >>> table.texts, (table.links[0] == table.links[2]).any(), (table.links[0] == table.links[1]).any()
-    (['a dog', 'a pet', 'a cat'], tensor(True), tensor(False))
+    Rows that share a number of `links` (N, K) are positives of each other: by default those of one key, and those that
+    share a caption. `survives_flip` (U,) is False where a mirrored image would make the caption wrong.
     """
 
     def __init__(self, captions: Sequence[Sequence[str]], *, links=None, keys: Sequence[str] | None = None):
@@ -48,7 +38,7 @@ class CaptionTable:
     @classmethod
     def of(cls, dataset, templates: Sequence[str] | None = None) -> "CaptionTable":
         """Make the table of a prepared dataset; of class data with `templates` (default: "a photo of a {}.")."""
-        if not is_class_data(dataset):
+        if "label" not in dataset.features:
             return cls(dataset["captions"][:], keys=dataset["key"][:])
         return cls.of_classes(class_names(dataset), templates or DEFAULT_TEMPLATES).select(labels_of(dataset))
 
@@ -65,7 +55,6 @@ class CaptionTable:
         return torch.from_numpy(self._flat[first + (draws.numpy() * count).astype(np.int64)])
 
     def digest(self, ids: torch.Tensor) -> str:
-        """Return a digest of (N,) `key_ids` of the rows, of the texts and of the rows that have them."""
         digest = hashlib.blake2b(ids.numpy().tobytes(), digest_size=8)
         for part in (self._flat, self._offsets, self.links.numpy()):
             digest.update(part.tobytes())
@@ -100,7 +89,7 @@ def _links(captions, keys):
 
 
 def link_ids(names: Sequence[list[str]]) -> torch.Tensor:
-    """Return (N, K) int64 numbers of (N,) lists of one or more names; a shorter list repeats its first name."""
+    """Return (N, K) numbers of (N,) lists of one or more names; a shorter list repeats its first name."""
     width = max(map(len, names))
     return key_ids([name for row in names for name in row + row[:1] * (width - len(row))]).view(-1, width)
 
@@ -129,15 +118,10 @@ class TokenTable:
         self._flat = np.fromiter(chain.from_iterable(encoded), np.int64, count=self._offsets[-1])
 
     def fingerprint(self) -> str:
-        """Return a hash of all token ids and of where each text ends."""
         return hashlib.blake2b(self._flat.tobytes() + self._offsets.tobytes(), digest_size=16).hexdigest()
 
-    def __len__(self):
-        return len(self.lengths)
-
-    def by_length(self, ids: torch.Tensor | None = None) -> torch.Tensor:
-        """Return (n,) ids of texts, default all, shortest first."""
-        ids = torch.arange(len(self)) if ids is None else ids
+    def by_length(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return (n,) ids of texts, shortest first."""
         return ids[torch.from_numpy(np.argsort(self.lengths[ids.numpy()], kind="stable"))]
 
     def batch(self, ids: torch.Tensor, *, length: int | None = None) -> dict[str, torch.Tensor]:

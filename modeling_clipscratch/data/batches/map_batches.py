@@ -17,9 +17,8 @@ import torch
 from ...utils.errors import ClipScratchError
 from ..dataset import ImageReader, title
 from ..images.decode import BadImageError
-from ..images.preprocess import Preprocess
+from ..images.preprocess import Preprocess, read_ahead
 from ..images.randomness import epoch_order, key_ids, sample_ids, uniform
-from ..images.read_ahead import read_ahead
 from .captions import CaptionTable, TokenTable
 
 logger = logging.getLogger(__name__)
@@ -30,20 +29,15 @@ _CAPTION_DRAW = 100  # a draw number apart from those of the augmentation
 class TextSide:
     """Draw a caption of each row by (seed, epoch, key), and return its tokens or its cached features.
 
-    It has one of three: `tokens` of the texts of a caption table, `features` (U, D) of each text of it, or a
-    `tokenizer` for texts that are not known beforehand, which are cut at its `model_max_length`.
+    It has `tokens` or `features` (U, D) of the texts of a caption table, or a `tokenizer` for texts not known before.
     """
 
     def __init__(self, *, seed: int, tokens: TokenTable | None = None, features=None, tokenizer=None):
-        assert sum(part is not None for part in (tokens, features, tokenizer)) == 1
         self.seed, self.tokens, self.features, self.tokenizer = seed, tokens, features, tokenizer
 
-    def samples(self, ids: torch.Tensor, epochs: torch.Tensor) -> torch.Tensor:
-        """Return (B,) `sample_ids`, from which all randomness follows, of (B,) `key_ids` and epochs."""
-        return sample_ids(ids, seed=self.seed, epoch=epochs)
-
-    def batch(self, table: CaptionTable, rows: torch.Tensor, samples: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the text part of a batch: of (B,) rows of a caption table and their (B,) samples."""
+    def batch(self, table: CaptionTable, rows: torch.Tensor, ids: torch.Tensor, epochs) -> dict[str, torch.Tensor]:
+        """Return the text part of a batch of (B,) rows of a caption table, their `key_ids` and epochs."""
+        samples = sample_ids(ids, seed=self.seed, epoch=epochs)
         chosen = table.choose(rows, uniform(samples, _CAPTION_DRAW))
         if self.features is not None:
             part = {"text_features": self.features[chosen]}
@@ -60,13 +54,13 @@ class TextSide:
         if self.features is not None:
             return {"text_features": self.features[:1].repeat(count, 1)}
         if self.tokens is not None:
-            return self.tokens.batch(self.tokens.by_length()[-1:].repeat(count))
+            return self.tokens.batch(torch.full((count,), int(self.tokens.lengths.argmax())))
         ids = torch.full((count, self.tokenizer.model_max_length), self.tokenizer.pad_token_id)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 class PairDataset(torch.utils.data.Dataset):
-    """Make batches of a prepared dataset of N rows, each whole (`__getitems__`).
+    """Make whole batches (`__getitems__`) of a prepared dataset of N rows.
 
     Images are decoded `pixels`, uint8 (N, H, W, 3); or read by `preprocess`, where `on_bad_row` `skip` takes the next
     row that can be read; or cached `image_features` (N, D) of a frozen vision tower.
@@ -83,7 +77,6 @@ class PairDataset(torch.utils.data.Dataset):
         image_features: torch.Tensor | None = None,
         on_bad_row: str = "raise",
     ):
-        assert sum(part is not None for part in (pixels, preprocess, image_features)) == 1
         self.dataset, self.captions, self.texts = dataset, captions, texts
         self.pixels = None if pixels is None else torch.from_numpy(pixels)
         self.preprocess, self.image_features = preprocess, image_features
@@ -96,29 +89,25 @@ class PairDataset(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def digest(self) -> str:
-        """Return a digest of keys, captions and classes, by which a resumed run knows its data; pixels are not read."""
+        """Return a digest of keys, captions and classes, by which a resumed run knows its data."""
         return self.captions.digest(self._ids)
 
     def __getitems__(self, places: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
         """Return the batch of [(epoch, row index), ...]; in a worker that meets a broken image, `error` alone."""
-        try:
-            return self._batch(places)
-        except BadImageError as error:
-            if torch.utils.data.get_worker_info() is None:
-                raise
-            return {"error": str(error)}  # raised here, it would reach the user as a traceback
-
-    def _batch(self, places):
         epochs, rows = torch.tensor(places).unbind(1)
         batch = {}
         if self.preprocess is not None:
-            rows, batch["images"] = self._read(rows)
+            try:
+                rows, batch["images"] = self._read(rows)
+            except BadImageError as error:
+                if torch.utils.data.get_worker_info() is None:
+                    raise
+                return {"error": str(error)}  # raised here, it would reach the user as a traceback
         elif self.pixels is not None:
             batch["images"] = self.pixels.index_select(0, rows)  # copies rows; self.pixels[...] goes byte by byte
         else:
             batch["image_features"] = self.image_features[rows]
-        samples = self.texts.samples(self._ids[rows], epochs)
-        return {**batch, **self.texts.batch(self.captions, rows, samples)}
+        return {**batch, **self.texts.batch(self.captions, rows, self._ids[rows], epochs)}
 
     def largest_batch(self, count: int) -> dict[str, torch.Tensor]:
         """Return a batch of `count` rows with the longest caption, to measure the memory of a batch."""
@@ -143,18 +132,14 @@ class PairDataset(torch.utils.data.Dataset):
                 except BadImageError as error:
                     if self.on_bad_row == "raise":
                         raise
-                    self._count_skipped(place, error)
+                    before = len(self._skipped)
+                    self._skipped.add(place)  # each counts once, not once an epoch
+                    if (count := len(self._skipped)) > before and str(count).strip("0") == "1":  # 1, 10, 100, ...
+                        message = "%s: skipped %d of %d images so far; the last: %s"
+                        logger.warning(message, title(self.dataset), count, len(self), error)
             else:
                 raise ClipScratchError(f"{title(self.dataset)}: none of its images can be read.")
         return torch.tensor(kept), torch.from_numpy(np.stack(images))
-
-    def _count_skipped(self, row, error):
-        """Log the 1st, 10th, 100th, ... broken image. Each counts once, not once an epoch."""
-        if row not in self._skipped:
-            self._skipped.add(row)
-            if str(count := len(self._skipped)).strip("0") == "1":
-                message = "%s: skipped %d of %d images so far; the last: %s"
-                logger.warning(message, title(self.dataset), count, len(self), error)
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -171,8 +156,3 @@ class EpochSampler(torch.utils.data.Sampler):
 
     def __iter__(self):
         return ((self.epoch, index) for index in epoch_order(self.count, seed=self.seed, epoch=self.epoch))
-
-
-def as_they_are(batch):
-    """Collate batches that are whole already."""
-    return batch

@@ -26,15 +26,8 @@ from .map_batches import TextSide
 FEW_SHARDS = 4  # a slot; with fewer, one shard more or less makes too great a difference between slots
 
 
-class BadRowError(ClipScratchError):
-    """A row without a caption or a label."""
-
-
 class StreamedRows:
-    """The rows of any stream that `prepare_stream` understands, prepared as they are read.
-
-    `class_names` are (C,) names, `None` for caption data.
-    """
+    """The rows of any stream that `prepare_stream` understands, prepared as they are read."""
 
     def __init__(self, stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS):
         self.stream = prepare_stream(stream, options)
@@ -42,30 +35,24 @@ class StreamedRows:
         self.shards = shard_names(self.stream)
 
     def fingerprint(self) -> str:
-        """Return a digest that distinguishes streams before they are read: of columns and names of shards."""
+        """Return a digest of columns and names of shards."""
         names = [name.rpartition("/")[2] for name in self.shards]
         text = repr((sorted(map(str, self.stream.features.items())), names))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def row(self, raw: dict, shard: int, number: int) -> tuple[str, bytes | str, str, list[str] | int]:
-        """Return key, encoded image or path, its name for errors, and captions or label of a prepared row.
-
-        The row is `number` of a shard. A missing part raises.
-        """
+        """Return key, encoded image or path, its name for errors, and captions or label of row `number` of a shard."""
         cell = image_cell(raw["image"])
         image, where = cell["bytes"] or cell["path"], cell["path"] or f"{self.shards[shard]}: row {number}"
         if not image:
             raise BadImageError(f"{where}: has no image; remove the row.")
-        if self.class_names is None:
-            if not raw["captions"]:
-                raise BadRowError(f"{where}: has no caption; every row needs one.")
-            return raw["key"], image, where, raw["captions"]
-        label, count = raw["label"], len(self.class_names)
-        if label is None:
-            raise BadRowError(f"{where}: has no label; every row of class data needs one.")
-        if not 0 <= label < count:
-            raise BadRowError(f"{where}: label {label} has no class name; there are {count} names.")
-        return raw["key"], image, where, label
+        text = raw["captions" if self.class_names is None else "label"]
+        if self.class_names is None and not text:
+            raise ClipScratchError(f"{where}: has no caption; every row needs one.")
+        if self.class_names is not None and text not in range(len(self.class_names)):
+            label = "no label" if text is None else f"label {text}"
+            raise ClipScratchError(f"{where}: has {label}; every row needs one of the {len(self.class_names)} named.")
+        return raw["key"], image, where, text
 
 
 class StreamedPairs(torch.utils.data.IterableDataset):
@@ -75,12 +62,8 @@ class StreamedPairs(torch.utils.data.IterableDataset):
     behind the batch, and `warnings`, sentences about rows that were left out; or, if reading failed, `error` alone.
     (An exception of a worker would reach the user as a traceback, its log lines once a worker.)
 
-    Args:
-        captions: For class data, `CaptionTable.of_classes`.
-        batch_size: Pairs of a batch, this process's share of the global batch.
-        workers: Workers of the `DataLoader` of each process, 1 if it has none.
-        shuffle_rows: Rows of a block, the only (encoded) rows in memory.
-        on_bad_row: `raise`, or `skip` to take the next row instead.
+    `captions` are `CaptionTable.of_classes` for class data, `workers` those of the `DataLoader` of each process (1 if
+    it has none), and `shuffle_rows` the rows of a block, the only (encoded) rows in memory.
     """
 
     def __init__(
@@ -120,8 +103,6 @@ class StreamedPairs(torch.utils.data.IterableDataset):
         batch |= {"links": numbers[:, None], "may_flip": torch.ones(count, dtype=torch.bool)}
         return batch | self.texts.longest(count)
 
-    # Rows
-
     def _batches(self, state):
         kept, warnings, last = [], [], state["epoch"]
         for epoch, raw, behind in self._shuffled(state):
@@ -130,7 +111,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
             try:
                 key, image, where, text = self.rows.row(*raw)
                 pixels = self.preprocess(self.preprocess.decode(image, name=where))
-            except (BadImageError, BadRowError) as error:
+            except ClipScratchError as error:
                 if self.on_bad_row == "raise":
                     raise
                 warnings.append(str(error))
@@ -142,7 +123,6 @@ class StreamedPairs(torch.utils.data.IterableDataset):
                 kept, warnings = [], []
 
     def _batch(self, epochs, keys, images, texts, pixels):
-        samples = self.texts.samples(key_ids(keys), torch.tensor(epochs))
         if self.captions is not None:
             table, places = self.captions, torch.tensor(texts)
         else:
@@ -150,7 +130,10 @@ class StreamedPairs(torch.utils.data.IterableDataset):
             rows = zip(images, texts, strict=True)
             names = [[image_digest(image), *(f"\0{text}" for text in dict.fromkeys(own))] for image, own in rows]
             table, places = CaptionTable(texts, links=link_ids(names)), torch.arange(len(texts))
-        return {"images": torch.from_numpy(np.stack(pixels)), **self.texts.batch(table, places, samples)}
+        return {
+            "images": torch.from_numpy(np.stack(pixels)),
+            **self.texts.batch(table, places, key_ids(keys), torch.tensor(epochs)),
+        }
 
     def _shuffled(self, state):
         """Yield (epoch, arguments of `StreamedRows.row`, state behind the row) without end, each block shuffled."""
@@ -195,8 +178,7 @@ class StreamedPairs(torch.utils.data.IterableDataset):
     def deal(self, slot: int, epoch: int) -> list[tuple[int, bool]]:
         """Return the shards that a slot reads in an epoch, each with whether it is split by rows among all slots.
 
-        Shards that an even deal leaves over are split by rows if a slot has few whole ones. Otherwise they go to other
-        slots in each epoch.
+        Those that an even deal leaves over are split if a slot has few whole ones, else go to other slots by epoch.
         """
         count, slots = self.rows.stream.num_shards, self.processes * self.workers
         order, whole = epoch_order(count, seed=self.seed, epoch=epoch), count // slots

@@ -3,12 +3,13 @@
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from ...utils.errors import ClipScratchError
 from ...utils.local_files import is_lfs_pointer
@@ -16,23 +17,13 @@ from ...utils.local_files import is_lfs_pointer
 logger = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = frozenset(
-    ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif")
+    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm", "pbm", "avif"]
 )
 _UNREAD = (".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".nef", ".arw", ".raw", ".psd", ".svg", ".eps")
 _UNREAD += (".tga", ".ico", ".icns", ".pcx", ".dds", ".exr", ".hdr")
 
 # Editors write their history into a PNG as text; Pillow refuses 1 MB in one chunk, and 64 MB in all.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
-# EXIF 2.32, tag 0x0112: the transpose that undoes each orientation of the camera.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class BadImageError(ClipScratchError):
@@ -40,39 +31,24 @@ class BadImageError(ClipScratchError):
 
 
 def is_image_name(name: str | PathLike) -> bool:
-    """Return whether a name ends like that of an image file. Files that begin with a dot belong to the system.
-
-    >>> is_image_name("cat.JPG"), is_image_name("notes.txt"), is_image_name("._cat.jpg")
-    (True, False, False)
-    """
+    """Return whether a name ends like that of an image file. Files that begin with a dot belong to the system."""
     base = os.path.basename(name)
     return base.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and not base.startswith(".")
 
 
-def is_unread_name(name: str) -> bool:
-    """Return whether a name is that of an image of a kind that is not read: raw photos, vectors, icons, ..."""
-    return name.lower().endswith(_UNREAD) and not name.startswith(".")
-
-
-def warn_of_unread(paths: Sequence[str]) -> None:
-    """Log how many images of such a kind are left out, if any."""
-    if paths:
+def warn_of_unread(paths: Iterable[str]) -> None:
+    """Log how many of the files are images of a kind that is not read (raw photos, vectors, icons, ...), if any."""
+    unread = [path for path in paths if path.lower().endswith(_UNREAD) and not os.path.basename(path).startswith(".")]
+    if unread:
         message = "%d images are of a kind that is not read (%s, ...) and are left out; convert them to JPEG."
-        logger.warning(message, len(paths), paths[0])
+        logger.warning(message, len(unread), unread[0])
 
 
 def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | None = None) -> Image.Image:
     """Decode one image as people see it: rotated by its EXIF tag, transparency on white, first frame, 8-bit RGB.
 
-    Args:
-        data: The encoded file, or the path to it.
-        name: What an error calls the image: its path, or its shard and member.
-        draft_size: Pixels. A JPEG is decoded at a half, a quarter or an eighth of its scale as long as both sides stay
-            at least this long, which is several times faster for large photographs.
-
-    Raises:
-        BadImageError: If the image is missing, cut short, corrupt, of an unknown format, or so large that decoding it
-            would exhaust memory (twice Pillow's limit `PIL.Image.MAX_IMAGE_PIXELS`).
+    A JPEG is decoded at a half, a quarter or an eighth of its scale as long as both sides have at least `draft_size`
+    pixels. An image that cannot be decoded, or of over twice `PIL.Image.MAX_IMAGE_PIXELS`, raises `BadImageError`.
     """
     try:
         data = data if isinstance(data, bytes) else Path(data).read_bytes()
@@ -80,8 +56,9 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
             if draft_size is not None:
                 file.draft("RGB", (draft_size, draft_size))
             file.load()
-            # Read after load(): Pillow rotates a TIFF while loading, and then drops the tag.
-            transpose, image = _UPRIGHT.get(_orientation(file)), _to_rgb(file)
+            with suppress(Exception):  # a broken EXIF block is common, and the pixels may be good all the same
+                ImageOps.exif_transpose(file, in_place=True)
+            image = _to_rgb(file)
     except FileNotFoundError as error:
         raise BadImageError(f"{name}: there is no such image; check the path, or remove its row.") from error
     except Exception as error:  # decoders raise anything on bad bytes: OSError, SyntaxError, struct.error, ...
@@ -91,16 +68,8 @@ def decode_image(data: bytes | PathLike | str, *, name: str, draft_size: int | N
             if is_lfs_pointer(data):
                 reason = "it is a Git LFS pointer, which git lfs pull replaces with the image"
         raise BadImageError(f"{name}: cannot be decoded ({reason}); replace the image or remove its row.") from error
-    image = image if transpose is None else image.transpose(transpose)
     image.info.clear()  # a remaining EXIF block would make the next reader rotate the image again
     return image
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken EXIF block is common, and the pixels may be good all the same
-        return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,11 @@
-"""Resize and crop images to the uint8 arrays that a vision tower sees, and normalise batches of them."""
+"""Read, resize and crop images to the uint8 arrays that a vision tower sees, and normalise batches of them."""
 
 import functools
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +15,16 @@ from tqdm.auto import tqdm
 from ...utils.errors import ClipScratchError
 from ..dataset import ImageReader, title, warn_left_out
 from .decode import BadImageError, decode_image
-from .read_ahead import read_ahead
 
 # Resized by torch's kernels for bytes, which antialias as Pillow does, in an eighth of the time (`benchmarks.input`).
 _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 # A JPEG is decoded at a part of its scale that is at least this many times the size it is resized to.
 _REDUCING_GAP = 3
+
+# Several threads are slower than one for reads quicker than this: each waits longer for the interpreter's lock than it
+# works without it (`benchmarks.input`).
+WORTH_A_THREAD = 1.5e-3  # seconds
+PROBE = 4  # items of a batch that one thread reads, to measure how long one takes
 
 
 class Preprocess:
@@ -28,12 +36,7 @@ class Preprocess:
         exact: Take the image processor's own pixels, for all that is measured, cached or searched. Otherwise, for
             training, large JPEGs are decoded at a part of their scale, and images are resized by torch, in about half
             of the time. Resizing differs by 0.03 of 255 levels in the mean of photographs, by 6 at most; a JPEG at half
-            its scale by 1, at a quarter by 1.3, at sharp edges by up to some 30. Image processors that do more than
-            resize (bilinear, bicubic) and crop are always used exactly.
-
-    Raises:
-        ClipScratchError: If the image processor does anything else than resize, crop, scale to [0, 1] and normalise, or
-            returns images of differing shapes.
+            its scale by 1, at a quarter by 1.3. Image processors that do more are always used exactly.
     """
 
     def __init__(self, image_processor, *, exact: bool = True):
@@ -69,8 +72,7 @@ class Preprocess:
             raise ClipScratchError(
                 f"the image processor {type(processor).__name__} does more to images of three channels than resize and "
                 f"crop them to one shape, multiply them by 1/255 and normalise them ({reason}); give its size a height "
-                "and a width, or crop_size with do_center_crop, or give a tower with such an image processor, such as "
-                "a ViT, DINOv2 or CLIP."
+                "and a width, or crop_size with do_center_crop, or give a tower such as a ViT, DINOv2 or CLIP."
             )
 
     def decode(self, data, *, name: str) -> Image.Image:
@@ -119,18 +121,10 @@ class Preprocess:
             kept.append(index)
         return pixels[: len(kept)], np.array(kept, dtype=np.int64)
 
-    def readable(self, dataset, *, progress: bool = False) -> np.ndarray:
-        """Return the int64 indices of the rows whose images can be read."""
-        pairs = self.read_each(dataset, on_bad_row="skip", progress=progress)
-        return np.array([index for index, _ in pairs], dtype=np.int64)
-
     def read_each(
         self, dataset, *, on_bad_row: str = "raise", progress: bool = False, batch_size: int = 256
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield index and image of each row of a prepared dataset in order, `batch_size` read ahead.
-
-        An image that cannot be decoded raises `BadImageError`, or is left out with `on_bad_row="skip"`.
-        """
+        """Yield index and image of each row in order, `batch_size` read ahead; with `skip`, without broken images."""
         images, errors = ImageReader(dataset), []
 
         def read(index):
@@ -152,11 +146,7 @@ class Preprocess:
 
 
 def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
-    """Normalise uint8 or float (B, H, W, 3) in 0 to 255 to float32 (B, 3, H, W), zero mean and unit deviation.
-
-    >>> normalize(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8), [0.5] * 3, [0.5] * 3).flatten().tolist()
-    [1.0, 1.0, 1.0]
-    """
+    """Normalise uint8 or float (B, H, W, 3) in 0 to 255 to float32 (B, 3, H, W), zero mean and unit deviation."""
     mean, std = (_of_channels(tuple(values), images.device) for values in (mean, std))
     # Planes first, then floats: subtracting floats from bytes channel by channel takes ten times as long.
     return images.permute(0, 3, 1, 2).contiguous().float().sub(mean).div_(std)
@@ -166,3 +156,23 @@ def normalize(images: torch.Tensor, mean, std) -> torch.Tensor:
 def _of_channels(values, device):
     with torch.inference_mode(False):  # it is also used with gradients
         return torch.tensor(values, device=device)[:, None, None] * 255
+
+
+def read_ahead(read: Callable[[Any], Any], items: Sequence, batch_size: int) -> Iterator[list]:
+    """Yield lists of `read(item)` in the order of the items, the next one read while the caller uses the current one.
+
+    `read` is called by other threads, several where items take long (large images, a slow disk). Its errors are raised
+    in the turn of their batch.
+    """
+
+    def read_batch(batch):
+        began = time.perf_counter()
+        probe = [read(item) for item in batch[:PROBE]]
+        quick = time.perf_counter() - began < WORTH_A_THREAD * len(probe)
+        return probe + list((map if quick else readers.map)(read, batch[PROBE:]))
+
+    with ThreadPoolExecutor() as readers, ThreadPoolExecutor(max_workers=1) as ahead:
+        starts = range(0, len(items), batch_size)
+        coming = (ahead.submit(read_batch, items[start : start + batch_size]) for start in starts)
+        for batch, _ in pairwise(chain(coming, [None])):  # submit the next batch before waiting for this one
+            yield batch.result()

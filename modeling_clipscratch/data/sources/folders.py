@@ -16,7 +16,7 @@ from ...utils.local_files import Listing, read_text
 from ..columns import DataOptions, check_no_columns, class_order, readable_class
 from ..dataset import build_dataset, image_files, utf8_key
 from ..images.decode import is_image_name
-from ..splits import Source, Split, by_split, group_by_split, is_split_name, split_of_path, split_words
+from ..splits import KEYWORDS, Source, Split, by_split, canonical_split, group_by_split, split_of_path, split_words
 from ..templates import check_class_names
 
 logger = logging.getLogger(__name__)
@@ -36,9 +36,6 @@ def image_folder_source(folder: Path, listing: Listing, name: str, options: Data
     if options.folder_names != "classes" and (texts := _texts_beside(images, listing)):
         return _caption_source(folder, images, texts, listing, name, options)
     return _class_source(folder, images, name, options)
-
-
-# Texts beside images
 
 
 def _texts_beside(images: Images, listing: Listing) -> dict[str, str]:
@@ -79,14 +76,8 @@ def _read_captions(folder, paths, texts, one, options) -> datasets.Dataset:
     return build_dataset(images, [*map(utf8_key, paths)], captions=captions)
 
 
-# Classes
-
-
 def _class_source(folder: Path, images: Images, name: str, options: DataOptions) -> Source:
-    """Return a split for each split folder, its classes numbered by train's sub-folders in the order of their names.
-
-    `class_names` renames the classes in that order.
-    """
+    """Return a split for each split folder; `class_names` renames the classes in the order of `class_order`."""
     tops = _split_folders(images, name, options)
     split_of = {top: split for split, top in tops.items()}
     rows: dict[str, list[tuple[str, str]]] = {}  # split -> class and key of each image
@@ -102,14 +93,14 @@ def _class_source(folder: Path, images: Images, name: str, options: DataOptions)
     every = class_order(classes.get("train", ()), itertools.chain(*classes.values()))
     if not every:
         raise ClipScratchError(
-            f"{name}: its folders hold images, but neither classes nor captions; add a captions.csv with the columns "
-            "image and caption, a .txt beside each image, or one sub-folder a class."
+            f"{name}: its folders hold images, but neither classes nor captions in a split; add a captions.csv with "
+            "the columns image and caption, a .txt beside each image, or one sub-folder a class."
         )
     for split, own in classes.items():
-        if "train" in classes and not own & classes["train"]:
+        if not own & (train := classes.get("train", own)):
             raise ClipScratchError(
-                f"{name}: train has the classes {_some(classes['train'])}, and {split} has {_some(own)}, none of them; "
-                "give all splits the same sub-folders, one a class."
+                f"{name}: train has the classes {_some(train)}, and {split} has {_some(own)}, none of them; give all "
+                "splits the same sub-folders, one a class."
             )
     names = list(options.class_names or map(readable_class, every))
     check_class_names(names)
@@ -132,12 +123,10 @@ def _split_folders(images: Images, name: str, options: DataOptions) -> dict[str,
     for inside in filter(None, images):
         tops.setdefault(_top(inside), set()).add(_top(inside.partition("/")[2]))
     if options.folder_names == "splits":
-        if splits := by_split(tops, name, split_of_path):
-            return splits
-        raise ClipScratchError(f"{name}: folder_names='splits', and none of {_some(tops)} is named after a split.")
+        return by_split(tops, name, split_of_path)
     if options.folder_names == "classes" or not tops:
         return {"train": ""}
-    exact = [top for top in tops if is_split_name(top)]
+    exact = [top for top in tops if canonical_split(top) in KEYWORDS]
     if deep := [top for top in exact if tops[top] != {""}]:
         return by_split(deep, name)
     if exact == [*tops] or {*map(str.lower, images)} <= _IMAGE_FOLDERS:

@@ -71,7 +71,11 @@ def _table_source(name, options, *, streams):
     names = datasets.get_dataset_split_names(name, options.dataset_config, **where)
     origin = f"{name} on the Hub" + (f", {options.dataset_config}" if options.dataset_config else "")
     origin += f" at revision {options.revision}" if options.revision else ""
-    load = partial(_load, name, options.dataset_config, where)
+
+    def load(split, **streaming):
+        with _naming_errors(name):
+            return datasets.load_dataset(name, options.dataset_config, split=split, **where, **streaming)
+
     source = {
         split: Split(partial(load, of), origin, partial(load, of, streaming=True) if streams else None)
         for split, of in by_split(names, name).items()
@@ -84,11 +88,6 @@ def _table_source(name, options, *, streams):
     return by_rows(source, {split: part.open()[column][:]}, column) if column else source
 
 
-def _load(name, config, where, split, **streaming):
-    with _naming_errors(name):
-        return datasets.load_dataset(name, config, split=split, **where, **streaming)
-
-
 @contextmanager
 def _naming_errors(name: str, cause: Exception | None = None) -> Iterator[None]:
     """Raise errors of the Hub and of `datasets` as one sentence, about their cause if it is known."""
@@ -97,19 +96,11 @@ def _naming_errors(name: str, cause: Exception | None = None) -> Iterator[None]:
     except ClipScratchError:
         raise
     except Exception as error:  # of the network, the Hub, the file format or the builder
-        raise _hub_error(name, cause or error) from error
-
-
-def _hub_error(name: str, error: Exception) -> ClipScratchError:
-    reason = on_one_line(str(error)).rstrip(".") or type(error).__name__
-    unreachable = isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError)
-    if unreachable or "httpx" in type(error).__module__:
-        return ClipScratchError(
-            f"{name}: there is no such local folder, the Hub ({constants.ENDPOINT}) cannot be reached ({reason}) "
-            f"and its cache ({constants.HF_HUB_CACHE}) does not hold it; connect, give a local folder, or set HF_HOME "
-            "to where it is kept."
-        )
-    return ClipScratchError(
-        f"{name}: is not a local folder, and the Hub ({constants.ENDPOINT}) answers: {reason}. Check the spelling, "
-        "--dataset_config and the revision, `hf auth login` for a private or gated dataset, or give a local folder."
-    )
+        reason = on_one_line(str(cause or error)).rstrip(".") or type(cause or error).__name__
+        answer = f"cannot be reached ({reason}), nor does its cache hold it; set HF_HOME to where it is kept"
+        if cause is None:
+            answer = f"answers: {reason}. Check the spelling, --dataset_config and the revision, and use `hf auth "
+            answer += "login` for a private or gated dataset"
+        raise ClipScratchError(
+            f"{name}: is not a local folder, and the Hub ({constants.ENDPOINT}) {answer}, or give a local folder."
+        ) from error

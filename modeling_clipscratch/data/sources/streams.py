@@ -5,7 +5,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
 from PIL import Image
 
 from ...utils.errors import ClipScratchError
@@ -21,7 +20,6 @@ from ..columns import (
 )
 from ..dataset import image_digest, is_prepared, ppm, prepared_features, read_member, title
 
-MAY_PASS = (OSError, *CONNECTION_ERRORS_TO_RETRY)
 _AT_ONCE = 32  # rows that `datasets` returns together
 _HEAD = 5  # rows that show the features of a stream without known features
 
@@ -29,13 +27,18 @@ _HEAD = 5  # rows that show the features of a stream without known features
 def prepare_stream(
     stream: datasets.IterableDataset, options: DataOptions = DEFAULT_OPTIONS, *, root: Path | None = None
 ) -> datasets.IterableDataset:
-    """Give a stream the columns of a prepared dataset. A row that lacks something keeps an empty cell.
-
-    Args: As of `prepare_dataset`. `on_bad_row` `skip` leaves an empty cell for an unknown label, too.
+    """Give a stream the columns of a prepared dataset. A row that lacks something keeps an empty cell, and with
+    `on_bad_row` `skip` also one with an unknown label.
     """
     stream = with_features(stream).with_format(None)
     name, features = title(stream), stream.features
-    _check_resumable(stream, name)
+    if stream._distributed is not None:
+        raise ClipScratchError(f"{name} was split by node; give the whole stream, which is split among processes here.")
+    if "BufferShuffledExamplesIterable" in (type(layer).__name__ for layer in _layers(stream)):
+        raise ClipScratchError(  # its state lacks the rows in its buffer
+            f"{name} was shuffled with a buffer, so a stopped run cannot resume it; leave `shuffle` out: "
+            "--stream_shuffle_rows shuffles rows as they are read."
+        )
     if is_prepared(stream) and not options.class_names:
         return stream
     image, captions, label = find_columns(features, DEFAULT_OPTIONS if is_prepared(stream) else options, origin=name)
@@ -77,7 +80,7 @@ def _prepare(raw: dict, row: int, name, image, captions, label, key, root, count
 
 
 def image_cell(cell) -> dict:
-    """Return the `bytes` and `path` of an image's cell, as far as it has them; of a tar's cell the bytes are read."""
+    """Return the `bytes` and `path` of an image's cell of any form; of a tar's cell the bytes are read."""
     if isinstance(cell, Image.Image):  # after a user's `map`, before which `datasets` decodes
         cell = ppm(np.asarray(cell.convert("RGB")))
     cell = {"bytes": cell} if isinstance(cell, bytes) else {"path": cell} if isinstance(cell, str) else cell or {}
@@ -109,17 +112,6 @@ def _layers(stream: datasets.IterableDataset) -> list:
     return layers
 
 
-def _check_resumable(stream: datasets.IterableDataset, name: str) -> None:
-    if stream._distributed is not None:
-        raise ClipScratchError(f"{name} was split by node; give the whole stream, which is split among processes here.")
-    # The state of such a layer lacks the rows in its buffer.
-    if "BufferShuffledExamplesIterable" in (type(layer).__name__ for layer in _layers(stream)):
-        raise ClipScratchError(
-            f"{name} was shuffled with a buffer, so a stopped run cannot resume it; leave `shuffle` out: "
-            "--stream_shuffle_rows shuffles rows as they are read."
-        )
-
-
 def shard_names(stream: datasets.IterableDataset) -> list[str]:
     """Return the (S,) files of the shards; `shard 3` if a stream is not made of files."""
     for value in getattr(_layers(stream)[-1], "kwargs", {}).values():
@@ -129,42 +121,30 @@ def shard_names(stream: datasets.IterableDataset) -> list[str]:
 
 
 def shard_rows(stream: datasets.IterableDataset, shard: int, state: dict | None = None) -> Iterator[tuple[dict, dict]]:
-    """Yield the rows of one shard, undecoded, with the state behind each, which JSON can hold.
-
-    Args:
-        state: Where to resume. Default: the start.
-    """
+    """Yield the rows of one shard from `state` on, undecoded, with the state behind each, which JSON can hold."""
     name = shard_names(stream)[shard]
     stream = undecoded(stream) if stream.features else stream
+    stream = stream.shard(num_shards=stream.num_shards, index=shard)
     try:
-        yield from _read(stream.shard(num_shards=stream.num_shards, index=shard), state)
+        if state is not None:
+            stream.load_state_dict(state["state"])
+        # `datasets` returns batches, and its state is exact between them.
+        before, skip = (stream.state_dict(), 0) if state is None else (state["state"], state["skip"])
+        # Not iter(stream): in a worker of a DataLoader that yields a part of the shards only.
+        for columns in stream.iter(batch_size=_AT_ONCE):
+            for number, cells in enumerate(zip(*columns.values(), strict=True), 1):
+                if number > skip:
+                    yield dict(zip(columns, cells, strict=True)), {"state": before, "skip": number}
+            before, skip = stream.state_dict(), 0
     except ClipScratchError:
         raise
     except Exception as error:  # the reader of each format has errors of its own
         raise shard_error(name, error) from error
 
 
-def _read(stream, state):
-    # `datasets` returns batches, and its state is exact between them.
-    skip = 0
-    if state is not None:
-        stream.load_state_dict(state["state"])
-        skip = state["skip"]
-    before = stream.state_dict() if state is None else state["state"]
-    # Not iter(stream): in a worker of a DataLoader that yields a part of the shards only.
-    for columns in stream.iter(batch_size=_AT_ONCE):
-        for number, cells in enumerate(zip(*columns.values(), strict=True), 1):
-            if number > skip:
-                yield dict(zip(columns, cells, strict=True)), {"state": before, "skip": number}
-        before, skip = stream.state_dict(), 0
-
-
 def shard_error(name: str, error: Exception) -> ClipScratchError:
-    """Return what to raise for an error of a shard's reader."""
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    if isinstance(error, MAY_PASS):  # `datasets` has tried dropped connections again before
-        problem, remedy = "cannot be read", "check the file, the connection or the disk, then resume with "
-        remedy += "--resume_from_checkpoint auto"
-    else:
-        problem, remedy = "damaged or cut short", "fetch or write it again (git lfs pull, if it is a Git LFS pointer)"
-    return ClipScratchError(f"{name}: {problem} ({reason}); {remedy}.")
+    return ClipScratchError(
+        f"{name}: cannot be read ({reason}); check disk and connection, or fetch it again (git lfs pull, if it is "
+        "a Git LFS pointer), then resume with --resume_from_checkpoint auto."
+    )

@@ -1,7 +1,6 @@
 """Find and read tables (parquet, CSV, JSON lines): in a folder, as `metadata.*` beside images, or by their path."""
 
 import csv
-import functools
 import glob
 import io
 import itertools
@@ -10,14 +9,12 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet
 
 from ...utils.errors import ClipScratchError
@@ -25,15 +22,7 @@ from ...utils.local_files import Listing, list_files, path_of_cell, read_text, s
 from ...utils.names import first_line
 from ..columns import DataOptions, find_columns, is_text, split_column
 from ..images.decode import is_image_name
-from ..splits import (
-    SPLIT_WORD,
-    Source,
-    Split,
-    canonical_split,
-    check_one_folder,
-    group_by_split,
-    split_of_path,
-)
+from ..splits import SPLIT_WORD, Source, Split, canonical_split, check_one_folder, group_by_split, split_of_path
 
 logger = logging.getLogger(__name__)
 
@@ -45,15 +34,11 @@ _HEAD = 20  # rows that show what a table holds
 
 
 def is_table(path: str | Path) -> bool:
-    """Return whether a path ends like a table."""
     return _suffix(path) in _FORMATS
 
 
 def _suffix(path: str | Path) -> str:
     return Path(path).suffix.lower()
-
-
-# Find tables
 
 
 def table_file_source(path: Path, options: DataOptions) -> Source:
@@ -155,8 +140,7 @@ def _holds_images(path: Path, options: DataOptions) -> bool:
     except ClipScratchError:
         return False
     cells = [cell.get("bytes") if isinstance(cell, dict) else cell for row in rows for cell in row.values()]
-    names = _file_names(rows)
-    root = _image_root(path.parent, names, options)
+    root = _image_root(path.parent, names := _file_names(rows), options)
     return any(isinstance(cell, bytes) for cell in cells) or any(os.path.isfile(path_of_cell(root, n)) for n in names)
 
 
@@ -165,16 +149,14 @@ def _file_names(rows: Iterable[dict]) -> list[str]:
     return [cell for cell in cells if isinstance(cell, str) and is_image_name(cell)]
 
 
-# Read tables
-
-
 @contextmanager
-def _naming_errors(path: Path) -> Iterator[None]:
+def naming_errors(path: Path) -> Iterator[None]:
+    """Raise errors of readers, which each format has of its own, as one sentence."""
     try:
         yield
     except ClipScratchError:
         raise
-    except Exception as error:  # the reader of each format has errors of its own
+    except Exception as error:
         raise ClipScratchError(
             f"{path}: cannot be read ({first_line(error.__cause__ or error)}); correct it (in CSV, texts with commas "
             "or quotes stand in double quotes), or fetch it again (git lfs pull, if it is a Git LFS pointer)."
@@ -184,13 +166,13 @@ def _naming_errors(path: Path) -> Iterator[None]:
 def _head(path: Path) -> list[dict]:
     if _suffix(path) != ".parquet":
         return _read_text_table(path, *stamp(path)).slice(0, _HEAD).to_pylist()
-    with _naming_errors(path), pyarrow.parquet.ParquetFile(path) as file:
+    with naming_errors(path), pyarrow.parquet.ParquetFile(path) as file:
         return next(file.iter_batches(batch_size=_HEAD)).to_pylist() if file.metadata.num_rows else []
 
 
 def _read_parquet(paths: Sequence[Path], options: DataOptions, kind=datasets.Dataset):
     files, origin = [glob.escape(str(path)) for path in paths], str(paths[0])
-    with _naming_errors(paths[0]):
+    with naming_errors(paths[0]):
         features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(paths[0]))
         image, captions, label = find_columns(features, options, origin=origin)
         needed = {image, *captions, label, split_column(features, options, origin), "key"}
@@ -201,34 +183,34 @@ def _read_parquet(paths: Sequence[Path], options: DataOptions, kind=datasets.Dat
 
 def _read_text_tables(paths: Sequence[Path], root: Path, options: DataOptions) -> datasets.Dataset:
     tables = [_read_text_table(path, *stamp(path)) for path in paths]
-    with _naming_errors(paths[0]):
+    with naming_errors(paths[0]):
         table = pa.concat_tables(tables, promote_options="permissive")
     features = datasets.Features.from_arrow_schema(table.schema)
     image, _, label = find_columns(features, options, origin=str(paths[0]))
     if label and is_text(features[label]):
-        table = _with_number_labels(table, label)
+        table = _replaced(table, label, _as_numbers(table[label].to_pylist()))
     if any(path.parent != root for path in paths) and is_text(features[image]):
         folders = [path.parent for path, part in zip(paths, tables, strict=True) for _ in range(len(part))]
         cells = zip(folders, table[image].to_pylist(), strict=True)
-        cells = [cell and os.path.join(folder, cell) for folder, cell in cells]
-        table = table.set_column(table.column_names.index(image), image, [cells])
+        table = _replaced(table, image, [cell and os.path.join(folder, cell) for folder, cell in cells])
     return datasets.Dataset(table)
 
 
-def _with_number_labels(table: pa.Table, label: str) -> pa.Table:
-    """Return a table whose labels, written as text, are numbers if all are. (`read_labels` raises for floats.)"""
-    cells = pa.chunked_array([[cell or None for cell in table[label].to_pylist()]], pa.string())
+def _replaced(table: pa.Table, name: str, cells) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, [cells])
+
+
+def _as_numbers(cells: list[str | None]) -> pa.Array:
+    """Return labels as numbers if all are numbers written as text. (`read_labels` raises for floats.)"""
     for kind in (pa.int64(), pa.float64()):
-        try:
-            return table.set_column(table.column_names.index(label), label, cells.cast(kind))
-        except pa.ArrowInvalid:
-            continue
-    return table
+        with suppress(pa.ArrowInvalid):
+            return pa.array([cell or None for cell in cells], pa.string()).cast(kind)
+    return pa.array(cells)
 
 
-@functools.lru_cache(maxsize=4)  # which tables hold images is found out before they are read
+@lru_cache(maxsize=4)  # which tables hold images is found out before they are read
 def _read_text_table(path: Path, size: int, mtime_ns: int) -> pa.Table:
-    with _naming_errors(path):
+    with naming_errors(path):
         return (_read_json if _suffix(path).startswith(".json") else _read_csv)(read_text(path))
 
 
@@ -273,32 +255,24 @@ def _caption_rows(value: dict) -> list[dict]:
 def _read_csv(text: str) -> pa.Table:
     """Read CSV with all columns as text. (`Dataset.from_csv` guesses types by parts, and fills short rows.)"""
     delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
-    if text.count('"') % 2:  # Arrow does not notice a quote that is not closed, which swallows the rows behind it
-        for _ in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
-            pass
-    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
-    table = pyarrow.csv.read_csv(
-        io.BytesIO(text.encode()),
-        pyarrow.csv.ReadOptions(use_threads=False, block_size=1 << 28),  # an error names the row without threads
-        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
-    )
-    if repeated := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"two columns are called {repeated!r}")
-    columns = [pc.utf8_trim_whitespace(column) for column in table.columns]
-    return pa.table(columns, [name.strip() for name in names])
-
-
-# Splits of rows
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    for cells in filter(None, reader):  # not an empty line
+        rows.append([cell.strip() for cell in cells])
+        if len(cells) != len(rows[0]):
+            line = delimiter.join(cells)[:100]
+            raise ValueError(f"line {reader.line_num}: expected {len(rows[0])} columns, got {len(cells)}: {line}")
+    if not rows:
+        raise ValueError("it is empty")
+    if len({*rows[0]}) < len(rows[0]):
+        raise ValueError(f"two columns have one name: {', '.join(rows[0])}")
+    return pa.table({name: pa.array([row[n] for row in rows[1:]], pa.string()) for n, name in enumerate(rows[0])})
 
 
 def by_rows(source: Source, names: Mapping[str, Sequence], column: str | None = None) -> Source:
-    """Move rows to the splits that are named for each.
+    """Move rows to the splits that `names` (split of `source` -> a name a row, of `column` or of folders) has for them.
 
-    Args:
-        source: Splits as the names of files give them.
-        names: Split of `source` -> the name for each of its rows. None, or another than that of a file, raises.
-        column: The column of these names; without it they follow from the paths of images.
+    A row without a name, or with another than that of its file, raises.
     """
     regrouped: Source = {}
     for split, part in source.items():
@@ -316,9 +290,6 @@ def by_rows(source: Source, names: Mapping[str, Sequence], column: str | None = 
                 regrouped[name] = part
             else:
                 origin = f"{part.origin}, {column or 'folder'} {name}"
-                regrouped[name] = part._replace(open=partial(_select, part, rows), origin=origin, stream=None)
+                chosen = partial(lambda part, rows: part.open().select(rows), part, rows)
+                regrouped[name] = part._replace(open=chosen, origin=origin, stream=None)
     return regrouped
-
-
-def _select(part: Split, rows: Sequence[int]) -> datasets.Dataset:
-    return part.open().select(rows)

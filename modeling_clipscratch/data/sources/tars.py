@@ -12,7 +12,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow as pa
-from datasets.utils.file_utils import xopen
+from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY, xopen
 
 from ...utils.errors import ClipScratchError
 from ...utils.local_files import Listing, decode_text, list_files, read_text
@@ -21,7 +21,7 @@ from ..dataset import TAR_IMAGE_FEATURE, build_dataset, prepared_features, utf8_
 from ..images.decode import is_image_name
 from ..splits import Source, Split, check_one_folder, group_by_split, split_words
 from ..templates import published_class_names, templates_from
-from .streams import MAY_PASS, shard_error
+from .streams import shard_error
 
 # The files beside the splits, as CLIP_benchmark's writer names them.
 CLASSES_FILE, TEMPLATES_FILE = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -38,9 +38,6 @@ def tar_splits(files: Sequence[str], where: str) -> dict[str, list[str]]:
     """Return the tars among the files of a dataset by split, named as by `datasets`, in the order of their numbers.
 
     Tars beside tables, or beside more images than there are tars, are not the data.
-
-    >>> tar_splits(["flickr_test_00.tar", "train-10.tar", "train-2.tar"], "")
-    {'train': ['train-2.tar', 'train-10.tar'], 'test': ['flickr_test_00.tar']}
     """
     tars = [file for file in files if file.endswith(".tar") and not os.path.basename(file).startswith(".")]
     folders = {os.path.dirname(tar) for tar in tars}
@@ -67,9 +64,7 @@ def open_tars(
 ) -> Source:
     """Make a source of the splits of `tar_splits`.
 
-    Args:
-        folder: Holds the small files, and the tars after `fetch`.
-        address: Returns the address of a tar, to stream it.
+    `folder` holds the small files, and the tars after `fetch`; `address` returns the address of a tar, to stream it.
     """
     check_no_columns(name, options)
     path, source = folder / TEMPLATES_FILE, {}
@@ -86,30 +81,30 @@ def _index_split(tars, folder, options, fetch) -> datasets.Dataset:
     """Return the prepared dataset, whose images are positions in the tars."""
     fetch(tars)
     shards = [str(folder / tar) for tar in tars]
-    reading = _choose_reading(_read_all(shards, streamed=False), folder, options)
-    samples = _read_all(shards, streamed=False)
-    rows = [(one.key, reading(one), one.shard, one.member, one.offset, one.size) for one in samples]
+    names, samples = _class_names(shards, False, folder, options), _read_all(shards, streamed=False)
+    rows = [(one.key, _text_of(one, names, options), one.shard, one.member, one.offset, one.size) for one in samples]
     keys, values, *places = map(list, zip(*rows, strict=True))
     if len(set(keys)) < len(keys):  # of shards that each count from zero
         keys = [f"{_stem(shard)}/{key}" for shard, key in zip(places[0], keys, strict=True)]
     images = pa.StructArray.from_arrays([*map(pa.array, places)], [*TAR_IMAGE_FEATURE])
-    texts = {"captions" if reading.class_names is None else "labels": values}
-    return build_dataset(images, keys, **texts, class_names=reading.class_names)
+    texts = {"captions" if names is None else "labels": values}
+    return build_dataset(images, keys, **texts, class_names=names)
 
 
 def _stream_split(tars, folder, options, address, split) -> datasets.IterableDataset:
     """Return the rows of the prepared dataset with the bytes of the images, one shard a tar."""
     shards = [address(tar) for tar in tars]
-    reading = _choose_reading(_read_all(shards, streamed=True), folder, options)
-    features, arguments = prepared_features(reading.class_names), {"shards": shards, "reading": reading}
+    names = _class_names(shards, True, folder, options)
+    features, arguments = prepared_features(names), {"shards": shards, "class_names": names, "options": options}
     return datasets.IterableDataset.from_generator(_rows, features, arguments, split=datasets.NamedSplit(split))
 
 
-def _rows(shards: list[str], reading: "_Reading") -> Iterator[dict]:
-    text = "captions" if reading.class_names is None else "label"
+def _rows(shards: list[str], class_names, options) -> Iterator[dict]:
+    column = "captions" if class_names is None else "label"
     for sample in _read_all(shards, streamed=True):
         image = {"bytes": sample.image, "path": f"{sample.shard}: {sample.member}"}  # the path names it in errors
-        yield {"image": image, text: reading(sample), "key": f"{_stem(sample.shard)}/{sample.key}"}
+        text = _text_of(sample, class_names, options)
+        yield {"image": image, column: text, "key": f"{_stem(sample.shard)}/{sample.key}"}
 
 
 def _read_all(shards: Iterable[str], *, streamed: bool) -> Iterator["Sample"]:
@@ -134,59 +129,49 @@ class Sample:
     files: dict[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """Read the texts beside an image: a label of these classes, or, without classes, captions."""
-
-    class_names: list[str] | None
-    options: DataOptions
-
-    def __call__(self, sample: Sample) -> list[str] | int | None:
-        """Return the captions, `[]` if there are none; or the label, `None` if there is none that is known."""
-        texts = {ending: decode_text(data) or "" for ending, data in sample.files.items()}
-        if self.class_names is not None:
-            return self._label(texts.get("cls", "").strip(), sample)
-        if "txt" in texts:
-            lines = [line.strip() for line in texts["txt"].splitlines() if line.strip()]
-            joined = (self.options.caption_lines or ("join" if _is_of_img2dataset(sample) else "split")) == "join"
-            return [" ".join(lines)] if joined and lines else lines
-        try:
-            fields = json.loads(texts.get("json", "{}"))
-            return cell_texts(tuple(fields[name] for name in ("caption", "captions", "text") if name in fields)[:1])
-        except (ValueError, TypeError):  # a row without a caption
-            return []
-
-    def _label(self, text, sample):
-        if re.fullmatch(r"-?\d+", text) and -1 <= int(text) < len(self.class_names):
-            return int(text)
-        if text in self.class_names:
-            return self.class_names.index(text)
-        if text and self.options.on_bad_row == "raise":
-            raise ClipScratchError(
-                f"{sample.shard}: {sample.member}: its label {text!r} is not the name or number of one of the "
-                f"{len(self.class_names)} classes that have names, or set on_bad_row to skip."
-            )
-        return None
+def _text_of(sample: Sample, class_names: Sequence[str] | None, options: DataOptions) -> list[str] | int | None:
+    """Return the captions, `[]` if there are none; or the label, `None` if there is none that is known."""
+    texts = {ending: decode_text(data) or "" for ending, data in sample.files.items()}
+    if class_names is not None:
+        return _label(texts.get("cls", "").strip(), sample, class_names, options)
+    if "txt" in texts:
+        lines = [line.strip() for line in texts["txt"].splitlines() if line.strip()]
+        # img2dataset writes one caption with the line breaks of the alt text; CLIP_benchmark one caption a line.
+        stem = _stem(sample.shard)
+        numbered = len(stem) >= 5 and (stem + sample.key).isdigit() and sample.key.startswith(stem)
+        joined = numbered or "json" in texts if options.caption_lines is None else options.caption_lines == "join"
+        return [" ".join(lines)] if joined and lines else lines
+    try:
+        fields = json.loads(texts.get("json", "{}"))
+        return cell_texts(tuple(fields[name] for name in ("caption", "captions", "text") if name in fields)[:1])
+    except (ValueError, TypeError):  # a row without a caption
+        return []
 
 
-def _is_of_img2dataset(sample):
-    """img2dataset writes one caption with the line breaks of the alt text; CLIP_benchmark writes one caption a line."""
-    stem = _stem(sample.shard)
-    numbered = len(stem) >= 5 and (stem + sample.key).isdigit() and sample.key.startswith(stem)
-    return numbered or "json" in sample.files
+def _label(text, sample, class_names, options):
+    if re.fullmatch(r"-?\d+", text) and -1 <= int(text) < len(class_names):
+        return int(text)
+    if text in class_names:
+        return class_names.index(text)
+    if text and options.on_bad_row == "raise":
+        raise ClipScratchError(
+            f"{sample.shard}: {sample.member}: its label {text!r} is not the name or number of one of the "
+            f"{len(class_names)} classes that have names, or set on_bad_row to skip."
+        )
+    return None
 
 
-def _choose_reading(samples: Iterator[Sample], folder: Path, options: DataOptions) -> _Reading:
-    """Choose by the first sample with a text."""
-    first = next((sample for sample in samples if sample.files), None)
+def _class_names(shards, streamed: bool, folder: Path, options: DataOptions) -> tuple[str, ...] | None:
+    """Return the names of the classes if the first sample with a text has a label; `None` if it has captions."""
+    first = next((sample for sample in _read_all(shards, streamed=streamed) if sample.files), None)
     if first is None:
         raise ClipScratchError(f"{folder}: its tars hold no images with a label (.cls) or captions (.txt, .json).")
     if "cls" not in first.files:
-        return _Reading(None, options)
+        return None
     path = folder / CLASSES_FILE
     if not options.class_names and not path.exists():
         raise ClipScratchError(f"{path}: is missing; write one name a line in label order, or give class names.")
-    return _Reading(list(options.class_names or published_class_names(path)), options)
+    return tuple(options.class_names or published_class_names(path))  # a list would be counted as shards
 
 
 class _Member(tarfile.TarInfo):
@@ -203,13 +188,9 @@ class _Member(tarfile.TarInfo):
 
 
 def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
-    """Yield the samples of a tar that have an image, in order.
+    """Yield the samples of a tar that have an image, in order. Images are read if `streamed`, else passed over.
 
     The reader of `datasets` takes a tar that was cut between two members for a whole one; its `xopen` streams.
-
-    Args:
-        shard: Path or address.
-        streamed: Read images too, from the beginning to the end. Otherwise they are passed over.
     """
     sample, seen = Sample("", shard), set()
     try:
@@ -248,7 +229,7 @@ def read_samples(shard: str, *, streamed: bool) -> Iterator[Sample]:
                 else:
                     sample.member, sample.image = utf8_key(member.name), data
                     sample.offset, sample.size = member.offset_data, member.size
-    except (tarfile.TarError, *MAY_PASS) as error:
+    except (tarfile.TarError, OSError, *CONNECTION_ERRORS_TO_RETRY) as error:
         raise shard_error(shard, error) from error
     if sample.member:
         yield sample

@@ -39,7 +39,7 @@ def cached_text_features(model, tokens: TokenTable, *, batch_size=256, **cache) 
             advance(len(chosen))
         return features
 
-    return _find_or_build(model, "text", tokens.fingerprint(), len(tokens), encode, **cache)
+    return _find_or_build(model, "text", tokens.fingerprint(), len(tokens.lengths), encode, **cache)
 
 
 def cached_image_features(model, read, content, count: int, *, mean, std, batch_size=256, **cache) -> torch.Tensor:

@@ -11,8 +11,7 @@ from ...data.batches.map_batches import PairDataset, TextSide
 from ...data.batches.stream_batches import StreamedPairs, StreamedRows
 from ...data.columns import DataOptions
 from ...data.dataset import content_fingerprint, prepare_dataset
-from ...data.images.augment import Augment
-from ...data.images.mix import Mix
+from ...data.images.augment import Augment, Mix
 from ...data.images.preprocess import Preprocess
 from ...data.sources.streams import undecoded, with_features
 from ...data.templates import DEFAULT_TEMPLATES
@@ -84,7 +83,7 @@ def map_pairs(
     if in_memory and (skips or not cache_images):  # images whose features are cached are not opened
         pixels, kept = preprocess.read_all(dataset, on_bad_row=args.on_bad_row, progress=progress)
     elif skips and (cache_images or not training):  # in training, another image takes the place of a broken one
-        kept = preprocess.readable(dataset, progress=progress)
+        kept = np.array([row for row, _ in preprocess.read_each(dataset, on_bad_row="skip", progress=progress)])
     if len(kept) < len(dataset):
         dataset, captions = dataset.select(kept), captions.select(kept)
     texts = text_side(captions, model, processor, args, split=dataset.split)

@@ -1,8 +1,4 @@
-"""Draw the built-in dataset `scenes`: images of two or three coloured shapes in a spatial relation, with captions.
-
-A model must learn binding here: which colour belongs to which shape, and which shape is where. So the splits share no
-combination of objects and relation, but the words of every split name every object.
-"""
+"""The built-in datasets: 1,797 handwritten digits, and scenes of two or three coloured shapes with captions."""
 
 import itertools
 from functools import lru_cache, partial
@@ -11,8 +7,54 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 
+from ..columns import DataOptions
 from ..dataset import build_dataset, image_bytes, ppm
 from ..splits import Source, Split, hash_of
+
+_SEED = 0  # the datasets are the same for everybody: no user's seed changes them
+
+CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TEMPLATES = (
+    "a photo of the digit {}.",
+    "the digit {}.",
+    "a handwritten {}.",
+    "the number {}.",
+    "a scan of the number {}, written by hand.",
+    "somebody wrote the digit {}.",
+)
+
+_BOUNDS = (36, 36 + 18)  # of each class: 36 rows of test, 18 of validation, the rest of train
+
+
+def digits_source(options: DataOptions) -> Source:
+    """Return train, validation and test of 1,257, 180 and 360 rows, balanced by class.
+
+    Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998, by scikit-learn.
+    """
+    names = list(options.class_names or CLASS_NAMES)
+    return {
+        split: Split(partial(_read_digits, number, names), "scikit-learn's load_digits", templates=TEMPLATES)
+        for split, number in {"train": 2, "validation": 1, "test": 0}.items()
+    }
+
+
+def _read_digits(split: int, names: list[str]) -> datasets.Dataset:
+    from sklearn.datasets import load_digits  # slow to import
+
+    bunch, generator = load_digits(), np.random.default_rng(_SEED)
+    rows = [generator.permutation(np.flatnonzero(bunch.target == label)) for label in range(len(CLASS_NAMES))]
+    chosen = np.sort(np.concatenate([np.split(own, _BOUNDS)[split] for own in rows]))
+    grey = np.round(bunch.images[chosen] * (255 / 16)).astype(np.uint8)  # 17 levels, 0 to 16
+    return build_dataset(
+        image_bytes([ppm(np.repeat(image[:, :, None], 3, axis=2)) for image in grey]),
+        [f"digits-{row:04d}" for row in chosen],
+        labels=bunch.target[chosen],
+        class_names=names,
+    )
+
+
+# Scenes. A model must learn binding here: which colour belongs to which shape, and which shape is where. So the splits
+# share no combination of objects and relation, but the words of every split name every object.
 
 IMAGE_SIZE = 32  # pixels
 # They differ in hue and in lightness, so that red-green blind people can distinguish them.
@@ -50,7 +92,6 @@ CAPTIONS = {
     ),
 }
 
-_SEED = 0  # the dataset is the same for everybody: no user's seed changes it
 _COMBINATIONS = {"test": (450, 50), "validation": (90, 10), "train": (1200, 240)}  # of two objects, of three
 _COPIES = {"train": 22, "validation": 1, "test": 1}  # of each combination
 _GRID = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5  # centres of the pixels

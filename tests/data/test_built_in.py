@@ -1,20 +1,21 @@
-"""Draw the built-in scenes: what the splits share and what they must not, and what the images show."""
+"""Load the built-in digits and scenes: sizes, values, what splits share and must not, and what the images show."""
 
 import itertools
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from modeling_clipscratch.data.dataset import ImageReader
 from modeling_clipscratch.data.load import load_data
-from modeling_clipscratch.data.sources import scenes
-from modeling_clipscratch.data.sources.scenes import COLOURS, SHAPES, Combination, combinations, draw_scene
+from modeling_clipscratch.data.sources import built_in
+from modeling_clipscratch.data.sources.built_in import COLOURS, SHAPES, Combination, combinations, draw_scene
 
 
 @pytest.fixture
 def train(monkeypatch):
     """The training split with two images of each combination, which are quicker to draw than 22."""
-    monkeypatch.setitem(scenes._COPIES, "train", 2)
+    monkeypatch.setitem(built_in._COPIES, "train", 2)
     return load_data("scenes", splits=["train"], seed=7)["train"]
 
 
@@ -79,21 +80,31 @@ def test_three_objects_stand_in_a_row_and_do_not_touch():
         assert places[0].max() < places[1].min() and places[1].max() < places[2].min(), copy
 
 
-def test_nothing_is_cut_off_at_the_edge():
-    for copy in range(200):
-        for relation, shapes in {"left": SHAPES[1:3], "above": SHAPES[2:4], "row": SHAPES[1:4]}.items():
-            image = draw_scene(Combination(relation, tuple(("white", shape) for shape in shapes)), copy=copy)
-            edge = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-            assert edge.max() < 180, (copy, relation)  # a white shape may touch the edge's pixels, never cross them
-
-
-def test_shapes_differ_in_area_or_outline():
-    centre = {shape: draw_scene(Combination("left", (("white", shape), ("red", "circle"))), copy=0) for shape in SHAPES}
-    for one, two in itertools.combinations(SHAPES, 2):
-        assert (np.abs(centre[one].astype(int) - centre[two]).max(axis=2) > 100).sum() >= 8, (one, two)
-
-
 def test_an_image_depends_on_nothing_but_its_combination_and_copy(train):
     image = np.asarray(ImageReader(train)(1440 + 777))
     assert np.array_equal(image, draw_scene(combinations()["train"][777], copy=1))
     assert image.shape == (32, 32, 3) and image.dtype == np.uint8
+
+
+def test_splits_are_disjoint_balanced_and_the_same_for_any_seed():
+    data, other = load_data("digits"), load_data("digits", seed=5, validation_fraction=0.5)
+    assert {split: len(part) for split, part in data.items()} == {"train": 1257, "validation": 180, "test": 360}
+    assert len({key for part in data.values() for key in part["key"]}) == 1797
+    assert np.bincount(data["test"]["label"]).tolist() == [36] * 10
+    assert other["train"]["key"][:] == data["train"]["key"][:]
+
+
+def test_pixels_are_the_grey_levels_of_scikit_learn():
+    rows, bunch = load_data("digits")["validation"], load_digits()
+    source = int(rows[7]["key"].removeprefix("digits-"))
+    image = np.asarray(ImageReader(rows)(7))
+    assert image.shape == (8, 8, 3) and image.dtype == np.uint8
+    assert np.array_equal(image[:, :, 1], np.round(bunch.images[source] / 16 * 255).astype(np.uint8))
+    assert rows[7]["label"] == bunch.target[source]
+
+
+def test_names_and_templates_can_be_replaced():
+    data = load_data("digits", class_names=list("9876543210"), templates=["number {}"])
+    assert data["test"].features["label"].names == list("9876543210") and data.templates == ["number {}"]
+    with pytest.raises(ValueError, match="every row needs one of the 2 classes that have names"):
+        load_data("digits", class_names=["a", "b"])
