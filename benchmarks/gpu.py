@@ -56,7 +56,7 @@ WHOLE_TOWERS = {
 BATCH, STEPS = {"224": 256, "32": 4096}, {"224": 20, "32": 40}
 TINY = {"vision_hidden_size": 32, "vision_num_layers": 1, "vision_num_heads": 2}
 SMALL = {
-    "a": {"dataset": "digits", "text_tower": "distilbert", **TINY, "global_batch_size": 64, "cutmix": 0.5},
+    "a": {"dataset": "digits", "text_tower": "distilbert", **TINY, "global_batch_size": 64},
     "d": {
         "dataset": "scenes", "text_tower": "distilbert", "text_hidden_size": 32, "text_num_layers": 1,
         "vision_tower": "vit", "image_size": 32, "patch_size": 16, **TINY, "global_batch_size": 32, "max_steps": 2,

@@ -39,7 +39,7 @@ class DataOptions:
         cache_dir: Folder for files of the Hub and Arrow copies of tables. Default: that of `datasets`.
 
     Raises:
-        ClipScratchError: If class names or templates are invalid.
+        ClipScratchError: If class names or templates are invalid, or a caption and a label column are both named.
 
     >>> DataOptions(caption_column="text", image_column="photo").caption_column
     'text'
@@ -65,6 +65,11 @@ class DataOptions:
             object.__setattr__(self, "class_names", class_names_from(self.class_names))
         if self.templates:
             object.__setattr__(self, "templates", templates_from(self.templates))
+        if self.caption_column and self.label_column:
+            raise ClipScratchError(
+                f"caption_column={self.caption_column!r} and label_column={self.label_column!r} are both named; name "
+                "captions for caption data or a label for class data."
+            )
 
 
 # Option of a command line -> field of `DataOptions`.

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers import trainer as trainer_module
 from transformers.trainer_callback import ExportableState, PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from .loss.gather import process_count
 
@@ -21,7 +22,7 @@ from .loss.gather import process_count
 _FIELDS_OF_A_STEP = (
     "global_batch_size", "learning_rate", "tower_learning_rate", "muon_learning_rate", "lr_scheduler_type", "optim",
     "optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "ema_decay", "seed",
-    "random_shift", "random_crop_min_area", "horizontal_flip", "random_erasing", "cutmix", "mixup", "patch_dropout",
+    "random_shift", "random_crop_min_area", "horizontal_flip", "random_erasing", "patch_dropout",
 )  # fmt: skip
 _OF_IMAGES = ("size", "crop_size", "resample", "image_mean", "image_std")  # of an image processor
 _SHOWN = {"eval_top1", "eval_image_to_text_recall@5", "eval_text_to_image_recall@5"}  # in the progress bar
@@ -33,6 +34,7 @@ def set_callbacks(trainer) -> None:
     callbacks = [trainer.record, StepUpdates(trainer)]
     if args.enable_jit_checkpoint:
         callbacks.append(SaveOnSigterm())
+    callbacks.append(SaveAfterEvaluation())
     if args.early_stopping_patience is not None:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     if not args.disable_tqdm:
@@ -102,6 +104,26 @@ class StepUpdates(TrainerCallback):
             self.trainer.ema.update(state.global_step)
         if self.trainer.stream is not None:  # its length is not known, so the log's epoch is the share of the run
             state.epoch = state.global_step / state.max_steps
+
+
+class SaveAfterEvaluation(TrainerCallback):
+    """Delay a checkpoint of an epoch's last step until the evaluation of that epoch is done.
+
+    A run resumed from a checkpoint before the evaluation would skip it. `save_strategy: best` needs no delay.
+    """
+
+    def __init__(self):
+        self.delayed = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        last = state.epoch is not None and float(state.epoch).is_integer() or state.global_step >= state.max_steps
+        by_epoch = args.eval_strategy == IntervalStrategy.EPOCH and args.save_strategy != SaveStrategy.BEST
+        if control.should_save and by_epoch and last:
+            control.should_save, self.delayed = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.delayed:
+            control.should_save, self.delayed = True, False
 
 
 class SaveOnSigterm(TrainerCallback):

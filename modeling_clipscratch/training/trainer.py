@@ -238,17 +238,16 @@ class ClipScratchTrainer(Trainer):
         """Return this process's share of the global loss, times the number of processes, since DDP takes the mean."""
         inputs = dict(inputs)
         links, samples, may_flip = (inputs.pop(name) for name in ("links", "sample", "may_flip"))
-        mixture = None
         if "images" in inputs:
             views = Views(images=inputs.pop("images"), samples=samples, may_flip=may_flip, augment=self.augment)
-            inputs["pixel_values"], mixture = views[:] if self.chunk_size is None else views, views.mixture
+            inputs["pixel_values"] = views[:] if self.chunk_size is None else views
         outputs = model(**inputs, return_logits=False, encode_chunk_size=self.chunk_size)
         kind = self.accelerator.unwrap_model(model).config.loss
         embeddings = (outputs.image_embeds, outputs.text_embeds, outputs.logit_scale, outputs.logit_bias)
         group = self._groups(links)
-        share, statistics = global_loss(*embeddings, loss=kind, group=group, mixture=mixture)
+        share, statistics = global_loss(*embeddings, loss=kind, group=group)
         if model.training:
-            if kind == "softmax" and mixture is None:
+            if kind == "softmax":
                 statistics["loss_floor"] = loss_floor(all_rows(group))
             self._statistics.update({**statistics, "temperature": (-outputs.logit_scale.detach()).exp(), "steps": 1})
         loss = share * self.args.world_size

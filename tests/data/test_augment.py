@@ -1,4 +1,4 @@
-"""Check shifted, flipped, cropped, erased and mixed images of chosen draws by hand."""
+"""Check shifted, flipped, cropped and erased images of chosen draws by hand."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_clipscratch.data.images import augment as module
-from modeling_clipscratch.data.images.augment import Augment, Mix, Views
+from modeling_clipscratch.data.images.augment import Augment
 from modeling_clipscratch.data.images.preprocess import normalize
 from modeling_clipscratch.data.images.randomness import key_ids, sample_ids
 
@@ -155,38 +155,6 @@ def test_normalize_takes_the_mean_and_deviation_of_each_channel_and_leaves_its_i
     assert torch.allclose(made, ((before / 255 - mean) / std).permute(0, 3, 1, 2), atol=1e-5)
 
 
-# Mixing
-
-
-def views_of(count, edge=8, **probabilities):
-    """Images of one grey each, 10 times their place."""
-    images = (torch.arange(count) * 10).to(torch.uint8)[:, None, None, None].expand(count, edge, edge, 3)
-    augment = Augment(mean=[0.0] * 3, std=[1 / 255] * 3, mix=Mix(**probabilities))
-    return Views(images=images, samples=samples_of(count), may_flip=yes(count), augment=augment)
-
-
-def test_pasted_part_is_the_next_images_and_the_weight_is_what_is_left():
-    views = views_of(20, cutmix=1.0)
-    made, weight = views[:][:, 0], views.mixture.weight
-    for place in range(20):
-        own, other = 10.0 * place, 10.0 * ((place + 1) % 20)
-        assert set(made[place].flatten().tolist()) <= {own, other}
-        assert (made[place] == own).float().mean() == pytest.approx(weight[place].item())
-        rows, columns = ((made[place] == other).any(axis).nonzero().flatten() for axis in (1, 0))
-        assert (made[place] == other).sum() == len(rows) * len(columns)  # a rectangle
-        assert len(rows) == 0 or (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) == (len(rows), len(columns))
-    assert weight.min() > 0 and weight.min() < 0.4 and weight.max() > 0.8
-
-
-def test_shares_of_mixed_images_are_the_probabilities_and_a_part_of_a_batch_is_that_of_the_whole():
-    mixture = Mix(cutmix=0.5, mixup=0.2).draw(samples_of(20_000), 32, 32)
-    assert ((mixture.weight < 1) & ~mixture.cut).float().mean() == pytest.approx(0.2, abs=0.01)  # three standard errors
-    assert mixture.cut.float().mean() == pytest.approx(0.5, abs=0.011)
-    assert mixture.weight[mixture.cut].mean() == pytest.approx(0.53, abs=0.02)  # even; boxes are of whole pixels
-    views = views_of(10, cutmix=0.5, mixup=0.5)
-    assert torch.equal(torch.cat([views[0:3], views[3:7], views[7:10]]), views[:])
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -194,11 +162,9 @@ def test_shares_of_mixed_images_are_the_probabilities_and_a_part_of_a_batch_is_t
         ({"horizontal_flip": -0.1}, "horizontal_flip=-0.1 is not a probability"),
         ({"random_erasing": 25}, "random_erasing=25 is not a probability"),
         *(({"random_crop_min_area": area}, f"random_crop_min_area={area} is not in") for area in (0.0, -1.0, 80.0)),
-        ({"cutmix": -0.1}, "are not probabilities whose sum is at most 1"),
-        ({"cutmix": 0.7, "mixup": 0.5}, "are not probabilities whose sum is at most 1"),
     ],
     ids=str,
 )
 def test_invalid_settings_raise(settings, message):
     with pytest.raises(ValueError, match=message):
-        Mix(**settings) if "cutmix" in settings else Augment(**PLAIN, **settings)
+        Augment(**PLAIN, **settings)

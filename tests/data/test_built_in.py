@@ -106,5 +106,5 @@ def test_pixels_are_the_grey_levels_of_scikit_learn():
 def test_names_and_templates_can_be_replaced():
     data = load_data("digits", class_names=list("9876543210"), templates=["number {}"])
     assert data["test"].features["label"].names == list("9876543210") and data.templates == ["number {}"]
-    with pytest.raises(ValueError, match="every row needs one of the 2 classes that have names"):
+    with pytest.raises(ValueError, match="digits: 2 class names for 10 classes; give one for each"):
         load_data("digits", class_names=["a", "b"])

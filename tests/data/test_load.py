@@ -126,6 +126,7 @@ def test_classes_written_as_words_are_numbered_by_train_in_every_split():
 
 
 TRAIN = {"train": labelled([0, 1])}
+NAMED = {"caption_column": "a", "label_column": "b"}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,7 @@ TRAIN = {"train": labelled([0, 1])}
         ({"test": captioned(2).select([])}, {}, "toy, split test: no rows; choose another split"),
         ("digits", {"templates": ["a photo of {}", "a photo"]}, "template 'a photo' has no {} for the class"),
         ("digits", {"image_column": "image"}, "image_column='image': digits is not a table and has no columns"),
+        ("digits", NAMED, "are both named; name captions for caption data"),
         ("digits", {"splits": ["dev", "restval"]}, "digits has no split 'restval'; it has: train, validation, test"),
         ("scenes", {"templates": ["a {}"], "splits": ["validation"]}, "scenes has captions of its own, so templates"),
     ],

@@ -11,7 +11,6 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import Dinov2Config, DistilBertConfig, ViTConfig
 
 from modeling_clipscratch import ClipScratchConfig, ClipScratchModel
-from modeling_clipscratch.data.images.augment import Mixture
 from modeling_clipscratch.hub.losses_clipscratch import contrastive_logits, contrastive_loss
 from modeling_clipscratch.training.loss.tiled_loss import global_loss
 from modeling_clipscratch.training.towers.drop import add_patch_dropout
@@ -52,13 +51,7 @@ def batch_of(case) -> dict:
         "attention_mask": mask,
         "group": torch.tensor([0, 1, 2, 3, 3, 4, 5, 6, 6, 3, 7, 0]),
     }
-    if case.get("mixed"):
-        batch["weight"] = torch.rand(ROWS, generator=draw, dtype=torch.float64) * 0.9 + 0.1
     return batch
-
-
-def next_of(count):
-    return (torch.arange(count) + 1) % count
 
 
 def split(batch, rank, world):
@@ -71,7 +64,6 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     model = build(case)
     mine = split(batch_of(case), rank, world)
     group = mine.pop("group")
-    mixture = Mixture(next_of(len(group)), mine.pop("weight"), None, None) if case.get("mixed") else None
     if case.get("cached"):
         with torch.no_grad():
             mine["text_features"] = model.text_tower_features(mine.pop("input_ids"), mine.pop("attention_mask"))[1]
@@ -79,7 +71,7 @@ def step(case, rank=0, world=1) -> dict[str, torch.Tensor]:
     wrapped = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
     output = wrapped(**mine, return_logits=False, encode_chunk_size=case["chunk"])
     embeddings = (output.image_embeds, output.text_embeds, output.logit_scale, output.logit_bias)
-    options = {"loss": case["loss"], "tile": case["tile"], "group": group, "mixture": mixture}
+    options = {"loss": case["loss"], "tile": case["tile"], "group": group}
     share, statistics = global_loss(*embeddings, **options)
     (share * world).backward()
     total = share.detach().clone()
@@ -105,14 +97,8 @@ def plain(case, world=1) -> dict[str, torch.Tensor]:
         for parts in (images, texts)
     )
     batch = batch_of(case)
-    if case.get("mixed"):  # each process mixes its own rows
-        own = (batch["group"][:, None] == batch["group"][None]).double()
-        rows = ROWS // world
-        partner = torch.cat([next_of(rows) + rank * rows for rank in range(world)])
-        weight = batch["weight"][:, None]
-        batch["targets"] = weight * own + (1 - weight) * own[partner]
     logits = contrastive_logits(images, texts, model.clamped_logit_scale(), model.logit_bias)
-    loss = contrastive_loss(logits, loss=case["loss"], group=batch["group"], targets=batch.get("targets"))
+    loss = contrastive_loss(logits, loss=case["loss"], group=batch["group"])
     loss.backward()
     return gradients_of(model, loss.detach()) | {"features": features_between_steps(model, case)}
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from modeling_clipscratch.data.dataset import build_dataset, image_bytes, ppm
-from modeling_clipscratch.data.images.augment import Augment, Mix
+from modeling_clipscratch.data.images.augment import Augment
 from modeling_clipscratch.data.images.preprocess import Preprocess, normalize
 from modeling_clipscratch.training.features.pairs import build_augment, map_pairs
 from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingArguments
@@ -17,21 +17,15 @@ from modeling_clipscratch.training.recipe.arguments import ClipScratchTrainingAr
 def test_every_field_of_the_arguments_reaches_the_images(make_model, word_processor):
     expected = {
         "random_shift": 3, "random_crop_min_area": 0.4, "horizontal_flip": 0.1, "random_erasing": 0.3,
-        "mix": Mix(cutmix=0.4, mixup=0.5), "mean": [0.5] * 3, "std": [0.5] * 3,
+        "mean": [0.5] * 3, "std": [0.5] * 3,
     }  # fmt: skip
     assert expected.keys() == {item.name for item in dataclasses.fields(Augment)}
-    own = {name: value for name, value in expected.items() if name not in {"mix", "mean", "std"}}
-    args, preprocess = (
-        ClipScratchTrainingArguments(**own, cutmix=0.4, mixup=0.5),
-        Preprocess(word_processor.image_processor),
-    )
+    own = {name: value for name, value in expected.items() if name not in {"mean", "std"}}
+    args, preprocess = ClipScratchTrainingArguments(**own), Preprocess(word_processor.image_processor)
     assert build_augment(args, preprocess, make_model()) == Augment(**expected)
-    assert build_augment(ClipScratchTrainingArguments(), preprocess, make_model()).mix is None
 
 
-@pytest.mark.parametrize(
-    "change", [{"horizontal_flip": 0.5}, {"random_crop_min_area": 0.6}, {"random_erasing": 0.1}, {"cutmix": 0.5}]
-)
+@pytest.mark.parametrize("change", [{"horizontal_flip": 0.5}, {"random_crop_min_area": 0.6}, {"random_erasing": 0.1}])
 def test_changes_of_images_whose_features_are_cached_are_refused(make_model, word_processor, change):
     preprocess, frozen, (name,) = Preprocess(word_processor.image_processor), make_model(freeze_vision=True), change
     with pytest.raises(

@@ -20,8 +20,6 @@ CASES = {
     "softmax": {"loss": "softmax"},
     "sigmoid": {"loss": "sigmoid"},
     "diagonal": {"loss": "diagonal"},
-    "softmax, mixed images": {"loss": "softmax", "mixed": True},
-    "sigmoid, mixed images": {"loss": "sigmoid", "mixed": True},
     "softmax, cached texts": {"loss": "softmax", "cached": True},
     "softmax, dropout, patches dropped": {"loss": "softmax", **DROPPED},
     "sigmoid, dropout and stochastic depth": {"loss": "sigmoid", "dropout": True, "vision": "dinov2"},
@@ -65,9 +63,9 @@ def start(rank, world, folder):
 
 @pytest.mark.parametrize(("name", "world"), RUNS)
 def test_loss_and_gradients_are_those_of_the_plain_batch(answers_of, name, world):
-    # Without dropout the reference knows nothing of chunks, and of processes only how they mix images.
+    # Without dropout the reference knows nothing of chunks and processes.
     case = ALL[name] if ALL[name].get("dropout") else {**ALL[name], "chunk": None}
-    expected = parity.plain(case, world if case.get("dropout") or case.get("mixed") else 1)
+    expected = parity.plain(case, world if case.get("dropout") else 1)
     largest = 0.0
     for answer in answers_of(name, world):
         assert set(expected) <= set(answer)

@@ -162,7 +162,11 @@ REFUSED = [
     ),
     ({f"{c}/{n}.png" for c in "ab" for n in range(9)}, {"label_column": "kind"}, "label_column='kind'"),
     ({}, {"metric_for_best_model": "text_to_image_recall@5"}, "metric_for_best_model=text_to_image_recall@5 is not"),
-    ({}, {"freeze_vision": True, "mixup": 0.5}, "its features are cached; leave (it|them) out, or set cache_features"),
+    (
+        {},
+        {"freeze_vision": True, "random_erasing": 0.5},
+        "its features are cached; leave it out",
+    ),
 ]
 
 

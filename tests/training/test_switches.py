@@ -168,6 +168,14 @@ def test_early_stop_counts_evaluations_without_improvement_also_those_before_a_r
         (folder / "trainer_state.json").unlink()
 
 
+def test_what_is_saved_at_the_end_of_an_epoch_is_saved_after_its_evaluation(run_recipe, tmp_path):
+    steps = {"max_steps": 5, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 1, "test_split": "none"}
+    folder, _ = run_recipe(tmp_path, **steps, load_best_model_at_end=False, save_total_limit=None)
+    for step, looks in ((2, []), (3, [3]), (4, [3]), (5, [3, 5])):  # an epoch is three steps
+        state = state_of(folder / f"checkpoint-{step}")
+        assert [line["step"] for line in state["log_history"] if "eval_top1" in line] == looks
+
+
 @pytest.mark.parametrize(("place", "number"), [("training_step", 3), ("measure", 6)])
 def test_sigterm_leaves_the_checkpoint_of_a_whole_step_to_resume_from(run_recipe, tmp_path, monkeypatch, place, number):
     """Also in the evaluation after the last step. `test_kill` stops real processes."""

@@ -14,7 +14,7 @@ ASKS = {aten._local_scalar_dense, aten.nonzero, aten._unique2, aten.unique_dim, 
 LISTS = {aten.lift_fresh}  # a list that becomes a tensor of the device; batches, made on the host, may have them
 
 SWITCHES = {
-    "cutmix": 0.4, "mixup": 0.3, "random_erasing": 0.5, "horizontal_flip": 0.5, "random_crop_min_area": 0.7,
+    "random_erasing": 0.5, "horizontal_flip": 0.5, "random_crop_min_area": 0.7,
     "patch_dropout": 0.25, "ema_decay": 0.9, "muon_learning_rate": 0.02,
 }  # fmt: skip
 

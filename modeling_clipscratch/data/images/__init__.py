@@ -1,1 +1,1 @@
-"""Decode, resize, augment and mix images."""
+"""Decode, resize and augment images."""

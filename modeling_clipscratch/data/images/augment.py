@@ -1,7 +1,6 @@
-"""Augment and mix batches of uint8 images on their device, with all random numbers drawn from the samples' ids."""
+"""Augment batches of uint8 images on their device, with all random numbers drawn from the samples' ids."""
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -14,59 +13,6 @@ from .randomness import uniform
 _FLIP, _SHIFT_Y, _SHIFT_X, _SCALE, _RATIO, _CROP_Y, _CROP_X, _ERASE, _ERASE_Y, _ERASE_X, _ERASE_AREA, _ERASE_RATIO = (
     range(12)
 )
-_WHETHER, _HOW, _WEIGHT, _Y, _X = range(20, 25)  # of mixing
-_LEAST = 1 / 64  # least share of a mixed image that stays its own, so that its caption has an image
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mix:
-    """Mix images of a batch with the next one: paste a rectangle of it in (CutMix, Yun et al. 2019, arXiv 1905.04899),
-    or blend it in (mixup, Zhang et al. 2017, arXiv 1710.09412), by two probabilities.
-
-    The share of an image that stays its own is uniform, and is the weight of its own captions in the loss.
-    """
-
-    cutmix: float = 0.0
-    mixup: float = 0.0
-
-    def __post_init__(self):
-        if min(self.cutmix, self.mixup) < 0 or self.cutmix + self.mixup > 1:
-            raise ClipScratchError(
-                f"cutmix={self.cutmix} and mixup={self.mixup} are not probabilities whose sum is at most 1."
-            )
-
-    def draw(self, samples: torch.Tensor, height: int, width: int) -> "Mixture":
-        """Draw the mixture of a batch of images of height x width pixels, from (B,) int64 `sample_ids`."""
-        whether, how = uniform(samples, _WHETHER) < self.cutmix + self.mixup, uniform(samples, _HOW)
-        cut = whether & (how * (self.cutmix + self.mixup) < self.cutmix)
-        weight = _LEAST + (1 - _LEAST) * uniform(samples, _WEIGHT)
-        tall, wide = ((1 - weight).sqrt() * edge for edge in (height, width))
-        top = (uniform(samples, _Y) * (height - tall)).round().long()
-        left = (uniform(samples, _X) * (width - wide)).round().long()
-        tall, wide = tall.floor().long(), wide.floor().long()
-        pasted = 1 - tall * wide / (height * width)
-        weight = torch.where(cut, pasted, torch.where(whether, weight, 1.0))
-        partner = (torch.arange(len(samples), device=samples.device) + 1) % len(samples)
-        return Mixture(partner, weight, cut, torch.stack([top, top + tall, left, left + wide]))
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """How each image of a batch is mixed."""
-
-    partner: torch.Tensor  # (B,) int64, index in the batch of the other image
-    weight: torch.Tensor  # (B,) float in (0, 1], share of the image that is its own
-    cut: torch.Tensor  # (B,) bool, whether the other image is pasted rather than blended
-    box: torch.Tensor  # (4, B) int64, top, bottom, left and right of the pasted rectangle
-
-    def __call__(self, own: torch.Tensor, others: torch.Tensor, part: slice) -> torch.Tensor:
-        """Mix (n, 3, H, W) images of a part of the batch with their partners."""
-        top, bottom, left, right = self.box[:, part, None]
-        y, x = (torch.arange(edge, device=own.device) for edge in own.shape[2:])
-        inside_y, inside_x = (y >= top) & (y < bottom), (x >= left) & (x < right)
-        kept = (~(inside_y[:, :, None] & inside_x[:, None, :])).to(own.dtype)
-        kept = torch.where(self.cut[part, None, None], kept, self.weight[part, None, None])
-        return torch.lerp(others, own, kept[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +30,6 @@ class Augment:
     random_crop_min_area: float = 1.0
     horizontal_flip: float = 0.0
     random_erasing: float = 0.0
-    mix: Mix | None = field(default=None, repr=False)  # mixes images, so it is not part of the key of a cache
 
     def __post_init__(self):
         for name in ("horizontal_flip", "random_erasing"):
@@ -158,18 +103,8 @@ class Views:
     may_flip: torch.Tensor
     augment: Augment
 
-    @cached_property
-    def mixture(self) -> Mixture | None:
-        """How the images are mixed; `None` if they are not."""
-        mix = self.augment.mix
-        return None if mix is None else mix.draw(self.samples, *self.images.shape[1:3])
-
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, part: slice) -> torch.Tensor:
-        own = self._augmented(part)
-        return own if self.mixture is None else self.mixture(own, self._augmented(self.mixture.partner[part]), part)
-
-    def _augmented(self, chosen):
-        return self.augment(self.images[chosen], self.samples[chosen], self.may_flip[chosen])
+        return self.augment(self.images[part], self.samples[part], self.may_flip[part])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import datasets
 import numpy as np
 
+from ...utils.errors import ClipScratchError
 from ..columns import DataOptions
 from ..dataset import build_dataset, image_bytes, ppm
 from ..splits import Source, Split, hash_of
@@ -32,6 +33,8 @@ def digits_source(options: DataOptions) -> Source:
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998, by scikit-learn.
     """
     names = list(options.class_names or CLASS_NAMES)
+    if len(names) != len(CLASS_NAMES):
+        raise ClipScratchError(f"digits: {len(names)} class names for {len(CLASS_NAMES)} classes; give one for each.")
     return {
         split: Split(partial(_read_digits, number, names), "scikit-learn's load_digits", templates=TEMPLATES)
         for split, number in {"train": 2, "validation": 1, "test": 0}.items()

@@ -11,7 +11,7 @@ from ...data.batches.map_batches import PairDataset, TextSide
 from ...data.batches.stream_batches import StreamedPairs, StreamedRows
 from ...data.columns import DataOptions
 from ...data.dataset import content_fingerprint, prepare_dataset
-from ...data.images.augment import Augment, Mix
+from ...data.images.augment import Augment
 from ...data.images.preprocess import Preprocess
 from ...data.sources.streams import undecoded, with_features
 from ...data.templates import DEFAULT_TEMPLATES
@@ -49,16 +49,14 @@ def build_augment(args, preprocess: Preprocess, model, *, streamed: bool = False
     """Build the augmentation of training images; `ClipScratchError` if the features of these images are cached."""
     defaults = {field.name: field.default for field in fields(args)}
     changes = {field.name: getattr(args, field.name) for field in fields(Augment) if field.name in defaults}
-    mix = {"cutmix": args.cutmix, "mixup": args.mixup}
     if is_fixed(model.vision_model) and args.cache_features and not streamed:  # a stream's are not cached
-        for name, value in {**changes, **mix}.items():
+        for name, value in changes.items():
             if value != defaults[name]:
                 raise ClipScratchError(
                     f"{name}={value} changes images, but the vision tower is frozen and its features are cached; leave "
                     "it out, or set cache_features to false."
                 )
-    mix = Mix(**mix) if any(mix.values()) else None
-    return Augment(mean=preprocess.mean, std=preprocess.std, mix=mix, **changes)
+    return Augment(mean=preprocess.mean, std=preprocess.std, **changes)
 
 
 def map_pairs(

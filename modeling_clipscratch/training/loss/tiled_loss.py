@@ -32,15 +32,13 @@ def _count(groups):
     return counts, torch.searchsorted(ordered, groups)
 
 
-def global_loss(image_embeds, text_embeds, logit_scale, logit_bias=None, *, loss, group=None, mixture=None, tile=None):
+def global_loss(image_embeds, text_embeds, logit_scale, logit_bias=None, *, loss, group=None, tile=None):
     """Compute this process's share of the loss over the pairs of all processes.
 
     Args:
         image_embeds, text_embeds: (b, P), unit length; b is equal on all processes.
         logit_scale, logit_bias: scalars; the natural log of the inverse temperature, already clamped; or `None`.
         group: (b,) int64; rows of equal group, on whatever process, are positives. `diagonal` ignores it.
-        mixture: `Mixture` of the images. A text of an image's own group weighs as much as the image is its own, a
-            text of its partner's group weighs the rest.
 
     Returns:
         (share, statistics): shares, and their gradients, sum over the processes to those of the global loss (nats).
@@ -55,35 +53,25 @@ def global_loss(image_embeds, text_embeds, logit_scale, logit_bias=None, *, loss
         inputs = (image_embeds, text_embeds, logit_scale, logit_bias)
         inputs = [None if tensor is None else full_precision(tensor) for tensor in inputs]
         needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-        targets = _Targets(inputs[0], None if loss == "diagonal" else group, mixture)
+        targets = _Targets(inputs[0], None if loss == "diagonal" else group)
         edge = tile or (CPU_TILE if device == "cpu" else GPU_TILE)
         return _TiledLoss.apply(*inputs, loss == "sigmoid", targets, edge, needs_grad)
 
 
 class _Targets:
-    """The weight of each pair of b images and B texts, by their groups, and its sum over each row and column."""
+    """The positives among the pairs of b images and B texts, and their number in each row and column."""
 
-    def __init__(self, images, group, mixture):
+    def __init__(self, images, group):
         if group is None:
             columns = torch.arange(len(images) * process_count(), device=images.device)
         else:
             columns = all_rows(group)
         counts, self.columns = _count(columns)
         self.counts, self.rows = counts.to(images.dtype), own_rows(self.columns)
-        self.row_mass, self.column_mass, self.weight = self.counts[self.rows], self.counts[self.columns], None
-        if mixture is not None:
-            self.weight, self.partners = mixture.weight.to(images.dtype), self.rows[mixture.partner]
-            self.row_mass = torch.lerp(self.counts[self.partners], self.row_mass, self.weight)
-            mass = torch.zeros_like(self.counts).index_add_(0, self.rows, self.weight)
-            mass = sum_over_processes(mass.index_add_(0, self.partners, 1 - self.weight))
-            self.column_mass = mass[self.columns]
+        self.row_mass, self.column_mass = self.counts[self.rows], self.counts[self.columns]
 
     def tile(self, r, c):
-        own = (self.rows[r, None] == self.columns[None, c]).to(self.counts.dtype)
-        if self.weight is None:
-            return own
-        partners = (self.partners[r, None] == self.columns[None, c]).to(self.counts.dtype)
-        return torch.lerp(partners, own, self.weight[r, None])
+        return (self.rows[r, None] == self.columns[None, c]).to(self.counts.dtype)
 
 
 class _TiledLoss(torch.autograd.Function):

@@ -170,8 +170,6 @@ class ClipScratchTrainingArguments(TrainingArguments):
     random_crop_min_area: float = _option(1.0, "Smallest share of the image that a random crop keeps; 1: no crop.")
     horizontal_flip: float = _option(0.0, "Probability of a mirrored image, if no caption names a side.")
     random_erasing: float = _option(0.0, "Probability that a rectangle of the image is erased.")
-    cutmix: float = _option(0.0, "Probability that a part of another image is pasted in, with its captions' share.")
-    mixup: float = _option(0.0, "Probability that another image is blended in, with its captions' share.")
     eval_strategy: str = _option("steps", "When to evaluate: no, steps, epoch.")
     eval_steps: float | None = _option(0.1, "Steps between evaluations; below 1, a share of all steps.")
     save_strategy: str | None = _option(None, "When to save: no, steps, epoch, best. Default: as evaluated.")

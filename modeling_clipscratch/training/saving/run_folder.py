@@ -41,7 +41,7 @@ def lock_run_folder(folder: str | Path, *, writes: bool = True) -> Iterator[None
         yield
         return
     folder, lock = Path(folder), FileLock(Path(folder) / LOCK)
-    with explaining_failures(folder, remedy="choose another output_dir."):
+    with explaining_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=_PATIENCE)
