@@ -3,7 +3,7 @@
 pip install --no-deps clip-benchmark
 python -m benchmarks.clip_benchmark_equality --data DATA --model runs/flickr8k
 
-CIFAR-10's test pictures through the 18 prompts, Flickr8k's validation pictures with five captions each. Its `evaluate`
+CIFAR-10's test images through the 18 prompts, Flickr8k's validation images with five captions each. Its `evaluate`
 of `metrics/zeroshot_classification.py` and `metrics/zeroshot_retrieval.py` runs as it is, on a stand-in for a model
 that gives the stored embeddings. Its means are float32, so ours are rounded to that before they are compared.
 (Without --no-deps pip brings a torchvision that does not fit this torch.)
@@ -35,7 +35,7 @@ DIRECTIONS = {"image_to_text": "text_retrieval", "text_to_image": "image_retriev
 
 
 class Stored:
-    """Model, tokenizer, data loader and data set for clip-benchmark; numbers stand for pictures and texts."""
+    """Model, tokenizer, data loader and data set for clip-benchmark; numbers stand for images and texts."""
 
     def __init__(self, found: Embedded):
         self.found, self.dataset, self.classes = found, self, class_names(found.dataset)
@@ -78,7 +78,7 @@ def ties(found: Embedded) -> dict[str, int]:
     if found.templates:
         classes = encode_classes(found.of, class_names(found.dataset), found.templates)
         scores, own = cosines(found.image_embeds, classes), labels_of(found.dataset)
-        return {"pictures": tied(scores, torch.tensor(own)[:, None] == torch.arange(scores.shape[1]))}
+        return {"images": tied(scores, torch.tensor(own)[:, None] == torch.arange(scores.shape[1]))}
     owner = torch.tensor([row for row, texts in enumerate(found.captions) for _ in texts])
     scores = cosines(found.of([text for texts in found.captions for text in texts]), found.image_embeds)
     own = owner[:, None] == torch.arange(len(found.dataset))
@@ -121,10 +121,10 @@ def main(arguments: list[str]) -> None:
             ]
             for name, value in said.items()
         ]
-        print(f"\n{dataset}, {split}: {len(found.dataset):,} pictures, {len(found.texts):,} different texts")
+        print(f"\n{dataset}, {split}: {len(found.dataset):,} images, {len(found.texts):,} different texts")
         print_table(["metric", "ours", f"clip-benchmark {version}", ""], lines)
         print(f"ties between a right and a wrong candidate: {equals}")
-        figures[dataset] = {"ours": ours, "clip_benchmark": said, "ties": equals, "pictures": len(found.dataset)}
+        figures[dataset] = {"ours": ours, "clip_benchmark": said, "ties": equals, "images": len(found.dataset)}
     save_figures(options.output / "clip_benchmark_equality.json", figures)
 
 

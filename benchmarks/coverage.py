@@ -27,7 +27,7 @@ BETA = 4  # an image's chance of being right is drawn from Beta(BETA p, BETA (1 
 
 
 class Classification:
-    """Pictures whose chance of being right is drawn; the model states this chance, or more from `overconfident` on.
+    """Images whose chance of being right is drawn; the model states this chance, or more from `overconfident` on.
 
     Args:
         accuracy: top-1.
@@ -70,7 +70,7 @@ class Classification:
 
 
 class Retrieval:
-    """Pictures whose ease is drawn from Beta(a, b); given it, the ranks of captions are geometric and independent.
+    """Images whose ease is drawn from Beta(a, b); given it, the ranks of captions are geometric and independent.
 
     Then P(rank > k) = E[(1 - ease)^k] = B(a, b + k) / B(a, b). A image's own rank is as the better of two captions';
     a second model's are as the better of `better` captions'.

@@ -58,7 +58,7 @@ def make_model(tower_config):
 
 @pytest.fixture
 def batch():
-    """Four pairs: captions of 5, 3, 5 and 2 tokens, padded to 5; pictures of 8x8 pixels."""
+    """Four pairs: captions of 5, 3, 5 and 2 tokens, padded to 5; images of 8x8 pixels."""
     input_ids = torch.tensor([[2, 4, 8, 10, 3], [2, 9, 3, 0, 0], [2, 7, 9, 11, 3], [2, 3, 0, 0, 0]])
     pixels = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     return {"input_ids": input_ids, "attention_mask": (input_ids > 0).long(), "pixel_values": pixels}
