@@ -1,4 +1,4 @@
-"""A model goes in; our figures beside those of clip-benchmark's own functions, on the same embeddings, come out.
+"""Compare our metrics with those of clip-benchmark's own functions, on the same embeddings of a model.
 
 pip install --no-deps clip-benchmark
 python -m benchmarks.clip_benchmark_equality --data DATA --model runs/flickr8k

@@ -10,7 +10,7 @@ from ..data.columns import DATA_OPTIONS
 from ..data.load import ImageTextData, describe_data, load_data
 from ..data.splits import NoSuchSplitError
 from ..evaluation.evaluate_models import differences_to_first, evaluate_models, text_summary
-from ..evaluation.report.write_report import check_folder, write_report
+from ..evaluation.report.write_report import check_report_folder, write_report
 from ..training.recipe.arguments import recipe_fields
 from ..utils.errors import ClipScratchError
 from ..utils.names import public_name
@@ -54,6 +54,8 @@ def main(arguments: list[str]) -> None:
     add("--validation_fraction", type=float, default=0.1, help="as in training, for data without a validation split")
     add_data_options(parser)
     options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        raise ClipScratchError(f"batch_size={options.batch_size} is less than 1; choose 1 or more.")
     if options.output_dir is None and options.save_predictions:
         raise ClipScratchError("--save_predictions needs --output_dir.")
     # All datasets are opened before any is measured, so that a wrong name is reported at once.
@@ -62,7 +64,7 @@ def main(arguments: list[str]) -> None:
         for line in describe_data(parts):
             logger.info("%s, %s", name, line)
     if options.output_dir is not None:
-        check_folder(options.output_dir)
+        check_report_folder(options.output_dir)
     settings = {name: vars(options)[name] for name in ("device", "batch_size", "on_bad_row")}
     settings |= {"templates": options.templates} if options.templates else {}
     evaluations = evaluate_models(options.model, data, progress=True, **settings)

@@ -20,6 +20,8 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.output_dir is None and options.page is None:
         raise ClipScratchError("nothing to write: give --output_dir for ONNX files, --page for a page, or both.")
+    if options.page is None and (options.images or options.labels or options.template):
+        raise ClipScratchError("--images, --labels and --template are for the page; give --page too.")
     settings = {"images": options.images, "labels": options.labels, "template": options.template}
     if options.page is not None:
         check_page(options.page, **settings)  # raises before the export, which takes long

@@ -109,7 +109,7 @@ def build_page(model, processor, index: ImageIndex | None = None, *, model_name:
                     )
                     search = gr.Button("Search", variant="primary", scale=1, min_width=100)
                 gr.Markdown(f"{len(index.images):,} images in {code(index.folder.name)}")
-                results = gr.HTML(padding=False, elem_id="found")
+                results = gr.HTML(padding=False, elem_id="hits")
             gr.on([search.click, text.submit], find, text, results)
     return page
 

@@ -210,6 +210,8 @@ def update_index(
             new = {digest: pixels for _, digest, pixels in batch if digest is not None and digest not in vectors}
             if new:
                 encoded = encode_pixels(model, np.stack([*new.values()]), preprocess.mean, preprocess.std)
+                if not encoded.isfinite().all():
+                    raise ClipScratchError("the model gives NaN or infinity for an image; check its weights.")
                 vectors.update(zip(new, encoded.numpy(), strict=True))
             for name, digest, _ in batch:
                 if digest is None:

@@ -184,6 +184,7 @@ def test_two_models_are_compared_on_the_same_images(run, saved, make_model, word
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
+        ({"batch_size": ["0"]}, "batch_size=0"),
         ({"split": ["nosuch"]}, "nosuch"),
         ({"save_predictions": []}, "needs --output_dir"),
         ({"class_names": ["a", "b", "a"]}, "label 'a' is given twice"),
@@ -207,6 +208,10 @@ def test_what_does_not_fit_is_refused_before_a_model_is_loaded(run, monkeypatch)
         run("demo", "--model", "nowhere")
     with pytest.raises(ValueError, match="nothing to write: give --output_dir for ONNX files"):
         run("export", "runs/a")
+    with pytest.raises(ValueError, match="--labels and --template are for the page"):
+        run("export", "runs/a", "--output_dir", "o", "--images", "i")
+    with pytest.raises(ValueError, match="port=0 is not a port; choose 1024 to 65535"):
+        run("demo", "--model", "nowhere", "--port", "0")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from modeling_clipscratch.evaluation.plots import figures, result_plots
 from modeling_clipscratch.evaluation.plots.curves import plot_curves
 from modeling_clipscratch.evaluation.report import write_report as report
 from modeling_clipscratch.evaluation.report.metric_tables import shown_difference, text_table, write_json
-from modeling_clipscratch.evaluation.report.write_report import check_folder, write_report
+from modeling_clipscratch.evaluation.report.write_report import check_report_folder, write_report
 
 EVIL = '<script>alert(1)</script> & $x$ "quoted"'
 LONG = "a_file_name_without_any_space_" * 10
@@ -326,6 +326,6 @@ def test_a_report_that_cannot_be_written_leaves_the_earlier_one_whole(tmp_path, 
 def test_a_report_folder_is_checked_before_anything_is_measured(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a model with its own metrics; choose .*report"):
-        check_folder(tmp_path)
+        check_report_folder(tmp_path)
     with pytest.raises(OSError, match=r"cannot be written \(.*\), .* choose"):
-        check_folder(tmp_path / "config.json" / "new")
+        check_report_folder(tmp_path / "config.json" / "new")

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from modeling_clipscratch.data.images.decode import decode_image
 from modeling_clipscratch.search import image_index
@@ -75,6 +76,14 @@ def test_what_was_encoded_before_an_error_is_kept(images, update, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             update(images, batch_size=5)
     assert counts(update(images)[1]) == {"encoded": 5, "unchanged": 5}
+
+
+def test_a_model_that_gives_nan_makes_no_index(images, update, monkeypatch):
+    monkeypatch.setattr(
+        image_index, "encode_pixels", lambda model, pixels, *more: torch.full((len(pixels), 2), torch.nan)
+    )
+    with pytest.raises(ValueError, match="the model gives NaN or infinity for an image; check its weights"):
+        update(images)
 
 
 @pytest.mark.parametrize(

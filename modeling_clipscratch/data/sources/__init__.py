@@ -1,1 +1,1 @@
-"""The forms that data come in: each module finds the splits of one form."""
+"""Find the splits of a dataset: one module for each form of data."""

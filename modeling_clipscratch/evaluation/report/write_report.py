@@ -22,7 +22,7 @@ from .metric_tables import ACCOUNT, Differences, percent, public_names, rows_of_
 TITLES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "zero_shot": "zero-shot classification"}
 
 
-def check_folder(folder: str | Path) -> None:
+def check_report_folder(folder: str | Path) -> None:
     """Check, before a long evaluation, that a folder can be written to and holds no model."""
     folder = Path(folder)
     if (folder / "config.json").is_file():

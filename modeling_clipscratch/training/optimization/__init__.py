@@ -1,1 +1,1 @@
-"""Optimizers, the moving average of the weights, arithmetic, sharding and the values of a step."""
+"""Optimizers, the moving average of the weights, arithmetic and attention kernels."""
